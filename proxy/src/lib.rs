@@ -3,6 +3,21 @@
 //!
 //! The data path reads top to bottom in `outbound` and `inbound`.
 
+pub mod admin;
+pub mod balance;
 pub mod buf;
+pub mod connect;
+pub mod detect;
+pub mod dial;
+pub mod drain;
 pub mod error;
+pub mod http;
+pub mod inbound;
+pub mod intercept;
 pub mod io;
+pub mod mesh;
+pub mod outbound;
+pub mod sni;
+pub mod tcp;
+pub mod telemetry;
+pub mod worker;

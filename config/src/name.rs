@@ -1,0 +1,43 @@
+//! Names: what resources and routes call each other.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A Service's name within its namespace. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    /// The namespace; `default` where a file names none.
+    pub namespace: Arc<str>,
+    /// The name within it.
+    pub name: Arc<str>,
+}
+
+impl ServiceName {
+    /// A name from its two parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        ServiceName { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    /// `namespace/name`, as metrics, logs and errors write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One port of one Service: what a connection is made to and what a route names as its backend.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePort {
+    /// The Service.
+    pub service: ServiceName,
+    /// The port that callers use.
+    pub port: u16,
+}
+
+impl fmt::Display for ServicePort {
+    /// `namespace/name:port`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
+}

@@ -1,0 +1,113 @@
+//! The sidecar's own file: `lighter proxy --config FILE`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::snapshot::Protocol;
+
+/// What one sidecar process does. Every field has a default; ports as in the README's table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SidecarConfig {
+    /// The Service that this workload is an instance of, `name` or `namespace/name`. None: a pure caller.
+    pub service: Option<String>,
+    /// The namespace of short names. Default `default`.
+    pub namespace: String,
+    /// Worker threads. Default: one per two cores, at least one.
+    pub workers: usize,
+    /// Files or folders with resources, watched.
+    pub resources: Vec<PathBuf>,
+    /// Explicit outbound listeners.
+    pub listeners: Vec<ListenerConfig>,
+    /// Explicit inbound listeners.
+    pub inbound: Vec<InboundConfig>,
+    /// Transparent interception in this network namespace. None: no rule is set.
+    pub intercept: Option<InterceptConfig>,
+    /// Where intercepted outbound connections arrive. Default port 15001.
+    pub outbound_port: u16,
+    /// Where intercepted inbound connections arrive. Default port 15006.
+    pub inbound_port: u16,
+    /// Admin and metrics. Default 127.0.0.1:15000.
+    pub admin: SocketAddr,
+    /// Liveness and readiness for a kubelet. Default none; usually 0.0.0.0:15021.
+    pub probe: Option<SocketAddr>,
+    /// The DNS server (UDP and TCP). Default port 15053 when intercepting, otherwise none.
+    pub dns: Option<DnsConfig>,
+    /// The HTTP CONNECT, absolute-form and SOCKS5 port. Default none; usually 127.0.0.1:15080.
+    pub connect: Option<SocketAddr>,
+    /// Longest drain after SIGTERM. Default 30 s.
+    pub drain_deadline: Duration,
+    /// Where the access log goes. None: no access log.
+    pub access_log: Option<AccessLogConfig>,
+    /// Longest silence of a client before an unknown protocol's upstream is dialled. Default 10 ms.
+    pub detect_timeout: Duration,
+    /// Largest request or response head in bytes. Default 64 KiB less 4 KiB.
+    pub max_head_bytes: usize,
+    /// Most downstream connections of this process; more are shed. Default: nine tenths of the descriptor limit / 2.
+    pub max_connections: Option<usize>,
+}
+
+/// `listeners: [{listen: ADDR, service: NAME, port: PORT, protocol: http|http2|tcp|auto}]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Which Service its connections are for.
+    pub service: String,
+    /// Which of its ports. Default: the Service's only or first port.
+    pub port: Option<u16>,
+    /// What is spoken on it. Default `auto`.
+    pub protocol: Protocol,
+}
+
+/// `inbound: [{listen: ADDR, app: ADDR, port: PORT, protocol: …}]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InboundConfig {
+    /// Where callers connect.
+    pub listen: SocketAddr,
+    /// Where the application listens.
+    pub app: SocketAddr,
+    /// Which of the Service's ports this is. Default: the port whose `targetPort` is `app`'s.
+    pub port: Option<u16>,
+    /// What is spoken. Default: the port's protocol.
+    pub protocol: Protocol,
+}
+
+/// `intercept: {outbound: true, inbound: true, …}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InterceptConfig {
+    /// Redirect connections made in this namespace. Default true.
+    pub outbound: bool,
+    /// Redirect connections made to this namespace. Default true.
+    pub inbound: bool,
+    /// Redirect DNS. Default true.
+    pub dns: bool,
+    /// Outbound destination ports left alone.
+    pub exclude_outbound_ports: Vec<u16>,
+    /// Inbound ports left alone.
+    pub exclude_inbound_ports: Vec<u16>,
+    /// Outbound destination ranges left alone, as `address/length`.
+    pub exclude_cidrs: Vec<(IpAddr, u8)>,
+    /// Connections of these users are left alone.
+    pub exclude_uids: Vec<u32>,
+    /// Socket mark by which the sidecar's own traffic is known and left alone. Default 0x4c69.
+    pub mark: u32,
+}
+
+/// `dns: {listen: ADDR, upstream: [ADDR]}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Who answers for the rest of the world. Default: the name servers of /etc/resolv.conf.
+    pub upstream: Vec<SocketAddr>,
+}
+
+/// `accessLog: {format: json|text, path: FILE}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLogConfig {
+    /// One JSON object a line, or a line of text.
+    pub json: bool,
+    /// The file it is appended to. None: standard output.
+    pub path: Option<PathBuf>,
+}

@@ -1,0 +1,173 @@
+//! What a sidecar runs by: immutable, validated, ready to be looked up.
+//!
+//! A snapshot is made from resources in one step and is either whole or not made at all. Nothing in it has to be
+//! checked again.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::name::{ServiceName, ServicePort};
+
+pub mod route;
+
+pub use route::{Action, PathMatch, RequestParts, Route, RouteTable};
+
+/// Everything the mesh says at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Content hash: equal versions say the same.
+    pub version: Arc<str>,
+    /// Every Service by its name.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// What happens to destinations in no Service, where no narrower policy speaks.
+    pub outbound_policy: OutboundPolicy,
+}
+
+/// What happens to a destination that is in no Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OutboundPolicy {
+    /// The connection goes where it wanted to go, untouched and counted.
+    #[default]
+    Passthrough,
+    /// The connection is refused.
+    RegistryOnly,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// The stable addresses that the sidecar's DNS answers with.
+    pub virtual_ips: VirtualIps,
+    /// Its ports, in the order of the file.
+    pub ports: Vec<Arc<Port>>,
+}
+
+/// The stable addresses of one Service, from the reserved ranges [`VIRTUAL_V4`] and [`VIRTUAL_V6`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtualIps {
+    /// The address for A queries.
+    pub v4: Ipv4Addr,
+    /// The address for AAAA queries.
+    pub v6: Ipv6Addr,
+}
+
+/// The reserved range of IPv4 virtual addresses: the upper half of the benchmarking range (RFC 2544), which no
+/// network routes. `(first address, prefix length)`.
+pub const VIRTUAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
+
+/// The reserved range of IPv6 virtual addresses (a unique local prefix, RFC 4193). `(first address, prefix length)`.
+pub const VIRTUAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x11, 0x6874, 0xe5, 0, 0, 0, 0), 64);
+
+/// One port of a Service and all that callers of it do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Which Service and port.
+    pub key: ServicePort,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// The port on which a workload of the Service listens (`targetPort`).
+    pub target_port: u16,
+    /// HTTP routes in order of precedence; never empty: without an HTTPRoute or GRPCRoute there is one route named
+    /// `default` that takes everything to this port's own endpoints.
+    pub routes: RouteTable,
+    /// Where opaque connections go: a TCPRoute's backends, or this port itself.
+    pub tcp: Vec<Backend>,
+    /// Label for metrics of opaque connections: the TCPRoute's name, or `default`.
+    pub tcp_route: Arc<str>,
+    /// Its endpoints, as `address:port` with weight.
+    pub endpoints: Vec<EndpointSpec>,
+    /// How callers treat it.
+    pub policy: TrafficPolicy,
+}
+
+/// What a port speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Not said: found out per connection.
+    #[default]
+    Auto,
+    /// HTTP/1.x. A caller that speaks HTTP/2 is translated.
+    Http,
+    /// HTTP/2 with prior knowledge. A caller that speaks HTTP/1 is translated.
+    Http2,
+    /// gRPC: HTTP/2, and errors of the mesh are gRPC statuses.
+    Grpc,
+    /// TLS that the application made: passed through by server name.
+    Tls,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// Where a share of the traffic goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Which Service and port.
+    pub target: ServicePort,
+    /// Its share among its siblings. Zero means none.
+    pub weight: u32,
+    /// Whether `target` exists; the share of one that does not is answered with `no_backend`.
+    pub exists: bool,
+}
+
+/// One endpoint as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSpec {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share among its siblings, at least 1.
+    pub weight: u32,
+}
+
+/// How callers treat a port: TrafficPolicy with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrafficPolicy {
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest time from a request's head to the end of its answer. None: no limit.
+    pub request_timeout: Option<Duration>,
+    /// Longest silence while an exchange or an opaque connection is open. None: no limit.
+    pub idle_timeout: Option<Duration>,
+    /// Longest rest of a kept connection to an endpoint.
+    pub keep_alive: Duration,
+    /// Kept connections per endpoint and worker.
+    pub max_idle_connections: u32,
+    /// How many connections in a row must fail before an endpoint is ejected. 0: never.
+    pub eject_after: u32,
+    /// The first ejection's length; the n-th lasts n times as long, up to ten times.
+    pub eject_for: Duration,
+    /// At most this share of a port's endpoints is ejected at once, in percent; one endpoint always may be if there
+    /// are at least two.
+    pub max_ejected_percent: u8,
+    /// Whether a request that the upstream never read is tried once more elsewhere.
+    pub safe_retry: bool,
+}
+
+impl Default for TrafficPolicy {
+    fn default() -> Self {
+        TrafficPolicy {
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: None,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            keep_alive: Duration::from_secs(60),
+            max_idle_connections: 1024,
+            eject_after: 3,
+            eject_for: Duration::from_secs(10),
+            max_ejected_percent: 50,
+            safe_retry: true,
+        }
+    }
+}
+
+/// Whether `address` lies in a reserved range of virtual addresses.
+pub fn is_virtual(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[..2] == VIRTUAL_V4.0.octets()[..2],
+        IpAddr::V6(v6) => v6.segments()[..4] == VIRTUAL_V6.0.segments()[..4],
+    }
+}

@@ -1,0 +1,1 @@
+//! The admin port: `/ready /live /metrics /config_dump /clusters /drain /log_level`.

@@ -1,0 +1,1 @@
+//! The explicit proxy port: HTTP CONNECT, absolute-form requests, SOCKS5.

@@ -1,0 +1,39 @@
+//! HTTP on the data path: the codec of HTTP/1 is our own, HTTP/2 is the `h2` crate, and one module owns the
+//! hop-by-hop rules of both.
+
+pub mod h1;
+pub mod h2;
+pub mod hop;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::drain::Ticket;
+use crate::mesh::Target;
+use crate::telemetry::Direction;
+use crate::worker::Worker;
+
+/// What a connection that speaks HTTP is served by.
+pub struct Context {
+    /// The worker whose thread this is.
+    pub worker: Rc<Worker>,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Where its requests go.
+    pub scope: Scope,
+    /// The caller.
+    pub peer: SocketAddr,
+    /// Counts this connection, and wakes its task when drain moves on.
+    pub ticket: Ticket,
+    /// Fixed by configuration where the port says `http`, `http2` or `grpc`: what the upstream speaks. `None`: what
+    /// the caller speaks.
+    pub upstream: Option<lighter_config::snapshot::Protocol>,
+}
+
+/// Where a connection's requests go.
+pub enum Scope {
+    /// All to one port.
+    Fixed(Target),
+    /// Each to the Service that its authority names (the explicit proxy port).
+    Authority,
+}

@@ -1,0 +1,1 @@
+//! From a caller to this workload's application.

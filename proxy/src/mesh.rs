@@ -1,0 +1,236 @@
+//! The snapshot as the data path uses it: configuration joined with what is alive, which is endpoints with their
+//! health and load, filter chains, and metric handles.
+//!
+//! A mesh is immutable and stands behind an atomic pointer. What lives longer than one configuration (an endpoint's
+//! health, load and counters) is carried over from the mesh before it, by key.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::snapshot::{Backend, Port, Protocol, Route, Snapshot, TrafficPolicy};
+use lighter_filters::Chain;
+
+use crate::balance::{Cluster, Endpoint};
+use crate::error::Cause;
+use crate::telemetry::{Direction, RouteMetrics};
+
+/// Everything a request can be sent to at one moment.
+#[derive(Default)]
+pub struct Mesh {
+    /// What it was made from.
+    pub config: Arc<Snapshot>,
+    destinations: HashMap<ServicePort, Arc<Destination>>,
+    by_virtual_ip: HashMap<SocketAddr, Arc<Destination>>,
+    by_endpoint: HashMap<SocketAddr, (Arc<Destination>, Arc<Endpoint>)>,
+}
+
+/// One port of one Service: routes with their state.
+pub struct Destination {
+    /// As configured.
+    pub port: Arc<Port>,
+    /// Outbound (towards a Service) or inbound (towards this workload's application).
+    pub direction: Direction,
+    /// Beside `port.routes.routes`, by `Route::index`.
+    pub routes: Box<[RouteState]>,
+    /// Where opaque connections go.
+    pub tcp: Backends,
+    /// Counts opaque connections.
+    pub tcp_metrics: Arc<RouteMetrics>,
+    /// Counts requests that no route took.
+    pub unrouted: Arc<RouteMetrics>,
+    /// This port's own endpoints.
+    pub cluster: Arc<Cluster>,
+}
+
+/// A route with its state.
+pub struct RouteState {
+    /// What it does to a request. Empty: the request goes straight through.
+    pub chain: Chain,
+    /// Where it sends a request.
+    pub backends: Backends,
+    /// Longest time for an exchange.
+    pub request_timeout: Option<Duration>,
+    /// Its counters.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// Weighted backends.
+#[derive(Default)]
+pub struct Backends {
+    /// Cumulated weight, and the cluster; none where the backend does not exist.
+    shares: Box<[(u32, Option<Arc<Cluster>>)]>,
+}
+
+impl Backends {
+    fn new(backends: &[Backend], clusters: &HashMap<ServicePort, Arc<Cluster>>) -> Self {
+        let mut sum = 0u32;
+        let shares = backends
+            .iter()
+            .filter(|backend| backend.weight > 0)
+            .map(|backend| {
+                sum = sum.saturating_add(backend.weight);
+                (sum, clusters.get(&backend.target).cloned())
+            })
+            .collect();
+        Backends { shares }
+    }
+
+    /// Picks a cluster by weight.
+    pub fn pick(&self) -> Result<&Arc<Cluster>, Cause> {
+        let chosen = match &*self.shares {
+            [] => None,
+            [(_, only)] => only.as_ref(),
+            many => {
+                let ticket = fastrand::u32(0..many[many.len() - 1].0);
+                many.iter().find(|(upto, _)| ticket < *upto).and_then(|(_, cluster)| cluster.as_ref())
+            }
+        };
+        chosen.ok_or(Cause::NoBackend)
+    }
+}
+
+impl Destination {
+    /// The route that takes `request`, with its state.
+    pub fn route<R: lighter_config::snapshot::RequestParts + ?Sized>(
+        &self,
+        request: &R,
+    ) -> Option<(&Route, &RouteState)> {
+        let route = self.port.routes.select(request)?;
+        Some((route, &self.routes[route.index]))
+    }
+
+    /// How callers treat this port.
+    pub fn policy(&self) -> &TrafficPolicy {
+        &self.port.policy
+    }
+
+    /// What this port speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.port.protocol
+    }
+
+    fn outbound(port: &Arc<Port>, clusters: &HashMap<ServicePort, Arc<Cluster>>) -> Option<Self> {
+        let cluster = clusters.get(&port.key)?.clone();
+        Some(Self::with(port, Direction::Outbound, cluster, |backends| Backends::new(backends, clusters)))
+    }
+
+    /// This workload's own port: every route leads to the application.
+    pub fn inbound(port: &Arc<Port>, app: SocketAddr) -> Self {
+        let cluster = Arc::new(Cluster::local(port.key.clone(), app));
+        let clusters = HashMap::from([(port.key.clone(), cluster.clone())]);
+        let own = [Backend { target: port.key.clone(), weight: 1, exists: true }];
+        // A callee does not route: its callers did. One route takes everything.
+        let mut plain = (**port).clone();
+        plain.routes = lighter_config::snapshot::RouteTable::single(&port.key);
+        plain.tcp_route = "default".into();
+        Self::with(&Arc::new(plain), Direction::Inbound, cluster, |_| Backends::new(&own, &clusters))
+    }
+
+    fn with(
+        port: &Arc<Port>,
+        direction: Direction,
+        cluster: Arc<Cluster>,
+        backends: impl Fn(&[Backend]) -> Backends,
+    ) -> Self {
+        let routes = port.routes.routes.iter().map(|route| RouteState {
+            chain: Chain::new(&route.actions),
+            backends: backends(&route.backends),
+            request_timeout: route.request_timeout.unwrap_or(port.policy.request_timeout),
+            metrics: RouteMetrics::of(direction, &port.key, &route.name),
+        });
+        Destination {
+            direction,
+            routes: routes.collect(),
+            tcp: backends(&port.tcp),
+            tcp_metrics: RouteMetrics::of(direction, &port.key, &port.tcp_route),
+            unrouted: RouteMetrics::of(direction, &port.key, "none"),
+            cluster,
+            port: port.clone(),
+        }
+    }
+}
+
+/// Where a connection's requests go. Held by a connection; found again when the mesh changes.
+#[derive(Clone)]
+pub struct Target {
+    /// The port that was asked for.
+    pub destination: Arc<Destination>,
+    /// The endpoint that the caller named itself; it is honoured, never balanced away.
+    pub pinned: Option<Arc<Endpoint>>,
+}
+
+impl Target {
+    /// The same target in `mesh`; the old one stays in use where it is gone from there, so that open connections
+    /// end by themselves.
+    pub fn refresh(&mut self, mesh: &Mesh) {
+        if self.destination.direction == Direction::Inbound {
+            return;
+        }
+        if let Some(now) = mesh.destinations.get(&self.destination.port.key)
+            && !Arc::ptr_eq(now, &self.destination)
+        {
+            self.destination = now.clone();
+        }
+    }
+}
+
+impl Mesh {
+    /// Joins `config` with what `before` holds alive.
+    pub fn build(config: Arc<Snapshot>, before: &Mesh) -> Self {
+        let mut clusters = HashMap::new();
+        for port in config.services.values().flat_map(|service| &service.ports) {
+            let old = before.destinations.get(&port.key).map(|destination| &*destination.cluster);
+            clusters.insert(port.key.clone(), Arc::new(Cluster::build(port, old)));
+        }
+        let mut mesh = Mesh { config: config.clone(), ..Mesh::default() };
+        for service in config.services.values() {
+            for port in &service.ports {
+                let Some(destination) = Destination::outbound(port, &clusters) else { continue };
+                let destination = Arc::new(destination);
+                for ip in [service.virtual_ips.v4.into(), service.virtual_ips.v6.into()] {
+                    mesh.by_virtual_ip.insert(SocketAddr::new(ip, port.key.port), destination.clone());
+                }
+                for endpoint in destination.cluster.endpoints() {
+                    mesh.by_endpoint
+                        .entry(endpoint.address)
+                        .or_insert_with(|| (destination.clone(), endpoint.clone()));
+                }
+                mesh.destinations.insert(port.key.clone(), destination);
+            }
+        }
+        mesh
+    }
+
+    /// A port by its name.
+    pub fn destination(&self, key: &ServicePort) -> Option<&Arc<Destination>> {
+        self.destinations.get(key)
+    }
+
+    /// Every port, in no order.
+    pub fn destinations(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        self.destinations.values()
+    }
+
+    /// What an original destination means: a virtual address, or an endpoint that the caller chose itself.
+    pub fn by_address(&self, address: SocketAddr) -> Option<Target> {
+        if let Some(destination) = self.by_virtual_ip.get(&address) {
+            return Some(Target { destination: destination.clone(), pinned: None });
+        }
+        let (destination, endpoint) = self.by_endpoint.get(&address)?;
+        Some(Target { destination: destination.clone(), pinned: Some(endpoint.clone()) })
+    }
+
+    /// What a name means: `reviews`, `reviews.ns`, `reviews.ns.svc`, `reviews.ns.svc.cluster.local`, with or without
+    /// a dot at the end. `own` is the namespace of short names.
+    pub fn service(&self, host: &str, own: &str) -> Option<ServiceName> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let host =
+            host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
+        let (name, namespace) = host.split_once('.').unwrap_or((host, own));
+        let name = ServiceName::new(&namespace.to_ascii_lowercase(), &name.to_ascii_lowercase());
+        self.config.services.contains_key(&name).then_some(name)
+    }
+}

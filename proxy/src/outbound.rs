@@ -1,0 +1,1 @@
+//! From this workload to a Service.

@@ -1,0 +1,1 @@
+//! Opaque bytes, spliced both ways with half-close.
