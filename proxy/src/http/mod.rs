@@ -4,6 +4,7 @@
 pub mod h1;
 pub mod h2;
 pub mod hop;
+pub mod local;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
