@@ -1,1 +1,27 @@
-fn main() {}
+//! The `lighter` command. What it can do is in `cli`; each command is a module.
+
+// A binary exports nothing: here `pub` means to the rest of the crate.
+#![allow(unreachable_pub)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+mod completions;
+mod exit;
+mod output;
+mod version;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match std::panic::catch_unwind(|| cli.command.execute()) {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(report)) => exit::explain(&report).into(),
+        // The panic has said on standard error what it was.
+        Err(_) => exit::Exit::Internal.into(),
+    }
+}

@@ -1,0 +1,49 @@
+//! The command line: what can be asked of `lighter`.
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::{completions, version};
+
+/// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
+#[derive(Debug, Parser)]
+#[command(name = "lighter", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say what this binary is
+    Version(version::Args),
+    /// Write a completion script for a shell
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// Does what was asked.
+    pub fn execute(self) -> miette::Result<Exit> {
+        match self {
+            Command::Version(args) => version::execute(&args),
+            Command::Completions(args) => completions::execute(&args),
+        }
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit status: 0 done, nothing wrong; 1 something is at fault or differs; 2 the command line was not
+understood; 70 a fault of Lighter itself. `run` ends with the status of its program.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}
