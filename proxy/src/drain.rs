@@ -1,11 +1,22 @@
 //! Drain: one state machine, Serving → Lame → Draining → Closed, one deadline.
+//!
+//! [`Machine`] decides, without a clock or a socket of its own. [`Connections`] is what a worker knows of it: the
+//! phase, and the tasks to wake when it changes.
 
-use std::task::Waker;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
 
 /// Where this process stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Phase {
     /// As usual.
+    #[default]
     Serving,
     /// Still accepts, but tells everyone to leave.
     Lame,
@@ -15,27 +26,334 @@ pub enum Phase {
     Closed,
 }
 
+impl Phase {
+    /// The phase of this number.
+    pub fn of(number: u8) -> Self {
+        match number {
+            0 => Phase::Serving,
+            1 => Phase::Lame,
+            2 => Phase::Draining,
+            _ => Phase::Closed,
+        }
+    }
+}
+
+/// Decides when a phase ends. Takes events and the time, and says when it wants to be asked again.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    phase: Phase,
+    lame_for: Duration,
+    deadline: Duration,
+    /// When the drain began, once it has.
+    began: Option<Instant>,
+}
+
+impl Machine {
+    /// A process that serves, and will drain within `deadline`.
+    ///
+    /// A tenth of it, at most a second, is Lame, so that callers leave by themselves before the door closes.
+    pub fn new(deadline: Duration) -> Self {
+        let lame_for = (deadline / 10).min(Duration::from_secs(1));
+        Machine { phase: Phase::Serving, lame_for, deadline, began: None }
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// It is to drain. Asked a second time, it stops accepting at once. Asking never cuts anything: a hook that asks
+    /// before the SIGTERM comes is usual.
+    pub fn stop(&mut self, now: Instant) -> Phase {
+        match self.phase {
+            Phase::Serving => {
+                self.began = Some(now);
+                self.phase = Phase::Lame;
+            }
+            Phase::Lame => self.phase = Phase::Draining,
+            Phase::Draining | Phase::Closed => {}
+        }
+        self.phase
+    }
+
+    /// Moves on if it is time to, or if nothing runs any more. `open`: how many connections there are.
+    pub fn advance(&mut self, now: Instant, open: usize) -> Phase {
+        let Some(began) = self.began else { return self.phase };
+        let since = now.saturating_duration_since(began);
+        if self.phase == Phase::Lame && since >= self.lame_for {
+            self.phase = Phase::Draining;
+        }
+        if self.phase == Phase::Draining && (open == 0 || since >= self.deadline) {
+            self.phase = Phase::Closed;
+        }
+        self.phase
+    }
+
+    /// When `advance` has something to do even if no connection ends. `None`: never by itself.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        let began = self.began?;
+        match self.phase {
+            Phase::Serving | Phase::Closed => None,
+            Phase::Lame => Some(began + self.lame_for),
+            Phase::Draining => Some(began + self.deadline),
+        }
+    }
+}
+
 /// A worker's connections, and where it stands. One per worker thread, not shared.
-pub struct Connections {}
+#[derive(Clone, Default)]
+pub struct Connections {
+    state: Rc<State>,
+}
 
 /// A connection that is counted, and woken when the phase changes. Dropping it ends the count.
-pub struct Ticket {}
+pub struct Ticket {
+    state: Rc<State>,
+    seat: usize,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Cell<Phase>,
+    /// A seat for every connection, with the task to wake.
+    seats: RefCell<Slab<Option<Waker>>>,
+    /// Those who wait for a phase or for the last connection's end: accept loops and the worker itself.
+    waiting: RefCell<Vec<Waker>>,
+}
 
 impl Connections {
+    /// A worker without connections that serves.
+    pub fn new() -> Self {
+        Connections::default()
+    }
+
     /// Where this process stands: one read of a cell.
     pub fn phase(&self) -> Phase {
-        unimplemented!()
+        self.state.phase.get()
+    }
+
+    /// How many there are.
+    pub fn open(&self) -> usize {
+        self.state.seats.borrow().len()
     }
 
     /// Counts a connection whose task is woken at every change of phase.
     pub fn enter(&self) -> Ticket {
-        unimplemented!()
+        let seat = self.state.seats.borrow_mut().insert(None);
+        Ticket { state: self.state.clone(), seat }
+    }
+
+    /// Moves to `phase` and wakes every connection. Phases never go back.
+    pub fn advance(&self, phase: Phase) {
+        if phase <= self.phase() {
+            return;
+        }
+        self.state.phase.set(phase);
+        // Cloned out first: what a wake does must not find the seats borrowed.
+        let wakers: Vec<Waker> =
+            self.state.seats.borrow().iter().filter_map(|(_, waker)| waker.clone()).collect();
+        wakers.iter().for_each(Waker::wake_by_ref);
+        self.state.wake_waiting();
+    }
+
+    /// Resolves when `phase` is reached.
+    pub async fn reached(&self, phase: Phase) {
+        self.until(|| self.phase() >= phase).await;
+    }
+
+    /// Resolves when there is no connection.
+    pub async fn idle(&self) {
+        self.until(|| self.open() == 0).await;
+    }
+
+    async fn until(&self, done: impl Fn() -> bool) {
+        poll_fn(|cx| {
+            if done() {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.state.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 
 impl Ticket {
+    /// Where this process stands.
+    pub fn phase(&self) -> Phase {
+        self.state.phase.get()
+    }
+
     /// Which task to wake. Cheap when it is the same as before.
-    pub fn watch(&self, _waker: &Waker) {
-        unimplemented!()
+    pub fn watch(&self, waker: &Waker) {
+        let mut seats = self.state.seats.borrow_mut();
+        let Some(seat) = seats.get_mut(self.seat) else { return };
+        match seat {
+            Some(known) => known.clone_from(waker),
+            None => *seat = Some(waker.clone()),
+        }
+    }
+
+    /// Resolves when `phase` is reached; for a task that waits for nothing else through this ticket.
+    pub async fn reached(&self, phase: Phase) {
+        poll_fn(|cx| {
+            if self.phase() >= phase {
+                return Poll::Ready(());
+            }
+            self.watch(cx.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let gone = self.state.seats.borrow_mut().try_remove(self.seat);
+        // Only a drain waits for the last one's end; a serving worker has nobody to tell.
+        if self.state.phase.get() >= Phase::Draining && self.state.seats.borrow().is_empty() {
+            self.state.wake_waiting();
+        }
+        drop(gone);
+    }
+}
+
+impl State {
+    fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Count {
+        fn seen(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_drain_without_connections_ends_when_callers_had_time_to_leave() {
+        let start = Instant::now();
+        let mut machine = Machine::new(Duration::from_secs(30));
+        assert_eq!(machine.wakes_at(), None);
+        assert_eq!(machine.stop(start), Phase::Lame);
+        assert_eq!(machine.advance(start, 0), Phase::Lame);
+        let next = machine.wakes_at().unwrap();
+        assert_eq!(next, start + Duration::from_secs(1));
+        assert_eq!(machine.advance(next, 0), Phase::Closed);
+    }
+
+    #[test]
+    fn a_drain_cuts_at_the_deadline_and_not_before() {
+        let start = Instant::now();
+        let mut machine = Machine::new(Duration::from_secs(2));
+        machine.stop(start);
+        assert_eq!(machine.advance(start + Duration::from_millis(200), 3), Phase::Draining);
+        assert_eq!(machine.wakes_at(), Some(start + Duration::from_secs(2)));
+        assert_eq!(machine.advance(start + Duration::from_millis(1999), 3), Phase::Draining);
+        assert_eq!(machine.advance(start + Duration::from_secs(2), 3), Phase::Closed);
+        assert_eq!(machine.wakes_at(), None);
+    }
+
+    #[test]
+    fn asking_twice_closes_the_door_and_cuts_nothing() {
+        let now = Instant::now();
+        let mut machine = Machine::new(Duration::from_secs(30));
+        assert_eq!([machine.stop(now), machine.stop(now)], [Phase::Lame, Phase::Draining]);
+        assert_eq!(machine.stop(now), Phase::Draining);
+        assert_eq!(machine.advance(now, 1), Phase::Draining);
+    }
+
+    proptest! {
+        /// Whatever happens when: phases never go back, nothing is cut before the deadline, and
+        /// a drain always ends if it is asked when it says.
+        #[test]
+        fn a_drain_moves_forward_and_ends(
+            deadline in 0u64..5_000,
+            steps in prop::collection::vec((0u64..700, 0usize..3, prop::bool::weighted(0.1)), 0..40),
+        ) {
+            let start = Instant::now();
+            let deadline = Duration::from_millis(deadline);
+            let mut machine = Machine::new(deadline);
+            let (mut now, mut began) = (start, None);
+            let mut before = machine.phase();
+            for (pause, open, stop) in steps {
+                now += Duration::from_millis(pause);
+                if stop {
+                    began.get_or_insert(now);
+                    machine.stop(now);
+                }
+                let phase = machine.advance(now, open);
+                prop_assert!(phase >= before);
+                prop_assert_eq!(phase == Phase::Serving, began.is_none());
+                if phase == Phase::Closed && before < Phase::Closed && open > 0 {
+                    prop_assert!(now >= began.unwrap() + deadline);
+                }
+                before = phase;
+            }
+            machine.stop(now);
+            for _ in 0..2 {
+                if let Some(at) = machine.wakes_at() {
+                    machine.advance(at.max(now), 1);
+                }
+            }
+            prop_assert_eq!(machine.phase(), Phase::Closed);
+        }
+    }
+
+    #[test]
+    fn every_connection_is_woken_when_the_phase_changes() {
+        let connections = Connections::new();
+        let (first, second) = (connections.enter(), connections.enter());
+        let (one, two) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        first.watch(&one.clone().into());
+        second.watch(&two.clone().into());
+        second.watch(&two.clone().into());
+        connections.advance(Phase::Lame);
+        assert_eq!((one.seen(), two.seen()), (1, 1));
+        drop(first);
+        connections.advance(Phase::Draining);
+        connections.advance(Phase::Lame);
+        assert_eq!((one.seen(), two.seen()), (1, 2));
+        assert_eq!((connections.phase(), second.phase()), (Phase::Draining, Phase::Draining));
+    }
+
+    #[test]
+    fn the_worker_hears_of_the_last_connections_end() {
+        let connections = Connections::new();
+        let woken = Arc::new(Count::default());
+        let waker = woken.clone().into();
+        let mut cx = Context::from_waker(&waker);
+        let (first, second) = (connections.enter(), connections.enter());
+        connections.advance(Phase::Draining);
+        let mut idle = std::pin::pin!(connections.idle());
+        assert!(idle.as_mut().poll(&mut cx).is_pending());
+        drop(first);
+        assert_eq!(woken.seen(), 0);
+        drop(second);
+        assert_eq!(woken.seen(), 1);
+        assert!(idle.as_mut().poll(&mut cx).is_ready());
     }
 }

@@ -1,1 +1,3 @@
+//! `lighter-proxy`: the sidecar alone, for container images.
+
 fn main() {}
