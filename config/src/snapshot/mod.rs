@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use crate::name::{ServiceName, ServicePort};
 
+mod query;
 pub mod route;
 
-pub use route::{Action, PathMatch, RequestParts, Route, RouteTable};
+pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
 
 /// Everything the mesh says at one moment.
 #[derive(Clone, Debug, Default)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Backend;
+use super::{Backend, query};
 
 /// What a route can ask of a request, whatever the protocol version.
 pub trait RequestParts {
@@ -18,10 +18,17 @@ pub trait RequestParts {
 }
 
 /// A port's routes in order of precedence.
+///
+/// The order is that of the Gateway API, and is made once, when the table is built: exact paths, then regular
+/// expressions (a place that the Gateway API leaves open; before the prefixes, since a catch-all prefix beside them
+/// would otherwise hide them all), then prefixes, longest first; among equals a match with a method, with more
+/// headers, with more query parameters; then the older route, the first by `namespace/name`, the first rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteTable {
     /// In the order in which they are tried. `Route::index` is the place here.
     pub routes: Vec<Route>,
+    /// How many of them, from the front, have an exact path; those are sorted by path.
+    exact: usize,
 }
 
 /// One match of one rule of a route.
@@ -61,7 +68,7 @@ pub enum PathMatch {
     Exact(Arc<str>),
     /// Whole segments from the front; without a slash at the end, `/` is the empty string.
     Prefix(Arc<str>),
-    /// A regular expression over the whole path.
+    /// A regular expression over the whole path, anchored at both ends when it is made.
     Regex(regex::bytes::Regex),
 }
 
@@ -70,7 +77,7 @@ pub enum PathMatch {
 pub enum ValueMatch {
     /// The whole value.
     Exact(Arc<str>),
-    /// A regular expression over the whole value.
+    /// A regular expression over the whole value, anchored at both ends when it is made.
     Regex(regex::bytes::Regex),
 }
 
@@ -138,25 +145,111 @@ impl Default for PathMatch {
 }
 
 impl RouteTable {
+    /// A table of `routes`, which are in order of precedence. Sets every `Route::index`.
+    pub fn new(mut routes: Vec<Route>) -> Self {
+        // Different exact paths exclude each other, so these may be sorted by path, and are found by bisection.
+        // The sort is stable: routes of one path keep their order.
+        let exact = routes.iter().take_while(|route| route.exact_path().is_some()).count();
+        routes[..exact].sort_by(|a, b| a.exact_path().cmp(&b.exact_path()));
+        for (index, route) in routes.iter_mut().enumerate() {
+            route.index = index;
+        }
+        RouteTable { routes, exact }
+    }
+
     /// One route named `default` that takes everything to `target`.
     pub fn single(target: &crate::name::ServicePort) -> Self {
         let own = Backend { target: target.clone(), weight: 1, exists: true };
-        RouteTable {
-            routes: vec![Route {
-                index: 0,
-                name: "default".into(),
-                matcher: Matcher::default(),
-                actions: Vec::new(),
-                backends: vec![own],
-                request_timeout: None,
-            }],
+        RouteTable::new(vec![Route {
+            index: 0,
+            name: "default".into(),
+            matcher: Matcher::default(),
+            actions: Vec::new(),
+            backends: vec![own],
+            request_timeout: None,
+        }])
+    }
+
+    /// The first route that takes `request`. Does not allocate, but for a query parameter that is percent-encoded
+    /// and matched by a regular expression.
+    #[inline]
+    pub fn select<R: RequestParts + ?Sized>(&self, request: &R) -> Option<&Route> {
+        if self.exact > 0
+            && let Some(found) = self.select_exact(request)
+        {
+            return Some(found);
+        }
+        self.routes[self.exact..].iter().find(|route| route.matcher.takes(request))
+    }
+
+    fn select_exact<R: RequestParts + ?Sized>(&self, request: &R) -> Option<&Route> {
+        let (path, exact) = (request.path(), &self.routes[..self.exact]);
+        let first = exact.partition_point(|route| route.exact_path() < Some(path));
+        exact[first..]
+            .iter()
+            .take_while(|route| route.exact_path() == Some(path))
+            .find(|route| route.matcher.takes_beside_path(request))
+    }
+}
+
+impl Route {
+    fn exact_path(&self) -> Option<&[u8]> {
+        match &self.matcher.path {
+            PathMatch::Exact(path) => Some(path.as_bytes()),
+            _ => None,
+        }
+    }
+}
+
+impl Matcher {
+    /// Whether `request` is as this asks.
+    #[inline]
+    pub fn takes<R: RequestParts + ?Sized>(&self, request: &R) -> bool {
+        // The catch-all is asked first of all, so that it never looks at the request.
+        (self.path.is_anything() || self.path.takes(request.path())) && self.takes_beside_path(request)
+    }
+
+    #[inline]
+    fn takes_beside_path<R: RequestParts + ?Sized>(&self, request: &R) -> bool {
+        self.method.as_ref().is_none_or(|method| method.as_bytes() == request.method())
+            && self
+                .headers
+                .iter()
+                .all(|(name, value)| request.header(name).is_some_and(|found| value.takes(found)))
+            && (self.query.is_empty() || query::takes(&self.query, request.query()))
+    }
+}
+
+impl PathMatch {
+    /// The match of whole segments from the front of a path; a slash at the end of `prefix` says nothing.
+    pub fn prefix(prefix: &str) -> Self {
+        PathMatch::Prefix(prefix.strip_suffix('/').unwrap_or(prefix).into())
+    }
+
+    /// Whether `path` (without the query) is as this asks.
+    pub fn takes(&self, path: &[u8]) -> bool {
+        match self {
+            PathMatch::Exact(whole) => path == whole.as_bytes(),
+            PathMatch::Prefix(prefix) => path
+                .strip_prefix(prefix.as_bytes())
+                .is_some_and(|rest| prefix.is_empty() || matches!(rest.first(), None | Some(b'/'))),
+            PathMatch::Regex(regex) => regex.is_match(path),
         }
     }
 
-    /// The first route that takes `request`.
-    pub fn select<R: RequestParts + ?Sized>(&self, request: &R) -> Option<&Route> {
-        let _ = request;
-        unimplemented!()
+    #[inline]
+    fn is_anything(&self) -> bool {
+        matches!(self, PathMatch::Prefix(prefix) if prefix.is_empty())
+    }
+}
+
+impl ValueMatch {
+    /// Whether `value` is as this asks.
+    pub fn takes(&self, value: &[u8]) -> bool {
+        match self {
+            ValueMatch::Exact(whole) => value == whole.as_bytes(),
+            ValueMatch::Regex(regex) => regex.is_match(value),
+        }
     }
 }
 
