@@ -1,0 +1,112 @@
+//! Lighter beside its peers: the same load through each of them, in turns, in one run.
+//!
+//! `cargo bench --bench peers` builds Lighter as it is shipped, starts it (alone, and as a pair), HAProxy, nginx and
+//! Envoy with one worker each, and sends the same requests through each, round after round, so that a change of
+//! the machine's mood falls on all alike. It prints the medians as Markdown, and as JSON with `--json FILE`.
+//!
+//! What is measured is the proxy's own processor time: it is steadier than throughput, and it is what a sidecar takes
+//! from the service beside it. Load generator and upstream run in this process and are not counted. Where there
+//! are two processors or more the proxies have the last one to themselves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod epoll;
+mod grpc;
+mod http1;
+mod measure;
+mod options;
+mod proxies;
+mod report;
+mod stream;
+
+use std::time::Duration;
+
+use measure::Sample;
+use options::Options;
+use proxies::{Proxy, Upstreams};
+
+/// One kind of load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// HTTP/1.1, 64 connections, answers of 128 bytes, as fast as it goes.
+    Small,
+    /// HTTP/1.1, 64 connections, answers of 64 KiB, as fast as it goes.
+    Large,
+    /// HTTP/2 on both sides, unary calls as gRPC makes them.
+    Grpc,
+    /// Opaque TCP from the upstream to the client, as fast as it goes. Counted per MiB.
+    Tcp,
+    /// HTTP/1.1, small answers, 1,000 requests a second.
+    Fixed,
+}
+
+impl Scenario {
+    pub const ALL: [Scenario; 5] =
+        [Scenario::Small, Scenario::Large, Scenario::Grpc, Scenario::Tcp, Scenario::Fixed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Small => "http1-small",
+            Scenario::Large => "http1-64k",
+            Scenario::Grpc => "http2-grpc",
+            Scenario::Tcp => "tcp",
+            Scenario::Fixed => "http1-1000rps",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Scenario::Small => "HTTP/1.1, 64 connections, 128-byte answers",
+            Scenario::Large => "HTTP/1.1, 64 connections, 64 KiB answers",
+            Scenario::Grpc => "HTTP/2, gRPC-like unary calls, 8 connections of 16 streams",
+            Scenario::Tcp => "Opaque TCP, 4 connections, per MiB",
+            Scenario::Fixed => "HTTP/1.1, 1,000 requests a second",
+        }
+    }
+
+    fn load(self, proxy: &Proxy, time: Duration) -> measure::Load {
+        match self {
+            Scenario::Small => http1::closed_loop(proxy.ports.http, "/small", 64, time),
+            Scenario::Large => http1::closed_loop(proxy.ports.http, "/large", 64, time),
+            Scenario::Grpc => grpc::closed_loop(proxy.ports.grpc, 8, 16, time),
+            Scenario::Tcp => stream::read(proxy.ports.tcp, 4, time),
+            Scenario::Fixed => http1::fixed_rate(proxy.ports.http, "/small", 64, 1000, time * 2),
+        }
+    }
+}
+
+fn main() {
+    let options = Options::from_args();
+    measure::raise_descriptor_limit();
+    // A child has its parent's affinity, so the proxies are started from where they shall run.
+    let (ours, theirs) = measure::split_processors(options.pin);
+    measure::run_on(&ours);
+    let upstreams = Upstreams::start();
+    measure::run_on(&theirs);
+    let (mut proxies, missing) = proxies::start_all(&upstreams, &options);
+    measure::run_on(&ours);
+
+    let memory: Vec<_> = proxies.iter().map(|proxy| measure::memory(proxy, options.idle)).collect();
+
+    let mut samples = vec![vec![Vec::<Sample>::new(); proxies.len()]; options.scenarios.len()];
+    for round in 0..options.rounds {
+        for (scenario, row) in options.scenarios.iter().zip(&mut samples) {
+            for (proxy, cell) in proxies.iter().zip(row.iter_mut()) {
+                scenario.load(proxy, options.time / 5);
+                let before = proxy.cpu();
+                let load = scenario.load(proxy, options.time);
+                let sample = Sample::new(load, before, proxy.cpu());
+                eprintln!("round {}: {:14} {:14} {}", round + 1, scenario.name(), proxy.name, sample);
+                cell.push(sample);
+            }
+        }
+    }
+    let report = report::Report::new(&options, &proxies, &samples, &memory, &missing);
+    println!("{}", report.markdown());
+    if let Some(path) = &options.json {
+        std::fs::write(path, report.json()).expect("the JSON file can be written");
+    }
+    for proxy in &mut proxies {
+        proxy.stop();
+    }
+}

