@@ -1,15 +1,29 @@
-//! A worker: one thread, one runtime, its own accept sockets, pools and metric shard.
+//! A sidecar process: worker threads that carry traffic, and one control thread that tells them what is in force.
+//!
+//! A worker is one thread with one single-threaded runtime, its own accept sockets, connection pools and metric
+//! shard. Nothing on the request path crosses threads. The calling thread of [`run`] serves everything that is not
+//! traffic.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use lighter_config::sidecar::SidecarConfig;
+use tokio::sync::Notify;
 
 use crate::dial::SocketFactory;
-use crate::drain::Connections;
+use crate::drain::{Connections, Phase};
 use crate::mesh::Mesh;
+
+mod control;
+mod doors;
+mod limits;
+mod thread;
+
+pub use control::run;
 
 /// What all workers share.
 pub struct Shared {
@@ -21,6 +35,11 @@ pub struct Shared {
     pub outside: Arc<dyn SocketFactory>,
     /// Dials this workload's application (from its own namespace).
     pub inside: Arc<dyn SocketFactory>,
+    phase: AtomicU8,
+    open: AtomicUsize,
+    most: usize,
+    stop: Notify,
+    reload: Notify,
 }
 
 /// What one worker thread has to itself.
@@ -38,14 +57,14 @@ pub struct Worker {
 }
 
 /// Listening sockets that were made elsewhere: `lighter run` makes them inside the application's network namespace.
-/// Each list has one socket for each worker (SO_REUSEPORT), or is empty.
+/// In each list, socket `i` is for worker `i % workers` (SO_REUSEPORT). An empty list: made here if asked for.
 #[derive(Default)]
 pub struct Sockets {
     /// Where intercepted outbound connections arrive.
     pub outbound: Vec<std::net::TcpListener>,
     /// Where DNS queries arrive.
     pub dns: Option<(std::net::UdpSocket, std::net::TcpListener)>,
-    /// Explicit inbound listeners, in the order of `SidecarConfig::inbound`, each with one socket per worker.
+    /// Explicit inbound listeners, in the order of `SidecarConfig::inbound`.
     pub inbound: Vec<Vec<std::net::TcpListener>>,
 }
 
@@ -66,29 +85,101 @@ pub struct Start {
 }
 
 /// What a sidecar says when it ends.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Connections that were cut at the drain deadline.
     pub cut: usize,
 }
 
-/// Runs a sidecar until it has drained. Blocks the calling thread, which becomes the control runtime's.
-pub fn run(_start: Start) -> Result<Summary, StartError> {
-    unimplemented!()
-}
-
-/// Why a sidecar did not start.
+/// Why a sidecar did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A resource file is faulty.
+    /// A resource file is faulty, or the sidecar's own file asks for what cannot be.
     #[error("{0}")]
     Config(String),
     /// A socket could not be made.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// Where.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
     },
+    /// A thread, a runtime or a signal handler could not be made.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+    /// A worker thread ended before it was told to: a fault of this program. Its connections are lost.
+    #[error("worker {0} died; its log says where")]
+    Died(usize),
+}
+
+impl Shared {
+    /// What workers of a sidecar with this file share. Nothing is configured yet.
+    pub fn new(
+        config: SidecarConfig,
+        outside: Arc<dyn SocketFactory>,
+        inside: Arc<dyn SocketFactory>,
+    ) -> Self {
+        let most = config.max_connections.unwrap_or_else(limits::connections);
+        Shared {
+            config,
+            mesh: ArcSwap::default(),
+            outside,
+            inside,
+            phase: AtomicU8::new(Phase::Serving as u8),
+            open: AtomicUsize::new(0),
+            most,
+            stop: Notify::new(),
+            reload: Notify::new(),
+        }
+    }
+
+    /// Where this process stands. For other threads than workers: those read it from their `Connections`.
+    pub fn phase(&self) -> Phase {
+        Phase::of(self.phase.load(Ordering::Acquire))
+    }
+
+    /// Asks for a drain, as SIGTERM does.
+    pub fn drain(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Asks for a reload of the resource files, as SIGHUP does.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Downstream connections of this process.
+    pub fn open_connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Admits one more downstream connection, unless there are as many as may be.
+    fn admit(self: &Arc<Self>) -> Option<Admitted> {
+        // Counted first and taken back: two workers at the limit may both refuse, never both admit.
+        let admitted = Admitted(self.clone());
+        (self.open.fetch_add(1, Ordering::Relaxed) < self.most).then_some(admitted)
+    }
+}
+
+/// A downstream connection's share of the process's limit.
+struct Admitted(Arc<Shared>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    /// A worker without connections.
+    pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Worker {
+            index,
+            shared,
+            connections: Rc::default(),
+            http1: RefCell::default(),
+            http2: Default::default(),
+        })
+    }
 }
