@@ -7,8 +7,8 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use lighter_config::sidecar::SidecarConfig;
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::dial::SocketFactory;
 use crate::drain::{Connections, Phase};
+use crate::intercept::Installed;
 use crate::mesh::Mesh;
 
 mod control;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub outside: Arc<dyn SocketFactory>,
     /// Dials this workload's application (from its own namespace).
     pub inside: Arc<dyn SocketFactory>,
+    /// The rules of interception, once they stand; `/intercept` of the admin port shows their counters.
+    pub rules: OnceLock<Installed>,
     phase: AtomicU8,
     open: AtomicUsize,
     most: usize,
@@ -60,12 +63,16 @@ pub struct Worker {
 /// In each list, socket `i` is for worker `i % workers` (SO_REUSEPORT). An empty list: made here if asked for.
 #[derive(Default)]
 pub struct Sockets {
-    /// Where intercepted outbound connections arrive.
+    /// Where intercepted outbound connections arrive (`intercept::listen::outbound` makes them).
     pub outbound: Vec<std::net::TcpListener>,
-    /// Where DNS queries arrive.
-    pub dns: Option<(std::net::UdpSocket, std::net::TcpListener)>,
+    /// Where DNS queries arrive (`intercept::listen::dns` makes them), all for the control runtime.
+    pub dns: Vec<(std::net::UdpSocket, std::net::TcpListener)>,
     /// Explicit inbound listeners, in the order of `SidecarConfig::inbound`.
     pub inbound: Vec<Vec<std::net::TcpListener>>,
+    /// The admin port.
+    pub admin: Option<std::net::TcpListener>,
+    /// Rules that stand already in the workload's namespace.
+    pub rules: Option<Installed>,
 }
 
 /// How to start a sidecar.
@@ -111,6 +118,9 @@ pub enum StartError {
     /// A worker thread ended before it was told to: a fault of this program. Its connections are lost.
     #[error("worker {0} died; its log says where")]
     Died(usize),
+    /// Interception could not be set up, or does not work.
+    #[error(transparent)]
+    Intercept(#[from] crate::intercept::InterceptError),
 }
 
 impl Shared {
@@ -126,6 +136,7 @@ impl Shared {
             mesh: ArcSwap::default(),
             outside,
             inside,
+            rules: OnceLock::new(),
             phase: AtomicU8::new(Phase::Serving as u8),
             open: AtomicUsize::new(0),
             most,

@@ -1,0 +1,131 @@
+//! The sockets that intercepted traffic is redirected to, and what it was meant for.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// Listeners for redirected outbound connections: on both loopback addresses, because that is where the kernel leads
+/// them, and because nobody outside this namespace has any business there. Socket `i` is for worker `i % workers`.
+pub fn outbound(port: u16, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(2 * workers);
+    for address in loopback()? {
+        for _ in 0..workers {
+            listeners.push(tcp(SocketAddr::new(address, port), workers > 1)?);
+        }
+    }
+    Ok(listeners)
+}
+
+/// Listeners for redirected inbound connections: on every address, because the kernel leads a connection to the
+/// address of the interface that it came in by. Socket `i` is for worker `i % workers`.
+pub fn inbound(port: u16, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let any: IpAddr = if has_ipv6()? { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    (0..workers).map(|_| tcp(SocketAddr::new(any, port), workers > 1)).collect()
+}
+
+/// Sockets for redirected DNS queries, a pair for each loopback address. They are bound to those addresses and not to
+/// the wildcard: an answer has to leave from the address that the kernel changed the query's destination to, or it is
+/// not recognised as one and reaches nobody.
+pub fn dns(port: u16) -> io::Result<Vec<(UdpSocket, TcpListener)>> {
+    loopback()?.into_iter().map(|address| dns_on(SocketAddr::new(address, port))).collect()
+}
+
+/// Sockets for DNS queries on one address.
+pub fn dns_on(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let udp = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        udp.set_only_v6(true)?;
+    }
+    udp.set_nonblocking(true)?;
+    udp.bind(&address.into())?;
+    Ok((udp.into(), tcp(address, false)?))
+}
+
+/// A listener on `address`; with `shared`, one of several on the same address, among which the kernel spreads
+/// connections. On the IPv6 wildcard it takes IPv4 connections too.
+pub fn tcp(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Where the peer of an accepted connection wanted to go, before a redirect changed it. A connection that was not
+/// redirected was meant for the address at which it arrived.
+pub fn original_destination(connection: &impl AsFd) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(connection);
+    let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    let original = match local.ip().to_canonical() {
+        IpAddr::V4(_) => socket.original_dst_v4(),
+        IpAddr::V6(_) => socket.original_dst_v6(),
+    };
+    let meant = match original {
+        Ok(address) => address.as_socket().ok_or(io::ErrorKind::Unsupported)?,
+        // No entry in connection tracking (or none at all in this kernel): nothing was changed.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPROTOOPT)) => local,
+        Err(error) => return Err(error),
+    };
+    Ok(SocketAddr::new(meant.ip().to_canonical(), meant.port()))
+}
+
+/// The loopback addresses that this namespace has.
+fn loopback() -> io::Result<Vec<IpAddr>> {
+    let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+    if has_ipv6()? {
+        addresses.push(Ipv6Addr::LOCALHOST.into());
+    }
+    Ok(addresses)
+}
+
+/// Whether IPv6 is there and switched on: `::1` can be bound.
+fn has_ipv6() -> io::Result<bool> {
+    let bound = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| socket.bind(&SocketAddr::from((Ipv6Addr::LOCALHOST, 0)).into()));
+    match bound {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Connections that wait to be accepted; the kernel cuts it to its own limit (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_connection_that_was_not_redirected_was_meant_for_where_it_arrived() {
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let listener = tcp(address.parse().unwrap(), false).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let dialled = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let dialled =
+                if address == "[::1]:0" { format!("[::1]:{port}").parse().unwrap() } else { dialled };
+            let _client = TcpStream::connect(dialled).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert_eq!(original_destination(&accepted).unwrap(), dialled);
+        }
+    }
+
+    #[test]
+    fn every_worker_has_a_listener_on_each_loopback_address() {
+        // The kernel chooses the port of the first, so one worker only.
+        let listeners = outbound(0, 1).unwrap();
+        assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().ip().is_loopback()));
+        assert!(listeners.iter().any(|listener| listener.local_addr().unwrap().is_ipv4()));
+    }
+}
