@@ -1,1 +1,7 @@
-//! Opaque bytes, spliced both ways with half-close.
+//! Opaque bytes: pick an endpoint, connect, pass everything on, account.
+
+mod pipe;
+mod relay;
+
+pub(crate) use pipe::Pipe;
+pub(crate) use relay::{Relayed, relay};
