@@ -1,13 +1,143 @@
 //! HTTP/2: relay between `h2` connections with real backpressure.
+//!
+//! A downstream connection is one task; so is each of its streams, and each connection to an endpoint. All of them
+//! are on the worker's own thread. What a peer can make grow has a limit: streams, windows, what waits to be sent,
+//! heads, resets.
 
-use super::Context;
+mod answer;
+mod body;
+mod deadline;
+mod exchange;
+mod head;
+mod pool;
+mod upstream;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use http::HeaderValue;
+use http::request::Parts;
+use lighter_config::name::ServicePort;
+
+use self::deadline::Deadlines;
+pub use self::pool::Pool;
+use super::{Context, Scope};
+use crate::drain::Phase;
+use crate::error::Cause;
 use crate::io::Io;
+use crate::mesh::{Mesh, Target};
 
-/// Open HTTP/2 connections of one worker, by endpoint.
-#[derive(Default)]
-pub struct Pool {}
+/// What one stream may send before it is read on: all that a stalled stream can make this process hold.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// What a caller's streams may send together. Only the caller itself suffers when it is used up.
+const CALLER_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Streams of a caller at once.
+const MAX_STREAMS: u32 = 1024;
+
+/// Most bytes of one stream that wait for a slow socket, however large the peer's window is.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Streams that a caller may reset before they were even looked at; more are taken for an attack (CVE-2023-44487).
+const MAX_RESETS_UNSEEN: usize = 256;
+
+/// How long a caller may take for the connection preface.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A caller's connection, as its streams see it.
+struct Downstream {
+    context: Context,
+    /// Where requests go, and the mesh in which that was found; not used where each request names its own target.
+    known: RefCell<Option<(*const Mesh, Target)>>,
+    deadlines: Rc<Deadlines>,
+    /// The caller's address for `x-forwarded-for`.
+    peer: HeaderValue,
+}
 
 /// Serves one HTTP/2 connection (prior knowledge) until it ends.
-pub async fn serve(_io: Io, _context: Context) {
-    unimplemented!()
+pub async fn serve(io: Io, context: Context) {
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CALLER_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(context.worker.shared.config.max_head_bytes.min(u32::MAX as usize) as u32)
+        .max_pending_accept_reset_streams(MAX_RESETS_UNSEEN)
+        .handshake::<_, Bytes>(io);
+    let mut connection = match tokio::time::timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%error, peer = %context.peer, "no HTTP/2 preface"),
+        Err(_) => return tracing::debug!(peer = %context.peer, "no HTTP/2 preface in time"),
+    };
+    let downstream = Rc::new(Downstream::new(context));
+    let mut timer = None;
+    let mut leaving = false;
+    poll_fn(|cx| {
+        downstream.context.ticket.watch(cx.waker());
+        match downstream.context.worker.connections.phase() {
+            Phase::Serving => {}
+            Phase::Closed => connection.abrupt_shutdown(Reason::NO_ERROR),
+            Phase::Lame | Phase::Draining if leaving => {}
+            Phase::Lame | Phase::Draining => {
+                connection.graceful_shutdown();
+                leaving = true;
+            }
+        }
+        downstream.deadlines.poll(&mut timer, cx);
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    tokio::task::spawn_local(exchange::serve(downstream.clone(), request, respond));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, peer = %downstream.context.peer, "an HTTP/2 connection ended");
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}
+
+impl Downstream {
+    fn new(context: Context) -> Self {
+        let known = match &context.scope {
+            Scope::Fixed(target) => Some((std::ptr::null(), target.clone())),
+            Scope::Authority => None,
+        };
+        let peer = HeaderValue::try_from(context.peer.ip().to_canonical().to_string())
+            .unwrap_or(HeaderValue::from_static("unknown"));
+        Downstream { context, known: RefCell::new(known), deadlines: Rc::default(), peer }
+    }
+
+    /// Where this request goes, by the mesh of the moment.
+    fn target(&self, request: &Parts) -> Result<Target, Cause> {
+        let mesh = self.context.worker.shared.mesh.load();
+        let Some((seen, target)) = &mut *self.known.borrow_mut() else {
+            return self.by_authority(&mesh, request);
+        };
+        if *seen != Arc::as_ptr(&mesh) {
+            target.refresh(&mesh);
+            *seen = Arc::as_ptr(&mesh);
+        }
+        Ok(target.clone())
+    }
+
+    fn by_authority(&self, mesh: &Mesh, request: &Parts) -> Result<Target, Cause> {
+        let authority = request.uri.authority().ok_or(Cause::BadRequest)?;
+        let own = &self.context.worker.shared.config.namespace;
+        let service = mesh.service(authority.host(), own).ok_or(Cause::NotInRegistry)?;
+        let key = ServicePort { service, port: authority.port_u16().unwrap_or(80) };
+        let destination = mesh.destination(&key).ok_or(Cause::NotInRegistry)?.clone();
+        Ok(Target { destination, pinned: None })
+    }
 }

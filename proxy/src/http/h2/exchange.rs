@@ -1,0 +1,573 @@
+//! One request's life: route, filter, pick, send, stream both ways, account.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as Task, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, Uri};
+use lighter_config::snapshot::TrafficPolicy;
+
+use super::body::{self, End, Pump};
+use super::deadline::Deadline;
+use super::pool::Lease;
+use super::upstream::Handles;
+use super::{Downstream, answer, head};
+use crate::balance::{Cluster, Endpoint, Outcome, Picked};
+use crate::dial;
+use crate::error::{Cause, ProxyError, Retry};
+use crate::http::hop::Half;
+use crate::mesh::{RouteState, Target};
+use crate::telemetry::{self, Record, RouteMetrics, Spoken};
+
+/// What is counted of an exchange.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) endpoint: Option<std::net::SocketAddr>,
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) latency: Duration,
+    pub(crate) retries: u8,
+}
+
+/// One request and all that is known of it.
+pub(crate) struct Call<'a> {
+    pub(crate) downstream: &'a Downstream,
+    pub(crate) state: &'a RouteState,
+    pub(crate) policy: &'a TrafficPolicy,
+    pub(crate) pinned: Option<&'a Arc<Endpoint>>,
+    pub(crate) parts: Parts,
+    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) grpc: bool,
+    pub(crate) began: Instant,
+    pub(crate) limits: Limits,
+    pub(crate) tally: Tally,
+}
+
+/// Serves one stream.
+pub(crate) async fn serve(
+    downstream: Rc<Downstream>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let began = Instant::now();
+    let (mut parts, body) = request.into_parts();
+    let grpc = head::is_grpc(&parts.headers);
+    let target = match head::unify_authority(&mut parts).and_then(|()| downstream.target(&parts)) {
+        Ok(target) => target,
+        Err(cause) => {
+            let error = ProxyError::new(cause, "the authority names no service that is known here");
+            answer::error(&mut respond, &error, grpc, parts.method == Method::HEAD);
+            return;
+        }
+    };
+    let destination = target.destination.clone();
+    let routed = destination.route(&head::View(&parts));
+    let metrics = routed.as_ref().map_or(&destination.unrouted, |(_, state)| &state.metrics);
+    metrics.begin();
+    let Some((route, state)) = routed else {
+        let error = ProxyError::new(Cause::NoRoute, "no route matches");
+        let (status, bytes_out) = answer::error(&mut respond, &error, grpc, parts.method == Method::HEAD);
+        let tally = Tally { status, bytes_out, ..Tally::default() };
+        let request_id = parts.headers.get(head::REQUEST_ID);
+        account(
+            &downstream,
+            metrics,
+            (&parts.method, &parts.uri, request_id),
+            grpc,
+            Some(error.cause),
+            began,
+            &tally,
+        );
+        return;
+    };
+
+    let received = (!state.chain.is_empty()).then(|| parts.uri.clone());
+    let policy = destination.policy();
+    let prepared = prepare(&downstream, &mut parts, state, route);
+    let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began);
+    let Target { pinned, .. } = &target;
+    let mut call = Call {
+        downstream: &downstream,
+        state,
+        policy,
+        pinned: pinned.as_ref(),
+        request_id: parts.headers.get(head::REQUEST_ID).cloned(),
+        parts,
+        grpc,
+        began,
+        limits,
+        tally: Tally::default(),
+    };
+    let ended = match prepared {
+        Ok(None) => relay(&mut call, body, &mut respond).await,
+        Ok(Some(local)) => {
+            call.tally.status = answer::filtered(&mut respond, &local);
+            Ok(())
+        }
+        Err(cause) => Err(ProxyError::new(cause, "the request cannot be passed on")),
+    };
+    if let Err(error) = &ended
+        && call.tally.status == 0
+        && error.cause != Cause::DownstreamAborted
+    {
+        let head_only = call.parts.method == Method::HEAD;
+        (call.tally.status, call.tally.bytes_out) = answer::error(&mut respond, error, grpc, head_only);
+        call.tally.grpc_status = grpc.then(|| error.cause.grpc_status());
+    }
+    let cause = ended.err().map(|error| error.cause);
+    let uri = received.as_ref().unwrap_or(&call.parts.uri);
+    let named = (&call.parts.method, uri, call.request_id.as_ref());
+    account(&downstream, metrics, named, grpc, cause, began, &call.tally);
+}
+
+/// What happens to a head before it is sent: what this hop takes away and adds, and the route's filters.
+fn prepare(
+    downstream: &Downstream,
+    parts: &mut Parts,
+    state: &RouteState,
+    route: &lighter_config::snapshot::Route,
+) -> Result<Option<lighter_filters::LocalAnswer>, Cause> {
+    if parts.method == Method::CONNECT {
+        return Err(Cause::Unsupported);
+    }
+    let direction = downstream.context.direction;
+    head::strip(&mut parts.headers, direction, Half::Request);
+    head::annotate(&mut parts.headers, direction, &downstream.peer);
+    if state.chain.is_empty() { Ok(None) } else { head::filter_request(&state.chain, route, parts) }
+}
+
+/// Sends the request to an endpoint that speaks HTTP/2, to a second one if the first has not read it, and streams
+/// the answer back.
+async fn relay(
+    call: &mut Call<'_>,
+    body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), ProxyError> {
+    let mut upload = Upload::new(body);
+    let mut avoid: Option<Arc<Endpoint>> = None;
+    call.limits.start(call.downstream).await;
+    loop {
+        let picked = call.pick(avoid.as_deref())?;
+        call.tally.endpoint = Some(picked.endpoint.address);
+        let sent = Instant::now();
+        match attempt(call, &picked, &mut upload, respond, sent).await {
+            Ok(outcome) => {
+                picked.finish(outcome, call.tally.latency, Instant::now());
+                return Ok(());
+            }
+            Err(error) => {
+                let again = error.retry == Retry::Safe
+                    && call.tally.retries == 0
+                    && call.policy.safe_retry
+                    && upload.can_replay();
+                avoid = Some(picked.endpoint.clone());
+                picked.finish(outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
+                if !again {
+                    return Err(error);
+                }
+                call.tally.retries += 1;
+            }
+        }
+    }
+}
+
+/// One try. An error leaves `upload` as it can be used for another one.
+async fn attempt(
+    call: &mut Call<'_>,
+    picked: &Picked,
+    upload: &mut Upload,
+    respond: &mut SendResponse<Bytes>,
+    sent: Instant,
+) -> Result<Outcome, ProxyError> {
+    let worker = &call.downstream.context.worker;
+    let direction = call.downstream.context.direction;
+    let lease = worker.http2.lease(worker, direction, &picked.endpoint, call.policy);
+    let lease = watched(&mut call.limits, respond, lease).await??;
+    let (mut response, send) = match lease.upstream().send(call.head(), upload.is_empty()) {
+        Ok(opened) => opened,
+        Err(_) => {
+            return Err(ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request")
+                .at(picked.endpoint.address)
+                .safe());
+        }
+    };
+    let unused = upload.start(send);
+    let answered = {
+        let (limits, tally) = (&mut call.limits, &mut call.tally);
+        poll_fn(|cx| {
+            if let Poll::Ready(error) = upload.poll(cx) {
+                return Poll::Ready(Err(error));
+            }
+            loop {
+                match response.poll_informational(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Some(Ok(interim))) => {
+                        // Only 1xx comes here; a caller that is gone is noticed below.
+                        let _ = respond.send_informational(interim);
+                    }
+                    Poll::Ready(_) => {
+                        let answer = std::task::ready!(Pin::new(&mut response).poll(cx));
+                        return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
+                    }
+                }
+            }
+            if respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(aborted()));
+            }
+            limits.check(upload.moved()).map(Err)
+        })
+        .await
+        .inspect(|_| tally.latency = sent.elapsed())
+    };
+    call.tally.bytes_in = upload.bytes();
+    let answered = match answered {
+        Ok(answered) => answered,
+        Err(error) => {
+            let error = error.at(picked.endpoint.address);
+            if is_ours(&error) {
+                lease.cancel(Handles {
+                    send: upload.take_stream().or(unused),
+                    response: Some(response),
+                    body: None,
+                });
+            }
+            return Err(error);
+        }
+    };
+    upload.forget();
+    stream(call, answered, lease, upload, unused, respond)
+        .await
+        .map_err(|error| error.at(picked.endpoint.address))
+}
+
+/// Passes the answer on, and what is left of the request.
+async fn stream(
+    call: &mut Call<'_>,
+    answered: Response<RecvStream>,
+    lease: Lease,
+    upload: &mut Upload,
+    unused: Option<SendStream<Bytes>>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Outcome, ProxyError> {
+    let (mut response, body) = answered.into_parts();
+    let end = body.is_end_stream();
+    call.finish_head(&mut response)?;
+    call.tally.status = response.status.as_u16();
+    if call.grpc && end {
+        call.tally.grpc_status = body::grpc_status(&response.headers);
+    }
+    let Ok(to) = respond.send_response(Response::from_parts(response, ()), end) else {
+        lease.cancel(Handles { send: upload.take_stream().or(unused), response: None, body: Some(body) });
+        return Err(aborted());
+    };
+    let mut download = (!end).then(|| Pump::new(body, to, call.grpc));
+    let ended = match &mut download {
+        None => Ok(()),
+        Some(download) => {
+            let limits = &mut call.limits;
+            poll_fn(|cx| {
+                if let Poll::Ready(error) = upload.poll(cx) {
+                    return Poll::Ready(Err((error, None)));
+                }
+                match download.poll(cx) {
+                    Poll::Ready(End::Clean) => return Poll::Ready(Ok(())),
+                    Poll::Ready(End::Source(error)) => {
+                        return Poll::Ready(Err((answer::after_head(&error), error.reason())));
+                    }
+                    Poll::Ready(End::Sink) => return Poll::Ready(Err((aborted(), None))),
+                    Poll::Pending => {}
+                }
+                if download.to().poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err((aborted(), None)));
+                }
+                let moved = upload.moved() | std::mem::take(&mut download.moved);
+                limits.check(moved).map(|error| Err((error, None)))
+            })
+            .await
+        }
+    };
+    call.tally.bytes_in = upload.bytes();
+    if let Some(download) = &download {
+        call.tally.bytes_out = download.bytes;
+        call.tally.grpc_status = call.tally.grpc_status.or(download.grpc_status);
+    }
+    if ended.is_ok() && upload.is_done() {
+        return Ok(Outcome::Answered);
+    }
+    // Either something broke, or the answer is whole before the request is: the rest of that is not wanted.
+    let body = match download {
+        None => None,
+        Some(download) => {
+            let (body, mut to) = download.into_parts();
+            if let Err((error, reason)) = &ended {
+                answer::cut(&mut to, error, *reason);
+            }
+            Some(body)
+        }
+    };
+    if ended.as_ref().err().is_none_or(|(error, _)| is_ours(error)) {
+        lease.cancel(Handles { send: upload.take_stream().or(unused), response: None, body });
+    }
+    ended.map(|()| Outcome::Answered).map_err(|(error, _)| error)
+}
+
+/// Resolves with `work`, unless the caller goes away or the time is over.
+pub(crate) async fn watched<F: Future>(
+    limits: &mut Limits,
+    respond: &mut SendResponse<Bytes>,
+    work: F,
+) -> Result<F::Output, ProxyError> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        if respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(aborted()));
+        }
+        limits.check(false).map(Err)
+    })
+    .await
+}
+
+/// Whether it is this side that ends the stream, so that the upstream is to be told.
+fn is_ours(error: &ProxyError) -> bool {
+    matches!(
+        error.cause,
+        Cause::DownstreamAborted | Cause::RequestTimeout | Cause::IdleTimeout | Cause::Internal
+    )
+}
+
+/// The caller went away.
+pub(crate) fn aborted() -> ProxyError {
+    ProxyError::new(Cause::DownstreamAborted, "the caller went away")
+}
+
+/// What a failed try says of its endpoint.
+pub(crate) fn outcome(error: &ProxyError, status: u16) -> Outcome {
+    match error.cause {
+        Cause::DownstreamAborted => Outcome::Abandoned,
+        // Refused unread, or gone after an announcement: the endpoint is well, and said what to do.
+        Cause::UpstreamReset | Cause::UpstreamClosed if error.retry == Retry::Safe => Outcome::Abandoned,
+        _ if status != 0 => Outcome::Answered,
+        _ => dial::outcome(error),
+    }
+}
+
+impl Call<'_> {
+    /// Picks an endpoint, not `avoid` if there is another.
+    pub(crate) fn pick(&self, avoid: Option<&Endpoint>) -> Result<Picked, ProxyError> {
+        let now = self.began;
+        match self.pinned {
+            Some(endpoint) => Ok(Cluster::take(endpoint, now)),
+            None => self
+                .state
+                .backends
+                .pick()
+                .and_then(|cluster| cluster.pick(avoid, now))
+                .map_err(|cause| ProxyError::new(cause, "no endpoint takes this request")),
+        }
+    }
+
+    /// The head as it is sent, with the time that is left in `grpc-timeout`.
+    fn head(&mut self) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.version_mut() = self.parts.version;
+        let last = self.tally.retries > 0 || !self.policy.safe_retry;
+        *request.headers_mut() =
+            if last { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
+        if self.grpc
+            && let Some(left) = self.limits.left_of_grpc(Instant::now())
+        {
+            request.headers_mut().insert(head::GRPC_TIMEOUT, head::grpc_timeout_value(left));
+        }
+        request
+    }
+
+    /// What this hop and the route's filters do to an answer's head.
+    pub(crate) fn finish_head(&self, response: &mut http::response::Parts) -> Result<(), ProxyError> {
+        head::strip(&mut response.headers, self.downstream.context.direction, Half::Response);
+        if self.state.chain.changes_response() {
+            head::filter_response(&self.state.chain, response)
+                .map_err(|cause| ProxyError::new(cause, "a filter made an answer that is not valid"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The request's body on its way to one endpoint, and to a second one if the first has not read it.
+struct Upload {
+    /// Nothing of it was sent yet.
+    unsent: Option<RecvStream>,
+    pump: Option<Pump>,
+    /// Whether there is more to send, and someone who wants it.
+    running: bool,
+}
+
+impl Upload {
+    fn new(body: RecvStream) -> Self {
+        Upload { unsent: (!body.is_end_stream()).then_some(body), pump: None, running: false }
+    }
+
+    /// Whether the request has no body at all.
+    fn is_empty(&self) -> bool {
+        self.unsent.is_none() && self.pump.is_none()
+    }
+
+    /// Sends the body to `to` from its beginning. Gives `to` back where there is nothing to send.
+    fn start(&mut self, to: SendStream<Bytes>) -> Option<SendStream<Bytes>> {
+        let (pump, rest) = match (self.unsent.take(), self.pump.take()) {
+            (Some(body), _) => (Some(Pump::new(body, to, false).replayable()), None),
+            (None, Some(pump)) => (pump.again(to), None),
+            (None, None) => (None, Some(to)),
+        };
+        self.running = pump.is_some();
+        self.pump = pump;
+        rest
+    }
+
+    /// Moves the body on; ready if the caller cut it.
+    fn poll(&mut self, cx: &mut Task<'_>) -> Poll<ProxyError> {
+        match &mut self.pump {
+            Some(pump) if self.running => match std::task::ready!(pump.poll(cx)) {
+                End::Source(_) => Poll::Ready(aborted()),
+                // What the upstream makes of it, its answer tells.
+                End::Clean | End::Sink => {
+                    self.running = false;
+                    Poll::Pending
+                }
+            },
+            _ => Poll::Pending,
+        }
+    }
+
+    fn moved(&mut self) -> bool {
+        self.pump.as_mut().is_some_and(|pump| std::mem::take(&mut pump.moved))
+    }
+
+    fn can_replay(&self) -> bool {
+        self.pump.as_ref().is_none_or(Pump::can_replay)
+    }
+
+    fn forget(&mut self) {
+        if let Some(pump) = &mut self.pump {
+            pump.forget();
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.pump.as_ref().map_or(0, |pump| pump.bytes)
+    }
+
+    /// Whether the upstream has the whole request.
+    fn is_done(&self) -> bool {
+        self.unsent.is_none() && self.pump.as_ref().is_none_or(Pump::is_done)
+    }
+
+    /// The stream to the upstream. What is left of the request is dropped.
+    fn take_stream(&mut self) -> Option<SendStream<Bytes>> {
+        self.pump.take().map(|pump| pump.into_parts().1)
+    }
+}
+
+/// How long an exchange may take, in all and without anything moving.
+pub(crate) struct Limits {
+    end: Option<Instant>,
+    grpc_end: Option<Instant>,
+    began: Instant,
+    idle: Option<Duration>,
+    moved: bool,
+    deadline: Option<Deadline>,
+}
+
+impl Limits {
+    fn new(
+        timeout: Option<Duration>,
+        idle: Option<Duration>,
+        grpc: bool,
+        parts: &Parts,
+        began: Instant,
+    ) -> Self {
+        let asked = grpc.then(|| head::grpc_timeout(&parts.headers)).flatten();
+        let grpc_end = asked.and_then(|timeout| began.checked_add(timeout));
+        let own_end = timeout.and_then(|timeout| began.checked_add(timeout));
+        let end = grpc_end.into_iter().chain(own_end).min();
+        Limits { end, grpc_end, began, idle, moved: false, deadline: None }
+    }
+
+    /// Begins to watch the time for the task that runs.
+    pub(crate) async fn start(&mut self, downstream: &Downstream) {
+        let idle_end = self.idle.map(|idle| self.began + idle);
+        let Some(at) = self.end.into_iter().chain(idle_end).min() else { return };
+        self.deadline = Some(poll_fn(|cx| Poll::Ready(downstream.deadlines.add(at, cx.waker()))).await);
+    }
+
+    /// Ready if the time is over. `moved`: whether bytes moved since the last call.
+    pub(crate) fn check(&mut self, moved: bool) -> Poll<ProxyError> {
+        self.moved |= moved;
+        let Some(deadline) = &self.deadline else { return Poll::Pending };
+        if !deadline.is_due() {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        if self.end.is_some_and(|end| end <= now) {
+            return Poll::Ready(ProxyError::new(Cause::RequestTimeout, "the request's time is over"));
+        }
+        // No clock is read when bytes move: silence is seen after one to two times the limit.
+        if !std::mem::take(&mut self.moved) {
+            return Poll::Ready(ProxyError::new(Cause::IdleTimeout, "nothing moved for too long"));
+        }
+        let idle_end = self.idle.map(|idle| now + idle);
+        if let Some(at) = self.end.into_iter().chain(idle_end).min() {
+            deadline.set(at);
+        }
+        Poll::Pending
+    }
+
+    /// What is left of `grpc-timeout`, where enough of it was used to be worth saying.
+    fn left_of_grpc(&self, now: Instant) -> Option<Duration> {
+        let end = self.grpc_end?;
+        (now.saturating_duration_since(self.began) >= Duration::from_millis(1))
+            .then(|| end.saturating_duration_since(now))
+    }
+}
+
+fn account(
+    downstream: &Downstream,
+    metrics: &RouteMetrics,
+    (method, uri, request_id): (&Method, &Uri, Option<&HeaderValue>),
+    grpc: bool,
+    cause: Option<Cause>,
+    began: Instant,
+    tally: &Tally,
+) {
+    telemetry::account(&Record {
+        metrics,
+        spoken: if grpc { Spoken::Grpc } else { Spoken::Http2 },
+        peer: downstream.context.peer,
+        endpoint: tally.endpoint,
+        status: tally.status,
+        grpc_status: tally.grpc_status,
+        cause,
+        method: method.as_str().as_bytes(),
+        path: uri.path_and_query().map_or("", |target| target.as_str()).as_bytes(),
+        authority: head::authority(uri),
+        request_id: request_id.map_or(b"", HeaderValue::as_bytes),
+        bytes_in: tally.bytes_in,
+        bytes_out: tally.bytes_out,
+        latency: tally.latency,
+        duration: began.elapsed(),
+        retries: tally.retries,
+    });
+}
