@@ -1,0 +1,493 @@
+//! A head for the next hop: slices of the one that came, with what this hop adds between them.
+//!
+//! Nothing is copied: names, case and order stay as they were, and the whole goes out in one `writev`. Only a route
+//! whose filters change heads has its heads written anew.
+
+use std::borrow::Cow;
+use std::io::IoSlice;
+
+use lighter_filters::{Fields as FilterFields, RequestHead, ResponseHead};
+use smallvec::SmallVec;
+
+use super::body::Framing;
+use super::head::{Fields, Form, MAX_FIELDS, Request, Response, offset};
+use crate::http::hop::{self, Half, Kind};
+use crate::telemetry::Direction;
+
+/// A list of slices to be written at once.
+pub type Slices<'a> = SmallVec<[IoSlice<'a>; 16]>;
+
+/// An edited head. Kept by a connection and used again, so that it costs no allocation.
+#[derive(Debug, Default)]
+pub struct Edit {
+    pieces: SmallVec<[Piece; 6]>,
+    own: Vec<u8>,
+}
+
+/// Part of the head that came, or of what was added.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    own: bool,
+    start: u32,
+    end: u32,
+}
+
+/// A place in the head that came, or in what was added.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Span {
+    own: bool,
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// `part` of the head that came.
+    pub fn of(head: &[u8], part: &[u8]) -> Self {
+        if part.is_empty() {
+            return Span::default();
+        }
+        let start = offset(head, part);
+        Span { own: false, start: start as u32, end: (start + part.len()) as u32 }
+    }
+
+    /// The bytes.
+    pub fn get<'a>(&self, head: &'a [u8], edit: &'a Edit) -> &'a [u8] {
+        let whole = if self.own { &edit.own } else { head };
+        whole.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+}
+
+/// What a request's head is edited by.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestRules<'a> {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// `Host` where an HTTP/1.0 client named none.
+    pub authority: &'a [u8],
+    /// The caller's address, to be added to `X-Forwarded-For`. Empty: not added.
+    pub caller: &'a [u8],
+    /// Give the request an `X-Request-Id` if it has none.
+    pub identify: bool,
+}
+
+/// What an answer's head is edited by.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseRules {
+    /// Which way the request went.
+    pub direction: Direction,
+    /// The minor version that the client speaks.
+    pub client_minor: u8,
+    /// The connection to the client ends with this answer.
+    pub close: bool,
+}
+
+impl Edit {
+    /// Forgets everything; keeps a little room.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        self.own.clear();
+        if self.own.capacity() > 1024 {
+            self.own = Vec::new();
+        }
+    }
+
+    /// Gives the room back, for a connection that rests.
+    pub fn rest(&mut self) {
+        self.pieces = SmallVec::new();
+        self.own = Vec::new();
+    }
+
+    /// How many bytes the edited head has.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| (piece.end - piece.start) as usize).sum()
+    }
+
+    /// Whether there is no head here.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Appends the edited head to `slices`. `head` is the one that came.
+    pub fn slices<'a>(&'a self, head: &'a [u8], slices: &mut Slices<'a>) {
+        for piece in &self.pieces {
+            let whole = if piece.own { &self.own } else { head };
+            slices.push(IoSlice::new(&whole[piece.start as usize..piece.end as usize]));
+        }
+    }
+
+    /// The edited head in one piece.
+    pub fn to_vec(&self, head: &[u8]) -> Vec<u8> {
+        let mut slices = Slices::new();
+        self.slices(head, &mut slices);
+        slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    /// Makes the head of `request`, whose bytes are at the front of `head`, for the next hop. Returns where its
+    /// `X-Request-Id` is.
+    pub fn request(&mut self, head: &[u8], request: &Request<'_, '_>, rules: &RequestRules<'_>) -> Span {
+        self.clear();
+        let mut cursor = self.request_line(head, request);
+        let (mut id, mut te, mut host, mut forwarded) = (Span::default(), false, false, false);
+        for at in special(&request.fields) {
+            let field = &request.fields.list[at];
+            let name = field.name.as_bytes();
+            let drops = match hop::classify(name) {
+                Kind::Host => {
+                    host = true;
+                    false
+                }
+                Kind::Connection | Kind::Hop | Kind::Http2Settings | Kind::Lighter => true,
+                Kind::Te => {
+                    te |= request.minor == 1 && hop::te_trailers(field.value);
+                    true
+                }
+                Kind::Upgrade => request.upgrade.is_none(),
+                Kind::Expect => request.minor == 0,
+                _ if request.fields.connection.names(name) => true,
+                Kind::RequestId => {
+                    id = Span::of(head, field.value);
+                    false
+                }
+                Kind::ForwardedFor if !rules.caller.is_empty() && is_last(&request.fields, at) => {
+                    let end = offset(head, field.value) + field.value.len();
+                    self.keep(cursor, end);
+                    self.add(if field.value.is_empty() { b"" } else { b", " });
+                    self.add(rules.caller);
+                    cursor = end;
+                    forwarded = true;
+                    false
+                }
+                _ => false,
+            };
+            if drops {
+                let (start, end) = line(head, &request.fields, at, request.len);
+                self.keep(cursor, start);
+                cursor = end;
+            }
+        }
+        self.keep(cursor, request.len - 2);
+        if !forwarded && !rules.caller.is_empty() {
+            self.add_field(b"x-forwarded-for", &[rules.caller]);
+        }
+        if !host {
+            let authority = if request.authority.is_empty() { rules.authority } else { request.authority };
+            self.add_field(b"Host", &[authority]);
+        }
+        self.finish_request(request, rules, id, te)
+    }
+
+    /// The same for a route whose filters changed the head to `changed`.
+    pub fn changed_request(
+        &mut self,
+        request: &Request<'_, '_>,
+        changed: &RequestHead<'_>,
+        rules: &RequestRules<'_>,
+    ) -> Span {
+        self.clear();
+        for part in [&changed.method, &b" "[..], &changed.target, b" HTTP/1.1\r\n"] {
+            self.add(part);
+        }
+        let authority = if changed.authority.is_empty() { rules.authority } else { &changed.authority };
+        self.add_field(b"Host", &[authority]);
+        let (mut id, mut te, mut forwarded) = (Span::default(), false, false);
+        let last_forwarded = changed
+            .fields
+            .iter()
+            .rposition(|(name, _)| hop::classify(name) == Kind::ForwardedFor && !rules.caller.is_empty());
+        for (at, (name, value)) in changed.fields.iter().enumerate() {
+            match hop::classify(name) {
+                Kind::EndToEnd | Kind::ContentType | Kind::ProxyCredentials | Kind::Expect => {
+                    self.add_field(name, &[value]);
+                }
+                Kind::ForwardedFor if Some(at) == last_forwarded => {
+                    self.add_field(name, &[value, b", ", rules.caller]);
+                    forwarded = true;
+                }
+                Kind::ForwardedFor => self.add_field(name, &[value]),
+                Kind::RequestId => {
+                    self.add_field(name, &[value]);
+                    let end = self.own.len() - 2;
+                    id = Span { own: true, start: (end - value.len()) as u32, end: end as u32 };
+                }
+                Kind::Te => te = hop::te_trailers(value),
+                // What frames the message or belongs to this hop is not a filter's to say.
+                _ => {}
+            }
+        }
+        if !forwarded && !rules.caller.is_empty() {
+            self.add_field(b"x-forwarded-for", &[rules.caller]);
+        }
+        if let Some(upgrade) = request.upgrade {
+            self.add_field(b"Upgrade", &[upgrade]);
+        }
+        self.add_framing(request.framing, request.fields.get("content-length"));
+        self.finish_request(request, rules, id, te)
+    }
+
+    /// Makes the head of `response` for the client.
+    pub fn response(&mut self, head: &[u8], response: &Response<'_, '_>, rules: &ResponseRules) {
+        self.clear();
+        let mut cursor = 0;
+        if response.minor == 0 {
+            self.add(b"HTTP/1.1");
+            cursor = b"HTTP/1.0".len();
+        }
+        let bodiless = response.status < 200 || response.status == 204;
+        let decoded = response.framing == Framing::Chunked && rules.client_minor == 0;
+        let mut sized = false;
+        for at in special(&response.fields) {
+            let name = response.fields.list[at].name.as_bytes();
+            let drops = match hop::classify(name) {
+                Kind::Connection | Kind::Hop => true,
+                Kind::Upgrade => !keeps_upgrade(response.status),
+                Kind::Lighter => !hop::lighter_passes(rules.direction, Half::Response),
+                Kind::TransferEncoding => bodiless || decoded,
+                Kind::ContentLength => bodiless || std::mem::replace(&mut sized, true),
+                _ => response.fields.connection.names(name),
+            };
+            if drops {
+                let (start, end) = line(head, &response.fields, at, response.len);
+                self.keep(cursor, start);
+                cursor = end;
+            }
+        }
+        self.keep(cursor, response.len - 2);
+        self.finish_response(response, rules);
+    }
+
+    /// The same for a route whose filters changed the head to `changed`.
+    pub fn changed_response(
+        &mut self,
+        response: &Response<'_, '_>,
+        changed: &ResponseHead<'_>,
+        reason: &[u8],
+        rules: &ResponseRules,
+    ) {
+        self.clear();
+        self.add(b"HTTP/1.1 ");
+        self.add(itoa::Buffer::new().format(changed.status).as_bytes());
+        self.add(b" ");
+        self.add(reason);
+        self.add(b"\r\n");
+        for (name, value) in &changed.fields {
+            match hop::classify(name) {
+                Kind::Connection | Kind::Hop | Kind::TransferEncoding | Kind::ContentLength => {}
+                Kind::Upgrade if !keeps_upgrade(response.status) => {}
+                Kind::Lighter if !hop::lighter_passes(rules.direction, Half::Response) => {}
+                _ => self.add_field(name, &[value]),
+            }
+        }
+        if response.status >= 200 && response.status != 204 {
+            let length = response.fields.get("content-length");
+            if response.framing == Framing::Chunked && rules.client_minor == 0 {
+                // Decoded: the end of the connection ends it.
+            } else if length.is_some() {
+                self.add_framing(Framing::None, length);
+            } else if response.fields.get("transfer-encoding").is_some() {
+                self.add_framing(Framing::Chunked, None);
+            }
+        }
+        self.finish_response(response, rules);
+    }
+
+    /// Writes the request line for the next hop; returns where the rest of the head begins.
+    fn request_line(&mut self, head: &[u8], request: &Request<'_, '_>) -> usize {
+        let version = request.method.len() + request.target.len() + 2;
+        let line = version + b"HTTP/1.1\r\n".len();
+        match request.form {
+            Form::Absolute(rest) => {
+                self.keep(0, request.method.len() + 1);
+                match rest.first() {
+                    None if request.method == b"OPTIONS" => self.add(b"*"),
+                    None | Some(b'?') => self.add(b"/"),
+                    _ => {}
+                }
+                if !rest.is_empty() {
+                    let start = offset(head, rest);
+                    self.keep(start, start + rest.len());
+                }
+                self.add(b" HTTP/1.1\r\n");
+                line
+            }
+            _ if request.minor == 0 => {
+                self.keep(0, version);
+                self.add(b"HTTP/1.1\r\n");
+                line
+            }
+            _ => 0,
+        }
+    }
+
+    fn finish_request(
+        &mut self,
+        request: &Request<'_, '_>,
+        rules: &RequestRules<'_>,
+        mut id: Span,
+        te: bool,
+    ) -> Span {
+        if rules.identify && id.start == id.end {
+            const NAME: &[u8] = b"x-request-id: ";
+            self.add(NAME);
+            let start = self.own.len();
+            self.add(&request_id(fastrand::u128(..)));
+            id = Span { own: true, start: start as u32, end: self.own.len() as u32 };
+            self.add(b"\r\n");
+        }
+        if te {
+            self.add_field(b"TE", &[b"trailers"]);
+        }
+        match (request.upgrade.is_some(), te) {
+            (true, true) => self.add(b"Connection: Upgrade, TE\r\n\r\n"),
+            (true, false) => self.add(b"Connection: Upgrade\r\n\r\n"),
+            (false, true) => self.add(b"Connection: TE\r\n\r\n"),
+            (false, false) => self.add(b"\r\n"),
+        }
+        id
+    }
+
+    fn finish_response(&mut self, response: &Response<'_, '_>, rules: &ResponseRules) {
+        match () {
+            () if keeps_upgrade(response.status) => self.add(b"Connection: Upgrade\r\n\r\n"),
+            // An interim answer says nothing of the connection.
+            () if response.status < 200 => self.add(b"\r\n"),
+            () if rules.close => self.add(b"Connection: close\r\n\r\n"),
+            () if rules.client_minor == 0 => self.add(b"Connection: keep-alive\r\n\r\n"),
+            () => self.add(b"\r\n"),
+        }
+    }
+
+    fn add_framing(&mut self, framing: Framing, length: Option<&[u8]>) {
+        match (framing, length) {
+            (Framing::Chunked, _) => self.add_field(b"Transfer-Encoding", &[b"chunked"]),
+            (_, Some(length)) => self.add_field(b"Content-Length", &[length]),
+            _ => {}
+        }
+    }
+
+    fn add_field(&mut self, name: &[u8], value: &[&[u8]]) {
+        self.add(name);
+        self.add(b": ");
+        value.iter().for_each(|part| self.add(part));
+        self.add(b"\r\n");
+    }
+
+    fn keep(&mut self, start: usize, end: usize) {
+        if start < end {
+            self.pieces.push(Piece { own: false, start: start as u32, end: end as u32 });
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let start = self.own.len() as u32;
+        self.own.extend_from_slice(bytes);
+        let end = self.own.len() as u32;
+        match self.pieces.last_mut() {
+            Some(last) if last.own && last.end == start => last.end = end,
+            _ => self.pieces.push(Piece { own: true, start, end }),
+        }
+    }
+}
+
+/// A request as filters see it: without what belongs to this hop or frames the body.
+pub fn filter_request<'b>(request: &Request<'_, 'b>, default_authority: &'b [u8]) -> RequestHead<'b> {
+    let target = match request.path_and_query() {
+        b"" if request.method == b"OPTIONS" => Cow::Borrowed(&b"*"[..]),
+        b"" => Cow::Borrowed(&b"/"[..]),
+        query @ [b'?', ..] => Cow::Owned([b"/", query].concat()),
+        whole => Cow::Borrowed(whole),
+    };
+    let authority = if request.authority.is_empty() { default_authority } else { request.authority };
+    RequestHead {
+        method: Cow::Borrowed(request.method),
+        scheme: "http",
+        target,
+        authority: Cow::Borrowed(authority),
+        fields: filter_fields(&request.fields, |kind| {
+            !matches!(kind, Kind::Lighter | Kind::Host) && (kind != Kind::Expect || request.minor == 1)
+        }),
+    }
+}
+
+/// An answer as filters see it: without what belongs to this hop or frames the body.
+pub fn filter_response<'b>(response: &Response<'_, 'b>, direction: Direction) -> ResponseHead<'b> {
+    let passes = |kind| match kind {
+        Kind::Lighter => hop::lighter_passes(direction, Half::Response),
+        Kind::Upgrade => keeps_upgrade(response.status),
+        _ => true,
+    };
+    let mut fields = filter_fields(&response.fields, passes);
+    if keeps_upgrade(response.status)
+        && let Some(upgrade) = response.fields.get("upgrade")
+    {
+        fields.push((Cow::Borrowed(b"Upgrade"), Cow::Borrowed(upgrade)));
+    }
+    ResponseHead { status: response.status, fields }
+}
+
+/// The reason phrase of a status line at the front of `head`, as it came.
+pub fn reason(head: &[u8]) -> &[u8] {
+    let end = memchr::memchr(b'\r', head).unwrap_or_default();
+    head.get(b"HTTP/1.1 200 ".len()..end).unwrap_or_default()
+}
+
+fn filter_fields<'b>(fields: &Fields<'_, 'b>, passes: impl Fn(Kind) -> bool) -> FilterFields<'b> {
+    fields
+        .list
+        .iter()
+        .filter(|field| match hop::classify(field.name.as_bytes()) {
+            Kind::Connection
+            | Kind::Hop
+            | Kind::TransferEncoding
+            | Kind::ContentLength
+            | Kind::Upgrade
+            | Kind::Http2Settings => false,
+            kind => passes(kind) && !fields.connection.names(field.name.as_bytes()),
+        })
+        .map(|field| (Cow::Borrowed(field.name.as_bytes()), Cow::Borrowed(field.value)))
+        .collect()
+}
+
+/// 101 changes the protocol, 426 says which one would be needed.
+const fn keeps_upgrade(status: u16) -> bool {
+    matches!(status, 101 | 426)
+}
+
+/// The places of the fields that mean something to a hop, or that `Connection` may name.
+fn special(fields: &Fields<'_, '_>) -> impl Iterator<Item = usize> + use<> {
+    let mut left = fields.special;
+    if fields.connection.names_any() {
+        left = u128::MAX >> (MAX_FIELDS - fields.list.len());
+    }
+    std::iter::from_fn(move || {
+        let at = left.trailing_zeros() as usize;
+        left &= left.wrapping_sub(1);
+        (at < MAX_FIELDS).then_some(at)
+    })
+}
+
+/// Where the line of field `at` begins and ends within a head of `len` bytes.
+fn line(head: &[u8], fields: &Fields<'_, '_>, at: usize, len: usize) -> (usize, usize) {
+    let start = offset(head, fields.list[at].name.as_bytes());
+    let end = fields.list.get(at + 1).map_or(len - 2, |next| offset(head, next.name.as_bytes()));
+    (start, end)
+}
+
+/// Whether no `X-Forwarded-For` comes behind field `at`.
+fn is_last(fields: &Fields<'_, '_>, at: usize) -> bool {
+    !fields.list[at + 1..].iter().any(|field| hop::classify(field.name.as_bytes()) == Kind::ForwardedFor)
+}
+
+/// A random identifier in the shape of a version 4 UUID (RFC 9562 §5.4).
+pub fn request_id(random: u128) -> [u8; 36] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let random = random & !(0xf << 76 | 0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut out = [b'-'; 36];
+    let mut shift = 128;
+    for (at, byte) in out.iter_mut().enumerate() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *byte = DIGITS[(random >> shift) as usize & 0xf];
+        }
+    }
+    out
+}

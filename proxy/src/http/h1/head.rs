@@ -1,0 +1,483 @@
+//! Heads of requests and answers: read strictly, without copying.
+//!
+//! `httparse` finds the parts; what it lets through for old times' sake (line feeds alone, and everything about
+//! framing) is judged here. A message that two implementations could read in two ways is refused, not repaired.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Header, ParserConfig};
+
+use super::body::Framing;
+use crate::error::Cause;
+use crate::http::hop::{self, Kind, Options};
+
+/// Most fields in one head.
+pub const MAX_FIELDS: usize = 128;
+
+/// Room for the fields of one head, on the stack and not initialised.
+pub type Room<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+
+/// Room for the fields of one head.
+pub const fn room<'b>() -> Room<'b> {
+    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+}
+
+/// Why a head (or a body) is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `ambiguous_message`, `bad_request`, `head_too_large`, `unsupported`; for an answer `upstream_malformed`.
+    pub cause: Cause,
+    /// What is wrong with it.
+    pub detail: &'static str,
+}
+
+/// The fields of a head, and what they say about this hop.
+#[derive(Debug)]
+pub struct Fields<'h, 'b> {
+    /// In order, as they came.
+    pub list: &'h [Header<'b>],
+    /// Bit `i` is set where `list[i]` means something to a hop.
+    pub special: u128,
+    /// What `Connection` says.
+    pub connection: Options,
+}
+
+/// A request's head.
+#[derive(Debug)]
+pub struct Request<'h, 'b> {
+    /// Bytes of the head with its empty line.
+    pub len: usize,
+    /// `GET`.
+    pub method: &'b [u8],
+    /// As it came: `/a?b`, `*`, `http://host/a?b`.
+    pub target: &'b [u8],
+    /// The form of `target`.
+    pub form: Form<'b>,
+    /// 0 or 1: the minor version.
+    pub minor: u8,
+    /// Its fields.
+    pub fields: Fields<'h, 'b>,
+    /// How its body is framed.
+    pub framing: Framing,
+    /// The authority: of an absolute target, otherwise `Host`. Empty where an HTTP/1.0 client names none.
+    pub authority: &'b [u8],
+    /// Whether the connection can carry another request after this one.
+    pub keep_alive: bool,
+    /// `Expect: 100-continue`.
+    pub expects_continue: bool,
+    /// What the client wants to change to, if it is something that this proxy passes on.
+    pub upgrade: Option<&'b [u8]>,
+    /// `Content-Type` says gRPC.
+    pub grpc: bool,
+}
+
+/// The form of a request's target (RFC 9112 §3.2). The authority form comes with CONNECT only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form<'b> {
+    /// A path with or without a query.
+    Origin,
+    /// `*`, with OPTIONS only.
+    Asterisk,
+    /// `http://authority/path?query`: the part from the path on; empty or beginning with `?` where there is no path.
+    Absolute(&'b [u8]),
+    /// `host:port`, with CONNECT only.
+    Authority,
+}
+
+/// An answer's head.
+#[derive(Debug)]
+pub struct Response<'h, 'b> {
+    /// Bytes of the head with its empty line.
+    pub len: usize,
+    /// The status.
+    pub status: u16,
+    /// 0 or 1: the minor version.
+    pub minor: u8,
+    /// Its fields.
+    pub fields: Fields<'h, 'b>,
+    /// How its body is framed.
+    pub framing: Framing,
+    /// Whether the connection can carry another exchange after this one.
+    pub keep_alive: bool,
+}
+
+/// What of the request decides how an answer is framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The method was HEAD: the answer has no body, whatever it says.
+    pub head: bool,
+    /// An upgrade was asked for: 101 may come.
+    pub upgrade: bool,
+}
+
+/// Reads a request's head from the front of `bytes`. `None`: more bytes are needed.
+pub fn request<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Result<Option<Request<'h, 'b>>, Refusal> {
+    let mut parsed = httparse::Request::new(&mut []);
+    let len = match parsed.parse_with_uninit_headers(bytes, room) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(refuse(Cause::HeadTooLarge, "too many fields")),
+        Err(error) => return Err(bad(wording(error))),
+    };
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(bad("no request line"));
+    };
+    let (method, target) = (method.as_bytes(), target.as_bytes());
+    if offset(bytes, method) != 0 || !request_line_is_strict(bytes, method, target) {
+        return Err(ambiguous("the request line does not end as it must"));
+    }
+    let list: &'h [Header<'b>] = parsed.headers;
+    let mut found = Found::default();
+    let fields = read_fields(bytes, len, method.len() + target.len() + 12, list, &mut found)?;
+
+    let (form, authority) = target_form(method, target, &found)?;
+    if minor == 1 && found.host.is_none() {
+        return Err(ambiguous("no Host"));
+    }
+    if found.host.is_some_and(|host| !is_authority(host)) {
+        return Err(bad("Host is not one"));
+    }
+    let framing = match (found.chunked, found.length) {
+        (true, Some(_)) => return Err(ambiguous("both Transfer-Encoding and Content-Length")),
+        (true, None) if minor == 0 => return Err(ambiguous("Transfer-Encoding in HTTP/1.0")),
+        (true, None) => Framing::Chunked,
+        (false, Some(length)) => Framing::length(length),
+        (false, None) => Framing::None,
+    };
+    let keep_alive = keeps_alive(minor, &fields.connection);
+    let upgrade =
+        found.upgrade.filter(|_| fields.connection.upgrade && minor == 1 && passes_upgrade(found.upgrade));
+    Ok(Some(Request {
+        len,
+        method,
+        target,
+        form,
+        minor,
+        fields,
+        framing,
+        authority,
+        keep_alive,
+        expects_continue: found.expects_continue && minor == 1,
+        upgrade,
+        grpc: found.grpc,
+    }))
+}
+
+/// Reads an answer's head from the front of `bytes`. `None`: more bytes are needed.
+pub fn response<'h, 'b>(
+    bytes: &'b [u8],
+    room: &'h mut Room<'b>,
+    asked: Asked,
+) -> Result<Option<Response<'h, 'b>>, Refusal> {
+    read_response(bytes, room, asked)
+        .map_err(|refusal| Refusal { cause: Cause::UpstreamMalformed, detail: refusal.detail })
+}
+
+fn read_response<'h, 'b>(
+    bytes: &'b [u8],
+    room: &'h mut Room<'b>,
+    asked: Asked,
+) -> Result<Option<Response<'h, 'b>>, Refusal> {
+    let mut parsed = httparse::Response::new(&mut []);
+    let len = match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, room) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return Err(bad(wording(error))),
+    };
+    let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
+        return Err(bad("no status line"));
+    };
+    let first_line = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
+    if !bytes.starts_with(b"HTTP/") || first_line < 2 || bytes[first_line - 2] != b'\r' {
+        return Err(bad("the status line does not end as it must"));
+    }
+    if !(100..=599).contains(&status) {
+        return Err(bad("no such status"));
+    }
+    let list: &'h [Header<'b>] = parsed.headers;
+    let mut found = Found { answer: true, ..Found::default() };
+    let fields = read_fields(bytes, len, first_line, list, &mut found)?;
+    let mut keep_alive = keeps_alive(minor, &fields.connection);
+    let framing = if status == 101 {
+        if !asked.upgrade || !fields.connection.upgrade || found.upgrade.is_none() {
+            return Err(bad("101 that was not asked for"));
+        }
+        keep_alive = false;
+        Framing::Tunnel
+    } else if status < 200 || status == 204 || status == 304 || asked.head {
+        // Whoever sends a body here has lost count.
+        let none_expected = status < 200 || status == 204;
+        keep_alive &= !(none_expected && (found.chunked || found.length.is_some_and(|length| length > 0)));
+        keep_alive &= !(found.chunked && found.length.is_some());
+        Framing::None
+    } else {
+        match (found.chunked, found.length) {
+            (true, Some(_)) => return Err(bad("both Transfer-Encoding and Content-Length")),
+            (true, None) if minor == 0 => return Err(bad("Transfer-Encoding in HTTP/1.0")),
+            (true, None) => Framing::Chunked,
+            (false, Some(length)) => Framing::length(length),
+            (false, None) => {
+                keep_alive = false;
+                Framing::UntilClose
+            }
+        }
+    };
+    Ok(Some(Response { len, status, minor, fields, framing, keep_alive }))
+}
+
+/// Where `part` lies within `whole`.
+pub fn offset(whole: &[u8], part: &[u8]) -> usize {
+    part.as_ptr() as usize - whole.as_ptr() as usize
+}
+
+/// How many bytes of empty lines stand before a request line; they are skipped (RFC 9112 §2.2). `None`: there are
+/// more than a client has a reason to send.
+pub fn empty_lines(bytes: &[u8]) -> Option<usize> {
+    let mut skipped = 0;
+    while bytes[skipped..].starts_with(b"\r\n") {
+        skipped += 2;
+        if skipped > 8 {
+            return None;
+        }
+    }
+    Some(skipped)
+}
+
+impl<'b> Request<'_, 'b> {
+    /// The first value of field `name`.
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        self.fields.get(name)
+    }
+
+    /// The target without scheme and authority: path and query, `*`, or `host:port`.
+    pub fn path_and_query(&self) -> &'b [u8] {
+        match self.form {
+            Form::Absolute(rest) => rest,
+            _ => self.target,
+        }
+    }
+}
+
+impl lighter_config::snapshot::RequestParts for Request<'_, '_> {
+    fn method(&self) -> &[u8] {
+        self.method
+    }
+
+    fn path(&self) -> &[u8] {
+        let whole = self.path_and_query();
+        let path = memchr::memchr(b'?', whole).map_or(whole, |at| &whole[..at]);
+        if path.is_empty() { b"/" } else { path }
+    }
+
+    fn query(&self) -> Option<&[u8]> {
+        let whole = self.path_and_query();
+        memchr::memchr(b'?', whole).map(|at| &whole[at + 1..])
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.field(name)
+    }
+}
+
+impl<'b> Fields<'_, 'b> {
+    /// The first value of field `name`.
+    pub fn get(&self, name: &str) -> Option<&'b [u8]> {
+        self.list.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    }
+}
+
+/// What one pass over the fields finds.
+#[derive(Default)]
+struct Found<'b> {
+    answer: bool,
+    host: Option<&'b [u8]>,
+    length: Option<u64>,
+    chunked: bool,
+    upgrade: Option<&'b [u8]>,
+    expects_continue: bool,
+    grpc: bool,
+}
+
+/// One pass over the fields: that every line ends in CRLF and nothing stands between them, and what they say.
+/// `first` is where the first field must begin.
+fn read_fields<'h, 'b>(
+    bytes: &'b [u8],
+    len: usize,
+    first: usize,
+    list: &'h [Header<'b>],
+    found: &mut Found<'b>,
+) -> Result<Fields<'h, 'b>, Refusal> {
+    let mut fields = Fields { list, special: 0, connection: Options::default() };
+    let mut expected = first;
+    for (at, field) in list.iter().enumerate() {
+        let name = field.name.as_bytes();
+        if offset(bytes, name) != expected {
+            return Err(ambiguous("a line does not end as it must"));
+        }
+        // An empty value is not where it stood: httparse gives a slice from the end of the white space.
+        let mut end = offset(bytes, field.value) + field.value.len();
+        while let Some(b' ' | b'\t') = bytes.get(end) {
+            end += 1;
+        }
+        if bytes.get(end..end + 2) != Some(b"\r\n") {
+            return Err(ambiguous("a line does not end as it must"));
+        }
+        expected = end + 2;
+        let kind = hop::classify(name);
+        if kind != Kind::EndToEnd {
+            fields.special |= 1 << at;
+            note(kind, field.value, found, &mut fields.connection)?;
+        }
+    }
+    if expected + 2 != len || bytes.get(expected..len) != Some(b"\r\n") {
+        return Err(ambiguous("a line does not end as it must"));
+    }
+    Ok(fields)
+}
+
+fn note<'b>(
+    kind: Kind,
+    value: &'b [u8],
+    found: &mut Found<'b>,
+    connection: &mut Options,
+) -> Result<(), Refusal> {
+    match kind {
+        Kind::Host => {
+            if found.host.replace(value).is_some() {
+                return Err(ambiguous("more than one Host"));
+            }
+        }
+        Kind::ContentLength => {
+            let length = content_length(value).ok_or(ambiguous("Content-Length is not one number"))?;
+            // Servers that say the same twice exist; clients have no reason to.
+            if found.length.replace(length).is_some_and(|before| !found.answer || before != length) {
+                return Err(ambiguous("more than one Content-Length"));
+            }
+        }
+        Kind::TransferEncoding => {
+            if found.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(ambiguous("Transfer-Encoding is not once and only chunked"));
+            }
+            found.chunked = true;
+        }
+        Kind::Connection => {
+            connection.read(value).map_err(|_| ambiguous("Connection names what it must not"))?;
+        }
+        Kind::Upgrade => found.upgrade = Some(value),
+        Kind::Expect => {
+            if !found.answer {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(refuse(Cause::Unsupported, "an expectation that is not known"));
+                }
+                found.expects_continue = true;
+            }
+        }
+        Kind::ContentType => found.grpc = hop::is_grpc(value),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Digits only: no sign, no list, no white space inside (RFC 9110 §8.6).
+fn content_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 {
+        return None;
+    }
+    value.iter().try_fold(0u64, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
+}
+
+/// `method SP target SP HTTP/1.x CRLF`, each with exactly one space.
+fn request_line_is_strict(bytes: &[u8], method: &[u8], target: &[u8]) -> bool {
+    let version = method.len() + 1 + target.len() + 1;
+    offset(bytes, target) == method.len() + 1
+        && bytes[method.len()] == b' '
+        && bytes[version - 1] == b' '
+        && bytes.get(version..version + 7) == Some(b"HTTP/1.")
+        && bytes.get(version + 8..version + 10) == Some(b"\r\n")
+}
+
+fn target_form<'b>(
+    method: &[u8],
+    target: &'b [u8],
+    found: &Found<'b>,
+) -> Result<(Form<'b>, &'b [u8]), Refusal> {
+    let host = found.host.unwrap_or_default();
+    if method == b"CONNECT" {
+        return if is_authority(target) && target.contains(&b':') {
+            Ok((Form::Authority, target))
+        } else {
+            Err(bad("CONNECT without host and port"))
+        };
+    }
+    if !target.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..) && *byte != b'#') {
+        return Err(bad("the target has a character that it must not have"));
+    }
+    match target {
+        [b'/', ..] => Ok((Form::Origin, host)),
+        b"*" if method == b"OPTIONS" => Ok((Form::Asterisk, host)),
+        _ => {
+            let rest = strip_scheme(target).ok_or(bad("the target has none of the known forms"))?;
+            let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            if authority.is_empty() || !is_authority(authority) {
+                return Err(bad("the target's authority is not one"));
+            }
+            if found.host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+                return Err(ambiguous("Host and the target name two authorities"));
+            }
+            Ok((Form::Absolute(path), authority))
+        }
+    }
+}
+
+fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
+    const HTTP: &[u8] = b"http://";
+    let (scheme, rest) = target.split_at_checked(HTTP.len())?;
+    scheme.eq_ignore_ascii_case(HTTP).then_some(rest)
+}
+
+/// Whether `host` looks like `host` or `host:port`: no user, no path, no list (RFC 3986 §3.2 without user
+/// information). Empty is allowed, as for a target without authority.
+fn is_authority(host: &[u8]) -> bool {
+    host.iter().all(|byte| {
+        matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']'
+            | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+    })
+}
+
+fn keeps_alive(minor: u8, connection: &Options) -> bool {
+    !connection.close && (minor == 1 || connection.keep_alive)
+}
+
+/// An upgrade to h2c is not passed on: from then on nobody between could tell one message from the next.
+fn passes_upgrade(upgrade: Option<&[u8]>) -> bool {
+    upgrade.is_some_and(|value| {
+        !value.is_empty()
+            && hop::tokens(value)
+                .all(|token| !token.get(..3).is_some_and(|front| front.eq_ignore_ascii_case(b"h2c")))
+    })
+}
+
+const fn wording(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a field name has a character that it must not have",
+        httparse::Error::HeaderValue => "a field value has a character that it must not have",
+        httparse::Error::NewLine => "a line does not end as it must",
+        httparse::Error::Status => "the status is not a number",
+        httparse::Error::Token => "the first line has a character that it must not have",
+        httparse::Error::TooManyHeaders => "too many fields",
+        httparse::Error::Version => "not HTTP/1.0 or HTTP/1.1",
+    }
+}
+
+const fn refuse(cause: Cause, detail: &'static str) -> Refusal {
+    Refusal { cause, detail }
+}
+
+const fn bad(detail: &'static str) -> Refusal {
+    refuse(Cause::BadRequest, detail)
+}
+
+const fn ambiguous(detail: &'static str) -> Refusal {
+    refuse(Cause::AmbiguousMessage, detail)
+}

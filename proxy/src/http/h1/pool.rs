@@ -1,0 +1,137 @@
+//! Kept connections of one worker, by endpoint: last in, first out.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Longest life of a connection to an endpoint, before jitter: long enough to cost nothing, short enough that load
+/// moves to new endpoints.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// An open connection to an endpoint.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The stream.
+    pub tcp: TcpStream,
+    /// No exchange begins on it after this.
+    pub retires: Instant,
+    /// Whether it has carried an exchange before.
+    pub reused: bool,
+}
+
+impl Upstream {
+    /// A connection that was just made.
+    pub fn new(tcp: TcpStream, now: Instant) -> Self {
+        // Jittered, so that connections made together do not all end together.
+        let age = MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0);
+        Upstream { tcp, retires: now + age, reused: false }
+    }
+}
+
+/// Kept connections of one worker, by endpoint.
+#[derive(Default)]
+pub struct Pool {
+    by_endpoint: HashMap<u32, Vec<Kept>, BuildHasherDefault<IdHasher>>,
+    kept: usize,
+    /// Whether a task looks after the connections that nobody takes.
+    pub(super) swept: bool,
+}
+
+struct Kept {
+    upstream: Upstream,
+    /// When it has rested for too long.
+    until: Instant,
+}
+
+impl Pool {
+    /// Takes the connection that was used last. Connections that the endpoint has closed in the meantime, or on which
+    /// it has said something unasked, are dropped on the way.
+    pub fn take(&mut self, endpoint: u32, now: Instant, cx: &mut Context<'_>) -> Option<Upstream> {
+        let kept = self.by_endpoint.get_mut(&endpoint)?;
+        while let Some(Kept { mut upstream, until }) = kept.pop() {
+            self.kept -= 1;
+            if now < until && now < upstream.retires && is_quiet(&upstream.tcp, cx) {
+                upstream.reused = true;
+                return Some(upstream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose last exchange has ended well, unless there are `most` already.
+    pub fn put(&mut self, endpoint: u32, upstream: Upstream, rest: Duration, most: u32, now: Instant) {
+        let kept = match self.by_endpoint.entry(endpoint) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Vec::new()),
+        };
+        if kept.len() < most as usize && now < upstream.retires {
+            kept.push(Kept { upstream, until: now + rest });
+            self.kept += 1;
+        }
+    }
+
+    /// Drops what nobody should take any more.
+    pub fn sweep(&mut self, now: Instant, cx: &mut Context<'_>) {
+        self.by_endpoint.retain(|_, kept| {
+            let before = kept.len();
+            kept.retain(|kept| {
+                now < kept.until && now < kept.upstream.retires && is_quiet(&kept.upstream.tcp, cx)
+            });
+            self.kept -= before - kept.len();
+            !kept.is_empty()
+        });
+    }
+
+    /// Drops every connection.
+    pub fn clear(&mut self) {
+        self.by_endpoint.clear();
+        self.kept = 0;
+    }
+
+    /// How many connections are kept.
+    pub fn len(&self) -> usize {
+        self.kept
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.kept == 0
+    }
+}
+
+/// Whether nothing came on a connection that rests: no end, no error, no byte. Costs a system call only where the
+/// runtime has seen an event.
+fn is_quiet(tcp: &TcpStream, cx: &mut Context<'_>) -> bool {
+    match tcp.poll_read_ready(cx) {
+        Poll::Pending => true,
+        Poll::Ready(_) => {
+            // Readiness may be left over from the exchange before.
+            matches!(tcp.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        }
+    }
+}
+
+/// Endpoint ids are small and distinct: one multiplication spreads them well enough.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
