@@ -3,11 +3,11 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{completions, version};
+use crate::{check, completions, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
-#[command(name = "lighter", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "lighter", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -17,18 +17,25 @@ pub struct Cli {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Check files, or what this machine can do
+    Check(check::Args),
     /// Say what this binary is
     Version(version::Args),
     /// Write a completion script for a shell
     Completions(completions::Args),
+    /// What `check` tries in a process of its own
+    #[command(name = check::machine::TRY_OUT, hide = true)]
+    TryOut,
 }
 
 impl Command {
     /// Does what was asked.
     pub fn execute(self) -> miette::Result<Exit> {
         match self {
+            Command::Check(args) => check::execute(&args),
             Command::Version(args) => version::execute(&args),
             Command::Completions(args) => completions::execute(&args),
+            Command::TryOut => check::machine::try_out(),
         }
     }
 }

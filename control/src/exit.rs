@@ -1,6 +1,9 @@
 //! How a command ends, as its exit status says it.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
+
+use crate::output::OutputError;
 
 /// The exit statuses of every command. `run` is the exception: it ends with its program's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ impl From<Exit> for ExitCode {
 
 /// Writes `report` for a person and says how to end.
 pub fn explain(report: &miette::Report) -> Exit {
-    if is_broken_pipe(report.as_ref()) {
+    if is_broken_pipe(report) {
         // Who read the output has seen enough: `lighter schema Service | head`.
         return Exit::Ok;
     }
@@ -39,21 +42,17 @@ pub fn explain(report: &miette::Report) -> Exit {
     Exit::Fault
 }
 
-fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source())
-        .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+fn is_broken_pipe(report: &miette::Report) -> bool {
+    report.downcast_ref::<OutputError>().is_some_and(|error| error.0.kind() == ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use miette::IntoDiagnostic;
 
     #[test]
     fn a_reader_who_leaves_early_is_no_fault() {
-        let broken: miette::Result<()> =
-            Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe)).into_diagnostic();
-        assert_eq!(explain(&broken.unwrap_err()), Exit::Ok);
+        assert_eq!(explain(&OutputError(ErrorKind::BrokenPipe.into()).into()), Exit::Ok);
+        assert_eq!(explain(&OutputError(ErrorKind::StorageFull.into()).into()), Exit::Fault);
     }
 }

@@ -2,15 +2,20 @@
 
 use std::io::{self, Write};
 
-use miette::IntoDiagnostic;
+use miette::Diagnostic;
 use serde::Serialize;
 
+/// Standard output could not be written.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error("cannot write to standard output: {0}")]
+pub struct OutputError(#[from] pub io::Error);
+
 /// Writes `text` and a newline.
-pub fn line(text: impl std::fmt::Display) -> miette::Result<()> {
-    writeln!(io::stdout().lock(), "{text}").into_diagnostic()
+pub fn line(text: impl std::fmt::Display) -> Result<(), OutputError> {
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 
 /// Writes `value` as indented JSON and a newline.
-pub fn json(value: &impl Serialize) -> miette::Result<()> {
-    line(serde_json::to_string_pretty(value).into_diagnostic()?)
+pub fn json(value: &impl Serialize) -> Result<(), OutputError> {
+    line(serde_json::to_string_pretty(value).map_err(io::Error::from)?)
 }
