@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{check, completions, version};
+use crate::{check, completions, demo, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -17,12 +17,17 @@ pub struct Cli {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show the whole story on this machine
+    Demo(demo::Args),
     /// Check files, or what this machine can do
     Check(check::Args),
     /// Say what this binary is
     Version(version::Args),
     /// Write a completion script for a shell
     Completions(completions::Args),
+    /// One of the demo's plain servers
+    #[command(name = demo::SERVE, hide = true)]
+    Serve(demo::serve::Args),
     /// What `check` tries in a process of its own
     #[command(name = check::machine::TRY_OUT, hide = true)]
     TryOut,
@@ -32,9 +37,11 @@ impl Command {
     /// Does what was asked.
     pub fn execute(self) -> miette::Result<Exit> {
         match self {
+            Command::Demo(args) => demo::execute(&args),
             Command::Check(args) => check::execute(&args),
             Command::Version(args) => version::execute(&args),
             Command::Completions(args) => completions::execute(&args),
+            Command::Serve(args) => demo::serve::execute(args),
             Command::TryOut => check::machine::try_out(),
         }
     }

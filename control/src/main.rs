@@ -10,6 +10,7 @@ use clap::Parser;
 mod check;
 mod cli;
 mod completions;
+mod demo;
 mod exit;
 mod output;
 mod version;

@@ -1,0 +1,143 @@
+//! The demo's own HTTP client: kept connections for the load, one-off requests for the admin ports.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A caller of one address, on one kept connection.
+pub struct Client {
+    address: SocketAddr,
+    kept: Option<TcpStream>,
+    /// Connections made so far.
+    pub dialled: u64,
+}
+
+/// An answer, whole.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Longest wait for an answer. One that takes longer counts as failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Client {
+    /// Nothing is dialled yet.
+    pub fn new(address: SocketAddr) -> Self {
+        Client { address, kept: None, dialled: 0 }
+    }
+
+    /// Asks for `path`. Never asks twice.
+    pub async fn get(&mut self, path: &str) -> io::Result<Answer> {
+        timeout(PATIENCE, self.exchange(path)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn exchange(&mut self, path: &str) -> io::Result<Answer> {
+        let mut socket = match self.kept.take() {
+            Some(socket) => socket,
+            None => {
+                let socket = TcpStream::connect(self.address).await?;
+                socket.set_nodelay(true)?;
+                self.dialled += 1;
+                socket
+            }
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        socket.write_all(request.as_bytes()).await?;
+        let mut received = Vec::with_capacity(1024);
+        loop {
+            if socket.read_buf(&mut received).await? == 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the connection ended before the answer",
+                ));
+            }
+            if let Some(answer) = parse(&received)? {
+                self.kept = Some(socket);
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// Asks `address` for `path` once, on a connection of its own. A status other than 200 is an error.
+pub async fn fetch(address: SocketAddr, path: &str) -> io::Result<String> {
+    let exchange = async {
+        let mut socket = TcpStream::connect(address).await?;
+        // HTTP/1.0: the answer ends with the connection, whatever its length.
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut received = Vec::new();
+        socket.read_to_end(&mut received).await?;
+        let (status, _, body) = split(&received)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let body = String::from_utf8_lossy(&received[body..]).into_owned();
+        match status {
+            200 => Ok(body),
+            other => Err(io::Error::other(format!("{path} answered {other}: {}", body.trim()))),
+        }
+    };
+    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The answer in `received`, if it is all there.
+fn parse(received: &[u8]) -> io::Result<Option<Answer>> {
+    let Some((status, length, start)) = split(received)? else { return Ok(None) };
+    let length = length.ok_or_else(|| malformed("an answer without Content-Length"))?;
+    match received.get(start..start + length) {
+        Some(body) if received.len() == start + length => Ok(Some(Answer { status, body: body.to_vec() })),
+        Some(_) => Err(malformed("bytes after the answer")),
+        None => Ok(None),
+    }
+}
+
+/// Status, Content-Length and where the body begins, if the head is all there.
+fn split(received: &[u8]) -> io::Result<Option<(u16, Option<usize>, usize)>> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut head = httparse::Response::new(&mut fields);
+    let start = match head.parse(received).map_err(|error| malformed(&error.to_string()))? {
+        httparse::Status::Complete(start) => start,
+        httparse::Status::Partial => return Ok(None),
+    };
+    let length = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+    let length = match length {
+        Some(field) => {
+            let text = str::from_utf8(field.value).ok().and_then(|text| text.trim().parse().ok());
+            Some(text.ok_or_else(|| malformed("a Content-Length that is no number"))?)
+        }
+        None => None,
+    };
+    Ok(Some((head.code.unwrap_or_default(), length, start)))
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_only_when_its_last_byte_is_there() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        for end in 0..bytes.len() {
+            assert!(parse(&bytes[..end]).unwrap().is_none(), "{end}");
+        }
+        let answer = parse(bytes).unwrap().unwrap();
+        assert_eq!((answer.status, &*answer.body), (200, &b"abc"[..]));
+    }
+
+    #[test]
+    fn an_answer_of_unknown_length_or_with_more_behind_it_is_refused() {
+        assert!(parse(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
+        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nabc").is_err());
+        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n").is_err());
+    }
+}

@@ -1,0 +1,112 @@
+//! As much of HTTP/1.1 as the demo's services need: GET, kept connections, bodies with a length.
+
+use std::io::{self, BufRead, Read, Write};
+
+use serde_json::Value;
+
+/// A request without a body.
+pub struct Request {
+    /// Its target.
+    pub path: String,
+    /// Whether the caller wants the connection closed after the answer.
+    pub close: bool,
+}
+
+/// An answer.
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// Reads the next request; none where the caller has closed.
+    pub fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let Some(head) = read_head(reader)? else { return Ok(None) };
+        let path = head.first_line.split(' ').nth(1).ok_or_else(|| malformed("no target"))?.to_owned();
+        Ok(Some(Request { path, close: head.has("connection", "close") }))
+    }
+}
+
+impl Response {
+    /// 200 with a JSON body.
+    pub fn ok(body: &Value) -> Self {
+        Response { status: 200, body: body.to_string().into_bytes() }
+    }
+
+    /// 502: something that this service needs did not answer.
+    pub fn failed(reason: &str) -> Self {
+        let body = serde_json::json!({ "error": reason });
+        Response { status: 502, body: body.to_string().into_bytes() }
+    }
+
+    /// Writes it whole.
+    pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let reason = if self.status == 200 { "OK" } else { "Bad Gateway" };
+        let mut bytes = format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            self.status,
+            self.body.len()
+        )
+        .into_bytes();
+        bytes.extend_from_slice(&self.body);
+        to.write_all(&bytes)
+    }
+
+    /// Reads an answer whole.
+    pub fn read(reader: &mut impl BufRead) -> io::Result<Self> {
+        let head = read_head(reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let status = head.first_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let length = head.get("content-length").and_then(|length| length.parse().ok());
+        let mut body = vec![0; length.ok_or_else(|| malformed("no length"))?];
+        reader.read_exact(&mut body)?;
+        Ok(Response { status: status.ok_or_else(|| malformed("no status"))?, body })
+    }
+}
+
+/// Longest head that is read.
+const MAX_HEAD: u64 = 16 * 1024;
+
+struct Head {
+    first_line: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Head {
+    fn get(&self, name: &str) -> Option<&str> {
+        let field = self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name))?;
+        Some(&field.1)
+    }
+
+    fn has(&self, name: &str, value: &str) -> bool {
+        self.get(name).is_some_and(|found| found.eq_ignore_ascii_case(value))
+    }
+}
+
+fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
+    let mut reader = reader.take(MAX_HEAD);
+    let Some(first_line) = read_line(&mut reader)? else { return Ok(None) };
+    let mut fields = Vec::new();
+    loop {
+        let line = read_line(&mut reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if line.is_empty() {
+            return Ok(Some(Head { first_line, fields }));
+        }
+        let (name, value) = line.split_once(':').ok_or_else(|| malformed("a field without a colon"))?;
+        fields.push((name.to_owned(), value.trim().to_owned()));
+    }
+}
+
+fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let line = line.strip_suffix('\n').ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(Some(line.trim_end_matches('\r').to_owned()))
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

@@ -1,0 +1,154 @@
+//! The demo's services: small plain servers that know each other by name and nothing of any mesh.
+//!
+//! They stand for programs that nobody changed, so nothing here may use Lighter: names are resolved as the system
+//! resolves them, connections are ordinary sockets, a failed call is passed on as a failure. They are in this
+//! binary only so that the demo needs nothing installed.
+
+use std::io::{self, BufReader};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::exit::Exit;
+
+mod caller;
+mod http;
+
+use caller::{Caller, Connections};
+use http::{Request, Response};
+
+/// Arguments of the hidden command that runs one service.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which service
+    #[arg(value_enum)]
+    role: Role,
+    /// The port it listens on
+    #[arg(long)]
+    port: u16,
+    /// The version it says it is
+    #[arg(long, default_value = "v1")]
+    version: String,
+    /// What tells this instance from others
+    #[arg(long, default_value = "a")]
+    instance: String,
+}
+
+/// Which service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    /// Composes a page from the two others.
+    Web,
+    /// Says which books there are.
+    Catalog,
+    /// Says what people think of them.
+    Reviews,
+}
+
+/// Serves until the process is ended.
+pub fn execute(args: Args) -> miette::Result<Exit> {
+    match serve(args) {
+        Ok(never) => match never {},
+        Err(error) => Err(miette::miette!("{error}")),
+    }
+}
+
+fn serve(args: Args) -> io::Result<std::convert::Infallible> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.port))?;
+    println!("{:?} {} {} listens on port {}", args.role, args.version, args.instance, args.port);
+    let service = Arc::new(Service { args, connections: Connections::default() });
+    loop {
+        let (connection, _) = listener.accept()?;
+        let service = service.clone();
+        std::thread::spawn(move || {
+            if let Err(error) = service.converse(connection) {
+                eprintln!("connection ended: {error}");
+            }
+        });
+    }
+}
+
+/// One service process.
+struct Service {
+    args: Args,
+    /// What all its threads did to others.
+    connections: Connections,
+}
+
+impl Service {
+    /// Answers one connection's requests, one after the other, and calls others on kept connections of its own.
+    fn converse(&self, connection: TcpStream) -> io::Result<()> {
+        connection.set_nodelay(true)?;
+        let mut catalog = Caller::new("catalog", 80, &self.connections);
+        let mut reviews = Caller::new("reviews", 80, &self.connections);
+        let mut reader = BufReader::new(connection);
+        while let Some(request) = Request::read(&mut reader)? {
+            let response = match (&*request.path, self.args.role) {
+                ("/healthz", _) => Response::ok(&json!({"healthy": true})),
+                (_, Role::Web) => self.page(&mut catalog, &mut reviews),
+                (_, Role::Catalog) => Response::ok(&self.myself(json!({"books": ["Dubliners", "Kim"]}))),
+                (_, Role::Reviews) => Response::ok(&self.myself(json!({"stars": [4, 5]}))),
+            };
+            response.write(reader.get_mut())?;
+            if request.close {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A page composed from both others, or the failure of either.
+    fn page(&self, catalog: &mut Caller<'_>, reviews: &mut Caller<'_>) -> Response {
+        let answers = catalog.get("/books").and_then(|books| Ok((books, reviews.get("/reviews")?)));
+        match answers {
+            Ok((catalog, reviews)) => Response::ok(&self.myself(json!({
+                "catalog": catalog,
+                "reviews": reviews,
+                "connections": self.connections.to_json(),
+            }))),
+            Err(error) => Response::failed(&error.to_string()),
+        }
+    }
+
+    /// `content`, signed by this instance.
+    fn myself(&self, mut content: Value) -> Value {
+        content["version"] = json!(self.args.version);
+        content["instance"] = json!(self.args.instance);
+        content
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    fn start(role: Role) -> std::net::SocketAddr {
+        let args = Args { role, port: 0, version: "v2".into(), instance: "b".into() };
+        let service = Arc::new(Service { args, connections: Connections::default() });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let _ = service.converse(connection.unwrap());
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_service_says_its_version_and_instance_on_a_kept_connection() {
+        let mut connection = TcpStream::connect(start(Role::Reviews)).unwrap();
+        connection
+            .write_all(
+                b"GET /reviews HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n",
+            )
+            .unwrap();
+        let mut answers = String::new();
+        connection.read_to_string(&mut answers).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{answers}");
+        assert!(answers.contains(r#""version":"v2""#) && answers.contains(r#""instance":"b""#), "{answers}");
+        assert!(answers.ends_with(r#"{"healthy":true}"#), "{answers}");
+    }
+}
