@@ -21,6 +21,10 @@ pub struct Ports {
     pub tcp: u16,
 }
 
+/// Writes what a proxy needs into a folder: its ports, its processes, its version; or why it cannot take part.
+type Start = fn(Ports, &Path) -> Started;
+type Started = Result<(Ports, Vec<Command>, String), String>;
+
 /// The upstreams that every proxy leads to.
 pub struct Upstreams {
     pub ports: Ports,
@@ -122,7 +126,6 @@ impl Drop for Proxy {
 /// failure, not a reason.
 pub fn start_all(upstreams: &Upstreams, options: &Options) -> (Vec<Proxy>, Vec<String>) {
     let (mut running, mut missing) = (Vec::new(), Vec::new());
-    type Start = fn(Ports, &Path) -> Result<(Ports, Vec<Command>, String), String>;
     let all: [(&'static str, Start); 6] = [
         ("direct", direct),
         ("lighter", lighter),
@@ -142,11 +145,7 @@ pub fn start_all(upstreams: &Upstreams, options: &Options) -> (Vec<Proxy>, Vec<S
     (running, missing)
 }
 
-fn launch(
-    name: &'static str,
-    start: fn(Ports, &Path) -> Result<(Ports, Vec<Command>, String), String>,
-    upstream: Ports,
-) -> Result<Proxy, String> {
+fn launch(name: &'static str, start: Start, upstream: Ports) -> Result<Proxy, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let (ports, commands, version) = start(upstream, folder.path())?;
     let mut children = Vec::new();
@@ -158,8 +157,6 @@ fn launch(
     }
     Ok(Proxy { name, version, ports, children, folder })
 }
-
-type Started = Result<(Ports, Vec<Command>, String), String>;
 
 fn direct(upstream: Ports, _folder: &Path) -> Started {
     Ok((upstream, Vec::new(), String::new()))

@@ -1,0 +1,157 @@
+//! Processes that a test starts, and ends by their own number.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+
+use super::{PATIENCE, wait_until};
+
+/// A process of ours. It ends when this is dropped.
+pub struct Program {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    gentle: bool,
+}
+
+impl Program {
+    /// Starts `command`; all it says goes to a file in `folder`.
+    pub fn start(mut command: Command, folder: &Path) -> Self {
+        let name = command.get_program().to_string_lossy().rsplit('/').next().unwrap_or("program").to_owned();
+        let log = folder.join(format!("{name}-{}.log", free_port()));
+        let file = std::fs::File::create(&log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        // SAFETY: the closure makes one system call, which is safe after fork. A test that is killed leaves nothing behind.
+        unsafe {
+            command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?));
+        }
+        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Program { name, child, log, gentle: false }
+    }
+
+    /// Ends it with SIGTERM when dropped, and waits: for a program that has children of its own.
+    #[must_use]
+    pub fn gentle(mut self) -> Self {
+        self.gentle = true;
+        self
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it said so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut ended = None;
+        wait_until(&format!("{} ends", self.name), || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap()
+    }
+
+    /// Whether it has ended already.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until `ready`; fails with what the program said if it ends first.
+    pub fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !ready() {
+            assert!(!self.has_ended(), "{} ended before {what}:\n{}", self.name, self.said());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{}: waited in vain until {what}:\n{}",
+                self.name,
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident(&self) -> u64 {
+        resident(self.pid())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.gentle {
+            self.signal(Signal::TERM);
+            let start = Instant::now();
+            while !self.has_ended() && start.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} said:\n{}", self.name, self.said());
+        }
+    }
+}
+
+/// Resident memory of a process in KiB.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).expect("a living process has memory")
+}
+
+/// Where a program of this name is, or the reason why a test cannot run.
+pub fn find(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin", "/usr/lib/git-core"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| format!("{name} is not installed"))
+}
+
+/// A port that nobody listens on, below those that the system gives to callers, so that no call can take it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let start = (std::process::id() as u16).wrapping_mul(131);
+        let port = 10_000 + start.wrapping_add(step) % 22_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A free address on loopback.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
+/// Whether someone listens there.
+pub fn listens(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+}
+
+/// As many descriptors as the system lets us have; children inherit them.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
