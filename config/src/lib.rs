@@ -1,6 +1,13 @@
 //! What can be said to Lighter: resources, their validation, and the snapshots a sidecar runs by. No sockets, no
 //! async.
 
+mod build;
+mod document;
+pub mod error;
+pub mod load;
 pub mod name;
+pub mod resource;
+pub mod schema;
 pub mod sidecar;
 pub mod snapshot;
+mod suggest;

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// The namespace of a resource that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
 /// A Service's name within its namespace. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::snapshot::Protocol;
 
+pub(crate) mod file;
+mod read;
+
 /// What one sidecar process does. Every field has a default; ports as in the README's table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SidecarConfig {

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
 
 mod query;
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// What happens to destinations in no Service, where no narrower policy speaks.
     pub outbound_policy: OutboundPolicy,
+    /// What is allowed, but probably not meant.
+    pub warnings: Vec<ConfigError>,
 }
 
 /// What happens to a destination that is in no Service.
@@ -60,8 +63,9 @@ pub struct VirtualIps {
 /// network routes. `(first address, prefix length)`.
 pub const VIRTUAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
 
-/// The reserved range of IPv6 virtual addresses (a unique local prefix, RFC 4193). `(first address, prefix length)`.
-pub const VIRTUAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x11, 0x6874, 0xe5, 0, 0, 0, 0), 64);
+/// The reserved range of IPv6 virtual addresses: the lower half of a unique local prefix (RFC 4193), whose upper half
+/// has the addresses of workloads. `(first address, prefix length)`.
+pub const VIRTUAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x11, 0x6874, 0xe5, 0, 0, 0, 0), 65);
 
 /// One port of a Service and all that callers of it do.
 #[derive(Clone, Debug, PartialEq)]
@@ -168,7 +172,7 @@ impl Default for TrafficPolicy {
 /// Whether `address` lies in a reserved range of virtual addresses.
 pub fn is_virtual(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => v4.octets()[..2] == VIRTUAL_V4.0.octets()[..2],
-        IpAddr::V6(v6) => v6.segments()[..4] == VIRTUAL_V6.0.segments()[..4],
+        IpAddr::V4(v4) => (u32::from(v4) ^ u32::from(VIRTUAL_V4.0)) >> (32 - VIRTUAL_V4.1) == 0,
+        IpAddr::V6(v6) => (u128::from(v6) ^ u128::from(VIRTUAL_V6.0)) >> (128 - VIRTUAL_V6.1) == 0,
     }
 }

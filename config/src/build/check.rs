@@ -1,0 +1,155 @@
+//! Checks of single values: names, paths, headers, expressions.
+
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::document::At;
+use crate::error::ConfigError;
+
+/// Largest compiled regular expression, in bytes. Together with the engine's linear time, this bounds what a route can
+/// cost.
+const REGEX_BYTES: usize = 256 << 10;
+/// Largest weight, as in the Gateway API.
+pub(crate) const MAX_WEIGHT: u32 = 1_000_000;
+
+/// A DNS label (RFC 1123): what Services and namespaces are called.
+pub(crate) fn dns_label(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
+    if is_label(name) {
+        return Ok(());
+    }
+    Err(at
+        .error(format!("`{name}` is not a DNS label"))
+        .hint("1 to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends"))
+}
+
+/// DNS labels with dots between: what other resources, and hosts, are called.
+pub(crate) fn dns_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
+    if name.len() <= 253 && name.split('.').all(is_label) {
+        return Ok(());
+    }
+    Err(at
+        .error(format!("`{name}` is not a DNS name"))
+        .hint("labels of lower-case letters, digits and hyphens, with dots between; at most 253 characters"))
+}
+
+fn is_label(name: &str) -> bool {
+    let is_inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let bytes = name.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| is_inner(*byte))
+        && bytes.first() != Some(&b'-')
+        && bytes.last() != Some(&b'-')
+}
+
+/// `2026-11-26T12:00:00Z`, which can be compared as text.
+pub(crate) fn timestamp(at: &At<'_>, text: &str) -> Result<(), ConfigError> {
+    let form = b"0000-00-00T00:00:00Z";
+    let fits = |(found, wanted): (&u8, &u8)| match wanted {
+        b'0' => found.is_ascii_digit(),
+        other => found == other,
+    };
+    if text.len() == form.len() && text.as_bytes().iter().zip(form).all(fits) {
+        return Ok(());
+    }
+    Err(at.error(format!("`{text}` is not a time")).hint("expected for example `2026-11-26T12:00:00Z`"))
+}
+
+/// A port that can be connected to.
+pub(crate) fn port(at: &At<'_>, port: u16) -> Result<u16, ConfigError> {
+    match port {
+        0 => Err(at.error("0 is not a port").hint("ports are from 1 to 65535")),
+        port => Ok(port),
+    }
+}
+
+/// A share among siblings.
+pub(crate) fn weight(at: &At<'_>, weight: u32) -> Result<u32, ConfigError> {
+    if weight <= MAX_WEIGHT {
+        return Ok(weight);
+    }
+    Err(at
+        .error(format!("the weight {weight} is too large"))
+        .hint(format!("weights are from 0 to {MAX_WEIGHT}")))
+}
+
+/// A path without query, as the Gateway API restricts it.
+pub(crate) fn path(at: &At<'_>, path: &str) -> Result<(), ConfigError> {
+    let reason = if !path.starts_with('/') {
+        "a path starts with `/`"
+    } else if path.contains(['?', '#']) {
+        "a path has neither query nor fragment"
+    } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "a path is printable ASCII without spaces; write other characters as `%XX`"
+    } else if path.contains("//") {
+        "a path has no empty segment (`//`)"
+    } else if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        "a path has no `.` or `..` segment"
+    } else {
+        return Ok(());
+    };
+    Err(at.error(format!("`{}` is not a path", path.escape_debug())).hint(reason))
+}
+
+/// A header's name (RFC 9110 §5.1).
+pub(crate) fn header_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
+    if !name.is_empty() && name.bytes().all(is_token_byte) {
+        return Ok(());
+    }
+    Err(at
+        .error(format!("`{}` is not a header name", name.escape_debug()))
+        .hint("letters, digits and any of !#$%&'*+-.^_`|~"))
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A header's name that a filter may change.
+pub(crate) fn changeable_header(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
+    header_name(at, name)?;
+    let lower = name.to_ascii_lowercase();
+    let reason = match lower.as_str() {
+        "host" => "use a URLRewrite filter with `hostname`",
+        // RFC 9110 §7.6.1, and what says where a message ends.
+        "connection" | "proxy-connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding"
+        | "upgrade" => "it is about one connection, not about the message",
+        "content-length" => "it says where the message ends",
+        ours if ours.starts_with("x-lighter-") => "headers that start with `x-lighter-` are Lighter's own",
+        _ => return Ok(()),
+    };
+    Err(at.error(format!("the header `{name}` cannot be changed")).hint(reason))
+}
+
+/// A header's value (RFC 9110 §5.5).
+pub(crate) fn header_value(at: &At<'_>, value: &str) -> Result<(), ConfigError> {
+    let reason = if value.is_empty() {
+        "to take a header away, name it under `remove`"
+    } else if value.contains(['\r', '\n']) {
+        "a line end in a value would start another header"
+    } else if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+        "a value has no control characters"
+    } else if value.trim_matches([' ', '\t']) != value {
+        "a value has no white space at its ends"
+    } else {
+        return Ok(());
+    };
+    Err(at.error(format!("`{}` is not a header value", value.escape_debug())).hint(reason))
+}
+
+/// A regular expression, anchored at both ends.
+pub(crate) fn regex(at: &At<'_>, expression: &str) -> Result<Regex, ConfigError> {
+    // Alone first: `a)(b` is no expression, though it is one between parentheses.
+    let build = |expression: &str| {
+        RegexBuilder::new(expression).size_limit(REGEX_BYTES).dfa_size_limit(REGEX_BYTES).build()
+    };
+    build(expression).and_then(|_| build(&format!("^(?:{expression})$"))).map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => {
+            at.error("the regular expression is too large").hint("repeat less, or match less")
+        }
+        error => {
+            // The last line of the parser's text is the reason; those before draw the place.
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_string();
+            at.error(format!("not a regular expression: {reason}"))
+        }
+    })
+}

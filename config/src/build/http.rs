@@ -1,0 +1,211 @@
+//! HTTPRoutes.
+
+use std::sync::Arc;
+
+use super::order::{Age, Ranked};
+use super::reference::{self, Carries};
+use super::{Drafts, PortDraft, Report, check, filter};
+use crate::document::At;
+use crate::error::ConfigError;
+use crate::load::Loaded;
+use crate::name::ServicePort;
+use crate::resource::route::{
+    HttpPathMatch, HttpPathMatchType, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ValueMatch as ValueSpec,
+    ValueMatchType,
+};
+use crate::snapshot::Action;
+use crate::snapshot::route::{Matcher, PathMatch, Route, ValueMatch};
+
+/// Most matches of one route.
+const MAX_MATCHES: usize = 1024;
+
+/// Attaches every HTTPRoute to the ports of its parents.
+pub(super) fn attach<'r>(routes: &'r [Loaded<HttpRouteSpec>], drafts: &mut Drafts<'r>, report: &mut Report) {
+    for route in routes {
+        attach_one(route, drafts, report);
+    }
+}
+
+fn attach_one<'r>(route: &'r Loaded<HttpRouteSpec>, drafts: &mut Drafts<'r>, report: &mut Report) {
+    let (spec, at) = (&route.resource.spec, route.spec());
+    let at_parents = at.field("parentRefs");
+    let ports =
+        reference::parents(&spec.parent_refs, &at_parents, route.namespace(), Carries::Http, drafts, report);
+    let created = route.resource.metadata.creation_timestamp.as_deref();
+    let age = Age::new(created, route.namespace(), route.name());
+    if spec.rules.iter().map(|rule| rule.matches.len().max(1)).sum::<usize>() > MAX_MATCHES {
+        report.error(
+            at.field("rules").error(format!("more than {MAX_MATCHES} matches")).hint("use several routes"),
+        );
+        return;
+    }
+    let labels = labels(route.namespace(), route.name(), &at.field("rules"), report, &|index| {
+        spec.rules.get(index).map(|rule| rule.name.as_deref())
+    });
+    let mut made: Vec<(Route, usize, usize)> = Vec::new();
+    for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
+        let at = at.field("rules").index(index);
+        let routes = of_rule(rule, label, &at, route.namespace(), drafts, report);
+        made.extend(routes.into_iter().enumerate().map(|(alternative, route)| (route, index, alternative)));
+    }
+    for port in ports_mut(drafts, &ports) {
+        port.http_route.get_or_insert_with(|| at_parents.clone());
+        let ranked = |(route, rule, alternative): &(Route, usize, usize)| {
+            Ranked::http(route.clone(), &age, *rule, *alternative)
+        };
+        port.routes.extend(made.iter().map(ranked));
+    }
+}
+
+/// `namespace/name/rule` of each rule: what metrics call it.
+pub(super) fn labels<'a>(
+    namespace: &str,
+    name: &str,
+    at: &At<'_>,
+    report: &mut Report,
+    rule: &dyn Fn(usize) -> Option<Option<&'a str>>,
+) -> Vec<Arc<str>> {
+    let mut labels: Vec<Arc<str>> = Vec::new();
+    while let Some(rule_name) = rule(labels.len()) {
+        let index = labels.len();
+        if let Some(rule_name) = rule_name {
+            report.ok(check::dns_name(&at.index(index).field("name"), rule_name));
+        }
+        let own = rule_name.map_or_else(|| index.to_string(), str::to_string);
+        let label: Arc<str> = format!("{namespace}/{name}/{own}").into();
+        if labels.contains(&label) {
+            report
+                .error(at.index(index).field("name").error(format!("a rule named `{own}` is there already")));
+        }
+        labels.push(label);
+    }
+    if labels.is_empty() {
+        report.error(at.error("a route has at least one rule"));
+    }
+    labels
+}
+
+/// The ports that `keys` name.
+pub(super) fn ports_mut<'d, 'r>(
+    drafts: &'d mut Drafts<'r>,
+    keys: &'d [ServicePort],
+) -> impl Iterator<Item = &'d mut PortDraft<'r>> {
+    drafts.values_mut().flat_map(|draft| draft.ports.iter_mut()).filter(|port| keys.contains(&port.key))
+}
+
+fn of_rule(
+    rule: &HttpRouteRule,
+    label: &Arc<str>,
+    at: &At<'_>,
+    namespace: &str,
+    drafts: &Drafts<'_>,
+    report: &mut Report,
+) -> Vec<Route> {
+    let actions = filter::http(&rule.filters, &at.field("filters"), report);
+    let backends =
+        reference::backends(&rule.backend_refs, &at.field("backendRefs"), namespace, drafts, report);
+    let redirects = actions.iter().any(|action| matches!(action, Action::Redirect(_)));
+    if redirects && !rule.backend_refs.is_empty() {
+        report.error(at.field("backendRefs").error("a rule that redirects has no backends"));
+    }
+    if !redirects && rule.backend_refs.is_empty() {
+        let warning = at.error("the rule has no backends: what it matches is answered with 500");
+        report.warnings.push(warning.hint("to keep the traffic of the Service itself, name it as a backend"));
+    }
+    let request_timeout = rule.timeouts.as_ref().and_then(|timeouts| timeouts.request);
+    let replaces_prefix = filter::replaces_prefix(&actions);
+    let any = [HttpRouteMatch::default()];
+    let alternatives = if rule.matches.is_empty() { &any } else { rule.matches.as_slice() };
+    let mut routes = Vec::new();
+    for (index, alternative) in alternatives.iter().enumerate() {
+        let at = at.field("matches").index(index);
+        let Some(matcher) = matcher(alternative, &at, report) else { continue };
+        if replaces_prefix && !matches!(matcher.path, PathMatch::Prefix(_)) {
+            let error = at.field("path").error("the rule replaces a prefix, but this match has none");
+            report.error(error.hint("use a match of type `PathPrefix`, or `ReplaceFullPath`"));
+        }
+        routes.push(Route {
+            index: 0,
+            name: label.clone(),
+            actions: filter::for_match(&actions, &matcher.path),
+            matcher,
+            backends: backends.clone(),
+            request_timeout: request_timeout.map(|limit| (!limit.0.is_zero()).then_some(limit.0)),
+        });
+    }
+    routes
+}
+
+fn matcher(spec: &HttpRouteMatch, at: &At<'_>, report: &mut Report) -> Option<Matcher> {
+    let at_path = at.field("path");
+    let path = spec.path.as_ref().map_or(Ok(PathMatch::default()), |path| path_match(path, &at_path));
+    // Every part is looked at, so that all that is wrong is said at once.
+    let path = report.ok(path);
+    let headers = headers(&spec.headers, &at.field("headers"), report);
+    let query = query(&spec.query_params, &at.field("queryParams"), report);
+    let method = spec.method.map(|method| method.as_str().into());
+    Some(Matcher { path: path?, method, headers: headers?, query: query? })
+}
+
+fn path_match(path: &HttpPathMatch, at: &At<'_>) -> Result<PathMatch, ConfigError> {
+    let (value, at_value) = (path.value.as_deref().unwrap_or("/"), at.field("value"));
+    match path.kind {
+        HttpPathMatchType::Exact => {
+            check::path(&at_value, value)?;
+            Ok(PathMatch::Exact(value.into()))
+        }
+        HttpPathMatchType::PathPrefix => {
+            check::path(&at_value, value)?;
+            Ok(PathMatch::prefix(value))
+        }
+        HttpPathMatchType::RegularExpression => Ok(PathMatch::Regex(check::regex(&at_value, value)?)),
+    }
+}
+
+/// The header matches of a match; names become lower-case.
+pub(super) fn headers(
+    specs: &[ValueSpec],
+    at: &At<'_>,
+    report: &mut Report,
+) -> Option<Vec<(Arc<str>, ValueMatch)>> {
+    let mut matches: Vec<(Arc<str>, ValueMatch)> = Vec::new();
+    for (index, spec) in specs.iter().enumerate() {
+        let at = at.index(index);
+        let name: Arc<str> = spec.name.to_ascii_lowercase().into();
+        report.ok(check::header_name(&at.field("name"), &spec.name))?;
+        if matches.iter().any(|(other, _)| *other == name) {
+            let error = at.field("name").error(format!("the header `{}` is matched already", spec.name));
+            report.error(error.hint("use one regular expression"));
+        }
+        if spec.kind == ValueMatchType::Exact {
+            report.ok(check::header_value(&at.field("value"), &spec.value))?;
+        }
+        matches.push((name, report.ok(value(spec, &at))?));
+    }
+    Some(matches)
+}
+
+fn query(specs: &[ValueSpec], at: &At<'_>, report: &mut Report) -> Option<Vec<(Arc<str>, ValueMatch)>> {
+    let mut matches: Vec<(Arc<str>, ValueMatch)> = Vec::new();
+    for (index, spec) in specs.iter().enumerate() {
+        let at = at.index(index);
+        if spec.name.is_empty() {
+            report.error(at.field("name").error("the name of a query parameter is empty"));
+        }
+        if matches.iter().any(|(other, _)| **other == *spec.name) {
+            let error = at.field("name").error(format!("the parameter `{}` is matched already", spec.name));
+            report.error(error.hint("use one regular expression"));
+        }
+        matches.push((spec.name.as_str().into(), report.ok(value(spec, &at))?));
+    }
+    Some(matches)
+}
+
+fn value(spec: &ValueSpec, at: &At<'_>) -> Result<ValueMatch, ConfigError> {
+    Ok(match spec.kind {
+        ValueMatchType::Exact => ValueMatch::Exact(spec.value.as_str().into()),
+        ValueMatchType::RegularExpression => {
+            ValueMatch::Regex(check::regex(&at.field("value"), &spec.value)?)
+        }
+    })
+}

@@ -1,0 +1,144 @@
+//! Services, without the routes and policies that are attached later.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Draft, Drafts, PortDraft, Report, check};
+use crate::document::At;
+use crate::error::ConfigError;
+use crate::load::Loaded;
+use crate::name::{ServiceName, ServicePort};
+use crate::resource::service::{Endpoint, ServicePort as PortSpec, ServiceSpec};
+use crate::snapshot::{EndpointSpec, TrafficPolicy, is_virtual};
+
+/// Every Service. Of two with one name, which is an error already, the first.
+pub(super) fn drafts<'r>(services: &'r [Loaded<ServiceSpec>], report: &mut Report) -> Drafts<'r> {
+    let mut drafts = Drafts::new();
+    for service in services {
+        let draft = draft(service, report);
+        drafts.entry(ServiceName::new(service.namespace(), service.name())).or_insert(draft);
+    }
+    drafts
+}
+
+fn draft<'r>(service: &'r Loaded<ServiceSpec>, report: &mut Report) -> Draft<'r> {
+    let (spec, at) = (&service.resource.spec, service.spec());
+    let name = ServiceName::new(service.namespace(), service.name());
+    let at_ports = at.field("ports");
+    if spec.ports.is_empty() {
+        report.error(at_ports.error("a Service has at least one port"));
+    }
+    let mut ports: Vec<PortDraft<'r>> = Vec::new();
+    for (index, port) in spec.ports.iter().enumerate() {
+        let at = at_ports.index(index);
+        check_port(port, &at, spec.ports.len(), report);
+        if ports.iter().any(|other| other.key.port == port.port) {
+            report.error(at.field("port").error(format!("port {} is there already", port.port)));
+        }
+        if port.name.is_some() && ports.iter().any(|other| other.name.as_deref() == port.name.as_deref()) {
+            let name = port.name.as_deref().unwrap_or_default();
+            report.error(at.field("name").error(format!("a port named `{name}` is there already")));
+        }
+        ports.push(PortDraft {
+            key: ServicePort { service: name.clone(), port: port.port },
+            name: port.name.as_deref().map(Into::into),
+            protocol: port.app_protocol.map(|hint| hint.0).unwrap_or_default(),
+            target_port: port.target_port.unwrap_or(port.port),
+            endpoints: Vec::new(),
+            policy: TrafficPolicy::default(),
+            routes: Vec::new(),
+            http_route: None,
+            grpc_route: None,
+            tcp: None,
+        });
+    }
+    add_endpoints(&spec.endpoints, &at.field("endpoints"), &mut ports, report);
+    Draft { at: service.at().field("metadata").field("name"), ports }
+}
+
+fn check_port(port: &PortSpec, at: &At<'_>, siblings: usize, report: &mut Report) {
+    report.ok(check::port(&at.field("port"), port.port));
+    if let Some(target) = port.target_port {
+        report.ok(check::port(&at.field("targetPort"), target));
+    }
+    match &port.name {
+        Some(name) => {
+            report.ok(check::dns_label(&at.field("name"), name));
+        }
+        None if siblings > 1 => {
+            report.error(
+                at.error("missing field `name`").hint("where there are several ports, each has a name"),
+            );
+        }
+        None => {}
+    }
+}
+
+fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft<'_>], report: &mut Report) {
+    let mut seen: BTreeMap<(u16, SocketAddr), At<'_>> = BTreeMap::new();
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let at = at.index(index);
+        let known: Vec<&str> = ports.iter().filter_map(|port| port.name.as_deref()).collect();
+        check_ports(endpoint, &at, &known, ports.len(), report);
+        let weight = endpoint.weight.unwrap_or(1);
+        if weight == 0 {
+            let error = at.field("weight").error("an endpoint's weight is at least 1");
+            report.error(error.hint("to send an endpoint nothing, leave it out"));
+        }
+        report.ok(check::weight(&at.field("weight"), weight));
+        let Some(ip) = report.ok(address(&at.field("address"), &endpoint.address)) else { continue };
+        for port in ports.iter_mut() {
+            let by_name = || endpoint.ports.as_ref()?.get(port.name.as_deref()?).copied();
+            let number = endpoint.port.or_else(by_name).unwrap_or(port.target_port);
+            let address = SocketAddr::new(ip, number);
+            if let Some(first) = seen.get(&(port.key.port, address)) {
+                let error = at.error(format!("the endpoint {address} is there already"));
+                report.error(error.hint(format!("the first is at {}", first.place())));
+                continue;
+            }
+            seen.insert((port.key.port, address), at.clone());
+            port.endpoints.push(EndpointSpec { address, weight });
+        }
+    }
+}
+
+fn check_ports(endpoint: &Endpoint, at: &At<'_>, known: &[&str], siblings: usize, report: &mut Report) {
+    if let Some(port) = endpoint.port {
+        report.ok(check::port(&at.field("port"), port));
+        if siblings > 1 {
+            let error = at.field("port").error("which of the Service's ports is meant is not clear");
+            report.error(error.hint("name the ports: `ports: {name: number}`"));
+        }
+        if endpoint.ports.is_some() {
+            report.error(at.field("ports").error("there is `port` already").hint("write one of the two"));
+        }
+    }
+    for (name, number) in endpoint.ports.iter().flatten() {
+        let at = at.field("ports").field(name);
+        report.ok(check::port(&at, *number));
+        if !known.contains(&name.as_str()) {
+            let error = at.error(format!("the Service has no port named `{name}`"));
+            report.error(match known {
+                [] => error.hint("the Service's port has no name; write `port: NUMBER`"),
+                known => error.hint(format!("its ports are: {}", known.join(", "))),
+            });
+        }
+    }
+}
+
+fn address(at: &At<'_>, text: &str) -> Result<IpAddr, ConfigError> {
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        let error = at.error(format!("`{}` is not an IP address", text.escape_debug()));
+        return Err(error.hint("host names are not resolved; write the port apart, under `port`"));
+    };
+    let reason = if ip.is_unspecified() {
+        "it stands for every address of a host"
+    } else if ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast()) {
+        "it stands for many hosts"
+    } else if is_virtual(ip) {
+        "it lies in the range of Lighter's own virtual addresses"
+    } else {
+        return Ok(ip);
+    };
+    Err(at.error(format!("{ip} cannot be an endpoint")).hint(reason))
+}

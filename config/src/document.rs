@@ -1,0 +1,372 @@
+//! YAML documents that remember where each of their fields stands.
+//!
+//! A document is parsed once, into a plain value and a table of places. Typed resources are read from the value, and
+//! whatever is found wrong later, by type or by meaning, is looked up in the table by its field path.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_saphyr::{Location, Spanned};
+
+use crate::error::ConfigError;
+use crate::suggest::closest;
+
+/// Largest file, in bytes.
+pub(crate) const MAX_FILE_BYTES: usize = 4 << 20;
+/// Most documents in one file.
+pub(crate) const MAX_DOCUMENTS: usize = 16 << 10;
+/// Deepest nesting of lists and mappings.
+const MAX_DEPTH: usize = 32;
+/// Most nodes in one document, aliases replaced by what they stand for.
+const MAX_NODES: usize = 250_000;
+
+/// One document of a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Document {
+    /// What it says.
+    pub(crate) value: Value,
+    /// `kind namespace/name` once known, for errors.
+    pub(crate) resource: Option<String>,
+    file: Arc<str>,
+    places: HashMap<String, Place>,
+}
+
+/// A field of a document, by path.
+#[derive(Clone, Debug)]
+pub(crate) struct At<'d> {
+    document: &'d Document,
+    path: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    key: Option<Location>,
+    value: Location,
+    scalar: bool,
+}
+
+impl Document {
+    /// The documents of `text`, as far as its syntax is sound; empty documents are left out.
+    pub(crate) fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<ConfigError>) {
+        let (mut documents, mut errors) = (Vec::new(), Vec::new());
+        if text.len() > MAX_FILE_BYTES {
+            let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
+            return (
+                documents,
+                vec![ConfigError::of_file(file, message).hint("split it into several files")],
+            );
+        }
+        let file: Arc<str> = file.into();
+        let mut bytes = text.as_bytes();
+        for tree in serde_saphyr::read_with_options::<_, Spanned<Tree>>(&mut bytes, options()) {
+            if documents.len() == MAX_DOCUMENTS {
+                let message = format!("more than {MAX_DOCUMENTS} documents");
+                errors.push(ConfigError::of_file(&file, message).hint("split the file into several"));
+                break;
+            }
+            match tree {
+                Ok(tree) => {
+                    let mut places = HashMap::new();
+                    let value = flatten(tree, None, String::new(), &mut places);
+                    documents.push(Document { value, resource: None, file: file.clone(), places });
+                }
+                Err(error) => errors.push(syntax_error(&file, &error)),
+            }
+        }
+        (documents, errors)
+    }
+
+    /// The file as it was named.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The whole document.
+    pub(crate) fn root(&self) -> At<'_> {
+        At { document: self, path: String::new() }
+    }
+
+    /// Reads a typed value.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        serde_path_to_error::deserialize(&self.value).map_err(|error| {
+            let path = match error.path().to_string() {
+                root if root == "." => String::new(),
+                path => path,
+            };
+            self.type_error(path, &error.inner().to_string())
+        })
+    }
+
+    /// What serde says, as a sentence for people, with its place.
+    fn type_error(&self, path: String, said: &str) -> ConfigError {
+        let at = At { document: self, path };
+        if let Some((word, known)) = unknown(said, "unknown field `") {
+            let mut error = at.error(format!("unknown field `{word}`"));
+            if let Some(key) = self.places.get(&at.path).and_then(|place| place.key) {
+                (error.line, error.column) = line_and_column(key);
+            }
+            return error.hint(unsupported(word).unwrap_or_else(|| suggestion(word, &known, "fields")));
+        }
+        if let Some((word, known)) = unknown(said, "unknown variant `") {
+            // The path of an enum ends with the variant that was asked for.
+            let path = at.path.strip_suffix(&format!(".{word}")).unwrap_or(&at.path).to_string();
+            let error = At { document: self, path }.error(format!("unknown value `{word}`"));
+            return error.hint(unsupported(word).unwrap_or_else(|| suggestion(word, &known, "values")));
+        }
+        let error = at.error(in_words(said));
+        if said.starts_with("invalid type: ") && said.ends_with("expected a string") {
+            return error.hint("put the value in quotes");
+        }
+        if said.starts_with("invalid type: null") {
+            return error.hint("leave the field out, or give it a value");
+        }
+        error
+    }
+}
+
+impl<'d> At<'d> {
+    /// A field of this mapping.
+    pub(crate) fn field(&self, name: &str) -> At<'d> {
+        let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
+        At { document: self.document, path }
+    }
+
+    /// An item of this list.
+    pub(crate) fn index(&self, index: usize) -> At<'d> {
+        At { document: self.document, path: format!("{}[{index}]", self.path) }
+    }
+
+    /// An error here.
+    pub(crate) fn error(&self, message: impl Into<String>) -> ConfigError {
+        let (line, column) = line_and_column(self.location());
+        ConfigError {
+            file: self.document.file.clone(),
+            line,
+            column,
+            resource: self.document.resource.clone(),
+            path: self.path.clone(),
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// `file:line`, for errors that name a second place.
+    pub(crate) fn place(&self) -> String {
+        format!("{}:{}", self.document.file, line_and_column(self.location()).0)
+    }
+
+    /// Where a scalar stands, or the key of a list or mapping. Of what is absent: where its parent stands.
+    fn location(&self) -> Location {
+        let mut path = self.path.as_str();
+        loop {
+            if let Some(place) = self.document.places.get(path) {
+                return place.key.filter(|_| !place.scalar).unwrap_or(place.value);
+            }
+            match path.rfind(['.', '[']) {
+                Some(end) => path = &path[..end],
+                None if path.is_empty() => return Location::UNKNOWN,
+                None => path = "",
+            }
+        }
+    }
+}
+
+/// Limits on what a file can make the parser do.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_reader_input_bytes: Some(MAX_FILE_BYTES),
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+            max_nodes: MAX_NODES,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_NODES,
+            max_replay_stack_depth: MAX_DEPTH,
+        },
+        emit_comments: false,
+        reject_unsupported_tags: true,
+        strict_booleans: true,
+        with_snippet: false,
+    }
+}
+
+fn syntax_error(file: &str, error: &serde_saphyr::Error) -> ConfigError {
+    let said = error.without_snippet().to_string();
+    // The place is a field of its own, and the parser's options are not the user's business.
+    let end =
+        [" at line ", ", set DuplicateKeyPolicy", " by the configured policy"].map(|part| said.find(part));
+    let message = &said[..end.into_iter().flatten().min().unwrap_or(said.len())];
+    let mut found = ConfigError::of_file(file, message.trim_end_matches([',', ':', ' ']));
+    if let Some(location) = error.location() {
+        (found.line, found.column) = line_and_column(location);
+    }
+    found
+}
+
+fn line_and_column(location: Location) -> (u32, u32) {
+    let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    (narrow(location.line()), narrow(location.column()))
+}
+
+/// A document with the place of everything in it.
+enum Tree {
+    Scalar(Value),
+    Items(Vec<Spanned<Tree>>),
+    Fields(Vec<(Spanned<String>, Spanned<Tree>)>),
+}
+
+fn flatten(
+    tree: Spanned<Tree>,
+    key: Option<Location>,
+    path: String,
+    places: &mut HashMap<String, Place>,
+) -> Value {
+    let scalar = matches!(tree.value, Tree::Scalar(_));
+    let value = match tree.value {
+        Tree::Scalar(value) => value,
+        Tree::Items(items) => items
+            .into_iter()
+            .enumerate()
+            .map(|(index, item)| flatten(item, None, format!("{path}[{index}]"), places))
+            .collect(),
+        Tree::Fields(fields) => fields
+            .into_iter()
+            .map(|(name, value)| {
+                let path =
+                    if path.is_empty() { name.value.clone() } else { format!("{path}.{}", name.value) };
+                let value = flatten(value, Some(name.referenced), path, places);
+                (name.value, value)
+            })
+            .collect(),
+    };
+    places.insert(path, Place { key, value: tree.referenced, scalar });
+    value
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Tree, E> {
+        Ok(Tree::Scalar(Value::Null))
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Tree, E> {
+        self.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+        Tree::deserialize(deserializer)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tree, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Tree::Items(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Tree::Fields(fields))
+    }
+}
+
+/// The word that serde does not know, and those it does.
+fn unknown<'s>(said: &'s str, start: &str) -> Option<(&'s str, Vec<&'s str>)> {
+    let (word, rest) = said.strip_prefix(start)?.split_once('`')?;
+    Some((word, rest.split('`').skip(1).step_by(2).collect()))
+}
+
+fn suggestion(word: &str, known: &[&str], what: &str) -> String {
+    match closest(word, known.iter().copied()) {
+        Some(close) => format!("did you mean `{close}`?"),
+        None if known.is_empty() => "nothing is allowed here".to_string(),
+        None => format!("{what} here: {}", known.join(", ")),
+    }
+}
+
+/// What the Gateway API has and Lighter does not.
+fn unsupported(word: &str) -> Option<String> {
+    const THINGS: [&str; 12] = [
+        "RequestMirror",
+        "requestMirror",
+        "CORS",
+        "cors",
+        "ExternalAuth",
+        "externalAuth",
+        "ExtensionRef",
+        "extensionRef",
+        "backendRequest",
+        "sessionPersistence",
+        "retry",
+        "useDefaultGateways",
+    ];
+    THINGS.contains(&word).then(|| {
+        format!("`{word}` is part of the Gateway API, but Lighter does not support it; leave it out")
+    })
+}
+
+/// serde's words for types, in the words of someone who writes YAML.
+fn in_words(said: &str) -> String {
+    let mut words = said.to_string();
+    for (type_name, meaning) in [
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected u16", "expected a whole number from 0 to 65535"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected usize", "expected a whole number"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected a mapping"),
+        ("invalid type: map", "invalid type: mapping"),
+        ("invalid type: sequence", "invalid type: list"),
+    ] {
+        words = words.replace(type_name, meaning);
+    }
+    match words.find("expected struct ") {
+        Some(start) => format!("{}expected a mapping", &words[..start]),
+        None => words,
+    }
+}

@@ -1,0 +1,212 @@
+//! Reading resources from files and folders.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::document::{At, Document, MAX_FILE_BYTES};
+use crate::error::{ConfigError, ConfigErrors};
+use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
+use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
+use crate::resource::service::ServiceSpec;
+use crate::resource::{Resource, Spec};
+use crate::suggest::closest;
+
+/// Resources as written, each of a known kind and with fields of the right types. What they say together is checked
+/// when a [`Snapshot`](crate::snapshot::Snapshot) is built.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    pub(crate) services: Vec<Loaded<ServiceSpec>>,
+    pub(crate) http_routes: Vec<Loaded<HttpRouteSpec>>,
+    pub(crate) grpc_routes: Vec<Loaded<GrpcRouteSpec>>,
+    pub(crate) tcp_routes: Vec<Loaded<TcpRouteSpec>>,
+    pub(crate) traffic_policies: Vec<Loaded<TrafficPolicySpec>>,
+    pub(crate) mesh_policies: Vec<Loaded<MeshPolicySpec>>,
+    /// `kind namespace/name`, in the order of the files.
+    names: Vec<String>,
+}
+
+/// A resource with the document it was read from.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded<S> {
+    pub(crate) document: Document,
+    pub(crate) resource: Resource<S>,
+}
+
+impl<S> Loaded<S> {
+    pub(crate) fn at(&self) -> At<'_> {
+        self.document.root()
+    }
+
+    pub(crate) fn spec(&self) -> At<'_> {
+        self.at().field("spec")
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.resource.metadata.name
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        self.resource.metadata.namespace.as_deref().unwrap_or(crate::name::DEFAULT_NAMESPACE)
+    }
+}
+
+impl Resources {
+    /// Reads files, and the `*.yaml`, `*.yml` and `*.json` files of folders in order of their names. Hidden files and
+    /// folders within folders are left out. A file that is named twice is read once.
+    pub fn read(paths: &[PathBuf]) -> Result<Resources, ConfigErrors> {
+        let (mut resources, mut errors) = (Resources::default(), Vec::new());
+        let mut seen = HashSet::new();
+        for path in paths {
+            for file in files(path, &mut errors) {
+                if !seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
+                    continue;
+                }
+                match read_text(&file) {
+                    Ok(text) => errors.extend(resources.take(&file.display().to_string(), &text)),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        ConfigErrors::or(errors, resources)
+    }
+
+    /// Reads the documents of one text. `file` is what errors call it.
+    pub fn parse(file: &str, text: &str) -> Result<Resources, ConfigErrors> {
+        let mut resources = Resources::default();
+        let errors = resources.take(file, text);
+        ConfigErrors::or(errors, resources)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// What there is, as `kind namespace/name`, in the order of the files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    fn take(&mut self, file: &str, text: &str) -> Vec<ConfigError> {
+        let (documents, mut errors) = Document::parse(file, text);
+        errors.extend(documents.into_iter().filter_map(|document| self.take_one(document).err()));
+        errors
+    }
+
+    fn take_one(&mut self, mut document: Document) -> Result<(), ConfigError> {
+        let kind = kind(&document)?;
+        document.resource = Some(resource_name(&kind, &document.value));
+        let name = document.resource.clone();
+        match kind.as_str() {
+            "Service" => self.services.push(typed(document)?),
+            "HTTPRoute" => self.http_routes.push(typed(document)?),
+            "GRPCRoute" => self.grpc_routes.push(typed(document)?),
+            "TCPRoute" => self.tcp_routes.push(typed(document)?),
+            "TrafficPolicy" => self.traffic_policies.push(typed(document)?),
+            "MeshPolicy" => self.mesh_policies.push(typed(document)?),
+            unknown => {
+                let error = document.root().field("kind").error(format!("unknown kind `{unknown}`"));
+                return Err(error.hint(match closest(unknown, RESOURCE_KINDS) {
+                    Some(close) => format!("did you mean `{close}`?"),
+                    None => format!("known kinds: {}", RESOURCE_KINDS.join(", ")),
+                }));
+            }
+        }
+        self.names.extend(name);
+        Ok(())
+    }
+}
+
+/// The kinds of [`crate::schema::KINDS`] that can stand in a resource file.
+const RESOURCE_KINDS: [&str; 6] =
+    ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TrafficPolicy", "MeshPolicy"];
+
+fn kind(document: &Document) -> Result<String, ConfigError> {
+    let at = document.root();
+    let Value::Object(fields) = &document.value else {
+        let error = at.error("a resource is a mapping with apiVersion, kind, metadata and spec");
+        return Err(error.hint("see `lighter schema KIND`"));
+    };
+    match fields.get("kind") {
+        Some(Value::String(kind)) => Ok(kind.clone()),
+        Some(_) => Err(at.field("kind").error("the kind is a word, such as `Service`")),
+        None => Err(at
+            .error("missing field `kind`")
+            .hint("every document needs apiVersion, kind, metadata and spec; see `lighter schema KIND`")),
+    }
+}
+
+fn resource_name(kind: &str, value: &Value) -> String {
+    let metadata = &value["metadata"];
+    let namespace = metadata["namespace"].as_str().unwrap_or(crate::name::DEFAULT_NAMESPACE);
+    match metadata["name"].as_str() {
+        Some(name) => format!("{kind} {namespace}/{name}"),
+        None => kind.to_string(),
+    }
+}
+
+fn typed<S: Spec>(document: Document) -> Result<Loaded<S>, ConfigError> {
+    // Before the fields: those of another group's kind of the same name would be a long way round to the reason.
+    match &document.value["apiVersion"] {
+        Value::Null => {}
+        Value::String(version) if S::API_VERSIONS.contains(&version.as_str()) => {}
+        other => {
+            let said = other.as_str().map_or_else(|| other.to_string(), str::to_string);
+            let error = document
+                .root()
+                .field("apiVersion")
+                .error(format!("unknown apiVersion `{said}` for {}", S::KIND));
+            return Err(error.hint(format!("expected {}", S::API_VERSIONS.join(" or "))));
+        }
+    }
+    let resource = document.read()?;
+    Ok(Loaded { document, resource })
+}
+
+/// The files that `path` stands for.
+fn files(path: &Path, errors: &mut Vec<ConfigError>) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_path_buf()];
+    }
+    let entries = match std::fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>()) {
+        Ok(entries) => entries,
+        Err(error) => {
+            errors.push(ConfigError::of_file(
+                &path.display().to_string(),
+                format!("cannot be listed: {error}"),
+            ));
+            return Vec::new();
+        }
+    };
+    let is_wanted = |file: &PathBuf| {
+        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let known = matches!(file.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
+        known && !hidden && file.is_file()
+    };
+    let mut found: Vec<PathBuf> = entries.iter().map(|entry| entry.path()).filter(is_wanted).collect();
+    found.sort();
+    found
+}
+
+/// A file's text, if it is text and not too large.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let file = path.display().to_string();
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|opened| opened.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| ConfigError::of_file(&file, format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        ConfigError::of_file(&file, format!("line {line} is not UTF-8"))
+    })
+}

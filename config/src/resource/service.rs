@@ -1,0 +1,117 @@
+//! Service: ports, protocol hints, endpoints.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de::Error};
+
+use crate::snapshot::Protocol;
+use crate::suggest::closest;
+
+/// A Service.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// The ports that callers use.
+    #[schemars(length(min = 1))]
+    pub ports: Vec<ServicePort>,
+    /// The replicas that serve them.
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicePort {
+    /// Its name. Needed if there is more than one port.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The port that callers use.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// The port on which the replicas listen. Default: `port`.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub target_port: Option<u16>,
+    /// What is spoken on it. Default: found out per connection.
+    #[serde(default)]
+    pub app_protocol: Option<AppProtocol>,
+    /// `TCP`, which is the default.
+    #[serde(default)]
+    pub protocol: Option<Transport>,
+}
+
+/// What carries a port.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+pub enum Transport {
+    /// TCP.
+    TCP,
+}
+
+/// One replica.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its IP address.
+    pub address: String,
+    /// The port on which it listens, if the Service has one port. Default: that port's `targetPort`.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    /// The ports on which it listens, by the names of the Service's ports. Default: their `targetPort`.
+    #[serde(default)]
+    pub ports: Option<BTreeMap<String, u16>>,
+    /// Its share among its siblings, from 1 to 1000000. Default 1.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub weight: Option<u32>,
+}
+
+/// A protocol hint: one of Lighter's words, or one that Kubernetes defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppProtocol(pub Protocol);
+
+const APP_PROTOCOLS: [(&str, Protocol); 12] = [
+    ("auto", Protocol::Auto),
+    ("http", Protocol::Http),
+    ("http1", Protocol::Http),
+    ("kubernetes.io/ws", Protocol::Http),
+    ("http2", Protocol::Http2),
+    ("h2c", Protocol::Http2),
+    ("kubernetes.io/h2c", Protocol::Http2),
+    ("grpc", Protocol::Grpc),
+    ("tls", Protocol::Tls),
+    ("https", Protocol::Tls),
+    ("kubernetes.io/wss", Protocol::Tls),
+    ("tcp", Protocol::Tcp),
+];
+
+impl<'de> Deserialize<'de> for AppProtocol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = Cow::<'de, str>::deserialize(deserializer)?;
+        let known = APP_PROTOCOLS.iter().find(|(name, _)| *name == word);
+        known.map(|(_, protocol)| AppProtocol(*protocol)).ok_or_else(|| {
+            let names = APP_PROTOCOLS.map(|(name, _)| name);
+            match closest(&word, names) {
+                Some(close) => {
+                    D::Error::custom(format!("unknown protocol `{word}`; did you mean `{close}`?"))
+                }
+                None => {
+                    D::Error::custom(format!("unknown protocol `{word}`; known are {}", names.join(", ")))
+                }
+            }
+        })
+    }
+}
+
+impl JsonSchema for AppProtocol {
+    fn schema_name() -> Cow<'static, str> {
+        "AppProtocol".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "enum": APP_PROTOCOLS.map(|(name, _)| name) })
+    }
+}

@@ -1,0 +1,44 @@
+//! JSON schemas of everything that can be written, made from the types that read it.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
+use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
+use crate::resource::service::ServiceSpec;
+use crate::resource::{Resource, Spec};
+use crate::sidecar::file::SidecarFile;
+
+/// Every kind that has a schema: those of resource files, then the sidecar's own file.
+pub const KINDS: [&str; 7] =
+    ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TrafficPolicy", "MeshPolicy", "SidecarConfig"];
+
+/// The schema (draft 2020-12) of one of [`KINDS`].
+pub fn of(kind: &str) -> Option<Value> {
+    Some(match kind {
+        "Service" => resource::<ServiceSpec>(),
+        "HTTPRoute" => resource::<HttpRouteSpec>(),
+        "GRPCRoute" => resource::<GrpcRouteSpec>(),
+        "TCPRoute" => resource::<TcpRouteSpec>(),
+        "TrafficPolicy" => resource::<TrafficPolicySpec>(),
+        "MeshPolicy" => resource::<MeshPolicySpec>(),
+        "SidecarConfig" => {
+            let mut schema = SchemaSettings::draft2020_12()
+                .into_generator()
+                .into_root_schema_for::<SidecarFile>()
+                .to_value();
+            schema["title"] = json!("SidecarConfig");
+            schema
+        }
+        _ => return None,
+    })
+}
+
+fn resource<S: Spec>() -> Value {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<Resource<S>>().to_value();
+    schema["title"] = json!(S::KIND);
+    schema["properties"]["kind"]["const"] = json!(S::KIND);
+    schema["properties"]["apiVersion"]["enum"] = json!(S::API_VERSIONS);
+    schema
+}

@@ -1,0 +1,141 @@
+//! The sidecar's file as it is written.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::resource::Duration;
+use crate::resource::service::AppProtocol;
+
+/// What one sidecar process does. Every field has a default.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct SidecarFile {
+    /// The Service that this workload is an instance of, `name` or `namespace/name`. Default: none, a pure caller.
+    pub(crate) service: Option<String>,
+    /// The namespace of short names. Default `default`.
+    pub(crate) namespace: Option<String>,
+    /// Worker threads. Default: one per two cores.
+    #[schemars(range(min = 1, max = 1024))]
+    pub(crate) workers: Option<u32>,
+    /// Files or folders with resources, relative to this file. They are watched.
+    pub(crate) resources: Vec<PathBuf>,
+    /// Explicit outbound listeners.
+    pub(crate) listeners: Vec<ListenerFile>,
+    /// Explicit inbound listeners.
+    pub(crate) inbound: Vec<InboundFile>,
+    /// Transparent interception in this network namespace. Default: no rule is set.
+    pub(crate) intercept: Option<InterceptFile>,
+    /// Where intercepted outbound connections arrive. Default 15001.
+    #[schemars(range(min = 1))]
+    pub(crate) outbound_port: Option<u16>,
+    /// Where intercepted inbound connections arrive. Default 15006.
+    #[schemars(range(min = 1))]
+    pub(crate) inbound_port: Option<u16>,
+    /// Admin and metrics, `address:port`. Default 127.0.0.1:15000.
+    pub(crate) admin: Option<String>,
+    /// Liveness and readiness for a kubelet, `address:port`. Default: none.
+    pub(crate) probe: Option<String>,
+    /// The DNS server. Default: port 15053 when DNS is intercepted, otherwise none.
+    pub(crate) dns: Option<DnsFile>,
+    /// The HTTP CONNECT, absolute-form and SOCKS5 port, `address:port`. Default: none.
+    pub(crate) connect: Option<String>,
+    /// Longest drain after SIGTERM. Default 30s.
+    pub(crate) drain_deadline: Option<Duration>,
+    /// Where the access log goes. Default: no access log.
+    pub(crate) access_log: Option<AccessLogFile>,
+    /// Longest silence of a client before an unknown protocol's upstream is dialled. Default 10ms.
+    pub(crate) detect_timeout: Option<Duration>,
+    /// Largest request or response head in bytes. Default 61440.
+    #[schemars(range(min = 1024, max = 61440))]
+    pub(crate) max_head_bytes: Option<u32>,
+    /// Most downstream connections of this process; more are shed. Default: from the descriptor limit.
+    #[schemars(range(min = 1))]
+    pub(crate) max_connections: Option<u32>,
+}
+
+/// An explicit outbound listener.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ListenerFile {
+    /// Where it listens, `address:port`.
+    pub(crate) listen: String,
+    /// The Service that its connections are for, `name` or `namespace/name`.
+    pub(crate) service: String,
+    /// Which of the Service's ports. Default: the only or first one.
+    #[serde(default)]
+    pub(crate) port: Option<u16>,
+    /// What is spoken on it. Default `auto`.
+    #[serde(default)]
+    pub(crate) protocol: Option<AppProtocol>,
+}
+
+/// An explicit inbound listener.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct InboundFile {
+    /// Where callers connect, `address:port`.
+    pub(crate) listen: String,
+    /// Where the application listens, `address:port`.
+    pub(crate) app: String,
+    /// Which of the Service's ports this is. Default: the one whose `targetPort` is the application's port.
+    #[serde(default)]
+    pub(crate) port: Option<u16>,
+    /// What is spoken. Default: the port's protocol.
+    #[serde(default)]
+    pub(crate) protocol: Option<AppProtocol>,
+}
+
+/// What is intercepted.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct InterceptFile {
+    /// Redirect connections made in this namespace. Default true.
+    pub(crate) outbound: Option<bool>,
+    /// Redirect connections made to this namespace. Default true.
+    pub(crate) inbound: Option<bool>,
+    /// Redirect DNS. Default true.
+    pub(crate) dns: Option<bool>,
+    /// Outbound destination ports left alone.
+    pub(crate) exclude_outbound_ports: Vec<u16>,
+    /// Inbound ports left alone.
+    pub(crate) exclude_inbound_ports: Vec<u16>,
+    /// Outbound destination ranges left alone, `address/length`.
+    pub(crate) exclude_cidrs: Vec<String>,
+    /// Connections of these users are left alone.
+    pub(crate) exclude_uids: Vec<u32>,
+    /// Socket mark by which the sidecar's own traffic is known. Default 19561 (0x4c69).
+    #[schemars(range(min = 1))]
+    pub(crate) mark: Option<u32>,
+}
+
+/// The DNS server.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct DnsFile {
+    /// Where it listens, UDP and TCP, `address:port`. Default 127.0.0.1:15053.
+    pub(crate) listen: Option<String>,
+    /// Who answers for the rest of the world, `address:port`. Default: the name servers of /etc/resolv.conf.
+    pub(crate) upstream: Vec<String>,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct AccessLogFile {
+    /// `json`, one object a line, or `text`. Default `json`.
+    pub(crate) format: Option<LogFormat>,
+    /// The file it is appended to, relative to this one. Default: standard output.
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// How the access log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// A line of text.
+    Text,
+}

@@ -1,0 +1,321 @@
+//! From the sidecar's file, as written, to its configuration.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::file::{AccessLogFile, DnsFile, InboundFile, InterceptFile, ListenerFile, LogFormat, SidecarFile};
+use super::{AccessLogConfig, DnsConfig, InboundConfig, InterceptConfig, ListenerConfig, SidecarConfig};
+use crate::build::check;
+use crate::document::{At, Document};
+use crate::error::{ConfigError, ConfigErrors};
+use crate::load::read_text;
+use crate::name::DEFAULT_NAMESPACE;
+
+/// Where the DNS server listens if nothing else is said.
+const DNS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15053);
+/// A head must fit into one buffer beside what is read on.
+const HEAD_BYTES: std::ops::RangeInclusive<u32> = 1024..=60 << 10;
+const MAX_WORKERS: u32 = 1024;
+
+impl Default for SidecarConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        SidecarConfig {
+            service: None,
+            namespace: DEFAULT_NAMESPACE.to_string(),
+            workers: (cores / 2).max(1),
+            resources: Vec::new(),
+            listeners: Vec::new(),
+            inbound: Vec::new(),
+            intercept: None,
+            outbound_port: 15001,
+            inbound_port: 15006,
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)),
+            probe: None,
+            dns: None,
+            connect: None,
+            drain_deadline: Duration::from_secs(30),
+            access_log: None,
+            detect_timeout: Duration::from_millis(10),
+            max_head_bytes: *HEAD_BYTES.end() as usize,
+            max_connections: None,
+        }
+    }
+}
+
+impl Default for InterceptConfig {
+    fn default() -> Self {
+        InterceptConfig {
+            outbound: true,
+            inbound: true,
+            dns: true,
+            exclude_outbound_ports: Vec::new(),
+            exclude_inbound_ports: Vec::new(),
+            exclude_cidrs: Vec::new(),
+            exclude_uids: Vec::new(),
+            mark: 0x4c69,
+        }
+    }
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        DnsConfig { listen: DNS_LISTEN, upstream: Vec::new() }
+    }
+}
+
+impl SidecarConfig {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<SidecarConfig, ConfigErrors> {
+        let text = read_text(path).map_err(|error| ConfigErrors { errors: vec![error] })?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+
+    /// Reads the text of `file`, to whose folder the paths in it are relative. A text that says nothing is all
+    /// defaults.
+    pub fn parse(file: &str, text: &str) -> Result<SidecarConfig, ConfigErrors> {
+        let (documents, mut errors) = Document::parse(file, text);
+        if let Some(second) = documents.get(1) {
+            errors.push(second.root().error("the sidecar's file has one document"));
+        }
+        let Some(document) = documents.first().filter(|_| errors.is_empty()) else {
+            return ConfigErrors::or(errors, SidecarConfig::default());
+        };
+        let file = match document.read::<SidecarFile>() {
+            Ok(read) => read,
+            Err(error) => return ConfigErrors::or(vec![error], SidecarConfig::default()),
+        };
+        let folder = Path::new(document.file()).parent().unwrap_or(Path::new(""));
+        let config = Reader { folder, errors: &mut errors }.sidecar(file, &document.root());
+        ConfigErrors::or(errors, config)
+    }
+}
+
+struct Reader<'f> {
+    folder: &'f Path,
+    errors: &'f mut Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn sidecar(&mut self, file: SidecarFile, at: &At<'_>) -> SidecarConfig {
+        let usual = SidecarConfig::default();
+        let namespace = file.namespace.unwrap_or(usual.namespace);
+        self.note(check::dns_label(&at.field("namespace"), &namespace));
+        let service = file.service.map(|name| self.service(&at.field("service"), name));
+        if service.is_none() && !file.inbound.is_empty() {
+            let error = at.field("inbound").error("there are inbound listeners but no `service`");
+            self.errors.push(error.hint("say which Service this workload is an instance of"));
+        }
+        let listeners = file.listeners.into_iter().enumerate();
+        let inbound = file.inbound.into_iter().enumerate();
+        let intercept = file.intercept.map(|intercept| self.intercept(intercept, &at.field("intercept")));
+        let dns = file.dns.map(|dns| self.dns(dns, &at.field("dns")));
+        let config = SidecarConfig {
+            listeners: listeners
+                .filter_map(|(n, one)| self.listener(one, &at.field("listeners").index(n)))
+                .collect(),
+            inbound: inbound
+                .filter_map(|(n, one)| self.inbound(one, &at.field("inbound").index(n)))
+                .collect(),
+            service,
+            namespace,
+            workers: self.workers(file.workers, &at.field("workers")).unwrap_or(usual.workers),
+            resources: file.resources.into_iter().map(|path| self.folder.join(path)).collect(),
+            outbound_port: self
+                .port(file.outbound_port, &at.field("outboundPort"))
+                .unwrap_or(usual.outbound_port),
+            inbound_port: self
+                .port(file.inbound_port, &at.field("inboundPort"))
+                .unwrap_or(usual.inbound_port),
+            admin: self.address(file.admin, &at.field("admin")).unwrap_or(usual.admin),
+            probe: self.address(file.probe, &at.field("probe")),
+            connect: self.address(file.connect, &at.field("connect")),
+            drain_deadline: file.drain_deadline.map_or(usual.drain_deadline, |deadline| deadline.0),
+            access_log: file.access_log.map(|log| self.access_log(log)),
+            detect_timeout: file.detect_timeout.map_or(usual.detect_timeout, |timeout| timeout.0),
+            max_head_bytes: self.head_bytes(file.max_head_bytes, at).unwrap_or(usual.max_head_bytes),
+            max_connections: self.connections(file.max_connections, &at.field("maxConnections")),
+            dns: dns.or_else(|| {
+                intercept.as_ref().filter(|intercept| intercept.dns).map(|_| DnsConfig::default())
+            }),
+            intercept,
+        };
+        self.distinct(&config, at);
+        config
+    }
+
+    fn note<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    /// `name` or `namespace/name`.
+    fn service(&mut self, at: &At<'_>, name: String) -> String {
+        for part in name.splitn(2, '/') {
+            self.note(check::dns_label(at, part));
+        }
+        name
+    }
+
+    fn address(&mut self, text: Option<String>, at: &At<'_>) -> Option<SocketAddr> {
+        let text = text?;
+        self.note(match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() == 0 => {
+                Err(at.error("0 is not a port").hint("ports are from 1 to 65535"))
+            }
+            Ok(address) => Ok(address),
+            Err(_) => {
+                let error = at.error(format!("`{}` is not an address with a port", text.escape_debug()));
+                Err(error.hint("expected for example `127.0.0.1:15000` or `[::1]:15000`"))
+            }
+        })
+    }
+
+    fn port(&mut self, port: Option<u16>, at: &At<'_>) -> Option<u16> {
+        self.note(check::port(at, port?))
+    }
+
+    fn workers(&mut self, workers: Option<u32>, at: &At<'_>) -> Option<usize> {
+        let workers = workers?;
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            self.errors.push(at.error(format!("{workers} workers")).hint(format!("from 1 to {MAX_WORKERS}")));
+        }
+        Some(workers as usize)
+    }
+
+    fn head_bytes(&mut self, bytes: Option<u32>, at: &At<'_>) -> Option<usize> {
+        let bytes = bytes?;
+        if !HEAD_BYTES.contains(&bytes) {
+            let error = at.field("maxHeadBytes").error(format!("{bytes} bytes are out of range"));
+            self.errors.push(error.hint(format!("from {} to {}", HEAD_BYTES.start(), HEAD_BYTES.end())));
+        }
+        Some(bytes as usize)
+    }
+
+    fn connections(&mut self, most: Option<u32>, at: &At<'_>) -> Option<usize> {
+        let most = most?;
+        if most == 0 {
+            self.errors
+                .push(at.error("a sidecar without connections does nothing").hint("leave the field out"));
+        }
+        Some(most as usize)
+    }
+
+    fn listener(&mut self, file: ListenerFile, at: &At<'_>) -> Option<ListenerConfig> {
+        let service = self.service(&at.field("service"), file.service);
+        let port = self.port(file.port, &at.field("port"));
+        let listen = self.address(Some(file.listen), &at.field("listen"))?;
+        let protocol = file.protocol.map(|protocol| protocol.0).unwrap_or_default();
+        Some(ListenerConfig { listen, service, port, protocol })
+    }
+
+    fn inbound(&mut self, file: InboundFile, at: &At<'_>) -> Option<InboundConfig> {
+        let port = self.port(file.port, &at.field("port"));
+        let app = self.address(Some(file.app), &at.field("app"));
+        let listen = self.address(Some(file.listen), &at.field("listen"))?;
+        let protocol = file.protocol.map(|protocol| protocol.0).unwrap_or_default();
+        let app = app?;
+        if app == listen {
+            self.errors.push(at.field("app").error("the application cannot listen where the sidecar does"));
+        }
+        Some(InboundConfig { listen, app, port, protocol })
+    }
+
+    fn intercept(&mut self, file: InterceptFile, at: &At<'_>) -> InterceptConfig {
+        let usual = InterceptConfig::default();
+        let mark = file.mark.unwrap_or(usual.mark);
+        if mark == 0 {
+            self.errors.push(
+                at.field("mark").error("0 is no mark: every socket has it").hint("leave the field out"),
+            );
+        }
+        for (field, ports) in [
+            ("excludeOutboundPorts", &file.exclude_outbound_ports),
+            ("excludeInboundPorts", &file.exclude_inbound_ports),
+        ] {
+            for (index, port) in ports.iter().enumerate() {
+                self.note(check::port(&at.field(field).index(index), *port));
+            }
+        }
+        let cidrs = file.exclude_cidrs.iter().enumerate();
+        let exclude_cidrs =
+            cidrs.filter_map(|(n, text)| self.note(cidr(&at.field("excludeCidrs").index(n), text))).collect();
+        InterceptConfig {
+            outbound: file.outbound.unwrap_or(usual.outbound),
+            inbound: file.inbound.unwrap_or(usual.inbound),
+            dns: file.dns.unwrap_or(usual.dns),
+            exclude_outbound_ports: file.exclude_outbound_ports,
+            exclude_inbound_ports: file.exclude_inbound_ports,
+            exclude_cidrs,
+            exclude_uids: file.exclude_uids,
+            mark,
+        }
+    }
+
+    fn dns(&mut self, file: DnsFile, at: &At<'_>) -> DnsConfig {
+        let upstream = file.upstream.into_iter().enumerate();
+        DnsConfig {
+            listen: self.address(file.listen, &at.field("listen")).unwrap_or(DNS_LISTEN),
+            upstream: upstream
+                .filter_map(|(n, text)| self.address(Some(text), &at.field("upstream").index(n)))
+                .collect(),
+        }
+    }
+
+    fn access_log(&mut self, file: AccessLogFile) -> AccessLogConfig {
+        let path: Option<PathBuf> = file.path.map(|path| self.folder.join(path));
+        AccessLogConfig { json: file.format.unwrap_or(LogFormat::Json) == LogFormat::Json, path }
+    }
+
+    /// No two TCP listeners have one address.
+    fn distinct(&mut self, config: &SidecarConfig, at: &At<'_>) {
+        let mut taken: Vec<(SocketAddr, &str)> = Vec::new();
+        let named = [
+            (Some(config.admin), "admin"),
+            (config.probe, "probe"),
+            (config.connect, "connect"),
+            (config.dns.as_ref().map(|dns| dns.listen), "dns"),
+        ];
+        let mut check = |listen: SocketAddr, name: &'static str, at: At<'_>| {
+            let collides = |(other, _): &&(SocketAddr, &str)| {
+                let wide = other.ip().is_unspecified() || listen.ip().is_unspecified();
+                other.port() == listen.port() && (other.ip() == listen.ip() || wide)
+            };
+            if let Some((_, other)) = taken.iter().find(collides) {
+                self.errors.push(at.error(format!("{listen} is taken by `{other}` already")));
+            }
+            taken.push((listen, name));
+        };
+        for (listen, name) in named {
+            if let Some(listen) = listen {
+                check(listen, name, at.field(name));
+            }
+        }
+        if config.intercept.is_some() {
+            let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            check(SocketAddr::new(any, config.outbound_port), "outboundPort", at.field("outboundPort"));
+            check(SocketAddr::new(any, config.inbound_port), "inboundPort", at.field("inboundPort"));
+        }
+        for (index, listener) in config.listeners.iter().enumerate() {
+            check(listener.listen, "listeners", at.field("listeners").index(index).field("listen"));
+        }
+        for (index, inbound) in config.inbound.iter().enumerate() {
+            check(inbound.listen, "inbound", at.field("inbound").index(index).field("listen"));
+        }
+    }
+}
+
+/// `address/length`.
+fn cidr(at: &At<'_>, text: &str) -> Result<(IpAddr, u8), ConfigError> {
+    let parse = || -> Option<(IpAddr, u8)> {
+        let (address, length) = text.split_once('/')?;
+        Some((address.parse().ok()?, length.parse().ok()?))
+    };
+    match parse() {
+        Some((ip, length)) if length <= if ip.is_ipv4() { 32 } else { 128 } => Ok((ip, length)),
+        _ => {
+            let error = at.error(format!("`{}` is not a range of addresses", text.escape_debug()));
+            Err(error.hint("expected for example `10.0.0.0/8` or `fd00::/8`"))
+        }
+    }
+}
