@@ -1,12 +1,30 @@
 //! What happened, for people and machines: metrics, access log, trace context.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use lighter_config::name::ServicePort;
-
 use crate::error::Cause;
+
+pub mod access_log;
+mod endpoint;
+pub mod exposition;
+pub mod histogram;
+mod process;
+mod recorder;
+mod route;
+pub mod shards;
+mod sidecar;
+mod table;
+pub mod trace;
+
+pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading};
+pub use recorder::{install, render, routes};
+pub use route::{RouteMetrics, RouteReading, class_label};
+pub use shards::set_worker;
+pub use sidecar::{
+    ConfigMetrics, DetectMetrics, Detected, Load, PoolClosed, PoolMetrics, WorkerMetrics, config, detection,
+    pool, worker,
+};
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,13 +49,6 @@ pub enum Spoken {
     /// TLS passed through by server name.
     Tls,
 }
-
-/// Counters of one route, resolved when a mesh is built.
-pub struct RouteMetrics {}
-
-/// Counters of one endpoint.
-#[derive(Default)]
-pub struct EndpointMetrics {}
 
 /// One exchange (or one opaque connection) that ended.
 pub struct Record<'a> {
@@ -75,19 +86,45 @@ pub struct Record<'a> {
     pub retries: u8,
 }
 
-impl RouteMetrics {
-    /// The counters of one route; the same ones for the same labels.
-    pub fn of(_direction: Direction, _key: &ServicePort, _route: &str) -> Arc<Self> {
-        unimplemented!()
-    }
+/// Counts an exchange and writes it to the access log if there is one. To be called once for each
+/// [`RouteMetrics::begin`], with the same kind of protocol (an exchange or an opaque connection).
+#[inline]
+pub fn account(record: &Record<'_>) {
+    record.metrics.account(record);
+    access_log::write(record);
+}
 
-    /// An exchange began: raises the in-flight gauge until `account`.
-    pub fn begin(&self) {
-        unimplemented!()
+impl Direction {
+    /// Both.
+    pub const ALL: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
+
+    /// The `direction` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Direction::Outbound => "outbound",
+            Direction::Inbound => "inbound",
+        }
     }
 }
 
-/// Counts an exchange and writes it to the access log if there is one.
-pub fn account(_record: &Record<'_>) {
-    unimplemented!()
+impl Spoken {
+    /// Every protocol, in the order of its number.
+    pub const ALL: [Spoken; 5] = [Spoken::Http1, Spoken::Http2, Spoken::Grpc, Spoken::Tcp, Spoken::Tls];
+
+    /// The `protocol` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Spoken::Http1 => "http1",
+            Spoken::Http2 => "http2",
+            Spoken::Grpc => "grpc",
+            Spoken::Tcp => "tcp",
+            Spoken::Tls => "tls",
+        }
+    }
+
+    /// Whether there are requests and answers in it.
+    #[inline]
+    pub const fn is_http(self) -> bool {
+        matches!(self, Spoken::Http1 | Spoken::Http2 | Spoken::Grpc)
+    }
 }

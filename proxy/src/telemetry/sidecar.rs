@@ -1,0 +1,477 @@
+//! What is counted once for the sidecar: detection, pools, configuration, workers, and the access log's losses.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::exposition::{Exposition, Family, Kind, LabelValue, Unit};
+use super::histogram::{SECONDS, SECONDS_CELLS, nanos};
+use super::recorder::recorder;
+use super::shards::Cells;
+use super::table::Table;
+use super::{Direction, Spoken};
+
+/// Everything that exists once.
+#[derive(Default)]
+pub(super) struct Sidecar {
+    detections: Lazy<[DetectMetrics; 2]>,
+    pools: Lazy<[PoolMetrics; 2]>,
+    config: Lazy<ConfigMetrics>,
+    workers: Table<usize, WorkerMetrics>,
+    log_dropped: Lazy<Cells>,
+}
+
+/// Made when it is first used, so that it knows how many workers there are.
+struct Lazy<T>(LazyLock<T>);
+
+/// How protocol detection of one connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Detected {
+    /// Nothing had to be found out: configuration or an earlier connection said it.
+    Known,
+    /// The client's first bytes are HTTP/1.
+    Http1,
+    /// The client's first bytes are the HTTP/2 preface.
+    Http2,
+    /// The client's first bytes are a TLS ClientHello.
+    Tls,
+    /// The client's first bytes are none of these.
+    Opaque,
+    /// The server spoke first.
+    ServerFirst,
+    /// The client went away before it was clear.
+    Closed,
+    /// It was not clear within the limits on bytes or time.
+    Limit,
+}
+
+/// Counts of protocol detection.
+pub struct DetectMetrics(Cells);
+
+/// Why a pooled connection to an endpoint was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoolClosed {
+    /// It rested for as long as the policy keeps it.
+    Expired,
+    /// There were as many resting connections as the policy keeps.
+    Full,
+    /// The upstream closed it, or asked for it to be closed.
+    Upstream,
+    /// It broke, or its exchange was cut short.
+    Broken,
+    /// Its endpoint is gone from the configuration.
+    Removed,
+    /// This sidecar is draining.
+    Draining,
+}
+
+/// Counts of the pools of connections to endpoints.
+pub struct PoolMetrics(Cells);
+
+/// What became of a new configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Load {
+    /// It is in force.
+    Applied,
+    /// It says what the one in force says.
+    Unchanged,
+    /// It is faulty; the one in force stays.
+    Rejected,
+}
+
+/// Counts of configuration.
+pub struct ConfigMetrics {
+    cells: Cells,
+    /// Of the configuration in force; zero before the first.
+    services: AtomicU64,
+    /// When it was applied, in milliseconds since 1970; zero before the first.
+    applied_at: AtomicU64,
+    /// 1 while the newest configuration is the one in force.
+    current: AtomicU64,
+}
+
+/// Counts of one worker.
+pub struct WorkerMetrics {
+    index: usize,
+    cells: Cells,
+}
+
+/// Counts of protocol detection in one direction.
+pub fn detection(direction: Direction) -> &'static DetectMetrics {
+    &recorder().sidecar.detections.0[direction as usize]
+}
+
+/// Counts of the pool of HTTP/1 or HTTP/2 connections to endpoints.
+pub fn pool(spoken: Spoken) -> &'static PoolMetrics {
+    &recorder().sidecar.pools.0[usize::from(spoken != Spoken::Http1)]
+}
+
+/// Counts of configuration.
+pub fn config() -> &'static ConfigMetrics {
+    &recorder().sidecar.config.0
+}
+
+/// Counts of the worker `index`.
+pub fn worker(index: usize) -> Arc<WorkerMetrics> {
+    recorder()
+        .sidecar
+        .workers
+        .keep(index, Instant::now(), |index| WorkerMetrics { index: *index, cells: Cells::new(WORKER_CELLS) })
+}
+
+/// Lines that the access log had to drop.
+pub(super) fn log_dropped(lines: u64) {
+    recorder().sidecar.log_dropped.0.add(0, lines);
+}
+
+impl DetectMetrics {
+    /// A detection that ended, and how long it took.
+    #[inline]
+    pub fn count(&self, outcome: Detected, took: Duration) {
+        let shard = self.0.shard();
+        shard.add(outcome as usize, 1);
+        if outcome != Detected::Known {
+            SECONDS.record(shard, Detected::ALL.len(), nanos(took));
+        }
+    }
+}
+
+impl PoolMetrics {
+    /// A connection was opened for an exchange.
+    #[inline]
+    pub fn opened(&self) {
+        self.0.add(OPENED, 1);
+    }
+
+    /// An exchange used a connection that was open already. If it rested, it no longer does.
+    #[inline]
+    pub fn reused(&self, rested: bool) {
+        let shard = self.0.shard();
+        shard.add(REUSED, 1);
+        if rested {
+            shard.sub(RESTING, 1);
+        }
+    }
+
+    /// A connection rests until it is reused.
+    #[inline]
+    pub fn rests(&self) {
+        self.0.add(RESTING, 1);
+    }
+
+    /// A connection was closed.
+    pub fn closed(&self, reason: PoolClosed, rested: bool) {
+        let shard = self.0.shard();
+        shard.add(CLOSED + reason as usize, 1);
+        if rested {
+            shard.sub(RESTING, 1);
+        }
+    }
+}
+
+impl ConfigMetrics {
+    /// A configuration was loaded. `services` is how many it has, if it is in force.
+    pub fn loaded(&self, outcome: Load, services: usize) {
+        self.cells.add(outcome as usize, 1);
+        self.current.store(u64::from(outcome != Load::Rejected), Relaxed);
+        if outcome == Load::Applied {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.services.store(services as u64, Relaxed);
+            self.applied_at.store(now.as_millis() as u64, Relaxed);
+        }
+    }
+}
+
+impl WorkerMetrics {
+    /// A downstream connection was accepted.
+    #[inline]
+    pub fn accepted(&self) {
+        let shard = self.cells.shard();
+        shard.add(ACCEPTED, 1);
+        shard.add(OPEN, 1);
+    }
+
+    /// A downstream connection that was accepted has ended.
+    #[inline]
+    pub fn ended(&self) {
+        self.cells.shard().sub(OPEN, 1);
+    }
+
+    /// A downstream connection was refused because a limit is reached.
+    pub fn shed(&self) {
+        self.cells.add(SHED, 1);
+    }
+
+    /// Accepting failed.
+    pub fn accept_failed(&self) {
+        self.cells.add(ACCEPT_FAILED, 1);
+    }
+
+    /// A connection's task panicked.
+    pub fn panicked(&self) {
+        self.cells.add(PANICS, 1);
+    }
+
+    /// Open downstream connections.
+    pub fn open(&self) -> u64 {
+        self.cells.level(OPEN)
+    }
+}
+
+impl Sidecar {
+    pub(super) fn collect(&self, out: &mut Exposition) {
+        for (direction, detect) in Direction::ALL.iter().zip(&*self.detections.0) {
+            if detect.0.untouched() {
+                continue;
+            }
+            let labels = format!("direction=\"{}\"", direction.label());
+            for outcome in Detected::ALL {
+                let count = detect.0.sum(outcome as usize);
+                out.sample(&DETECTIONS, format_args!("{labels},outcome=\"{}\"", outcome.label()), count);
+            }
+            let reading = SECONDS.read(&detect.0, Detected::ALL.len());
+            out.histogram(&DETECTION_DURATION, labels, &SECONDS, &reading);
+        }
+        for (protocol, pool) in ["http1", "http2"].iter().zip(&*self.pools.0) {
+            if pool.0.untouched() {
+                continue;
+            }
+            let labels = format!("protocol=\"{protocol}\"");
+            out.sample(&POOL_OPENED, &labels, pool.0.sum(OPENED));
+            out.sample(&POOL_REUSED, &labels, pool.0.sum(REUSED));
+            out.sample(&POOL_RESTING, &labels, pool.0.level(RESTING));
+            for reason in PoolClosed::ALL {
+                let count = pool.0.sum(CLOSED + reason as usize);
+                out.sample(&POOL_CLOSED, format_args!("{labels},reason=\"{}\"", reason.label()), count);
+            }
+        }
+        let config = &*self.config.0;
+        for load in Load::ALL {
+            let count = config.cells.sum(load as usize);
+            out.sample(&CONFIG_LOADS, format_args!("outcome=\"{}\"", load.label()), count);
+        }
+        out.sample(&CONFIG_CURRENT, "", config.current.load(Relaxed));
+        out.sample(&CONFIG_SERVICES, "", config.services.load(Relaxed));
+        out.sample(&CONFIG_APPLIED, "", config.applied_at.load(Relaxed) as f64 / 1000.0);
+        self.workers.each(|_, worker| worker.collect(out));
+        out.sample(&LOG_DROPPED, "", self.log_dropped.0.sum(0));
+        let version = LabelValue(env!("CARGO_PKG_VERSION"));
+        out.sample(&BUILD, format_args!("version=\"{version}\""), 1u64);
+    }
+}
+
+impl WorkerMetrics {
+    fn collect(&self, out: &mut Exposition) {
+        let labels = format!("worker=\"{}\"", self.index);
+        out.sample(&WORKER_OPEN, &labels, self.cells.level(OPEN));
+        out.sample(&WORKER_ACCEPTED, &labels, self.cells.sum(ACCEPTED));
+        out.sample(&WORKER_SHED, &labels, self.cells.sum(SHED));
+        out.sample(&WORKER_ACCEPT_FAILED, &labels, self.cells.sum(ACCEPT_FAILED));
+        out.sample(&WORKER_PANICS, &labels, self.cells.sum(PANICS));
+    }
+}
+
+impl Detected {
+    const ALL: [Detected; 8] = [
+        Detected::Known,
+        Detected::Http1,
+        Detected::Http2,
+        Detected::Tls,
+        Detected::Opaque,
+        Detected::ServerFirst,
+        Detected::Closed,
+        Detected::Limit,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Detected::Known => "known",
+            Detected::Http1 => "http1",
+            Detected::Http2 => "http2",
+            Detected::Tls => "tls",
+            Detected::Opaque => "opaque",
+            Detected::ServerFirst => "server_first",
+            Detected::Closed => "closed",
+            Detected::Limit => "limit",
+        }
+    }
+}
+
+impl PoolClosed {
+    const ALL: [PoolClosed; 6] = [
+        PoolClosed::Expired,
+        PoolClosed::Full,
+        PoolClosed::Upstream,
+        PoolClosed::Broken,
+        PoolClosed::Removed,
+        PoolClosed::Draining,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            PoolClosed::Expired => "expired",
+            PoolClosed::Full => "full",
+            PoolClosed::Upstream => "upstream",
+            PoolClosed::Broken => "broken",
+            PoolClosed::Removed => "removed",
+            PoolClosed::Draining => "draining",
+        }
+    }
+}
+
+impl Load {
+    const ALL: [Load; 3] = [Load::Applied, Load::Unchanged, Load::Rejected];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Load::Applied => "applied",
+            Load::Unchanged => "unchanged",
+            Load::Rejected => "rejected",
+        }
+    }
+}
+
+impl Default for Lazy<[DetectMetrics; 2]> {
+    fn default() -> Self {
+        Lazy(LazyLock::new(|| [(); 2].map(|()| DetectMetrics(Cells::new(DETECT_CELLS)))))
+    }
+}
+
+impl Default for Lazy<[PoolMetrics; 2]> {
+    fn default() -> Self {
+        Lazy(LazyLock::new(|| [(); 2].map(|()| PoolMetrics(Cells::new(POOL_CELLS)))))
+    }
+}
+
+impl Default for Lazy<ConfigMetrics> {
+    fn default() -> Self {
+        Lazy(LazyLock::new(|| ConfigMetrics {
+            cells: Cells::new(Load::ALL.len()),
+            services: AtomicU64::new(0),
+            applied_at: AtomicU64::new(0),
+            current: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Default for Lazy<Cells> {
+    fn default() -> Self {
+        Lazy(LazyLock::new(|| Cells::new(1)))
+    }
+}
+
+const DETECT_CELLS: usize = Detected::ALL.len() + SECONDS_CELLS;
+
+// Cells of a pool.
+const OPENED: usize = 0;
+const REUSED: usize = 1;
+const RESTING: usize = 2;
+const CLOSED: usize = 3;
+const POOL_CELLS: usize = CLOSED + PoolClosed::ALL.len();
+
+// Cells of a worker.
+const OPEN: usize = 0;
+const ACCEPTED: usize = 1;
+const SHED: usize = 2;
+const ACCEPT_FAILED: usize = 3;
+const PANICS: usize = 4;
+const WORKER_CELLS: usize = 5;
+
+static DETECTIONS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_detections",
+    "Connections whose protocol was found out, by outcome; known means that nothing had to be found out.",
+);
+static DETECTION_DURATION: Family = Family::new(
+    Kind::Histogram,
+    Unit::Seconds,
+    "lighter_detection_duration_seconds",
+    "Time from accepting a connection until its protocol was clear, where it was not known before.",
+);
+static POOL_OPENED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_pool_connections_opened",
+    "Connections to endpoints that were opened for HTTP exchanges.",
+);
+static POOL_REUSED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_pool_connections_reused",
+    "Exchanges that used a connection to an endpoint which was open already.",
+);
+static POOL_RESTING: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_pool_connections_idle",
+    "Open connections to endpoints that are not in use.",
+);
+static POOL_CLOSED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_pool_connections_closed",
+    "Connections to endpoints that were closed, by reason.",
+);
+static CONFIG_LOADS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_config_loads",
+    "Configurations that were loaded, by what became of them.",
+);
+static CONFIG_CURRENT: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_config_current",
+    "1 while the newest configuration is in force, 0 while it is faulty and an older one is, or none.",
+);
+static CONFIG_SERVICES: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_config_services",
+    "Services of the configuration in force.",
+);
+static CONFIG_APPLIED: Family = Family::new(
+    Kind::Gauge,
+    Unit::Seconds,
+    "lighter_config_applied_timestamp_seconds",
+    "When the configuration in force was applied, since 1970; 0 if there is none.",
+);
+static WORKER_OPEN: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_worker_connections_open",
+    "Open downstream connections of a worker.",
+);
+static WORKER_ACCEPTED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_worker_connections_accepted",
+    "Downstream connections that a worker accepted.",
+);
+static WORKER_SHED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_worker_connections_shed",
+    "Downstream connections that a worker refused because a limit was reached.",
+);
+static WORKER_ACCEPT_FAILED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_worker_accept_failures",
+    "Failures to accept a connection, such as for want of descriptors.",
+);
+static WORKER_PANICS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_worker_panics",
+    "Connections that ended by a fault of the sidecar itself.",
+);
+static LOG_DROPPED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_access_log_dropped",
+    "Lines of the access log that were dropped because they could not be written fast enough, or at all.",
+);
+static BUILD: Family =
+    Family::new(Kind::Info, Unit::None, "lighter_build", "Which build of Lighter this is.");
