@@ -1,20 +1,36 @@
 //! Which endpoint takes a request: power of two choices over peak-EWMA, among those that are not ejected.
+//!
+//! Two endpoints are drawn by weight, and the one that would cost less takes the request (see [`ewma`]). Where weights
+//! differ, the first one drawn takes it unless it would cost more than twice as much as the second: so shares are as
+//! the weights say while endpoints are alike, and one that is slow or full loses its share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use lighter_config::name::ServicePort;
-use lighter_config::snapshot::Port;
+use lighter_config::snapshot::{EndpointSpec, Port, TrafficPolicy};
 
 use crate::error::Cause;
-use crate::telemetry::EndpointMetrics;
+use crate::telemetry::{ClusterMetrics, EndpointLoad, EndpointMetrics};
+
+pub mod ewma;
+pub mod outlier;
+mod weights;
+
+use ewma::Load;
+use outlier::{Health, Rules, State};
+use weights::Weights;
 
 /// The endpoints of one port.
 pub struct Cluster {
     /// Which port.
     pub key: ServicePort,
     endpoints: Box<[Arc<Endpoint>]>,
+    weights: Weights,
+    group: Arc<Group>,
 }
 
 /// Where a request can go. Shared between workers; survives configuration changes.
@@ -24,13 +40,18 @@ pub struct Endpoint {
     /// Unique in this process: the key of connection pools.
     pub id: u32,
     /// Its counters.
-    pub metrics: EndpointMetrics,
+    pub metrics: Arc<EndpointMetrics>,
+    load: Load,
+    health: Health,
+    group: Arc<Group>,
 }
 
 /// An endpoint that was picked, counted as in flight until this is dropped.
 pub struct Picked {
     /// Which.
     pub endpoint: Arc<Endpoint>,
+    at: u64,
+    probe: bool,
 }
 
 /// How an exchange with an endpoint ended, as the balancer sees it.
@@ -46,13 +67,30 @@ pub enum Outcome {
 
 impl Cluster {
     /// The endpoints of `port`, taking over the health, load and identity of those that `old` had too.
-    pub fn build(_port: &Port, _old: Option<&Cluster>) -> Self {
-        unimplemented!()
+    pub fn build(port: &Port, old: Option<&Cluster>) -> Self {
+        let group = old.map_or_else(|| Arc::new(Group::new(&port.key)), |old| old.group.clone());
+        let mut specs: Vec<&EndpointSpec> = Vec::with_capacity(port.endpoints.len());
+        for spec in &port.endpoints {
+            // The same address twice is one endpoint.
+            if !specs.iter().any(|known| known.address == spec.address) {
+                specs.push(spec);
+            }
+        }
+        let endpoints = specs.iter().map(|spec| {
+            let known = old.and_then(|old| old.endpoints.iter().find(|known| known.address == spec.address));
+            known.cloned().unwrap_or_else(|| Endpoint::new(&port.key, spec.address, &group))
+        });
+        let endpoints: Box<[_]> = endpoints.collect();
+        let weights = Weights::new(specs.iter().map(|spec| spec.weight));
+        group.settle(rules(&port.policy), &endpoints);
+        Cluster { key: port.key.clone(), endpoints, weights, group }
     }
 
     /// The one endpoint of this workload's own application; never ejected.
-    pub fn local(_key: ServicePort, _app: SocketAddr) -> Self {
-        unimplemented!()
+    pub fn local(key: ServicePort, app: SocketAddr) -> Self {
+        let group = Arc::new(Group::new(&key));
+        let endpoints = Box::new([Endpoint::new(&key, app, &group)]);
+        Cluster { key, endpoints, weights: Weights::new([1].into_iter()), group }
     }
 
     /// Every endpoint.
@@ -60,20 +98,294 @@ impl Cluster {
         &self.endpoints
     }
 
+    /// The weight of the endpoint at place `index` of [`Self::endpoints`].
+    pub fn weight(&self, index: usize) -> u32 {
+        self.weights.of(index) as u32
+    }
+
     /// Picks an endpoint, not `avoid` if there is another.
-    pub fn pick(&self, _avoid: Option<&Endpoint>, _now: Instant) -> Result<Picked, Cause> {
-        unimplemented!()
+    #[inline]
+    pub fn pick(&self, avoid: Option<&Endpoint>, now: Instant) -> Result<Picked, Cause> {
+        self.pick_with(avoid, now, |below| fastrand::u64(..below))
+    }
+
+    /// The same, with `draw` giving a random number below its argument.
+    pub fn pick_with(
+        &self,
+        avoid: Option<&Endpoint>,
+        now: Instant,
+        mut draw: impl FnMut(u64) -> u64,
+    ) -> Result<Picked, Cause> {
+        let at = self.group.clock(now);
+        let avoid = avoid.and_then(|avoid| self.endpoints.iter().position(|known| known.id == avoid.id));
+        // Again only if another worker was faster with the one request of a half-open endpoint.
+        for _ in 0..3 {
+            let available =
+                |index: usize| Some(index) != avoid && self.endpoints[index].health.is_available(at);
+            let Some(first) = self.draw(None, &mut draw, available) else { break };
+            let second = self.draw(Some(first), &mut draw, available);
+            let chosen = second.map_or(first, |second| self.better(first, second, at));
+            if let Some(picked) = self.endpoints[chosen].begin(at) {
+                return Ok(picked);
+            }
+        }
+        // One that just failed, but is in service, is better than one that is ejected.
+        if let Some(picked) = avoid.and_then(|avoid| self.endpoints[avoid].begin(at)) {
+            return Ok(picked);
+        }
+        let first = self.draw(None, &mut draw, |index| Some(index) != avoid).or(avoid);
+        let chosen = self.endpoints.get(first.ok_or(Cause::NoEndpoint)?).ok_or(Cause::NoEndpoint)?;
+        self.group.metrics.panicked();
+        Ok(chosen.begin_regardless(at))
     }
 
     /// Takes the endpoint that a caller named itself.
-    pub fn take(_endpoint: &Arc<Endpoint>, _now: Instant) -> Picked {
-        unimplemented!()
+    pub fn take(endpoint: &Arc<Endpoint>, now: Instant) -> Picked {
+        endpoint.begin_regardless(endpoint.group.clock(now))
+    }
+
+    /// Draws an endpoint by weight among those that are `eligible`, other than `except`.
+    #[inline]
+    fn draw(
+        &self,
+        except: Option<usize>,
+        draw: &mut impl FnMut(u64) -> u64,
+        eligible: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let count = self.endpoints.len();
+        if count <= usize::from(except.is_some()) {
+            return None;
+        }
+        // Mostly nothing is ejected, and the first try is good. Drawing again keeps the shares of the others.
+        for _ in 0..4 {
+            let index = self.weights.draw(except, draw);
+            if eligible(index) {
+                return Some(index);
+            }
+        }
+        self.draw_slowly(except, draw, eligible)
+    }
+
+    /// The same by looking at each, in one pass: the n-th eligible one replaces the choice with its share of the
+    /// weight so far.
+    #[cold]
+    fn draw_slowly(
+        &self,
+        except: Option<usize>,
+        draw: &mut impl FnMut(u64) -> u64,
+        eligible: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let mut chosen = None;
+        let mut total = 0;
+        for index in (0..self.endpoints.len()).filter(|index| Some(*index) != except && eligible(*index)) {
+            let weight = self.weights.of(index);
+            total += weight;
+            if draw(total) < weight {
+                chosen = Some(index);
+            }
+        }
+        chosen
+    }
+
+    /// Which of two that were drawn takes the request.
+    #[inline]
+    fn better(&self, first: usize, second: usize, at: u64) -> usize {
+        let (a, b) = (&self.endpoints[first], &self.endpoints[second]);
+        // Whoever may show that it is back does so at once: it is one request, and its cost is not known.
+        if a.health.state(at) == State::HalfOpen {
+            return first;
+        }
+        if b.health.state(at) == State::HalfOpen {
+            return second;
+        }
+        let (in_a, in_b) = (f64::from(a.load.in_flight()), f64::from(b.load.in_flight()));
+        let moves = if self.weights.equal() {
+            a.load.cost(at, in_a + 1.0) > b.load.cost(at, in_b + 1.0)
+        } else {
+            // Queues as they would be at endpoints of average weight. The first is as it is and the second as it would
+            // be, so that a few requests at a heavy endpoint do not push one to an idle light one.
+            let queue = |requests: f64, index: usize| (requests * self.weights.share(index)).max(1.0);
+            a.load.cost(at, queue(in_a, first)) > 2.0 * b.load.cost(at, queue(in_b + 1.0, second))
+        };
+        if moves { second } else { first }
+    }
+}
+
+impl Endpoint {
+    /// Requests and opaque connections that are with it now.
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight()
+    }
+
+    /// The latency by which it is judged; zero if it never answered.
+    pub fn latency(&self, now: Instant) -> Duration {
+        self.load.average(self.group.clock(now))
+    }
+
+    /// Where it stands.
+    pub fn state(&self, now: Instant) -> State {
+        self.health.state(self.group.clock(now))
+    }
+
+    fn new(key: &ServicePort, address: SocketAddr, group: &Arc<Group>) -> Arc<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Arc::new_cyclic(|this: &Weak<Endpoint>| {
+            let metrics = EndpointMetrics::of(key, address);
+            metrics.watch(this.clone());
+            Endpoint {
+                address,
+                id: NEXT.fetch_add(1, Relaxed),
+                metrics,
+                load: Load::default(),
+                health: Health::default(),
+                group: group.clone(),
+            }
+        })
+    }
+
+    /// `None` if it is not available: ejected, or half-open with a request on its way.
+    #[inline]
+    fn begin(self: &Arc<Self>, at: u64) -> Option<Picked> {
+        let probe = match self.health.state(at) {
+            State::InService => false,
+            State::Ejected => return None,
+            State::HalfOpen if self.health.begin_probe(at) => true,
+            State::HalfOpen => return None,
+        };
+        let mut picked = self.begin_regardless(at);
+        picked.probe = probe;
+        Some(picked)
+    }
+
+    #[inline]
+    fn begin_regardless(self: &Arc<Self>, at: u64) -> Picked {
+        self.load.begin();
+        self.metrics.picked();
+        Picked { endpoint: self.clone(), at, probe: false }
+    }
+
+    #[cold]
+    fn failed(&self, probe: bool, latency: Duration, at: u64) {
+        self.metrics.failed();
+        self.load.observe_failure(latency, at);
+        let law = self.group.law.load();
+        // Held until the ejection is done, so that two at once do not pass the limit together.
+        let mut deciding = None;
+        let ejected = self.health.failure(probe, at, &law.rules, || {
+            deciding = self.group.decide();
+            deciding.is_some() && law.allows_one_more()
+        });
+        drop(deciding);
+        if ejected {
+            self.metrics.ejected();
+            tracing::warn!(endpoint = %self.address, "endpoint ejected");
+        }
+    }
+}
+
+impl EndpointLoad for Endpoint {
+    fn in_flight(&self) -> u32 {
+        self.in_flight()
+    }
+
+    fn ewma(&self, now: Instant) -> Duration {
+        self.latency(now)
+    }
+
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.state(now) != State::InService
     }
 }
 
 impl Picked {
     /// Tells how it ended. `latency` is from sending the request to the answer's head.
-    pub fn finish(self, _outcome: Outcome, _latency: Duration, _now: Instant) {
-        unimplemented!()
+    #[inline]
+    pub fn finish(mut self, outcome: Outcome, latency: Duration, now: Instant) {
+        let endpoint = &*self.endpoint;
+        let at = endpoint.group.clock(now);
+        match outcome {
+            Outcome::Answered => {
+                if endpoint.health.success(self.at, at, || endpoint.group.law.load().rules) {
+                    endpoint.load.restart(latency, at);
+                    tracing::info!(endpoint = %endpoint.address, "endpoint back in service");
+                } else {
+                    endpoint.load.observe(latency, at);
+                }
+                self.probe = false;
+            }
+            Outcome::Failed => {
+                endpoint.failed(self.probe, latency, at);
+                self.probe = false;
+            }
+            Outcome::Abandoned => {}
+        }
     }
 }
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.endpoint.load.end();
+        if self.probe {
+            self.endpoint.health.abandon_probe();
+        }
+    }
+}
+
+/// What the endpoints of one port have in common. Survives configuration changes.
+struct Group {
+    epoch: Instant,
+    law: ArcSwap<Law>,
+    /// Held while an ejection is decided.
+    deciding: Mutex<()>,
+    metrics: Arc<ClusterMetrics>,
+}
+
+/// What holds since the last configuration change.
+struct Law {
+    rules: Rules,
+    members: Box<[Weak<Endpoint>]>,
+}
+
+impl Group {
+    fn new(key: &ServicePort) -> Self {
+        Group {
+            epoch: Instant::now(),
+            law: ArcSwap::from_pointee(Law { rules: Rules::NEVER, members: Box::default() }),
+            deciding: Mutex::new(()),
+            metrics: ClusterMetrics::of(key),
+        }
+    }
+
+    fn settle(&self, rules: Rules, endpoints: &[Arc<Endpoint>]) {
+        self.law.store(Arc::new(Law { rules, members: endpoints.iter().map(Arc::downgrade).collect() }));
+    }
+
+    /// `None` if another ejection is being decided: the next failure asks again.
+    fn decide(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.deciding.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// `now` in nanoseconds, above zero.
+    #[inline]
+    fn clock(&self, now: Instant) -> u64 {
+        crate::telemetry::histogram::nanos(now.saturating_duration_since(self.epoch)) + 1
+    }
+}
+
+impl Law {
+    fn allows_one_more(&self) -> bool {
+        let out = self.members.iter().filter_map(Weak::upgrade).filter(|member| member.health.is_out());
+        self.rules.allow(self.members.len(), out.count())
+    }
+}
+
+fn rules(policy: &TrafficPolicy) -> Rules {
+    Rules { after: policy.eject_after, length: policy.eject_for, max_percent: policy.max_ejected_percent }
+}
+
+#[cfg(test)]
+mod tests;
