@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     let destination = target.destination.clone();
     let routed = destination.route(&head::View(&parts));
     let metrics = routed.as_ref().map_or(&destination.unrouted, |(_, state)| &state.metrics);
-    metrics.begin();
+    metrics.begin(if grpc { Spoken::Grpc } else { Spoken::Http2 });
     let Some((route, state)) = routed else {
         let error = ProxyError::new(Cause::NoRoute, "no route matches");
         let (status, bytes_out) = answer::error(&mut respond, &error, grpc, parts.method == Method::HEAD);
