@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{check, completions, demo, version};
+use crate::{check, completions, demo, schema, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ pub enum Command {
     Demo(demo::Args),
     /// Check files, or what this machine can do
     Check(check::Args),
+    /// Write the JSON schema of a kind of resource
+    Schema(schema::Args),
     /// Say what this binary is
     Version(version::Args),
     /// Write a completion script for a shell
@@ -39,6 +41,7 @@ impl Command {
         match self {
             Command::Demo(args) => demo::execute(&args),
             Command::Check(args) => check::execute(&args),
+            Command::Schema(args) => schema::execute(&args),
             Command::Version(args) => version::execute(&args),
             Command::Completions(args) => completions::execute(&args),
             Command::Serve(args) => demo::serve::execute(args),

@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use miette::MietteHandlerOpts;
+
 use crate::output::OutputError;
 
 /// The exit statuses of every command. `run` is the exception: it ends with its program's own.
@@ -30,6 +32,14 @@ impl From<Exit> for ExitCode {
             Exit::Status(status) => status,
         })
     }
+}
+
+/// Has reports written so that a place in a file stays on one line, to be clicked or searched for.
+pub fn prepare() {
+    // It fails where it was done before.
+    let _ = miette::set_hook(Box::new(|_| {
+        Box::new(MietteHandlerOpts::new().wrap_lines(false).context_lines(1).build())
+    }));
 }
 
 /// Writes `report` for a person and says how to end.

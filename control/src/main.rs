@@ -13,6 +13,7 @@ mod completions;
 mod demo;
 mod exit;
 mod output;
+mod schema;
 mod version;
 
 #[global_allocator]
@@ -20,6 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    exit::prepare();
     match std::panic::catch_unwind(|| cli.command.execute()) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(report)) => exit::explain(&report).into(),

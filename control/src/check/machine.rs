@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use lighter_config::sidecar::InterceptConfig;
 use lighter_proxy::intercept;
+use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
@@ -141,7 +142,11 @@ impl Trial {
 
 fn unshare(namespaces: UnshareFlags) -> Result<(), String> {
     // SAFETY: descriptors stay shared, so none of this process becomes invalid.
-    unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(|error| io::Error::from(error).to_string())
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(|error| match error {
+        Errno::NOSPC => "the limit of namespaces is reached (sysctl user.max_*_namespaces)".to_owned(),
+        Errno::INVAL => "the kernel does not have them".to_owned(),
+        other => io::Error::from(other).to_string(),
+    })
 }
 
 /// Sets the rules of interception in this process's own network namespace, and takes them away.

@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
+use miette::{Report, Severity};
+
 use crate::exit::Exit;
 use crate::output;
 
+mod files;
 pub mod machine;
+
+use files::{Findings, Shown};
 
 /// Arguments of `lighter check`.
 #[derive(Debug, clap::Args)]
@@ -20,10 +25,28 @@ pub struct Args {
 
 /// Runs the command.
 pub fn execute(args: &Args) -> miette::Result<Exit> {
-    machine_check(args.json)
+    match &*args.files {
+        [] => machine(args.json),
+        files => self::files(files, args.json),
+    }
 }
 
-fn machine_check(json: bool) -> miette::Result<Exit> {
+/// Errors and warnings go to standard error, so that standard output has the result alone.
+fn files(files: &[PathBuf], json: bool) -> miette::Result<Exit> {
+    let findings = Findings::of(files);
+    if json {
+        output::json(&findings.to_json())?;
+    } else {
+        for (severity, all) in [(Severity::Error, &findings.errors), (Severity::Warning, &findings.warnings)]
+        {
+            all.iter().for_each(|found| eprintln!("{:?}", Report::new(Shown::new(found, severity))));
+        }
+        output::line(findings.summary())?;
+    }
+    Ok(if findings.errors.is_empty() { Exit::Ok } else { Exit::Fault })
+}
+
+fn machine(json: bool) -> miette::Result<Exit> {
     let findings = machine::findings();
     let ok = findings.iter().all(|finding| finding.ok);
     if json {

@@ -1,0 +1,208 @@
+//! Whether files say what they are meant to say.
+
+use std::path::{Path, PathBuf};
+
+use lighter_config::error::{ConfigError, ConfigErrors};
+use lighter_config::load::Resources;
+use lighter_config::sidecar::SidecarConfig;
+use lighter_config::snapshot::Snapshot;
+use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode, SourceOffset};
+use serde_json::{Value, json};
+
+/// What was found in some files.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// How many resources could be read.
+    pub resources: usize,
+    /// How many sidecars' own files could be read.
+    pub sidecars: usize,
+    /// What has to be put right.
+    pub errors: Vec<ConfigError>,
+    /// What is allowed, but hardly meant.
+    pub warnings: Vec<ConfigError>,
+}
+
+impl Findings {
+    /// Reads files and folders. Resources are judged together, a sidecar's own file by itself.
+    pub fn of(paths: &[PathBuf]) -> Self {
+        let (sidecars, resources): (Vec<_>, Vec<_>) =
+            paths.iter().cloned().partition(|path| is_sidecar(path));
+        let mut findings = Findings::default();
+        for path in sidecars {
+            if findings.keep(SidecarConfig::read(&path)).is_some() {
+                findings.sidecars += 1;
+            }
+        }
+        if let Some(resources) = findings.keep(Resources::read(&resources)) {
+            findings.resources = resources.len();
+            if let Some(snapshot) = findings.keep(Snapshot::build(&resources)) {
+                findings.warnings = snapshot.warnings;
+            }
+        }
+        findings
+    }
+
+    fn keep<T>(&mut self, result: Result<T, ConfigErrors>) -> Option<T> {
+        result.map_err(|faults| self.errors.extend(faults.errors)).ok()
+    }
+
+    /// As `--json` writes it.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "ok": self.errors.is_empty(),
+            "resources": self.resources,
+            "sidecars": self.sidecars,
+            "errors": self.errors.iter().map(as_json).collect::<Vec<_>>(),
+            "warnings": self.warnings.iter().map(as_json).collect::<Vec<_>>(),
+        })
+    }
+
+    /// One line for people.
+    pub fn summary(&self) -> String {
+        let count = |number: usize, what: &str| match number {
+            1 => format!("1 {what}"),
+            _ => format!("{number} {what}s"),
+        };
+        let mut parts = vec![count(self.resources, "resource")];
+        if self.sidecars > 0 {
+            parts.push(count(self.sidecars, "sidecar file"));
+        }
+        parts.push(count(self.errors.len(), "error"));
+        parts.push(count(self.warnings.len(), "warning"));
+        parts.join(", ")
+    }
+}
+
+/// A finding in its place: the line of the file, marked, and the hint below.
+#[derive(Debug)]
+pub struct Shown {
+    /// `file:line:column: path: message`, and the resource.
+    title: String,
+    severity: Severity,
+    label: Option<LabeledSpan>,
+    hint: Option<String>,
+    source: NamedSource<String>,
+}
+
+impl Shown {
+    /// Reads the file once more, for the excerpt.
+    pub fn new(found: &ConfigError, severity: Severity) -> Self {
+        // What cannot be read is among the findings already; it has no excerpt.
+        let text = std::fs::read_to_string(&*found.file).unwrap_or_default();
+        let place = (found.line > 0 && !text.is_empty())
+            .then(|| SourceOffset::from_location(&text, found.line as usize, found.column as usize));
+        let label = place.map(|offset| LabeledSpan::new_primary_with_span(found.resource.clone(), offset));
+        Shown {
+            title: found.to_string().lines().next().unwrap_or_default().to_owned(),
+            severity,
+            label,
+            hint: found.hint.clone(),
+            source: NamedSource::new(&found.file, text),
+        }
+    }
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.title)
+    }
+}
+
+impl std::error::Error for Shown {}
+
+impl Diagnostic for Shown {
+    fn severity(&self) -> Option<Severity> {
+        Some(self.severity)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        self.hint.as_ref().map(|hint| Box::new(hint) as Box<dyn std::fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.label.as_ref().map(|_| &self.source as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let label = self.label.clone()?;
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+/// Whether a file is a sidecar's own: it has none of the fields that every resource has.
+fn is_sidecar(path: &Path) -> bool {
+    let of_resource = |line: &str| {
+        let word = line.trim_start_matches(['{', ' ', '\t', '"']);
+        ["apiVersion", "kind", "metadata", "spec"].iter().any(|field| word.starts_with(field))
+    };
+    let text = if path.is_file() { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+    !text.trim().is_empty() && !text.lines().any(of_resource)
+}
+
+fn as_json(found: &ConfigError) -> Value {
+    json!({
+        "file": found.file,
+        "line": found.line,
+        "column": found.column,
+        "resource": found.resource,
+        "path": found.path,
+        "message": found.message,
+        "hint": found.hint,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use miette::{GraphicalReportHandler, GraphicalTheme};
+
+    fn shown(found: &ConfigError) -> String {
+        let mut text = String::new();
+        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::none()).with_wrap_lines(false);
+        handler.render_report(&mut text, &Shown::new(found, Severity::Error)).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_finding_is_shown_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mesh.yaml");
+        std::fs::write(&file, "kind: Service\nspec:\n  prots: []\n").unwrap();
+        let mut found = ConfigError {
+            file: file.display().to_string().into(),
+            line: 3,
+            column: 3,
+            resource: Some("Service default/a".into()),
+            path: "spec.prots".into(),
+            message: "unknown field `prots`".into(),
+            hint: Some("did you mean `ports`?".into()),
+        };
+        let text = shown(&found);
+        let title = format!("{}:3:3: spec.prots: unknown field `prots`\n", file.display());
+        for expected in [&*title, "  prots: []", "Service default/a", "did you mean `ports`?"] {
+            assert!(text.contains(expected), "no {expected} in\n{text}");
+        }
+
+        // A finding about a whole file, or one that cannot be read, has no excerpt.
+        (found.file, found.line, found.resource) = ("/nonexistent".into(), 0, None);
+        let text = shown(&found);
+        assert!(text.contains("/nonexistent: spec.prots: unknown field") && !text.contains("[]"), "{text}");
+    }
+
+    #[test]
+    fn a_sidecars_file_is_told_from_resources() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        for (text, expected) in [
+            ("service: web\n", true),
+            ("apiVersion: x\nkind: Service\n", false),
+            ("{\n  \"apiVersion\": \"x\"}", false),
+            ("metadata: {name: a}\n", false),
+            ("", false),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(is_sidecar(&file), expected, "{text}");
+        }
+        assert!(!is_sidecar(folder.path()), "a folder holds resources");
+    }
+}

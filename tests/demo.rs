@@ -1,0 +1,296 @@
+//! `lighter demo`, whole: what it shows, to whom, and that nothing of it stays.
+
+#![allow(clippy::unwrap_used)] // A test may.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::thread::UnshareFlags;
+use serde_json::Value;
+
+type Outcome = Result<Completion, Failed>;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each starts a mesh of its own; side by side they would measure each other.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        Trial::ignorable_test("every_step_passes_with_evidence", every_step_passes_with_evidence),
+        Trial::ignorable_test("people_read_what_happened", people_read_what_happened),
+        Trial::ignorable_test("an_unprivileged_user_sees_the_same", an_unprivileged_user_sees_the_same),
+        Trial::ignorable_test("an_interrupted_demo_leaves_nothing", an_interrupted_demo_leaves_nothing),
+        Trial::ignorable_test("a_killed_demo_leaves_no_process", a_killed_demo_leaves_no_process),
+        Trial::test("what_cannot_be_done_is_skipped", what_cannot_be_done_is_skipped),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn every_step_passes_with_evidence() -> Outcome {
+    let place = Place::new()?;
+    if let Some(missing) = place.missing()? {
+        return Ok(missing);
+    }
+    let output = place.lighter(&["demo", "--json", "--strict"]).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    assert!(output.status.success(), "{report:#}\n{}", String::from_utf8_lossy(&output.stderr));
+    check_report(&report);
+    place.check_empty()
+}
+
+/// What the steps must have seen. The report's own verdict is not trusted.
+fn check_report(report: &Value) {
+    assert_eq!(report["ok"], true);
+    assert_eq!(report.as_object().unwrap().len(), 2, "only what is documented");
+    let steps = report["steps"].as_array().unwrap();
+    let names: Vec<_> = steps.iter().map(|step| step["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["intercept", "route-shift", "heal"]);
+    for step in steps {
+        assert_eq!(step["status"], "passed", "{step:#}");
+        assert_eq!(step["reason"], Value::Null, "{step:#}");
+        let load = &step["evidence"]["load"];
+        assert!(load["requests"].as_u64().unwrap() >= 300, "{step:#}");
+        assert_eq!(load["failed"], 0, "{step:#}");
+        assert_eq!(load["services_lost"], 0, "{step:#}");
+    }
+
+    let intercept = &steps[0]["evidence"];
+    let services = intercept["services"].as_array().unwrap();
+    let all =
+        |key: &str| services.iter().map(|service| service[key].as_u64().unwrap()).collect::<BTreeSet<_>>();
+    assert_eq!(all("pid").len(), 5, "{intercept:#}");
+    let mut namespaces = all("network_namespace");
+    namespaces.insert(intercept["host_network_namespace"].as_u64().unwrap());
+    assert_eq!(namespaces.len(), 6, "{intercept:#}");
+    let rules = intercept["web_rules"].as_array().unwrap();
+    let rose = |rule: &Value| rule["after"].as_u64() > rule["before"].as_u64();
+    assert!(rules.iter().any(|rule| rule["rule"] == "outbound" && rose(rule)), "{intercept:#}");
+    for service in intercept["requests"].as_array().unwrap() {
+        assert_eq!(service["sent_by_web"], service["received"], "{intercept:#}");
+    }
+
+    let phases = steps[1]["evidence"]["phases"].as_array().unwrap();
+    let v2: Vec<_> = phases.iter().map(|phase| phase["v2"].as_f64().unwrap()).collect();
+    assert!(v2[0] == 0.0 && (0.3..0.7).contains(&v2[1]) && v2[2] == 1.0, "{phases:#?}");
+
+    let heal = &steps[2]["evidence"];
+    assert!(heal["retries"].as_f64().unwrap() > 0.0 && heal["ejections"].as_f64().unwrap() > 0.0, "{heal:#}");
+    assert_ne!(heal["killed"]["sidecar_pid"], heal["sidecar_pid_after"]);
+    assert_eq!(heal["instances_while_dead"].as_object().unwrap().len(), 1, "{heal:#}");
+    assert_eq!(heal["instances_after"].as_object().unwrap().len(), 2, "{heal:#}");
+}
+
+fn people_read_what_happened() -> Outcome {
+    let place = Place::new()?;
+    if let Some(missing) = place.missing()? {
+        return Ok(missing);
+    }
+    let output = place.lighter(&["demo", "--requests", "60"]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(output.status.success(), "{text}");
+    for expected in
+        ["passed  intercept", "passed  route-shift", "passed  heal", "network_namespace", "p99 ms"]
+    {
+        assert!(text.contains(expected), "no {expected} in\n{text}");
+    }
+    assert!(text.trim_end().ends_with("3 passed, 0 failed, 0 skipped"), "{text}");
+    place.check_empty()
+}
+
+fn an_unprivileged_user_sees_the_same() -> Outcome {
+    if !geteuid().is_root() {
+        return Ok(Completion::ignored_with("not root: the other tests are unprivileged already"));
+    }
+    let place = Place::new()?.for_user(NOBODY)?;
+    if let Some(missing) = place.missing()? {
+        return Ok(missing);
+    }
+    let output = place.lighter(&["demo", "--json", "--strict"]).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    assert!(output.status.success(), "{report:#}\n{}", String::from_utf8_lossy(&output.stderr));
+    check_report(&report);
+    place.check_empty()
+}
+
+fn an_interrupted_demo_leaves_nothing() -> Outcome {
+    let place = Place::new()?;
+    if let Some(missing) = place.missing()? {
+        return Ok(missing);
+    }
+    let mut demo = place.lighter(&["demo", "--keep", "--requests", "50"]);
+    let mut demo = demo.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let readers = wait_for_line(&mut demo, "everything runs")?;
+    assert!(place.processes().len() > 10, "five sidecars and five services run");
+    signal(&demo, Signal::INT);
+    let status = demo.wait()?;
+    assert!(status.success(), "Ctrl-C is how a kept demo ends: {status}");
+    let _ = readers.join();
+    place.check_empty()
+}
+
+fn a_killed_demo_leaves_no_process() -> Outcome {
+    let place = Place::new()?;
+    if let Some(missing) = place.missing()? {
+        return Ok(missing);
+    }
+    let mut demo = place.lighter(&["demo", "--requests", "1000000"]);
+    let mut demo = demo.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let readers = wait_for_line(&mut demo, "intercept")?;
+    assert!(place.processes().len() > 10, "five sidecars and five services run");
+    signal(&demo, Signal::KILL);
+    demo.wait()?;
+    let _ = readers.join();
+    place.check_no_process()
+}
+
+/// Where not even a namespace can be made, everything is skipped, and why is said.
+fn what_cannot_be_done_is_skipped() -> Result<(), Failed> {
+    let place = Place::new()?;
+    let output = without_namespaces(place.lighter(&["demo", "--json"])).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    assert!(output.status.success(), "{report:#}");
+    for step in report["steps"].as_array().unwrap() {
+        assert_eq!(step["status"], "skipped");
+        assert!(step["reason"].as_str().unwrap().contains("namespace"), "{step:#}");
+    }
+    let strict = without_namespaces(place.lighter(&["demo", "--json", "--strict"])).output()?;
+    assert_eq!(strict.status.code(), Some(2));
+    place.check_empty().map(drop)
+}
+
+/// Has the command run where no further namespace may be made.
+fn without_namespaces(mut command: Command) -> Command {
+    let forbid = || {
+        // The limits are those of a user namespace. Where none can be made there is nothing to forbid.
+        // SAFETY: only namespaces are left, no descriptor changes hands.
+        if unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }.is_ok() {
+            std::fs::write("/proc/sys/user/max_net_namespaces", "0")?;
+            std::fs::write("/proc/sys/user/max_user_namespaces", "0")?;
+        }
+        Ok(())
+    };
+    // SAFETY: the child has one thread, and does nothing here that another thread's locks could hold up.
+    unsafe { command.pre_exec(forbid) };
+    command
+}
+
+/// A user who may do nothing special.
+const NOBODY: u32 = 65534;
+
+/// Longest wait for something that must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder in which one demo lives, and by which all that it starts is known.
+struct Place {
+    folder: tempfile::TempDir,
+    program: PathBuf,
+    user: Option<u32>,
+}
+
+impl Place {
+    fn new() -> std::io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join("tmp"))?;
+        Ok(Place { folder, program: env!("CARGO_BIN_EXE_lighter").into(), user: None })
+    }
+
+    /// The same for another user, with a copy of the program that this user can read.
+    fn for_user(mut self, user: u32) -> std::io::Result<Self> {
+        let program = self.folder.path().join("lighter");
+        std::fs::copy(&self.program, &program)?;
+        for path in [self.folder.path(), &program] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
+        }
+        chown(self.temporary(), Some(user), Some(user))?;
+        (self.program, self.user) = (program, Some(user));
+        Ok(self)
+    }
+
+    fn lighter(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env("TMPDIR", self.temporary()).current_dir("/").stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    /// Why this machine cannot show the demo, if it cannot.
+    fn missing(&self) -> Result<Option<Completion>, Failed> {
+        let output = self.lighter(&["check", "--json"]).output()?;
+        let found: Value = serde_json::from_slice(&output.stdout)?;
+        let needed = ["network namespaces", "nf_tables"];
+        let missing = found["machine"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|finding| finding["ok"] == false && needed.iter().any(|name| finding["name"] == *name));
+        Ok(missing
+            .map(|finding| Completion::ignored_with(format!("{}: {}", finding["name"], finding["detail"]))))
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.folder.path().join("tmp")
+    }
+
+    /// Every process with this place in its environment.
+    fn processes(&self) -> Vec<PathBuf> {
+        let mark = format!("TMPDIR={}", self.temporary().display());
+        let is_ours = |process: &PathBuf| {
+            let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        };
+        let all = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        all.filter(is_ours).collect()
+    }
+
+    fn check_no_process(&self) -> Outcome {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.processes().is_empty() {
+            if Instant::now() > deadline {
+                let lines = self.processes().into_iter().map(|process| command_line(&process));
+                return Err(format!("still there: {:?}", lines.collect::<Vec<_>>()).into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Completion::Completed)
+    }
+
+    /// No process and no file is left.
+    fn check_empty(&self) -> Outcome {
+        let left: Vec<_> = std::fs::read_dir(self.temporary())?.collect();
+        assert!(left.is_empty(), "{left:?}");
+        self.check_no_process()
+    }
+}
+
+fn command_line(process: &Path) -> String {
+    let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
+}
+
+/// Reads standard error until `text` comes, and goes on reading so that nobody waits for a full pipe.
+fn wait_for_line(demo: &mut Child, text: &str) -> Result<std::thread::JoinHandle<()>, Failed> {
+    let mut errors = BufReader::new(demo.stderr.take().ok_or("standard error is piped")?);
+    let mut stdout = demo.stdout.take().ok_or("standard output is piped")?;
+    let mut seen = String::new();
+    while !seen.lines().last().is_some_and(|line| line.contains(text)) {
+        if errors.read_line(&mut seen)? == 0 {
+            return Err(format!("it ended without {text}:\n{seen}").into());
+        }
+    }
+    Ok(std::thread::spawn(move || {
+        let _ = errors.read_to_end(&mut Vec::new());
+        let _ = stdout.read_to_end(&mut Vec::new());
+    }))
+}
+
+fn signal(process: &Child, signal: Signal) {
+    kill_process(Pid::from_child(process), signal).unwrap();
+}
