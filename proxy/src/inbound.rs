@@ -1,25 +1,136 @@
 //! From a caller to this workload's application.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use tokio::net::TcpStream;
+use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::sidecar::{InboundConfig, SidecarConfig};
+use lighter_config::snapshot::{Backend, Port, Protocol, RouteTable, TrafficPolicy};
 
-use crate::drain::Ticket;
-use crate::worker::Worker;
+use crate::carry::Call;
+use crate::error::Cause;
+use crate::intercept::listen;
+use crate::mesh::{Destination, Target};
+use crate::tcp::Onward;
+use crate::telemetry::Direction;
+use crate::worker::Shared;
 
-/// Serves a connection that callers made to the workload and the kernel redirected.
-pub(crate) async fn intercepted(_worker: Rc<Worker>, _stream: TcpStream, _peer: SocketAddr, _ticket: Ticket) {
-    unimplemented!()
+/// Serves a connection that a caller made to the workload and the kernel redirected. It goes on to the very address
+/// that was meant, so that an application sees its own addresses and none that it does not listen on.
+pub(crate) async fn intercepted(call: Call) {
+    let Ok(meant) = listen::original_destination(&call.io.tcp) else {
+        // The caller left before the kernel was asked.
+        return;
+    };
+    let onward = Onward::Address(Direction::Inbound, meant);
+    if meant.ip().is_loopback() || is_own(&call.worker.shared.config, meant.port()) {
+        return call.refuse(&onward, Cause::Loop);
+    }
+    let port = declared(&call.worker.shared, |port| port.target_port == meant.port());
+    match port {
+        Some(port) => {
+            let target = call.worker.apps.target(Some(port), meant, None);
+            call.to_port(target, Protocol::Auto).await;
+        }
+        // Not said to be part of the Service: carried, counted, and never looked into.
+        None => call.to_address(onward).await,
+    }
 }
 
-/// Serves a connection to `SidecarConfig::inbound[index]`.
-pub(crate) async fn explicit(
-    _worker: Rc<Worker>,
-    _stream: TcpStream,
-    _peer: SocketAddr,
-    _ticket: Ticket,
-    _index: usize,
-) {
-    unimplemented!()
+/// Serves a connection to an explicit inbound listener.
+pub(crate) async fn explicit(call: Call, index: usize) {
+    let shared = &call.worker.shared;
+    let Some(config) = shared.config.inbound.get(index) else { return };
+    let port = declared(shared, |port| match config.port {
+        Some(wanted) => port.key.port == wanted,
+        None => port.target_port == config.app.port(),
+    });
+    let target = call.worker.apps.target(port, config.app, Some((config, shared.service())));
+    let protocol = config.protocol;
+    call.to_port(target, protocol).await;
 }
+
+/// Whether this sidecar itself listens on `port`: nobody is led there through it.
+fn is_own(config: &SidecarConfig, port: u16) -> bool {
+    let listeners = config.listeners.iter().map(|listener| listener.listen.port());
+    let inbound = config.inbound.iter().map(|inbound| inbound.listen.port());
+    let others = [config.probe, config.connect, config.dns.as_ref().map(|dns| dns.listen)];
+    [config.outbound_port, config.inbound_port, config.admin.port()]
+        .into_iter()
+        .chain(others.into_iter().flatten().map(|address| address.port()))
+        .chain(listeners)
+        .chain(inbound)
+        .any(|own| own == port)
+}
+
+/// The port of this workload's own Service that `is` is true of.
+fn declared(shared: &Shared, is: impl Fn(&Port) -> bool) -> Option<Arc<Port>> {
+    let mesh = shared.mesh.load();
+    let service = mesh.config.services.get(shared.service()?)?;
+    service.ports.iter().find(|port| is(port)).cloned()
+}
+
+/// The application's addresses that were asked for, as one worker knows them.
+#[derive(Default)]
+pub(crate) struct Apps {
+    known: RefCell<HashMap<SocketAddr, Known>>,
+}
+
+struct Known {
+    /// As configured when `destination` was made.
+    port: Option<Arc<Port>>,
+    destination: Arc<Destination>,
+}
+
+impl Apps {
+    /// The application at `app` as a destination, made when it is asked for first and again when its port's
+    /// configuration changed. Connections to it outlive that.
+    fn target(
+        &self,
+        port: Option<Arc<Port>>,
+        app: SocketAddr,
+        explicit: Option<(&InboundConfig, Option<&ServiceName>)>,
+    ) -> Target {
+        let mut known = self.known.borrow_mut();
+        let old = known.get(&app);
+        if let Some(old) = old
+            && old.port.as_ref().map(Arc::as_ptr) == port.as_ref().map(Arc::as_ptr)
+        {
+            return Target { destination: old.destination.clone(), pinned: None };
+        }
+        let made = match &port {
+            Some(port) => port.clone(),
+            None => Arc::new(undeclared(app, explicit)),
+        };
+        let destination = Arc::new(Destination::inbound(&made, app, old.map(|old| &*old.destination)));
+        // A workload has few addresses and ports; more would be somebody's play.
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(app, Known { port, destination: destination.clone() });
+        Target { destination, pinned: None }
+    }
+}
+
+/// What stands for the port of an explicit listener that no resource speaks of (yet).
+fn undeclared(app: SocketAddr, explicit: Option<(&InboundConfig, Option<&ServiceName>)>) -> Port {
+    let service = explicit.and_then(|(_, service)| service.cloned());
+    let port = explicit.and_then(|(config, _)| config.port).unwrap_or(app.port());
+    let protocol = explicit.map(|(config, _)| config.protocol).unwrap_or_default();
+    let key = ServicePort { service: service.unwrap_or_else(|| ServiceName::new("", "unknown")), port };
+    Port {
+        name: None,
+        protocol,
+        target_port: app.port(),
+        routes: RouteTable::single(&key),
+        tcp: vec![Backend { target: key.clone(), weight: 1, exists: true }],
+        tcp_route: "default".into(),
+        endpoints: Vec::new(),
+        policy: TrafficPolicy::default(),
+        key,
+    }
+}
+
+const MOST_KNOWN: usize = 256;

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod balance;
 pub mod buf;
+mod carry;
 pub mod connect;
 pub mod detect;
 pub mod dial;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lighter_config::name::{ServiceName, ServicePort};
@@ -43,6 +44,53 @@ pub struct Destination {
     pub unrouted: Arc<RouteMetrics>,
     /// This port's own endpoints.
     pub cluster: Arc<Cluster>,
+    /// What its connections taught.
+    pub(crate) learned: Arc<Learned>,
+}
+
+/// Who speaks first on a port's connections, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    /// The client, in HTTP. Nothing else is carried.
+    Http,
+    /// The client, in TLS.
+    Tls,
+    /// Nobody asks: the bytes are passed on from the first.
+    Opaque,
+    /// To be found out.
+    Unknown,
+}
+
+impl From<Protocol> for Speech {
+    fn from(said: Protocol) -> Self {
+        match said {
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => Speech::Http,
+            Protocol::Tls => Speech::Tls,
+            Protocol::Tcp => Speech::Opaque,
+            Protocol::Auto => Speech::Unknown,
+        }
+    }
+}
+
+/// What a port's connections taught. Outlives configurations.
+#[derive(Debug, Default)]
+pub(crate) struct Learned {
+    server_first: AtomicBool,
+}
+
+impl Learned {
+    /// Whether its servers speak first, so that a connection is dialled before its client says anything.
+    pub(crate) fn server_first(&self) -> bool {
+        self.server_first.load(Ordering::Relaxed)
+    }
+
+    /// Notes who spoke first.
+    pub(crate) fn set_server_first(&self, first: bool) {
+        // Mostly known already: then the cache line stays shared between workers.
+        if self.server_first() != first {
+            self.server_first.store(first, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A route with its state.
@@ -112,27 +160,53 @@ impl Destination {
         self.port.protocol
     }
 
-    fn outbound(port: &Arc<Port>, clusters: &HashMap<ServicePort, Arc<Cluster>>) -> Option<Self> {
-        let cluster = clusters.get(&port.key)?.clone();
-        Some(Self::with(port, Direction::Outbound, cluster, |backends| Backends::new(backends, clusters)))
+    /// Who speaks first here. A port that routes by HTTP carries nothing but HTTP, or routes could be walked around.
+    pub(crate) fn speech(&self) -> Speech {
+        match self.port.protocol {
+            Protocol::Auto if self.is_routed() => Speech::Http,
+            said => said.into(),
+        }
     }
 
-    /// This workload's own port: every route leads to the application.
-    pub fn inbound(port: &Arc<Port>, app: SocketAddr) -> Self {
-        let cluster = Arc::new(Cluster::local(port.key.clone(), app));
+    /// Whether an HTTPRoute or GRPCRoute is attached.
+    fn is_routed(&self) -> bool {
+        !matches!(&*self.port.routes.routes, [only] if *only.name == *"default")
+    }
+
+    fn outbound(
+        port: &Arc<Port>,
+        clusters: &HashMap<ServicePort, Arc<Cluster>>,
+        old: Option<&Destination>,
+    ) -> Option<Self> {
+        let cluster = clusters.get(&port.key)?.clone();
+        let learned = old.map(|old| old.learned.clone()).unwrap_or_default();
+        let backends = |backends: &[Backend]| Backends::new(backends, clusters);
+        Some(Self::with(port, Direction::Outbound, cluster, learned, backends))
+    }
+
+    /// This workload's own port: every route leads to the application. What `old`, the same port before a change of
+    /// configuration, has alive (connections, what was learned) is taken over.
+    pub fn inbound(port: &Arc<Port>, app: SocketAddr, old: Option<&Destination>) -> Self {
+        let (cluster, learned) = match old {
+            Some(old) if old.port.key == port.key => (old.cluster.clone(), old.learned.clone()),
+            _ => (Arc::new(Cluster::local(port.key.clone(), app)), Arc::default()),
+        };
         let clusters = HashMap::from([(port.key.clone(), cluster.clone())]);
         let own = [Backend { target: port.key.clone(), weight: 1, exists: true }];
         // A callee does not route: its callers did. One route takes everything.
         let mut plain = (**port).clone();
         plain.routes = lighter_config::snapshot::RouteTable::single(&port.key);
         plain.tcp_route = "default".into();
-        Self::with(&Arc::new(plain), Direction::Inbound, cluster, |_| Backends::new(&own, &clusters))
+        // The deadline of a request is its caller's.
+        plain.policy.request_timeout = None;
+        Self::with(&Arc::new(plain), Direction::Inbound, cluster, learned, |_| Backends::new(&own, &clusters))
     }
 
     fn with(
         port: &Arc<Port>,
         direction: Direction,
         cluster: Arc<Cluster>,
+        learned: Arc<Learned>,
         backends: impl Fn(&[Backend]) -> Backends,
     ) -> Self {
         let routes = port.routes.routes.iter().map(|route| RouteState {
@@ -148,6 +222,7 @@ impl Destination {
             tcp_metrics: RouteMetrics::of(direction, &port.key, &port.tcp_route),
             unrouted: RouteMetrics::of(direction, &port.key, "none"),
             cluster,
+            learned,
             port: port.clone(),
         }
     }
@@ -182,13 +257,14 @@ impl Mesh {
     pub fn build(config: Arc<Snapshot>, before: &Mesh) -> Self {
         let mut clusters = HashMap::new();
         for port in config.services.values().flat_map(|service| &service.ports) {
-            let old = before.destinations.get(&port.key).map(|destination| &*destination.cluster);
+            let old = before.destination(&port.key).map(|destination| &*destination.cluster);
             clusters.insert(port.key.clone(), Arc::new(Cluster::build(port, old)));
         }
         let mut mesh = Mesh { config: config.clone(), ..Mesh::default() };
         for service in config.services.values() {
             for port in &service.ports {
-                let Some(destination) = Destination::outbound(port, &clusters) else { continue };
+                let old = before.destination(&port.key).map(|old| &**old);
+                let Some(destination) = Destination::outbound(port, &clusters, old) else { continue };
                 let destination = Arc::new(destination);
                 for ip in [service.virtual_ips.v4.into(), service.virtual_ips.v6.into()] {
                     mesh.by_virtual_ip.insert(SocketAddr::new(ip, port.key.port), destination.clone());
@@ -233,4 +309,10 @@ impl Mesh {
         let name = ServiceName::new(&namespace.to_ascii_lowercase(), &name.to_ascii_lowercase());
         self.config.services.contains_key(&name).then_some(name)
     }
+}
+
+/// The Service that a sidecar's own file means by `name` or `namespace/name`.
+pub(crate) fn service_name(text: &str, own: &str) -> ServiceName {
+    let (namespace, name) = text.split_once('/').unwrap_or((own, text));
+    ServiceName::new(namespace, name)
 }

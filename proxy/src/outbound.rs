@@ -1,25 +1,88 @@
 //! From this workload to a Service.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 
-use tokio::net::TcpStream;
+use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::sidecar::ListenerConfig;
+use lighter_config::snapshot::{OutboundPolicy, Protocol, is_virtual};
 
-use crate::drain::Ticket;
-use crate::worker::Worker;
+use crate::carry::Call;
+use crate::error::Cause;
+use crate::intercept::{listen, probe};
+use crate::mesh::{self, Mesh, Target};
+use crate::tcp::Onward;
+use crate::telemetry::Direction;
 
 /// Serves a connection that the workload made and the kernel redirected.
-pub(crate) async fn intercepted(_worker: Rc<Worker>, _stream: TcpStream, _peer: SocketAddr, _ticket: Ticket) {
-    unimplemented!()
+pub(crate) async fn intercepted(call: Call) {
+    let Ok(meant) = listen::original_destination(&call.io.tcp) else {
+        // The client left before the kernel was asked.
+        return;
+    };
+    if probe::is_probe(meant) {
+        let _ = probe::answer(call.io.tcp).await;
+        return;
+    }
+    let onward = Onward::Address(Direction::Outbound, meant);
+    // Nobody redirected it: it was made to this very socket, and would come back for ever.
+    if call.io.tcp.local_addr().is_ok_and(|own| own == meant) {
+        return call.refuse(&onward, Cause::Loop);
+    }
+    let destination = destination(&call.worker.shared.mesh.load(), meant);
+    match destination {
+        Ok(Some(target)) => call.to_port(target, Protocol::Auto).await,
+        Ok(None) => call.to_address(onward).await,
+        Err(cause) => call.refuse(&onward, cause),
+    }
 }
 
-/// Serves a connection to `SidecarConfig::listeners[index]`.
-pub(crate) async fn explicit(
-    _worker: Rc<Worker>,
-    _stream: TcpStream,
-    _peer: SocketAddr,
-    _ticket: Ticket,
-    _index: usize,
-) {
-    unimplemented!()
+/// Serves a connection to an explicit listener.
+pub(crate) async fn explicit(call: Call, index: usize) {
+    let shared = call.worker.shared.clone();
+    let Some(listener) = shared.listeners().get(index) else { return };
+    let target = listener.target(&shared.mesh.load());
+    match target {
+        Some(target) => call.to_port(target, listener.protocol).await,
+        None => call.refuse(&Onward::Address(Direction::Outbound, listener.address), Cause::NoConfig),
+    }
+}
+
+/// The port of a Service that an address means; `None` for an address of the world that may be reached.
+pub(crate) fn destination(mesh: &Mesh, meant: SocketAddr) -> Result<Option<Target>, Cause> {
+    match mesh.by_address(meant) {
+        Some(target) => Ok(Some(target)),
+        // A virtual address leads nowhere but through a Service.
+        None if is_virtual(meant.ip()) => Err(Cause::NoConfig),
+        None => match mesh.config.outbound_policy {
+            OutboundPolicy::Passthrough => Ok(None),
+            OutboundPolicy::RegistryOnly => Err(Cause::NotInRegistry),
+        },
+    }
+}
+
+/// An explicit listener, with its names parsed once.
+pub(crate) struct Listener {
+    address: SocketAddr,
+    service: ServiceName,
+    port: Option<u16>,
+    protocol: Protocol,
+}
+
+impl Listener {
+    /// As configured, by a sidecar whose short names mean `namespace`.
+    pub(crate) fn new(config: &ListenerConfig, namespace: &str) -> Self {
+        Listener {
+            address: config.listen,
+            service: mesh::service_name(&config.service, namespace),
+            port: config.port,
+            protocol: config.protocol,
+        }
+    }
+
+    fn target(&self, mesh: &Mesh) -> Option<Target> {
+        let service = mesh.config.services.get(&self.service)?;
+        let port = self.port.or_else(|| Some(service.ports.first()?.key.port))?;
+        let key = ServicePort { service: self.service.clone(), port };
+        Some(Target { destination: mesh.destination(&key)?.clone(), pinned: None })
+    }
 }

@@ -1,7 +1,212 @@
 //! Opaque bytes: pick an endpoint, connect, pass everything on, account.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::balance::{Cluster, Endpoint, Outcome, Picked};
+use crate::dial;
+use crate::drain::Ticket;
+use crate::error::{Cause, ProxyError, Retry};
+use crate::io::Io;
+use crate::mesh::Target;
+use crate::telemetry::{self, Direction, Record, RouteMetrics, Spoken};
+use crate::worker::Worker;
+
 mod pipe;
 mod relay;
 
 pub(crate) use pipe::Pipe;
 pub(crate) use relay::{Relayed, relay};
+
+/// Where a connection goes.
+#[derive(Clone)]
+pub(crate) enum Onward {
+    /// To a port of a Service.
+    Port(Target),
+    /// To where it wanted to go itself, untouched.
+    Address(Direction, SocketAddr),
+}
+
+/// A connection to an upstream.
+pub(crate) struct Upstream {
+    /// The connection, and what was heard of the upstream already.
+    pub(crate) io: Io,
+    /// The other end.
+    pub(crate) address: SocketAddr,
+    /// The endpoint, counted as in flight. `None` where no Service was asked.
+    picked: Option<Picked>,
+    /// How long connecting took.
+    took: Duration,
+    retries: u8,
+}
+
+/// An opaque connection that is carried.
+pub(crate) struct Opaque<'a> {
+    /// The worker whose thread this is.
+    pub(crate) worker: &'a Worker,
+    /// Where it goes.
+    pub(crate) onward: &'a Onward,
+    /// The caller.
+    pub(crate) peer: SocketAddr,
+    /// Bytes, or TLS that is passed through.
+    pub(crate) spoken: Spoken,
+    /// The server name that the client gave in TLS; otherwise empty.
+    pub(crate) name: &'a str,
+}
+
+impl Opaque<'_> {
+    /// Carries the connection to its end, or closes it with a reset if no upstream can be reached.
+    pub(crate) async fn serve(&self, mut downstream: Io, upstream: Option<Upstream>, ticket: &Ticket) {
+        let began = Instant::now();
+        let metrics = self.onward.metrics(self.worker);
+        metrics.begin(self.spoken);
+        let connected = match upstream {
+            Some(upstream) => Ok(upstream),
+            None => dial(self.worker, self.onward).await,
+        };
+        match connected {
+            Ok(mut upstream) => {
+                let idle = self.onward.idle_timeout();
+                let relayed = relay(&mut downstream, &mut upstream.io, idle, ticket).await;
+                let outcome = match relayed.cause {
+                    Some(Cause::UpstreamReset) if relayed.bytes_out == 0 => Outcome::Failed,
+                    _ => Outcome::Answered,
+                };
+                if let Some(picked) = upstream.picked {
+                    picked.finish(outcome, upstream.took, Instant::now());
+                }
+                let (address, took, retries) = (Some(upstream.address), upstream.took, upstream.retries);
+                self.account(metrics, began, address, relayed, took, retries);
+            }
+            Err(error) => {
+                tracing::debug!(peer = %self.peer, %error, "no upstream for an opaque connection");
+                downstream.reset_on_close();
+                let relayed = Relayed { cause: Some(error.cause), ..Relayed::default() };
+                self.account(metrics, began, error.peer, relayed, began.elapsed(), 0);
+            }
+        }
+    }
+
+    /// Closes a connection with a reset and counts why.
+    pub(crate) fn refuse(&self, downstream: &Io, cause: Cause) {
+        downstream.reset_on_close();
+        let metrics = self.onward.metrics(self.worker);
+        metrics.begin(self.spoken);
+        let relayed = Relayed { cause: Some(cause), ..Relayed::default() };
+        self.account(metrics, Instant::now(), None, relayed, Duration::ZERO, 0);
+    }
+
+    fn account(
+        &self,
+        metrics: &RouteMetrics,
+        began: Instant,
+        endpoint: Option<SocketAddr>,
+        relayed: Relayed,
+        latency: Duration,
+        retries: u8,
+    ) {
+        telemetry::account(&Record {
+            metrics,
+            spoken: self.spoken,
+            peer: self.peer,
+            endpoint,
+            status: 0,
+            grpc_status: None,
+            cause: relayed.cause,
+            method: b"",
+            path: b"",
+            authority: self.name.as_bytes(),
+            request_id: b"",
+            bytes_in: relayed.bytes_in,
+            bytes_out: relayed.bytes_out,
+            latency,
+            duration: began.elapsed(),
+            retries,
+        });
+    }
+}
+
+/// Connects to where `onward` leads; once more to another endpoint if the first cannot be reached.
+pub(crate) async fn dial(worker: &Worker, onward: &Onward) -> Result<Upstream, ProxyError> {
+    let factory = match onward.direction() {
+        Direction::Outbound => &worker.shared.outside,
+        Direction::Inbound => &worker.shared.inside,
+    };
+    let target = match onward {
+        Onward::Port(target) => target,
+        Onward::Address(_, address) => {
+            let began = Instant::now();
+            let tcp = dial::connect(&**factory, *address, CONNECT_TIMEOUT).await?;
+            let took = began.elapsed();
+            return Ok(Upstream { io: Io::new(tcp), address: *address, picked: None, took, retries: 0 });
+        }
+    };
+    let policy = target.destination.policy();
+    let mut failed: Option<(Arc<Endpoint>, ProxyError)> = None;
+    loop {
+        let began = Instant::now();
+        let picked = match (pick(target, failed.as_ref().map(|(endpoint, _)| &**endpoint), began), &failed) {
+            (Ok(picked), None) => picked,
+            // Nobody else is there: what went wrong first is what went wrong.
+            (Ok(again), Some((first, _))) if !Arc::ptr_eq(&again.endpoint, first) => again,
+            (_, Some(_)) => break,
+            (Err(cause), None) => return Err(ProxyError::new(cause, "no endpoint to connect to")),
+        };
+        let address = picked.endpoint.address;
+        match dial::connect(&**factory, address, policy.connect_timeout).await {
+            Ok(tcp) => {
+                let (took, retries) = (began.elapsed(), u8::from(failed.is_some()));
+                return Ok(Upstream { io: Io::new(tcp), address, picked: Some(picked), took, retries });
+            }
+            Err(error) => {
+                let endpoint = picked.endpoint.clone();
+                picked.finish(dial::outcome(&error), began.elapsed(), Instant::now());
+                let again = failed.is_none()
+                    && policy.safe_retry
+                    && target.pinned.is_none()
+                    && error.retry == Retry::Safe;
+                failed = Some((endpoint, error));
+                if !again {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failed.map_or_else(|| ProxyError::new(Cause::Internal, "no endpoint was tried"), |(_, error)| error))
+}
+
+fn pick(target: &Target, avoid: Option<&Endpoint>, now: Instant) -> Result<Picked, Cause> {
+    match &target.pinned {
+        Some(endpoint) => Ok(Cluster::take(endpoint, now)),
+        None => target.destination.tcp.pick()?.pick(avoid, now),
+    }
+}
+
+impl Onward {
+    /// Which way it goes.
+    pub(crate) fn direction(&self) -> Direction {
+        match self {
+            Onward::Port(target) => target.destination.direction,
+            Onward::Address(direction, _) => *direction,
+        }
+    }
+
+    fn metrics<'a>(&'a self, worker: &'a Worker) -> &'a RouteMetrics {
+        match self {
+            Onward::Port(target) => &target.destination.tcp_metrics,
+            Onward::Address(direction, _) => worker.passthrough(*direction),
+        }
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
+        match self {
+            Onward::Port(target) => target.destination.policy().idle_timeout,
+            Onward::Address(..) => Some(IDLE_TIMEOUT),
+        }
+    }
+}
+
+/// For destinations that no policy speaks of; the defaults of TrafficPolicy.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);

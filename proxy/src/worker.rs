@@ -4,20 +4,24 @@
 //! shard. Nothing on the request path crosses threads. The calling thread of [`run`] serves everything that is not
 //! traffic.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
 use tokio::sync::Notify;
 
 use crate::dial::SocketFactory;
 use crate::drain::{Connections, Phase};
+use crate::inbound::Apps;
 use crate::intercept::Installed;
-use crate::mesh::Mesh;
+use crate::mesh::{self, Mesh};
+use crate::outbound::Listener;
+use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
 
 mod control;
 mod doors;
@@ -38,6 +42,8 @@ pub struct Shared {
     pub inside: Arc<dyn SocketFactory>,
     /// The rules of interception, once they stand; `/intercept` of the admin port shows their counters.
     pub rules: OnceLock<Installed>,
+    service: Option<ServiceName>,
+    listeners: Box<[Listener]>,
     phase: AtomicU8,
     open: AtomicUsize,
     most: usize,
@@ -57,6 +63,9 @@ pub struct Worker {
     pub http1: RefCell<crate::http::h1::Pool>,
     /// Open HTTP/2 connections to endpoints.
     pub http2: crate::http::h2::Pool,
+    pub(crate) apps: Apps,
+    metrics: Arc<WorkerMetrics>,
+    passthrough: [OnceCell<Arc<RouteMetrics>>; 2],
 }
 
 /// Listening sockets that were made elsewhere: `lighter run` makes them inside the application's network namespace.
@@ -131,7 +140,11 @@ impl Shared {
         inside: Arc<dyn SocketFactory>,
     ) -> Self {
         let most = config.max_connections.unwrap_or_else(limits::connections);
+        let service = config.service.as_ref().map(|service| mesh::service_name(service, &config.namespace));
+        let listeners = config.listeners.iter().map(|listener| Listener::new(listener, &config.namespace));
         Shared {
+            service,
+            listeners: listeners.collect(),
             config,
             mesh: ArcSwap::default(),
             outside,
@@ -158,6 +171,16 @@ impl Shared {
     /// Asks for a reload of the resource files, as SIGHUP does.
     pub fn reload(&self) {
         self.reload.notify_one();
+    }
+
+    /// The Service that this workload is an instance of.
+    pub fn service(&self) -> Option<&ServiceName> {
+        self.service.as_ref()
+    }
+
+    /// Beside `config.listeners`.
+    pub(crate) fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// Downstream connections of this process.
@@ -191,6 +214,17 @@ impl Worker {
             connections: Rc::default(),
             http1: RefCell::default(),
             http2: Default::default(),
+            apps: Apps::default(),
+            metrics: telemetry::worker(index),
+            passthrough: Default::default(),
+        })
+    }
+
+    /// Counts connections that no Service is asked for.
+    pub(crate) fn passthrough(&self, direction: Direction) -> &RouteMetrics {
+        self.passthrough[direction as usize].get_or_init(|| {
+            let nobody = ServicePort { service: ServiceName::new("", ""), port: 0 };
+            RouteMetrics::of(direction, &nobody, "passthrough")
         })
     }
 }

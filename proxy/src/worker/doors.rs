@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Admitted, Worker};
-use crate::drain::{Phase, Ticket};
+use crate::carry::Call;
+use crate::drain::Phase;
+use crate::io::Io;
+use crate::telemetry::WorkerMetrics;
 use crate::{connect, inbound, outbound};
 
 /// One listening socket of one worker.
@@ -54,7 +58,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role) {
         };
         match accepted {
             Ok((stream, peer)) => admit(&worker, stream, peer, role),
-            Err(error) => back_off(error).await,
+            Err(error) => back_off(&worker, error).await,
         }
     }
     // Who got through before the door closed is served: closing the socket would reset them.
@@ -68,45 +72,55 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role) {
 
 fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
     let Some(admitted) = worker.shared.admit() else {
-        metrics::counter!("lighter_connections_shed_total", "reason" => "limit").increment(1);
-        crate::io::Io::new(stream).reset_on_close();
+        worker.metrics.shed();
+        Io::new(stream).reset_on_close();
         return;
     };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let ticket = worker.connections.enter();
-    tokio::task::spawn_local(serve(worker.clone(), stream, peer, role, ticket, admitted));
+    let call = Call { worker: worker.clone(), io: Io::new(stream), peer, ticket };
+    tokio::task::spawn_local(serve(call, role, admitted, Counted::new(worker)));
 }
 
-async fn serve(
-    worker: Rc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    role: Role,
-    ticket: Ticket,
-    _admitted: Admitted,
-) {
+async fn serve(call: Call, role: Role, _admitted: Admitted, _counted: Counted) {
     match role {
-        Role::Outbound => outbound::intercepted(worker, stream, peer, ticket).await,
-        Role::Listener(index) => outbound::explicit(worker, stream, peer, ticket, index).await,
-        Role::Inbound => inbound::intercepted(worker, stream, peer, ticket).await,
-        Role::App(index) => inbound::explicit(worker, stream, peer, ticket, index).await,
-        Role::Proxy => connect::serve(worker, stream, peer, ticket).await,
+        Role::Outbound => outbound::intercepted(call).await,
+        Role::Listener(index) => outbound::explicit(call, index).await,
+        Role::Inbound => inbound::intercepted(call).await,
+        Role::App(index) => inbound::explicit(call, index).await,
+        Role::Proxy => connect::serve(call).await,
+    }
+}
+
+/// A connection among those of its worker that are open. A panic that ends it is counted too.
+struct Counted(Arc<WorkerMetrics>);
+
+impl Counted {
+    fn new(worker: &Worker) -> Self {
+        worker.metrics.accepted();
+        Counted(worker.metrics.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.ended();
+        if std::thread::panicking() {
+            self.0.panicked();
+        }
     }
 }
 
 /// A failed accept is either the peer's (it left again: go on) or ours (no descriptor: wait for one).
-async fn back_off(error: std::io::Error) {
+async fn back_off(worker: &Worker, error: std::io::Error) {
     use rustix::io::Errno;
+    worker.metrics.accept_failed();
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-            metrics::counter!("lighter_accept_errors_total", "reason" => "descriptors").increment(1);
             tracing::warn!(%error, "cannot accept: waiting for connections to end");
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
         }
-        _ => {
-            metrics::counter!("lighter_accept_errors_total", "reason" => "peer").increment(1);
-            tracing::debug!(%error, "a connection was gone before it was accepted");
-        }
+        _ => tracing::debug!(%error, "a connection was gone before it was accepted"),
     }
 }
 

@@ -61,6 +61,7 @@ fn work(
     phases: watch::Receiver<Phase>,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Event {
+    crate::telemetry::set_worker(index);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return Event::Failed(error),
