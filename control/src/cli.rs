@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{check, completions, demo, schema, version};
+use crate::{check, completions, demo, proxy, schema, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ pub struct Cli {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a sidecar alone, in this network namespace
+    Proxy(proxy::Args),
     /// Show the whole story on this machine
     Demo(demo::Args),
     /// Check files, or what this machine can do
@@ -39,6 +41,7 @@ impl Command {
     /// Does what was asked.
     pub fn execute(self) -> miette::Result<Exit> {
         match self {
+            Command::Proxy(args) => proxy::execute(&args),
             Command::Demo(args) => demo::execute(&args),
             Command::Check(args) => check::execute(&args),
             Command::Schema(args) => schema::execute(&args),

@@ -6,7 +6,7 @@ use lighter_config::error::{ConfigError, ConfigErrors};
 use lighter_config::load::Resources;
 use lighter_config::sidecar::SidecarConfig;
 use lighter_config::snapshot::Snapshot;
-use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode, SourceOffset};
+use miette::{Diagnostic, LabeledSpan, NamedSource, Report, Severity, SourceCode, SourceOffset};
 use serde_json::{Value, json};
 
 /// What was found in some files.
@@ -99,6 +99,11 @@ impl Shown {
             hint: found.hint.clone(),
             source: NamedSource::new(&found.file, text),
         }
+    }
+
+    /// Writes it to standard error.
+    pub fn tell(self) {
+        eprintln!("{:?}", Report::new(self));
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use miette::{Report, Severity};
+use miette::Severity;
 
 use crate::exit::Exit;
 use crate::output;
 
-mod files;
+pub mod files;
 pub mod machine;
 
 use files::{Findings, Shown};
@@ -39,7 +39,7 @@ fn files(files: &[PathBuf], json: bool) -> miette::Result<Exit> {
     } else {
         for (severity, all) in [(Severity::Error, &findings.errors), (Severity::Warning, &findings.warnings)]
         {
-            all.iter().for_each(|found| eprintln!("{:?}", Report::new(Shown::new(found, severity))));
+            all.iter().for_each(|found| Shown::new(found, severity).tell());
         }
         output::line(findings.summary())?;
     }
