@@ -7,7 +7,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -45,6 +45,7 @@ pub struct Shared {
     service: Option<ServiceName>,
     listeners: Box<[Listener]>,
     phase: AtomicU8,
+    up: AtomicBool,
     open: AtomicUsize,
     most: usize,
     stop: Notify,
@@ -151,6 +152,7 @@ impl Shared {
             inside,
             rules: OnceLock::new(),
             phase: AtomicU8::new(Phase::Serving as u8),
+            up: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             most,
             stop: Notify::new(),
@@ -161,6 +163,11 @@ impl Shared {
     /// Where this process stands. For other threads than workers: those read it from their `Connections`.
     pub fn phase(&self) -> Phase {
         Phase::of(self.phase.load(Ordering::Acquire))
+    }
+
+    /// Whether everything listens and a configuration is in force. Stays true through a drain.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
     }
 
     /// Asks for a drain, as SIGTERM does.

@@ -9,6 +9,7 @@ pub mod access_log;
 mod endpoint;
 pub mod exposition;
 pub mod histogram;
+pub mod logging;
 mod process;
 mod recorder;
 mod route;

@@ -33,6 +33,7 @@ async fn control(
     tokio::task::spawn_local(stop_when_asked(shared.clone(), stop)?);
     let mut workers = Workers::start(&shared, doors)?;
     workers.up().await?;
+    shared.up.store(true, Ordering::Release);
     ready();
     workers.see_out(&shared).await
 }

@@ -1,1 +1,0 @@
-//! The admin port: `/ready /live /metrics /config_dump /clusters /drain /log_level`.

@@ -1,0 +1,209 @@
+//! The configuration in force, as JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighter_config::sidecar::SidecarConfig;
+use lighter_config::snapshot::route::{Matcher, PathChange, ValueMatch};
+use lighter_config::snapshot::{
+    Action, Backend, HeaderChanges, OutboundPolicy, PathMatch, Port, Protocol, Route, TrafficPolicy,
+};
+use serde_json::{Value, json};
+
+use crate::mesh::Mesh;
+
+/// The sidecar's own file with every default filled in, and the snapshot.
+pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh) -> Value {
+    let snapshot = &mesh.config;
+    let services = snapshot.services.values().map(|service| {
+        json!({
+            "name": service.name.to_string(),
+            "virtual_ips": [service.virtual_ips.v4, service.virtual_ips.v6],
+            "ports": list(&service.ports, |port| self::port(port)),
+        })
+    });
+    json!({
+        "sidecar": sidecar(config),
+        "snapshot": {
+            "version": &*snapshot.version,
+            "outbound_policy": match snapshot.outbound_policy {
+                OutboundPolicy::Passthrough => "passthrough",
+                OutboundPolicy::RegistryOnly => "registryOnly",
+            },
+            "services": services.collect::<Vec<_>>(),
+            "warnings": list(&snapshot.warnings, |warning| warning.to_string().into()),
+        },
+    })
+}
+
+fn sidecar(config: &SidecarConfig) -> Value {
+    json!({
+        "service": config.service,
+        "namespace": config.namespace,
+        "workers": config.workers,
+        "resources": config.resources,
+        "listeners": list(&config.listeners, |listener| json!({
+            "listen": listener.listen,
+            "service": listener.service,
+            "port": listener.port,
+            "protocol": protocol(listener.protocol),
+        })),
+        "inbound": list(&config.inbound, |inbound| json!({
+            "listen": inbound.listen,
+            "app": inbound.app,
+            "port": inbound.port,
+            "protocol": protocol(inbound.protocol),
+        })),
+        "intercept": config.intercept.as_ref().map(|intercept| json!({
+            "outbound": intercept.outbound,
+            "inbound": intercept.inbound,
+            "dns": intercept.dns,
+            "exclude_outbound_ports": intercept.exclude_outbound_ports,
+            "exclude_inbound_ports": intercept.exclude_inbound_ports,
+            "exclude_cidrs": list(&intercept.exclude_cidrs, |(net, length)| format!("{net}/{length}").into()),
+            "exclude_uids": intercept.exclude_uids,
+            "mark": intercept.mark,
+        })),
+        "outbound_port": config.outbound_port,
+        "inbound_port": config.inbound_port,
+        "admin": config.admin,
+        "probe": config.probe,
+        "dns": config.dns.as_ref().map(|dns| json!({"listen": dns.listen, "upstream": dns.upstream})),
+        "connect": config.connect,
+        "drain_deadline_seconds": seconds(config.drain_deadline),
+        "access_log": config.access_log.as_ref().map(|log| json!({"json": log.json, "path": log.path})),
+        "detect_timeout_seconds": seconds(config.detect_timeout),
+        "max_head_bytes": config.max_head_bytes,
+        "max_connections": config.max_connections,
+    })
+}
+
+fn port(port: &Arc<Port>) -> Value {
+    json!({
+        "port": port.key.port,
+        "name": port.name.as_deref(),
+        "protocol": protocol(port.protocol),
+        "target_port": port.target_port,
+        "routes": list(&port.routes.routes, route),
+        "tcp": {"route": &*port.tcp_route, "backends": list(&port.tcp, backend)},
+        "endpoints": list(&port.endpoints, |endpoint| json!({
+            "address": endpoint.address,
+            "weight": endpoint.weight,
+        })),
+        "policy": policy(&port.policy),
+    })
+}
+
+fn route(route: &Route) -> Value {
+    let timeout = match route.request_timeout {
+        None => json!("policy"),
+        Some(None) => json!("none"),
+        Some(Some(timeout)) => json!(seconds(timeout)),
+    };
+    json!({
+        "name": &*route.name,
+        "match": matcher(&route.matcher),
+        "actions": list(&route.actions, action),
+        "backends": list(&route.backends, backend),
+        "request_timeout_seconds": timeout,
+    })
+}
+
+fn matcher(matcher: &Matcher) -> Value {
+    let path = match &matcher.path {
+        PathMatch::Exact(path) => json!({"exact": &**path}),
+        PathMatch::Prefix(path) if path.is_empty() => json!({"prefix": "/"}),
+        PathMatch::Prefix(path) => json!({"prefix": &**path}),
+        PathMatch::Regex(regex) => json!({"regex": regex.as_str()}),
+    };
+    json!({
+        "path": path,
+        "method": matcher.method.as_deref(),
+        "headers": list(&matcher.headers, value_match),
+        "query": list(&matcher.query, value_match),
+    })
+}
+
+fn value_match((name, value): &(Arc<str>, ValueMatch)) -> Value {
+    match value {
+        ValueMatch::Exact(value) => json!({"name": &**name, "exact": &**value}),
+        ValueMatch::Regex(regex) => json!({"name": &**name, "regex": regex.as_str()}),
+    }
+}
+
+fn action(action: &Action) -> Value {
+    match action {
+        Action::RequestHeaders(changes) => json!({"request_headers": headers(changes)}),
+        Action::ResponseHeaders(changes) => json!({"response_headers": headers(changes)}),
+        Action::Redirect(redirect) => json!({"redirect": {
+            "scheme": redirect.scheme.as_deref(),
+            "hostname": redirect.hostname.as_deref(),
+            "port": redirect.port,
+            "path": redirect.path.as_ref().map(path_change),
+            "status": redirect.status,
+        }}),
+        Action::Rewrite(rewrite) => json!({"rewrite": {
+            "hostname": rewrite.hostname.as_deref(),
+            "path": rewrite.path.as_ref().map(path_change),
+        }}),
+    }
+}
+
+fn headers(changes: &HeaderChanges) -> Value {
+    let pair = |(name, value): &(Arc<str>, Arc<str>)| json!({"name": &**name, "value": &**value});
+    json!({
+        "set": list(&changes.set, pair),
+        "add": list(&changes.add, pair),
+        "remove": list(&changes.remove, |name| json!(&**name)),
+    })
+}
+
+fn path_change(change: &PathChange) -> Value {
+    match change {
+        PathChange::ReplaceFull(path) => json!({"replace_full": &**path}),
+        PathChange::ReplacePrefix(path, prefix) => json!({"replace_prefix": &**path, "prefix": &**prefix}),
+    }
+}
+
+fn backend(backend: &Backend) -> Value {
+    json!({
+        "service": backend.target.service.to_string(),
+        "port": backend.target.port,
+        "weight": backend.weight,
+        "exists": backend.exists,
+    })
+}
+
+fn policy(policy: &TrafficPolicy) -> Value {
+    json!({
+        "connect_timeout_seconds": seconds(policy.connect_timeout),
+        "request_timeout_seconds": policy.request_timeout.map(seconds),
+        "idle_timeout_seconds": policy.idle_timeout.map(seconds),
+        "keep_alive_seconds": seconds(policy.keep_alive),
+        "max_idle_connections": policy.max_idle_connections,
+        "eject_after": policy.eject_after,
+        "eject_for_seconds": seconds(policy.eject_for),
+        "max_ejected_percent": policy.max_ejected_percent,
+        "safe_retry": policy.safe_retry,
+    })
+}
+
+/// As resource files say it.
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Auto => "auto",
+        Protocol::Http => "http",
+        Protocol::Http2 => "http2",
+        Protocol::Grpc => "grpc",
+        Protocol::Tls => "tls",
+        Protocol::Tcp => "tcp",
+    }
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Value {
+    items.iter().map(one).collect()
+}

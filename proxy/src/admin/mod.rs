@@ -1,0 +1,201 @@
+//! The admin port, for operators and for whoever scrapes metrics; and the probe port, which shows only `/ready` and
+//! `/live`.
+//!
+//! | path | says or does |
+//! |---|---|
+//! | `GET /ready` | 200 while this sidecar takes traffic, otherwise 503 and why not |
+//! | `GET /live` | 200 while the control thread runs |
+//! | `GET /metrics` | Prometheus text, or OpenMetrics where the Accept header asks for it |
+//! | `GET /routes` | what was counted per route, as JSON |
+//! | `GET /clusters` | endpoints with their health and load, as text; `?format=json` as JSON |
+//! | `GET /config_dump` | the sidecar's own file and the snapshot in force, as JSON |
+//! | `GET /intercept` | the redirecting rules in the kernel and what they counted, as JSON |
+//! | `GET /log_level`, `POST /log_level?level=…` | the log filter, such as `info` or `lighter_proxy=debug` |
+//! | `POST /drain` | as SIGTERM |
+//! | `POST /reload` | as SIGHUP: the resource files are read, and the access log's file is opened anew |
+//!
+//! It has no password, so it listens on loopback. A web page in a browser on this machine can reach it all the same:
+//! hence a request must name the port by an address or as `localhost` (a page's own name that was made to lead here is
+//! refused), and one that changes something must not come from another origin.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::drain::Phase;
+use crate::telemetry::exposition::Format;
+use crate::telemetry::{access_log, logging, render};
+use crate::worker::Shared;
+
+mod clusters;
+mod dump;
+mod origin;
+mod server;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves the admin port until it is dropped.
+pub async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+    server::serve(listener, move |request| admin(&shared, request)).await
+}
+
+/// Serves the probe port until it is dropped.
+pub async fn serve_probe(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+    server::serve(listener, move |request| probe(&shared, request)).await
+}
+
+fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
+    if let Err(refusal) = origin::check(request) {
+        return text(StatusCode::FORBIDDEN, refusal);
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let method = request.method();
+    match request.uri().path() {
+        "/" => only_get(method, || text(StatusCode::OK, INDEX)),
+        "/metrics" => only_get(method, || metrics(Format::negotiate(accept.unwrap_or_default()))),
+        "/routes" => only_get(method, || json(&clusters::routes())),
+        "/clusters" => only_get(method, || match argument(query, "format").as_deref() {
+            Some("json") => json(&clusters::json(&shared.mesh.load())),
+            _ => text(StatusCode::OK, clusters::text(&shared.mesh.load())),
+        }),
+        "/config_dump" => only_get(method, || json(&dump::dump(&shared.config, &shared.mesh.load()))),
+        "/intercept" => only_get(method, || intercept(shared)),
+        "/log_level" => log_level(method, argument(query, "level").as_deref()),
+        "/drain" => only_post(method, || {
+            shared.drain();
+            "draining\n"
+        }),
+        "/reload" => only_post(method, || {
+            shared.reload();
+            access_log::reopen();
+            "reloading\n"
+        }),
+        _ => probe(shared, request),
+    }
+}
+
+fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
+    match request.uri().path() {
+        "/ready" => only_get(request.method(), || ready(shared)),
+        "/live" => only_get(request.method(), || text(StatusCode::OK, "live\n")),
+        _ => text(StatusCode::NOT_FOUND, "not found\n"),
+    }
+}
+
+fn ready(shared: &Shared) -> Answer {
+    let why_not = match shared.phase() {
+        Phase::Serving if shared.is_up() => return text(StatusCode::OK, "ready\n"),
+        Phase::Serving => "starting: not everything listens yet, or no configuration is in force\n",
+        Phase::Lame => "lame: draining has begun, callers are told to leave\n",
+        Phase::Draining => "draining: what runs is finished\n",
+        Phase::Closed => "closed\n",
+    };
+    text(StatusCode::SERVICE_UNAVAILABLE, why_not)
+}
+
+fn metrics(format: Format) -> Answer {
+    answer(StatusCode::OK, format.content_type(), render(format))
+}
+
+fn intercept(shared: &Shared) -> Answer {
+    let Some(rules) = shared.rules.get() else {
+        return text(StatusCode::NOT_FOUND, "nothing is intercepted by this sidecar\n");
+    };
+    match rules.counters() {
+        Ok(rules) => json(&clusters::rules(&rules)),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn log_level(method: &Method, level: Option<&str>) -> Answer {
+    match (method, level) {
+        (&Method::GET | &Method::HEAD, _) => match logging::level() {
+            Some(level) => text(StatusCode::OK, format!("{level}\n")),
+            None => text(StatusCode::NOT_FOUND, "this process has no log\n"),
+        },
+        (&Method::POST, Some(level)) => match logging::set_level(level) {
+            Ok(()) => text(StatusCode::OK, format!("{level}\n")),
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        },
+        (&Method::POST, None) => text(StatusCode::BAD_REQUEST, "say which: ?level=info\n"),
+        _ => not_allowed("GET, HEAD, POST"),
+    }
+}
+
+fn only_get(method: &Method, page: impl FnOnce() -> Answer) -> Answer {
+    match *method {
+        Method::GET | Method::HEAD => page(),
+        _ => not_allowed("GET, HEAD"),
+    }
+}
+
+fn only_post(method: &Method, act: impl FnOnce() -> &'static str) -> Answer {
+    match *method {
+        Method::POST => text(StatusCode::OK, act()),
+        _ => not_allowed("POST"),
+    }
+}
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {methods}\n"));
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    answer
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(value: &serde_json::Value) -> Answer {
+    answer(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// The value of a query parameter.
+fn argument(query: &str, name: &str) -> Option<String> {
+    let (_, value) =
+        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?;
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = rest.get(1..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(|_| *first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &rest[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+const INDEX: &str = "\
+GET  /ready                      200 while this sidecar takes traffic
+GET  /live                       200 while its control thread runs
+GET  /metrics                    Prometheus text or OpenMetrics
+GET  /routes                     counts per route (JSON)
+GET  /clusters[?format=json]     endpoints with health and load
+GET  /config_dump                what is in force (JSON)
+GET  /intercept                  redirecting rules and their counters (JSON)
+GET  /log_level                  the log filter
+POST /log_level?level=FILTER     changes it
+POST /drain                      as SIGTERM
+POST /reload                     as SIGHUP
+";
