@@ -1,6 +1,7 @@
 //! HTTP on the data path: the codec of HTTP/1 is our own, HTTP/2 is the `h2` crate, and one module owns the
 //! hop-by-hop rules of both.
 
+pub(crate) mod bridge;
 pub mod h1;
 pub mod h2;
 pub mod hop;

@@ -12,7 +12,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Uri};
-use lighter_config::snapshot::TrafficPolicy;
+use lighter_config::snapshot::{Protocol, TrafficPolicy};
 
 use super::body::{self, End, Pump};
 use super::deadline::Deadline;
@@ -22,6 +22,7 @@ use super::{Downstream, answer, head};
 use crate::balance::{Cluster, Endpoint, Outcome, Picked};
 use crate::dial;
 use crate::error::{Cause, ProxyError, Retry};
+use crate::http::bridge::to_http1;
 use crate::http::hop::Half;
 use crate::mesh::{RouteState, Target};
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
@@ -108,7 +109,10 @@ pub(crate) async fn serve(
         tally: Tally::default(),
     };
     let ended = match prepared {
-        Ok(None) => relay(&mut call, body, &mut respond).await,
+        Ok(None) => match downstream.upstream(&destination) {
+            Protocol::Http => to_http1::exchange(&mut call, body, &mut respond).await,
+            _ => relay(&mut call, body, &mut respond).await,
+        },
         Ok(Some(local)) => {
             call.tally.status = answer::filtered(&mut respond, &local);
             Ok(())

@@ -4,13 +4,16 @@
 //! are on the worker's own thread. What a peer can make grow has a limit: streams, windows, what waits to be sent,
 //! heads, resets.
 
-mod answer;
-mod body;
+pub(crate) mod answer;
+pub(crate) mod body;
 mod deadline;
-mod exchange;
-mod head;
+pub(crate) mod exchange;
+pub(crate) mod head;
 mod pool;
 mod upstream;
+
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -24,6 +27,7 @@ use h2::Reason;
 use http::HeaderValue;
 use http::request::Parts;
 use lighter_config::name::ServicePort;
+use lighter_config::snapshot::Protocol;
 
 use self::deadline::Deadlines;
 pub use self::pool::Pool;
@@ -31,7 +35,7 @@ use super::{Context, Scope};
 use crate::drain::Phase;
 use crate::error::Cause;
 use crate::io::Io;
-use crate::mesh::{Mesh, Target};
+use crate::mesh::{Destination, Mesh, Target};
 
 /// What one stream may send before it is read on: all that a stalled stream can make this process hold.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -52,8 +56,8 @@ const MAX_RESETS_UNSEEN: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A caller's connection, as its streams see it.
-struct Downstream {
-    context: Context,
+pub(crate) struct Downstream {
+    pub(crate) context: Context,
     /// Where requests go, and the mesh in which that was found; not used where each request names its own target.
     known: RefCell<Option<(*const Mesh, Target)>>,
     deadlines: Rc<Deadlines>,
@@ -117,6 +121,14 @@ impl Downstream {
         let peer = HeaderValue::try_from(context.peer.ip().to_canonical().to_string())
             .unwrap_or(HeaderValue::from_static("unknown"));
         Downstream { context, known: RefCell::new(known), deadlines: Rc::default(), peer }
+    }
+
+    /// What the endpoints of `destination` are spoken to in.
+    fn upstream(&self, destination: &Destination) -> Protocol {
+        match &self.context.scope {
+            Scope::Fixed(_) => self.context.upstream.unwrap_or_default(),
+            Scope::Authority => self.context.upstream.unwrap_or(destination.protocol()),
+        }
     }
 
     /// Where this request goes, by the mesh of the moment.

@@ -140,7 +140,9 @@ impl Group {
             // Who gave up in this moment drops the lease, which comes back here.
             let _ = next.send(Ok(lease));
         }
-        if !self.dialing.get() && self.connections.borrow().len() < MAX_CONNECTIONS {
+        let connections = self.connections.borrow();
+        let settled = connections.iter().all(|upstream| upstream.is_settled());
+        if settled && !self.dialing.get() && connections.len() < MAX_CONNECTIONS {
             self.dialing.set(true);
             tokio::task::spawn_local(self.clone().dial_one());
         }

@@ -24,6 +24,9 @@ use crate::telemetry::Direction;
 /// Most streams of ours at once on one connection, whatever more the peer allows.
 const MAX_STREAMS: usize = 128;
 
+/// Stands for a limit that the peer has not yet told: no peer can say this number.
+const UNTOLD: usize = usize::MAX - 1;
+
 /// A window for every stream: streams whose callers do not read cannot stop the others.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
 
@@ -45,7 +48,7 @@ pub(crate) struct Upstream {
     /// `None`: no new stream; `h2` ends the connection with its last one.
     send: RefCell<Option<SendRequest<Bytes>>>,
     streams: Cell<usize>,
-    /// What the peer allows; one until it has said so.
+    /// What the peer allows.
     allowed: Cell<usize>,
     resets: Cell<u32>,
     tokens: Cell<u32>,
@@ -82,8 +85,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(how.shared.config.max_head_bytes.min(u32::MAX as usize) as u32)
-        // Streams above a limit that is not yet known would be refused: only one goes ahead of the peer's SETTINGS.
-        .initial_max_send_streams(1)
+        .initial_max_send_streams(UNTOLD)
         .max_concurrent_reset_streams(MAX_STREAMS)
         .handshake(tcp)
         .await
@@ -91,7 +93,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
     let upstream = Rc::new(Upstream {
         send: RefCell::new(Some(send)),
         streams: Cell::new(0),
-        allowed: Cell::new(1),
+        allowed: Cell::new(UNTOLD),
         resets: Cell::new(0),
         tokens: Cell::new(RESET_BURST),
         refilled: Cell::new(Instant::now()),
@@ -114,9 +116,16 @@ impl Upstream {
         send.send_request(request, end).map_err(Some)
     }
 
-    /// Whether one more stream fits.
+    /// Whether one more stream fits. One goes ahead of the peer's SETTINGS; more could be above a limit that these
+    /// tell, and be refused.
     pub(crate) fn has_room(&self) -> bool {
-        self.streams.get() < self.allowed.get().min(MAX_STREAMS)
+        let most = if self.is_settled() { self.allowed.get().min(MAX_STREAMS) } else { 1 };
+        self.streams.get() < most
+    }
+
+    /// Whether the peer has told how many streams it allows.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.allowed.get() != UNTOLD
     }
 
     /// Whether the connection still takes streams; false after GOAWAY or an error.
@@ -208,13 +217,11 @@ impl Handles {
 async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connection<TcpStream, Bytes>) {
     let old_at = Instant::now() + MAX_AGE.mul_f64(0.75 + fastrand::f64() / 2.0);
     let mut idle_since = Some(Instant::now());
-    let mut timer = pin!(tokio::time::sleep(group.dial().keep_alive.get()));
+    let mut timer = pin!(tokio::time::sleep(group.dial().connect_timeout.get()));
     let ended = poll_fn(|cx| {
         remember(&upstream.driver, cx);
-        let paced = match upstream.given_up.borrow().is_empty() {
-            true => None,
-            false => upstream.reset_paced(Instant::now()),
-        };
+        let any_given_up = !upstream.given_up.borrow().is_empty();
+        let paced = if any_given_up { upstream.reset_paced(Instant::now()) } else { None };
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(ended);
         }
@@ -236,8 +243,9 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
                 _ => now,
             };
             let close_at = (since + group.dial().keep_alive.get()).min(old_at);
-            if close_at <= now {
+            if close_at <= now || !upstream.is_settled() {
                 group.retire(&upstream);
+                group.serve();
                 // What is left is to wait for the last stream; `h2` wakes this task then.
                 arm(timer.as_mut(), now + Duration::from_secs(3600));
             } else {

@@ -1,0 +1,462 @@
+//! A caller that speaks HTTP/2, and an endpoint that speaks HTTP/1: one stream, one exchange on a connection of its
+//! own, which is kept for the next one.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::heads::{self, Sized};
+use crate::balance::{Endpoint, Outcome, Picked};
+use crate::buf::{BUFFER_BYTES, Buffer};
+use crate::dial;
+use crate::error::{Cause, ProxyError, Retry};
+use crate::http::h1::body::{Body, Step};
+use crate::http::h1::head::{self, Asked};
+use crate::http::h1::pool::Upstream;
+use crate::http::h2::answer;
+use crate::http::h2::body::grpc_status;
+use crate::http::h2::exchange::{self, Call, aborted, watched};
+use crate::http::hop;
+use crate::telemetry::Direction;
+
+/// Most bytes of a request that wait for the endpoint's socket.
+const WRITE_AHEAD: usize = 32 * 1024;
+
+/// Serves one stream by an endpoint that speaks HTTP/1.
+pub(crate) async fn exchange(
+    call: &mut Call<'_>,
+    mut body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), ProxyError> {
+    let mut avoid: Option<Arc<Endpoint>> = None;
+    call.limits.start(call.downstream).await;
+    loop {
+        let picked = call.pick(avoid.as_deref())?;
+        call.tally.endpoint = Some(picked.endpoint.address);
+        let sent = Instant::now();
+        let error = match attempt(call, &picked, &mut body, respond, sent).await {
+            Ok(()) => {
+                picked.finish(Outcome::Answered, call.tally.latency, Instant::now());
+                return Ok(());
+            }
+            Err(error) => error.at(picked.endpoint.address),
+        };
+        let again = error.retry == Retry::Safe && call.tally.retries == 0 && call.policy.safe_retry;
+        avoid = Some(picked.endpoint.clone());
+        picked.finish(exchange::outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
+        if !again {
+            return Err(error);
+        }
+        call.tally.retries += 1;
+    }
+}
+
+async fn attempt(
+    call: &mut Call<'_>,
+    picked: &Picked,
+    body: &mut RecvStream,
+    respond: &mut SendResponse<Bytes>,
+    sent: Instant,
+) -> Result<(), ProxyError> {
+    let upstream = connect(call, &picked.endpoint, respond).await?;
+    let reused = upstream.reused;
+    let head_only = call.parts.method == Method::HEAD;
+    let sized = match () {
+        () if body.is_end_stream() => Sized::Empty,
+        () if call.parts.headers.contains_key(CONTENT_LENGTH) => Sized::Length,
+        () => Sized::Chunked,
+    };
+    let mut upload = Upload {
+        from: body,
+        out: BytesMut::with_capacity(1024),
+        unreleased: 0,
+        sized,
+        bytes: 0,
+        ended: sized == Sized::Empty,
+        failed: false,
+    };
+    heads::put_request(&mut upload.out, &call.parts, &picked.endpoint.address.to_string(), sized);
+    let mut connection =
+        Connection { upstream, buffer: None, asked: Asked { head: head_only, upgrade: false } };
+
+    let limits = &mut call.limits;
+    let answered = poll_fn(|cx| {
+        let moved = match upload.poll(&mut connection.upstream, cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(moved)) => moved,
+            Poll::Pending => false,
+        };
+        loop {
+            match connection.poll_head(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Answer { response, .. })) if response.status().is_informational() => {
+                    let _ = respond.send_informational(response);
+                }
+                Poll::Ready(answer) => return Poll::Ready(answer),
+            }
+        }
+        if respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(aborted()));
+        }
+        limits.check(moved).map(Err)
+    })
+    .await;
+    call.tally.bytes_in = upload.bytes;
+    let Answer { response, body, keep_alive } = match answered {
+        Ok(answer) => answer,
+        Err(error) => {
+            // A kept connection that was closed while it rested: the request may be sent again if that is harmless.
+            let unread = reused
+                && sized == Sized::Empty
+                && error.cause == Cause::UpstreamClosed
+                && hop::is_idempotent(call.parts.method.as_str().as_bytes());
+            return Err(if unread { error.safe() } else { error });
+        }
+    };
+    call.tally.latency = sent.elapsed();
+
+    let (mut response, ()) = response.into_parts();
+    call.finish_head(&mut response)?;
+    call.tally.status = response.status.as_u16();
+    if call.grpc && body.is_done() {
+        call.tally.grpc_status = grpc_status(&response.headers);
+    }
+    let end = body.is_done();
+    let to = respond.send_response(Response::from_parts(response, ()), end).map_err(|_| aborted())?;
+    let mut download = Download { to, body, bytes: 0, pending: Bytes::new(), trailers: None, done: end };
+    let limits = &mut call.limits;
+    let ended = poll_fn(|cx| {
+        let mut moved = match upload.poll(&mut connection.upstream, cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(moved)) => moved,
+            Poll::Pending => false,
+        };
+        let before = download.bytes;
+        if let Poll::Ready(ended) = download.poll(&mut connection, cx) {
+            return Poll::Ready(ended);
+        }
+        moved |= download.bytes > before;
+        if download.to.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(aborted()));
+        }
+        limits.check(moved).map(Err)
+    })
+    .await;
+    call.tally.bytes_in = upload.bytes;
+    call.tally.bytes_out = download.bytes;
+    if let Some(trailers) = &download.trailers
+        && call.grpc
+    {
+        call.tally.grpc_status = grpc_status(trailers);
+    }
+    let whole = upload.ended && upload.out.is_empty() && !upload.failed;
+    match ended {
+        Ok(()) => {
+            if let Some(trailers) = download.trailers.take() {
+                let _ = download.to.send_trailers(trailers);
+            }
+            if keep_alive && whole && connection.is_empty() {
+                keep(call, &picked.endpoint, connection.upstream);
+            }
+            Ok(())
+        }
+        Err(error) => {
+            answer::cut(&mut download.to, &error, None);
+            Err(error)
+        }
+    }
+}
+
+/// A kept connection, or a new one.
+async fn connect(
+    call: &mut Call<'_>,
+    endpoint: &Endpoint,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Upstream, ProxyError> {
+    let worker = &call.downstream.context.worker;
+    let now = tokio::time::Instant::now();
+    let kept = poll_fn(|cx| Poll::Ready(worker.http1.borrow_mut().take(endpoint.id, now, cx))).await;
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let factory = match call.downstream.context.direction {
+        Direction::Outbound => &*worker.shared.outside,
+        Direction::Inbound => &*worker.shared.inside,
+    };
+    let dialled = dial::connect(factory, endpoint.address, call.policy.connect_timeout);
+    let tcp = watched(&mut call.limits, respond, dialled).await??;
+    Ok(Upstream::new(tcp, tokio::time::Instant::now()))
+}
+
+fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {
+    let policy = call.policy;
+    call.downstream.context.worker.http1.borrow_mut().put(
+        endpoint.id,
+        upstream,
+        policy.keep_alive,
+        policy.max_idle_connections,
+        tokio::time::Instant::now(),
+    );
+}
+
+/// The request's body on its way to the endpoint.
+struct Upload<'a> {
+    from: &'a mut RecvStream,
+    /// What is to be written: the head, then framed content.
+    out: BytesMut,
+    /// Content in `out`, whose window is given back when it is written.
+    unreleased: usize,
+    sized: Sized,
+    bytes: u64,
+    /// Everything is in `out`.
+    ended: bool,
+    /// The endpoint takes no more. What it makes of that, its answer tells.
+    failed: bool,
+}
+
+impl Upload<'_> {
+    /// Writes what can be written. Ready when that is all there is for ever, or when the caller cut the body.
+    fn poll(&mut self, upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<bool, ProxyError>> {
+        let mut moved = false;
+        while !self.failed {
+            while !self.out.is_empty() {
+                match Pin::new(&mut upstream.tcp).poll_write(cx, &self.out) {
+                    Poll::Ready(Ok(written)) => {
+                        moved = true;
+                        self.out.advance(written);
+                    }
+                    Poll::Ready(Err(_)) => {
+                        self.failed = true;
+                        return Poll::Ready(Ok(moved));
+                    }
+                    Poll::Pending => return Poll::Ready(Ok(moved)),
+                }
+            }
+            let released = std::mem::take(&mut self.unreleased);
+            if released > 0 {
+                let _ = self.from.flow_control().release_capacity(released);
+            }
+            if self.ended {
+                return Poll::Ready(Ok(moved));
+            }
+            while self.out.len() < WRITE_AHEAD && !self.ended {
+                match self.from.poll_data(cx) {
+                    Poll::Ready(Some(Ok(bytes))) => self.put(&bytes),
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(aborted())),
+                    Poll::Ready(None) => match ready!(self.from.poll_trailers(cx)) {
+                        Ok(trailers) => self.put_end(trailers),
+                        Err(_) => return Poll::Ready(Err(aborted())),
+                    },
+                    Poll::Pending if self.out.is_empty() => return Poll::Ready(Ok(moved)),
+                    Poll::Pending => break,
+                }
+            }
+        }
+        Poll::Ready(Ok(moved))
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.bytes += bytes.len() as u64;
+        self.unreleased += bytes.len();
+        if self.sized == Sized::Chunked {
+            self.out.put_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+            self.out.put_slice(bytes);
+            self.out.put_slice(b"\r\n");
+        } else {
+            self.out.put_slice(bytes);
+        }
+    }
+
+    fn put_end(&mut self, trailers: Option<HeaderMap>) {
+        self.ended = true;
+        if self.sized != Sized::Chunked {
+            return;
+        }
+        self.out.put_slice(b"0\r\n");
+        for (name, value) in trailers.iter().flatten() {
+            if hop::allowed_in_trailers(name.as_str().as_bytes()) {
+                heads::put_field(&mut self.out, name, value.as_bytes());
+            }
+        }
+        self.out.put_slice(b"\r\n");
+    }
+}
+
+/// The endpoint's connection, read side.
+struct Connection {
+    upstream: Upstream,
+    /// Held only while bytes are in it.
+    buffer: Option<Buffer>,
+    asked: Asked,
+}
+
+struct Answer {
+    response: Response<()>,
+    body: Body,
+    keep_alive: bool,
+}
+
+impl Connection {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
+        loop {
+            if let Some(buffer) = &mut self.buffer {
+                let mut room = head::room();
+                let parsed = head::response(buffer.filled(), &mut room, self.asked)
+                    .map_err(|refusal| ProxyError::new(refusal.cause, refusal.detail))?;
+                if let Some(parsed) = parsed {
+                    let answer = Answer {
+                        response: heads::response(&parsed)?,
+                        body: Body::new(parsed.framing),
+                        keep_alive: parsed.keep_alive,
+                    };
+                    let len = parsed.len;
+                    buffer.consume(len);
+                    return Poll::Ready(Ok(answer));
+                }
+                if buffer.len() == BUFFER_BYTES {
+                    return Poll::Ready(Err(ProxyError::new(
+                        Cause::UpstreamMalformed,
+                        "the answer's head is too large",
+                    )));
+                }
+            }
+            if ready!(self.poll_fill(cx))? == 0 {
+                return Poll::Ready(Err(ProxyError::new(
+                    Cause::UpstreamClosed,
+                    "the upstream closed before it answered",
+                )));
+            }
+        }
+    }
+
+    /// Reads what is there; 0 at the end of the connection.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ProxyError>> {
+        let mut buffer = self.buffer.take().unwrap_or_else(Buffer::take);
+        buffer.compact();
+        let mut into = ReadBuf::new(buffer.spare());
+        let read = Pin::new(&mut self.upstream.tcp).poll_read(cx, &mut into);
+        let count = into.filled().len();
+        buffer.advance(count);
+        if !buffer.is_empty() {
+            self.buffer = Some(buffer);
+        }
+        read.map(|read| match read {
+            Ok(()) => Ok(count),
+            Err(error) => Err(ProxyError::new(Cause::UpstreamClosed, "the upstream broke the connection")
+                .with_source(error)),
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.buffer.as_ref().is_none_or(Buffer::is_empty)
+    }
+}
+
+/// The answer's body on its way to the caller.
+struct Download {
+    to: SendStream<Bytes>,
+    body: Body,
+    bytes: u64,
+    /// Content that waits for the caller's window.
+    pending: Bytes,
+    trailers: Option<HeaderMap>,
+    done: bool,
+}
+
+impl Download {
+    fn poll(&mut self, from: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        while !self.done {
+            while !self.pending.is_empty() {
+                self.to.reserve_capacity(self.pending.len());
+                let granted = match self.to.capacity() {
+                    0 => match ready!(self.to.poll_capacity(cx)) {
+                        Some(Ok(granted)) => granted,
+                        _ => return Poll::Ready(Err(aborted())),
+                    },
+                    granted => granted,
+                };
+                let chunk = self.pending.split_to(granted.min(self.pending.len()));
+                self.bytes += chunk.len() as u64;
+                self.done = self.pending.is_empty() && self.body.is_done() && self.trailers.is_none();
+                if self.to.send_data(chunk, self.done).is_err() {
+                    return Poll::Ready(Err(aborted()));
+                }
+            }
+            if self.done {
+                break;
+            }
+            if self.body.is_done() {
+                self.done = true;
+                if self.trailers.is_none() && self.to.send_data(Bytes::new(), true).is_err() {
+                    return Poll::Ready(Err(aborted()));
+                }
+                break;
+            }
+            if from.is_empty() || !self.step(from)? {
+                ready!(self.fill(from, cx))?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Looks at what was read. False: more bytes are needed.
+    fn step(&mut self, from: &mut Connection) -> Result<bool, ProxyError> {
+        let Some(buffer) = &mut from.buffer else { return Ok(false) };
+        let bytes = buffer.filled();
+        let step = self
+            .body
+            .step(bytes)
+            .map_err(|refusal| ProxyError::new(Cause::UpstreamMalformed, refusal.detail))?;
+        let count = match step {
+            Step::Data(count) => {
+                self.pending = Bytes::copy_from_slice(&bytes[..count]);
+                count
+            }
+            Step::Framing(count) | Step::End(count) => count,
+            Step::Trailer(line) => {
+                let (name, value) = line.split(bytes);
+                if line.passes
+                    && let (Ok(name), Ok(value)) =
+                        (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+                {
+                    self.trailers.get_or_insert_default().append(name, value);
+                }
+                line.len
+            }
+            Step::More => return Ok(false),
+        };
+        buffer.consume(count);
+        if buffer.is_empty() {
+            from.buffer = None;
+        }
+        Ok(true)
+    }
+
+    fn fill(&mut self, from: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        let read = match ready!(from.poll_fill(cx)) {
+            Ok(read) => read,
+            Err(error) => return Poll::Ready(Err(ProxyError { cause: Cause::UpstreamTruncated, ..error })),
+        };
+        if read > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.body.ends_with_connection() {
+            let error = ProxyError::new(Cause::UpstreamTruncated, "the upstream closed within the answer");
+            return Poll::Ready(Err(error));
+        }
+        self.body = Body::Done;
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,137 @@
+//! What one peer can make this process hold, and who has to wait.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+
+use super::world::*;
+
+#[test]
+fn a_thousand_calls_share_five_streams_a_connection() {
+    run(async {
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(5);
+        let (now, most) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let (running, peak) = (now.clone(), most.clone());
+        let endpoint = endpoint(builder, move |got| {
+            let (running, peak) = (running.clone(), peak.clone());
+            async move {
+                running.set(running.get() + 1);
+                peak.set(peak.get().max(running.get()));
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                echo(got).await;
+                running.set(running.get() - 1);
+            }
+        })
+        .await;
+        let caller = World::new(&[endpoint.address]).caller().await;
+        let calls = (0..1000).map(|_| {
+            let caller = caller.clone();
+            tokio::task::spawn_local(async move { call(&caller, grpc(), b"hello", None).await })
+        });
+        for answer in calls.collect::<Vec<_>>() {
+            let answer = answer.await.unwrap().unwrap();
+            assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hello"[..]), "{:?}", answer.headers);
+        }
+        assert!(endpoint.connections.get() > 1 && endpoint.connections.get() <= 64);
+        assert!(most.get() <= 5 * endpoint.connections.get());
+    });
+}
+
+#[test]
+fn many_requests_at_once_make_one_dial() {
+    run(async {
+        let endpoint = endpoint(Default::default(), echo).await;
+        let caller = World::new(&[endpoint.address]).caller().await;
+        let calls = (0..50).map(|_| {
+            let caller = caller.clone();
+            tokio::task::spawn_local(async move { call(&caller, grpc(), b"x", None).await })
+        });
+        for answer in calls.collect::<Vec<_>>() {
+            assert_eq!(answer.await.unwrap().unwrap().body, b"x");
+        }
+        assert_eq!(endpoint.connections.get(), 1);
+    });
+}
+
+#[test]
+fn a_caller_that_reads_nothing_makes_nothing_grow() {
+    const STREAMS: usize = 100;
+    const BODY: usize = 50 << 20;
+    run(async {
+        let sent = Rc::new(Cell::new(0usize));
+        let count = sent.clone();
+        static CHUNK: [u8; 16 * 1024] = [3; 16 * 1024];
+        let endpoint = endpoint(Default::default(), move |(_, mut respond)| {
+            let count = count.clone();
+            async move {
+                let mut to = respond.send_response(Response::new(()), false).unwrap();
+                for _ in 0..BODY / CHUNK.len() {
+                    if send_all(&mut to, Bytes::from_static(&CHUNK)).await.is_err() {
+                        return;
+                    }
+                    count.set(count.get() + CHUNK.len());
+                }
+            }
+        })
+        .await;
+        let world = World::new(&[endpoint.address]);
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(0).initial_max_send_streams(STREAMS);
+        let before = resident();
+        let caller = world.caller_with(&builder).await;
+        let mut answers = Vec::new();
+        for _ in 0..STREAMS {
+            let (response, _) = caller.clone().ready().await.unwrap().send_request(get("/"), true).unwrap();
+            answers.push(response.await.unwrap());
+        }
+        // Until nothing moves any more.
+        let mut last = usize::MAX;
+        while last != sent.get() {
+            last = sent.get();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 64 << 20, "{grown} bytes");
+        assert!(sent.get() < 64 << 20, "{} bytes were taken from the endpoint", sent.get());
+        // The connection to the endpoint is not stopped by those streams.
+        let (response, _) = caller.clone().ready().await.unwrap().send_request(get("/"), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn a_stalled_stream_of_tiny_frames_leaves_its_connection_alive() {
+    run(async {
+        let endpoint = endpoint(Default::default(), |(request, mut respond)| async move {
+            if request.uri().path() == "/other" {
+                respond.send_response(Response::new(()), true).unwrap();
+                return;
+            }
+            let mut to = respond.send_response(Response::new(()), false).unwrap();
+            for _ in 0..20_000 {
+                if send_all(&mut to, Bytes::from_static(b"x")).await.is_err() {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let world = World::new(&[endpoint.address]);
+        let stalled = world.caller_with(h2::client::Builder::new().initial_window_size(0)).await;
+        let (response, _) = stalled.clone().ready().await.unwrap().send_request(get("/"), true).unwrap();
+        let _stalled_answer = response.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let other = world.caller().await;
+        assert_eq!(call(&other, get("/other"), b"", None).await.unwrap().status, 200);
+        assert_eq!(endpoint.connections.get(), 1);
+    });
+}
+
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}

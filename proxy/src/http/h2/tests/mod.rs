@@ -1,0 +1,8 @@
+//! Whole exchanges over loopback sockets: a caller and endpoints made of the `h2` crate, or of bytes.
+
+mod bridge;
+mod cancel;
+mod limits;
+mod relay;
+mod retry;
+mod world;
