@@ -87,6 +87,9 @@ fn completions_know_every_command_in_every_common_shell() {
         for command in ["proxy", "run", "demo", "check", "schema", "version", "completions"] {
             assert!(script.contains(command), "{shell} does not know {command}");
         }
+        for hidden in ["__serve", "__try-out"] {
+            assert!(!script.contains(hidden), "{shell} offers {hidden}");
+        }
     }
     assert_eq!(status(&lighter(&["completions", "no-such-shell"])), 2);
 }

@@ -48,13 +48,10 @@ enum Role {
 
 /// Serves until the process is ended.
 pub fn execute(args: Args) -> miette::Result<Exit> {
-    match serve(args) {
-        Ok(never) => match never {},
-        Err(error) => Err(miette::miette!("{error}")),
-    }
+    serve(args).map_err(|error| miette::miette!("{error}"))
 }
 
-fn serve(args: Args) -> io::Result<std::convert::Infallible> {
+fn serve(args: Args) -> io::Result<Exit> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.port))?;
     println!("{:?} {} {} listens on port {}", args.role, args.version, args.instance, args.port);
     let service = Arc::new(Service { args, connections: Connections::default() });
