@@ -12,7 +12,6 @@ mod cli;
 mod completions;
 mod demo;
 mod exit;
-mod logging;
 mod output;
 mod proxy;
 mod schema;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use lighter_config::sidecar::SidecarConfig;
 use lighter_proxy::dial::Here;
+use lighter_proxy::telemetry::logging;
 use lighter_proxy::worker::{self, Sockets, Start};
 use miette::{IntoDiagnostic, Severity};
 
 use crate::check::files::Shown;
 use crate::exit::Exit;
-use crate::logging;
 
 /// Arguments of `lighter proxy`.
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
             return Ok(Exit::Fault);
         }
     };
-    logging::start();
+    logging::install("info", false).into_diagnostic()?;
     let dial = Arc::new(Here { mark: config.intercept.as_ref().map(|intercept| intercept.mark) });
     let start = Start {
         config,

@@ -1,5 +1,6 @@
 //! The program's own log, to standard error, with a filter that can be changed while it runs.
 
+use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use tracing_subscriber::filter::EnvFilter;
@@ -16,7 +17,8 @@ pub fn install(filter: &str, json: bool) -> Result<(), LogError> {
         return Ok(());
     }
     let registry = tracing_subscriber::registry().with(filter);
-    let to_stderr = fmt::layer().with_writer(std::io::stderr);
+    let colour = std::io::stderr().is_terminal();
+    let to_stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
     // Fails only where the program that this is part of has a log of its own: then that one is used.
     let _ =
         if json { registry.with(to_stderr.json()).try_init() } else { registry.with(to_stderr).try_init() };
