@@ -23,6 +23,7 @@ use crate::mesh::{self, Mesh};
 use crate::outbound::Listener;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
 
+mod accept;
 mod control;
 mod doors;
 mod limits;
@@ -178,6 +179,11 @@ impl Shared {
     /// Asks for a reload of the resource files, as SIGHUP does.
     pub fn reload(&self) {
         self.reload.notify_one();
+    }
+
+    /// Resolves when somebody asked for a reload.
+    pub(crate) async fn reload_asked(&self) {
+        self.reload.notified().await;
     }
 
     /// The Service that this workload is an instance of.

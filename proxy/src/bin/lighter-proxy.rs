@@ -1,3 +1,20 @@
 //! `lighter-proxy`: the sidecar alone, for container images.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The Lighter sidecar: it comes alongside an unchanged service and carries its traffic.
+#[derive(Parser)]
+#[command(name = "lighter-proxy", version)]
+struct Cli {
+    #[command(flatten)]
+    args: lighter_proxy::command::Args,
+}
+
+fn main() -> ExitCode {
+    lighter_proxy::command::execute(&Cli::parse().args)
+}

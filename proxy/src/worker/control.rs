@@ -1,41 +1,120 @@
 //! The control thread: starts the workers, tells them what is in force, and sees them out.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 
-use super::doors::{Door, Role};
+use super::doors::{self, Door};
 use super::thread::{self, Event};
 use super::{Shared, Sockets, Start, StartError, Summary, limits};
+use crate::admin;
+use crate::dial::{self, SocketFactory};
 use crate::drain::{Machine, Phase};
+use crate::intercept::{self, Installed, Ports};
+use crate::resources::{self, Stamp};
+use crate::telemetry;
 
 /// Runs a sidecar until it has drained. Blocks the calling thread, which becomes the control runtime's.
 pub fn run(start: Start) -> Result<Summary, StartError> {
     limits::raise_descriptors();
     let Start { config, sockets, outside, inside, ready, stop } = start;
+    telemetry::install(config.workers.max(1));
+    if let Some(log) = &config.access_log {
+        telemetry::access_log::install(log)?;
+    }
     let shared = Arc::new(Shared::new(config, outside, inside));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, control(shared, sockets, ready, stop))
+    let summary = LocalSet::new().block_on(&runtime, control(shared, sockets, ready, stop));
+    telemetry::access_log::flush(FLUSH);
+    summary
 }
 
+/// One sidecar's life.
 async fn control(
     shared: Arc<Shared>,
-    sockets: Sockets,
+    mut sockets: Sockets,
     ready: Box<dyn FnOnce() + Send>,
     stop: Option<oneshot::Receiver<()>>,
 ) -> Result<Summary, StartError> {
-    let doors = doors(&shared, sockets)?;
-    tokio::task::spawn_local(stop_when_asked(shared.clone(), stop)?);
+    let seen = Stamp::of(&shared.config.resources);
+    resources::load(&shared).map_err(|errors| StartError::Config(errors.to_string()))?;
+    let rules = sockets.rules.take();
+    let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns))?;
+    let admin = match sockets.admin.take() {
+        Some(listener) => listener,
+        None => doors::one(shared.config.admin)?,
+    };
+    let probe = shared.config.probe.map(doors::one).transpose()?;
+    let doors = doors::all(&shared.config, sockets)?;
+    spawn_local(stop_when_asked(shared.clone(), stop)?);
+    serve("admin port", admin::serve(admin, shared.clone()));
+    if let Some(probe) = probe {
+        serve("probe port", admin::serve_probe(probe, shared.clone()));
+    }
+    for (udp, tcp) in dns {
+        serve("DNS server", intercept::dns::serve(udp, tcp, shared.clone()));
+    }
     let mut workers = Workers::start(&shared, doors)?;
     workers.up().await?;
+    let rules = Rules::stand(&shared, rules).await?;
+    spawn_local(resources::watch(shared.clone(), seen));
     shared.up.store(true, Ordering::Release);
     ready();
-    workers.see_out(&shared).await
+    let summary = workers.see_out(&shared).await;
+    rules.remove();
+    summary
+}
+
+/// Serves beside the traffic, on this thread.
+fn serve(what: &'static str, serving: impl Future<Output = std::io::Result<()>> + 'static) {
+    spawn_local(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the {what} ended");
+        }
+    });
+}
+
+/// Whether this sidecar set the interception rules itself, and so takes them away itself.
+struct Rules {
+    ours: bool,
+}
+
+impl Rules {
+    /// Takes over rules that stand already, or sets those that are asked for, when everything they lead to listens,
+    /// and proves that they lead there.
+    async fn stand(shared: &Shared, given: Option<Installed>) -> Result<Self, StartError> {
+        let config = &shared.config;
+        if let Some(given) = given {
+            let _ = shared.rules.set(given);
+            return Ok(Rules { ours: false });
+        }
+        let Some(wanted) = &config.intercept else { return Ok(Rules { ours: false }) };
+        let _ = shared.rules.set(intercept::install(wanted, &Ports::of(config))?);
+        let rules = Rules { ours: true };
+        // A socket without a mark, as the workload makes them.
+        let socket = |address| dial::Here::default().tcp(address);
+        match intercept::probe::run(wanted, socket).await {
+            Ok(()) => Ok(rules),
+            Err(error) => {
+                rules.remove();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes them away after a drain, so that what the workload still does goes its direct way. After a crash they
+    /// stay: nothing may slip by a sidecar that is started again.
+    fn remove(self) {
+        if self.ours
+            && let Err(error) = intercept::remove()
+        {
+            tracing::warn!(%error, "the interception rules stay");
+        }
+    }
 }
 
 /// Forwards what asks this process to end (or to reload) from outside of it.
@@ -66,7 +145,10 @@ fn stop_when_asked(
             };
             tokio::select! {
                 () = asked => shared.drain(),
-                _ = hangup.recv() => shared.reload(),
+                _ = hangup.recv() => {
+                    telemetry::access_log::reopen();
+                    shared.reload();
+                }
             }
         }
     })
@@ -152,53 +234,5 @@ impl Workers {
     }
 }
 
-/// Makes what has to listen and was not handed over, and deals it out to the workers.
-fn doors(shared: &Shared, sockets: Sockets) -> Result<Vec<Vec<Door>>, StartError> {
-    let config = &shared.config;
-    let mut dealt: Vec<Vec<Door>> = (0..config.workers.max(1)).map(|_| Vec::new()).collect();
-    let workers = dealt.len();
-    let mut deal = |role: Role, listeners: Vec<std::net::TcpListener>| {
-        for (at, listener) in listeners.into_iter().enumerate() {
-            dealt[at % workers].push(Door { role, listener });
-        }
-    };
-    let mut given = sockets.inbound.into_iter();
-    deal(Role::Outbound, sockets.outbound);
-    for (index, inbound) in config.inbound.iter().enumerate() {
-        let listeners = match given.next() {
-            Some(listeners) if !listeners.is_empty() => listeners,
-            _ => listen(inbound.listen, workers)?,
-        };
-        deal(Role::App(index), listeners);
-    }
-    for (index, listener) in config.listeners.iter().enumerate() {
-        deal(Role::Listener(index), listen(listener.listen, workers)?);
-    }
-    if let Some(address) = config.connect {
-        deal(Role::Proxy, listen(address, workers)?);
-    }
-    Ok(dealt)
-}
-
-/// One listener for every worker on the same address, among which the kernel spreads connections.
-fn listen(address: SocketAddr, workers: usize) -> Result<Vec<std::net::TcpListener>, StartError> {
-    let mut address = address;
-    let mut listeners = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        let listener = bind(address, workers > 1).map_err(|source| StartError::Listen { address, source })?;
-        // Where the system was to choose the port, all of them get the first one's.
-        address = listener.local_addr()?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
-fn bind(address: SocketAddr, shared: bool) -> std::io::Result<std::net::TcpListener> {
-    let kind = socket2::Type::STREAM.nonblocking().cloexec();
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(socket.into())
-}
+/// How long the access log may take to be written out.
+const FLUSH: Duration = Duration::from_secs(1);

@@ -1,18 +1,11 @@
-//! Accept sockets and the loops behind them.
+//! The sockets on which a sidecar listens.
 
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use tokio::net::{TcpListener, TcpStream};
+use lighter_config::sidecar::SidecarConfig;
 
-use super::{Admitted, Worker};
-use crate::carry::Call;
-use crate::drain::Phase;
-use crate::io::Io;
-use crate::telemetry::WorkerMetrics;
-use crate::{connect, inbound, outbound};
+use super::{Sockets, StartError};
+use crate::intercept::{listen, nft};
 
 /// One listening socket of one worker.
 pub(super) struct Door {
@@ -37,98 +30,87 @@ pub(super) enum Role {
     Proxy,
 }
 
-impl Door {
-    /// Accepts until the drain closes the door.
-    pub(super) fn open(self, worker: Rc<Worker>) -> std::io::Result<impl Future<Output = ()>> {
-        let socket = socket2::SockRef::from(&self.listener);
-        // Accepted connections inherit these: no system call each.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&KEEPALIVE)?;
-        socket.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(self.listener)?;
-        Ok(accept(worker, listener, self.role))
-    }
-}
-
-async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role) {
-    while worker.connections.phase() < Phase::Draining {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = worker.connections.reached(Phase::Draining) => break,
-        };
-        match accepted {
-            Ok((stream, peer)) => admit(&worker, stream, peer, role),
-            Err(error) => back_off(&worker, error).await,
+/// Makes what has to listen and was not handed over, and deals it out to the workers.
+pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Door>>, StartError> {
+    let mut dealt: Vec<Vec<Door>> = (0..config.workers.max(1)).map(|_| Vec::new()).collect();
+    let workers = dealt.len();
+    let mut deal = |role: Role, listeners: Vec<TcpListener>| {
+        for (at, listener) in listeners.into_iter().enumerate() {
+            dealt[at % workers].push(Door { role, listener });
         }
-    }
-    // Who got through before the door closed is served: closing the socket would reset them.
-    let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, peer)) = listener.accept() {
-        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-            admit(&worker, stream, peer, role);
-        }
-    }
-}
-
-fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
-    let Some(admitted) = worker.shared.admit() else {
-        worker.metrics.shed();
-        Io::new(stream).reset_on_close();
-        return;
     };
-    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let ticket = worker.connections.enter();
-    let call = Call { worker: worker.clone(), io: Io::new(stream), peer, ticket };
-    tokio::task::spawn_local(serve(call, role, admitted, Counted::new(worker)));
-}
-
-async fn serve(call: Call, role: Role, _admitted: Admitted, _counted: Counted) {
-    match role {
-        Role::Outbound => outbound::intercepted(call).await,
-        Role::Listener(index) => outbound::explicit(call, index).await,
-        Role::Inbound => inbound::intercepted(call).await,
-        Role::App(index) => inbound::explicit(call, index).await,
-        Role::Proxy => connect::serve(call).await,
+    let intercept = config.intercept.as_ref();
+    if !sockets.outbound.is_empty() {
+        deal(Role::Outbound, sockets.outbound);
+    } else if intercept.is_some_and(|intercept| intercept.outbound) {
+        let port = config.outbound_port;
+        deal(Role::Outbound, listen::outbound(port, workers).map_err(|source| on_port(port, source))?);
     }
-}
-
-/// A connection among those of its worker that are open. A panic that ends it is counted too.
-struct Counted(Arc<WorkerMetrics>);
-
-impl Counted {
-    fn new(worker: &Worker) -> Self {
-        worker.metrics.accepted();
-        Counted(worker.metrics.clone())
+    if intercept.is_some_and(|intercept| intercept.inbound) {
+        let port = config.inbound_port;
+        deal(Role::Inbound, listen::inbound(port, workers).map_err(|source| on_port(port, source))?);
     }
+    let mut given = sockets.inbound.into_iter();
+    for (index, inbound) in config.inbound.iter().enumerate() {
+        let listeners = match given.next() {
+            Some(listeners) if !listeners.is_empty() => listeners,
+            _ => on(inbound.listen, workers)?,
+        };
+        deal(Role::App(index), listeners);
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        deal(Role::Listener(index), on(listener.listen, workers)?);
+    }
+    if let Some(address) = config.connect {
+        deal(Role::Proxy, on(address, workers)?);
+    }
+    Ok(dealt)
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.ended();
-        if std::thread::panicking() {
-            self.0.panicked();
+/// The sockets of the DNS server: handed over, or where the configuration says, or where redirected queries arrive.
+pub(super) fn dns(
+    config: &SidecarConfig,
+    given: Vec<(UdpSocket, TcpListener)>,
+) -> Result<Vec<(UdpSocket, TcpListener)>, StartError> {
+    if !given.is_empty() {
+        return Ok(given);
+    }
+    let redirected = config.intercept.as_ref().is_some_and(|intercept| intercept.dns);
+    let (port, made) = match &config.dns {
+        // Redirected queries arrive at both loopback addresses, whichever one is named.
+        Some(dns) if redirected && dns.listen.ip().is_loopback() => {
+            (dns.listen.port(), listen::dns(dns.listen.port()))
         }
-    }
-}
-
-/// A failed accept is either the peer's (it left again: go on) or ours (no descriptor: wait for one).
-async fn back_off(worker: &Worker, error: std::io::Error) {
-    use rustix::io::Errno;
-    worker.metrics.accept_failed();
-    match Errno::from_io_error(&error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-            tracing::warn!(%error, "cannot accept: waiting for connections to end");
-            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        Some(dns) => {
+            let address = dns.listen;
+            let pair = listen::dns_on(address).map_err(|source| StartError::Listen { address, source })?;
+            return Ok(vec![pair]);
         }
-        _ => tracing::debug!(%error, "a connection was gone before it was accepted"),
-    }
+        None if redirected => (nft::DNS_PORT, listen::dns(nft::DNS_PORT)),
+        None => return Ok(Vec::new()),
+    };
+    made.map_err(|source| on_port(port, source))
 }
 
-/// Long enough not to spin, short enough not to be noticed once descriptors are free again.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
+/// The one listener on an address.
+pub(super) fn one(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listen::tcp(address, false).map_err(|source| StartError::Listen { address, source })
+}
 
-/// Finds peers that vanished without a word within some six minutes, for the price of a packet every five.
-const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
-    .with_time(Duration::from_secs(300))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(5);
+/// One listener for every worker on the same address, among which the kernel spreads connections.
+fn on(address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, StartError> {
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let listener =
+            listen::tcp(address, workers > 1).map_err(|source| StartError::Listen { address, source })?;
+        // Where the system was to choose the port, all of them get the first one's.
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn on_port(port: u16, source: std::io::Error) -> StartError {
+    StartError::Listen { address: SocketAddr::from(([0, 0, 0, 0], port)), source }
+}

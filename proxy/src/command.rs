@@ -1,0 +1,78 @@
+//! The sidecar as a command: `lighter proxy` and `lighter-proxy` are the same.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use lighter_config::sidecar::SidecarConfig;
+
+use crate::dial::Here;
+use crate::telemetry::logging;
+use crate::worker::{self, Sockets, Start, StartError};
+
+/// What the command line says.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The sidecar's own file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// What is logged to standard error: a level, or levels by module; LIGHTER_LOG goes before it
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// Log JSON instead of text
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// Runs the sidecar until it has drained. Faults are written to standard error.
+///
+/// Exit status: 0 drained, 1 the sidecar could not start, 2 the command line is faulty, 3 connections were cut at the
+/// drain deadline, 70 a fault of this program.
+pub fn execute(args: &Args) -> ExitCode {
+    if let Err(error) = logging::install(&args.log, args.log_json) {
+        eprintln!("lighter: --log: {error}");
+        return ExitCode::from(2);
+    }
+    log_panics();
+    let config = match SidecarConfig::read(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(1);
+        }
+    };
+    // The rules of interception leave alone what carries the mark; without rules none is needed, nor the right to set it.
+    let here = Here { mark: config.intercept.as_ref().map(|intercept| intercept.mark) };
+    let start = Start {
+        config,
+        sockets: Sockets::default(),
+        outside: Arc::new(here),
+        inside: Arc::new(here),
+        ready: Box::new(|| tracing::info!("ready")),
+        stop: None,
+    };
+    match worker::run(start) {
+        Ok(summary) if summary.cut == 0 => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(3),
+        Err(error @ StartError::Died(_)) => {
+            eprintln!("lighter: {error}");
+            ExitCode::from(70)
+        }
+        Err(error) => {
+            eprintln!("lighter: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Makes every panic a line of the log, with its place and its thread, whatever catches it afterwards.
+fn log_panics() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let said = panic.payload_as_str().unwrap_or("not text");
+        tracing::error!(thread = thread.name().unwrap_or("?"), place, said, "panic: a fault of Lighter");
+        default(panic);
+    }));
+}

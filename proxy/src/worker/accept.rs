@@ -1,0 +1,112 @@
+//! The loops behind accept sockets.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::doors::{Door, Role};
+use super::{Admitted, Worker};
+use crate::carry::Call;
+use crate::drain::Phase;
+use crate::io::Io;
+use crate::telemetry::WorkerMetrics;
+use crate::{connect, inbound, outbound};
+
+impl Door {
+    /// Accepts until the drain closes the door.
+    pub(super) fn open(self, worker: Rc<Worker>) -> std::io::Result<impl Future<Output = ()>> {
+        let socket = socket2::SockRef::from(&self.listener);
+        // Accepted connections inherit these: no system call each.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(self.listener)?;
+        Ok(accept(worker, listener, self.role))
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role) {
+    while worker.connections.phase() < Phase::Draining {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = worker.connections.reached(Phase::Draining) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(&worker, stream, peer, role),
+            Err(error) => back_off(&worker, error).await,
+        }
+    }
+    // Who got through before the door closed is served: closing the socket would reset them.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            admit(&worker, stream, peer, role);
+        }
+    }
+}
+
+fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
+    let Some(admitted) = worker.shared.admit() else {
+        worker.metrics.shed();
+        Io::new(stream).reset_on_close();
+        return;
+    };
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let ticket = worker.connections.enter();
+    let call = Call { worker: worker.clone(), io: Io::new(stream), peer, ticket };
+    tokio::task::spawn_local(serve(call, role, admitted, Counted::new(worker)));
+}
+
+async fn serve(call: Call, role: Role, _admitted: Admitted, _counted: Counted) {
+    match role {
+        Role::Outbound => outbound::intercepted(call).await,
+        Role::Listener(index) => outbound::explicit(call, index).await,
+        Role::Inbound => inbound::intercepted(call).await,
+        Role::App(index) => inbound::explicit(call, index).await,
+        Role::Proxy => connect::serve(call).await,
+    }
+}
+
+/// A connection among those of its worker that are open. A panic that ends it is counted too.
+struct Counted(Arc<WorkerMetrics>);
+
+impl Counted {
+    fn new(worker: &Worker) -> Self {
+        worker.metrics.accepted();
+        Counted(worker.metrics.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.ended();
+        if std::thread::panicking() {
+            self.0.panicked();
+        }
+    }
+}
+
+/// A failed accept is either the peer's (it left again: go on) or ours (no descriptor: wait for one).
+async fn back_off(worker: &Worker, error: std::io::Error) {
+    use rustix::io::Errno;
+    worker.metrics.accept_failed();
+    match Errno::from_io_error(&error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+            tracing::warn!(%error, "cannot accept: waiting for connections to end");
+            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        }
+        _ => tracing::debug!(%error, "a connection was gone before it was accepted"),
+    }
+}
+
+/// Long enough not to spin, short enough not to be noticed once descriptors are free again.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Finds peers that vanished without a word within some six minutes, for the price of a packet every five.
+const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
+    .with_time(Duration::from_secs(300))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(5);
