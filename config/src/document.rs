@@ -3,12 +3,14 @@
 //! A document is parsed once, into a plain value and a table of places. Typed resources are read from the value, and
 //! whatever is found wrong later, by type or by meaning, is looked up in the table by its field path.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_path_to_error::Segment;
 use serde_saphyr::{Location, Spanned};
 
 use crate::error::ConfigError;
@@ -20,8 +22,15 @@ pub(crate) const MAX_FILE_BYTES: usize = 4 << 20;
 pub(crate) const MAX_DOCUMENTS: usize = 16 << 10;
 /// Deepest nesting of lists and mappings.
 const MAX_DEPTH: usize = 32;
-/// Most nodes in one document, aliases replaced by what they stand for.
+/// Most values in one document.
 const MAX_NODES: usize = 250_000;
+/// Most values that aliases stand for, in one document.
+const MAX_ALIASED: usize = 50_000;
+
+/// Most errors of type that are looked for in one document.
+const MAX_TYPE_ERRORS: usize = 16;
+/// Between the message and the hint of an error that a type of ours makes while it is read.
+pub(crate) const HINT: &str = "\nhint: ";
 
 /// One document of a file.
 #[derive(Clone, Debug)]
@@ -90,14 +99,33 @@ impl Document {
     }
 
     /// Reads a typed value.
-    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        serde_path_to_error::deserialize(&self.value).map_err(|error| {
+    ///
+    /// A typed reader stops at the first fault. So that one look tells all of them, the faulty field is taken out and
+    /// the rest is read again, as far as that is possible.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, Vec<ConfigError>> {
+        let (mut rest, mut errors, mut robbed) = (Cow::Borrowed(&self.value), Vec::new(), HashSet::new());
+        while errors.len() < MAX_TYPE_ERRORS {
+            let error = match serde_path_to_error::deserialize::<_, T>(rest.as_ref()) {
+                Ok(value) if errors.is_empty() => return Ok(value),
+                Ok(_) => break,
+                Err(error) => error,
+            };
             let path = match error.path().to_string() {
                 root if root == "." => String::new(),
                 path => path,
             };
-            self.type_error(path, &error.inner().to_string())
-        })
+            let said = error.inner().to_string();
+            // Perhaps it is missing only because it was misspelt, or wrong, and taken out.
+            if said.starts_with("missing field ") && robbed.contains(&path) {
+                break;
+            }
+            robbed.insert(parent(&path).to_string());
+            errors.push(self.type_error(path, &said));
+            if !take_out(rest.to_mut(), error.path()) {
+                break;
+            }
+        }
+        Err(errors)
     }
 
     /// What serde says, as a sentence for people, with its place.
@@ -116,7 +144,13 @@ impl Document {
             let error = At { document: self, path }.error(format!("unknown value `{word}`"));
             return error.hint(unsupported(word).unwrap_or_else(|| suggestion(word, &known, "values")));
         }
+        if let Some((message, hint)) = said.split_once(HINT) {
+            return at.error(message).hint(hint);
+        }
         let error = at.error(in_words(said));
+        if said.starts_with("invalid type: string") && said.contains("expected u") {
+            return error.hint("write the number without quotes");
+        }
         if said.starts_with("invalid type: ") && said.ends_with("expected a string") {
             return error.hint("put the value in quotes");
         }
@@ -130,8 +164,7 @@ impl Document {
 impl<'d> At<'d> {
     /// A field of this mapping.
     pub(crate) fn field(&self, name: &str) -> At<'d> {
-        let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
-        At { document: self.document, path }
+        At { document: self.document, path: join(&self.path, name) }
     }
 
     /// An item of this list.
@@ -165,13 +198,34 @@ impl<'d> At<'d> {
             if let Some(place) = self.document.places.get(path) {
                 return place.key.filter(|_| !place.scalar).unwrap_or(place.value);
             }
-            match path.rfind(['.', '[']) {
-                Some(end) => path = &path[..end],
-                None if path.is_empty() => return Location::UNKNOWN,
-                None => path = "",
+            if path.is_empty() {
+                return Location::UNKNOWN;
             }
+            path = parent(path);
         }
     }
+}
+
+/// The path of a field.
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_string() } else { format!("{path}.{field}") }
+}
+
+/// The path of the list or mapping that `path` is in.
+fn parent(path: &str) -> &str {
+    path.rfind(['.', '[']).map_or("", |end| &path[..end])
+}
+
+/// Takes the field at `path` out of `value`. Items of lists stay, since others would change their places.
+fn take_out(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
+    let steps: Vec<&Segment> = path.iter().filter(|step| !matches!(step, Segment::Enum { .. })).collect();
+    let Some((Segment::Map { key: last }, parents)) = steps.split_last() else { return false };
+    let parent = parents.iter().try_fold(value, |value, step| match step {
+        Segment::Seq { index } => value.get_mut(index),
+        Segment::Map { key } => value.get_mut(key),
+        _ => None,
+    });
+    parent.and_then(Value::as_object_mut).is_some_and(|fields| fields.remove(last).is_some())
 }
 
 /// Limits on what a file can make the parser do.
@@ -184,7 +238,7 @@ fn options() -> serde_saphyr::Options {
             max_nodes: MAX_NODES,
         },
         alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: MAX_NODES,
+            max_total_replayed_events: MAX_ALIASED,
             max_replay_stack_depth: MAX_DEPTH,
         },
         emit_comments: false,
@@ -236,9 +290,7 @@ fn flatten(
         Tree::Fields(fields) => fields
             .into_iter()
             .map(|(name, value)| {
-                let path =
-                    if path.is_empty() { name.value.clone() } else { format!("{path}.{}", name.value) };
-                let value = flatten(value, Some(name.referenced), path, places);
+                let value = flatten(value, Some(name.referenced), join(&path, &name.value), places);
                 (name.value, value)
             })
             .collect(),

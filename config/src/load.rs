@@ -98,12 +98,12 @@ impl Resources {
 
     fn take(&mut self, file: &str, text: &str) -> Vec<ConfigError> {
         let (documents, mut errors) = Document::parse(file, text);
-        errors.extend(documents.into_iter().filter_map(|document| self.take_one(document).err()));
+        errors.extend(documents.into_iter().filter_map(|document| self.take_one(document).err()).flatten());
         errors
     }
 
-    fn take_one(&mut self, mut document: Document) -> Result<(), ConfigError> {
-        let kind = kind(&document)?;
+    fn take_one(&mut self, mut document: Document) -> Result<(), Vec<ConfigError>> {
+        let kind = kind(&document).map_err(|error| vec![error])?;
         document.resource = Some(resource_name(&kind, &document.value));
         let name = document.resource.clone();
         match kind.as_str() {
@@ -115,10 +115,10 @@ impl Resources {
             "MeshPolicy" => self.mesh_policies.push(typed(document)?),
             unknown => {
                 let error = document.root().field("kind").error(format!("unknown kind `{unknown}`"));
-                return Err(error.hint(match closest(unknown, RESOURCE_KINDS) {
+                return Err(vec![error.hint(match closest(unknown, RESOURCE_KINDS) {
                     Some(close) => format!("did you mean `{close}`?"),
                     None => format!("known kinds: {}", RESOURCE_KINDS.join(", ")),
-                }));
+                })]);
             }
         }
         self.names.extend(name);
@@ -154,7 +154,7 @@ fn resource_name(kind: &str, value: &Value) -> String {
     }
 }
 
-fn typed<S: Spec>(document: Document) -> Result<Loaded<S>, ConfigError> {
+fn typed<S: Spec>(mut document: Document) -> Result<Loaded<S>, Vec<ConfigError>> {
     // Before the fields: those of another group's kind of the same name would be a long way round to the reason.
     match &document.value["apiVersion"] {
         Value::Null => {}
@@ -165,10 +165,12 @@ fn typed<S: Spec>(document: Document) -> Result<Loaded<S>, ConfigError> {
                 .root()
                 .field("apiVersion")
                 .error(format!("unknown apiVersion `{said}` for {}", S::KIND));
-            return Err(error.hint(format!("expected {}", S::API_VERSIONS.join(" or "))));
+            return Err(vec![error.hint(format!("expected {}", S::API_VERSIONS.join(" or ")))]);
         }
     }
     let resource = document.read()?;
+    // Only the places are needed from here on.
+    document.value = Value::Null;
     Ok(Loaded { document, resource })
 }
 

@@ -8,6 +8,10 @@ use crate::error::ConfigError;
 /// Largest compiled regular expression, in bytes. Together with the engine's linear time, this bounds what a route can
 /// cost.
 const REGEX_BYTES: usize = 256 << 10;
+/// Most items of a list within a rule. The Gateway API allows 16.
+pub(crate) const MAX_ITEMS: usize = 64;
+/// Most matches of one route. The Gateway API allows 128.
+pub(crate) const MAX_MATCHES: usize = 1024;
 /// Largest weight, as in the Gateway API.
 pub(crate) const MAX_WEIGHT: u32 = 1_000_000;
 
@@ -51,6 +55,14 @@ pub(crate) fn timestamp(at: &At<'_>, text: &str) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(at.error(format!("`{text}` is not a time")).hint("expected for example `2026-11-26T12:00:00Z`"))
+}
+
+/// A list within bounds. Lists are compared item by item, so they must not be endless.
+pub(crate) fn at_most(at: &At<'_>, length: usize, most: usize) -> Result<(), ConfigError> {
+    if length <= most {
+        return Ok(());
+    }
+    Err(at.error(format!("{length} items are too many")).hint(format!("at most {most}")))
 }
 
 /// A port that can be connected to.
@@ -122,7 +134,7 @@ pub(crate) fn changeable_header(at: &At<'_>, name: &str) -> Result<(), ConfigErr
 /// A header's value (RFC 9110 §5.5).
 pub(crate) fn header_value(at: &At<'_>, value: &str) -> Result<(), ConfigError> {
     let reason = if value.is_empty() {
-        "to take a header away, name it under `remove`"
+        "a value has at least one character; a filter takes a header away by `remove`"
     } else if value.contains(['\r', '\n']) {
         "a line end in a value would start another header"
     } else if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {

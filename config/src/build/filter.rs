@@ -48,7 +48,8 @@ pub(super) fn replaces_prefix(actions: &[Action]) -> bool {
 pub(super) fn http(filters: &[HttpRouteFilter], at: &At<'_>, report: &mut Report) -> Vec<Action> {
     use HttpRouteFilterType as Type;
     let mut actions = Vec::new();
-    for (index, filter) in filters.iter().enumerate() {
+    report.ok(check::at_most(at, filters.len(), check::MAX_ITEMS));
+    for (index, filter) in filters.iter().enumerate().take(check::MAX_ITEMS) {
         let at = at.index(index);
         if filters[..index].iter().any(|other| other.kind == filter.kind) {
             report.error(at.field("type").error(format!("a rule has only one {:?}", filter.kind)));
@@ -95,7 +96,8 @@ pub(super) fn http(filters: &[HttpRouteFilter], at: &At<'_>, report: &mut Report
 pub(super) fn grpc(filters: &[GrpcRouteFilter], at: &At<'_>, report: &mut Report) -> Vec<Action> {
     use GrpcRouteFilterType as Type;
     let mut actions = Vec::new();
-    for (index, filter) in filters.iter().enumerate() {
+    report.ok(check::at_most(at, filters.len(), check::MAX_ITEMS));
+    for (index, filter) in filters.iter().enumerate().take(check::MAX_ITEMS) {
         let at = at.index(index);
         if filters[..index].iter().any(|other| other.kind == filter.kind) {
             report.error(at.field("type").error(format!("a rule has only one {:?}", filter.kind)));
@@ -129,7 +131,8 @@ fn of_type(at: &At<'_>, field: &str, wanted: bool, present: bool, report: &mut R
 
 fn header_changes(modifier: &HeaderModifier, at: &At<'_>, report: &mut Report) -> HeaderChanges {
     let remove = at.field("remove");
-    for (index, name) in modifier.remove.iter().enumerate() {
+    report.ok(check::at_most(&remove, modifier.remove.len(), check::MAX_ITEMS));
+    for (index, name) in modifier.remove.iter().enumerate().take(check::MAX_ITEMS) {
         report.ok(check::changeable_header(&remove.index(index), name));
         if modifier.remove[..index].iter().any(|other| other.eq_ignore_ascii_case(name)) {
             report.error(remove.index(index).error(format!("the header `{name}` is there already")));
@@ -144,7 +147,8 @@ fn header_changes(modifier: &HeaderModifier, at: &At<'_>, report: &mut Report) -
 
 fn headers(headers: &[Header], at: &At<'_>, report: &mut Report) -> Vec<(Arc<str>, Arc<str>)> {
     let mut changes = Vec::new();
-    for (index, header) in headers.iter().enumerate() {
+    report.ok(check::at_most(at, headers.len(), check::MAX_ITEMS));
+    for (index, header) in headers.iter().enumerate().take(check::MAX_ITEMS) {
         let at = at.index(index);
         report.ok(check::changeable_header(&at.field("name"), &header.name));
         report.ok(check::header_value(&at.field("value"), &header.value));

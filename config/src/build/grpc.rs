@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::order::{Age, Ranked};
 use super::reference::{self, Carries};
-use super::{Drafts, Report, check, filter, http};
+use super::{Drafts, Report, check, filter, http, port_mut};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
@@ -25,9 +25,12 @@ fn attach_one<'r>(route: &'r Loaded<GrpcRouteSpec>, drafts: &mut Drafts<'r>, rep
         reference::parents(&spec.parent_refs, &at_parents, route.namespace(), Carries::Http, drafts, report);
     let created = route.resource.metadata.creation_timestamp.as_deref();
     let age = Age::new(created, route.namespace(), route.name());
-    let labels = http::labels(route.namespace(), route.name(), &at.field("rules"), report, &|index| {
-        spec.rules.get(index).map(|rule| rule.name.as_deref())
-    });
+    let matches = spec.rules.iter().map(|rule| rule.matches.len().max(1)).sum();
+    if report.ok(check::at_most(&at.field("rules"), matches, check::MAX_MATCHES)).is_none() {
+        return;
+    }
+    let names = spec.rules.iter().map(|rule| rule.name.as_deref());
+    let labels = reference::labels(route.namespace(), route.name(), names, &at.field("rules"), report);
     let mut made = Vec::new();
     for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
         let at = at.field("rules").index(index);
@@ -48,7 +51,8 @@ fn attach_one<'r>(route: &'r Loaded<GrpcRouteSpec>, drafts: &mut Drafts<'r>, rep
             made.push((route, lengths(spec.method.as_ref()), index, alternative));
         }
     }
-    for port in http::ports_mut(drafts, &ports) {
+    for key in &ports {
+        let Some(port) = port_mut(drafts, key) else { continue };
         if let Some(other) = &port.http_route {
             let error = at_parents.error(format!("{} has an HTTPRoute already", port.key));
             report.error(

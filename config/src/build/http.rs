@@ -4,20 +4,16 @@ use std::sync::Arc;
 
 use super::order::{Age, Ranked};
 use super::reference::{self, Carries};
-use super::{Drafts, PortDraft, Report, check, filter};
+use super::{Drafts, Report, check, filter, port_mut};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
-use crate::name::ServicePort;
 use crate::resource::route::{
     HttpPathMatch, HttpPathMatchType, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ValueMatch as ValueSpec,
     ValueMatchType,
 };
 use crate::snapshot::Action;
 use crate::snapshot::route::{Matcher, PathMatch, Route, ValueMatch};
-
-/// Most matches of one route.
-const MAX_MATCHES: usize = 1024;
 
 /// Attaches every HTTPRoute to the ports of its parents.
 pub(super) fn attach<'r>(routes: &'r [Loaded<HttpRouteSpec>], drafts: &mut Drafts<'r>, report: &mut Report) {
@@ -33,64 +29,26 @@ fn attach_one<'r>(route: &'r Loaded<HttpRouteSpec>, drafts: &mut Drafts<'r>, rep
         reference::parents(&spec.parent_refs, &at_parents, route.namespace(), Carries::Http, drafts, report);
     let created = route.resource.metadata.creation_timestamp.as_deref();
     let age = Age::new(created, route.namespace(), route.name());
-    if spec.rules.iter().map(|rule| rule.matches.len().max(1)).sum::<usize>() > MAX_MATCHES {
-        report.error(
-            at.field("rules").error(format!("more than {MAX_MATCHES} matches")).hint("use several routes"),
-        );
+    let matches = spec.rules.iter().map(|rule| rule.matches.len().max(1)).sum();
+    if report.ok(check::at_most(&at.field("rules"), matches, check::MAX_MATCHES)).is_none() {
         return;
     }
-    let labels = labels(route.namespace(), route.name(), &at.field("rules"), report, &|index| {
-        spec.rules.get(index).map(|rule| rule.name.as_deref())
-    });
+    let names = spec.rules.iter().map(|rule| rule.name.as_deref());
+    let labels = reference::labels(route.namespace(), route.name(), names, &at.field("rules"), report);
     let mut made: Vec<(Route, usize, usize)> = Vec::new();
     for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
         let at = at.field("rules").index(index);
         let routes = of_rule(rule, label, &at, route.namespace(), drafts, report);
         made.extend(routes.into_iter().enumerate().map(|(alternative, route)| (route, index, alternative)));
     }
-    for port in ports_mut(drafts, &ports) {
+    for key in &ports {
+        let Some(port) = port_mut(drafts, key) else { continue };
         port.http_route.get_or_insert_with(|| at_parents.clone());
         let ranked = |(route, rule, alternative): &(Route, usize, usize)| {
             Ranked::http(route.clone(), &age, *rule, *alternative)
         };
         port.routes.extend(made.iter().map(ranked));
     }
-}
-
-/// `namespace/name/rule` of each rule: what metrics call it.
-pub(super) fn labels<'a>(
-    namespace: &str,
-    name: &str,
-    at: &At<'_>,
-    report: &mut Report,
-    rule: &dyn Fn(usize) -> Option<Option<&'a str>>,
-) -> Vec<Arc<str>> {
-    let mut labels: Vec<Arc<str>> = Vec::new();
-    while let Some(rule_name) = rule(labels.len()) {
-        let index = labels.len();
-        if let Some(rule_name) = rule_name {
-            report.ok(check::dns_name(&at.index(index).field("name"), rule_name));
-        }
-        let own = rule_name.map_or_else(|| index.to_string(), str::to_string);
-        let label: Arc<str> = format!("{namespace}/{name}/{own}").into();
-        if labels.contains(&label) {
-            report
-                .error(at.index(index).field("name").error(format!("a rule named `{own}` is there already")));
-        }
-        labels.push(label);
-    }
-    if labels.is_empty() {
-        report.error(at.error("a route has at least one rule"));
-    }
-    labels
-}
-
-/// The ports that `keys` name.
-pub(super) fn ports_mut<'d, 'r>(
-    drafts: &'d mut Drafts<'r>,
-    keys: &'d [ServicePort],
-) -> impl Iterator<Item = &'d mut PortDraft<'r>> {
-    drafts.values_mut().flat_map(|draft| draft.ports.iter_mut()).filter(|port| keys.contains(&port.key))
 }
 
 fn of_rule(
@@ -168,6 +126,7 @@ pub(super) fn headers(
     at: &At<'_>,
     report: &mut Report,
 ) -> Option<Vec<(Arc<str>, ValueMatch)>> {
+    report.ok(check::at_most(at, specs.len(), check::MAX_ITEMS))?;
     let mut matches: Vec<(Arc<str>, ValueMatch)> = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         let at = at.index(index);
@@ -186,6 +145,7 @@ pub(super) fn headers(
 }
 
 fn query(specs: &[ValueSpec], at: &At<'_>, report: &mut Report) -> Option<Vec<(Arc<str>, ValueMatch)>> {
+    report.ok(check::at_most(at, specs.len(), check::MAX_ITEMS))?;
     let mut matches: Vec<(Arc<str>, ValueMatch)> = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         let at = at.index(index);

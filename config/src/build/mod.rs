@@ -74,6 +74,11 @@ struct Draft<'r> {
     ports: Vec<PortDraft<'r>>,
 }
 
+/// The port that `key` names.
+fn port_mut<'d, 'r>(drafts: &'d mut Drafts<'r>, key: &ServicePort) -> Option<&'d mut PortDraft<'r>> {
+    drafts.get_mut(&key.service)?.ports.iter_mut().find(|port| port.key == *key)
+}
+
 /// A port in the making.
 struct PortDraft<'r> {
     key: ServicePort,

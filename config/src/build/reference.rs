@@ -1,5 +1,8 @@
 //! References from routes and policies to Services.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use super::{Drafts, PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
@@ -7,6 +10,9 @@ use crate::name::{ServiceName, ServicePort};
 use crate::resource::meta::{BackendRef, ParentRef};
 use crate::snapshot::{Backend, Protocol};
 use crate::suggest::closest;
+
+/// How many names are looked at for a "did you mean".
+const MAX_SUGGESTED: usize = 1000;
 
 /// What a route carries, and so to which ports it can be attached.
 #[derive(Clone, Copy)]
@@ -33,6 +39,34 @@ impl Carries {
     }
 }
 
+/// `namespace/name/rule` of each rule, given the rules' names: what metrics call it.
+pub(super) fn labels<'n>(
+    namespace: &str,
+    name: &str,
+    rules: impl Iterator<Item = Option<&'n str>>,
+    at: &At<'_>,
+    report: &mut Report,
+) -> Vec<Arc<str>> {
+    let mut seen = HashSet::new();
+    let mut label = |(index, rule): (usize, Option<&str>)| -> Arc<str> {
+        if let Some(rule) = rule {
+            report.ok(check::dns_name(&at.index(index).field("name"), rule));
+        }
+        let own = rule.map_or_else(|| index.to_string(), str::to_string);
+        let label = format!("{namespace}/{name}/{own}").into();
+        if !seen.insert(own) {
+            let error = at.index(index).field("name").error("another rule is called so already");
+            report.error(error.hint("a rule without a name is called by its number, from 0"));
+        }
+        label
+    };
+    let labels: Vec<Arc<str>> = rules.enumerate().map(&mut label).collect();
+    if labels.is_empty() {
+        report.error(at.error("a route has at least one rule"));
+    }
+    labels
+}
+
 /// The ports to which a route in `namespace` is attached by `parents`, each once.
 pub(super) fn parents(
     parents: &[ParentRef],
@@ -47,6 +81,9 @@ pub(super) fn parents(
         report.error(
             at.error("a route has at least one parent").hint("name the Service whose callers it routes"),
         );
+    }
+    if report.ok(check::at_most(at, parents.len(), check::MAX_ITEMS)).is_none() {
+        return found;
     }
     for (index, parent) in parents.iter().enumerate() {
         let at = at.index(index);
@@ -107,6 +144,9 @@ pub(super) fn backends(
     report: &mut Report,
 ) -> Vec<Backend> {
     let mut backends: Vec<Backend> = Vec::new();
+    if report.ok(check::at_most(at, refs.len(), check::MAX_ITEMS)).is_none() {
+        return backends;
+    }
     for (index, reference) in refs.iter().enumerate() {
         let at = at.index(index);
         let Some(backend) = backend(reference, &at, namespace, drafts, report) else { continue };
@@ -185,7 +225,8 @@ pub(super) fn existing<'d, 'r>(
 ) -> Result<&'d super::Draft<'r>, ConfigError> {
     drafts.get(name).ok_or_else(|| {
         let error = at.error(format!("there is no Service {name}"));
-        let siblings = drafts.keys().filter(|known| known.namespace == name.namespace);
+        // In a large mesh with many faults, a look at every name for each would take its time.
+        let siblings = drafts.keys().filter(|known| known.namespace == name.namespace).take(MAX_SUGGESTED);
         let elsewhere = drafts.keys().find(|known| known.name == name.name);
         match (closest(&name.name, siblings.map(|known| &*known.name)), elsewhere) {
             (_, Some(known)) => error.hint(format!("there is {known}")),

@@ -11,6 +11,9 @@ use crate::name::{ServiceName, ServicePort};
 use crate::resource::service::{Endpoint, ServicePort as PortSpec, ServiceSpec};
 use crate::snapshot::{EndpointSpec, TrafficPolicy, is_virtual};
 
+/// Most ports of one Service.
+const MAX_PORTS: usize = 256;
+
 /// Every Service. Of two with one name, which is an error already, the first.
 pub(super) fn drafts<'r>(services: &'r [Loaded<ServiceSpec>], report: &mut Report) -> Drafts<'r> {
     let mut drafts = Drafts::new();
@@ -29,7 +32,8 @@ fn draft<'r>(service: &'r Loaded<ServiceSpec>, report: &mut Report) -> Draft<'r>
         report.error(at_ports.error("a Service has at least one port"));
     }
     let mut ports: Vec<PortDraft<'r>> = Vec::new();
-    for (index, port) in spec.ports.iter().enumerate() {
+    report.ok(check::at_most(&at_ports, spec.ports.len(), MAX_PORTS));
+    for (index, port) in spec.ports.iter().enumerate().take(MAX_PORTS) {
         let at = at_ports.index(index);
         check_port(port, &at, spec.ports.len(), report);
         if ports.iter().any(|other| other.key.port == port.port) {

@@ -1,7 +1,7 @@
 //! TCPRoutes.
 
 use super::reference::{self, Carries};
-use super::{Drafts, Report, TcpDraft, http};
+use super::{Drafts, Report, TcpDraft, port_mut};
 use crate::load::Loaded;
 use crate::resource::route::TcpRouteSpec;
 
@@ -17,9 +17,8 @@ fn attach_one<'r>(route: &'r Loaded<TcpRouteSpec>, drafts: &mut Drafts<'r>, repo
     let (at_parents, at_rules) = (at.field("parentRefs"), at.field("rules"));
     let ports =
         reference::parents(&spec.parent_refs, &at_parents, route.namespace(), Carries::Tcp, drafts, report);
-    let labels = http::labels(route.namespace(), route.name(), &at_rules, report, &|index| {
-        spec.rules.get(index).map(|rule| rule.name.as_deref())
-    });
+    let names = spec.rules.iter().map(|rule| rule.name.as_deref());
+    let labels = reference::labels(route.namespace(), route.name(), names, &at_rules, report);
     if spec.rules.len() > 1 {
         let error = at_rules.index(1).error("a TCPRoute has one rule");
         report.error(error.hint("a connection has nothing by which a second rule could be chosen"));
@@ -30,7 +29,8 @@ fn attach_one<'r>(route: &'r Loaded<TcpRouteSpec>, drafts: &mut Drafts<'r>, repo
         report.error(at_backends.error("the rule has no backends"));
     }
     let backends = reference::backends(&rule.backend_refs, &at_backends, route.namespace(), drafts, report);
-    for port in http::ports_mut(drafts, &ports) {
+    for key in &ports {
+        let Some(port) = port_mut(drafts, key) else { continue };
         if let Some(other) = &port.tcp {
             let error = at_parents.error(format!("{} has a TCPRoute already", port.key));
             report.error(error.hint(format!("the first is at {}", other.at.place())));

@@ -1,10 +1,13 @@
 //! Durations as the Gateway API writes them (GEP-2257).
 
 use std::borrow::Cow;
-use std::time;
+use std::{fmt, time};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::document::HINT;
 
 /// A duration such as `10ms`, `5s` or `1h30m`: one to four numbers of up to five digits, each with a unit of `h`,
 /// `m`, `s` or `ms`.
@@ -39,12 +42,24 @@ impl Duration {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        Duration::parse(&text).ok_or_else(|| {
-            D::Error::custom(format!(
-                "`{text}` is not a duration; expected for example `10ms`, `5s` or `1h30m`"
-            ))
-        })
+        deserializer.deserialize_str(DurationVisitor)
+    }
+}
+
+struct DurationVisitor;
+
+impl Visitor<'_> for DurationVisitor {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration such as `10ms`, `5s` or `1h30m`")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+        let not_one = || {
+            E::custom(format!("`{text}` is not a duration{HINT}write for example `10ms`, `5s` or `1h30m`"))
+        };
+        Duration::parse(text).ok_or_else(not_one)
     }
 }
 

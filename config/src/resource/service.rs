@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error};
 
+use crate::document::HINT;
 use crate::snapshot::Protocol;
 use crate::suggest::closest;
 
@@ -96,11 +97,12 @@ impl<'de> Deserialize<'de> for AppProtocol {
             let names = APP_PROTOCOLS.map(|(name, _)| name);
             match closest(&word, names) {
                 Some(close) => {
-                    D::Error::custom(format!("unknown protocol `{word}`; did you mean `{close}`?"))
+                    D::Error::custom(format!("unknown protocol `{word}`{HINT}did you mean `{close}`?"))
                 }
-                None => {
-                    D::Error::custom(format!("unknown protocol `{word}`; known are {}", names.join(", ")))
-                }
+                None => D::Error::custom(format!(
+                    "unknown protocol `{word}`{HINT}known protocols: {}",
+                    names.join(", ")
+                )),
             }
         })
     }

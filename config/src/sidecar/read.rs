@@ -84,7 +84,7 @@ impl SidecarConfig {
         };
         let file = match document.read::<SidecarFile>() {
             Ok(read) => read,
-            Err(error) => return ConfigErrors::or(vec![error], SidecarConfig::default()),
+            Err(errors) => return ConfigErrors::or(errors, SidecarConfig::default()),
         };
         let folder = Path::new(document.file()).parent().unwrap_or(Path::new(""));
         let config = Reader { folder, errors: &mut errors }.sidecar(file, &document.root());

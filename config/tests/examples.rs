@@ -1,0 +1,113 @@
+//! The examples are right: they are read without a warning, and their schemas agree.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::{Path, PathBuf};
+
+use jsonschema::Validator;
+use lighter_config::load::Resources;
+use lighter_config::name::ServiceName;
+use lighter_config::schema;
+use lighter_config::sidecar::SidecarConfig;
+use lighter_config::snapshot::Snapshot;
+use serde_json::{Value, json};
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+fn validator(kind: &str) -> Validator {
+    let schema = schema::of(kind).unwrap_or_else(|| panic!("{kind} has a schema"));
+    jsonschema::draft202012::new(&schema).unwrap_or_else(|error| panic!("the schema of {kind}: {error}"))
+}
+
+/// The documents of a resource file as plain values.
+fn documents(file: &Path) -> Vec<Value> {
+    serde_saphyr::from_multiple(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+fn builds(text: &str) -> bool {
+    Resources::parse("test.json", text).and_then(|resources| Snapshot::build(&resources)).is_ok()
+}
+
+#[test]
+fn the_bookshop_is_a_whole_mesh() {
+    let resources = Resources::read(&[examples().join("bookshop.yaml")]).unwrap();
+    let snapshot = Snapshot::build(&resources).unwrap();
+    assert_eq!(snapshot.warnings, []);
+    let reviews = &snapshot.services[&ServiceName::new("default", "reviews")];
+    let routes = &reviews.ports[0].routes.routes;
+    let names: Vec<&str> = routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["default/reviews/preview", "default/reviews/shift"]);
+    let shares: Vec<u32> = routes[1].backends.iter().map(|backend| backend.weight).collect();
+    assert_eq!(shares, [90, 10]);
+}
+
+#[test]
+fn every_example_that_is_a_sidecar_file_is_read() {
+    let config = SidecarConfig::read(&examples().join("sidecar.yaml")).unwrap();
+    assert_eq!(config.service.as_deref(), Some("web"));
+    assert_eq!(config.resources, [examples().join("bookshop.yaml")]);
+    let value = documents(&examples().join("sidecar.yaml")).remove(0);
+    assert!(validator("SidecarConfig").is_valid(&value));
+}
+
+#[test]
+fn schemas_accept_the_examples() {
+    for document in documents(&examples().join("bookshop.yaml")) {
+        let kind = document["kind"].as_str().unwrap();
+        let errors: Vec<String> = validator(kind).iter_errors(&document).map(|e| e.to_string()).collect();
+        assert_eq!(errors, Vec::<String>::new(), "{document}");
+    }
+}
+
+#[test]
+fn every_kind_has_a_schema_that_refuses_what_is_unknown() {
+    for kind in schema::KINDS {
+        let validator = validator(kind);
+        assert!(!validator.is_valid(&json!({ "colour": "blue" })), "{kind}");
+        assert!(!validator.is_valid(&json!("text")), "{kind}");
+    }
+    assert_eq!(schema::of("Gateway"), None);
+}
+
+#[test]
+fn schemas_refuse_what_the_loader_refuses() {
+    let service = |spec: Value| {
+        json!({
+            "apiVersion": "mesh.lighter.dev/v1", "kind": "Service", "metadata": { "name": "web" }, "spec": spec
+        })
+    };
+    let route = |rule: Value| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": { "name": "web" },
+            "spec": { "parentRefs": [{ "kind": "Service", "name": "web" }], "rules": [rule] }
+        })
+    };
+    let cases = [
+        ("Service", service(json!({ "ports": [{ "port": 80 }] })), true),
+        ("Service", service(json!({ "ports": [{ "port": 80, "appProtocol": "kubernetes.io/h2c" }] })), true),
+        ("Service", service(json!({ "ports": [] })), false),
+        ("Service", service(json!({ "ports": [{ "port": 0 }] })), false),
+        ("Service", service(json!({ "ports": [{ "port": 70000 }] })), false),
+        ("Service", service(json!({ "ports": [{ "port": 80, "appProtocol": "htp" }] })), false),
+        ("Service", service(json!({ "prots": [] })), false),
+        ("HTTPRoute", route(json!({ "timeouts": { "request": "1h30m" } })), true),
+        ("HTTPRoute", route(json!({ "timeouts": { "request": "1.5s" } })), false),
+        ("HTTPRoute", route(json!({ "filters": [{ "type": "RequestMirror" }] })), false),
+        ("HTTPRoute", route(json!({ "matches": [{ "method": "get" }] })), false),
+        ("HTTPRoute", route(json!({ "backendRefs": [{ "name": "web", "weight": 1_000_001 }] })), false),
+        ("SidecarConfig", json!({ "workers": 0 }), false),
+        ("SidecarConfig", json!({ "intercept": { "outbound": false } }), true),
+        ("SidecarConfig", json!({ "accessLog": { "format": "xml" } }), false),
+    ];
+    for (kind, value, good) in cases {
+        assert_eq!(validator(kind).is_valid(&value), good, "{kind} {value}");
+        let loaded = match kind {
+            "SidecarConfig" => SidecarConfig::parse("test.json", &value.to_string()).is_ok(),
+            "Service" => builds(&value.to_string()),
+            _ => builds(&format!("{}\n---\n{value}", service(json!({ "ports": [{ "port": 80 }] })))),
+        };
+        assert_eq!(loaded, good, "{kind} {value}");
+    }
+}
