@@ -201,6 +201,22 @@ impl Shared {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Everything listens and a configuration is in force.
+    pub(crate) fn set_up(&self) {
+        self.up.store(true, Ordering::Release);
+    }
+
+    /// The process moves on to `phase`.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether a drain was asked for and has not begun.
+    #[cfg(test)]
+    pub(crate) async fn is_stop_asked(&self) -> bool {
+        tokio::time::timeout(std::time::Duration::ZERO, self.stop.notified()).await.is_ok()
+    }
+
     /// Admits one more downstream connection, unless there are as many as may be.
     fn admit(self: &Arc<Self>) -> Option<Admitted> {
         // Counted first and taken back: two workers at the limit may both refuse, never both admit.

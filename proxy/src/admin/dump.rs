@@ -19,7 +19,7 @@ pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh) -> Value {
         json!({
             "name": service.name.to_string(),
             "virtual_ips": [service.virtual_ips.v4, service.virtual_ips.v6],
-            "ports": list(&service.ports, |port| self::port(port)),
+            "ports": list(&service.ports, port),
         })
     });
     json!({

@@ -199,3 +199,6 @@ POST /log_level?level=FILTER     changes it
 POST /drain                      as SIGTERM
 POST /reload                     as SIGHUP
 ";
+
+#[cfg(test)]
+mod tests;

@@ -278,7 +278,7 @@ impl Endpoint {
         drop(deciding);
         if ejected {
             self.metrics.ejected();
-            tracing::warn!(endpoint = %self.address, "endpoint ejected");
+            tracing::warn!(service = %self.group.key, endpoint = %self.address, "endpoint ejected");
         }
     }
 }
@@ -307,7 +307,7 @@ impl Picked {
             Outcome::Answered => {
                 if endpoint.health.success(self.at, at, || endpoint.group.law.load().rules) {
                     endpoint.load.restart(latency, at);
-                    tracing::info!(endpoint = %endpoint.address, "endpoint back in service");
+                    tracing::info!(service = %endpoint.group.key, endpoint = %endpoint.address, "endpoint is back");
                 } else {
                     endpoint.load.observe(latency, at);
                 }
@@ -333,6 +333,7 @@ impl Drop for Picked {
 
 /// What the endpoints of one port have in common. Survives configuration changes.
 struct Group {
+    key: ServicePort,
     epoch: Instant,
     law: ArcSwap<Law>,
     /// Held while an ejection is decided.
@@ -349,6 +350,7 @@ struct Law {
 impl Group {
     fn new(key: &ServicePort) -> Self {
         Group {
+            key: key.clone(),
             epoch: Instant::now(),
             law: ArcSwap::from_pointee(Law { rules: Rules::NEVER, members: Box::default() }),
             deciding: Mutex::new(()),

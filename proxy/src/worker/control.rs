@@ -1,7 +1,6 @@
 //! The control thread: starts the workers, tells them what is in force, and sees them out.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,7 +61,7 @@ async fn control(
     workers.up().await?;
     let rules = Rules::stand(&shared, rules).await?;
     spawn_local(resources::watch(shared.clone(), seen));
-    shared.up.store(true, Ordering::Release);
+    shared.set_up();
     ready();
     let summary = workers.see_out(&shared).await;
     rules.remove();
@@ -229,7 +228,7 @@ impl Workers {
             return;
         }
         tracing::info!(?phase, open = shared.open_connections(), "drain");
-        shared.phase.store(phase as u8, Ordering::Release);
+        shared.set_phase(phase);
         self.phases.send_replace(phase);
     }
 }

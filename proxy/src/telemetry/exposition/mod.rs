@@ -302,3 +302,8 @@ fn escape(f: &mut fmt::Formatter<'_>, text: &str, quotes: bool) -> fmt::Result {
     }
     f.write_str(rest)
 }
+
+#[cfg(test)]
+pub(crate) mod strict;
+#[cfg(test)]
+mod tests;
