@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{check, completions, demo, proxy, schema, version};
+use crate::{check, completions, demo, proxy, run, schema, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -17,10 +17,12 @@ pub struct Cli {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a sidecar alone, in this network namespace
-    Proxy(proxy::Args),
     /// Show the whole story on this machine
     Demo(demo::Args),
+    /// Run an unchanged program with a sidecar beside it
+    Run(run::Args),
+    /// Run a sidecar alone, in this network namespace
+    Proxy(proxy::Args),
     /// Check files, or what this machine can do
     Check(check::Args),
     /// Write the JSON schema of a kind of resource
@@ -41,8 +43,9 @@ impl Command {
     /// Does what was asked.
     pub fn execute(self) -> miette::Result<Exit> {
         match self {
-            Command::Proxy(args) => proxy::execute(&args),
             Command::Demo(args) => demo::execute(&args),
+            Command::Run(args) => run::execute(args),
+            Command::Proxy(args) => proxy::execute(&args),
             Command::Check(args) => check::execute(&args),
             Command::Schema(args) => schema::execute(&args),
             Command::Version(args) => version::execute(&args),

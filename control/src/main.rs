@@ -14,6 +14,7 @@ mod demo;
 mod exit;
 mod output;
 mod proxy;
+mod run;
 mod schema;
 mod version;
 

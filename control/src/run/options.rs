@@ -1,0 +1,138 @@
+//! The command line of `lighter run`, made into a sidecar's configuration.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lighter_config::sidecar::{InboundConfig, SidecarConfig};
+use lighter_config::snapshot::Protocol;
+
+use super::namespace::WORKLOAD;
+
+/// Run an unchanged program with a sidecar beside it.
+///
+/// The program has a network namespace of its own. Names of Services resolve to virtual addresses, every TCP
+/// connection that it makes goes through the sidecar, and callers reach it through the sidecar. It must listen on
+/// all addresses (0.0.0.0 or ::), not on 127.0.0.1 alone: that is nobody's but its own. Needs root or user
+/// namespaces.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The Service that the program is an instance of; without it, it only calls others
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// The namespace of short names
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// A port on which the program listens; may be given again
+    #[arg(long = "port", value_name = "PORT")]
+    ports: Vec<u16>,
+    /// Where callers reach that port on this host, for each --port in turn [default: 0.0.0.0:PORT]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<SocketAddr>,
+    /// A file or folder with resources; may be given again
+    #[arg(long, value_name = "PATH")]
+    resources: Vec<PathBuf>,
+    /// The sidecar's own file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Admin and metrics [default: a free port of 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
+    /// Worker threads [default: one per two cores]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=100))]
+    workers: Option<u16>,
+    /// Longest drain after SIGTERM, as in 30s [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    drain_deadline: Option<Duration>,
+    /// How long the program may take to stop before it is killed
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
+    stop_grace: Duration,
+    /// Write facts about this run as JSON
+    #[arg(long, value_name = "FILE", hide = true)]
+    status_file: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What the command line means.
+pub(super) struct Options {
+    pub(super) config: SidecarConfig,
+    pub(super) command: Vec<OsString>,
+    pub(super) grace: Duration,
+    pub(super) status_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// Fails with what to do about it.
+    pub(super) fn from(args: Args) -> Result<Self, String> {
+        let mut config = match &args.config {
+            Some(file) => SidecarConfig::read(file).map_err(|errors| errors.to_string())?,
+            None => SidecarConfig::default(),
+        };
+        config.inbound.extend(inbound(&args.ports, &args.listen)?);
+        config.service = args.service.or(config.service);
+        config.namespace = args.namespace.unwrap_or(config.namespace);
+        config.resources.extend(args.resources);
+        // Several runs on one host must not meet on one port.
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        config.admin = args.admin.or(args.config.map(|_| config.admin)).unwrap_or(free);
+        config.workers = args.workers.map_or(config.workers, usize::from);
+        config.drain_deadline = args.drain_deadline.unwrap_or(config.drain_deadline);
+        if config.service.is_none() && !config.inbound.is_empty() {
+            return Err("--port needs --service: callers know the program by its Service".into());
+        }
+        Ok(Options { config, command: args.command, grace: args.stop_grace, status_file: args.status_file })
+    }
+}
+
+fn inbound(ports: &[u16], listen: &[SocketAddr]) -> Result<Vec<InboundConfig>, String> {
+    if listen.len() > ports.len() {
+        return Err(format!("{} --listen for {} --port", listen.len(), ports.len()));
+    }
+    let listen = listen.iter().copied().map(Some).chain(std::iter::repeat(None));
+    let inbound = ports.iter().zip(listen).map(|(port, listen)| InboundConfig {
+        listen: listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port))),
+        app: SocketAddr::new(WORKLOAD[0], *port),
+        port: None,
+        protocol: Protocol::Auto,
+    });
+    Ok(inbound.collect())
+}
+
+/// `500ms`, `30s`, `2m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| "a number and ms, s, m or h, as in 30s".to_owned())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(60 * number)),
+        "h" => Ok(Duration::from_secs(3600 * number)),
+        _ => Err("a number and ms, s, m or h, as in 30s".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_has_its_listener() {
+        let listen = ["127.0.0.1:9101".parse().unwrap()];
+        let inbound = inbound(&[80, 81], &listen).unwrap();
+        assert_eq!(inbound[0].listen, listen[0]);
+        assert_eq!(inbound[1].listen, "0.0.0.0:81".parse().unwrap());
+        assert_eq!(inbound[1].app, "198.18.0.1:81".parse().unwrap());
+        assert!(super::inbound(&[], &listen).is_err());
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("30").is_err() && duration("s").is_err() && duration("-1s").is_err());
+    }
+}
