@@ -13,7 +13,7 @@ use crate::http::{Context, Scope, h1, h2};
 use crate::io::Io;
 use crate::mesh::{Speech, Target};
 use crate::tcp::{self, Onward, Opaque, Upstream};
-use crate::telemetry::{self, Spoken};
+use crate::telemetry::{self, Direction, Spoken};
 use crate::worker::Worker;
 
 /// A downstream connection.
@@ -40,11 +40,11 @@ impl Call {
         // Boxed, as each engine below: what is done with must not take room while the connection lives.
         match Box::pin(self.find(&onward, &target, speech)).await {
             Ok((Verdict::Http1, _)) => {
-                let (io, context) = self.into_http(target);
+                let (io, context) = self.into_fixed(target);
                 Box::pin(h1::serve(io, context)).await;
             }
             Ok((Verdict::Http2, _)) => {
-                let (io, context) = self.into_http(target);
+                let (io, context) = self.into_fixed(target);
                 Box::pin(h2::serve(io, context)).await;
             }
             Ok((Verdict::Tls, upstream)) => Box::pin(self.tls(&onward, upstream)).await,
@@ -64,6 +64,26 @@ impl Call {
     pub(crate) fn refuse(self, onward: &Onward, cause: Cause) {
         tracing::debug!(peer = %self.peer, %cause, "connection refused");
         self.as_opaque(onward, Spoken::Tcp, "").refuse(&self.io, cause);
+    }
+
+    /// Passes everything on to an upstream that is connected already.
+    pub(crate) async fn through(self, onward: &Onward, upstream: Upstream) {
+        Box::pin(self.opaque(onward, Some(upstream), Spoken::Tcp, "")).await;
+    }
+
+    /// Serves requests that say themselves where they go.
+    pub(crate) async fn requests(mut self, scope: Scope) {
+        let http2 = match detect::version(&mut self.io).await {
+            Ok(verdict) => verdict == Verdict::Http2,
+            Err(_gone) => return,
+        };
+        let (io, context) = self.into_http(scope, Direction::Outbound, None);
+        if http2 { Box::pin(h2::serve(io, context)).await } else { Box::pin(h1::serve(io, context)).await }
+    }
+
+    /// Counts a connection that was refused in words of its own.
+    pub(crate) fn count_refusal(&self, onward: &Onward, cause: Cause) {
+        self.as_opaque(onward, Spoken::Tcp, "").count_refusal(cause);
     }
 
     async fn find(
@@ -114,13 +134,17 @@ impl Call {
         Opaque { worker: &self.worker, onward, peer: self.peer, spoken, name }
     }
 
-    fn into_http(self, target: Target) -> (Io, Context) {
+    fn into_fixed(self, target: Target) -> (Io, Context) {
         let upstream = match target.destination.protocol() {
             spoken @ (Protocol::Http | Protocol::Http2 | Protocol::Grpc) => Some(spoken),
             Protocol::Auto | Protocol::Tls | Protocol::Tcp => None,
         };
-        let Call { worker, io, peer, ticket } = self;
         let direction = target.destination.direction;
-        (io, Context { worker, direction, scope: Scope::Fixed(target), peer, ticket, upstream })
+        self.into_http(Scope::Fixed(target), direction, upstream)
+    }
+
+    fn into_http(self, scope: Scope, direction: Direction, upstream: Option<Protocol>) -> (Io, Context) {
+        let Call { worker, io, peer, ticket } = self;
+        (io, Context { worker, direction, scope, peer, ticket, upstream })
     }
 }

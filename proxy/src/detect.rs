@@ -5,7 +5,7 @@
 mod find;
 mod line;
 
-pub(crate) use find::{Lost, find, outcome, server_name};
+pub(crate) use find::{Lost, find, outcome, read, server_name, version};
 
 /// What a client's first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

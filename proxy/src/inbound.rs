@@ -53,7 +53,7 @@ pub(crate) async fn explicit(call: Call, index: usize) {
 }
 
 /// Whether this sidecar itself listens on `port`: nobody is led there through it.
-fn is_own(config: &SidecarConfig, port: u16) -> bool {
+pub(crate) fn is_own(config: &SidecarConfig, port: u16) -> bool {
     let listeners = config.listeners.iter().map(|listener| listener.listen.port());
     let inbound = config.inbound.iter().map(|inbound| inbound.listen.port());
     let others = [config.probe, config.connect, config.dns.as_ref().map(|dns| dns.listen)];

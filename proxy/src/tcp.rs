@@ -91,6 +91,11 @@ impl Opaque<'_> {
     /// Closes a connection with a reset and counts why.
     pub(crate) fn refuse(&self, downstream: &Io, cause: Cause) {
         downstream.reset_on_close();
+        self.count_refusal(cause);
+    }
+
+    /// Counts a connection that was refused in words of its own.
+    pub(crate) fn count_refusal(&self, cause: Cause) {
         let metrics = self.onward.metrics(self.worker);
         metrics.begin(self.spoken);
         let relayed = Relayed { cause: Some(cause), ..Relayed::default() };

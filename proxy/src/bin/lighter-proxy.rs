@@ -16,5 +16,5 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    lighter_proxy::command::execute(&Cli::parse().args)
+    ExitCode::from(lighter_proxy::command::execute(&Cli::parse().args))
 }

@@ -85,6 +85,14 @@ pub(crate) async fn find(
     found
 }
 
+/// Which version of HTTP the client of `io` speaks, where it can speak nothing else.
+pub(crate) async fn version(io: &mut Io) -> Result<Verdict, Lost> {
+    let mut heard = BytesMut::from(&*std::mem::take(&mut io.early));
+    let found = told(io, &mut heard, preface_or_request).await;
+    io.early = heard.freeze();
+    found.map(|found| found.verdict)
+}
+
 /// Waits for as many bytes as `judge` needs. Only for protocols in which the client speaks first.
 async fn told(io: &Io, heard: &mut BytesMut, judge: fn(&[u8]) -> Verdict) -> Result<Found, Lost> {
     loop {
