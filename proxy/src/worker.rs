@@ -49,6 +49,8 @@ pub struct Shared {
     up: AtomicBool,
     open: AtomicUsize,
     most: usize,
+    /// How often a drain was asked for since the control thread last looked.
+    asked: AtomicUsize,
     stop: Notify,
     reload: Notify,
 }
@@ -98,8 +100,9 @@ pub struct Start {
     pub inside: Arc<dyn SocketFactory>,
     /// Called once when everything listens and the first configuration is in force.
     pub ready: Box<dyn FnOnce() + Send>,
-    /// Resolves when the sidecar is to drain (beside SIGTERM, which `run` itself watches only if this is `None`).
-    pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
+    /// Each message asks for a drain, as SIGTERM does, which `run` itself watches only if this is `None`. The second
+    /// stops accepting at once; the end of the channel is a message too.
+    pub stop: Option<tokio::sync::mpsc::UnboundedReceiver<()>>,
 }
 
 /// What a sidecar says when it ends.
@@ -156,6 +159,7 @@ impl Shared {
             up: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             most,
+            asked: AtomicUsize::new(0),
             stop: Notify::new(),
             reload: Notify::new(),
         }
@@ -171,9 +175,15 @@ impl Shared {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Asks for a drain, as SIGTERM does.
+    /// Asks for a drain, as SIGTERM does. Asked again, it stops accepting at once.
     pub fn drain(&self) {
+        self.asked.fetch_add(1, Ordering::AcqRel);
         self.stop.notify_one();
+    }
+
+    /// How often a drain was asked for since this was last called.
+    fn take_asked(&self) -> usize {
+        self.asked.swap(0, Ordering::AcqRel)
     }
 
     /// Asks for a reload of the resource files, as SIGHUP does.

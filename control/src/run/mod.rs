@@ -40,7 +40,7 @@ use lighter_proxy::worker::{self, Sockets, Start, StartError};
 use miette::IntoDiagnostic;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::WaitOptions;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::exit::Exit;
 
@@ -179,7 +179,7 @@ impl Made {
 
 /// The sidecar, on a thread of its own.
 struct Sidecar {
-    stop: Option<oneshot::Sender<()>>,
+    stop: UnboundedSender<()>,
     events: mpsc::Receiver<FromSidecar>,
     /// Readable when there are events.
     woken: Arc<OwnedFd>,
@@ -193,8 +193,8 @@ enum FromSidecar {
 type Ready = Box<dyn FnOnce() + Send>;
 
 impl Sidecar {
-    fn start(start: impl FnOnce(Ready, oneshot::Receiver<()>) -> Start) -> io::Result<Self> {
-        let (stop, stopped) = oneshot::channel();
+    fn start(start: impl FnOnce(Ready, UnboundedReceiver<()>) -> Start) -> io::Result<Self> {
+        let (stop, stopped) = unbounded_channel();
         let (sender, events) = mpsc::channel();
         let woken = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let told = {
@@ -217,14 +217,12 @@ impl Sidecar {
                 Err(_) => Err(StartError::Died(0)),
             }));
         })?;
-        Ok(Sidecar { stop: Some(stop), events, woken })
+        Ok(Sidecar { stop, events, woken })
     }
 
-    fn drain(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            // It may have ended by itself.
-            let _ = stop.send(());
-        }
+    /// Asks for a drain; asked again, it stops accepting at once. It may have ended by itself.
+    fn drain(&self) {
+        let _ = self.stop.send(());
     }
 }
 
@@ -259,10 +257,10 @@ impl Life<'_> {
             let [signalled, woken, told] = watched.map(|descriptor| !descriptor.revents().is_empty());
             let mut events = Vec::new();
             if woken {
-                events.extend(self.from_sidecar());
+                events.extend(self.sidecar_events());
             }
             if told && !inside_gone {
-                let event = self.from_inside()?;
+                let event = self.inside_event()?;
                 inside_gone = event == Some(Event::InsideGone);
                 events.extend(event);
             }
@@ -277,6 +275,10 @@ impl Life<'_> {
                 match action {
                     Action::Exit(status) => return Ok(status),
                     Action::Drain => self.sidecar.drain(),
+                    Action::DrainAtOnce => {
+                        self.sidecar.drain();
+                        self.sidecar.drain();
+                    }
                     Action::Start => self.order(Order::Start),
                     Action::PassOn(number) => self.order(Order::Signal(number)),
                 }
@@ -289,7 +291,7 @@ impl Life<'_> {
         let _ = self.control.send(&order, &[]);
     }
 
-    fn from_sidecar(&mut self) -> Vec<Event> {
+    fn sidecar_events(&mut self) -> Vec<Event> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&*self.sidecar.woken, &mut count);
         let mut events = Vec::new();
@@ -318,7 +320,7 @@ impl Life<'_> {
         runtime.block_on(intercept::probe::run(&self.intercept, |address| self.inside_sockets.tcp(address)))
     }
 
-    fn from_inside(&mut self) -> io::Result<Option<Event>> {
+    fn inside_event(&mut self) -> io::Result<Option<Event>> {
         Ok(match self.control.receive::<Report>()? {
             None => Some(Event::InsideGone),
             Some((Report::Started(pid), _)) => {

@@ -35,8 +35,10 @@ pub(super) enum Action {
     Start,
     /// Send the application this signal.
     PassOn(i32),
-    /// Tell the sidecar to drain.
+    /// Tell the sidecar to drain: callers first, then what runs.
     Drain,
+    /// Tell the sidecar to accept nothing more and finish what runs: there is nobody left to serve.
+    DrainAtOnce,
     /// End this process with this status.
     Exit(u8),
 }
@@ -135,7 +137,7 @@ impl Supervisor {
             return vec![Action::Exit(status)];
         }
         self.state = State::Finishing { status };
-        vec![Action::Drain]
+        vec![Action::DrainAtOnce]
     }
 }
 
@@ -171,7 +173,7 @@ mod tests {
     #[test]
     fn the_applications_status_is_ours_once_the_sidecar_drained() {
         let (mut supervisor, now) = running();
-        assert_eq!(supervisor.on(Event::Ended(3), now), [Action::Drain]);
+        assert_eq!(supervisor.on(Event::Ended(3), now), [Action::DrainAtOnce]);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(3)]);
     }
 
@@ -200,7 +202,7 @@ mod tests {
         let (mut supervisor, now) = running();
         supervisor.on(signal(libc::SIGTERM), now);
         assert_eq!(supervisor.on(signal(libc::SIGTERM), now), [Action::PassOn(libc::SIGTERM)]);
-        assert_eq!(supervisor.on(Event::Ended(143), now), [Action::Drain]);
+        assert_eq!(supervisor.on(Event::Ended(143), now), [Action::DrainAtOnce]);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(143)]);
     }
 
@@ -232,7 +234,7 @@ mod tests {
         let mut supervisor = Supervisor::new(GRACE);
         let now = Instant::now();
         assert_eq!(supervisor.on(signal(libc::SIGWINCH), now), []);
-        assert_eq!(supervisor.on(signal(libc::SIGINT), now), [Action::Drain]);
+        assert_eq!(supervisor.on(signal(libc::SIGINT), now), [Action::DrainAtOnce]);
         assert_eq!(supervisor.on(Event::Ready, now), []);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(130)]);
     }
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn a_program_that_cannot_be_started_ends_like_in_a_shell() {
         let (mut supervisor, now) = running();
-        assert_eq!(supervisor.on(Event::NotStarted(127), now), [Action::Drain]);
+        assert_eq!(supervisor.on(Event::NotStarted(127), now), [Action::DrainAtOnce]);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(127)]);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::doors::{self, Door};
@@ -37,7 +37,7 @@ async fn control(
     shared: Arc<Shared>,
     mut sockets: Sockets,
     ready: Box<dyn FnOnce() + Send>,
-    stop: Option<oneshot::Receiver<()>>,
+    stop: Option<mpsc::UnboundedReceiver<()>>,
 ) -> Result<Summary, StartError> {
     let seen = Stamp::of(&shared.config.resources);
     resources::load(&shared).map_err(|errors| StartError::Config(errors.to_string()))?;
@@ -119,7 +119,7 @@ impl Rules {
 /// Forwards what asks this process to end (or to reload) from outside of it.
 fn stop_when_asked(
     shared: Arc<Shared>,
-    stop: Option<oneshot::Receiver<()>>,
+    stop: Option<mpsc::UnboundedReceiver<()>>,
 ) -> std::io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut signals = match stop {
@@ -136,8 +136,9 @@ fn stop_when_asked(
                     }
                     // Whoever would ask is gone: that is asking too.
                     (None, Some(receiver)) => {
-                        let _ = receiver.await;
-                        stop = None;
+                        if receiver.recv().await.is_none() {
+                            stop = None;
+                        }
                     }
                     (None, None) => std::future::pending().await,
                 }
@@ -197,7 +198,11 @@ impl Workers {
                 }
             };
             tokio::select! {
-                () = shared.stop.notified() => { machine.stop(Instant::now()); }
+                () = shared.stop.notified() => {
+                    for _ in 0..shared.take_asked() {
+                        machine.stop(Instant::now());
+                    }
+                }
                 () = time => {}
                 event = self.events.recv() => match event {
                     Some(Event::Drained(cut)) => {
