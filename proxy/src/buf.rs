@@ -68,6 +68,11 @@ impl Buffer {
         }
     }
 
+    /// Only the first `bytes` of what is filled stay.
+    pub fn truncate(&mut self, bytes: usize) {
+        self.end = self.end.min(self.start + bytes);
+    }
+
     /// Moves what is left to the front, so that the room behind it is as large as can be.
     pub fn compact(&mut self) {
         if self.start > 0 {

@@ -16,7 +16,7 @@ use crate::worker::Worker;
 mod pipe;
 mod relay;
 
-pub(crate) use pipe::Pipe;
+pub(crate) use pipe::{PIPE_BYTES, Pipe};
 pub(crate) use relay::{Relayed, relay};
 
 /// Where a connection goes.

@@ -229,7 +229,7 @@ impl Upload<'_> {
         let mut moved = false;
         while !self.failed {
             while !self.out.is_empty() {
-                match Pin::new(&mut upstream.tcp).poll_write(cx, &self.out) {
+                match Pin::new(&mut upstream.io.tcp).poll_write(cx, &self.out) {
                     Poll::Ready(Ok(written)) => {
                         moved = true;
                         self.out.advance(written);
@@ -346,7 +346,7 @@ impl Connection {
         let mut buffer = self.buffer.take().unwrap_or_else(Buffer::take);
         buffer.compact();
         let mut into = ReadBuf::new(buffer.spare());
-        let read = Pin::new(&mut self.upstream.tcp).poll_read(cx, &mut into);
+        let read = Pin::new(&mut self.upstream.io.tcp).poll_read(cx, &mut into);
         let count = into.filled().len();
         buffer.advance(count);
         if !buffer.is_empty() {

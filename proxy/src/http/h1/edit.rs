@@ -60,8 +60,6 @@ impl Span {
 /// What a request's head is edited by.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRules<'a> {
-    /// Which way it goes.
-    pub direction: Direction,
     /// `Host` where an HTTP/1.0 client named none.
     pub authority: &'a [u8],
     /// The caller's address, to be added to `X-Forwarded-For`. Empty: not added.

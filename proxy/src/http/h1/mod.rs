@@ -7,16 +7,10 @@ pub mod body;
 pub mod edit;
 pub mod head;
 pub mod pool;
-
-use super::Context;
-use crate::io::Io;
+mod relay;
 
 pub use pool::Pool;
+pub use relay::serve;
 
 #[cfg(test)]
 mod tests;
-
-/// Serves one HTTP/1 connection until it ends.
-pub async fn serve(_io: Io, _context: Context) {
-    unimplemented!()
-}

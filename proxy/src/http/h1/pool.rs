@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::io::Io;
+
 /// Longest life of a connection to an endpoint, before jitter: long enough to cost nothing, short enough that load
 /// moves to new endpoints.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -16,8 +18,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 /// An open connection to an endpoint.
 #[derive(Debug)]
 pub struct Upstream {
-    /// The stream.
-    pub tcp: TcpStream,
+    /// The connection.
+    pub io: Io,
     /// No exchange begins on it after this.
     pub retires: Instant,
     /// Whether it has carried an exchange before.
@@ -29,7 +31,7 @@ impl Upstream {
     pub fn new(tcp: TcpStream, now: Instant) -> Self {
         // Jittered, so that connections made together do not all end together.
         let age = MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0);
-        Upstream { tcp, retires: now + age, reused: false }
+        Upstream { io: Io::new(tcp), retires: now + age, reused: false }
     }
 }
 
@@ -55,7 +57,7 @@ impl Pool {
         let kept = self.by_endpoint.get_mut(&endpoint)?;
         while let Some(Kept { mut upstream, until }) = kept.pop() {
             self.kept -= 1;
-            if now < until && now < upstream.retires && is_quiet(&upstream.tcp, cx) {
+            if now < until && now < upstream.retires && is_quiet(&upstream.io.tcp, cx) {
                 upstream.reused = true;
                 return Some(upstream);
             }
@@ -80,7 +82,7 @@ impl Pool {
         self.by_endpoint.retain(|_, kept| {
             let before = kept.len();
             kept.retain(|kept| {
-                now < kept.until && now < kept.upstream.retires && is_quiet(&kept.upstream.tcp, cx)
+                now < kept.until && now < kept.upstream.retires && is_quiet(&kept.upstream.io.tcp, cx)
             });
             self.kept -= before - kept.len();
             !kept.is_empty()

@@ -1,0 +1,324 @@
+//! The answer: passed on, or given by this sidecar; and what is left to do when an exchange has ended.
+
+use std::cell::RefCell;
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use lighter_filters::LocalAnswer;
+use tokio::time::Instant;
+
+use super::flow::Broken;
+use super::wire::poll_fill;
+use super::{After, Connection, Fault, sweep};
+use crate::balance::Outcome;
+use crate::buf::{BUFFER_BYTES, Buffer};
+use crate::drain::Phase;
+use crate::error::{Cause, Side};
+use crate::http::h1::body::{Framing, Pass};
+use crate::http::h1::edit::{self, Edit, ResponseRules, Slices};
+use crate::http::h1::head::{self, Response};
+use crate::http::local::{self, ErrorAnswer};
+use crate::telemetry::{self, Record, Spoken};
+
+thread_local! {
+    /// An answer's head is edited and written in one step, so one scratch for all is enough.
+    static EDIT: RefCell<Edit> = RefCell::default();
+}
+
+impl Connection {
+    /// Passes the answer on. Ready when it is complete.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
+        loop {
+            if self.exchange.answering {
+                return self.poll_download(cx);
+            }
+            if self.out.poll_flush(&mut self.down.tcp, cx).map_err(|_| client_gone())?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            if let Some(mut buffer) = self.exchange.download.buffer.take() {
+                let whole = self.answer_head(&mut buffer, cx);
+                if !buffer.is_empty() {
+                    self.exchange.download.buffer = Some(buffer);
+                }
+                if whole? {
+                    continue;
+                }
+            }
+            if self.poll_answer_bytes(cx)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+        }
+    }
+
+    fn poll_download(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
+        let Connection { exchange: x, down, out, .. } = self;
+        let Some(up) = &mut x.up else { return Ok(Poll::Ready(())) };
+        match x.download.poll(cx, &mut up.io, down, out) {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
+            Poll::Ready(Err(broken)) => Err(match broken {
+                Broken::Sink => client_gone(),
+                Broken::Source(_) => Fault::new(Cause::UpstreamReset, "the endpoint cut its answer"),
+                Broken::Truncated => {
+                    Fault::new(Cause::UpstreamTruncated, "the endpoint ended its answer early")
+                }
+                Broken::Framing(refusal) => Fault::new(Cause::UpstreamMalformed, refusal.detail),
+            }),
+        }
+    }
+
+    fn poll_answer_bytes(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
+        let x = &mut self.exchange;
+        let Some(up) = &mut x.up else {
+            return Err(Fault::new(Cause::Internal, "no connection to read from"));
+        };
+        let nothing_came = x.download.buffer.is_none();
+        // A connection that rested may have been closed while this request was on its way. The endpoint did not answer
+        // it; that it did not run it either is known only of requests that may run twice anyway.
+        let safe = up.reused && x.idempotent && nothing_came;
+        let (cause, detail) = match poll_fill(&mut x.download.buffer, &mut up.io, cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(0)) if nothing_came => {
+                (Cause::UpstreamClosed, "the endpoint closed before it answered")
+            }
+            Poll::Ready(Ok(0)) => (Cause::UpstreamTruncated, "the endpoint closed within its answer's head"),
+            Poll::Ready(Ok(_)) => {
+                self.progress += 1;
+                return Ok(Poll::Ready(()));
+            }
+            Poll::Ready(Err(_)) => (Cause::UpstreamReset, "the endpoint cut the connection"),
+        };
+        Err(Fault { cause, detail, safe })
+    }
+
+    /// Passes on a head and what of the body came with it. False: more bytes are needed.
+    fn answer_head(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let bytes = buffer.filled();
+        let mut room = head::room();
+        let most = self.worker.shared.config.max_head_bytes.min(BUFFER_BYTES - 1024);
+        let response = match head::response(bytes, &mut room, self.exchange.asked) {
+            Ok(Some(response)) if response.len <= most => response,
+            Ok(None) if bytes.len() < most => return Ok(false),
+            Ok(_) => {
+                return Err(Fault::new(
+                    Cause::UpstreamMalformed,
+                    "the answer's head is larger than the limit",
+                ));
+            }
+            Err(refusal) => return Err(Fault::new(refusal.cause, refusal.detail)),
+        };
+        let x = &mut self.exchange;
+        let interim = response.status < 200 && response.framing != Framing::Tunnel;
+        if interim && x.minor == 0 {
+            // A client of HTTP/1.0 does not know interim answers.
+            let len = response.len;
+            buffer.consume(len);
+            return Ok(true);
+        }
+        let decode = response.framing == Framing::Chunked && x.minor == 0;
+        let mut pass = Pass::default();
+        if interim {
+            x.expects_continue &= response.status != 100;
+        } else {
+            let never_asked = x.expects_continue && x.early == 0 && x.upload.moved == 0 && !x.uploaded;
+            x.close = !x.keep_alive
+                || decode
+                || never_asked
+                || response.framing == Framing::UntilClose
+                || self.worker.connections.phase() >= Phase::Lame;
+            x.download.begin(response.framing, decode);
+            x.tunnel = response.framing == Framing::Tunnel;
+            if !decode && !x.tunnel {
+                let rest = &bytes[response.len..];
+                pass = x
+                    .download
+                    .body
+                    .pass(rest)
+                    .map_err(|refusal| Fault::new(Cause::UpstreamMalformed, refusal.detail))?;
+            }
+        }
+        let used = response.len + pass.pass;
+        let close = self.exchange.close && !interim;
+        EDIT.with_borrow_mut(|edit| self.send_head(edit, bytes, &response, pass, close, cx))?;
+        let x = &mut self.exchange;
+        if !interim {
+            x.latency = x.began.elapsed();
+            x.status = response.status;
+            x.up_stays = response.keep_alive;
+            x.answering = true;
+            x.download.moved = pass.pass as u64;
+        }
+        buffer.consume(used + pass.omit);
+        Ok(true)
+    }
+
+    fn send_head(
+        &mut self,
+        edit: &mut Edit,
+        bytes: &[u8],
+        response: &Response<'_, '_>,
+        pass: Pass,
+        close: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        let rules = ResponseRules { direction: self.direction, client_minor: self.exchange.minor, close };
+        let state = match (&self.target, self.exchange.route) {
+            (Some(target), Some(route)) => target.destination.routes.get(route),
+            _ => None,
+        };
+        match state {
+            Some(state) if state.chain.changes_response() && response.status >= 200 => {
+                let mut changed = edit::filter_response(response, self.direction);
+                state.chain.on_response(&mut changed);
+                edit.changed_response(response, &changed, edit::reason(bytes), &rules);
+            }
+            _ => edit.response(bytes, response, &rules),
+        }
+        let mut slices = Slices::new();
+        edit.slices(bytes, &mut slices);
+        if pass.pass > 0 {
+            slices.push(IoSlice::new(&bytes[response.len..response.len + pass.pass]));
+        }
+        self.send_down(&slices, cx)
+    }
+
+    /// Ends an exchange: gives the endpoint's connection back or drops it, answers in the endpoint's stead where it did
+    /// not, and accounts.
+    pub(super) fn settle(&mut self, result: Result<(), Fault>) -> After {
+        let now = Instant::now();
+        let x = &mut self.exchange;
+        if x.tunnel && result.is_ok() {
+            if let Some(picked) = x.picked.take() {
+                picked.finish(Outcome::Answered, x.latency, now.into_std());
+            }
+            return After::Tunnel;
+        }
+        let fault = result.err();
+        self.settle_upstream(fault.as_ref(), now);
+        let x = &mut self.exchange;
+        let whole = x.uploaded || (x.framing == Framing::None && x.head_len > 0);
+        let after = match fault {
+            None if !x.close && whole => After::Next,
+            None if whole && self.down.early.is_empty() => After::Close,
+            None => After::Linger,
+            Some(fault) if x.answering || fault.cause == Cause::DownstreamAborted => After::Reset,
+            Some(fault) => {
+                let stays = x.keep_alive && whole && self.worker.connections.phase() == Phase::Serving;
+                let answer = ErrorAnswer { cause: fault.cause, detail: fault.detail, grpc: x.grpc };
+                x.status = answer.status();
+                x.latency = now - x.began;
+                let bytes = answer.http1(x.asked.head, !stays);
+                self.out.queue().extend_from_slice(&bytes);
+                if stays { After::Next } else { After::Linger }
+            }
+        };
+        self.account(fault.map(|fault| fault.cause), now);
+        if after == After::Next {
+            self.use_up();
+        }
+        after
+    }
+
+    fn settle_upstream(&mut self, fault: Option<&Fault>, now: Instant) {
+        let Connection { exchange: x, target, worker, .. } = self;
+        let up = x.up.take();
+        let Some(picked) = x.picked.take() else { return };
+        let outcome = match fault {
+            None => Outcome::Answered,
+            // A connection that rested too long says nothing about its endpoint.
+            Some(fault) if fault.safe => Outcome::Abandoned,
+            Some(fault) if fault.cause.side() == Side::Upstream => Outcome::Failed,
+            Some(_) => Outcome::Abandoned,
+        };
+        match up {
+            Some(up) if fault.is_none() && x.up_stays && x.uploaded && x.download.buffer.is_none() => {
+                if let Some(target) = target {
+                    let policy = target.destination.policy();
+                    let mut pool = worker.http1.borrow_mut();
+                    pool.put(picked.endpoint.id, up, policy.keep_alive, policy.max_idle_connections, now);
+                    if !std::mem::replace(&mut pool.swept, true) {
+                        tokio::task::spawn_local(sweep(Rc::downgrade(worker)));
+                    }
+                }
+            }
+            Some(up) => {
+                if fault.is_some() || !x.uploaded {
+                    up.io.reset_on_close();
+                }
+                x.up_out = Default::default();
+            }
+            None => {}
+        }
+        x.download.buffer = None;
+        x.failed = None;
+        picked.finish(outcome, x.latency, now.into_std());
+    }
+
+    /// An answer that a filter gives.
+    pub(super) fn answer_locally(&mut self, answer: &LocalAnswer) -> After {
+        let now = Instant::now();
+        let x = &mut self.exchange;
+        let stays =
+            x.keep_alive && x.framing == Framing::None && self.worker.connections.phase() == Phase::Serving;
+        x.status = answer.status;
+        x.latency = now - x.began;
+        self.out.queue().extend_from_slice(&local::filter_answer_http1(answer, !stays));
+        self.account(None, now);
+        if !stays {
+            return After::Linger;
+        }
+        self.use_up();
+        After::Next
+    }
+
+    /// The request is done with: what is behind it in the buffers is the next one's.
+    fn use_up(&mut self) {
+        let x = &mut self.exchange;
+        if let Some(mut input) = self.input.take() {
+            input.consume(x.head_len as usize + x.early as usize);
+            if !input.is_empty() {
+                self.input = Some(input);
+            }
+        }
+        if let Some(behind) = x.upload.buffer.take()
+            && !behind.is_empty()
+        {
+            self.input = Some(behind);
+        }
+    }
+
+    /// Counts the exchange.
+    pub(super) fn account(&self, cause: Option<Cause>, now: Instant) {
+        let x = &self.exchange;
+        let Some(target) = &self.target else { return };
+        let destination = &target.destination;
+        let metrics = match x.route {
+            Some(route) => &destination.routes[route].metrics,
+            None => &destination.unrouted,
+        };
+        let head = self.input.as_ref().map_or(&b""[..], |input| input.filled());
+        telemetry::account(&Record {
+            metrics,
+            spoken: Spoken::Http1,
+            peer: self.peer,
+            endpoint: x.endpoint,
+            status: x.status,
+            grpc_status: None,
+            cause,
+            method: x.method.get(head, &self.edit),
+            path: x.path.get(head, &self.edit),
+            authority: x.authority.get(head, &self.edit),
+            request_id: x.request_id.get(head, &self.edit),
+            bytes_in: u64::from(x.early) + x.upload.moved,
+            bytes_out: x.download.moved,
+            latency: x.latency,
+            duration: now - x.began,
+            retries: x.retries,
+        });
+    }
+}
+
+fn client_gone() -> Fault {
+    Fault::new(Cause::DownstreamAborted, "the client went away")
+}

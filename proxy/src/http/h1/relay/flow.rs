@@ -1,0 +1,199 @@
+//! One body on its way from one socket to another.
+//!
+//! Bytes are held in at most one place at a time, and nothing is read before what was read is written: a slow reader
+//! slows its writer down.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustix::io::Errno;
+use tokio::io::AsyncWrite;
+
+use super::wire::{Outbox, poll_fill};
+use crate::buf::Buffer;
+use crate::http::h1::body::{Body, Framing};
+use crate::http::h1::head::Refusal;
+use crate::io::Io;
+use crate::tcp::{PIPE_BYTES, Pipe};
+
+/// A run of content goes through a pipe from this size on. Below, the four system calls of a pipe cost more than the
+/// two copies they save.
+const SPLICE_FROM: u64 = 512 * 1024;
+
+/// One body on its way.
+pub(super) struct Flow {
+    /// Where it stands.
+    pub(super) body: Body,
+    /// What was read and not yet written; after the end of the body, what came behind it.
+    pub(super) buffer: Option<Buffer>,
+    /// Bytes that were written, framing included.
+    pub(super) moved: u64,
+    /// Front of the buffer: may be written, and behind it what is left out.
+    ready: usize,
+    pub(super) omit: usize,
+    decode: bool,
+    pipe: Option<Box<Pipe>>,
+    unspliced: bool,
+}
+
+/// What broke a body.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Where it comes from failed.
+    Source(io::Error),
+    /// Where it comes from ended too early.
+    Truncated,
+    /// Where it goes failed.
+    Sink,
+    /// It is not framed as it must be.
+    Framing(Refusal),
+}
+
+impl Flow {
+    /// A body that has ended.
+    pub(super) const fn none() -> Self {
+        Flow {
+            body: Body::Done,
+            buffer: None,
+            moved: 0,
+            ready: 0,
+            omit: 0,
+            decode: false,
+            pipe: None,
+            unspliced: false,
+        }
+    }
+
+    /// Begins a body. `decode`: passes the content on without its framing. Keeps the buffer with what is in it.
+    pub(super) fn begin(&mut self, framing: Framing, decode: bool) {
+        self.body = Body::new(framing);
+        self.decode = decode;
+        self.moved = 0;
+        self.unspliced = false;
+    }
+
+    /// Everything was passed on.
+    pub(super) fn is_done(&self) -> bool {
+        self.body.is_done() && self.ready == 0 && self.omit == 0 && self.pipe.is_none()
+    }
+
+    /// Moves what can be moved. Ready when the body has ended and everything is written.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Io,
+        to: &mut Io,
+        out: &mut Outbox,
+    ) -> Poll<Result<(), Broken>> {
+        ready!(out.poll_flush(&mut to.tcp, cx)).map_err(|_| Broken::Sink)?;
+        let mut wants_more = false;
+        loop {
+            if self.pipe.is_some() {
+                ready!(self.poll_splice(cx, from, to))?;
+                continue;
+            }
+            if self.ready > 0 {
+                ready!(self.poll_write(cx, to))?;
+                continue;
+            }
+            if let Some(buffer) = &mut self.buffer {
+                buffer.consume(std::mem::take(&mut self.omit));
+                if buffer.is_empty() {
+                    self.buffer = None;
+                }
+            }
+            if self.body.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(buffer) = &mut self.buffer
+                && !wants_more
+            {
+                if self.decode {
+                    let seen = self.body.decode(buffer.filled(), out.queue()).map_err(Broken::Framing)?;
+                    self.moved += out.queue().len() as u64;
+                    buffer.consume(seen);
+                    wants_more = !buffer.is_empty();
+                    ready!(out.poll_flush(&mut to.tcp, cx)).map_err(|_| Broken::Sink)?;
+                } else {
+                    let pass = self.body.pass(buffer.filled()).map_err(Broken::Framing)?;
+                    (self.ready, self.omit) = (pass.pass, pass.omit);
+                    wants_more = pass.pass + pass.omit == 0;
+                }
+                continue;
+            }
+            if self.buffer.is_none() && self.splices(from) {
+                match Pipe::take() {
+                    Ok(pipe) => self.pipe = Some(Box::new(pipe)),
+                    Err(_) => self.unspliced = true,
+                }
+                continue;
+            }
+            let read = ready!(poll_fill(&mut self.buffer, from, cx)).map_err(Broken::Source)?;
+            wants_more = false;
+            if read == 0 {
+                self.end()?;
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
+        let Some(buffer) = &mut self.buffer else { return Poll::Ready(Err(Broken::Sink)) };
+        let front = &buffer.filled()[..self.ready];
+        match ready!(Pin::new(&mut to.tcp).poll_write(cx, front)) {
+            Ok(written) if written > 0 => {
+                buffer.consume(written);
+                self.ready -= written;
+                self.moved += written as u64;
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Ready(Err(Broken::Sink)),
+        }
+    }
+
+    fn splices(&self, from: &Io) -> bool {
+        let run = match self.body {
+            // How much is to come is not known: what came tells.
+            Body::UntilClose => self.moved,
+            _ => self.body.run(),
+        };
+        run >= SPLICE_FROM && !self.decode && !self.unspliced && from.early.is_empty()
+    }
+
+    /// Empties the pipe, fills it again, and gives it back at the end of the run.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &mut Io, to: &mut Io) -> Poll<Result<(), Broken>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        ready!(pipe.poll_drain(cx, &to.tcp)).map_err(|_| Broken::Sink)?;
+        let most = usize::try_from(self.body.run()).unwrap_or(usize::MAX).min(PIPE_BYTES);
+        if most == 0 || self.unspliced {
+            self.pipe = None;
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(pipe.poll_fill(cx, &from.tcp, most)) {
+            Ok(0) => {
+                self.pipe = None;
+                self.end()?;
+            }
+            Ok(moved) => {
+                self.moved += moved as u64;
+                self.body.skip(moved as u64);
+            }
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                self.pipe = None;
+                self.unspliced = true;
+            }
+            Err(error) => return Poll::Ready(Err(Broken::Source(error))),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The source has ended.
+    fn end(&mut self) -> Result<(), Broken> {
+        if self.body.ends_with_connection() {
+            self.body = Body::Done;
+            Ok(())
+        } else {
+            Err(Broken::Truncated)
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! One connection from a client, and the exchanges on it, one after the other.
+//!
+//! One task owns the client's socket and that of the exchange at hand. A connection that rests holds no buffer and no
+//! connection to an endpoint.
+
+mod answer;
+mod exchange;
+mod flow;
+mod request;
+mod wire;
+
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lighter_filters::LocalAnswer;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use self::exchange::Exchange;
+use self::wire::{Outbox, Timer, poll_fill};
+use super::edit::Edit;
+use crate::buf::Buffer;
+use crate::drain::{Phase, Ticket};
+use crate::error::Cause;
+use crate::http::{Context, Scope};
+use crate::io::Io;
+use crate::mesh::{Mesh, Target};
+use crate::telemetry::Direction;
+use crate::worker::Worker;
+
+/// Longest wait for the rest of a head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest rest of a client's connection where no policy says.
+const REST: Duration = Duration::from_secs(3600);
+
+/// How long, and for how many bytes, a client that has its last answer is listened to, so that the close does not
+/// destroy that answer on its way (RFC 9112 §9.6).
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
+
+/// How often connections that nobody takes are looked after.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Serves one HTTP/1 connection until it ends.
+pub fn serve(io: Io, context: Context) -> impl Future<Output = ()> {
+    let connection = Connection::new(io, context);
+    connection.run()
+}
+
+/// A client's connection.
+struct Connection {
+    down: Io,
+    worker: Rc<Worker>,
+    ticket: Ticket,
+    peer: std::net::SocketAddr,
+    direction: Direction,
+    /// Each request names its own target.
+    by_authority: bool,
+    /// Whether an exchange was served already.
+    served: bool,
+    /// Where requests go, and the mesh in which that was found.
+    target: Option<Target>,
+    seen: *const Mesh,
+    /// What was read and not used up: from the head of the exchange at hand on.
+    input: Option<Buffer>,
+    /// So much of the input was found to be no whole head.
+    scanned: usize,
+    /// What the client has not taken yet.
+    out: Outbox,
+    /// The request's head for the next hop.
+    edit: Edit,
+    /// The caller's address for `X-Forwarded-For`, once it was needed.
+    caller: Box<[u8]>,
+    timer: Timer,
+    /// Changes whenever something moves.
+    progress: u64,
+    exchange: Exchange,
+}
+
+/// What to do next.
+enum Next {
+    /// The connection has ended.
+    Close,
+    /// A request is there, and an endpoint is picked.
+    Exchange,
+    /// A request that gets no further.
+    Refuse(Fault),
+    /// A filter answers it.
+    Answer(LocalAnswer),
+}
+
+/// Why an exchange did not end well.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    cause: Cause,
+    detail: &'static str,
+    /// The endpoint never read the request.
+    safe: bool,
+}
+
+/// What becomes of the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// The next request.
+    Next,
+    /// It ends.
+    Close,
+    /// It ends, but the client may be sending still.
+    Linger,
+    /// It is cut.
+    Reset,
+    /// It is not HTTP any more.
+    Tunnel,
+}
+
+impl Fault {
+    const fn new(cause: Cause, detail: &'static str) -> Self {
+        Fault { cause, detail, safe: false }
+    }
+}
+
+impl Connection {
+    fn new(io: Io, context: Context) -> Self {
+        let (target, by_authority) = match context.scope {
+            Scope::Fixed(target) => (Some(target), false),
+            Scope::Authority => (None, true),
+        };
+        Connection {
+            down: io,
+            worker: context.worker,
+            ticket: context.ticket,
+            peer: context.peer,
+            direction: context.direction,
+            by_authority,
+            served: false,
+            target,
+            seen: std::ptr::null(),
+            input: None,
+            scanned: 0,
+            out: Outbox::default(),
+            edit: Edit::default(),
+            caller: Box::default(),
+            timer: Timer::default(),
+            progress: 0,
+            exchange: Exchange::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        loop {
+            let after = match poll_fn(|cx| self.poll_next(cx)).await {
+                Next::Close => return,
+                Next::Exchange => {
+                    let result = self.exchange().await;
+                    self.settle(result)
+                }
+                Next::Refuse(fault) => self.settle(Err(fault)),
+                Next::Answer(answer) => self.answer_locally(&answer),
+            };
+            self.served = true;
+            match after {
+                After::Next => {}
+                After::Close => return poll_fn(|cx| self.poll_flush(cx)).await,
+                After::Linger => return Box::pin(self.linger()).await,
+                After::Reset => return self.down.reset_on_close(),
+                After::Tunnel => return Box::pin(self.tunnel()).await,
+            }
+        }
+    }
+
+    /// Waits for the next request.
+    fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
+        if ready!(self.out.poll_flush(&mut self.down.tcp, cx)).is_err() {
+            return Poll::Ready(Next::Close);
+        }
+        loop {
+            if let Some(next) = self.begin(cx) {
+                return Poll::Ready(next);
+            }
+            match poll_fill(&mut self.input, &mut self.down, cx) {
+                Poll::Ready(Ok(read)) if read > 0 => self.progress += 1,
+                Poll::Ready(_) => return Poll::Ready(Next::Close),
+                Poll::Pending => break,
+            }
+        }
+        self.ticket.watch(cx.waker());
+        let resting = self.input.is_none();
+        let leaves = match self.worker.connections.phase() {
+            Phase::Serving => false,
+            Phase::Lame => resting && self.served,
+            Phase::Draining => resting,
+            Phase::Closed => true,
+        };
+        let idle = match (&self.target, resting) {
+            (_, false) => Some(HEAD_TIMEOUT),
+            (Some(target), true) => target.destination.policy().idle_timeout,
+            (None, true) => Some(REST),
+        };
+        if leaves || self.timer.poll(cx, None, idle, self.progress).is_some() {
+            return Poll::Ready(Next::Close);
+        }
+        Poll::Pending
+    }
+
+    fn poll_flush(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        if self.worker.connections.phase() == Phase::Closed
+            || self.timer.poll(cx, None, Some(HEAD_TIMEOUT), self.progress).is_some()
+        {
+            return Poll::Ready(());
+        }
+        self.out.poll_flush(&mut self.down.tcp, cx).map(|_| ())
+    }
+
+    /// Says that nothing more comes, and listens for a while.
+    async fn linger(&mut self) {
+        poll_fn(|cx| self.poll_flush(cx)).await;
+        self.input = None;
+        let until = Instant::now() + LINGER.0;
+        let mut left = LINGER.1;
+        poll_fn(|cx| {
+            if ready!(Pin::new(&mut self.down.tcp).poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            loop {
+                let read = match poll_fill(&mut self.input, &mut self.down, cx) {
+                    Poll::Ready(Ok(read)) => read,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending if self.timer.poll(cx, Some(until), None, 0).is_some() => {
+                        return Poll::Ready(());
+                    }
+                    Poll::Pending => return Poll::Pending,
+                };
+                self.input = None;
+                left = left.saturating_sub(read);
+                if read == 0 || left == 0 {
+                    return Poll::Ready(());
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Both sides agreed on another protocol.
+    async fn tunnel(&mut self) {
+        poll_fn(|cx| self.poll_flush(cx)).await;
+        let Some(mut up) = self.exchange.up.take() else { return };
+        let ahead = |buffer: Option<Buffer>| {
+            buffer.map_or(Bytes::new(), |buffer| Bytes::copy_from_slice(buffer.filled()))
+        };
+        if let Some(input) = &mut self.input {
+            input.consume(self.exchange.head_len as usize + self.exchange.early as usize);
+        }
+        let early = ahead(self.input.take());
+        let early = if early.is_empty() { ahead(self.exchange.upload.buffer.take()) } else { early };
+        if !early.is_empty() {
+            self.down.early = [early, std::mem::take(&mut self.down.early)].concat().into();
+        }
+        up.io.early = ahead(self.exchange.download.buffer.take());
+        let idle = self.target.as_ref().and_then(|target| target.destination.policy().idle_timeout);
+        let relayed = crate::tcp::relay(&mut self.down, &mut up.io, idle, &self.ticket).await;
+        self.exchange.upload.moved += relayed.bytes_in;
+        self.exchange.download.moved += relayed.bytes_out;
+        self.account(relayed.cause, Instant::now());
+    }
+
+    /// Writes `slices` to the client.
+    fn send_down(&mut self, slices: &[IoSlice<'_>], cx: &mut std::task::Context<'_>) -> Result<(), Fault> {
+        self.out
+            .send(slices, &mut self.down.tcp, cx)
+            .map_err(|_| Fault::new(Cause::DownstreamAborted, "the client went away"))
+    }
+}
+
+/// Closes kept connections that nobody takes, until there are none.
+async fn sweep(worker: Weak<Worker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(worker) = worker.upgrade() else { return };
+        let now = Instant::now();
+        let done = poll_fn(|cx| {
+            let mut pool = worker.http1.borrow_mut();
+            pool.sweep(now, cx);
+            pool.swept = !pool.is_empty();
+            Poll::Ready(!pool.swept)
+        });
+        if done.await {
+            return;
+        }
+    }
+}

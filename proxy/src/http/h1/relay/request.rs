@@ -1,0 +1,184 @@
+//! A request's head: read, routed, edited, and an endpoint picked for it. All in one step, without a pause.
+
+use std::sync::Arc;
+use std::task::Context;
+
+use lighter_config::name::ServicePort;
+use tokio::time::Instant;
+
+use super::{Connection, Fault, Next};
+use crate::balance::{Cluster, Endpoint, Picked};
+use crate::buf::{BUFFER_BYTES, Buffer};
+use crate::error::Cause;
+use crate::http::h1::edit::{self, RequestRules, Span};
+use crate::http::h1::head::{self, Asked, Form, Request};
+use crate::http::hop;
+use crate::mesh::Target;
+use crate::telemetry::{Direction, Spoken};
+
+/// Room that a buffer has behind the largest head.
+const BEHIND_HEAD: usize = 1024;
+
+impl Connection {
+    /// Begins an exchange if a whole head is there.
+    pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Option<Next> {
+        let mut input = self.input.take()?;
+        let next = match head::empty_lines(input.filled()) {
+            Some(skipped) => {
+                input.consume(skipped);
+                self.begin_with(&input, cx)
+            }
+            None => Some(self.refuse(Cause::BadRequest, "nothing but empty lines")),
+        };
+        if !input.is_empty() {
+            self.input = Some(input);
+        }
+        next
+    }
+
+    fn begin_with(&mut self, input: &Buffer, cx: &mut Context<'_>) -> Option<Next> {
+        let bytes = input.filled();
+        let most = self.worker.shared.config.max_head_bytes.min(BUFFER_BYTES - BEHIND_HEAD);
+        if self.scanned > 0 && bytes.len() < most && !may_end_head(bytes, self.scanned) {
+            self.scanned = bytes.len();
+            return None;
+        }
+        let mut room = head::room();
+        match head::request(bytes, &mut room) {
+            Ok(Some(request)) if request.len <= most => {
+                self.scanned = 0;
+                Some(self.route(bytes, &request, cx).unwrap_or_else(Next::Refuse))
+            }
+            Ok(None) if bytes.len() < most => {
+                self.scanned = bytes.len();
+                None
+            }
+            Ok(_) => Some(self.refuse(Cause::HeadTooLarge, "the head is larger than the limit")),
+            Err(refusal) => Some(self.refuse(refusal.cause, refusal.detail)),
+        }
+    }
+
+    /// A head that is not read: nothing of it is known, and nothing behind it can be.
+    fn refuse(&mut self, cause: Cause, detail: &'static str) -> Next {
+        self.exchange.start(Instant::now());
+        self.edit.clear();
+        if let Some(target) = &self.target {
+            target.destination.unrouted.begin(Spoken::Http1);
+        }
+        Next::Refuse(Fault::new(cause, detail))
+    }
+
+    fn route(
+        &mut self,
+        bytes: &[u8],
+        request: &Request<'_, '_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Next, Fault> {
+        let now = Instant::now();
+        self.edit.clear();
+        self.describe(bytes, request, now);
+        let aimed = self.aim(request);
+        let Connection { target, exchange: x, edit, worker, .. } = self;
+        let target =
+            target.as_ref().ok_or(Fault::new(Cause::BadRequest, "the request names no authority"))?;
+        let destination = &*target.destination;
+        let Some((route, state)) = destination.route(request).filter(|_| aimed.is_ok()) else {
+            destination.unrouted.begin(Spoken::Http1);
+            return Err(aimed.err().unwrap_or(Fault::new(Cause::NoRoute, "no route takes this request")));
+        };
+        x.route = Some(route.index);
+        x.deadline = state.request_timeout.map(|limit| now + limit);
+        x.idle = destination.policy().idle_timeout;
+        state.metrics.begin(Spoken::Http1);
+        if request.form == Form::Authority {
+            return Err(Fault::new(Cause::Unsupported, "CONNECT is for the explicit proxy port"));
+        }
+        if self.direction == Direction::Inbound && self.caller.is_empty() {
+            self.caller = self.peer.ip().to_canonical().to_string().into_bytes().into();
+        }
+        let rules = RequestRules {
+            authority: destination.port.key.service.name.as_bytes(),
+            caller: &self.caller,
+            identify: self.direction == Direction::Outbound,
+        };
+        if state.chain.is_empty() {
+            x.request_id = edit.request(bytes, request, &rules);
+        } else {
+            let mut changed = edit::filter_request(request, rules.authority);
+            if let Some(answer) = state.chain.on_request(route, &mut changed) {
+                return Ok(Next::Answer(answer));
+            }
+            x.request_id = edit.changed_request(request, &changed, &rules);
+        }
+        let picked = pick(target, route.index, None, now)
+            .map_err(|cause| Fault::new(cause, "no endpoint can take this request"))?;
+        x.up = worker.http1.borrow_mut().take(picked.endpoint.id, now, cx);
+        x.endpoint = Some(picked.endpoint.address);
+        x.picked = Some(picked);
+        Ok(Next::Exchange)
+    }
+
+    /// Notes what has to be known until the exchange ends.
+    fn describe(&mut self, bytes: &[u8], request: &Request<'_, '_>, now: Instant) {
+        let x = &mut self.exchange;
+        x.start(now);
+        x.head_len = request.len as u32;
+        x.method = Span::of(bytes, request.method);
+        x.path = Span::of(bytes, request.target);
+        x.authority = Span::of(bytes, request.authority);
+        x.framing = request.framing;
+        x.asked = Asked { head: request.method == b"HEAD", upgrade: request.upgrade.is_some() };
+        x.minor = request.minor;
+        x.keep_alive = request.keep_alive;
+        x.expects_continue = request.expects_continue;
+        x.grpc = request.grpc;
+        x.idempotent = hop::is_idempotent(request.method);
+    }
+
+    /// Finds where the request goes, by the mesh of the moment.
+    fn aim(&mut self, request: &Request<'_, '_>) -> Result<(), Fault> {
+        let mesh = self.worker.shared.mesh.load();
+        if !self.by_authority {
+            if self.seen != Arc::as_ptr(&mesh) {
+                self.seen = Arc::as_ptr(&mesh);
+                if let Some(target) = &mut self.target {
+                    target.refresh(&mesh);
+                }
+            }
+            return Ok(());
+        }
+        self.target = None;
+        let unknown = Fault::new(Cause::NotInRegistry, "the authority is no Service of this mesh");
+        let authority = std::str::from_utf8(request.authority).map_err(|_| unknown)?;
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| unknown)?),
+            _ => (authority, 80),
+        };
+        let service = mesh.service(host, &self.worker.shared.config.namespace).ok_or(unknown)?;
+        let destination = mesh.destination(&ServicePort { service, port }).ok_or(unknown)?.clone();
+        self.target = Some(Target { destination, pinned: None });
+        Ok(())
+    }
+}
+
+/// Picks an endpoint for route `index` of `target`, another one than `avoid` if there is one.
+pub(super) fn pick(
+    target: &Target,
+    index: usize,
+    avoid: Option<&Endpoint>,
+    now: Instant,
+) -> Result<Picked, Cause> {
+    let now = now.into_std();
+    match &target.pinned {
+        Some(endpoint) => Ok(Cluster::take(endpoint, now)),
+        None => target.destination.routes[index].backends.pick()?.pick(avoid, now),
+    }
+}
+
+/// Whether an empty line ends in what came behind the first `scanned` bytes. Heads that come in small pieces are not
+/// read again and again.
+fn may_end_head(bytes: &[u8], scanned: usize) -> bool {
+    let from = scanned.min(bytes.len()).saturating_sub(3);
+    memchr::memchr_iter(b'\n', &bytes[from..])
+        .any(|at| matches!(bytes[from..][at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}

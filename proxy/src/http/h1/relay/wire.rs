@@ -1,0 +1,181 @@
+//! Sockets and buffers: what is read, what a socket has not taken yet, and a timer that is rarely touched.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use crate::buf::Buffer;
+use crate::io::Io;
+
+/// Reads once into `slot`, which holds a buffer only while there is something in it. Zero: the stream's end. The
+/// buffer must have room.
+pub(super) fn poll_fill(
+    slot: &mut Option<Buffer>,
+    io: &mut Io,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let buffer = slot.get_or_insert_with(Buffer::take);
+    if buffer.spare().is_empty() {
+        buffer.compact();
+    }
+    let mut unfilled = ReadBuf::new(buffer.spare());
+    debug_assert!(unfilled.remaining() > 0);
+    let polled = Pin::new(io).poll_read(cx, &mut unfilled);
+    let read = unfilled.filled().len();
+    buffer.advance(read);
+    if buffer.is_empty() {
+        *slot = None;
+    }
+    polled.map_ok(|()| read)
+}
+
+/// What a socket has not taken yet of something that is written in one piece: a head, and what was read behind it.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// Whether everything was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Writes `slices`, and keeps what the socket does not take at once.
+    pub(super) fn send(
+        &mut self,
+        slices: &[IoSlice<'_>],
+        tcp: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
+        let mut written = 0;
+        if self.is_empty() {
+            match Pin::new(tcp).poll_write_vectored(cx, slices) {
+                Poll::Ready(result) => written = result?,
+                Poll::Pending => {}
+            }
+        }
+        for slice in slices {
+            let skipped = written.min(slice.len());
+            written -= skipped;
+            self.bytes.extend_from_slice(&slice[skipped..]);
+        }
+        Ok(())
+    }
+
+    /// What is kept, to add to.
+    pub(super) fn queue(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Writes what is kept.
+    pub(super) fn poll_flush(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.bytes.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while self.sent < self.bytes.len() {
+            let written = ready!(Pin::new(&mut *tcp).poll_write(cx, &self.bytes[self.sent..]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += written;
+        }
+        *self = Outbox::default();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Which limit has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// The fixed deadline.
+    Deadline,
+    /// Nothing moved for as long as is allowed.
+    Idle,
+}
+
+/// One timer for a connection's whole life. It is armed for the first limit that could pass and looked at only when
+/// it fires: a request that ends in time touches neither clock nor timer wheel.
+#[derive(Default)]
+pub(super) struct Timer {
+    armed: Option<Armed>,
+}
+
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    at: Instant,
+    idle: Option<Duration>,
+    /// The progress when it was armed; none where a deadline comes first, which says nothing about silence.
+    mark: Option<u64>,
+}
+
+impl Timer {
+    /// Whether a limit has passed. `progress` changes whenever something moves; silence is found between once and
+    /// twice `idle` after it began.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Option<Instant>,
+        idle: Option<Duration>,
+        progress: u64,
+    ) -> Option<Expired> {
+        if deadline.is_none() && idle.is_none() {
+            return None;
+        }
+        let Some(armed) = &mut self.armed else {
+            self.arm(cx, deadline, idle, progress);
+            return None;
+        };
+        let shorter = match (idle, armed.idle) {
+            (Some(now), Some(before)) => now < before,
+            (now, before) => now.is_some() && before.is_none(),
+        };
+        if shorter || deadline.is_some_and(|deadline| deadline < armed.at) {
+            self.arm(cx, deadline, idle, progress);
+            return None;
+        }
+        if !armed.sleep.is_elapsed() {
+            return None;
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Some(Expired::Deadline);
+        }
+        if armed.idle == idle && armed.mark == Some(progress) {
+            return Some(Expired::Idle);
+        }
+        self.arm(cx, deadline, idle, progress);
+        None
+    }
+
+    #[cold]
+    fn arm(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Option<Instant>,
+        idle: Option<Duration>,
+        progress: u64,
+    ) {
+        let silent = idle.map(|idle| Instant::now() + idle);
+        let Some(at) = deadline.into_iter().chain(silent).min() else { return };
+        let mark = (silent == Some(at)).then_some(progress);
+        let mut sleep = match self.armed.take() {
+            Some(mut armed) => {
+                armed.sleep.as_mut().reset(at);
+                armed.sleep
+            }
+            None => Box::pin(tokio::time::sleep_until(at)),
+        };
+        // Polled once, so that it wakes this task.
+        if sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        self.armed = Some(Armed { sleep, at, idle, mark });
+    }
+}
