@@ -55,6 +55,15 @@ pub(crate) struct Opaque<'a> {
     pub(crate) name: &'a str,
 }
 
+#[cfg(test)]
+impl Upstream {
+    /// An upstream that no Service was asked for.
+    pub(crate) fn to(tcp: tokio::net::TcpStream) -> Self {
+        let io = Io::new(tcp);
+        Upstream { address: io.peer(), io, picked: None, took: Duration::ZERO, retries: 0 }
+    }
+}
+
 impl Opaque<'_> {
     /// Carries the connection to its end, or closes it with a reset if no upstream can be reached.
     pub(crate) async fn serve(&self, mut downstream: Io, upstream: Option<Upstream>, ticket: &Ticket) {

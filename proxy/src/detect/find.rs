@@ -268,3 +268,165 @@ fn hello(prefix: &[u8]) -> Verdict {
         Some(false) => Verdict::Opaque,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use bytes::Bytes;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::drain::Connections;
+
+    /// Both ends of a connection.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (one, other) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (one.unwrap(), other.unwrap().0)
+    }
+
+    /// A port under test: what it has learned, and whether its upstream was dialled.
+    #[derive(Default)]
+    struct Port {
+        learned: Learned,
+        dialled: Cell<bool>,
+        connections: Connections,
+    }
+
+    const PATIENCE: Duration = Duration::from_millis(10);
+    /// So long that whatever waits for it never ends.
+    const FOR_EVER: Duration = Duration::from_secs(1 << 20);
+
+    impl Port {
+        /// Detects a client that does as `client` says, before a server that says `greeting` when it is dialled.
+        async fn find<C: Future<Output = TcpStream>>(
+            &self,
+            speech: Speech,
+            patience: Duration,
+            greeting: &'static [u8],
+            client: impl FnOnce(TcpStream) -> C,
+        ) -> (Result<Found, Lost>, Bytes) {
+            let (client_end, own_end) = pair().await;
+            let mut io = Io::new(own_end);
+            let ticket = self.connections.enter();
+            let dial = async {
+                self.dialled.set(true);
+                let (mut server, own_end) = pair().await;
+                server.write_all(greeting).await.unwrap();
+                Ok(Upstream::to(own_end))
+            };
+            let found = {
+                let find = find(&mut io, speech, &self.learned, patience, None, &ticket, dial);
+                let (found, _client) = tokio::join!(find, client(client_end));
+                found
+            };
+            (found, io.early)
+        }
+    }
+
+    async fn silent(client: TcpStream) -> TcpStream {
+        client
+    }
+
+    fn verdict(found: &Result<Found, Lost>) -> (Verdict, By) {
+        let found = found.as_ref().ok().unwrap();
+        (found.verdict, found.by)
+    }
+
+    #[tokio::test]
+    async fn a_request_in_pieces_is_recognised_without_a_dial() {
+        let port = Port::default();
+        let client = |mut client: TcpStream| async {
+            for piece in [&b"GE"[..], b"T / HT", b"TP/1.1\r\n"] {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            client
+        };
+        let (found, early) = port.find(Speech::Unknown, FOR_EVER, b"", client).await;
+        assert_eq!(verdict(&found), (Verdict::Http1, By::Client));
+        assert!(early.starts_with(b"GET / HTTP/1.1"));
+        assert!(!port.dialled.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_greeting_decides_where_the_client_is_silent_and_is_remembered() {
+        let port = Port::default();
+        let (found, early) = port.find(Speech::Unknown, PATIENCE, b"220 mail", silent).await;
+        assert_eq!(verdict(&found), (Verdict::Opaque, By::Server));
+        assert!(early.is_empty());
+        assert_eq!(&found.ok().unwrap().upstream.unwrap().io.early[..], b"220 mail");
+        // The next time nobody waits for the client at all.
+        let (found, _) = port.find(Speech::Unknown, FOR_EVER, b"220 mail", silent).await;
+        assert_eq!(verdict(&found), (Verdict::Opaque, By::Server));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_server_preface_does_not_decide() {
+        let port = Port::default();
+        let client = |mut client: TcpStream| async {
+            tokio::time::sleep(PATIENCE * 100).await;
+            client.write_all(PREFACE).await.unwrap();
+            client
+        };
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x05";
+        let (found, early) = port.find(Speech::Unknown, PATIENCE, settings, client).await;
+        assert_eq!(verdict(&found), (Verdict::Http2, By::Client));
+        assert_eq!(&early[..], PREFACE);
+        assert!(port.dialled.get() && !port.learned.server_first());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_in_the_middle_of_a_word_is_not_kept_waiting() {
+        for (word, expected) in [(&b"PING"[..], Verdict::Opaque), (b"GET /a", Verdict::Http1)] {
+            let client = |mut client: TcpStream| async {
+                client.write_all(word).await.unwrap();
+                client
+            };
+            let (found, early) = Port::default().find(Speech::Unknown, PATIENCE, b"", client).await;
+            assert_eq!(verdict(&found), (expected, By::Silence));
+            assert_eq!(early, word);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ends_its_side_at_once_is_passed_on() {
+        let client = |mut client: TcpStream| async {
+            client.shutdown().await.unwrap();
+            client
+        };
+        let (found, _) = Port::default().find(Speech::Unknown, FOR_EVER, b"", client).await;
+        assert_eq!(verdict(&found), (Verdict::Opaque, By::Silence));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_http_is_said_nobody_dials_for_a_silent_client() {
+        let port = Port::default();
+        let client = |mut client: TcpStream| async {
+            tokio::time::sleep(PATIENCE * 1000).await;
+            client.write_all(b"\x16\x03 no HTTP").await.unwrap();
+            client
+        };
+        let (found, _) = port.find(Speech::Http, PATIENCE, b"hello", client).await;
+        // HTTP/1 refuses it: opaque is no way around a port that speaks HTTP.
+        assert_eq!(verdict(&found), (Verdict::Http1, By::Client));
+        assert!(!port.dialled.get());
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_clients_that_asked_for_nothing() {
+        let port = Port::default();
+        let connections = port.connections.clone();
+        let client = |client: TcpStream| async move {
+            connections.advance(Phase::Lame);
+            tokio::task::yield_now().await;
+            connections.advance(Phase::Draining);
+            client
+        };
+        let (found, _) = port.find(Speech::Http, FOR_EVER, b"", client).await;
+        assert!(matches!(found, Err(Lost::Gone)));
+    }
+}

@@ -1,0 +1,89 @@
+//! The explicit proxy port.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use common::*;
+
+const REGISTRY_ONLY: &str = "---\napiVersion: mesh.lighter.dev/v1\nkind: MeshPolicy\nmetadata: {name: mesh}\n\
+                             spec: {outboundPolicy: registryOnly}\n";
+
+fn start(resources: &str) -> (Sidecar, SocketAddr) {
+    let address = free_address();
+    (Sidecar::start(resources, |config| config.connect = Some(address)), address)
+}
+
+fn http_connect(proxy: SocketAddr, target: &str) -> (TcpStream, String) {
+    let mut stream = dial(proxy);
+    write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+        head.push(byte[0]);
+    }
+    (stream, String::from_utf8(head).unwrap())
+}
+
+fn socks_connect(proxy: SocketAddr, kind: u8, host: &[u8], port: u16) -> (TcpStream, u8) {
+    let mut stream = dial(proxy);
+    stream.write_all(&[5, 1, 0]).unwrap();
+    let mut chosen = [0; 2];
+    stream.read_exact(&mut chosen).unwrap();
+    assert_eq!(chosen, [5, 0]);
+    stream.write_all(&[&[5, 1, 0, kind], host, &port.to_be_bytes()].concat()).unwrap();
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply).unwrap();
+    (stream, reply[1])
+}
+
+#[test]
+fn connect_leads_to_a_service_by_name_and_into_the_world_by_address() {
+    let (inside, outside) = (echo_bytes(b's'), echo_bytes(b'w'));
+    let (_sidecar, proxy) = start(&service("reviews", &[inside], "appProtocol: tcp"));
+    for target in ["reviews:80", "reviews.default.svc.cluster.local:80", &inside.to_string()] {
+        let (mut tunnel, head) = http_connect(proxy, target);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{target}: {head}");
+        assert_eq!(ask(&mut tunnel).unwrap(), b's', "{target}");
+    }
+    for target in [outside.to_string(), format!("localhost:{}", outside.port())] {
+        let (mut tunnel, head) = http_connect(proxy, &target);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{target}: {head}");
+        assert_eq!(ask(&mut tunnel).unwrap(), b'w', "{target}");
+    }
+}
+
+#[test]
+fn socks_leads_to_the_same_places() {
+    let (inside, outside) = (echo_bytes(b's'), echo_bytes(b'w'));
+    let (_sidecar, proxy) = start(&service("reviews", &[inside], "appProtocol: tcp"));
+    let (mut tunnel, reply) = socks_connect(proxy, 3, b"\x07reviews", 80);
+    assert_eq!(reply, 0);
+    assert_eq!(ask(&mut tunnel).unwrap(), b's');
+    let (mut tunnel, reply) = socks_connect(proxy, 1, &[127, 0, 0, 1], outside.port());
+    assert_eq!(reply, 0);
+    assert_eq!(ask(&mut tunnel).unwrap(), b'w');
+}
+
+#[test]
+fn a_tunnel_that_cannot_stand_says_why() {
+    let outside = echo_bytes(b'w');
+    let dead = free_address();
+    let resources = service("dead", &[dead], "appProtocol: tcp") + REGISTRY_ONLY;
+    let (sidecar, proxy) = start(&resources);
+    let admin = sidecar.config.admin;
+    for (target, status, cause) in [
+        (outside.to_string(), "502", "not_in_registry"),
+        ("elsewhere:80".into(), "502", "not_in_registry"),
+        ("dead:80".into(), "503", "connect_refused"),
+        ("dead:81".into(), "503", "no_config"),
+        (admin.to_string(), "508", "loop"),
+    ] {
+        let (_, head) = http_connect(proxy, &target);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
+        assert!(head.contains(&format!("x-lighter-error: {cause}\r\n")), "{target}: {head}");
+    }
+    assert_eq!(socks_connect(proxy, 3, b"\x09elsewhere", 80).1, 2);
+    assert_eq!(socks_connect(proxy, 3, b"\x04dead", 80).1, 5);
+}
