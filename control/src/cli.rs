@@ -20,7 +20,7 @@ pub enum Command {
     /// Show the whole story on this machine
     Demo(demo::Args),
     /// Run an unchanged program with a sidecar beside it
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Run a sidecar alone, in this network namespace
     Proxy(proxy::Args),
     /// Check files, or what this machine can do
@@ -44,7 +44,7 @@ impl Command {
     pub fn execute(self) -> miette::Result<Exit> {
         match self {
             Command::Demo(args) => demo::execute(&args),
-            Command::Run(args) => run::execute(args),
+            Command::Run(args) => run::execute(*args),
             Command::Proxy(args) => proxy::execute(&args),
             Command::Check(args) => check::execute(&args),
             Command::Schema(args) => schema::execute(&args),

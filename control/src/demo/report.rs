@@ -111,24 +111,30 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// JSON as a person reads it on one line: `name web, pid 12, rules [a 1, b 2]`.
+/// JSON as a person reads it on one line: `name web, pid 12, rules [a, b]`. Empty lists are left out.
 fn plain(value: &Value) -> String {
-    let join = |parts: Vec<String>| parts.join(", ");
     match value {
         Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", join(items.iter().map(plain).collect())),
-        Value::Object(fields) => join(
-            fields
+        Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields
                 .iter()
-                .map(|(key, value)| match value {
-                    Value::Object(_) => format!("{key} ({})", plain(value)),
-                    value => format!("{key} {}", plain(value)),
-                })
-                .collect(),
-        ),
+                .filter(|(_, value)| value.as_array().is_none_or(|items| !items.is_empty()))
+                .collect();
+            // What it is about comes first; the sort keeps the order of the rest.
+            fields.sort_by_key(|(key, _)| !SUBJECTS.contains(&key.as_str()));
+            let told = fields.into_iter().map(|(key, value)| match value {
+                Value::Object(_) => format!("{key} ({})", plain(value)),
+                value => format!("{key} {}", plain(value)),
+            });
+            told.collect::<Vec<_>>().join(", ")
+        }
         other => other.to_string(),
     }
 }
+
+/// Keys that say what the other keys are about.
+const SUBJECTS: [&str; 4] = ["name", "phase", "rule", "service"];
 
 #[cfg(test)]
 mod tests {
@@ -165,7 +171,8 @@ mod tests {
 
     #[test]
     fn evidence_reads_as_text() {
-        let value = json!({"name": "web", "rules": [{"rule": "tcp4", "packets": 3}], "share": {"v1": 0.5}});
-        assert_eq!(plain(&value), "name web, rules [packets 3, rule tcp4], share (v1 0.5)");
+        let value =
+            json!({"name": "web", "at": [], "rules": [{"rule": "tcp", "packets": 3}], "share": {"v1": 0.5}});
+        assert_eq!(plain(&value), "name web, rules [rule tcp, packets 3], share (v1 0.5)");
     }
 }

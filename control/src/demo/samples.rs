@@ -49,6 +49,12 @@ impl Samples {
         self.with(name, labels).map(|sample| sample.value).sum()
     }
 
+    /// The same of a counter.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        // Counters are whole, never negative, and far from where an f64 skips whole numbers.
+        self.sum(name, labels) as u64
+    }
+
     /// The value below which `share` of a histogram's observations lie, by linear interpolation within a bucket.
     /// None where there is no observation. Above the last finite bound it is that bound.
     pub fn quantile(&self, name: &str, labels: &[(&str, &str)], share: f64) -> Option<f64> {
@@ -145,7 +151,7 @@ lighter_request_duration_seconds_bucket{le="+Inf"} 100
         assert_eq!(samples.sum("lighter_requests_total", &[("service", "default/reviews")]), 9.0);
         assert_eq!(samples.sum("lighter_requests_total", &[("cause", "no_route")]), 2.0);
         assert_eq!(samples.sum("lighter_requests_total", &[("cause", "")]), 8.0);
-        assert_eq!(samples.sum("process_open_fds", &[]), 12.0);
+        assert_eq!(samples.count("process_open_fds", &[]), 12);
         assert_eq!(samples.sum("absent", &[]), 0.0);
     }
 

@@ -74,7 +74,7 @@ impl Route {
             self.requests.to_string(),
             self.good.to_string(),
             if causes.is_empty() { "0".to_owned() } else { causes.join(" ") },
-            samples.sum("lighter_retries_total", by_route).to_string(),
+            samples.count("lighter_retries_total", by_route).to_string(),
             milliseconds(0.5),
             milliseconds(0.99),
         ]

@@ -24,8 +24,12 @@ impl Request {
     /// Reads the next request; none where the caller has closed.
     pub fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
         let Some(head) = read_head(reader)? else { return Ok(None) };
-        let path = head.first_line.split(' ').nth(1).ok_or_else(|| malformed("no target"))?.to_owned();
-        Ok(Some(Request { path, close: head.has("connection", "close") }))
+        let mut words = head.first_line.split(' ').skip(1);
+        let (Some(path), Some(version)) = (words.next(), words.next()) else {
+            return Err(malformed("no target or no version"));
+        };
+        let close = version == "HTTP/1.0" || head.has("connection", "close");
+        Ok(Some(Request { path: path.to_owned(), close }))
     }
 }
 

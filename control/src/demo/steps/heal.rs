@@ -26,8 +26,8 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
     evidence.keep("ejections", counted.ejections);
     check_none_failed(&load.total())?;
     check(!during.instances.contains_key(SIGNATURE), || format!("{SIGNATURE} answered after its death"))?;
-    check(counted.retries > 0.0, || "no request was tried again".into())?;
-    check(counted.ejections > 0.0, || "the dead instance was not ejected".into())?;
+    check(counted.retries > 0, || "no request was tried again".into())?;
+    check(counted.ejections > 0, || "the dead instance was not ejected".into())?;
 
     let resources = stage.world.resources();
     let victim = stage.world.instance(VICTIM)?;
@@ -56,15 +56,16 @@ const ENOUGH: u64 = 10;
 
 /// What web's sidecar counted of the trouble.
 struct Counted {
-    retries: f64,
-    ejections: f64,
+    retries: u64,
+    ejections: u64,
 }
 
 impl Counted {
     fn of(samples: &Samples) -> Self {
         Counted {
-            retries: samples.sum("lighter_retries_total", &[("direction", "outbound")]),
-            ejections: samples.sum("lighter_endpoint_ejections_total", &[("service", "default/reviews-v2")]),
+            retries: samples.count("lighter_retries_total", &[("direction", "outbound")]),
+            ejections: samples
+                .count("lighter_endpoint_ejections_total", &[("service", "default/reviews-v2")]),
         }
     }
 

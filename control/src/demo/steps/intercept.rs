@@ -92,14 +92,14 @@ fn check_rules(before: &[Rule], after: &[Rule], evidence: &mut Evidence) -> Resu
 
 /// Requests to one Service as counted at both ends: by web's sidecar, and by the sidecars of those it went to.
 struct Ends {
-    catalog: [f64; 2],
-    reviews: [f64; 2],
+    catalog: [u64; 2],
+    reviews: [u64; 2],
 }
 
 impl Ends {
     async fn read(stage: &mut Stage<'_>) -> Result<Self, String> {
         let web = stage.world.instance("web")?.samples().await?;
-        let mut received = [0.0, 0.0];
+        let mut received = [0, 0];
         for instance in &stage.world.instances {
             let at = match instance.service {
                 "web" => continue,
@@ -124,7 +124,7 @@ impl Ends {
             let [sent, received] = [now[0] - before[0], now[1] - before[1]];
             rows.push(json!({"service": service, "sent_by_web": sent, "received": received}));
             evidence.keep("requests", &rows);
-            check(sent == pages as f64 && received == pages as f64, || {
+            check(sent == pages && received == pages, || {
                 format!("{pages} pages, but {sent} requests to {service} sent and {received} received")
             })?;
         }
@@ -132,7 +132,7 @@ impl Ends {
     }
 }
 
-fn requests(samples: &Samples, direction: &str, service: &str) -> f64 {
+fn requests(samples: &Samples, direction: &str, service: &str) -> u64 {
     let service = format!("default/{service}");
-    samples.sum("lighter_requests_total", &[("direction", direction), ("service", &service)])
+    samples.count("lighter_requests_total", &[("direction", direction), ("service", &service)])
 }

@@ -57,7 +57,7 @@ impl Stage<'_> {
     /// Changes the resource file and waits until web's sidecar has taken notice.
     async fn split(&mut self, split: Split) -> Result<(), String> {
         let loads = |samples: &Samples, outcome: &str| {
-            samples.sum("lighter_config_loads_total", &[("outcome", outcome)])
+            samples.count("lighter_config_loads_total", &[("outcome", outcome)])
         };
         let before = self.web().await?;
         self.world.split(split)?;

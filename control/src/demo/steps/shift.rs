@@ -33,7 +33,7 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
     let total = load.finish().await;
     evidence.keep("load", &total);
     check_unharmed(&total)?;
-    check(closed == 0.0, || format!("web's sidecar closed {closed} connections to its upstreams"))
+    check(closed == 0, || format!("web's sidecar closed {closed} connections to its upstreams"))
 }
 
 const PHASES: [(&str, Split); 3] = [
@@ -43,8 +43,8 @@ const PHASES: [(&str, Split); 3] = [
 ];
 
 /// Connections to upstreams that a sidecar has closed or lost.
-fn closed(samples: &Samples) -> f64 {
-    samples.sum("lighter_pool_connections_closed_total", &[])
+fn closed(samples: &Samples) -> u64 {
+    samples.count("lighter_pool_connections_closed_total", &[])
 }
 
 /// A version without weight gets nothing at all. With weight it gets its share, give or take what chance does to a
