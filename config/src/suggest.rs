@@ -2,22 +2,24 @@
 
 /// The one of `known` that `word` is probably a misspelling of.
 pub(crate) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let (word, allowed) = (word.to_lowercase(), 1 + word.chars().count() / 4);
+    let word: Vec<char> = word.to_lowercase().chars().collect();
+    let allowed = 1 + word.len() / 4;
+    // Most candidates are told apart by their lengths, which costs nothing.
+    let near = |candidate: &&str| candidate.chars().count().abs_diff(word.len()) <= allowed;
+    let of = |candidate: &'k str| {
+        (distance(&word, &candidate.to_lowercase().chars().collect::<Vec<_>>()), candidate)
+    };
     known
         .into_iter()
-        .map(|candidate| (distance(&word, &candidate.to_lowercase()), candidate))
+        .filter(near)
+        .map(of)
         .filter(|(distance, _)| *distance <= allowed)
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(_, word)| word)
 }
 
 /// How many characters have to be put in, taken out, replaced, or swapped with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    // A long word is no misspelling of a short one, and hostile input must not cost a square of its length.
-    if a.len().abs_diff(b.len()) > 8 {
-        return usize::MAX;
-    }
+fn distance(a: &[char], b: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=b.len()).collect();
     for i in 1..=a.len() {

@@ -1,0 +1,151 @@
+//! Files and folders.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lighter_config::load::Resources;
+use lighter_config::sidecar::{AccessLogConfig, DnsConfig, InterceptConfig, SidecarConfig};
+use lighter_config::snapshot::Protocol;
+
+fn service(name: &str) -> String {
+    format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+    )
+}
+
+fn write(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_folder_is_read_in_order_of_names_without_hidden_and_foreign_files() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "b.yml", service("b"));
+    write(folder.path(), "a.yaml", service("a") + "---\n" + &service("a2"));
+    write(
+        folder.path(),
+        "c.json",
+        r#"{"apiVersion": "mesh.lighter.dev/v1", "kind": "Service",
+        "metadata": {"name": "c"}, "spec": {"ports": [{"port": 80}]}}"#,
+    );
+    write(folder.path(), ".hidden.yaml", "kind: [");
+    write(folder.path(), "notes.txt", "kind: [");
+    std::fs::create_dir(folder.path().join("sub.yaml")).unwrap();
+    let again = folder.path().join("a.yaml");
+    let resources = Resources::read(&[folder.path().to_path_buf(), again]).unwrap();
+    let names: Vec<&str> = resources.names().collect();
+    assert_eq!(names, ["Service default/a", "Service default/a2", "Service default/b", "Service default/c"]);
+}
+
+#[test]
+fn faults_of_all_files_are_told_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = write(folder.path(), "good.yaml", service("a"));
+    let typo = write(folder.path(), "typo.yaml", "kind: Servcie\n---\nkind: HTTPRuote\n");
+    let latin = write(folder.path(), "latin.yaml", b"a: b\nc: \xe9\n");
+    let absent = folder.path().join("absent.yaml");
+    let errors = Resources::read(&[good, typo.clone(), latin.clone(), absent.clone()]).unwrap_err().errors;
+    let found: Vec<(String, u32)> = errors.iter().map(|error| (error.file.to_string(), error.line)).collect();
+    let name = |path: &Path| path.display().to_string();
+    assert_eq!(found, [(name(&absent), 0), (name(&latin), 0), (name(&typo), 1), (name(&typo), 3)]);
+    assert!(errors[0].message.starts_with("cannot be read"));
+    assert_eq!(errors[1].message, "line 2 is not UTF-8");
+}
+
+#[test]
+fn a_file_that_is_too_large_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = write(folder.path(), "large.yaml", service("a") + &"# x\n".repeat(1 << 20));
+    let errors = Resources::read(&[large]).unwrap_err().errors;
+    assert_eq!(errors[0].message, "the file is larger than 4 MiB");
+}
+
+#[test]
+fn a_flood_of_documents_is_refused() {
+    let errors = Resources::parse("flood.yaml", &"--- a\n".repeat(20_000)).unwrap_err().errors;
+    assert!(errors.iter().any(|error| error.message == "more than 16384 documents"));
+}
+
+#[test]
+fn an_error_is_one_block_of_text() {
+    let errors = Resources::parse("mesh.yaml", "kind: Servcie\n").unwrap_err();
+    let text = "mesh.yaml:1:7: kind: unknown kind `Servcie`\n  in Servcie\n  hint: did you mean `Service`?";
+    assert_eq!(errors.to_string(), text);
+}
+
+#[test]
+fn an_empty_sidecar_file_is_all_defaults() {
+    let config = SidecarConfig::parse("sidecar.yaml", "# nothing\n").unwrap();
+    assert_eq!(config, SidecarConfig::default());
+    assert_eq!((config.outbound_port, config.inbound_port), (15001, 15006));
+    assert_eq!(config.admin.to_string(), "127.0.0.1:15000");
+    assert!(config.workers >= 1 && config.dns.is_none() && config.intercept.is_none());
+    assert_eq!(SidecarConfig::parse("sidecar.yaml", "{}").unwrap(), config);
+}
+
+#[test]
+fn interception_brings_dns_unless_it_is_switched_off() {
+    let parse = |text| SidecarConfig::parse("sidecar.yaml", text).unwrap();
+    let config = parse("intercept: {}");
+    assert_eq!(
+        (config.intercept, config.dns),
+        (Some(InterceptConfig::default()), Some(DnsConfig::default()))
+    );
+    assert_eq!(parse("intercept: {dns: false}").dns, None);
+    assert_eq!(parse("dns: {upstream: ['192.0.2.53:53']}").dns.unwrap().upstream.len(), 1);
+}
+
+#[test]
+fn everything_in_a_sidecar_file_is_taken_over() {
+    let text = r#"
+service: shop/web
+namespace: shop
+workers: 3
+resources: [mesh, /etc/lighter]
+listeners: [{listen: "127.0.0.1:7001", service: catalog, port: 80, protocol: http2}]
+inbound: [{listen: "0.0.0.0:9001", app: "127.0.0.1:8080", protocol: grpc}]
+intercept:
+  inbound: false
+  excludeOutboundPorts: [22]
+  excludeInboundPorts: [9090]
+  excludeCidrs: [10.0.0.0/8, "fd00::/8"]
+  excludeUids: [1337]
+  mark: 7
+outboundPort: 16001
+inboundPort: 16006
+admin: "[::1]:16000"
+probe: 0.0.0.0:16021
+dns: {listen: "127.0.0.1:16053"}
+connect: 127.0.0.1:16080
+drainDeadline: 1m
+accessLog: {format: text, path: logs/access.log}
+detectTimeout: 20ms
+maxHeadBytes: 8192
+maxConnections: 1000
+"#;
+    let config = SidecarConfig::parse("/etc/sidecar/web.yaml", text).unwrap();
+    assert_eq!(config.service.as_deref(), Some("shop/web"));
+    assert_eq!((config.namespace.as_str(), config.workers), ("shop", 3));
+    assert_eq!(config.resources, [Path::new("/etc/sidecar/mesh"), Path::new("/etc/lighter")]);
+    assert_eq!((config.listeners[0].port, config.listeners[0].protocol), (Some(80), Protocol::Http2));
+    assert_eq!(config.inbound[0].protocol, Protocol::Grpc);
+    let intercept = config.intercept.unwrap();
+    assert_eq!((intercept.outbound, intercept.inbound, intercept.mark), (true, false, 7));
+    assert_eq!((intercept.exclude_outbound_ports, intercept.exclude_inbound_ports), (vec![22], vec![9090]));
+    assert_eq!(intercept.exclude_cidrs, [("10.0.0.0".parse().unwrap(), 8), ("fd00::".parse().unwrap(), 8)]);
+    assert_eq!(intercept.exclude_uids, [1337]);
+    assert_eq!((config.outbound_port, config.inbound_port), (16001, 16006));
+    assert_eq!(config.admin.to_string(), "[::1]:16000");
+    assert_eq!(config.probe.unwrap().port(), 16021);
+    assert_eq!(config.dns.unwrap().listen.port(), 16053);
+    assert_eq!(config.connect.unwrap().port(), 16080);
+    assert_eq!(config.drain_deadline, Duration::from_secs(60));
+    let path = Some(PathBuf::from("/etc/sidecar/logs/access.log"));
+    assert_eq!(config.access_log, Some(AccessLogConfig { json: false, path }));
+    assert_eq!(config.detect_timeout, Duration::from_millis(20));
+    assert_eq!((config.max_head_bytes, config.max_connections), (8192, Some(1000)));
+}
