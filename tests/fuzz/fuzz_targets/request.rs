@@ -1,0 +1,41 @@
+//! A request's head that is taken and passed on is read by the next hop as the same request, and by nobody as two.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use lighter_proxy::http::h1::edit::{Edit, RequestRules};
+use lighter_proxy::http::h1::head;
+use lighter_proxy::telemetry::Direction;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((choice, bytes)) = data.split_first() else { return };
+    let direction = if choice & 1 == 0 { Direction::Outbound } else { Direction::Inbound };
+    let mut room = head::room();
+    let Ok(Some(request)) = head::request(bytes, &mut room) else { return };
+    assert!(request.len <= bytes.len());
+    let front = &bytes[..request.len];
+    assert!(front.ends_with(b"\r\n\r\n"));
+
+    let rules = RequestRules { direction, authority: b"up", caller: b"192.0.2.1", identify: choice & 2 != 0 };
+    let mut edit = Edit::default();
+    edit.request(front, &request, &rules);
+    let passed = edit.to_vec(front);
+    assert_eq!(passed.len(), edit.len());
+    let mut room = head::room();
+    let again = head::request(&passed, &mut room);
+    let again = again.expect("what is passed on is valid").expect("and whole");
+    assert_eq!(again.len, passed.len(), "one head, and nothing behind it");
+    assert_eq!(again.method, request.method);
+    assert_eq!(again.framing, request.framing);
+    assert_eq!(again.minor, 1);
+    let named = |name: &str| {
+        again.fields.list.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count()
+    };
+    assert_eq!(named("host"), 1);
+    assert!(named("content-length") + named("transfer-encoding") <= 1);
+    for gone in ["keep-alive", "proxy-connection", "proxy-authenticate"] {
+        assert_eq!(named(gone), 0, "{gone} stays on its hop");
+    }
+    let ours = |name: &str| name.len() >= 10 && name[..10].eq_ignore_ascii_case("x-lighter-");
+    assert!(!again.fields.list.iter().any(|field| ours(field.name)), "the mesh's names are the mesh's");
+});

@@ -1,0 +1,34 @@
+//! An answer's head that is taken and passed on is read by the caller as the same answer.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use lighter_proxy::http::h1::body::Framing;
+use lighter_proxy::http::h1::edit::{Edit, ResponseRules};
+use lighter_proxy::http::h1::head::{self, Asked};
+use lighter_proxy::telemetry::Direction;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((choice, bytes)) = data.split_first() else { return };
+    let asked = Asked { head: choice & 1 != 0, upgrade: choice & 2 != 0 };
+    let direction = if choice & 4 == 0 { Direction::Outbound } else { Direction::Inbound };
+    let mut room = head::room();
+    let Ok(Some(response)) = head::response(bytes, &mut room, asked) else { return };
+    assert!(response.len <= bytes.len());
+    let front = &bytes[..response.len];
+
+    let rules = ResponseRules { direction, client_minor: choice >> 3 & 1, close: choice & 16 != 0 };
+    let mut edit = Edit::default();
+    edit.response(front, &response, &rules);
+    let passed = edit.to_vec(front);
+    let mut room = head::room();
+    let again = head::response(&passed, &mut room, asked);
+    let again = again.expect("what is passed on is valid").expect("and whole");
+    assert_eq!(again.len, passed.len(), "one head, and nothing behind it");
+    assert_eq!(again.status, response.status);
+    // A caller of HTTP/1.0 cannot read chunks: for it the end of the connection is the end.
+    if rules.client_minor == 1 || matches!(response.framing, Framing::None | Framing::Length(_)) {
+        let may_change = response.framing == Framing::UntilClose && again.framing == Framing::Chunked;
+        assert!(again.framing == response.framing || may_change, "{:?} {:?}", again.framing, response.framing);
+    }
+});
