@@ -143,7 +143,7 @@ fn reload_moves_traffic() {
 fn faulty_reload() {
     let upstream = Upstream::answering("still here");
     let (sidecar, at) = Sidecar::before(upstream.address, "http");
-    let refused = || sidecar.metrics().sum("lighter_config_reloads_total", &[("outcome", "refused")]);
+    let refused = || sidecar.metrics().sum("lighter_config_loads_total", &[("outcome", "rejected")]);
     let before = refused();
     sidecar.apply("kind: Service\nspec: [broken");
     wait_until("the fault is counted", || refused() > before);

@@ -86,6 +86,14 @@ impl Program {
         }
     }
 
+    /// Waits until it has said this.
+    pub fn wait_until_it_says(&mut self, text: &str) {
+        let log = self.log.clone();
+        self.wait_until(&format!("it says {text:?}"), || {
+            std::fs::read_to_string(&log).unwrap_or_default().contains(text)
+        });
+    }
+
     /// Resident memory in KiB.
     pub fn resident(&self) -> u64 {
         resident(self.pid())
