@@ -46,6 +46,19 @@ pub(crate) async fn serve(mut call: Call) {
     }
 }
 
+/// Every parser of this port on the same bytes, for the fuzzers.
+pub(crate) fn parse_any(bytes: &[u8]) {
+    fn check<T: PartialEq + std::fmt::Debug>(parse: fn(&[u8]) -> Parsed<T>, bytes: &[u8]) {
+        if let Parsed::Whole(whole, taken) = parse(bytes) {
+            assert!(taken <= bytes.len());
+            assert_eq!(parse(&bytes[..taken]), Parsed::Whole(whole, taken));
+        }
+    }
+    check(socks::greeting, bytes);
+    check(socks::request, bytes);
+    check(head::parse, bytes);
+}
+
 /// What a client of this port wants.
 enum Negotiated {
     /// A connection to somewhere.

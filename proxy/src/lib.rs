@@ -13,6 +13,8 @@ pub mod detect;
 pub mod dial;
 pub mod drain;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod inbound;
 pub mod intercept;

@@ -1,0 +1,65 @@
+//! What the fuzzers drive: each function takes any bytes, and panics where a promise is broken.
+
+use crate::connect;
+use crate::detect::{self, Verdict};
+use crate::sni::{self, Hello};
+
+/// Detection: what is decided for a prefix holds for everything that begins with it, and silence always decides.
+pub fn detect(bytes: &[u8]) {
+    let whole = detect::recognise(bytes);
+    let mut decided = Verdict::Partial;
+    for upto in prefixes(bytes) {
+        let seen = detect::recognise(&bytes[..upto]);
+        assert!(decided == Verdict::Partial || seen == decided, "decided anew at byte {upto}");
+        decided = seen;
+    }
+    assert_eq!(decided, whole);
+    let settled = detect::settle(bytes);
+    assert_ne!(settled, Verdict::Partial);
+    assert!(whole == Verdict::Partial || settled == whole);
+    detect::is_settings(bytes);
+}
+
+/// The ClientHello parser: what is decided stays decided, and only host names come out.
+pub fn sni(bytes: &[u8]) {
+    let mut decided = Hello::Partial;
+    for upto in prefixes(bytes) {
+        let seen = sni::parse(&bytes[..upto]);
+        assert!(decided == Hello::Partial || seen == decided, "decided anew at byte {upto}");
+        decided = seen;
+    }
+    if let Hello::Whole(Some(name)) = decided {
+        assert!(name.len() <= 253 && !name.starts_with('.'));
+        assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
+    }
+}
+
+/// The parsers of the explicit proxy port: none takes more than there is, and what is whole stays so.
+pub fn connect(bytes: &[u8]) {
+    connect::parse_any(bytes);
+}
+
+/// Lengths of prefixes that are tried: all of a short input, some of a long one, always the whole.
+fn prefixes(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    (0..bytes.len()).step_by(bytes.len() / 512 + 1).chain([bytes.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_keep_every_promise(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            super::detect(&bytes);
+            super::sni(&bytes);
+            super::connect(&bytes);
+        }
+
+        #[test]
+        fn text_keeps_every_promise(text in "(GET|CONNECT|PRI) [ -~]{0,60}(\r\n[ -~]{0,30}){0,3}(\r\n\r\n)?") {
+            super::detect(text.as_bytes());
+            super::connect(text.as_bytes());
+        }
+    }
+}
