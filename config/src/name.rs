@@ -20,11 +20,19 @@ impl ServiceName {
     pub fn new(namespace: &str, name: &str) -> Self {
         ServiceName { namespace: namespace.into(), name: name.into() }
     }
+
+    /// The name under which traffic is counted that is for no Service.
+    pub fn nobody() -> Self {
+        Self::new("", "")
+    }
 }
 
 impl fmt::Display for ServiceName {
-    /// `namespace/name`, as metrics, logs and errors write it.
+    /// `namespace/name`, as metrics, logs and errors write it; nothing for [`ServiceName::nobody`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() {
+            return Ok(());
+        }
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }

@@ -119,7 +119,7 @@ fn undeclared(app: SocketAddr, explicit: Option<(&InboundConfig, Option<&Service
     let service = explicit.and_then(|(_, service)| service.cloned());
     let port = explicit.and_then(|(config, _)| config.port).unwrap_or(app.port());
     let protocol = explicit.map(|(config, _)| config.protocol).unwrap_or_default();
-    let key = ServicePort { service: service.unwrap_or_else(|| ServiceName::new("", "unknown")), port };
+    let key = ServicePort { service: service.unwrap_or_else(ServiceName::nobody), port };
     Port {
         name: None,
         protocol,

@@ -108,7 +108,11 @@ impl Opaque<'_> {
         let metrics = self.onward.metrics(self.worker);
         metrics.begin(self.spoken);
         let relayed = Relayed { cause: Some(cause), ..Relayed::default() };
-        self.account(metrics, Instant::now(), None, relayed, Duration::ZERO, 0);
+        let wanted = match self.onward {
+            Onward::Port(_) => None,
+            Onward::Address(_, address) => Some(*address),
+        };
+        self.account(metrics, Instant::now(), wanted, relayed, Duration::ZERO, 0);
     }
 
     fn account(

@@ -262,7 +262,7 @@ impl Worker {
     /// Counts connections that no Service is asked for.
     pub(crate) fn passthrough(&self, direction: Direction) -> &RouteMetrics {
         self.passthrough[direction as usize].get_or_init(|| {
-            let nobody = ServicePort { service: ServiceName::new("", ""), port: 0 };
+            let nobody = ServicePort { service: ServiceName::nobody(), port: 0 };
             RouteMetrics::of(direction, &nobody, "passthrough")
         })
     }

@@ -59,7 +59,7 @@ pub struct Record<'a> {
     pub spoken: Spoken,
     /// The caller.
     pub peer: SocketAddr,
-    /// Where it went, if that far.
+    /// Where it went, if that far; where it wanted to go, if it was refused for that.
     pub endpoint: Option<SocketAddr>,
     /// HTTP status; 0 for opaque connections and where no status was sent.
     pub status: u16,
@@ -67,11 +67,11 @@ pub struct Record<'a> {
     pub grpc_status: Option<u8>,
     /// Why it did not end well.
     pub cause: Option<Cause>,
-    /// Request method, target and authority; empty for opaque connections.
+    /// The request's method; empty for opaque connections.
     pub method: &'a [u8],
     /// The request's target as received.
     pub path: &'a [u8],
-    /// Host or :authority.
+    /// Host or :authority; for TLS that is passed through, the server name.
     pub authority: &'a [u8],
     /// `x-request-id`.
     pub request_id: &'a [u8],

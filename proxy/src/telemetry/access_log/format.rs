@@ -17,7 +17,11 @@ pub(super) fn json(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, lim
     object.plain("direction", record.metrics.direction.label());
     object.key("service");
     let service = &record.metrics.key.service;
-    put(object.line, format_args!("\"{}/{}\"", JsonSafe(&service.namespace), JsonSafe(&service.name)));
+    if service.name.is_empty() {
+        object.line.extend_from_slice(b"\"\"");
+    } else {
+        put(object.line, format_args!("\"{}/{}\"", JsonSafe(&service.namespace), JsonSafe(&service.name)));
+    }
     object.number("port", u64::from(record.metrics.key.port));
     object.text("route", record.metrics.route.as_bytes(), usize::MAX);
     object.plain("protocol", record.spoken.label());
@@ -30,6 +34,8 @@ pub(super) fn json(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, lim
             object.number("grpc_status", u64::from(status));
         }
         object.text("request_id", record.request_id, limit);
+    } else if !record.authority.is_empty() {
+        object.text("authority", record.authority, limit);
     }
     if let Some(cause) = record.cause {
         object.plain("cause", cause.label());
