@@ -1,0 +1,134 @@
+//! Network namespaces for tests: a thread each, since the kernel keeps them by thread.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use libtest_mimic::{Completion, Trial};
+use lighter_proxy::intercept::netlink::Netlink;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::thread::UnshareFlags;
+
+use crate::support::wait_until;
+
+/// A test that runs in a network namespace in which every address leads to itself.
+pub fn test(name: &str, test: fn()) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if let Err(reason) = root() {
+            return Ok(Completion::ignored_with(reason));
+        }
+        let thread = std::thread::spawn(move || {
+            enter();
+            furnish();
+            test();
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Completion::Completed)
+    })
+}
+
+/// Whether this process may make namespaces without more ado.
+pub fn root() -> Result<(), String> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err("needs root".into()) }
+}
+
+/// Moves this thread into a new network namespace.
+pub fn enter() {
+    // SAFETY: descriptors stay shared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+}
+
+/// An interface to another namespace, with an address of each family.
+pub fn link_to(namespace: RawFd, own: &str, other: &str) {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![LinkAttribute::IfName(other.into()), LinkAttribute::NetNsFd(namespace)];
+    let info = LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)));
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(own.into()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), info]),
+    ];
+    ask(RouteNetlinkMessage::NewLink(link));
+}
+
+/// Raises the interface `name` and gives it `addresses`, each with the range around it.
+pub fn raise(name: &str, addresses: &[(IpAddr, u8)]) {
+    let any = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let index = rustix::net::netdevice::name_to_index(any, name).unwrap();
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    ask(RouteNetlinkMessage::SetLink(link));
+    for &(address, length) in addresses {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address);
+        message.header.prefix_len = length;
+        message.header.index = index;
+        message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        if address.is_ipv6() {
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        ask(RouteNetlinkMessage::NewAddress(message));
+    }
+}
+
+fn furnish() {
+    let own = ["198.18.0.1", "fd00:11:6874:e6::1"].map(|address| address.parse::<IpAddr>().unwrap());
+    raise("lo", &[(own[0], 32), (own[1], 128)]);
+    for address in own {
+        let mut route = RouteMessage::default();
+        route.header.address_family = family(address);
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.scope = if address.is_ipv4() { RouteScope::Host } else { RouteScope::Universe };
+        route.header.kind = RouteType::Local;
+        route.attributes = vec![RouteAttribute::Oif(1), RouteAttribute::PrefSource(address.into())];
+        ask(RouteNetlinkMessage::NewRoute(route));
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn ask(message: RouteNetlinkMessage) {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+    let mut netlink = Netlink::open(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
+    netlink.transact(vec![message]).unwrap();
+}
+
+/// A connection to `address`, which something is expected to take.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    TcpStream::connect_timeout(&address, Duration::from_secs(5))
+        .unwrap_or_else(|error| panic!("{address}: {error}"))
+}
+
+/// Waits for a connection at any of `listeners`, and says at which it came.
+pub fn accept(listeners: &[TcpListener]) -> (usize, TcpStream) {
+    let mut accepted = None;
+    for listener in listeners {
+        listener.set_nonblocking(true).unwrap();
+    }
+    wait_until("a connection arrives", || {
+        accepted = listeners.iter().enumerate().find_map(|(at, one)| Some((at, one.accept().ok()?.0)));
+        accepted.is_some()
+    });
+    accepted.unwrap()
+}
+
+/// The network namespace of this thread, to be named to others.
+pub fn own() -> std::fs::File {
+    std::fs::File::open("/proc/thread-self/ns/net").unwrap()
+}
+
+/// Its number for messages.
+pub fn number(namespace: &std::fs::File) -> RawFd {
+    namespace.as_raw_fd()
+}
