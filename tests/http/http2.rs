@@ -74,7 +74,7 @@ fn all_succeed(at: std::net::SocketAddr, calls: usize) {
                     let request = http::Request::post("http://up/").body(body.clone()).unwrap();
                     let answer = http2::exchange(&client, request).await.unwrap();
                     assert_eq!(answer.head.status, 200, "call {number}: {answer:?}");
-                    assert_eq!(answer.body, body);
+                    assert_eq!(answer.body, body, "call {number}: {answer:?}");
                 })
             })
             .collect();
