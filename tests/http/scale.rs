@@ -255,7 +255,9 @@ fn idle_connections() {
         as f64
         / count as f64;
     println!("{count} idle connections cost {each:.2} KiB each");
-    assert!(each <= 2.0, "an idle connection costs {each:.2} KiB");
+    // Without optimizations what a connection keeps between requests is larger.
+    let most = if cfg!(debug_assertions) { 8.0 } else { 2.0 };
+    assert!(each <= most, "an idle connection costs {each:.2} KiB");
     (0..1000).for_each(|_| ask(&mut first));
     // They are all alive.
     idle.iter_mut().step_by(97).for_each(ask);
