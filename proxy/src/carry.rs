@@ -9,7 +9,7 @@ use lighter_config::snapshot::Protocol;
 use crate::detect::{self, Lost, Verdict};
 use crate::drain::Ticket;
 use crate::error::Cause;
-use crate::http::{Context, Scope, h1, h2};
+use crate::http::{Context, Scope, h2, serve_http1};
 use crate::io::Io;
 use crate::mesh::{Speech, Target};
 use crate::tcp::{self, Onward, Opaque, Upstream};
@@ -41,7 +41,7 @@ impl Call {
         match Box::pin(self.find(&onward, &target, speech)).await {
             Ok((Verdict::Http1, _)) => {
                 let (io, context) = self.into_fixed(target);
-                Box::pin(h1::serve(io, context)).await;
+                serve_http1(io, context).await;
             }
             Ok((Verdict::Http2, _)) => {
                 let (io, context) = self.into_fixed(target);
@@ -78,7 +78,7 @@ impl Call {
             Err(_gone) => return,
         };
         let (io, context) = self.into_http(scope, Direction::Outbound, None);
-        if http2 { Box::pin(h2::serve(io, context)).await } else { Box::pin(h1::serve(io, context)).await }
+        if http2 { Box::pin(h2::serve(io, context)).await } else { serve_http1(io, context).await }
     }
 
     /// Counts a connection that was refused in words of its own.

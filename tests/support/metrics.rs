@@ -56,8 +56,9 @@ pub fn get(admin: SocketAddr, path: &str) -> (u16, String) {
 /// Asks an admin port by another method.
 pub fn ask(admin: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let mut peer = Peer::connect(admin);
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
     let (head, body) = peer.exchange(request);
     match body {
         Body::Whole(bytes) => (head.status(), String::from_utf8(bytes).unwrap()),

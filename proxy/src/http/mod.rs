@@ -10,7 +10,10 @@ pub mod local;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use lighter_config::snapshot::Protocol;
+
 use crate::drain::Ticket;
+use crate::io::Io;
 use crate::mesh::Target;
 use crate::telemetry::Direction;
 use crate::worker::Worker;
@@ -29,7 +32,16 @@ pub struct Context {
     pub ticket: Ticket,
     /// Fixed by configuration where the port says `http`, `http2` or `grpc`: what the upstream speaks. `None`: what
     /// the caller speaks.
-    pub upstream: Option<lighter_config::snapshot::Protocol>,
+    pub upstream: Option<Protocol>,
+}
+
+/// Serves one HTTP/1 connection until it ends.
+pub(crate) async fn serve_http1(io: Io, context: Context) {
+    // Boxed: neither must take the other's room.
+    match context.upstream {
+        Some(Protocol::Http2 | Protocol::Grpc) => Box::pin(bridge::to_http2::serve(io, context)).await,
+        _ => Box::pin(h1::serve(io, context)).await,
+    }
 }
 
 /// Where a connection's requests go.

@@ -2,10 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_LENGTH, COOKIE, TE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::error::{Cause, ProxyError};
-use crate::http::h1::head;
+use crate::http::h1::head::{self, Refusal};
 use crate::http::hop;
 
 /// How a request's body is framed in HTTP/1.
@@ -53,6 +54,47 @@ pub(crate) fn put_field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
+/// The head of an HTTP/1 request as HTTP/2 says it.
+pub(crate) fn request(from: &head::Request<'_, '_>) -> Result<http::request::Parts, Refusal> {
+    let bad = |detail| Refusal { cause: Cause::BadRequest, detail };
+    if from.method == b"CONNECT" {
+        return Err(Refusal { cause: Cause::Unsupported, detail: "CONNECT is not translated" });
+    }
+    let mut to = Request::new(());
+    *to.version_mut() = Version::HTTP_11;
+    *to.method_mut() = Method::from_bytes(from.method).map_err(|_| bad("no such method"))?;
+    let target = from.path_and_query();
+    let target = match target {
+        b"" if from.method == b"OPTIONS" => PathAndQuery::from_static("*"),
+        b"" => PathAndQuery::from_static("/"),
+        [b'?', ..] => PathAndQuery::try_from([b"/", target].concat()).map_err(|_| bad("no such target"))?,
+        _ => PathAndQuery::try_from(target).map_err(|_| bad("no such target"))?,
+    };
+    let mut uri = http::uri::Parts::default();
+    uri.path_and_query = Some(target);
+    if !from.authority.is_empty() {
+        uri.authority = Some(Authority::try_from(from.authority).map_err(|_| bad("no such authority"))?);
+        uri.scheme = Some(Scheme::HTTP);
+        *to.version_mut() = Version::HTTP_2;
+    }
+    *to.uri_mut() = Uri::from_parts(uri).map_err(|_| bad("no such target"))?;
+    let headers = to.headers_mut();
+    headers.reserve(from.fields.list.len() + 1);
+    for field in from.fields.list {
+        let name = field.name.as_bytes();
+        if hop::crosses_versions(name, &from.fields.connection) {
+            let name = HeaderName::from_bytes(name).map_err(|_| bad("no such field"))?;
+            headers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| bad("no such field"))?);
+        } else if hop::classify(name) == hop::Kind::Te && hop::te_trailers(field.value) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    Ok(to.into_parts().0)
+}
+
 /// The head of an HTTP/1 answer as HTTP/2 says it.
 pub(crate) fn response(from: &head::Response<'_, '_>) -> Result<Response<()>, ProxyError> {
     let mut to = Response::new(());
@@ -94,8 +136,6 @@ fn malformed() -> ProxyError {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
 
     fn written(request: Request<()>, body: Sized) -> String {

@@ -73,7 +73,8 @@ pub(crate) async fn serve(
     let destination = target.destination.clone();
     let routed = destination.route(&head::View(&parts));
     let metrics = routed.as_ref().map_or(&destination.unrouted, |(_, state)| &state.metrics);
-    metrics.begin(if grpc { Spoken::Grpc } else { Spoken::Http2 });
+    let spoken = if grpc { Spoken::Grpc } else { Spoken::Http2 };
+    metrics.begin(spoken);
     let Some((route, state)) = routed else {
         let error = ProxyError::new(Cause::NoRoute, "no route matches");
         let (status, bytes_out) = answer::error(&mut respond, &error, grpc, parts.method == Method::HEAD);
@@ -83,7 +84,7 @@ pub(crate) async fn serve(
             &downstream,
             metrics,
             (&parts.method, &parts.uri, request_id),
-            grpc,
+            spoken,
             Some(error.cause),
             began,
             &tally,
@@ -130,11 +131,11 @@ pub(crate) async fn serve(
     let cause = ended.err().map(|error| error.cause);
     let uri = received.as_ref().unwrap_or(&call.parts.uri);
     let named = (&call.parts.method, uri, call.request_id.as_ref());
-    account(&downstream, metrics, named, grpc, cause, began, &call.tally);
+    account(&downstream, metrics, named, spoken, cause, began, &call.tally);
 }
 
 /// What happens to a head before it is sent: what this hop takes away and adds, and the route's filters.
-fn prepare(
+pub(crate) fn prepare(
     downstream: &Downstream,
     parts: &mut Parts,
     state: &RouteState,
@@ -344,7 +345,7 @@ pub(crate) async fn watched<F: Future>(
 }
 
 /// Whether it is this side that ends the stream, so that the upstream is to be told.
-fn is_ours(error: &ProxyError) -> bool {
+pub(crate) fn is_ours(error: &ProxyError) -> bool {
     matches!(
         error.cause,
         Cause::DownstreamAborted | Cause::RequestTimeout | Cause::IdleTimeout | Cause::Internal
@@ -383,7 +384,7 @@ impl Call<'_> {
     }
 
     /// The head as it is sent, with the time that is left in `grpc-timeout`.
-    fn head(&mut self) -> Request<()> {
+    pub(crate) fn head(&mut self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
@@ -496,7 +497,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    fn new(
+    /// The limits of a request that began at `began`.
+    pub(crate) fn new(
         timeout: Option<Duration>,
         idle: Option<Duration>,
         grpc: bool,
@@ -547,18 +549,18 @@ impl Limits {
     }
 }
 
-fn account(
+pub(crate) fn account(
     downstream: &Downstream,
     metrics: &RouteMetrics,
     (method, uri, request_id): (&Method, &Uri, Option<&HeaderValue>),
-    grpc: bool,
+    spoken: Spoken,
     cause: Option<Cause>,
     began: Instant,
     tally: &Tally,
 ) {
     telemetry::account(&Record {
         metrics,
-        spoken: if grpc { Spoken::Grpc } else { Spoken::Http2 },
+        spoken,
         peer: downstream.context.peer,
         endpoint: tally.endpoint,
         status: tally.status,

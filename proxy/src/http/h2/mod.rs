@@ -6,11 +6,11 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
-mod deadline;
+pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod head;
-mod pool;
-mod upstream;
+pub(crate) mod pool;
+pub(crate) mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -60,7 +60,7 @@ pub(crate) struct Downstream {
     pub(crate) context: Context,
     /// Where requests go, and the mesh in which that was found; not used where each request names its own target.
     known: RefCell<Option<(*const Mesh, Target)>>,
-    deadlines: Rc<Deadlines>,
+    pub(crate) deadlines: Rc<Deadlines>,
     /// The caller's address for `x-forwarded-for`.
     peer: HeaderValue,
 }
@@ -113,7 +113,7 @@ pub async fn serve(io: Io, context: Context) {
 }
 
 impl Downstream {
-    fn new(context: Context) -> Self {
+    pub(crate) fn new(context: Context) -> Self {
         let known = match &context.scope {
             Scope::Fixed(target) => Some((std::ptr::null(), target.clone())),
             Scope::Authority => None,
@@ -131,8 +131,13 @@ impl Downstream {
         }
     }
 
+    /// How long the connection may rest between requests. `None`: for ever, or no policy says.
+    pub(crate) fn rest(&self) -> Option<Duration> {
+        self.known.borrow().as_ref().and_then(|(_, target)| target.destination.policy().idle_timeout)
+    }
+
     /// Where this request goes, by the mesh of the moment.
-    fn target(&self, request: &Parts) -> Result<Target, Cause> {
+    pub(crate) fn target(&self, request: &Parts) -> Result<Target, Cause> {
         let mesh = self.context.worker.shared.mesh.load();
         let Some((seen, target)) = &mut *self.known.borrow_mut() else {
             return self.by_authority(&mesh, request);

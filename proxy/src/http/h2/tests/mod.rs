@@ -1,6 +1,7 @@
 //! Whole exchanges over loopback sockets: a caller and endpoints made of the `h2` crate, or of bytes.
 
 mod bridge;
+mod bridge_back;
 mod cancel;
 mod limits;
 mod relay;

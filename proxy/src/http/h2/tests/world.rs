@@ -79,6 +79,19 @@ impl World {
 
     /// A socket behind which the sidecar serves HTTP/2.
     pub(super) async fn socket(&self) -> TcpStream {
+        let (client, io, context) = self.accept().await;
+        tokio::task::spawn_local(crate::http::h2::serve(io, context));
+        client
+    }
+
+    /// A socket behind which the sidecar serves HTTP/1.
+    pub(super) async fn socket_http1(&self) -> TcpStream {
+        let (client, io, context) = self.accept().await;
+        tokio::task::spawn_local(crate::http::serve_http1(io, context));
+        client
+    }
+
+    async fn accept(&self) -> (TcpStream, Io, Context) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
@@ -90,8 +103,7 @@ impl World {
             ticket: self.worker.connections.enter(),
             upstream: self.upstream,
         };
-        tokio::task::spawn_local(crate::http::h2::serve(Io::new(server), context));
-        client
+        (client, Io::new(server), context)
     }
 
     /// A caller with the windows that `h2` has by itself.

@@ -1,0 +1,273 @@
+//! A caller's HTTP/1 connection as the bridge sees it: heads and bodies in, framed answers out.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::heads;
+use crate::buf::{BUFFER_BYTES, Buffer};
+use crate::error::Cause;
+use crate::http::h1::body::{Body, Step};
+use crate::http::h1::head::{self, Refusal};
+use crate::http::hop;
+use crate::io::Io;
+
+/// A request's head, in the words of HTTP/2, and what it says about this hop.
+pub(super) struct Head {
+    pub(super) parts: http::request::Parts,
+    pub(super) body: Body,
+    /// 0 or 1: the minor version.
+    pub(super) minor: u8,
+    pub(super) keep_alive: bool,
+}
+
+/// How an answer's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framed {
+    /// There is none, whatever the head says.
+    Empty,
+    /// By its Content-Length.
+    Length,
+    /// In chunks.
+    Chunked,
+    /// By the end of the connection: HTTP/1.0.
+    Close,
+}
+
+/// The connection.
+pub(super) struct Client {
+    pub(super) io: Io,
+    /// What was read and not used up; held only while there is something in it.
+    input: Option<Buffer>,
+    output: BytesMut,
+}
+
+impl Client {
+    pub(super) fn new(io: Io) -> Self {
+        Client { io, input: None, output: BytesMut::new() }
+    }
+
+    /// The next request's head; `None` when the client has no more.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Head, Refusal>>> {
+        loop {
+            if let Some(buffer) = &mut self.input {
+                if let Some(lines) = head::empty_lines(buffer.filled()) {
+                    buffer.consume(lines);
+                }
+                let mut room = head::room();
+                match head::request(buffer.filled(), &mut room) {
+                    Err(refusal) => return Poll::Ready(Some(Err(refusal))),
+                    Ok(Some(request)) => {
+                        let (head, len) = (translate(&request), request.len);
+                        self.consume(len);
+                        return Poll::Ready(Some(head));
+                    }
+                    Ok(None) if buffer.len() == BUFFER_BYTES => {
+                        let detail = "the head is larger than the limit";
+                        return Poll::Ready(Some(Err(Refusal { cause: Cause::HeadTooLarge, detail })));
+                    }
+                    Ok(None) => {}
+                }
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(read) if read > 0 => {}
+                _ => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Whether nothing of a next request is there.
+    pub(super) fn is_resting(&self) -> bool {
+        self.input.as_ref().is_none_or(Buffer::is_empty)
+    }
+
+    /// The next bytes of a body; `None` at its end.
+    pub(super) fn poll_body(
+        &mut self,
+        body: &mut Body,
+        trailers: &mut Option<HeaderMap>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Refusal>>> {
+        loop {
+            if body.is_done() {
+                return Poll::Ready(None);
+            }
+            let bytes = self.input.as_ref().map_or(&b""[..], Buffer::filled);
+            let (count, content) = match body.step(bytes) {
+                Err(refusal) => return Poll::Ready(Some(Err(refusal))),
+                Ok(Step::Data(count)) => (count, Some(Bytes::copy_from_slice(&bytes[..count]))),
+                Ok(Step::Framing(count) | Step::End(count)) => (count, None),
+                Ok(Step::Trailer(line)) => {
+                    let (name, value) = line.split(bytes);
+                    if line.passes
+                        && let (Ok(name), Ok(value)) =
+                            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+                    {
+                        trailers.get_or_insert_default().append(name, value);
+                    }
+                    (line.len, None)
+                }
+                Ok(Step::More) => match ready!(self.poll_fill(cx)) {
+                    Ok(read) if read > 0 => continue,
+                    _ => {
+                        let detail = "the client closed within its request";
+                        return Poll::Ready(Some(Err(Refusal { cause: Cause::DownstreamAborted, detail })));
+                    }
+                },
+            };
+            self.consume(count);
+            if let Some(content) = content {
+                return Poll::Ready(Some(Ok(content)));
+            }
+        }
+    }
+
+    /// Ready when the client has gone while it waits for its answer. What it sends ahead stays in the buffer.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.input.as_ref().is_some_and(|buffer| buffer.len() == BUFFER_BYTES) {
+                return Poll::Pending;
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(read) if read > 0 => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Room for what is written next.
+    pub(super) fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Writes what is there.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            match ready!(Pin::new(&mut self.io.tcp).poll_write(cx, &self.output))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.output.advance(written),
+            }
+        }
+        self.output = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is there, or gives up.
+    pub(super) async fn flush(&mut self) {
+        let _ = poll_fn(|cx| self.poll_flush(cx)).await;
+    }
+
+    fn consume(&mut self, count: usize) {
+        if let Some(buffer) = &mut self.input {
+            buffer.consume(count);
+            if buffer.is_empty() {
+                self.input = None;
+            }
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buffer = self.input.take().unwrap_or_else(Buffer::take);
+        buffer.compact();
+        let mut into = ReadBuf::new(buffer.spare());
+        let read = Pin::new(&mut self.io).poll_read(cx, &mut into);
+        let count = into.filled().len();
+        buffer.advance(count);
+        if !buffer.is_empty() {
+            self.input = Some(buffer);
+        }
+        read.map_ok(|()| count)
+    }
+}
+
+/// Puts an answer's head into `out`, and says how its body is to be framed. `bodiless`: it has none (HEAD, 204, 304,
+/// or its end came with the head).
+pub(super) fn put_response(
+    out: &mut BytesMut,
+    response: &http::response::Parts,
+    (head_only, end): (bool, bool),
+    minor: u8,
+    close: bool,
+) -> Framed {
+    let status = response.status;
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_slice(b" ");
+    out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    out.put_slice(b"\r\n");
+    let sized = response.headers.contains_key(CONTENT_LENGTH);
+    let none = hop::Options::default();
+    for (name, value) in &response.headers {
+        if hop::crosses_versions(name.as_str().as_bytes(), &none) {
+            heads::put_field(out, name, value.as_bytes());
+        }
+    }
+    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
+    let framed = match () {
+        () if head_only || bodiless || status == StatusCode::NOT_MODIFIED => Framed::Empty,
+        () if end => {
+            if !sized {
+                heads::put_field(out, &CONTENT_LENGTH, b"0");
+            }
+            Framed::Empty
+        }
+        () if sized => Framed::Length,
+        () if minor == 0 => Framed::Close,
+        () => {
+            heads::put_field(out, &TRANSFER_ENCODING, b"chunked");
+            Framed::Chunked
+        }
+    };
+    if !status.is_informational() {
+        match (minor, close || framed == Framed::Close) {
+            (_, true) => out.put_slice(b"connection: close\r\n"),
+            (0, false) => out.put_slice(b"connection: keep-alive\r\n"),
+            (_, false) => {}
+        }
+    }
+    out.put_slice(b"\r\n");
+    framed
+}
+
+/// Puts content into `out`, framed.
+pub(super) fn put_content(out: &mut BytesMut, content: &[u8], framed: Framed) {
+    match framed {
+        _ if content.is_empty() => {}
+        Framed::Empty => {}
+        Framed::Length | Framed::Close => out.put_slice(content),
+        Framed::Chunked => {
+            out.put_slice(format!("{:x}\r\n", content.len()).as_bytes());
+            out.put_slice(content);
+            out.put_slice(b"\r\n");
+        }
+    }
+}
+
+/// Puts the end of a body into `out`.
+pub(super) fn put_end(out: &mut BytesMut, trailers: Option<&HeaderMap>, framed: Framed) {
+    if framed != Framed::Chunked {
+        return;
+    }
+    out.put_slice(b"0\r\n");
+    for (name, value) in trailers.into_iter().flatten() {
+        if hop::allowed_in_trailers(name.as_str().as_bytes()) {
+            heads::put_field(out, name, value.as_bytes());
+        }
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn translate(request: &head::Request<'_, '_>) -> Result<Head, Refusal> {
+    Ok(Head {
+        parts: heads::request(request)?,
+        body: Body::new(request.framing),
+        minor: request.minor,
+        keep_alive: request.keep_alive,
+    })
+}

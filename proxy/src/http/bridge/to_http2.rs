@@ -1,0 +1,489 @@
+//! A caller that speaks HTTP/1, and endpoints that speak HTTP/2: the connection and its exchanges, one after the
+//! other.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as Task, Poll, ready};
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes};
+use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Method, Response};
+use tokio::time::Sleep;
+
+use super::client::{Client, Framed, Head, put_content, put_end, put_response};
+use crate::balance::{Endpoint, Outcome, Picked};
+use crate::drain::Phase;
+use crate::error::{Cause, ProxyError, Retry};
+use crate::http::Context;
+use crate::http::h1::body::Body;
+use crate::http::h2::body::grpc_status;
+use crate::http::h2::exchange::{self, Call, Limits, Tally, aborted, account, is_ours, prepare};
+use crate::http::h2::pool::Lease;
+use crate::http::h2::upstream::Handles;
+use crate::http::h2::{Downstream, answer, head};
+use crate::http::local::{self, ErrorAnswer};
+use crate::io::Io;
+use crate::telemetry::Spoken;
+
+/// Most bytes of a request that are kept for another try.
+const REPLAY: usize = 64 * 1024;
+
+/// Most bytes of an answer that wait for the client's socket.
+const WRITE_AHEAD: usize = 64 * 1024;
+
+/// Serves one HTTP/1 connection whose requests go to endpoints that speak HTTP/2, until it ends.
+pub(crate) async fn serve(io: Io, context: Context) {
+    let downstream = Rc::new(Downstream::new(context));
+    let mut connection = Connection { client: Client::new(io), downstream: downstream.clone(), timer: None };
+    while let Some(head) = connection.next(&downstream).await {
+        let after = match head {
+            Ok(head) => connection.exchange(&downstream, head).await,
+            Err(refusal) => {
+                let refused = ErrorAnswer { cause: refusal.cause, detail: refusal.detail, grpc: false };
+                connection.client.output().put_slice(&refused.http1(false, true));
+                After::Close
+            }
+        };
+        match after {
+            After::Next => {}
+            After::Close => return connection.client.flush().await,
+            After::Reset => return connection.client.io.reset_on_close(),
+        }
+    }
+}
+
+/// What becomes of the client's connection after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Next,
+    Close,
+    Reset,
+}
+
+struct Connection {
+    client: Client,
+    downstream: Rc<Downstream>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    /// The next request's head. `None`: the connection has ended.
+    async fn next(
+        &mut self,
+        downstream: &Downstream,
+    ) -> Option<Result<Head, crate::http::h1::head::Refusal>> {
+        let rest = downstream.rest();
+        let resting = match rest {
+            Some(rest) => Some(
+                poll_fn(|cx| Poll::Ready(downstream.deadlines.add(Instant::now() + rest, cx.waker()))).await,
+            ),
+            None => None,
+        };
+        poll_fn(|cx| {
+            if ready!(self.client.poll_flush(cx)).is_err() {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(head) = self.client.poll_head(cx) {
+                return Poll::Ready(head);
+            }
+            downstream.deadlines.poll(&mut self.timer, cx);
+            downstream.context.ticket.watch(cx.waker());
+            let leaves = match downstream.context.worker.connections.phase() {
+                Phase::Serving | Phase::Lame => false,
+                Phase::Draining => self.client.is_resting(),
+                Phase::Closed => true,
+            };
+            if leaves || resting.as_ref().is_some_and(|rest| rest.is_due()) {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// One request's life.
+    async fn exchange(&mut self, downstream: &Downstream, head: Head) -> After {
+        let began = Instant::now();
+        let Head { mut parts, mut body, minor, keep_alive } = head;
+        let grpc = head::is_grpc(&parts.headers);
+        let phase = downstream.context.worker.connections.phase();
+        let mut close = !keep_alive || phase >= Phase::Lame;
+        let target = match downstream.target(&parts) {
+            Ok(target) => target,
+            Err(cause) => {
+                let error = ProxyError::new(cause, "the request names no service that is known here");
+                self.answer(&error, grpc, parts.method == Method::HEAD);
+                return After::Close;
+            }
+        };
+        let destination = target.destination.clone();
+        let routed = destination.route(&head::View(&parts));
+        let metrics = routed.as_ref().map_or(&destination.unrouted, |(_, state)| &state.metrics);
+        metrics.begin(Spoken::Http1);
+        let Some((route, state)) = routed else {
+            let error = ProxyError::new(Cause::NoRoute, "no route matches");
+            let (status, bytes_out) = self.answer(&error, grpc, parts.method == Method::HEAD);
+            let tally = Tally { status, bytes_out, ..Tally::default() };
+            let named = (&parts.method, &parts.uri, parts.headers.get(head::REQUEST_ID));
+            account(downstream, metrics, named, Spoken::Http1, Some(error.cause), began, &tally);
+            return After::Close;
+        };
+        let received = (!state.chain.is_empty()).then(|| parts.uri.clone());
+        let policy = destination.policy();
+        let prepared = prepare(downstream, &mut parts, state, route);
+        let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began);
+        let mut call = Call {
+            downstream,
+            state,
+            policy,
+            pinned: target.pinned.as_ref(),
+            request_id: parts.headers.get(head::REQUEST_ID).cloned(),
+            parts,
+            grpc,
+            began,
+            limits,
+            tally: Tally::default(),
+        };
+        let ended = match prepared {
+            Ok(None) => self.relay(&mut call, &mut body, minor, &mut close).await,
+            Ok(Some(local)) => {
+                close |= !body.is_done();
+                call.tally.status = local.status;
+                self.client.output().put_slice(&local::filter_answer_http1(&local, close));
+                Ok(())
+            }
+            Err(cause) => Err(ProxyError::new(cause, "the request cannot be passed on")),
+        };
+        let after = match &ended {
+            // A request that was not read to its end stands before the next one.
+            Ok(()) if close || !body.is_done() => After::Close,
+            Ok(()) => After::Next,
+            Err(error) if call.tally.status != 0 || error.cause == Cause::DownstreamAborted => After::Reset,
+            Err(error) => {
+                let head_only = call.parts.method == Method::HEAD;
+                (call.tally.status, call.tally.bytes_out) = self.answer(error, grpc, head_only);
+                After::Close
+            }
+        };
+        let cause = ended.err().map(|error| error.cause);
+        let uri = received.as_ref().unwrap_or(&call.parts.uri);
+        let named = (&call.parts.method, uri, call.request_id.as_ref());
+        account(downstream, metrics, named, Spoken::Http1, cause, began, &call.tally);
+        after
+    }
+
+    fn answer(&mut self, error: &ProxyError, grpc: bool, head_only: bool) -> (u16, u64) {
+        let answer = ErrorAnswer::of(error, grpc);
+        self.client.output().put_slice(&answer.http1(head_only, true));
+        (answer.status(), if head_only { 0 } else { answer.body().len() as u64 })
+    }
+
+    /// Sends the request to an endpoint, to a second one if the first has not read it, and streams the answer back.
+    async fn relay(
+        &mut self,
+        call: &mut Call<'_>,
+        body: &mut Body,
+        minor: u8,
+        close: &mut bool,
+    ) -> Result<(), ProxyError> {
+        let mut upload = Upload {
+            empty: body.is_done(),
+            body,
+            to: None,
+            queue: VecDeque::new(),
+            sent: Some(Vec::new()),
+            kept: 0,
+            trailers: None,
+            bytes: 0,
+            running: false,
+        };
+        let mut avoid: Option<Arc<Endpoint>> = None;
+        call.limits.start(call.downstream).await;
+        loop {
+            let picked = call.pick(avoid.as_deref())?;
+            call.tally.endpoint = Some(picked.endpoint.address);
+            let sent = Instant::now();
+            let error = match self.attempt(call, &picked, &mut upload, minor, close, sent).await {
+                Ok(()) => {
+                    picked.finish(Outcome::Answered, call.tally.latency, Instant::now());
+                    return Ok(());
+                }
+                Err(error) => error.at(picked.endpoint.address),
+            };
+            let again = error.retry == Retry::Safe
+                && call.tally.retries == 0
+                && call.policy.safe_retry
+                && upload.sent.is_some();
+            avoid = Some(picked.endpoint.clone());
+            picked.finish(exchange::outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
+            if !again {
+                return Err(error);
+            }
+            call.tally.retries += 1;
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        call: &mut Call<'_>,
+        picked: &Picked,
+        upload: &mut Upload<'_>,
+        minor: u8,
+        close: &mut bool,
+        sent: Instant,
+    ) -> Result<(), ProxyError> {
+        let context = &call.downstream.context;
+        let lease =
+            context.worker.http2.lease(&context.worker, context.direction, &picked.endpoint, call.policy);
+        let mut lease = std::pin::pin!(lease);
+        let lease = poll_fn(|cx| match lease.as_mut().poll(cx) {
+            Poll::Ready(lease) => Poll::Ready(lease),
+            Poll::Pending => self.check(call, false, cx).map(Err),
+        })
+        .await?;
+        let (mut response, send) = lease.upstream().send(call.head(), upload.empty).map_err(|_| {
+            ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
+        })?;
+        upload.start(send);
+        let answered = poll_fn(|cx| self.poll_answer(call, upload, &mut response, minor, cx)).await;
+        call.tally.bytes_in = upload.bytes;
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(error) => {
+                if is_ours(&error) {
+                    lease.cancel(Handles { send: upload.to.take(), response: Some(response), body: None });
+                }
+                return Err(error);
+            }
+        };
+        call.tally.latency = sent.elapsed();
+        upload.sent = None;
+
+        let (mut response, from) = answered.into_parts();
+        call.finish_head(&mut response)?;
+        call.tally.status = response.status.as_u16();
+        let end = from.is_end_stream();
+        if call.grpc && end {
+            call.tally.grpc_status = grpc_status(&response.headers);
+        }
+        let head_only = call.parts.method == Method::HEAD;
+        // Whether the request will be read to its end is not known yet if it still runs.
+        *close |= upload.running;
+        let framed = put_response(self.client.output(), &response, (head_only, end), minor, *close);
+        *close |= framed == Framed::Close;
+        let mut download = Download { from, framed, bytes: 0, ended: end };
+        let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, cx)).await;
+        call.tally.bytes_in = upload.bytes;
+        call.tally.bytes_out = download.bytes;
+        self.finish(lease, upload, download, ended)
+    }
+
+    fn finish(
+        &mut self,
+        lease: Lease,
+        upload: &mut Upload<'_>,
+        download: Download,
+        ended: Result<(), ProxyError>,
+    ) -> Result<(), ProxyError> {
+        if ended.as_ref().err().map_or(upload.running, is_ours) {
+            lease.cancel(Handles { send: upload.to.take(), response: None, body: Some(download.from) });
+        }
+        ended
+    }
+
+    fn poll_answer(
+        &mut self,
+        call: &mut Call<'_>,
+        upload: &mut Upload<'_>,
+        response: &mut ResponseFuture,
+        minor: u8,
+        cx: &mut Task<'_>,
+    ) -> Poll<Result<Response<RecvStream>, ProxyError>> {
+        let before = upload.bytes;
+        if let Poll::Ready(error) = upload.poll(&mut self.client, cx) {
+            return Poll::Ready(Err(error));
+        }
+        loop {
+            match response.poll_informational(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(interim))) if minor == 1 => {
+                    let (interim, ()) = interim.into_parts();
+                    put_response(self.client.output(), &interim, (false, true), minor, false);
+                }
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(_) => {
+                    let answer = ready!(Pin::new(response).poll(cx));
+                    return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
+                }
+            }
+        }
+        if let Poll::Ready(Err(_)) = self.client.poll_flush(cx) {
+            return Poll::Ready(Err(aborted()));
+        }
+        if !upload.running && self.client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(aborted()));
+        }
+        self.check(call, upload.bytes > before, cx).map(Err)
+    }
+
+    fn poll_body(
+        &mut self,
+        call: &mut Call<'_>,
+        upload: &mut Upload<'_>,
+        download: &mut Download,
+        cx: &mut Task<'_>,
+    ) -> Poll<Result<(), ProxyError>> {
+        let before = (upload.bytes, download.bytes);
+        if let Poll::Ready(error) = upload.poll(&mut self.client, cx) {
+            return Poll::Ready(Err(error));
+        }
+        loop {
+            if self.client.output().len() >= WRITE_AHEAD || download.ended {
+                match self.client.poll_flush(cx) {
+                    Poll::Ready(Ok(())) if download.ended => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(aborted())),
+                    Poll::Pending => break,
+                }
+            }
+            match download.poll(&mut self.client, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if let Poll::Ready(Err(_)) = self.client.poll_flush(cx) {
+                        return Poll::Ready(Err(aborted()));
+                    }
+                    break;
+                }
+            }
+        }
+        if !upload.running && self.client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(aborted()));
+        }
+        self.check(call, (upload.bytes, download.bytes) != before, cx).map(Err)
+    }
+
+    /// Ready when the time is over, or this process's.
+    fn check(&mut self, call: &mut Call<'_>, moved: bool, cx: &mut Task<'_>) -> Poll<ProxyError> {
+        self.downstream.deadlines.poll(&mut self.timer, cx);
+        self.downstream.context.ticket.watch(cx.waker());
+        if self.downstream.context.worker.connections.phase() == Phase::Closed {
+            return Poll::Ready(ProxyError::new(Cause::Draining, "this sidecar's time to drain is over"));
+        }
+        call.limits.check(moved)
+    }
+}
+
+/// The request's body on its way.
+struct Upload<'a> {
+    body: &'a mut Body,
+    empty: bool,
+    to: Option<SendStream<Bytes>>,
+    /// Read, and not sent.
+    queue: VecDeque<Bytes>,
+    /// All that was sent, as long as there is room for it.
+    sent: Option<Vec<Bytes>>,
+    kept: usize,
+    trailers: Option<HeaderMap>,
+    bytes: u64,
+    /// Whether there is more to send, and someone who wants it.
+    running: bool,
+}
+
+impl Upload<'_> {
+    fn start(&mut self, to: SendStream<Bytes>) {
+        self.to = Some(to);
+        self.running = !self.empty;
+        for chunk in self.sent.iter_mut().flat_map(|sent| sent.drain(..)).rev() {
+            self.queue.push_front(chunk);
+        }
+        self.kept = 0;
+        self.bytes = 0;
+    }
+
+    /// Ready if the client cut it, or broke its framing.
+    fn poll(&mut self, client: &mut Client, cx: &mut Task<'_>) -> Poll<ProxyError> {
+        while self.running {
+            let Some(to) = &mut self.to else { break };
+            while let Some(front) = self.queue.front_mut() {
+                to.reserve_capacity(front.len());
+                let granted = match to.capacity() {
+                    0 => match ready!(to.poll_capacity(cx)) {
+                        Some(Ok(granted)) => granted,
+                        // What the endpoint makes of it, its answer tells.
+                        _ => {
+                            self.running = false;
+                            return Poll::Pending;
+                        }
+                    },
+                    granted => granted,
+                };
+                let chunk = front.split_to(granted.min(front.len()));
+                if front.is_empty() {
+                    self.queue.pop_front();
+                }
+                self.bytes += chunk.len() as u64;
+                self.kept += chunk.len();
+                match &mut self.sent {
+                    Some(sent) if self.kept <= REPLAY => sent.push(chunk.clone()),
+                    _ => self.sent = None,
+                }
+                if to.send_data(chunk, false).is_err() {
+                    self.running = false;
+                    return Poll::Pending;
+                }
+            }
+            match ready!(client.poll_body(self.body, &mut self.trailers, cx)) {
+                Some(Ok(bytes)) => self.queue.push_back(bytes),
+                Some(Err(refusal)) => return Poll::Ready(ProxyError::new(refusal.cause, refusal.detail)),
+                None => {
+                    self.running = false;
+                    let _ = match self.trailers.clone() {
+                        Some(trailers) => to.send_trailers(trailers),
+                        None => to.send_data(Bytes::new(), true),
+                    };
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// The answer's body on its way.
+struct Download {
+    from: RecvStream,
+    framed: Framed,
+    bytes: u64,
+    /// Everything is in the client's output.
+    ended: bool,
+}
+
+impl Download {
+    /// Puts the next bytes into the client's output.
+    fn poll(&mut self, client: &mut Client, cx: &mut Task<'_>) -> Poll<Result<(), ProxyError>> {
+        match ready!(self.from.poll_data(cx)) {
+            Some(Ok(bytes)) => {
+                if self.framed != Framed::Empty {
+                    self.bytes += bytes.len() as u64;
+                }
+                put_content(client.output(), &bytes, self.framed);
+                // The output has a limit of its own, so the window may open before the socket has taken this.
+                let _ = self.from.flow_control().release_capacity(bytes.len());
+            }
+            Some(Err(error)) => return Poll::Ready(Err(answer::after_head(&error))),
+            None => match ready!(self.from.poll_trailers(cx)) {
+                Ok(trailers) => {
+                    put_end(client.output(), trailers.as_ref(), self.framed);
+                    self.ended = true;
+                }
+                Err(error) => return Poll::Ready(Err(answer::after_head(&error))),
+            },
+        }
+        Poll::Ready(Ok(()))
+    }
+}
