@@ -172,7 +172,9 @@ pub(crate) async fn dial(worker: &Worker, onward: &Onward) -> Result<Upstream, P
             (Err(cause), None) => return Err(ProxyError::new(cause, "no endpoint to connect to")),
         };
         let address = picked.endpoint.address;
-        match dial::connect(&**factory, address, policy.connect_timeout).await {
+        let dialled = dial::connect(&**factory, address, policy.connect_timeout).await;
+        picked.endpoint.metrics.dialled(dialled.is_ok());
+        match dialled {
             Ok(tcp) => {
                 let (took, retries) = (began.elapsed(), u8::from(failed.is_some()));
                 return Ok(Upstream { io: Io::new(tcp), address, picked: Some(picked), took, retries });

@@ -203,6 +203,8 @@ async fn the_log_filter_can_be_read_and_changed() {
     assert_eq!((status, &*body), (200, "warn,lighter_proxy=debug\n"));
     let (_, _, body) = get(fixture.admin, "/log_level").await;
     assert!(body.contains("lighter_proxy=debug") && body.contains("warn"), "{body}");
+    // So that the other tests stay quiet.
+    assert_eq!(post(fixture.admin, "/log_level?level=off", "").await.0, 200);
 }
 
 #[tokio::test]

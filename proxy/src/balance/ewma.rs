@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::telemetry::histogram::nanos;
+
 /// The time over which the average forgets: a sample's weight falls to 1/e.
 pub const TAU: Duration = Duration::from_secs(10);
 
@@ -42,7 +44,7 @@ impl Load {
 
     /// An answer took `latency`.
     pub fn observe(&self, latency: Duration, now: u64) {
-        let latency = latency.as_nanos() as f64;
+        let latency = nanos(latency) as f64;
         let before = self.changed.load(Relaxed);
         let average = f64::from_bits(self.average.load(Relaxed));
         let next = if before == 0 || latency >= average {
@@ -61,13 +63,13 @@ impl Load {
     /// It failed after `latency`, which must not make it look faster: a quick refusal is no quick answer.
     pub fn observe_failure(&self, latency: Duration, now: u64) {
         if let Some(average) = self.decayed(now) {
-            self.set(average.max(latency.as_nanos() as f64), now);
+            self.set(average.max(nanos(latency) as f64), now);
         }
     }
 
     /// It is back from an ejection, and its first answer took `latency`. What it was like before does not count.
     pub fn restart(&self, latency: Duration, now: u64) {
-        self.set(latency.as_nanos() as f64, now);
+        self.set(nanos(latency) as f64, now);
     }
 
     /// The average as it counts at `now`; zero if it never answered.

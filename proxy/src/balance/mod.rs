@@ -106,7 +106,12 @@ impl Cluster {
     /// Picks an endpoint, not `avoid` if there is another.
     #[inline]
     pub fn pick(&self, avoid: Option<&Endpoint>, now: Instant) -> Result<Picked, Cause> {
-        self.pick_with(avoid, now, |below| fastrand::u64(..below))
+        // One random number seeds all draws of a pick; a linear congruential step makes each next one.
+        let mut state = fastrand::u64(..);
+        self.pick_with(avoid, now, |below| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            ((u128::from(state) * u128::from(below)) >> 64) as u64
+        })
     }
 
     /// The same, with `draw` giving a random number below its argument.

@@ -41,15 +41,10 @@ impl EndpointMetrics {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
-    /// A connection to it was opened.
+    /// A connection to it was opened, or could not be.
     #[inline]
-    pub fn connected(&self) {
-        self.cells.add(CONNECTS, 1);
-    }
-
-    /// A connection to it could not be opened.
-    pub fn connect_failed(&self) {
-        self.cells.add(CONNECT_FAILURES, 1);
+    pub fn dialled(&self, opened: bool) {
+        self.cells.add(if opened { CONNECTS } else { CONNECT_FAILURES }, 1);
     }
 
     /// It was picked for a request or an opaque connection.

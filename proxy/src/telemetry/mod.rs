@@ -10,6 +10,7 @@ mod endpoint;
 pub mod exposition;
 pub mod histogram;
 pub mod logging;
+mod pool;
 mod process;
 mod recorder;
 mod route;
@@ -19,13 +20,11 @@ mod table;
 pub mod trace;
 
 pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading};
+pub use pool::{PoolClosed, Pooled};
 pub use recorder::{install, render, routes};
 pub use route::{RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;
-pub use sidecar::{
-    ConfigMetrics, DetectMetrics, Detected, Load, PoolClosed, PoolMetrics, WorkerMetrics, config, detection,
-    pool, worker,
-};
+pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, config, detection, worker};
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,6 +15,7 @@ use metrics::{CounterFn, GaugeFn, HistogramFn, Key, KeyName, Metadata, SharedStr
 use super::endpoint::{ClusterMetrics, EndpointMetrics};
 use super::exposition::{Exposition, Family, Format, Kind, LabelValue, Unit};
 use super::histogram::{BYTES, Buckets, SECONDS};
+use super::pool::Pools;
 use super::process;
 use super::route::{RouteKey, RouteMetrics};
 use super::shards::{self, Cells};
@@ -27,6 +28,7 @@ pub(super) struct Recorder {
     pub(super) routes: Table<RouteKey, RouteMetrics>,
     pub(super) endpoints: Table<(ServicePort, SocketAddr), EndpointMetrics>,
     pub(super) clusters: Table<ServicePort, ClusterMetrics>,
+    pub(super) pools: Pools,
     pub(super) sidecar: Sidecar,
     counters: Table<Key, Counter>,
     gauges: Table<Key, Gauge>,
@@ -67,6 +69,7 @@ impl Recorder {
         self.routes.each(|_, route| route.collect(&mut out));
         self.endpoints.each(|_, endpoint| endpoint.collect(&mut out, now));
         self.clusters.each(|_, cluster| cluster.collect(&mut out));
+        self.pools.collect(&mut out);
         self.sidecar.collect(&mut out);
         process::collect(&mut out);
         self.counters.each(|key, counter| {

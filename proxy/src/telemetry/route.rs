@@ -115,7 +115,9 @@ impl RouteMetrics {
         }
         if record.spoken.is_http() {
             shard.sub(IN_FLIGHT, 1);
-            shard.add(BYTES_IN, record.bytes_in);
+            if record.bytes_in > 0 {
+                shard.add(BYTES_IN, record.bytes_in);
+            }
             shard.add(BYTES_OUT, record.bytes_out);
             SECONDS.record(shard, DURATION, nanos(record.duration));
             if record.cause.is_none() {

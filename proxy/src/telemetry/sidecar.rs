@@ -1,21 +1,20 @@
-//! What is counted once for the sidecar: detection, pools, configuration, workers, and the access log's losses.
+//! What is counted once for the sidecar: detection, configuration, workers, and the access log's losses.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::Direction;
 use super::exposition::{Exposition, Family, Kind, LabelValue, Unit};
 use super::histogram::{SECONDS, SECONDS_CELLS, nanos};
 use super::recorder::recorder;
 use super::shards::Cells;
 use super::table::Table;
-use super::{Direction, Spoken};
 
 /// Everything that exists once.
 #[derive(Default)]
 pub(super) struct Sidecar {
     detections: Lazy<[DetectMetrics; 2]>,
-    pools: Lazy<[PoolMetrics; 2]>,
     config: Lazy<ConfigMetrics>,
     workers: Table<usize, WorkerMetrics>,
     log_dropped: Lazy<Cells>,
@@ -47,26 +46,6 @@ pub enum Detected {
 
 /// Counts of protocol detection.
 pub struct DetectMetrics(Cells);
-
-/// Why a pooled connection to an endpoint was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PoolClosed {
-    /// It rested for as long as the policy keeps it.
-    Expired,
-    /// There were as many resting connections as the policy keeps.
-    Full,
-    /// The upstream closed it, or asked for it to be closed.
-    Upstream,
-    /// It broke, or its exchange was cut short.
-    Broken,
-    /// Its endpoint is gone from the configuration.
-    Removed,
-    /// This sidecar is draining.
-    Draining,
-}
-
-/// Counts of the pools of connections to endpoints.
-pub struct PoolMetrics(Cells);
 
 /// What became of a new configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,11 +80,6 @@ pub fn detection(direction: Direction) -> &'static DetectMetrics {
     &recorder().sidecar.detections.0[direction as usize]
 }
 
-/// Counts of the pool of HTTP/1 or HTTP/2 connections to endpoints.
-pub fn pool(spoken: Spoken) -> &'static PoolMetrics {
-    &recorder().sidecar.pools.0[usize::from(spoken != Spoken::Http1)]
-}
-
 /// Counts of configuration.
 pub fn config() -> &'static ConfigMetrics {
     &recorder().sidecar.config.0
@@ -132,39 +106,6 @@ impl DetectMetrics {
         shard.add(outcome as usize, 1);
         if outcome != Detected::Known {
             SECONDS.record(shard, Detected::ALL.len(), nanos(took));
-        }
-    }
-}
-
-impl PoolMetrics {
-    /// A connection was opened for an exchange.
-    #[inline]
-    pub fn opened(&self) {
-        self.0.add(OPENED, 1);
-    }
-
-    /// An exchange used a connection that was open already. If it rested, it no longer does.
-    #[inline]
-    pub fn reused(&self, rested: bool) {
-        let shard = self.0.shard();
-        shard.add(REUSED, 1);
-        if rested {
-            shard.sub(RESTING, 1);
-        }
-    }
-
-    /// A connection rests until it is reused.
-    #[inline]
-    pub fn rests(&self) {
-        self.0.add(RESTING, 1);
-    }
-
-    /// A connection was closed.
-    pub fn closed(&self, reason: PoolClosed, rested: bool) {
-        let shard = self.0.shard();
-        shard.add(CLOSED + reason as usize, 1);
-        if rested {
-            shard.sub(RESTING, 1);
         }
     }
 }
@@ -232,19 +173,6 @@ impl Sidecar {
             let reading = SECONDS.read(&detect.0, Detected::ALL.len());
             out.histogram(&DETECTION_DURATION, labels, &SECONDS, &reading);
         }
-        for (protocol, pool) in ["http1", "http2"].iter().zip(&*self.pools.0) {
-            if pool.0.untouched() {
-                continue;
-            }
-            let labels = format!("protocol=\"{protocol}\"");
-            out.sample(&POOL_OPENED, &labels, pool.0.sum(OPENED));
-            out.sample(&POOL_REUSED, &labels, pool.0.sum(REUSED));
-            out.sample(&POOL_RESTING, &labels, pool.0.level(RESTING));
-            for reason in PoolClosed::ALL {
-                let count = pool.0.sum(CLOSED + reason as usize);
-                out.sample(&POOL_CLOSED, format_args!("{labels},reason=\"{}\"", reason.label()), count);
-            }
-        }
         let config = &*self.config.0;
         for load in Load::ALL {
             let count = config.cells.sum(load as usize);
@@ -297,28 +225,6 @@ impl Detected {
     }
 }
 
-impl PoolClosed {
-    const ALL: [PoolClosed; 6] = [
-        PoolClosed::Expired,
-        PoolClosed::Full,
-        PoolClosed::Upstream,
-        PoolClosed::Broken,
-        PoolClosed::Removed,
-        PoolClosed::Draining,
-    ];
-
-    const fn label(self) -> &'static str {
-        match self {
-            PoolClosed::Expired => "expired",
-            PoolClosed::Full => "full",
-            PoolClosed::Upstream => "upstream",
-            PoolClosed::Broken => "broken",
-            PoolClosed::Removed => "removed",
-            PoolClosed::Draining => "draining",
-        }
-    }
-}
-
 impl Load {
     const ALL: [Load; 3] = [Load::Applied, Load::Unchanged, Load::Rejected];
 
@@ -334,12 +240,6 @@ impl Load {
 impl Default for Lazy<[DetectMetrics; 2]> {
     fn default() -> Self {
         Lazy(LazyLock::new(|| [(); 2].map(|()| DetectMetrics(Cells::new(DETECT_CELLS)))))
-    }
-}
-
-impl Default for Lazy<[PoolMetrics; 2]> {
-    fn default() -> Self {
-        Lazy(LazyLock::new(|| [(); 2].map(|()| PoolMetrics(Cells::new(POOL_CELLS)))))
     }
 }
 
@@ -362,13 +262,6 @@ impl Default for Lazy<Cells> {
 
 const DETECT_CELLS: usize = Detected::ALL.len() + SECONDS_CELLS;
 
-// Cells of a pool.
-const OPENED: usize = 0;
-const REUSED: usize = 1;
-const RESTING: usize = 2;
-const CLOSED: usize = 3;
-const POOL_CELLS: usize = CLOSED + PoolClosed::ALL.len();
-
 // Cells of a worker.
 const OPEN: usize = 0;
 const ACCEPTED: usize = 1;
@@ -388,30 +281,6 @@ static DETECTION_DURATION: Family = Family::new(
     Unit::Seconds,
     "lighter_detection_duration_seconds",
     "Time from accepting a connection until its protocol was clear, where it was not known before.",
-);
-static POOL_OPENED: Family = Family::new(
-    Kind::Counter,
-    Unit::None,
-    "lighter_pool_connections_opened",
-    "Connections to endpoints that were opened for HTTP exchanges.",
-);
-static POOL_REUSED: Family = Family::new(
-    Kind::Counter,
-    Unit::None,
-    "lighter_pool_connections_reused",
-    "Exchanges that used a connection to an endpoint which was open already.",
-);
-static POOL_RESTING: Family = Family::new(
-    Kind::Gauge,
-    Unit::None,
-    "lighter_pool_connections_idle",
-    "Open connections to endpoints that are not in use.",
-);
-static POOL_CLOSED: Family = Family::new(
-    Kind::Counter,
-    Unit::None,
-    "lighter_pool_connections_closed",
-    "Connections to endpoints that were closed, by reason.",
 );
 static CONFIG_LOADS: Family = Family::new(
     Kind::Counter,

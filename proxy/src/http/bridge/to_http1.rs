@@ -193,8 +193,9 @@ async fn connect(
         Direction::Inbound => &*worker.shared.inside,
     };
     let dialled = dial::connect(factory, endpoint.address, call.policy.connect_timeout);
-    let tcp = watched(&mut call.limits, respond, dialled).await??;
-    Ok(Upstream::new(tcp, tokio::time::Instant::now()))
+    let dialled = watched(&mut call.limits, respond, dialled).await?;
+    endpoint.metrics.dialled(dialled.is_ok());
+    Ok(Upstream::new(dialled?, tokio::time::Instant::now()))
 }
 
 fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {

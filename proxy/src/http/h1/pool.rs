@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::io::Io;
+use crate::telemetry::{PoolClosed, Pooled, Spoken};
 
 /// Longest life of a connection to an endpoint, before jitter: long enough to cost nothing, short enough that load
 /// moves to new endpoints.
@@ -24,6 +25,7 @@ pub struct Upstream {
     pub retires: Instant,
     /// Whether it has carried an exchange before.
     pub reused: bool,
+    counted: Pooled,
 }
 
 impl Upstream {
@@ -31,7 +33,9 @@ impl Upstream {
     pub fn new(tcp: TcpStream, now: Instant) -> Self {
         // Jittered, so that connections made together do not all end together.
         let age = MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0);
-        Upstream { io: Io::new(tcp), retires: now + age, reused: false }
+        let counted = Pooled::open(Spoken::Http1);
+        counted.begin();
+        Upstream { io: Io::new(tcp), retires: now + age, reused: false, counted }
     }
 }
 
@@ -57,8 +61,9 @@ impl Pool {
         let kept = self.by_endpoint.get_mut(&endpoint)?;
         while let Some(Kept { mut upstream, until }) = kept.pop() {
             self.kept -= 1;
-            if now < until && now < upstream.retires && is_quiet(&upstream.io.tcp, cx) {
+            if is_fit(&upstream, until, now, cx) {
                 upstream.reused = true;
+                upstream.counted.begin();
                 return Some(upstream);
             }
         }
@@ -71,7 +76,12 @@ impl Pool {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Vec::new()),
         };
-        if kept.len() < most as usize && now < upstream.retires {
+        if now >= upstream.retires {
+            upstream.counted.closes(PoolClosed::Expired);
+        } else if kept.len() >= most as usize {
+            upstream.counted.closes(PoolClosed::Full);
+        } else {
+            upstream.counted.rest();
             kept.push(Kept { upstream, until: now + rest });
             self.kept += 1;
         }
@@ -81,9 +91,7 @@ impl Pool {
     pub fn sweep(&mut self, now: Instant, cx: &mut Context<'_>) {
         self.by_endpoint.retain(|_, kept| {
             let before = kept.len();
-            kept.retain(|kept| {
-                now < kept.until && now < kept.upstream.retires && is_quiet(&kept.upstream.io.tcp, cx)
-            });
+            kept.retain(|kept| is_fit(&kept.upstream, kept.until, now, cx));
             self.kept -= before - kept.len();
             !kept.is_empty()
         });
@@ -91,6 +99,9 @@ impl Pool {
 
     /// Drops every connection.
     pub fn clear(&mut self) {
+        for kept in self.by_endpoint.values().flatten() {
+            kept.upstream.counted.closes(PoolClosed::Draining);
+        }
         self.by_endpoint.clear();
         self.kept = 0;
     }
@@ -104,6 +115,19 @@ impl Pool {
     pub fn is_empty(&self) -> bool {
         self.kept == 0
     }
+}
+
+/// Whether an exchange may begin on a connection that rested; says why if not.
+fn is_fit(upstream: &Upstream, until: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
+    if now >= until || now >= upstream.retires {
+        upstream.counted.closes(PoolClosed::Expired);
+        return false;
+    }
+    let quiet = is_quiet(&upstream.io.tcp, cx);
+    if !quiet {
+        upstream.counted.closes(PoolClosed::Upstream);
+    }
+    quiet
 }
 
 /// Whether nothing came on a connection that rests: no end, no error, no byte. Costs a system call only where the

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::upstream::{self, Upstream};
 use crate::balance::Endpoint;
 use crate::error::{Cause, ProxyError, Retry};
-use crate::telemetry::Direction;
+use crate::telemetry::{Direction, EndpointMetrics};
 use crate::worker::{Shared, Worker};
 
 /// Most connections to one endpoint from one worker.
@@ -46,6 +46,7 @@ pub(crate) struct Group {
 pub(crate) struct Dial {
     pub(crate) shared: Arc<Shared>,
     pub(crate) direction: Direction,
+    pub(crate) metrics: Arc<EndpointMetrics>,
     pub(crate) connect_timeout: Cell<Duration>,
     pub(crate) keep_alive: Cell<Duration>,
 }
@@ -106,6 +107,7 @@ impl Pool {
                 dial: Dial {
                     shared: worker.shared.clone(),
                     direction,
+                    metrics: endpoint.metrics.clone(),
                     connect_timeout: Cell::new(policy.connect_timeout),
                     keep_alive: Cell::new(policy.keep_alive),
                 },

@@ -19,7 +19,7 @@ use super::pool::{Group, Lease};
 use super::{SEND_BUFFER, STREAM_WINDOW};
 use crate::dial;
 use crate::error::{Cause, ProxyError};
-use crate::telemetry::Direction;
+use crate::telemetry::{Direction, PoolClosed, Pooled, Spoken};
 
 /// Most streams of ours at once on one connection, whatever more the peer allows.
 const MAX_STREAMS: usize = 128;
@@ -56,6 +56,7 @@ pub(crate) struct Upstream {
     /// Streams that were given up and whose reset is still to be sent.
     given_up: RefCell<VecDeque<(Handles, Lease)>>,
     driver: RefCell<Option<Waker>>,
+    counted: Pooled,
 }
 
 /// What keeps a stream open.
@@ -75,7 +76,9 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         Direction::Outbound => &*how.shared.outside,
         Direction::Inbound => &*how.shared.inside,
     };
-    let tcp = dial::connect(factory, group.address(), how.connect_timeout.get()).await?;
+    let dialled = dial::connect(factory, group.address(), how.connect_timeout.get()).await;
+    how.metrics.dialled(dialled.is_ok());
+    let tcp = dialled?;
     let failed = |_| {
         ProxyError::new(Cause::UpstreamClosed, "the HTTP/2 preface could not be sent").at(group.address())
     };
@@ -99,6 +102,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         refilled: Cell::new(Instant::now()),
         given_up: RefCell::default(),
         driver: RefCell::default(),
+        counted: Pooled::open(Spoken::Http2),
     });
     tokio::task::spawn_local(drive(group.clone(), upstream.clone(), connection));
     Ok(upstream)
@@ -140,11 +144,15 @@ impl Upstream {
     /// One stream more.
     pub(crate) fn enter(&self) {
         self.streams.set(self.streams.get() + 1);
+        self.counted.begin();
     }
 
     /// One stream less.
     pub(crate) fn leave(&self) {
         self.streams.set(self.streams.get() - 1);
+        if self.streams.get() == 0 {
+            self.counted.rest();
+        }
     }
 
     /// Takes no more streams, and ends with the last one.
@@ -244,6 +252,7 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
             };
             let close_at = (since + group.dial().keep_alive.get()).min(old_at);
             if close_at <= now || !upstream.is_settled() {
+                upstream.counted.closes(PoolClosed::Expired);
                 group.retire(&upstream);
                 group.serve();
                 // What is left is to wait for the last stream; `h2` wakes this task then.
@@ -260,6 +269,7 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
         tracing::debug!(%error, upstream = %group.address(), "an HTTP/2 connection ended");
     }
     drop(connection);
+    upstream.counted.closes(PoolClosed::Upstream);
     group.retire(&upstream);
     let given_up = std::mem::take(&mut *upstream.given_up.borrow_mut());
     drop(given_up);

@@ -204,7 +204,11 @@ impl Connection {
                 .and_then(|()| self.poll_client(cx))
                 .map_or_else(|fault| Poll::Ready(Err(fault)), |()| Poll::Pending),
         });
-        match dialled.await? {
+        let dialled = dialled.await?;
+        if let Some(picked) = &self.exchange.picked {
+            picked.endpoint.metrics.dialled(dialled.is_ok());
+        }
+        match dialled {
             Ok(tcp) => {
                 self.exchange.up = Some(Upstream::new(tcp, Instant::now()));
                 Ok(())
