@@ -31,7 +31,7 @@ pub(crate) struct Call {
 impl Call {
     /// Carries it to a port of a Service: finds out what it speaks, and hands it to what carries that. `said`: what
     /// the listener's configuration says it speaks; `Auto` leaves that to the port's own.
-    pub(crate) async fn to_port(mut self, target: Target, said: Protocol) {
+    pub(crate) async fn into_port(mut self, target: Target, said: Protocol) {
         let speech = match said {
             Protocol::Auto => target.destination.speech(),
             said => Speech::from(said),
@@ -56,7 +56,7 @@ impl Call {
     }
 
     /// Carries it untouched to where it wanted to go.
-    pub(crate) async fn to_address(self, onward: Onward) {
+    pub(crate) async fn into_address(self, onward: Onward) {
         Box::pin(self.opaque(&onward, None, Spoken::Tcp, "")).await;
     }
 

@@ -107,7 +107,7 @@ async fn tunnel(mut call: Call, tongue: Tongue, ask: Ask) {
         // What is spoken there decides where it goes; whether it can be reached shows then.
         Ok(Way::Port(target)) if target.destination.protocol() != Protocol::Tcp => {
             if tell(&mut call, tongue.established()).await {
-                call.to_port(target, Protocol::Auto).await;
+                call.into_port(target, Protocol::Auto).await;
             }
             return;
         }

@@ -56,6 +56,15 @@ pub fn settle(prefix: &[u8]) -> Verdict {
     }
 }
 
+/// Whether a prefix that is still `Partial` is worth a longer wait than other silence: the start of a known method,
+/// of the HTTP/2 preface or of a TLS record. A client that writes such a thing in pieces pauses for up to 40 ms (its
+/// kernel holds the second piece back until the first is acknowledged, RFC 896, and ours delays that).
+pub fn is_promising(prefix: &[u8]) -> bool {
+    !prefix.is_empty()
+        && recognise(prefix) == Verdict::Partial
+        && (prefix[0] == 22 || PREFACE.starts_with(prefix) || line::is_promising(prefix))
+}
+
 /// Whether a server's first bytes can be an HTTP/2 server preface (a SETTINGS frame, RFC 9113 §3.4), which a server
 /// may send before it has heard anything, and which therefore decides nothing.
 pub fn is_settings(prefix: &[u8]) -> bool {
@@ -131,6 +140,16 @@ mod tests {
         assert_eq!(settle(b"PRI * HTTP/2.0\r\n"), Verdict::Http2);
         for opaque in [&b""[..], b"PING", b"GET key", b"PRI", b"\x16\x03"] {
             assert_eq!(settle(opaque), Verdict::Opaque, "{}", opaque.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_method_is_worth_waiting_for_and_other_words_are_not() {
+        for promising in [&b"GE"[..], b"POST ", b"GET key", b"\r\n", b"\r\nDEL", b"PRI * H", b"\x16\x03"] {
+            assert!(is_promising(promising), "{}", promising.escape_ascii());
+        }
+        for other in [&b""[..], b"PING", b"hello", b"SET a", b"GET / HTTP/1.1", b"GET\r"] {
+            assert!(!is_promising(other), "{}", other.escape_ascii());
         }
     }
 

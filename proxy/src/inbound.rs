@@ -32,10 +32,10 @@ pub(crate) async fn intercepted(call: Call) {
     match port {
         Some(port) => {
             let target = call.worker.apps.target(Some(port), meant, None);
-            call.to_port(target, Protocol::Auto).await;
+            call.into_port(target, Protocol::Auto).await;
         }
         // Not said to be part of the Service: carried, counted, and never looked into.
-        None => call.to_address(onward).await,
+        None => call.into_address(onward).await,
     }
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn explicit(call: Call, index: usize) {
     });
     let target = call.worker.apps.target(port, config.app, Some((config, shared.service())));
     let protocol = config.protocol;
-    call.to_port(target, protocol).await;
+    call.into_port(target, protocol).await;
 }
 
 /// Whether this sidecar itself listens on `port`: nobody is led there through it.

@@ -30,8 +30,8 @@ pub(crate) async fn intercepted(call: Call) {
     }
     let destination = destination(&call.worker.shared.mesh.load(), meant);
     match destination {
-        Ok(Some(target)) => call.to_port(target, Protocol::Auto).await,
-        Ok(None) => call.to_address(onward).await,
+        Ok(Some(target)) => call.into_port(target, Protocol::Auto).await,
+        Ok(None) => call.into_address(onward).await,
         Err(cause) => call.refuse(&onward, cause),
     }
 }
@@ -42,7 +42,7 @@ pub(crate) async fn explicit(call: Call, index: usize) {
     let Some(listener) = shared.listeners().get(index) else { return };
     let target = listener.target(&shared.mesh.load());
     match target {
-        Some(target) => call.to_port(target, listener.protocol).await,
+        Some(target) => call.into_port(target, listener.protocol).await,
         None => call.refuse(&Onward::Address(Direction::Outbound, listener.address), Cause::NoConfig),
     }
 }

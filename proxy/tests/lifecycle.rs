@@ -1,5 +1,7 @@
 //! Reload and drain, as clients see them.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{ErrorKind, Read, Write};

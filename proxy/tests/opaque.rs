@@ -1,5 +1,7 @@
 //! Opaque bytes through explicit listeners, and what detection makes of first bytes.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{ErrorKind, Read, Write};

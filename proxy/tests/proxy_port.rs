@@ -1,5 +1,7 @@
 //! The explicit proxy port.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{Read, Write};

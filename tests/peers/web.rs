@@ -133,8 +133,9 @@ fn git() -> Result<(), String> {
     run(&["init", "-q", "first"]);
     for number in 0..20 {
         // What does not compress, so that packs are of some size.
-        let noise: Vec<u8> =
-            (0..100_000u64).map(|at| (at.wrapping_mul(at).wrapping_mul(2_654_435_761) + number) as u8 ^ (at >> 7) as u8).collect();
+        let noise: Vec<u8> = (0..100_000u64)
+            .map(|at| (at.wrapping_mul(at).wrapping_mul(2_654_435_761) + number) as u8 ^ (at >> 7) as u8)
+            .collect();
         std::fs::write(folder.join(format!("first/file-{number}")), noise).unwrap();
     }
     run(&["-C", "first", "add", "."]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{MOST_BYTES, PREFACE, Verdict, is_settings, recognise, settle};
+use super::{MOST_BYTES, PREFACE, Verdict, is_promising, is_settings, recognise, settle};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::{Cause, ProxyError};
@@ -133,7 +133,8 @@ async fn watched(
                     0 if heard.is_empty() => Some((Verdict::Opaque, By::Silence)),
                     0 => Some((settle(heard), By::Silence)),
                     _ => {
-                        silent_until = Instant::now() + patience;
+                        let pause = if is_promising(heard) { patience.max(MID_WORD) } else { patience };
+                        silent_until = Instant::now() + pause;
                         None
                     }
                 },
@@ -269,6 +270,9 @@ fn hello(prefix: &[u8]) -> Verdict {
     }
 }
 
+/// Longest pause in the middle of what looks like HTTP or TLS: well above what acknowledgements are delayed by.
+const MID_WORD: Duration = Duration::from_millis(200);
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -390,6 +394,18 @@ mod tests {
             assert_eq!(verdict(&found), (expected, By::Silence));
             assert_eq!(early, word);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_whose_second_piece_waits_for_an_acknowledgement_is_still_http() {
+        let client = |mut client: TcpStream| async {
+            client.write_all(b"GET ").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(45)).await;
+            client.write_all(b"/ HTTP/1.1\r\n").await.unwrap();
+            client
+        };
+        let (found, _) = Port::default().find(Speech::Unknown, PATIENCE, b"", client).await;
+        assert_eq!(verdict(&found), (Verdict::Http1, By::Client));
     }
 
     #[tokio::test]

@@ -21,6 +21,19 @@ pub(super) fn is_likely(prefix: &[u8]) -> bool {
     )
 }
 
+/// Whether an unfinished line begins with what can still become a known method.
+pub(super) fn is_promising(prefix: &[u8]) -> bool {
+    match scan(prefix) {
+        Scan::Blank => true,
+        Scan::Method => {
+            let word = prefix.strip_prefix(b"\r\n").unwrap_or(prefix);
+            METHODS.iter().any(|method| method.starts_with(word))
+        }
+        Scan::Target { method, .. } => METHODS.contains(&method),
+        Scan::Line | Scan::Other => false,
+    }
+}
+
 /// How far a request line came.
 enum Scan<'a> {
     /// Nothing but the empty line that a client may send first.

@@ -1,6 +1,6 @@
 //! A sidecar in this process, and plain peers on both of its sides.
 // Every test binary uses its own part of what it shares with the others.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ pub struct Sidecar {
     /// Its own file.
     pub config: SidecarConfig,
     folder: TempDir,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    stop: Option<tokio::sync::mpsc::UnboundedSender<()>>,
     thread: Option<JoinHandle<Result<Summary, StartError>>>,
 }
 
@@ -42,7 +42,7 @@ impl Sidecar {
         };
         adjust(&mut config);
         let (ready, is_ready) = mpsc::channel();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (stop, stopped) = tokio::sync::mpsc::unbounded_channel();
         let start = Start {
             config: config.clone(),
             sockets: Sockets::default(),
