@@ -14,7 +14,7 @@ use serde_path_to_error::Segment;
 use serde_saphyr::{Location, Spanned};
 
 use crate::error::ConfigError;
-use crate::suggest::closest;
+use crate::wording::{About, Wording};
 
 /// Largest file, in bytes.
 pub(crate) const MAX_FILE_BYTES: usize = 4 << 20;
@@ -29,8 +29,6 @@ const MAX_ALIASED: usize = 50_000;
 
 /// Most errors of type that are looked for in one document.
 const MAX_TYPE_ERRORS: usize = 16;
-/// Between the message and the hint of an error that a type of ours makes while it is read.
-pub(crate) const HINT: &str = "\nhint: ";
 
 /// One document of a file.
 #[derive(Clone, Debug)]
@@ -128,34 +126,20 @@ impl Document {
         Err(errors)
     }
 
-    /// What serde says, as a sentence for people, with its place.
+    /// What serde says of the field at `path`, in other words and with its place.
     fn type_error(&self, path: String, said: &str) -> ConfigError {
-        let at = At { document: self, path };
-        if let Some((word, known)) = unknown(said, "unknown field `") {
-            let mut error = at.error(format!("unknown field `{word}`"));
-            if let Some(key) = self.places.get(&at.path).and_then(|place| place.key) {
-                (error.line, error.column) = line_and_column(key);
+        let wording = Wording::of(said);
+        // The path of a word that is not among those known ends with that word.
+        let path = match wording.about {
+            About::Word(word) => {
+                path.strip_suffix(word).and_then(|path| path.strip_suffix('.')).unwrap_or(&path)
             }
-            return error.hint(unsupported(word).unwrap_or_else(|| suggestion(word, &known, "fields")));
-        }
-        if let Some((word, known)) = unknown(said, "unknown variant `") {
-            // The path of an enum ends with the variant that was asked for.
-            let path = at.path.strip_suffix(&format!(".{word}")).unwrap_or(&at.path).to_string();
-            let error = At { document: self, path }.error(format!("unknown value `{word}`"));
-            return error.hint(unsupported(word).unwrap_or_else(|| suggestion(word, &known, "values")));
-        }
-        if let Some((message, hint)) = said.split_once(HINT) {
-            return at.error(message).hint(hint);
-        }
-        let error = at.error(in_words(said));
-        if said.starts_with("invalid type: string") && said.contains("expected u") {
-            return error.hint("write the number without quotes");
-        }
-        if said.starts_with("invalid type: ") && said.ends_with("expected a string") {
-            return error.hint("put the value in quotes");
-        }
-        if said.starts_with("invalid type: null") {
-            return error.hint("leave the field out, or give it a value");
+            _ => &path,
+        };
+        let mut error = At { document: self, path: path.to_string() }.error(wording.message);
+        error.hint = wording.hint;
+        if let (About::Key, Some(key)) = (wording.about, self.places.get(path).and_then(|place| place.key)) {
+            (error.line, error.column) = line_and_column(key);
         }
         error
     }
@@ -364,61 +348,5 @@ impl<'de> Visitor<'de> for TreeVisitor {
             fields.push(field);
         }
         Ok(Tree::Fields(fields))
-    }
-}
-
-/// The word that serde does not know, and those it does.
-fn unknown<'s>(said: &'s str, start: &str) -> Option<(&'s str, Vec<&'s str>)> {
-    let (word, rest) = said.strip_prefix(start)?.split_once('`')?;
-    Some((word, rest.split('`').skip(1).step_by(2).collect()))
-}
-
-fn suggestion(word: &str, known: &[&str], what: &str) -> String {
-    match closest(word, known.iter().copied()) {
-        Some(close) => format!("did you mean `{close}`?"),
-        None if known.is_empty() => "nothing is allowed here".to_string(),
-        None => format!("{what} here: {}", known.join(", ")),
-    }
-}
-
-/// What the Gateway API has and Lighter does not.
-fn unsupported(word: &str) -> Option<String> {
-    const THINGS: [&str; 12] = [
-        "RequestMirror",
-        "requestMirror",
-        "CORS",
-        "cors",
-        "ExternalAuth",
-        "externalAuth",
-        "ExtensionRef",
-        "extensionRef",
-        "backendRequest",
-        "sessionPersistence",
-        "retry",
-        "useDefaultGateways",
-    ];
-    THINGS.contains(&word).then(|| {
-        format!("`{word}` is part of the Gateway API, but Lighter does not support it; leave it out")
-    })
-}
-
-/// serde's words for types, in the words of someone who writes YAML.
-fn in_words(said: &str) -> String {
-    let mut words = said.to_string();
-    for (type_name, meaning) in [
-        ("expected u8", "expected a whole number from 0 to 255"),
-        ("expected u16", "expected a whole number from 0 to 65535"),
-        ("expected u32", "expected a whole number from 0 to 4294967295"),
-        ("expected usize", "expected a whole number"),
-        ("expected a sequence", "expected a list"),
-        ("expected a map", "expected a mapping"),
-        ("invalid type: map", "invalid type: mapping"),
-        ("invalid type: sequence", "invalid type: list"),
-    ] {
-        words = words.replace(type_name, meaning);
-    }
-    match words.find("expected struct ") {
-        Some(start) => format!("{}expected a mapping", &words[..start]),
-        None => words,
     }
 }

@@ -11,3 +11,4 @@ pub mod schema;
 pub mod sidecar;
 pub mod snapshot;
 mod suggest;
+mod wording;

@@ -125,6 +125,7 @@ pub(crate) fn changeable_header(at: &At<'_>, name: &str) -> Result<(), ConfigErr
         "connection" | "proxy-connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding"
         | "upgrade" => "it is about one connection, not about the message",
         "content-length" => "it says where the message ends",
+        "expect" => "it says how the message is sent",
         ours if ours.starts_with("x-lighter-") => "headers that start with `x-lighter-` are Lighter's own",
         _ => return Ok(()),
     };

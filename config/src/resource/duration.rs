@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::document::HINT;
+use crate::wording::HINT;
 
 /// A duration such as `10ms`, `5s` or `1h30m`: one to four numbers of up to five digits, each with a unit of `h`,
 /// `m`, `s` or `ms`.

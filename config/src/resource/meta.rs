@@ -61,6 +61,7 @@ pub struct ParentRef {
     pub namespace: Option<String>,
     /// One of its ports, by number. Default: every port that can carry what the route is about.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
     /// One of its ports, by name.
     #[serde(default)]
@@ -84,6 +85,7 @@ pub struct BackendRef {
     pub namespace: Option<String>,
     /// The Service's port. May be left out if it has only one.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
     /// Its share among its siblings, from 0 to 1000000. Default 1.
     #[serde(default)]
@@ -105,5 +107,6 @@ pub struct TargetRef {
     pub name: String,
     /// One of its ports. Default: all of them.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
 }

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error};
 
-use crate::document::HINT;
 use crate::snapshot::Protocol;
 use crate::suggest::closest;
+use crate::wording::HINT;
 
 /// A Service.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -65,6 +65,7 @@ pub(crate) struct ListenerFile {
     pub(crate) service: String,
     /// Which of the Service's ports. Default: the only or first one.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub(crate) port: Option<u16>,
     /// What is spoken on it. Default `auto`.
     #[serde(default)]
@@ -81,6 +82,7 @@ pub(crate) struct InboundFile {
     pub(crate) app: String,
     /// Which of the Service's ports this is. Default: the one whose `targetPort` is the application's port.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub(crate) port: Option<u16>,
     /// What is spoken. Default: the port's protocol.
     #[serde(default)]
