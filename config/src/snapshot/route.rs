@@ -29,6 +29,8 @@ pub struct RouteTable {
     pub routes: Vec<Route>,
     /// How many of them, from the front, have an exact path; those are sorted by path.
     exact: usize,
+    /// Whether the first of them takes every request, as in a table that nobody configured.
+    takes_all: bool,
 }
 
 /// One match of one rule of a route.
@@ -154,7 +156,8 @@ impl RouteTable {
         for (index, route) in routes.iter_mut().enumerate() {
             route.index = index;
         }
-        RouteTable { routes, exact }
+        let takes_all = routes.first().is_some_and(|route| route.matcher.takes_all());
+        RouteTable { routes, exact, takes_all }
     }
 
     /// One route named `default` that takes everything to `target`.
@@ -174,16 +177,25 @@ impl RouteTable {
     /// and matched by a regular expression.
     #[inline]
     pub fn select<R: RequestParts + ?Sized>(&self, request: &R) -> Option<&Route> {
+        // A look at one flag is all that most requests pay.
+        if self.takes_all { self.routes.first() } else { self.search(request) }
+    }
+
+    /// Out of line, so that the common case stays small where it is inlined.
+    #[inline(never)]
+    fn search<R: RequestParts + ?Sized>(&self, request: &R) -> Option<&Route> {
+        let path = request.path();
         if self.exact > 0
-            && let Some(found) = self.select_exact(request)
+            && let Some(found) = self.select_exact(path, request)
         {
             return Some(found);
         }
-        self.routes[self.exact..].iter().find(|route| route.matcher.takes(request))
+        let takes = |matcher: &Matcher| matcher.path.takes(path) && matcher.takes_beside_path(request);
+        self.routes[self.exact..].iter().find(|route| takes(&route.matcher))
     }
 
-    fn select_exact<R: RequestParts + ?Sized>(&self, request: &R) -> Option<&Route> {
-        let (path, exact) = (request.path(), &self.routes[..self.exact]);
+    fn select_exact<R: RequestParts + ?Sized>(&self, path: &[u8], request: &R) -> Option<&Route> {
+        let exact = &self.routes[..self.exact];
         let first = exact.partition_point(|route| route.exact_path() < Some(path));
         exact[first..]
             .iter()
@@ -203,13 +215,18 @@ impl Route {
 
 impl Matcher {
     /// Whether `request` is as this asks.
-    #[inline]
     pub fn takes<R: RequestParts + ?Sized>(&self, request: &R) -> bool {
-        // The catch-all is asked first of all, so that it never looks at the request.
-        (self.path.is_anything() || self.path.takes(request.path())) && self.takes_beside_path(request)
+        self.path.takes(request.path()) && self.takes_beside_path(request)
     }
 
-    #[inline]
+    /// Whether this asks nothing.
+    fn takes_all(&self) -> bool {
+        matches!(&self.path, PathMatch::Prefix(prefix) if prefix.is_empty())
+            && self.method.is_none()
+            && self.headers.is_empty()
+            && self.query.is_empty()
+    }
+
     fn takes_beside_path<R: RequestParts + ?Sized>(&self, request: &R) -> bool {
         self.method.as_ref().is_none_or(|method| method.as_bytes() == request.method())
             && self
@@ -230,16 +247,14 @@ impl PathMatch {
     pub fn takes(&self, path: &[u8]) -> bool {
         match self {
             PathMatch::Exact(whole) => path == whole.as_bytes(),
-            PathMatch::Prefix(prefix) => path
-                .strip_prefix(prefix.as_bytes())
-                .is_some_and(|rest| prefix.is_empty() || matches!(rest.first(), None | Some(b'/'))),
+            // The end of the segment first: it tells most paths apart without comparing them.
+            PathMatch::Prefix(prefix) => {
+                prefix.is_empty()
+                    || matches!(path.get(prefix.len()), None | Some(b'/'))
+                        && path.starts_with(prefix.as_bytes())
+            }
             PathMatch::Regex(regex) => regex.is_match(path),
         }
-    }
-
-    #[inline]
-    fn is_anything(&self) -> bool {
-        matches!(self, PathMatch::Prefix(prefix) if prefix.is_empty())
     }
 }
 
