@@ -13,7 +13,7 @@ use lighter_filters::{Chain, Fields, LocalAnswer, RequestHead, ResponseHead};
 
 use crate::error::Cause;
 use crate::http::hop;
-use crate::telemetry::Direction;
+use crate::telemetry::{Direction, trace};
 
 /// `x-request-id`.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -100,8 +100,12 @@ pub(crate) fn strip(headers: &mut HeaderMap, direction: Direction, half: hop::Ha
 pub(crate) fn annotate(headers: &mut HeaderMap, direction: Direction, peer: &HeaderValue) {
     match direction {
         Direction::Outbound => {
-            if !headers.contains_key(REQUEST_ID) {
-                headers.insert(REQUEST_ID, request_id());
+            // Never the same twice: in a table of HPACK it would only push out what is.
+            if let Some(id) = headers.get_mut(REQUEST_ID) {
+                id.set_sensitive(true);
+            } else if let Ok(mut id) = HeaderValue::from_bytes(&trace::request_id()) {
+                id.set_sensitive(true);
+                headers.insert(REQUEST_ID, id);
             }
         }
         Direction::Inbound => {
@@ -196,21 +200,6 @@ pub(crate) fn filter_response(chain: &Chain, response: &mut http::response::Part
     response.status = status;
     response.headers = headers;
     Ok(())
-}
-
-/// A random identifier in the shape of a UUID (RFC 9562 §5.4).
-pub(crate) fn request_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let random = (fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let mut text = [b'-'; 36];
-    let mut digit = 32;
-    for (at, place) in text.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            digit -= 1;
-            *place = HEX[(random >> (4 * digit)) as usize & 0xf];
-        }
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
 fn fields(headers: &HeaderMap) -> Fields<'_> {

@@ -98,7 +98,9 @@ pub async fn serve(io: Io, context: Context) {
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    tokio::task::spawn_local(exchange::serve(downstream.clone(), request, respond));
+                    // Boxed: the runtime moves a task about several times before and after it runs.
+                    let stream = Box::pin(exchange::serve(downstream.clone(), request, respond));
+                    tokio::task::spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, peer = %downstream.context.peer, "an HTTP/2 connection ended");
