@@ -21,6 +21,16 @@ fn validator(kind: &str) -> Validator {
     jsonschema::draft202012::new(&schema).unwrap_or_else(|error| panic!("the schema of {kind}: {error}"))
 }
 
+/// The examples that are resource files.
+fn resource_files() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().path());
+    let is_resources = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        file.extension().is_some_and(|extension| extension == "yaml") && text.contains("\napiVersion:")
+    };
+    entries.filter(is_resources).collect()
+}
+
 /// The documents of a resource file as plain values.
 fn documents(file: &Path) -> Vec<Value> {
     serde_saphyr::from_multiple(&std::fs::read_to_string(file).unwrap()).unwrap()
@@ -31,10 +41,20 @@ fn builds(text: &str) -> bool {
 }
 
 #[test]
+fn every_example_is_built_without_a_warning() {
+    let files = resource_files();
+    assert!(files.len() >= 2);
+    for file in files {
+        let snapshot = Resources::read(&[file]).and_then(|resources| Snapshot::build(&resources));
+        let snapshot = snapshot.unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(snapshot.warnings, []);
+    }
+}
+
+#[test]
 fn the_bookshop_is_a_whole_mesh() {
     let resources = Resources::read(&[examples().join("bookshop.yaml")]).unwrap();
     let snapshot = Snapshot::build(&resources).unwrap();
-    assert_eq!(snapshot.warnings, []);
     let reviews = &snapshot.services[&ServiceName::new("default", "reviews")];
     let routes = &reviews.ports[0].routes.routes;
     let names: Vec<&str> = routes.iter().map(|route| &*route.name).collect();
@@ -44,7 +64,7 @@ fn the_bookshop_is_a_whole_mesh() {
 }
 
 #[test]
-fn every_example_that_is_a_sidecar_file_is_read() {
+fn the_example_of_a_sidecar_file_is_read() {
     let config = SidecarConfig::read(&examples().join("sidecar.yaml")).unwrap();
     assert_eq!(config.service.as_deref(), Some("web"));
     assert_eq!(config.resources, [examples().join("bookshop.yaml")]);
@@ -54,7 +74,7 @@ fn every_example_that_is_a_sidecar_file_is_read() {
 
 #[test]
 fn schemas_accept_the_examples() {
-    for document in documents(&examples().join("bookshop.yaml")) {
+    for document in resource_files().iter().flat_map(|file| documents(file)) {
         let kind = document["kind"].as_str().unwrap();
         let errors: Vec<String> = validator(kind).iter_errors(&document).map(|e| e.to_string()).collect();
         assert_eq!(errors, Vec::<String>::new(), "{document}");
