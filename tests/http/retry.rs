@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
         test("retry::a_kept_connection_that_was_closed_is_replaced", kept_connection_closed),
         test("retry::a_post_that_may_have_run_is_not_sent_twice", post_is_not_sent_twice),
         test("retry::an_answer_that_never_came_on_a_new_connection_is_an_error", fresh_connection_closed),
+        test("retry::a_request_that_a_dying_endpoint_left_unread_is_tried_again", left_unread),
         test("retry::refused_streams_are_tried_again", refused_streams),
         test("retry::the_request_timeout_is_kept", request_timeout),
         test("retry::the_connect_timeout_is_kept", connect_timeout),
@@ -108,6 +109,30 @@ fn fresh_connection_closed() {
     let (_sidecar, at) = Sidecar::before(upstream.address, "http");
     let (head, _) = Peer::connect(at).exchange(GET);
     assert_eq!((head.status(), head.cause()), (502, Some("upstream_closed")), "{head:?}");
+    assert_eq!(upstream.connections(), 1);
+}
+
+fn left_unread() {
+    // Closed with something unread, a socket resets its peer.
+    let upstream = Upstream::start(|mut peer, connection| {
+        if connection == 0 {
+            peer.stream.peek(&mut [0]).unwrap();
+            return;
+        }
+        while let Some(head) = peer.head() {
+            peer.body(&head);
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let (_sidecar, at) = Sidecar::before(upstream.address, "http");
+    let (head, _) = Peer::connect(at).exchange(GET);
+    assert_eq!(head.status(), 200, "{head:?}");
+    assert_eq!(upstream.connections(), 2);
+
+    let upstream = Upstream::start(|peer, _| drop(peer.stream.peek(&mut [0])));
+    let (_sidecar, at) = Sidecar::before(upstream.address, "http");
+    let (head, _) = Peer::connect(at).exchange("POST / HTTP/1.1\r\nHost: up\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!((head.status(), head.cause()), (502, Some("upstream_reset")), "{head:?}");
     assert_eq!(upstream.connections(), 1);
 }
 

@@ -76,20 +76,24 @@ impl Connection {
         let nothing_came = x.download.buffer.is_none();
         // A connection that rested may have been closed while this request was on its way. The endpoint did not answer
         // it; that it did not run it either is known only of requests that may run twice anyway.
-        let safe = up.reused && x.idempotent && nothing_came;
-        let (cause, detail) = match poll_fill(&mut x.download.buffer, &mut up.io, cx) {
+        let rested = up.reused;
+        let (cause, detail, unread) = match poll_fill(&mut x.download.buffer, &mut up.io, cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Ok(0)) if nothing_came => {
-                (Cause::UpstreamClosed, "the endpoint closed before it answered")
+                (Cause::UpstreamClosed, "the endpoint closed before it answered", rested)
             }
-            Poll::Ready(Ok(0)) => (Cause::UpstreamTruncated, "the endpoint closed within its answer's head"),
+            Poll::Ready(Ok(0)) => {
+                (Cause::UpstreamTruncated, "the endpoint closed within its answer's head", false)
+            }
             Poll::Ready(Ok(_)) => {
                 self.progress += 1;
                 return Ok(Poll::Ready(()));
             }
-            Poll::Ready(Err(_)) => (Cause::UpstreamReset, "the endpoint cut the connection"),
+            // A reset in place of an end says that the endpoint left something unread, on a new connection this
+            // request: its process died with the connection still in the queue, or before it got round to reading.
+            Poll::Ready(Err(_)) => (Cause::UpstreamReset, "the endpoint cut the connection", true),
         };
-        Err(Fault { cause, detail, safe })
+        Err(Fault { cause, detail, safe: unread && nothing_came && x.idempotent })
     }
 
     /// Passes on a head and what of the body came with it. False: more bytes are needed.

@@ -237,7 +237,9 @@ impl Connection {
         if let Some(picked) = x.picked.take() {
             x.failed = Some(picked.endpoint.clone());
             // A connection that rested too long says nothing about its endpoint.
-            picked.finish(Outcome::Abandoned, Duration::ZERO, now.into_std());
+            let rested = x.up.as_ref().is_some_and(|up| up.reused);
+            let outcome = if rested { Outcome::Abandoned } else { Outcome::Failed };
+            picked.finish(outcome, Duration::ZERO, now.into_std());
         }
         let Ok(picked) = pick(target, route, x.failed.as_deref(), now) else { return false };
         x.endpoint = Some(picked.endpoint.address);
@@ -303,11 +305,12 @@ impl Connection {
             slices.push(IoSlice::new(&rest[..pass.pass]));
         }
         x.early = pass.pass as u32;
-        // Only a connection that rested can have died without anybody's fault.
+        // A connection that rested can have died without anybody's fault, and one that is new together with its
+        // endpoint; what was written to that one it may have read in part.
         let gone = Fault {
             cause: Cause::UpstreamReset,
             detail: "the endpoint closed the connection",
-            safe: up.reused,
+            safe: up.reused || x.idempotent,
         };
         x.up_out.send(&slices, &mut up.io.tcp, cx).map_err(|_| gone)?;
         drop(slices);
