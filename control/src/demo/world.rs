@@ -17,6 +17,7 @@ use super::SERVE;
 use super::client::fetch;
 use super::resources::{self, APP_PORT, Split};
 use super::samples::Samples;
+use super::serve::LISTENS;
 
 /// Everything that runs.
 pub struct World {
@@ -40,6 +41,8 @@ pub struct Instance {
     /// Its sidecar's admin port.
     pub admin: SocketAddr,
     log: PathBuf,
+    /// Where in the log this run of it begins.
+    log_start: usize,
     runner: Option<Runner>,
 }
 
@@ -78,6 +81,7 @@ impl World {
             inbound: ports[0],
             admin: ports[1],
             log: folder.path().join(format!("{name}.log")),
+            log_start: 0,
             runner: None,
         };
         Ok(World { instances: INSTANCES.iter().zip(ports.chunks(2)).map(instance).collect(), folder })
@@ -138,8 +142,16 @@ impl World {
 }
 
 impl Instance {
-    /// Starts it, or starts it again on the same ports.
-    pub fn start(&mut self, resources: &Path) -> Result<(), String> {
+    /// Starts it again, as on another machine: at another address, which callers know only when the resource file is
+    /// written anew.
+    pub fn start_elsewhere(&mut self, resources: &Path) -> Result<(), String> {
+        let port = free_ports(1).map_err(say("a free port"))?;
+        self.inbound = port[0];
+        self.start(resources)
+    }
+
+    fn start(&mut self, resources: &Path) -> Result<(), String> {
+        self.log_start = std::fs::metadata(&self.log).map_or(0, |log| log.len() as usize);
         let log = File::options().create(true).append(true).open(&self.log).map_err(say("a log"))?;
         let errors = log.try_clone().map_err(say("a log"))?;
         let lighter = std::env::current_exe().map_err(say("this program"))?;
@@ -169,11 +181,7 @@ impl Instance {
     pub async fn serves(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            let attempt = match fetch(self.admin, "/ready").await {
-                Ok(_) => fetch(self.inbound, "/healthz").await,
-                not_ready => not_ready,
-            };
-            let Err(error) = attempt else { return Ok(()) };
+            let Err(error) = self.answers().await else { return Ok(()) };
             let name = self.name;
             let Some(runner) = &mut self.runner else { return Err(format!("{name} is not running")) };
             if let Ok(Some(status)) = runner.child.try_wait() {
@@ -184,6 +192,15 @@ impl Instance {
             }
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Asks the application only once it says that it listens, so that no counter shows a refusal.
+    async fn answers(&self) -> io::Result<()> {
+        if !self.said().contains(LISTENS) {
+            return Err(io::Error::other("its application does not listen"));
+        }
+        fetch(self.admin, "/ready").await?;
+        fetch(self.inbound, "/healthz").await.map(drop)
     }
 
     /// The `lighter run` process.
@@ -206,10 +223,16 @@ impl Instance {
         Samples::parse(&text)
     }
 
-    /// The end of its log.
+    /// What it said in this run.
+    fn said(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_start..).unwrap_or_default()).into_owned()
+    }
+
+    /// The end of that.
     fn last_words(&self) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = log.lines().rev().take(8).collect();
+        let said = self.said();
+        let lines: Vec<_> = said.lines().rev().take(8).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
     }
 }

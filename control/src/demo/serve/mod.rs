@@ -35,6 +35,9 @@ pub struct Args {
     instance: String,
 }
 
+/// What a service says when it can be called.
+pub const LISTENS: &str = "listens";
+
 /// Which service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Role {
@@ -53,7 +56,7 @@ pub fn execute(args: Args) -> miette::Result<Exit> {
 
 fn serve(args: Args) -> io::Result<Exit> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.port))?;
-    println!("{:?} {} {} listens on port {}", args.role, args.version, args.instance, args.port);
+    println!("{:?} {} {LISTENS} on port {}", args.role, args.version, args.port);
     let service = Arc::new(Service { args, connections: Connections::default() });
     loop {
         let (connection, _) = listener.accept()?;
