@@ -110,6 +110,7 @@ pub struct Connections {
 pub struct Ticket {
     state: Rc<State>,
     seat: usize,
+    inbound: bool,
 }
 
 #[derive(Default)]
@@ -117,6 +118,8 @@ struct State {
     phase: Cell<Phase>,
     /// A seat for every connection, with the task to wake.
     seats: RefCell<Slab<Option<Waker>>>,
+    /// How many of them callers made to this workload.
+    inbound: Cell<usize>,
     /// Those who wait for a phase or for the last connection's end: accept loops and the worker itself.
     waiting: RefCell<Vec<Waker>>,
 }
@@ -139,8 +142,18 @@ impl Connections {
 
     /// Counts a connection whose task is woken at every change of phase.
     pub fn enter(&self) -> Ticket {
+        self.seat(false)
+    }
+
+    /// The same for one that a caller made to this workload, which a drain waits for first.
+    pub fn enter_inbound(&self) -> Ticket {
+        self.seat(true)
+    }
+
+    fn seat(&self, inbound: bool) -> Ticket {
         let seat = self.state.seats.borrow_mut().insert(None);
-        Ticket { state: self.state.clone(), seat }
+        self.state.inbound.set(self.state.inbound.get() + usize::from(inbound));
+        Ticket { state: self.state.clone(), seat, inbound }
     }
 
     /// Moves to `phase` and wakes every connection. Phases never go back.
@@ -164,6 +177,11 @@ impl Connections {
     /// Resolves when there is no connection.
     pub async fn idle(&self) {
         self.until(|| self.open() == 0).await;
+    }
+
+    /// Resolves when no caller has a connection to this workload.
+    pub async fn callers_gone(&self) {
+        self.until(|| self.state.inbound.get() == 0).await;
     }
 
     async fn until(&self, done: impl Fn() -> bool) {
@@ -213,8 +231,11 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let gone = self.state.seats.borrow_mut().try_remove(self.seat);
+        let inbound = self.state.inbound.get() - usize::from(self.inbound);
+        self.state.inbound.set(inbound);
         // Only a drain waits for the last one's end; a serving worker has nobody to tell.
-        if self.state.phase.get() >= Phase::Draining && self.state.seats.borrow().is_empty() {
+        let last = self.state.seats.borrow().is_empty() || (self.inbound && inbound == 0);
+        if self.state.phase.get() >= Phase::Draining && last {
             self.state.wake_waiting();
         }
         drop(gone);

@@ -96,11 +96,12 @@ impl Place {
         running
     }
 
-    /// Writes a resource file with one Service of opaque TCP.
+    /// Adds a Service of opaque TCP to the resource file.
     pub fn mesh(&self, name: &str, port: u16, endpoint: SocketAddr) -> String {
         let file = self.path("mesh.yaml");
-        let text = format!(
-            "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  \
+        let mut text = std::fs::read_to_string(&file).unwrap_or_default();
+        text += &format!(
+            "---\napiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  \
              ports: [{{name: main, port: {port}, targetPort: {APP}, appProtocol: tcp}}]\n  \
              endpoints: [{{address: {}, port: {}}}]\n",
             endpoint.ip(),

@@ -21,7 +21,7 @@ pub fn play() -> Option<i32> {
         ["@call", address, text] => call(address, text),
         ["@resolve", name] => resolve(name),
         ["@signals", file] => signals(Path::new(file)),
-        ["@one-call", port, file] => one_call(port, Path::new(file)),
+        ["@one-call", port, file, other] => one_call(port, Path::new(file), other),
         ["@install"] => install(),
         _ => return None,
     }
@@ -98,13 +98,17 @@ fn echo(port: &str) {
 
 /// Says `text` at `address` (a name and a port) and prints what comes back.
 fn call(address: &str, text: &str) {
+    print!("{}", ask(address, text));
+}
+
+fn ask(address: &str, text: &str) -> String {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     writeln!(&stream, "{text}").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = String::new();
     (&stream).read_to_string(&mut answer).unwrap();
-    print!("{answer}");
+    answer
 }
 
 /// Prints the addresses of `name`.
@@ -144,8 +148,9 @@ fn signals(file: &Path) {
     std::process::exit(9);
 }
 
-/// Takes one connection, and writes to `file` when it came, when its client was done and when SIGTERM came.
-fn one_call(port: &str, file: &Path) {
+/// Takes one connection, and writes to `file` when it came, when its client was done, when `other` had answered what is
+/// asked of it then, and when SIGTERM came.
+fn one_call(port: &str, file: &Path, other: &str) {
     let mut file = File::create(file).unwrap();
     let listener = TcpListener::bind(format!("0.0.0.0:{port}")).unwrap();
     // SAFETY: the set is initialised before it is read, and lives for the calls.
@@ -157,11 +162,14 @@ fn one_call(port: &str, file: &Path) {
         set
     };
     let mut events = file.try_clone().unwrap();
+    let other = other.to_owned();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         writeln!(events, "came").unwrap();
         std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
         writeln!(events, "done").unwrap();
+        writeln!(events, "{}", ask(&other, "a question").trim()).unwrap();
+        stream.write_all(b"the end").unwrap();
     });
     writeln!(file, "ready").unwrap();
     // SAFETY: as above.

@@ -19,7 +19,7 @@ use crate::support::process::free_address;
 use crate::support::{test_where, wait_until};
 
 pub fn tests() -> Vec<Trial> {
-    let both: [(&str, fn(&Place)); 8] = [
+    let both: [Test; 8] = [
         ("a_run_ends_like_its_program", a_run_ends_like_its_program),
         ("a_program_sees_no_difference", a_program_sees_no_difference),
         ("programs_reach_each_other_by_name", programs_reach_each_other_by_name),
@@ -49,6 +49,9 @@ pub fn tests() -> Vec<Trial> {
         .push(test_where("names_resolve_whatever_resolv_conf_says", names_resolve_whatever_resolv_conf_says));
     tests
 }
+
+/// A name and what is tried, as root and as nobody.
+type Test = (&'static str, fn(&Place));
 
 /// Whether runs as this user can be tried here, or why not.
 fn possible(who: Who) -> Result<(), String> {
@@ -161,13 +164,14 @@ fn signals_are_passed_on(place: &Place) {
 }
 
 fn the_sidecar_drains_before_the_program_stops(place: &Place) {
-    let listen = free_address();
-    let mesh = place.mesh("one", 7000, listen);
+    let (listen, other) = (free_address(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    place.mesh("one", 7000, listen);
+    let mesh = place.mesh("other", 7000, other.local_addr().unwrap());
     let file = place.path("events");
     let (port, listen_text) = (APP.to_string(), listen.to_string());
     let mut running = place.start(
         &["--service", "one", "--port", &port, "--listen", &listen_text, "--resources", &mesh],
-        &["@one-call", &port, file.to_str().unwrap()],
+        &["@one-call", &port, file.to_str().unwrap(), "other:7000"],
     );
     let said = || std::fs::read_to_string(&file).unwrap_or_default();
     wait_until("the program is ready", || said() == "ready\n");
@@ -177,10 +181,17 @@ fn the_sidecar_drains_before_the_program_stops(place: &Place) {
     running.signal(libc::SIGTERM);
     wait_until("nobody is accepted any more", || refused(listen));
     assert_eq!(said(), "ready\ncame\n", "the program was told to stop while it had a caller");
+    // To finish, the program has to call somebody itself.
     caller.shutdown(Shutdown::Write).unwrap();
-    caller.read_to_end(&mut Vec::new()).unwrap();
+    let (mut called, _) = other.accept().unwrap();
+    called.read_exact(&mut [0; "a question\n".len()]).unwrap();
+    called.write_all(b"answered\n").unwrap();
+    drop(called);
+    let mut end = String::new();
+    caller.read_to_string(&mut end).unwrap();
+    assert_eq!(end, "the end");
     assert!(running.program.wait().success(), "{}", running.program.said());
-    assert_eq!(said(), "ready\ncame\ndone\nterm\n");
+    assert_eq!(said(), "ready\ncame\ndone\nanswered\nterm\n");
 }
 
 fn refused(address: std::net::SocketAddr) -> bool {

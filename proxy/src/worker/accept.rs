@@ -6,33 +6,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::doors::{Door, Role};
 use super::{Admitted, Worker};
 use crate::carry::Call;
-use crate::drain::Phase;
 use crate::io::Io;
 use crate::telemetry::WorkerMetrics;
 use crate::{connect, inbound, outbound};
 
 impl Door {
-    /// Accepts until the drain closes the door.
-    pub(super) fn open(self, worker: Rc<Worker>) -> std::io::Result<impl Future<Output = ()>> {
+    /// Accepts until the other end of `open` is dropped.
+    pub(super) fn open(
+        self,
+        worker: Rc<Worker>,
+        open: watch::Receiver<()>,
+    ) -> std::io::Result<impl Future<Output = ()>> {
         let socket = socket2::SockRef::from(&self.listener);
         // Accepted connections inherit these: no system call each.
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.set_nonblocking(true)?;
         let listener = TcpListener::from_std(self.listener)?;
-        Ok(accept(worker, listener, self.role))
+        Ok(accept(worker, listener, self.role, open))
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role) {
-    while worker.connections.phase() < Phase::Draining {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open: watch::Receiver<()>) {
+    loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = worker.connections.reached(Phase::Draining) => break,
+            // Nothing is ever sent: this is its end.
+            _ = open.changed() => break,
         };
         match accepted {
             Ok((stream, peer)) => admit(&worker, stream, peer, role),
@@ -55,7 +60,10 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
         return;
     };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let ticket = worker.connections.enter();
+    let ticket = match role.is_inbound() {
+        true => worker.connections.enter_inbound(),
+        false => worker.connections.enter(),
+    };
     let call = Call { worker: worker.clone(), io: Io::new(stream), peer, ticket };
     tokio::task::spawn_local(serve(call, role, admitted, Counted::new(worker)));
 }

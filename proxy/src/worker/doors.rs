@@ -30,6 +30,13 @@ pub(super) enum Role {
     Proxy,
 }
 
+impl Role {
+    /// Whether callers of this workload come in by it, and not the workload itself.
+    pub(super) fn is_inbound(self) -> bool {
+        matches!(self, Role::Inbound | Role::App(_))
+    }
+}
+
 /// Makes what has to listen and was not handed over, and deals it out to the workers.
 pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Door>>, StartError> {
     let mut dealt: Vec<Vec<Door>> = (0..config.workers.max(1)).map(|_| Vec::new()).collect();

@@ -69,10 +69,8 @@ fn work(
     let tasks = LocalSet::new();
     let worker = Worker::new(index, shared);
     let cut = tasks.block_on(&runtime, async {
-        let accepting = doors
-            .into_iter()
-            .map(|door| Ok(tokio::task::spawn_local(door.open(worker.clone())?)))
-            .collect::<std::io::Result<Vec<_>>>()?;
+        let (inbound, outbound) = doors.into_iter().partition(|door| door.role.is_inbound());
+        let accepting = [Accepting::start(&worker, inbound)?, Accepting::start(&worker, outbound)?];
         let _ = events.send(Event::Up);
         Ok(drained(worker, accepting, phases).await)
     });
@@ -84,13 +82,43 @@ fn work(
     }
 }
 
+/// Accept loops that are ended together.
+struct Accepting {
+    open: watch::Sender<()>,
+    loops: Vec<JoinHandle<()>>,
+}
+
+impl Accepting {
+    fn start(worker: &Rc<Worker>, doors: Vec<Door>) -> std::io::Result<Self> {
+        let (open, seen) = watch::channel(());
+        let start = |door: Door| Ok(tokio::task::spawn_local(door.open(worker.clone(), seen.clone())?));
+        let loops = doors.into_iter().map(start).collect::<std::io::Result<_>>()?;
+        Ok(Accepting { open, loops })
+    }
+
+    /// Resolves when they have emptied their backlogs and closed; what they took counts.
+    async fn close(self) {
+        drop(self.open);
+        for door in self.loops {
+            let _ = door.await;
+        }
+    }
+}
+
 /// Follows the phases until there is nothing left to do. Returns how many connections were cut.
-async fn drained(
-    worker: Rc<Worker>,
-    mut accepting: Vec<JoinHandle<()>>,
-    mut phases: watch::Receiver<Phase>,
-) -> usize {
+async fn drained(worker: Rc<Worker>, accepting: [Accepting; 2], mut phases: watch::Receiver<Phase>) -> usize {
     let connections = &worker.connections;
+    // Callers first. What they asked for may need calls of the workload's own, so those go on until the last caller
+    // is served.
+    let finish = async {
+        let [inbound, outbound] = accepting;
+        connections.reached(Phase::Draining).await;
+        inbound.close().await;
+        connections.callers_gone().await;
+        outbound.close().await;
+        connections.idle().await;
+    };
+    let mut finish = std::pin::pin!(finish);
     loop {
         let phase = *phases.borrow_and_update();
         connections.advance(phase);
@@ -100,16 +128,10 @@ async fn drained(
             let _ = tokio::time::timeout(LAST_WORDS, connections.idle()).await;
             return cut;
         }
-        if phase == Phase::Draining {
-            // Accept loops empty their backlog before they close; what they took counts.
-            for door in accepting.drain(..) {
-                let _ = door.await;
-            }
-        }
         tokio::select! {
             // The control thread is gone: there is nobody to serve for.
             changed = phases.changed() => if changed.is_err() { return connections.open() },
-            () = connections.idle(), if phase == Phase::Draining => return 0,
+            () = &mut finish => return 0,
         }
     }
 }
