@@ -1,6 +1,7 @@
 //! A connection whose destination is known, from its first byte to the engine that carries it.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -15,6 +16,12 @@ use crate::mesh::{Speech, Target};
 use crate::tcp::{self, Onward, Opaque, Upstream};
 use crate::telemetry::{self, Direction, Spoken};
 use crate::worker::Worker;
+
+/// What carries a connection to its end; `None` if it ended already.
+///
+/// Finding out where a connection goes and what it speaks takes more memory than resting does. So that is a step of its
+/// own, which is given back before its outcome, this, is polled.
+pub(crate) type Engine = Option<Pin<Box<dyn Future<Output = ()>>>>;
 
 /// A downstream connection.
 pub(crate) struct Call {
@@ -31,59 +38,64 @@ pub(crate) struct Call {
 impl Call {
     /// Carries it to a port of a Service: finds out what it speaks, and hands it to what carries that. `said`: what
     /// the listener's configuration says it speaks; `Auto` leaves that to the port's own.
-    pub(crate) async fn into_port(mut self, target: Target, said: Protocol) {
+    pub(crate) async fn into_port(mut self, target: Target, said: Protocol) -> Engine {
         let speech = match said {
             Protocol::Auto => target.destination.speech(),
             said => Speech::from(said),
         };
         let onward = Onward::Port(target.clone());
-        // Boxed, as each engine below: what is done with must not take room while the connection lives.
-        match Box::pin(self.find(&onward, &target, speech)).await {
+        match self.find(&onward, &target, speech).await {
             Ok((Verdict::Http1, _)) => {
                 let (io, context) = self.into_fixed(target);
-                serve_http1(io, context).await;
+                Some(serve_http1(io, context))
             }
             Ok((Verdict::Http2, _)) => {
                 let (io, context) = self.into_fixed(target);
-                Box::pin(h2::serve(io, context)).await;
+                Some(Box::pin(h2::serve(io, context)))
             }
-            Ok((Verdict::Tls, upstream)) => Box::pin(self.tls(&onward, upstream)).await,
+            Ok((Verdict::Tls, upstream)) => {
+                match detect::server_name(&mut self.io, self.worker.shared.config.detect_timeout).await {
+                    Ok(name) => self.into_opaque(onward, upstream, Spoken::Tls, name),
+                    Err(lost) => self.end(&onward, lost),
+                }
+            }
             Ok((Verdict::Opaque | Verdict::Partial, upstream)) => {
-                Box::pin(self.opaque(&onward, upstream, Spoken::Tcp, "")).await;
+                self.into_opaque(onward, upstream, Spoken::Tcp, None)
             }
             Err(lost) => self.end(&onward, lost),
         }
     }
 
     /// Carries it untouched to where it wanted to go.
-    pub(crate) async fn into_address(self, onward: Onward) {
-        Box::pin(self.opaque(&onward, None, Spoken::Tcp, "")).await;
-    }
-
-    /// Closes it with a reset, and counts why.
-    pub(crate) fn refuse(self, onward: &Onward, cause: Cause) {
-        tracing::debug!(peer = %self.peer, %cause, "connection refused");
-        self.as_opaque(onward, Spoken::Tcp, "").refuse(&self.io, cause);
+    pub(crate) fn into_address(self, onward: Onward) -> Engine {
+        self.into_opaque(onward, None, Spoken::Tcp, None)
     }
 
     /// Passes everything on to an upstream that is connected already.
-    pub(crate) async fn through(self, onward: &Onward, upstream: Upstream) {
-        Box::pin(self.opaque(onward, Some(upstream), Spoken::Tcp, "")).await;
+    pub(crate) fn into_upstream(self, onward: Onward, upstream: Upstream) -> Engine {
+        self.into_opaque(onward, Some(upstream), Spoken::Tcp, None)
     }
 
     /// Serves requests that say themselves where they go.
-    pub(crate) async fn requests(mut self, scope: Scope) {
-        let http2 = match detect::version(&mut self.io).await {
-            Ok(verdict) => verdict == Verdict::Http2,
-            Err(_gone) => return,
-        };
-        let (io, context) = self.into_http(scope, Direction::Outbound, None);
-        if http2 { Box::pin(h2::serve(io, context)).await } else { serve_http1(io, context).await }
+    pub(crate) async fn into_requests(mut self) -> Engine {
+        let verdict = detect::version(&mut self.io).await.ok()?;
+        let (io, context) = self.into_http(Scope::Authority, Direction::Outbound, None);
+        match verdict {
+            Verdict::Http2 => Some(Box::pin(h2::serve(io, context))),
+            _ => Some(serve_http1(io, context)),
+        }
+    }
+
+    /// Closes it with a reset, and counts why.
+    pub(crate) fn refuse(self, onward: &Onward, cause: Cause) -> Engine {
+        tracing::debug!(peer = %self.peer, %cause, "connection refused");
+        self.as_opaque(onward).refuse(&self.io, cause);
+        None
     }
 
     /// Counts a connection that was refused in words of its own.
     pub(crate) fn count_refusal(&self, onward: &Onward, cause: Cause) {
-        self.as_opaque(onward, Spoken::Tcp, "").count_refusal(cause);
+        self.as_opaque(onward).count_refusal(cause);
     }
 
     async fn find(
@@ -107,31 +119,33 @@ impl Call {
         found.map(|found| (found.verdict, found.upstream))
     }
 
-    /// TLS that the application made passes through; the server name is for the log.
-    async fn tls(mut self, onward: &Onward, upstream: Option<Upstream>) {
-        match detect::server_name(&mut self.io, self.worker.shared.config.detect_timeout).await {
-            Ok(name) => self.opaque(onward, upstream, Spoken::Tls, name.as_deref().unwrap_or_default()).await,
-            Err(lost) => self.end(onward, lost),
-        }
-    }
-
-    async fn opaque(self, onward: &Onward, upstream: Option<Upstream>, spoken: Spoken, name: &str) {
+    fn into_opaque(
+        self,
+        onward: Onward,
+        upstream: Option<Upstream>,
+        spoken: Spoken,
+        name: Option<String>,
+    ) -> Engine {
         let Call { worker, io, peer, ticket } = self;
-        Opaque { worker: &worker, onward, peer, spoken, name }.serve(io, upstream, &ticket).await;
+        Some(Box::pin(async move {
+            let name = name.as_deref().unwrap_or_default();
+            let opaque = Opaque { worker: &worker, onward: &onward, peer, spoken, name };
+            opaque.serve(io, upstream, &ticket).await;
+        }))
     }
 
-    fn end(self, onward: &Onward, lost: Lost) {
+    fn end(self, onward: &Onward, lost: Lost) -> Engine {
         match lost {
-            Lost::Gone => {}
+            Lost::Gone => None,
             Lost::Upstream(error) => {
                 tracing::debug!(peer = %self.peer, %error, "no upstream for a silent connection");
-                self.refuse(onward, error.cause);
+                self.refuse(onward, error.cause)
             }
         }
     }
 
-    fn as_opaque<'a>(&'a self, onward: &'a Onward, spoken: Spoken, name: &'a str) -> Opaque<'a> {
-        Opaque { worker: &self.worker, onward, peer: self.peer, spoken, name }
+    fn as_opaque<'a>(&'a self, onward: &'a Onward) -> Opaque<'a> {
+        Opaque { worker: &self.worker, onward, peer: self.peer, spoken: Spoken::Tcp, name: "" }
     }
 
     fn into_fixed(self, target: Target) -> (Io, Context) {

@@ -14,10 +14,9 @@ use lighter_config::snapshot::Protocol;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::carry::Call;
+use crate::carry::{Call, Engine};
 use crate::detect;
 use crate::error::{Cause, ProxyError};
-use crate::http::Scope;
 use crate::http::local::ErrorAnswer;
 use crate::tcp::{Onward, Upstream};
 use crate::telemetry::Direction;
@@ -36,13 +35,12 @@ pub(crate) enum Parsed<T> {
 }
 
 /// Serves a connection to the explicit proxy port.
-pub(crate) async fn serve(mut call: Call) {
-    // Boxed, as all that is done with before a connection is carried.
-    match timeout(PATIENCE, Box::pin(negotiate(&mut call))).await {
+pub(crate) async fn negotiated(mut call: Call) -> Engine {
+    match timeout(PATIENCE, negotiate(&mut call)).await {
         Ok(Some(Negotiated::Tunnel(tongue, ask))) => tunnel(call, tongue, ask).await,
-        Ok(Some(Negotiated::Requests)) => call.requests(Scope::Authority).await,
+        Ok(Some(Negotiated::Requests)) => call.into_requests().await,
         // Said nothing sensible, or nothing in time.
-        Ok(None) | Err(_) => {}
+        Ok(None) | Err(_) => None,
     }
 }
 
@@ -100,16 +98,14 @@ async fn negotiate(call: &mut Call) -> Option<Negotiated> {
 }
 
 /// Opens a tunnel: tells the client whether it stands, and carries what goes through it.
-async fn tunnel(mut call: Call, tongue: Tongue, ask: Ask) {
+async fn tunnel(mut call: Call, tongue: Tongue, ask: Ask) -> Engine {
     let way = ask.way(&call.worker.shared).await;
     let opened = match way {
         Err(cause) => Err((Onward::Address(Direction::Outbound, ask.address()), refusal(cause))),
         // What is spoken there decides where it goes; whether it can be reached shows then.
         Ok(Way::Port(target)) if target.destination.protocol() != Protocol::Tcp => {
-            if tell(&mut call, tongue.established()).await {
-                call.into_port(target, Protocol::Auto).await;
-            }
-            return;
+            tell(&mut call, tongue.established()).await?;
+            return call.into_port(target, Protocol::Auto).await;
         }
         Ok(Way::Port(target)) => connect(&call, [Onward::Port(target)]).await,
         Ok(Way::World(addresses)) => {
@@ -119,13 +115,13 @@ async fn tunnel(mut call: Call, tongue: Tongue, ask: Ask) {
     };
     match opened {
         Ok((onward, upstream)) => {
-            if tell(&mut call, tongue.established()).await {
-                call.through(&onward, upstream).await;
-            }
+            tell(&mut call, tongue.established()).await?;
+            call.into_upstream(onward, upstream)
         }
         Err((onward, error)) => {
             call.count_refusal(&onward, error.cause);
             tell(&mut call, &tongue.refused(&error)).await;
+            None
         }
     }
 }
@@ -138,7 +134,7 @@ async fn connect(
     let nowhere = Onward::Address(Direction::Outbound, UNSPECIFIED);
     let mut last = (nowhere, refusal(Cause::NoEndpoint));
     for onward in onwards {
-        match Box::pin(crate::tcp::dial(&call.worker, &onward)).await {
+        match crate::tcp::dial(&call.worker, &onward).await {
             Ok(upstream) => return Ok((onward, upstream)),
             Err(error) => last = (onward, error),
         }
@@ -156,8 +152,8 @@ fn refusal(cause: Cause) -> ProxyError {
     ProxyError::new(cause, detail)
 }
 
-async fn tell(call: &mut Call, answer: &[u8]) -> bool {
-    call.io.tcp.write_all(answer).await.is_ok()
+async fn tell(call: &mut Call, answer: &[u8]) -> Option<()> {
+    call.io.tcp.write_all(answer).await.ok()
 }
 
 /// Takes what `parse` makes of what the client sends; what comes behind it stays in `heard`.

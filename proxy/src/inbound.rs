@@ -9,7 +9,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::{InboundConfig, SidecarConfig};
 use lighter_config::snapshot::{Backend, Port, Protocol, RouteTable, TrafficPolicy};
 
-use crate::carry::Call;
+use crate::carry::{Call, Engine};
 use crate::error::Cause;
 use crate::intercept::listen;
 use crate::mesh::{Destination, Target};
@@ -19,10 +19,10 @@ use crate::worker::Shared;
 
 /// Serves a connection that a caller made to the workload and the kernel redirected. It goes on to the very address
 /// that was meant, so that an application sees its own addresses and none that it does not listen on.
-pub(crate) async fn intercepted(call: Call) {
+pub(crate) async fn intercepted(call: Call) -> Engine {
     let Ok(meant) = listen::original_destination(&call.io.tcp) else {
         // The caller left before the kernel was asked.
-        return;
+        return None;
     };
     let onward = Onward::Address(Direction::Inbound, meant);
     if meant.ip().is_loopback() || is_own(&call.worker.shared.config, meant.port()) {
@@ -32,24 +32,24 @@ pub(crate) async fn intercepted(call: Call) {
     match port {
         Some(port) => {
             let target = call.worker.apps.target(Some(port), meant, None);
-            call.into_port(target, Protocol::Auto).await;
+            call.into_port(target, Protocol::Auto).await
         }
         // Not said to be part of the Service: carried, counted, and never looked into.
-        None => call.into_address(onward).await,
+        None => call.into_address(onward),
     }
 }
 
 /// Serves a connection to an explicit inbound listener.
-pub(crate) async fn explicit(call: Call, index: usize) {
+pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
     let shared = &call.worker.shared;
-    let Some(config) = shared.config.inbound.get(index) else { return };
+    let config = shared.config.inbound.get(index)?;
     let port = declared(shared, |port| match config.port {
         Some(wanted) => port.key.port == wanted,
         None => port.target_port == config.app.port(),
     });
     let target = call.worker.apps.target(port, config.app, Some((config, shared.service())));
     let protocol = config.protocol;
-    call.into_port(target, protocol).await;
+    call.into_port(target, protocol).await
 }
 
 /// Whether this sidecar itself listens on `port`: nobody is led there through it.

@@ -6,7 +6,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::ListenerConfig;
 use lighter_config::snapshot::{OutboundPolicy, Protocol, is_virtual};
 
-use crate::carry::Call;
+use crate::carry::{Call, Engine};
 use crate::error::Cause;
 use crate::intercept::{listen, probe};
 use crate::mesh::{self, Mesh, Target};
@@ -14,14 +14,14 @@ use crate::tcp::Onward;
 use crate::telemetry::Direction;
 
 /// Serves a connection that the workload made and the kernel redirected.
-pub(crate) async fn intercepted(call: Call) {
+pub(crate) async fn intercepted(call: Call) -> Engine {
     let Ok(meant) = listen::original_destination(&call.io.tcp) else {
         // The client left before the kernel was asked.
-        return;
+        return None;
     };
     if probe::is_probe(meant) {
         let _ = probe::answer(call.io.tcp).await;
-        return;
+        return None;
     }
     let onward = Onward::Address(Direction::Outbound, meant);
     // Nobody redirected it: it was made to this very socket, and would come back for ever.
@@ -31,15 +31,15 @@ pub(crate) async fn intercepted(call: Call) {
     let destination = destination(&call.worker.shared.mesh.load(), meant);
     match destination {
         Ok(Some(target)) => call.into_port(target, Protocol::Auto).await,
-        Ok(None) => call.into_address(onward).await,
+        Ok(None) => call.into_address(onward),
         Err(cause) => call.refuse(&onward, cause),
     }
 }
 
 /// Serves a connection to an explicit listener.
-pub(crate) async fn explicit(call: Call, index: usize) {
+pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
     let shared = call.worker.shared.clone();
-    let Some(listener) = shared.listeners().get(index) else { return };
+    let listener = shared.listeners().get(index)?;
     let target = listener.target(&shared.mesh.load());
     match target {
         Some(target) => call.into_port(target, listener.protocol).await,

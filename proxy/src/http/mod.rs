@@ -8,6 +8,7 @@ pub mod hop;
 pub mod local;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use lighter_config::snapshot::Protocol;
@@ -35,12 +36,11 @@ pub struct Context {
     pub upstream: Option<Protocol>,
 }
 
-/// Serves one HTTP/1 connection until it ends.
-pub(crate) async fn serve_http1(io: Io, context: Context) {
-    // Boxed: neither must take the other's room.
+/// Serves one HTTP/1 connection until it ends, by what its upstream speaks.
+pub(crate) fn serve_http1(io: Io, context: Context) -> Pin<Box<dyn Future<Output = ()>>> {
     match context.upstream {
-        Some(Protocol::Http2 | Protocol::Grpc) => Box::pin(bridge::to_http2::serve(io, context)).await,
-        _ => Box::pin(h1::serve(io, context)).await,
+        Some(Protocol::Http2 | Protocol::Grpc) => Box::pin(bridge::to_http2::serve(io, context)),
+        _ => Box::pin(h1::serve(io, context)),
     }
 }
 

@@ -69,12 +69,15 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
 }
 
 async fn serve(call: Call, role: Role, _admitted: Admitted, _counted: Counted) {
-    match role {
-        Role::Outbound => outbound::intercepted(call).await,
-        Role::Listener(index) => outbound::explicit(call, index).await,
-        Role::Inbound => inbound::intercepted(call).await,
-        Role::App(index) => inbound::explicit(call, index).await,
-        Role::Proxy => connect::serve(call).await,
+    let engine = match role {
+        Role::Outbound => Box::pin(outbound::intercepted(call)).await,
+        Role::Listener(index) => Box::pin(outbound::explicit(call, index)).await,
+        Role::Inbound => Box::pin(inbound::intercepted(call)).await,
+        Role::App(index) => Box::pin(inbound::explicit(call, index)).await,
+        Role::Proxy => Box::pin(connect::negotiated(call)).await,
+    };
+    if let Some(engine) = engine {
+        engine.await;
     }
 }
 
@@ -118,3 +121,27 @@ const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
     .with_time(Duration::from_secs(300))
     .with_interval(Duration::from_secs(15))
     .with_retries(5);
+
+#[cfg(test)]
+mod tests {
+    use lighter_config::sidecar::SidecarConfig;
+
+    use super::*;
+    use crate::dial::Here;
+    use crate::worker::Shared;
+
+    #[tokio::test]
+    async fn a_connection_at_rest_takes_little_memory() {
+        let here = Arc::new(Here::default());
+        let worker = Worker::new(0, Arc::new(Shared::new(SidecarConfig::default(), here.clone(), here)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let peer = stream.peer_addr().unwrap();
+        let ticket = worker.connections.enter();
+        let call = Call { worker: worker.clone(), io: Io::new(stream), peer, ticket };
+        let admitted = worker.shared.admit().unwrap();
+        let size = size_of_val(&serve(call, Role::Outbound, admitted, Counted::new(&worker)));
+        // Engines are boxed: this is what every connection pays beside its own engine.
+        assert!(size <= 256, "{size} bytes");
+    }
+}
