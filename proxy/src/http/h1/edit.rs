@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::body::Framing;
 use super::head::{Fields, Form, MAX_FIELDS, Request, Response, offset};
 use crate::http::hop::{self, Half, Kind};
-use crate::telemetry::Direction;
+use crate::telemetry::{Direction, trace};
 
 /// A list of slices to be written at once.
 pub type Slices<'a> = SmallVec<[IoSlice<'a>; 16]>;
@@ -327,7 +327,7 @@ impl Edit {
             const NAME: &[u8] = b"x-request-id: ";
             self.add(NAME);
             let start = self.own.len();
-            self.add(&request_id(fastrand::u128(..)));
+            self.add(&trace::request_id());
             id = Span { own: true, start: start as u32, end: self.own.len() as u32 };
             self.add(b"\r\n");
         }
@@ -473,19 +473,4 @@ fn line(head: &[u8], fields: &Fields<'_, '_>, at: usize, len: usize) -> (usize, 
 /// Whether no `X-Forwarded-For` comes behind field `at`.
 fn is_last(fields: &Fields<'_, '_>, at: usize) -> bool {
     !fields.list[at + 1..].iter().any(|field| hop::classify(field.name.as_bytes()) == Kind::ForwardedFor)
-}
-
-/// A random identifier in the shape of a version 4 UUID (RFC 9562 §5.4).
-pub fn request_id(random: u128) -> [u8; 36] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let random = random & !(0xf << 76 | 0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let mut out = [b'-'; 36];
-    let mut shift = 128;
-    for (at, byte) in out.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            *byte = DIGITS[(random >> shift) as usize & 0xf];
-        }
-    }
-    out
 }
