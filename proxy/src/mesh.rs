@@ -23,6 +23,9 @@ use crate::telemetry::{Direction, RouteMetrics};
 pub struct Mesh {
     /// What it was made from.
     pub config: Arc<Snapshot>,
+    /// Higher than that of the mesh before it: tells a connection whether it has looked at this one already. The
+    /// pointer cannot tell, as a later mesh may stand where an earlier one stood.
+    pub generation: u64,
     destinations: HashMap<ServicePort, Arc<Destination>>,
     by_virtual_ip: HashMap<SocketAddr, Arc<Destination>>,
     by_endpoint: HashMap<SocketAddr, (Arc<Destination>, Arc<Endpoint>)>,
@@ -260,7 +263,8 @@ impl Mesh {
             let old = before.destination(&port.key).map(|destination| &*destination.cluster);
             clusters.insert(port.key.clone(), Arc::new(Cluster::build(port, old)));
         }
-        let mut mesh = Mesh { config: config.clone(), ..Mesh::default() };
+        let generation = before.generation + 1;
+        let mut mesh = Mesh { config: config.clone(), generation, ..Mesh::default() };
         for service in config.services.values() {
             for port in &service.ports {
                 let old = before.destination(&port.key).map(|old| &**old);

@@ -18,7 +18,6 @@ mod tests;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -59,7 +58,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub(crate) struct Downstream {
     pub(crate) context: Context,
     /// Where requests go, and the mesh in which that was found; not used where each request names its own target.
-    known: RefCell<Option<(*const Mesh, Target)>>,
+    known: RefCell<Option<(Option<u64>, Target)>>,
     pub(crate) deadlines: Rc<Deadlines>,
     /// The caller's address for `x-forwarded-for`.
     peer: HeaderValue,
@@ -117,7 +116,7 @@ pub async fn serve(io: Io, context: Context) {
 impl Downstream {
     pub(crate) fn new(context: Context) -> Self {
         let known = match &context.scope {
-            Scope::Fixed(target) => Some((std::ptr::null(), target.clone())),
+            Scope::Fixed(target) => Some((None, target.clone())),
             Scope::Authority => None,
         };
         let peer = HeaderValue::try_from(context.peer.ip().to_canonical().to_string())
@@ -144,9 +143,9 @@ impl Downstream {
         let Some((seen, target)) = &mut *self.known.borrow_mut() else {
             return self.by_authority(&mesh, request);
         };
-        if *seen != Arc::as_ptr(&mesh) {
+        if *seen != Some(mesh.generation) {
             target.refresh(&mesh);
-            *seen = Arc::as_ptr(&mesh);
+            *seen = Some(mesh.generation);
         }
         Ok(target.clone())
     }

@@ -29,7 +29,7 @@ use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::http::{Context, Scope};
 use crate::io::Io;
-use crate::mesh::{Mesh, Target};
+use crate::mesh::Target;
 use crate::telemetry::Direction;
 use crate::worker::Worker;
 
@@ -63,9 +63,9 @@ struct Connection {
     by_authority: bool,
     /// Whether an exchange was served already.
     served: bool,
-    /// Where requests go, and the mesh in which that was found.
+    /// Where requests go, and the generation of the mesh in which that was found.
     target: Option<Target>,
-    seen: *const Mesh,
+    seen: Option<u64>,
     /// What was read and not used up: from the head of the exchange at hand on.
     input: Option<Buffer>,
     /// So much of the input was found to be no whole head.
@@ -139,7 +139,7 @@ impl Connection {
             by_authority,
             served: false,
             target,
-            seen: std::ptr::null(),
+            seen: None,
             input: None,
             scanned: 0,
             out: Outbox::default(),

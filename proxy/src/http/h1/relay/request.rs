@@ -1,6 +1,5 @@
 //! A request's head: read, routed, edited, and an endpoint picked for it. All in one step, without a pause.
 
-use std::sync::Arc;
 use std::task::Context;
 
 use lighter_config::name::ServicePort;
@@ -139,8 +138,8 @@ impl Connection {
     fn aim(&mut self, request: &Request<'_, '_>) -> Result<(), Fault> {
         let mesh = self.worker.shared.mesh.load();
         if !self.by_authority {
-            if self.seen != Arc::as_ptr(&mesh) {
-                self.seen = Arc::as_ptr(&mesh);
+            if self.seen != Some(mesh.generation) {
+                self.seen = Some(mesh.generation);
                 if let Some(target) = &mut self.target {
                     target.refresh(&mesh);
                 }
