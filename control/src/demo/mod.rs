@@ -80,7 +80,9 @@ async fn demo(args: &Args) -> miette::Result<Exit> {
         }
     };
     let report = Report::new(steps);
-    let table = routes(&world).await;
+    if !args.json {
+        progress.done(format!("\n{}", routes(&world).await));
+    }
     if report.ok && args.keep {
         progress.done(how_to_look(&world));
         progress.now("everything runs; Ctrl-C ends it");
@@ -91,9 +93,6 @@ async fn demo(args: &Args) -> miette::Result<Exit> {
     world.stop(logs.is_some()).await;
     if let Some(logs) = logs {
         progress.say(format!("The logs are in {}", logs.display()));
-    }
-    if !args.json {
-        progress.done(format!("\n{table}"));
     }
     end(args, &progress, report)
 }
@@ -149,7 +148,7 @@ async fn routes(world: &World) -> String {
 }
 
 fn how_to_look(world: &World) -> String {
-    let mut text = String::from("\nHow to look:\n");
+    let mut text = String::from("How to look:\n");
     for instance in &world.instances {
         let (name, admin) = (instance.name, instance.admin);
         if name == "web" {
@@ -158,7 +157,7 @@ fn how_to_look(world: &World) -> String {
         text +=
             &format!("  {name:<19} curl http://{admin}/metrics    also /config_dump /clusters /intercept\n");
     }
-    text += &format!("  move the traffic    edit {}", world.resources().display());
+    text += &format!("  move the traffic    edit {}\n", world.resources().display());
     text
 }
 
