@@ -21,7 +21,7 @@ use crate::dial;
 use crate::error::{Cause, ProxyError, Retry};
 use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
-use crate::http::h1::pool::Upstream;
+use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::answer;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::exchange::{self, Call, aborted, watched};
@@ -199,14 +199,8 @@ async fn connect(
 }
 
 fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {
-    let policy = call.policy;
-    call.downstream.context.worker.http1.borrow_mut().put(
-        endpoint.id,
-        upstream,
-        policy.keep_alive,
-        policy.max_idle_connections,
-        tokio::time::Instant::now(),
-    );
+    let worker = &call.downstream.context.worker;
+    Pool::keep(worker, endpoint.id, upstream, call.policy, tokio::time::Instant::now());
 }
 
 /// The request's body on its way to the endpoint.

@@ -342,11 +342,7 @@ fn note<'b>(
     connection: &mut Options,
 ) -> Result<(), Refusal> {
     match kind {
-        Kind::Host => {
-            if found.host.replace(value).is_some() {
-                return Err(ambiguous("more than one Host"));
-            }
-        }
+        Kind::Host if found.host.replace(value).is_some() => return Err(ambiguous("more than one Host")),
         Kind::ContentLength => {
             let length = content_length(value).ok_or(ambiguous("Content-Length is not one number"))?;
             // Servers that say the same twice exist; clients have no reason to.
@@ -364,13 +360,11 @@ fn note<'b>(
             connection.read(value).map_err(|_| ambiguous("Connection names what it must not"))?;
         }
         Kind::Upgrade => found.upgrade = Some(value),
-        Kind::Expect => {
-            if !found.answer {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(refuse(Cause::Unsupported, "an expectation that is not known"));
-                }
-                found.expects_continue = true;
+        Kind::Expect if !found.answer => {
+            if !value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(refuse(Cause::Unsupported, "an expectation that is not known"));
             }
+            found.expects_continue = true;
         }
         Kind::ContentType => found.grpc = hop::is_grpc(value),
         _ => {}

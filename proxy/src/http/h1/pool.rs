@@ -2,19 +2,26 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use lighter_config::snapshot::TrafficPolicy;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::io::Io;
 use crate::telemetry::{PoolClosed, Pooled, Spoken};
+use crate::worker::Worker;
 
 /// Longest life of a connection to an endpoint, before jitter: long enough to cost nothing, short enough that load
 /// moves to new endpoints.
 const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// How often connections that nobody takes are looked after.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// An open connection to an endpoint.
 #[derive(Debug)]
@@ -45,7 +52,7 @@ pub struct Pool {
     by_endpoint: HashMap<u32, Vec<Kept>, BuildHasherDefault<IdHasher>>,
     kept: usize,
     /// Whether a task looks after the connections that nobody takes.
-    pub(super) swept: bool,
+    swept: bool,
 }
 
 struct Kept {
@@ -70,8 +77,22 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last exchange has ended well, unless there are `most` already.
-    pub fn put(&mut self, endpoint: u32, upstream: Upstream, rest: Duration, most: u32, now: Instant) {
+    /// Keeps a connection of `worker` whose last exchange has ended well, as long as `policy` says.
+    pub fn keep(
+        worker: &Rc<Worker>,
+        endpoint: u32,
+        upstream: Upstream,
+        policy: &TrafficPolicy,
+        now: Instant,
+    ) {
+        let mut pool = worker.http1.borrow_mut();
+        pool.put(endpoint, upstream, policy.keep_alive, policy.max_idle_connections, now);
+        if !std::mem::replace(&mut pool.swept, true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(worker)));
+        }
+    }
+
+    fn put(&mut self, endpoint: u32, upstream: Upstream, rest: Duration, most: u32, now: Instant) {
         let kept = match self.by_endpoint.entry(endpoint) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Vec::new()),
@@ -88,7 +109,7 @@ impl Pool {
     }
 
     /// Drops what nobody should take any more.
-    pub fn sweep(&mut self, now: Instant, cx: &mut Context<'_>) {
+    fn sweep(&mut self, now: Instant, cx: &mut Context<'_>) {
         self.by_endpoint.retain(|_, kept| {
             let before = kept.len();
             kept.retain(|kept| is_fit(&kept.upstream, kept.until, now, cx));
@@ -128,6 +149,24 @@ fn is_fit(upstream: &Upstream, until: Instant, now: Instant, cx: &mut Context<'_
         upstream.counted.closes(PoolClosed::Upstream);
     }
     quiet
+}
+
+/// Closes kept connections that nobody takes, until there are none.
+async fn sweep(worker: Weak<Worker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(worker) = worker.upgrade() else { return };
+        let now = Instant::now();
+        let done = poll_fn(|cx| {
+            let mut pool = worker.http1.borrow_mut();
+            pool.sweep(now, cx);
+            pool.swept = !pool.is_empty();
+            Poll::Ready(!pool.swept)
+        });
+        if done.await {
+            return;
+        }
+    }
 }
 
 /// Whether nothing came on a connection that rests: no end, no error, no byte. Costs a system call only where the

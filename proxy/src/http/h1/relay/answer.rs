@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io::IoSlice;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use lighter_filters::LocalAnswer;
@@ -10,11 +9,12 @@ use tokio::time::Instant;
 
 use super::flow::Broken;
 use super::wire::poll_fill;
-use super::{After, Connection, Fault, sweep};
+use super::{After, Connection, Fault};
 use crate::balance::Outcome;
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::drain::Phase;
 use crate::error::{Cause, Side};
+use crate::http::h1::Pool;
 use crate::http::h1::body::{Framing, Pass};
 use crate::http::h1::edit::{self, Edit, ResponseRules, Slices};
 use crate::http::h1::head::{self, Response};
@@ -59,7 +59,7 @@ impl Connection {
             Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
             Poll::Ready(Err(broken)) => Err(match broken {
                 Broken::Sink => client_gone(),
-                Broken::Source(_) => Fault::new(Cause::UpstreamReset, "the endpoint cut its answer"),
+                Broken::Source => Fault::new(Cause::UpstreamReset, "the endpoint cut its answer"),
                 Broken::Truncated => {
                     Fault::new(Cause::UpstreamTruncated, "the endpoint ended its answer early")
                 }
@@ -131,8 +131,9 @@ impl Connection {
                 || never_asked
                 || response.framing == Framing::UntilClose
                 || self.worker.connections.phase() >= Phase::Lame;
-            x.download.begin(response.framing, decode);
             x.tunnel = response.framing == Framing::Tunnel;
+            // What follows is not this answer's any more.
+            x.download.begin(if x.tunnel { Framing::None } else { response.framing }, decode);
             if !decode && !x.tunnel {
                 let rest = &bytes[response.len..];
                 pass = x
@@ -238,12 +239,7 @@ impl Connection {
         match up {
             Some(up) if fault.is_none() && x.up_stays && x.uploaded && x.download.buffer.is_none() => {
                 if let Some(target) = target {
-                    let policy = target.destination.policy();
-                    let mut pool = worker.http1.borrow_mut();
-                    pool.put(picked.endpoint.id, up, policy.keep_alive, policy.max_idle_connections, now);
-                    if !std::mem::replace(&mut pool.swept, true) {
-                        tokio::task::spawn_local(sweep(Rc::downgrade(worker)));
-                    }
+                    Pool::keep(worker, picked.endpoint.id, up, target.destination.policy(), now);
                 }
             }
             Some(up) => {

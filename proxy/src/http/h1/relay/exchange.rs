@@ -336,7 +336,7 @@ impl Connection {
             Poll::Ready(Err(Broken::Framing(refusal))) => {
                 return Err(Fault::new(refusal.cause, refusal.detail));
             }
-            Poll::Ready(Err(Broken::Source(_) | Broken::Truncated)) => {
+            Poll::Ready(Err(Broken::Source | Broken::Truncated)) => {
                 return Err(Fault::new(Cause::DownstreamAborted, "the client went away within its request"));
             }
         }

@@ -3,7 +3,6 @@
 //! Bytes are held in at most one place at a time, and nothing is read before what was read is written: a slow reader
 //! slows its writer down.
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -40,8 +39,8 @@ pub(super) struct Flow {
 /// What broke a body.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// Where it comes from failed.
-    Source(io::Error),
+    /// Where it comes from was cut.
+    Source,
     /// Where it comes from ended too early.
     Truncated,
     /// Where it goes failed.
@@ -71,11 +70,6 @@ impl Flow {
         self.decode = decode;
         self.moved = 0;
         self.unspliced = false;
-    }
-
-    /// Everything was passed on.
-    pub(super) fn is_done(&self) -> bool {
-        self.body.is_done() && self.ready == 0 && self.omit == 0 && self.pipe.is_none()
     }
 
     /// Moves what can be moved. Ready when the body has ended and everything is written.
@@ -129,7 +123,7 @@ impl Flow {
                 }
                 continue;
             }
-            let read = ready!(poll_fill(&mut self.buffer, from, cx)).map_err(Broken::Source)?;
+            let read = ready!(poll_fill(&mut self.buffer, from, cx)).map_err(|_| Broken::Source)?;
             wants_more = false;
             if read == 0 {
                 self.end()?;
@@ -182,7 +176,7 @@ impl Flow {
                 self.pipe = None;
                 self.unspliced = true;
             }
-            Err(error) => return Poll::Ready(Err(Broken::Source(error))),
+            Err(_) => return Poll::Ready(Err(Broken::Source)),
         }
         Poll::Ready(Ok(()))
     }

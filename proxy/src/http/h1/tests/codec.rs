@@ -1,26 +1,21 @@
-//! The codec, without sockets.
+//! What passes and how it is changed on its way.
 
-use super::body::{Body, Framing, Step};
-use super::edit::{Edit, RequestRules, ResponseRules};
-use super::head::{self, Asked, Refusal};
+use super::super::body::{Body, Framing, Step};
+use super::super::edit::{Edit, RequestRules, ResponseRules};
+use super::super::head::{self, Asked, Refusal};
 use crate::error::Cause;
 use crate::telemetry::Direction;
 
 fn request(text: &str) -> Result<Option<String>, Refusal> {
-    edited(text, Direction::Outbound, b"", false)
+    edited(text, b"", false)
 }
 
-fn edited(
-    text: &str,
-    direction: Direction,
-    caller: &[u8],
-    identify: bool,
-) -> Result<Option<String>, Refusal> {
+fn edited(text: &str, caller: &[u8], identify: bool) -> Result<Option<String>, Refusal> {
     let mut room = head::room();
     let bytes = text.as_bytes();
     let Some(request) = head::request(bytes, &mut room)? else { return Ok(None) };
     let mut edit = Edit::default();
-    let rules = RequestRules { direction, authority: b"svc", caller, identify };
+    let rules = RequestRules { authority: b"svc", caller, identify };
     edit.request(bytes, &request, &rules);
     Ok(Some(String::from_utf8(edit.to_vec(bytes)).unwrap()))
 }
@@ -86,9 +81,7 @@ fn an_absolute_target_becomes_a_path() {
 #[test]
 fn the_callers_address_is_appended() {
     let inbound = |fields: &str| {
-        edited(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), Direction::Inbound, b"10.0.0.1", false)
-            .unwrap()
-            .unwrap()
+        edited(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), b"10.0.0.1", false).unwrap().unwrap()
     };
     assert_eq!(inbound("A: b\r\n"), "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\nx-forwarded-for: 10.0.0.1\r\n\r\n");
     assert_eq!(
@@ -100,9 +93,7 @@ fn the_callers_address_is_appended() {
 #[test]
 fn a_request_without_an_id_gets_one() {
     let with = |fields: &str| {
-        edited(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), Direction::Outbound, b"", true)
-            .unwrap()
-            .unwrap()
+        edited(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), b"", true).unwrap().unwrap()
     };
     let text = with("");
     let id = text.split("x-request-id: ").nth(1).unwrap().trim_end();
