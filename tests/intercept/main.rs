@@ -11,6 +11,7 @@ mod support;
 mod dns;
 mod namespace;
 mod place;
+mod proxy;
 mod roles;
 mod rules;
 mod run;
@@ -19,6 +20,6 @@ fn main() {
     if let Some(status) = roles::play() {
         std::process::exit(status);
     }
-    let suites = [rules::tests(), dns::tests(), run::tests()];
+    let suites = [rules::tests(), dns::tests(), proxy::tests(), run::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

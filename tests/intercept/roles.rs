@@ -20,6 +20,9 @@ pub fn play() -> Option<i32> {
         ["@echo", port] => echo(port),
         ["@call", address, text] => call(address, text),
         ["@resolve", name] => resolve(name),
+        ["@reach", socket] => {
+            return Some(i32::from(std::os::unix::net::UnixStream::connect(socket).is_err()));
+        }
         ["@signals", file] => signals(Path::new(file)),
         ["@one-call", port, file, other] => one_call(port, Path::new(file), other),
         ["@install"] => install(),

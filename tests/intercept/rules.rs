@@ -267,7 +267,7 @@ fn without_the_capability_the_error_names_it() -> Result<(), String> {
 }
 
 /// The names of all tables in this namespace, in order.
-fn tables() -> Vec<String> {
+pub fn tables() -> Vec<String> {
     let mut netlink = Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
     let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
     let all = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });

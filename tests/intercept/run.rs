@@ -48,6 +48,8 @@ pub fn tests() -> Vec<Trial> {
     tests
         .push(test_where("names_resolve_whatever_resolv_conf_says", names_resolve_whatever_resolv_conf_says));
     tests
+        .push(test_where("a_name_service_of_the_host_is_not_asked", a_name_service_of_the_host_is_not_asked));
+    tests
 }
 
 /// A name and what is tried, as root and as nobody.
@@ -303,6 +305,38 @@ fn names_resolve_whatever_resolv_conf_says() -> Result<(), String> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+    Ok(())
+}
+
+fn a_name_service_of_the_host_is_not_asked() -> Result<(), String> {
+    root()?;
+    let place = Place::new(Who::Same);
+    let mesh = place.mesh("echo", 7000, free_address());
+    // A host with nscd, for those who see this folder as /run.
+    let run = place.path("run");
+    std::fs::create_dir_all(run.join("nscd")).unwrap();
+    let service = std::os::unix::net::UnixListener::bind(run.join("nscd/socket")).unwrap();
+    service.set_nonblocking(true).unwrap();
+    let as_run = move |mut command: Command| {
+        let run = run.clone();
+        let cover = move || {
+            // SAFETY: descriptors stay shared.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+            Ok(mount_bind(&run, "/run")?)
+        };
+        // SAFETY: only system calls are made between fork and exec.
+        unsafe { command.pre_exec(cover) };
+        command.output().unwrap()
+    };
+    let mut plain = place.program(place.own());
+    plain.args(["@reach", "/run/nscd/socket"]);
+    assert_eq!(status(&as_run(plain)), 0, "the test's own service is there");
+    assert!(service.accept().is_ok());
+    assert_eq!(status(&as_run(place.run_role(&[], &["@reach", "/run/nscd/socket"]))), 1);
+    let output = as_run(place.run_role(&["--resources", &mesh], &["@resolve", "echo"]));
+    assert_eq!(status(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(service.accept().is_err(), "the program asked the host's name service");
     Ok(())
 }
 
