@@ -4,6 +4,7 @@
 //! differ, the first one drawn takes it unless it would cost more than twice as much as the second: so shares are as
 //! the weights say while endpoints are alike, and one that is slow or full loses its share.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
@@ -69,16 +70,15 @@ impl Cluster {
     /// The endpoints of `port`, taking over the health, load and identity of those that `old` had too.
     pub fn build(port: &Port, old: Option<&Cluster>) -> Self {
         let group = old.map_or_else(|| Arc::new(Group::new(&port.key)), |old| old.group.clone());
-        let mut specs: Vec<&EndpointSpec> = Vec::with_capacity(port.endpoints.len());
-        for spec in &port.endpoints {
-            // The same address twice is one endpoint.
-            if !specs.iter().any(|known| known.address == spec.address) {
-                specs.push(spec);
-            }
-        }
-        let endpoints = specs.iter().map(|spec| {
-            let known = old.and_then(|old| old.endpoints.iter().find(|known| known.address == spec.address));
-            known.cloned().unwrap_or_else(|| Endpoint::new(&port.key, spec.address, &group))
+        let known: HashMap<_, _> =
+            old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.address, endpoint)).collect();
+        // The same address twice is one endpoint.
+        let mut seen = HashSet::new();
+        let specs: Vec<&EndpointSpec> =
+            port.endpoints.iter().filter(|spec| seen.insert(spec.address)).collect();
+        let endpoints = specs.iter().map(|spec| match known.get(&spec.address) {
+            Some(endpoint) => Arc::clone(endpoint),
+            None => Endpoint::new(&port.key, spec.address, &group),
         });
         let endpoints: Box<[_]> = endpoints.collect();
         let weights = Weights::new(specs.iter().map(|spec| spec.weight));

@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::{Backend, Protocol, RouteTable};
 use proptest::prelude::*;
@@ -212,6 +210,15 @@ fn a_configuration_change_keeps_health_load_and_identity() {
     // The floor counts what is there now: of two, one is ejected, so the other stays.
     eject(&after, 1, now);
     assert_eq!(after.endpoints()[1].state(now), State::InService);
+}
+
+#[test]
+fn an_address_that_is_listed_twice_is_one_endpoint() {
+    let mut port = port(&[1, 2], TrafficPolicy::default());
+    port.endpoints.push(EndpointSpec { address: address(0), weight: 7 });
+    let cluster = Cluster::build(&port, None);
+    assert_eq!(cluster.endpoints().len(), 2);
+    assert_eq!((cluster.weight(0), cluster.weight(1)), (1, 2));
 }
 
 #[test]
