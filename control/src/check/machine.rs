@@ -70,7 +70,7 @@ const FIX_KERNEL: &str = "use Linux 5.10 or newer";
 const FIX_DESCRIPTORS: &str = "raise the hard limit (ulimit -Hn, LimitNOFILE=); two descriptors are needed for each \
                                connection";
 
-/// The oldest kernel on which everything here is known to work.
+/// NAT in nf_tables' family inet came with 5.2. This is the oldest kernel that has it and is still looked after.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 /// A hard limit below this is too low for a sidecar under load.
@@ -151,16 +151,7 @@ fn unshare(namespaces: UnshareFlags) -> Result<(), String> {
 
 /// Sets the rules of interception in this process's own network namespace, and takes them away.
 fn set_rules() -> Result<(), String> {
-    let config = InterceptConfig {
-        outbound: true,
-        inbound: true,
-        dns: true,
-        exclude_outbound_ports: Vec::new(),
-        exclude_inbound_ports: Vec::new(),
-        exclude_cidrs: Vec::new(),
-        exclude_uids: Vec::new(),
-        mark: 1,
-    };
+    let config = InterceptConfig::default();
     let ports = intercept::Ports { outbound: 15001, inbound: 15006, dns: Some(15053), own: Vec::new() };
     let rules = intercept::install(&config, &ports).map_err(|error| error.to_string())?;
     rules.counters().map_err(|error| error.to_string())?;

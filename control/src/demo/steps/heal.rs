@@ -62,8 +62,8 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
 
 /// Has web's sidecar open more connections to both instances than the load will need.
 ///
-/// What was cut off on a connection that was kept is asked again, if it may run twice. On a new connection that is so
-/// only where the instance had not read it; so, that no failure is the only right outcome, new ones are made rare.
+/// A request that may run twice is asked again when a kept connection is cut, but on a new one only where the instance
+/// had not read it. This step promises that nothing fails, so it makes new connections rare.
 async fn open_connections(stage: &mut Stage<'_>) -> Result<(), String> {
     let crowd = Load::start(stage.world.instance("web")?.inbound, 3 * CALLERS, Duration::ZERO);
     crowd.measure(stage.requests, stage.limit).await?;
