@@ -22,7 +22,7 @@ use crate::error::{Cause, ProxyError, Retry};
 use crate::http::Context;
 use crate::http::h1::body::Body;
 use crate::http::h2::body::grpc_status;
-use crate::http::h2::exchange::{self, Call, Limits, Tally, aborted, account, is_ours, prepare};
+use crate::http::h2::exchange::{self, Call, Crowded, Limits, Tally, aborted, account, is_ours, prepare};
 use crate::http::h2::pool::Lease;
 use crate::http::h2::upstream::Handles;
 use crate::http::h2::{Downstream, answer, head};
@@ -148,6 +148,7 @@ impl Connection {
             began,
             limits,
             tally: Tally::default(),
+            crowded: Crowded::default(),
         };
         let ended = match prepared {
             Ok(None) => self.relay(&mut call, &mut body, minor, &mut close).await,
@@ -221,6 +222,14 @@ impl Connection {
                 && upload.sent.is_some();
             avoid = Some(picked.endpoint.clone());
             picked.finish(exchange::outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
+            if upload.sent.is_some()
+                && let Some(pause) = call.crowded_pause()
+            {
+                // Too short to watch client or clock meanwhile.
+                tokio::time::sleep(pause).await;
+                avoid = None;
+                continue;
+            }
             if !again {
                 return Err(error);
             }
@@ -255,6 +264,7 @@ impl Connection {
         let answered = match answered {
             Ok(answered) => answered,
             Err(error) => {
+                call.refused(&error, &lease);
                 if is_ours(&error) {
                     lease.cancel(Handles { send: upload.to.take(), response: Some(response), body: None });
                 }

@@ -27,6 +27,9 @@ use crate::http::hop::Half;
 use crate::mesh::{RouteState, Target};
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
 
+/// How often a stream is tried again that met a crowd: about half a second in all.
+const CROWDED_TRIES: u32 = 20;
+
 /// What is counted of an exchange.
 #[derive(Default)]
 pub(crate) struct Tally {
@@ -51,6 +54,16 @@ pub(crate) struct Call<'a> {
     pub(crate) began: Instant,
     pub(crate) limits: Limits,
     pub(crate) tally: Tally,
+    pub(crate) crowded: Crowded,
+}
+
+/// Streams that were refused because their connections were nearly full. That says nothing of the request, so it is
+/// not counted as the one other try that it has.
+#[derive(Default)]
+pub(crate) struct Crowded {
+    /// The last try was such a one.
+    now: bool,
+    before: u32,
 }
 
 /// Serves one stream.
@@ -108,6 +121,7 @@ pub(crate) async fn serve(
         began,
         limits,
         tally: Tally::default(),
+        crowded: Crowded::default(),
     };
     let ended = match prepared {
         Ok(None) => match downstream.upstream(&destination) {
@@ -176,6 +190,13 @@ async fn relay(
                     && upload.can_replay();
                 avoid = Some(picked.endpoint.clone());
                 picked.finish(outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
+                if upload.can_replay()
+                    && let Some(pause) = call.crowded_pause()
+                {
+                    watched(&mut call.limits, respond, tokio::time::sleep(pause)).await?;
+                    avoid = None;
+                    continue;
+                }
                 if !again {
                     return Err(error);
                 }
@@ -238,6 +259,7 @@ async fn attempt(
         Ok(answered) => answered,
         Err(error) => {
             let error = error.at(picked.endpoint.address);
+            call.refused(&error, &lease);
             if is_ours(&error) {
                 lease.cancel(Handles {
                     send: upload.take_stream().or(unused),
@@ -383,15 +405,34 @@ impl Call<'_> {
         }
     }
 
+    /// Notes why a try failed on this connection.
+    pub(crate) fn refused(&mut self, error: &ProxyError, lease: &Lease) {
+        let refused = error.retry == Retry::Safe && error.cause == Cause::UpstreamReset;
+        self.crowded.now = refused && lease.upstream().was_crowded();
+    }
+
+    /// How long to wait before the next try, if the last one met a crowd.
+    pub(crate) fn crowded_pause(&mut self) -> Option<Duration> {
+        let Crowded { now, before } = &mut self.crowded;
+        if !std::mem::take(now) || !self.policy.safe_retry || *before == CROWDED_TRIES {
+            return None;
+        }
+        let pause = Duration::from_millis(1 << (*before).min(5));
+        *before += 1;
+        Some(pause.mul_f32(0.5 + fastrand::f32()))
+    }
+
     /// The head as it is sent, with the time that is left in `grpc-timeout`.
     pub(crate) fn head(&mut self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
         *request.version_mut() = self.parts.version;
-        let last = self.tally.retries > 0 || !self.policy.safe_retry;
-        *request.headers_mut() =
-            if last { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
+        *request.headers_mut() = if self.policy.safe_retry {
+            self.parts.headers.clone()
+        } else {
+            std::mem::take(&mut self.parts.headers)
+        };
         if self.grpc
             && let Some(left) = self.limits.left_of_grpc(Instant::now())
         {

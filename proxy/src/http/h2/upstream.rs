@@ -50,6 +50,8 @@ pub(crate) struct Upstream {
     streams: Cell<usize>,
     /// What the peer allows.
     allowed: Cell<usize>,
+    /// How far below that this side stays, because the peer has refused streams within its limit.
+    margin: Cell<usize>,
     resets: Cell<u32>,
     tokens: Cell<u32>,
     refilled: Cell<Instant>,
@@ -97,6 +99,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         send: RefCell::new(Some(send)),
         streams: Cell::new(0),
         allowed: Cell::new(UNTOLD),
+        margin: Cell::new(0),
         resets: Cell::new(0),
         tokens: Cell::new(RESET_BURST),
         refilled: Cell::new(Instant::now()),
@@ -123,8 +126,20 @@ impl Upstream {
     /// Whether one more stream fits. One goes ahead of the peer's SETTINGS; more could be above a limit that these
     /// tell, and be refused.
     pub(crate) fn has_room(&self) -> bool {
-        let most = if self.is_settled() { self.allowed.get().min(MAX_STREAMS) } else { 1 };
+        let most =
+            if self.is_settled() { self.allowed.get().min(MAX_STREAMS) - self.margin.get() } else { 1 };
         self.streams.get() < most
+    }
+
+    /// A stream was refused unread. Whether that was because the connection was nearly full: a peer may count a
+    /// stream for a moment longer than its last frame needs to get here, and refuse the one that takes its place.
+    pub(crate) fn was_crowded(&self) -> bool {
+        let allowed = self.allowed.get();
+        let crowded = allowed <= MAX_STREAMS && self.streams.get() * 2 >= allowed;
+        if crowded {
+            self.margin.set((self.margin.get() + 1).min(allowed / 2));
+        }
+        crowded
     }
 
     /// Whether the peer has told how many streams it allows.
@@ -236,6 +251,7 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
         let allowed = connection.max_concurrent_send_streams();
         if allowed != upstream.allowed.get() {
             upstream.allowed.set(allowed);
+            upstream.margin.set(upstream.margin.get().min(allowed / 2));
             group.serve();
         }
         if upstream.streams.get() > 0 {

@@ -42,6 +42,48 @@ fn a_thousand_calls_share_five_streams_a_connection() {
 }
 
 #[test]
+fn a_peer_that_counts_a_stream_too_long_makes_calls_wait_and_not_fail() {
+    run(async {
+        let refused = Rc::new(Cell::new(0));
+        let refusals = refused.clone();
+        // On each connection, counts a stream for a moment after its end, and refuses the one that comes meanwhile.
+        let address = raw(move |tcp| {
+            let refusals = refusals.clone();
+            async move {
+                let mut builder = h2::server::Builder::new();
+                let mut connection = builder.max_concurrent_streams(4).handshake(tcp).await.unwrap();
+                let counted = Rc::new(Cell::new(0));
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    if counted.get() == 4 {
+                        refusals.set(refusals.get() + 1);
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    }
+                    counted.set(counted.get() + 1);
+                    let counted = counted.clone();
+                    tokio::task::spawn_local(async move {
+                        echo((request, respond)).await;
+                        tokio::time::sleep(Duration::from_millis(3)).await;
+                        counted.set(counted.get() - 1);
+                    });
+                }
+            }
+        })
+        .await;
+        let caller = World::new(&[address]).caller().await;
+        let calls = (0..400).map(|_| {
+            let caller = caller.clone();
+            tokio::task::spawn_local(async move { call(&caller, grpc(), b"hello", None).await })
+        });
+        for answer in calls.collect::<Vec<_>>() {
+            let answer = answer.await.unwrap().unwrap();
+            assert_eq!(answer.body, b"hello", "{:?}", answer.headers);
+        }
+        assert!(refused.get() > 0, "the test must refuse something");
+    });
+}
+
+#[test]
 fn many_requests_at_once_make_one_dial() {
     run(async {
         let endpoint = endpoint(Default::default(), echo).await;
