@@ -135,3 +135,32 @@ fn connections_above_the_limit_are_shed() {
     kept.pop();
     eventually("room for one more", || ask(&mut sidecar.connect(0)).is_ok());
 }
+
+#[test]
+fn tls_passes_through_untouched_and_is_counted_as_such() {
+    // A ClientHello in two records, which name `svc`, as far as detection reads it.
+    let body =
+        b"\x03\x03".iter().chain(&[9; 32]).chain(b"\0\0\x02\x13\x01\x01\0\0\x0c\0\0\0\x08\0\x06\0\0\x03svc");
+    let body: Vec<u8> = body.copied().collect();
+    let handshake = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+    let record = |part: &[u8]| [&[22, 3, 1, 0, part.len() as u8][..], part].concat();
+    let hello = [record(&handshake[..20]), record(&handshake[20..])].concat();
+    let resources = service("tls", &[echo_at_end("heard")], "");
+    let sidecar =
+        Sidecar::start(&resources, |config| config.listeners = vec![listener("tls", Protocol::Auto)]);
+    let mut client = sidecar.connect(0);
+    client.write_all(&hello).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, [b"heard: ", &hello[..]].concat());
+    eventually("it is counted as TLS", || {
+        let metrics = sidecar.admin("GET", "/metrics");
+        metrics.lines().any(|line| {
+            line.starts_with("lighter_connections_total{")
+                && line.contains("service=\"default/tls\"")
+                && line.contains("protocol=\"tls\"")
+                && line.ends_with(" 1")
+        })
+    });
+}

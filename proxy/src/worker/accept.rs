@@ -33,6 +33,7 @@ impl Door {
 }
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open: watch::Receiver<()>) {
+    let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -40,8 +41,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open:
             _ = open.changed() => break,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&worker, stream, peer, role),
-            Err(error) => back_off(&worker, error).await,
+            Ok((stream, peer)) => {
+                exhausted = false;
+                admit(&worker, stream, peer, role);
+            }
+            Err(error) => back_off(&worker, error, &mut exhausted).await,
         }
     }
     // Who got through before the door closed is served: closing the socket would reset them.
@@ -100,13 +104,15 @@ impl Drop for Counted {
     }
 }
 
-/// A failed accept is either the peer's (it left again: go on) or ours (no descriptor: wait for one).
-async fn back_off(worker: &Worker, error: std::io::Error) {
+/// A failed accept is either the peer's (it left again: go on) or ours (no descriptor: wait for one, and say so once).
+async fn back_off(worker: &Worker, error: std::io::Error, exhausted: &mut bool) {
     use rustix::io::Errno;
     worker.metrics.accept_failed();
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-            tracing::warn!(%error, "cannot accept: waiting for connections to end");
+            if !std::mem::replace(exhausted, true) {
+                tracing::warn!(%error, "cannot accept: waiting for connections to end");
+            }
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
         }
         _ => tracing::debug!(%error, "a connection was gone before it was accepted"),

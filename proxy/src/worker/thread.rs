@@ -138,3 +138,19 @@ async fn drained(worker: Rc<Worker>, accepting: [Accepting; 2], mut phases: watc
 
 /// How long connections may take to notice that they are cut.
 const LAST_WORDS: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_panics_is_heard_of() {
+        let (events, mut heard) = mpsc::unbounded_channel();
+        let worker = std::thread::spawn(move || {
+            let _obituary = Obituary { index: 3, events, last: None };
+            panic!("as a fault would");
+        });
+        assert!(worker.join().is_err());
+        assert!(matches!(heard.blocking_recv(), Some(Event::Died(3))));
+    }
+}
