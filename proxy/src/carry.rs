@@ -55,25 +55,25 @@ impl Call {
             }
             Ok((Verdict::Tls, upstream)) => {
                 match detect::server_name(&mut self.io, self.worker.shared.config.detect_timeout).await {
-                    Ok(name) => self.into_opaque(onward, upstream, Spoken::Tls, name),
+                    Ok(name) => self.into_opaque(onward, upstream, Spoken::Tls, name).await,
                     Err(lost) => self.end(&onward, lost),
                 }
             }
             Ok((Verdict::Opaque | Verdict::Partial, upstream)) => {
-                self.into_opaque(onward, upstream, Spoken::Tcp, None)
+                self.into_opaque(onward, upstream, Spoken::Tcp, None).await
             }
             Err(lost) => self.end(&onward, lost),
         }
     }
 
     /// Carries it untouched to where it wanted to go.
-    pub(crate) fn into_address(self, onward: Onward) -> Engine {
-        self.into_opaque(onward, None, Spoken::Tcp, None)
+    pub(crate) async fn into_address(self, onward: Onward) -> Engine {
+        self.into_opaque(onward, None, Spoken::Tcp, None).await
     }
 
     /// Passes everything on to an upstream that is connected already.
-    pub(crate) fn into_upstream(self, onward: Onward, upstream: Upstream) -> Engine {
-        self.into_opaque(onward, Some(upstream), Spoken::Tcp, None)
+    pub(crate) async fn into_upstream(self, onward: Onward, upstream: Upstream) -> Engine {
+        self.into_opaque(onward, Some(upstream), Spoken::Tcp, None).await
     }
 
     /// Serves requests that say themselves where they go.
@@ -89,13 +89,13 @@ impl Call {
     /// Closes it with a reset, and counts why.
     pub(crate) fn refuse(self, onward: &Onward, cause: Cause) -> Engine {
         tracing::debug!(peer = %self.peer, %cause, "connection refused");
-        self.as_opaque(onward).refuse(&self.io, cause);
+        self.as_opaque(onward.clone(), Spoken::Tcp, None).refuse(&self.io, cause);
         None
     }
 
     /// Counts a connection that was refused in words of its own.
     pub(crate) fn count_refusal(&self, onward: &Onward, cause: Cause) {
-        self.as_opaque(onward).count_refusal(cause);
+        self.as_opaque(onward.clone(), Spoken::Tcp, None).count_refusal(cause);
     }
 
     async fn find(
@@ -119,19 +119,16 @@ impl Call {
         found.map(|found| (found.verdict, found.upstream))
     }
 
-    fn into_opaque(
+    async fn into_opaque(
         self,
         onward: Onward,
         upstream: Option<Upstream>,
         spoken: Spoken,
         name: Option<String>,
     ) -> Engine {
-        let Call { worker, io, peer, ticket } = self;
-        Some(Box::pin(async move {
-            let name = name.as_deref().unwrap_or_default();
-            let opaque = Opaque { worker: &worker, onward: &onward, peer, spoken, name };
-            opaque.serve(io, upstream, &ticket).await;
-        }))
+        let opaque = self.as_opaque(onward, spoken, name);
+        let upstream = opaque.connect(&self.io, upstream).await?;
+        Some(Box::pin(opaque.carry(self.io, upstream, self.ticket)))
     }
 
     fn end(self, onward: &Onward, lost: Lost) -> Engine {
@@ -144,8 +141,9 @@ impl Call {
         }
     }
 
-    fn as_opaque<'a>(&'a self, onward: &'a Onward) -> Opaque<'a> {
-        Opaque { worker: &self.worker, onward, peer: self.peer, spoken: Spoken::Tcp, name: "" }
+    fn as_opaque(&self, onward: Onward, spoken: Spoken, name: Option<String>) -> Opaque {
+        let (worker, peer, began) = (self.worker.clone(), self.peer, Instant::now());
+        Opaque { worker, onward, peer, spoken, name: name.unwrap_or_default(), began }
     }
 
     fn into_fixed(self, target: Target) -> (Io, Context) {

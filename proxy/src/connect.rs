@@ -116,7 +116,7 @@ async fn tunnel(mut call: Call, tongue: Tongue, ask: Ask) -> Engine {
     match opened {
         Ok((onward, upstream)) => {
             tell(&mut call, tongue.established()).await?;
-            call.into_upstream(onward, upstream)
+            call.into_upstream(onward, upstream).await
         }
         Err((onward, error)) => {
             call.count_refusal(&onward, error.cause);

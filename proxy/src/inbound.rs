@@ -35,7 +35,7 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
             call.into_port(target, Protocol::Auto).await
         }
         // Not said to be part of the Service: carried, counted, and never looked into.
-        None => call.into_address(onward),
+        None => call.into_address(onward).await,
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
     let destination = destination(&call.worker.shared.mesh.load(), meant);
     match destination {
         Ok(Some(target)) => call.into_port(target, Protocol::Auto).await,
-        Ok(None) => call.into_address(onward),
+        Ok(None) => call.into_address(onward).await,
         Err(cause) => call.refuse(&onward, cause),
     }
 }

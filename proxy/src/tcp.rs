@@ -1,6 +1,7 @@
 //! Opaque bytes: pick an endpoint, connect, pass everything on, account.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,18 +42,20 @@ pub(crate) struct Upstream {
     retries: u8,
 }
 
-/// An opaque connection that is carried.
-pub(crate) struct Opaque<'a> {
+/// An opaque connection, as far as it is accounted for.
+pub(crate) struct Opaque {
     /// The worker whose thread this is.
-    pub(crate) worker: &'a Worker,
+    pub(crate) worker: Rc<Worker>,
     /// Where it goes.
-    pub(crate) onward: &'a Onward,
+    pub(crate) onward: Onward,
     /// The caller.
     pub(crate) peer: SocketAddr,
     /// Bytes, or TLS that is passed through.
     pub(crate) spoken: Spoken,
     /// The server name that the client gave in TLS; otherwise empty.
-    pub(crate) name: &'a str,
+    pub(crate) name: String,
+    /// When it began.
+    pub(crate) began: Instant,
 }
 
 #[cfg(test)]
@@ -64,37 +67,39 @@ impl Upstream {
     }
 }
 
-impl Opaque<'_> {
-    /// Carries the connection to its end, or closes it with a reset if no upstream can be reached.
-    pub(crate) async fn serve(&self, mut downstream: Io, upstream: Option<Upstream>, ticket: &Ticket) {
-        let began = Instant::now();
-        let metrics = self.onward.metrics(self.worker);
-        metrics.begin(self.spoken);
+impl Opaque {
+    /// Counts the connection as begun and connects it, unless that is done. If no upstream can be reached, the client
+    /// gets a reset, and `None` comes back.
+    pub(crate) async fn connect(&self, downstream: &Io, upstream: Option<Upstream>) -> Option<Upstream> {
+        self.metrics().begin(self.spoken);
         let connected = match upstream {
             Some(upstream) => Ok(upstream),
-            None => dial(self.worker, self.onward).await,
+            None => dial(&self.worker, &self.onward).await,
         };
         match connected {
-            Ok(mut upstream) => {
-                let idle = self.onward.idle_timeout();
-                let relayed = relay(&mut downstream, &mut upstream.io, idle, ticket).await;
-                let outcome = match relayed.cause {
-                    Some(Cause::UpstreamReset) if relayed.bytes_out == 0 => Outcome::Failed,
-                    _ => Outcome::Answered,
-                };
-                if let Some(picked) = upstream.picked {
-                    picked.finish(outcome, upstream.took, Instant::now());
-                }
-                let (address, took, retries) = (Some(upstream.address), upstream.took, upstream.retries);
-                self.account(metrics, began, address, relayed, took, retries);
-            }
+            Ok(upstream) => Some(upstream),
             Err(error) => {
                 tracing::debug!(peer = %self.peer, %error, "no upstream for an opaque connection");
                 downstream.reset_on_close();
                 let relayed = Relayed { cause: Some(error.cause), ..Relayed::default() };
-                self.account(metrics, began, error.peer, relayed, began.elapsed(), 0);
+                self.account(error.peer, relayed, self.began.elapsed(), 0);
+                None
             }
         }
+    }
+
+    /// Passes everything on until it ends, and accounts for it.
+    pub(crate) async fn carry(self, mut downstream: Io, mut upstream: Upstream, ticket: Ticket) {
+        let idle = self.onward.idle_timeout();
+        let relayed = relay(&mut downstream, &mut upstream.io, idle, &ticket).await;
+        let outcome = match relayed.cause {
+            Some(Cause::UpstreamReset) if relayed.bytes_out == 0 => Outcome::Failed,
+            _ => Outcome::Answered,
+        };
+        if let Some(picked) = upstream.picked {
+            picked.finish(outcome, upstream.took, Instant::now());
+        }
+        self.account(Some(upstream.address), relayed, upstream.took, upstream.retries);
     }
 
     /// Closes a connection with a reset and counts why.
@@ -105,27 +110,25 @@ impl Opaque<'_> {
 
     /// Counts a connection that was refused in words of its own.
     pub(crate) fn count_refusal(&self, cause: Cause) {
-        let metrics = self.onward.metrics(self.worker);
-        metrics.begin(self.spoken);
+        self.metrics().begin(self.spoken);
         let relayed = Relayed { cause: Some(cause), ..Relayed::default() };
         let wanted = match self.onward {
             Onward::Port(_) => None,
-            Onward::Address(_, address) => Some(*address),
+            Onward::Address(_, address) => Some(address),
         };
-        self.account(metrics, Instant::now(), wanted, relayed, Duration::ZERO, 0);
+        self.account(wanted, relayed, Duration::ZERO, 0);
     }
 
-    fn account(
-        &self,
-        metrics: &RouteMetrics,
-        began: Instant,
-        endpoint: Option<SocketAddr>,
-        relayed: Relayed,
-        latency: Duration,
-        retries: u8,
-    ) {
+    fn metrics(&self) -> &RouteMetrics {
+        match &self.onward {
+            Onward::Port(target) => &target.destination.tcp_metrics,
+            Onward::Address(direction, _) => self.worker.passthrough(*direction),
+        }
+    }
+
+    fn account(&self, endpoint: Option<SocketAddr>, relayed: Relayed, latency: Duration, retries: u8) {
         telemetry::account(&Record {
-            metrics,
+            metrics: self.metrics(),
             spoken: self.spoken,
             peer: self.peer,
             endpoint,
@@ -139,7 +142,7 @@ impl Opaque<'_> {
             bytes_in: relayed.bytes_in,
             bytes_out: relayed.bytes_out,
             latency,
-            duration: began.elapsed(),
+            duration: self.began.elapsed(),
             retries,
         });
     }
@@ -212,13 +215,7 @@ impl Onward {
         }
     }
 
-    fn metrics<'a>(&'a self, worker: &'a Worker) -> &'a RouteMetrics {
-        match self {
-            Onward::Port(target) => &target.destination.tcp_metrics,
-            Onward::Address(direction, _) => worker.passthrough(*direction),
-        }
-    }
-
+    /// Longest silence.
     pub(crate) fn idle_timeout(&self) -> Option<Duration> {
         match self {
             Onward::Port(target) => target.destination.policy().idle_timeout,
