@@ -28,9 +28,8 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(again.method, request.method);
     assert_eq!(again.framing, request.framing);
     assert_eq!(again.minor, 1);
-    let named = |name: &str| {
-        again.fields.list.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count()
-    };
+    let named =
+        |name: &str| again.fields.list.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
     assert_eq!(named("host"), 1);
     assert!(named("content-length") + named("transfer-encoding") <= 1);
     for gone in ["keep-alive", "proxy-connection", "proxy-authenticate"] {

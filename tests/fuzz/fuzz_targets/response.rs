@@ -29,6 +29,11 @@ fuzz_target!(|data: &[u8]| {
     // A caller of HTTP/1.0 cannot read chunks: for it the end of the connection is the end.
     if rules.client_minor == 1 || matches!(response.framing, Framing::None | Framing::Length(_)) {
         let may_change = response.framing == Framing::UntilClose && again.framing == Framing::Chunked;
-        assert!(again.framing == response.framing || may_change, "{:?} {:?}", again.framing, response.framing);
+        assert!(
+            again.framing == response.framing || may_change,
+            "{:?} {:?}",
+            again.framing,
+            response.framing
+        );
     }
 });
