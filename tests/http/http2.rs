@@ -64,7 +64,8 @@ fn few_concurrent_streams() {
 fn all_succeed(at: std::net::SocketAddr, calls: usize) {
     http2::run(async {
         let mut builder = h2::client::Builder::new();
-        builder.initial_max_send_streams(1000);
+        // The library ends a connection on which many small frames wait to be read, and counts by this window.
+        builder.initial_max_send_streams(1000).initial_connection_window_size(8 << 20);
         let client = http2::connect_with(at, &builder).await;
         let calls: Vec<_> = (0..calls)
             .map(|number| {
