@@ -260,7 +260,7 @@ fn version(binary: &Path, flag: &str, mark: &str) -> String {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let Some((_, rest)) = text.split_once(mark) else { return String::new() };
-    rest.split(|c: char| c.is_whitespace() || c == '-').next().unwrap_or_default().to_owned()
+    rest.trim_start().split(|c: char| c.is_whitespace() || c == '-').next().unwrap_or_default().to_owned()
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
