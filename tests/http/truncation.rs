@@ -139,9 +139,13 @@ fn http_2_service_http_1_caller() {
     let upstream = resetting();
     let (_sidecar, at) = Sidecar::before(upstream.address, "http2");
     let mut client = Peer::connect(at);
-    let (head, body) = client.exchange("GET / HTTP/1.1\r\nHost: up\r\n\r\n");
-    assert_eq!(head.status(), 200);
-    assert_eq!(body, Body::Cut(b"only this".to_vec()));
+    client.send("GET / HTTP/1.1\r\nHost: up\r\n\r\n");
+    // The reset may overtake the head; then the sidecar says so itself, or ends the connection.
+    let Some(head) = client.head() else { return };
+    match head.status() {
+        200 => assert_eq!(client.body(&head), Body::Cut(b"only this".to_vec())),
+        _ => assert_eq!(head.cause(), Some("upstream_reset"), "{head:?}"),
+    }
 }
 
 /// A service that tells how the first request's body ended.
