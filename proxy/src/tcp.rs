@@ -227,3 +227,29 @@ impl Onward {
 /// For destinations that no policy speaks of; the defaults of TrafficPolicy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use lighter_config::sidecar::SidecarConfig;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::dial::Here;
+    use crate::worker::Shared;
+
+    #[tokio::test]
+    async fn a_connection_at_rest_takes_little_memory() {
+        let here = Arc::new(Here::default());
+        let worker = Worker::new(0, Arc::new(Shared::new(SidecarConfig::default(), here.clone(), here)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (one, other) = tokio::join!(TcpStream::connect(address), TcpStream::connect(address));
+        let ticket = worker.connections.enter();
+        let onward = Onward::Address(Direction::Outbound, address);
+        let (peer, began) = (address, Instant::now());
+        let opaque = Opaque { worker, onward, peer, spoken: Spoken::Tcp, name: String::new(), began };
+        let upstream = Upstream::to(other.unwrap());
+        let size = size_of_val(&opaque.carry(Io::new(one.unwrap()), upstream, ticket));
+        assert!(size <= 1280, "{size} bytes");
+    }
+}
