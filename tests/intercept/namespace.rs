@@ -15,7 +15,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, Rou
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::thread::UnshareFlags;
 
-use crate::support::wait_until;
+use crate::support::{PATIENCE, wait_until};
 
 /// A test that runs in a network namespace in which every address leads to itself.
 pub fn test(name: &str, test: fn()) -> Trial {
@@ -104,10 +104,12 @@ fn ask(message: RouteNetlinkMessage) {
     netlink.transact(vec![message]).unwrap();
 }
 
-/// A connection to `address`, which something is expected to take.
+/// A connection to `address`, which something is expected to take and to answer on.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    TcpStream::connect_timeout(&address, Duration::from_secs(5))
-        .unwrap_or_else(|error| panic!("{address}: {error}"))
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
+        .unwrap_or_else(|error| panic!("{address}: {error}"));
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }
 
 /// Waits for a connection at any of `listeners`, and says at which it came.
@@ -120,7 +122,9 @@ pub fn accept(listeners: &[TcpListener]) -> (usize, TcpStream) {
         accepted = listeners.iter().enumerate().find_map(|(at, one)| Some((at, one.accept().ok()?.0)));
         accepted.is_some()
     });
-    accepted.unwrap()
+    let (at, stream) = accepted.unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    (at, stream)
 }
 
 /// The network namespace of this thread, to be named to others.

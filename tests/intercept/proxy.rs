@@ -66,7 +66,6 @@ fn a_workload_and_its_sidecar_share_a_namespace() {
     call.args(["@call", "echo:7000", "by name"]);
     let mut call = Program::start(call, &place.path(""));
     let (_, mut server) = accept(&[endpoint]);
-    server.set_nonblocking(false).unwrap();
     server.read_exact(&mut [0; "by name\n".len()]).unwrap();
     server.write_all(b"answered\n").unwrap();
     drop(server);

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 use serde_json::Value;
 
-use crate::namespace::{connect, root};
+use crate::namespace::{accept, connect, root};
 use crate::place::{APP, Place, Who, lives, status};
 use crate::support::process::free_address;
 use crate::support::{test_where, wait_until};
@@ -185,7 +185,7 @@ fn the_sidecar_drains_before_the_program_stops(place: &Place) {
     assert_eq!(said(), "ready\ncame\n", "the program was told to stop while it had a caller");
     // To finish, the program has to call somebody itself.
     caller.shutdown(Shutdown::Write).unwrap();
-    let (mut called, _) = other.accept().unwrap();
+    let (_, mut called) = accept(&[other]);
     called.read_exact(&mut [0; "a question\n".len()]).unwrap();
     called.write_all(b"answered\n").unwrap();
     drop(called);

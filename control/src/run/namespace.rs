@@ -118,23 +118,35 @@ fn enter_user_namespace(wanted: UnshareFlags) -> Result<(), NamespaceError> {
         .map_err(forbidden)
 }
 
-/// Says which switch forbids namespaces here.
+/// Says what to do about it here.
 fn forbidden(source: io::Error) -> NamespaceError {
-    let is = |name: &str, value: &str| {
-        std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")))
-            .is_ok_and(|text| text.trim() == value)
+    let setting = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?;
+        Some(text.trim().to_owned())
     };
+    NamespaceError::Forbidden { hint: hint(&source, setting), source }
+}
+
+/// Which switch forbids namespaces, by the system's `setting`s.
+fn hint(source: &io::Error, setting: impl Fn(&str) -> Option<String>) -> String {
+    // Its name, the value that forbids, and one that does not.
     let switches = [
         ("user.max_user_namespaces", "0", "15000"),
         ("user.max_net_namespaces", "0", "15000"),
         ("kernel.unprivileged_userns_clone", "0", "1"),
         ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
     ];
-    let hint = match switches.iter().find(|(name, closed, _)| is(name, closed)) {
-        Some((name, _, open)) => format!("run as root, or `sysctl {name}={open}`"),
-        None => "run as root (CAP_SYS_ADMIN); a container's seccomp profile may forbid it too".into(),
-    };
-    NamespaceError::Forbidden { hint, source }
+    if let Some((name, _, open)) =
+        switches.iter().find(|(name, closed, _)| setting(name).as_deref() == Some(closed))
+    {
+        return format!("run as root, or `sysctl {name}={open}`");
+    }
+    match source.raw_os_error() {
+        Some(libc::ENOSPC) => {
+            "there are as many as may be: raise user.max_net_namespaces and user.max_user_namespaces".into()
+        }
+        _ => "run as root (CAP_SYS_ADMIN); a container's seccomp profile may forbid it too".into(),
+    }
 }
 
 /// Gives the loopback interface the workload's addresses and a route for everything, so that a connection to any
@@ -240,3 +252,30 @@ const SETTINGS: [&str; 8] = [
 
 /// The index of the loopback interface, in every namespace.
 const LOOPBACK: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_that_forbids_is_named() {
+        let refused = |errno| io::Error::from_raw_os_error(errno);
+        let ubuntu = |name: &str| match name {
+            "user.max_user_namespaces" => Some("96365".to_owned()),
+            "kernel.apparmor_restrict_unprivileged_userns" => Some("1".to_owned()),
+            _ => None,
+        };
+        let hint_there = hint(&refused(libc::EPERM), ubuntu);
+        assert!(hint_there.contains("sysctl kernel.apparmor_restrict_unprivileged_userns=0"), "{hint_there}");
+        let hardened = |name: &str| (name == "user.max_user_namespaces").then(|| "0".to_owned());
+        let hint_there = hint(&refused(libc::ENOSPC), hardened);
+        assert!(hint_there.contains("sysctl user.max_user_namespaces="), "{hint_there}");
+        assert!(hint(&refused(libc::ENOSPC), |_| None).contains("as many as may be"));
+        assert!(hint(&refused(libc::EPERM), |_| None).contains("root"));
+    }
+
+    #[test]
+    fn workloads_have_no_virtual_address() {
+        assert!(!WORKLOAD.into_iter().any(lighter_config::snapshot::is_virtual));
+    }
+}
