@@ -228,23 +228,21 @@ async fn attempt(
     };
     let unused = upload.start(send);
     let answered = {
-        let (limits, tally) = (&mut call.limits, &mut call.tally);
+        let (limits, tally, grpc) = (&mut call.limits, &mut call.tally, call.grpc);
         poll_fn(|cx| {
             if let Poll::Ready(error) = upload.poll(cx) {
                 return Poll::Ready(Err(error));
             }
-            loop {
+            // gRPC has no interim answers, and asking for them is not free.
+            while !grpc {
                 match response.poll_informational(cx) {
-                    Poll::Pending => break,
-                    Poll::Ready(Some(Ok(interim))) => {
-                        // Only 1xx comes here; a caller that is gone is noticed below.
-                        let _ = respond.send_informational(interim);
-                    }
-                    Poll::Ready(_) => {
-                        let answer = std::task::ready!(Pin::new(&mut response).poll(cx));
-                        return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
-                    }
+                    // Only 1xx comes here; a caller that is gone is noticed below.
+                    Poll::Ready(Some(Ok(interim))) => drop(respond.send_informational(interim)),
+                    _ => break,
                 }
+            }
+            if let Poll::Ready(answer) = Pin::new(&mut response).poll(cx) {
+                return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
             }
             if respond.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(aborted()));

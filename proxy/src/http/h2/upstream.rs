@@ -27,6 +27,9 @@ const MAX_STREAMS: usize = 128;
 /// Stands for a limit that the peer has not yet told: no peer can say this number.
 const UNTOLD: usize = usize::MAX - 1;
 
+/// How long after a connection was full a refusal is put down to that.
+const CROWD: Duration = Duration::from_secs(1);
+
 /// A window for every stream: streams whose callers do not read cannot stop the others.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
 
@@ -50,7 +53,9 @@ pub(crate) struct Upstream {
     streams: Cell<usize>,
     /// What the peer allows.
     allowed: Cell<usize>,
-    /// How far below that this side stays, because the peer has refused streams within its limit.
+    /// When it was last filled up to a limit of the peer's.
+    full: Cell<Option<Instant>>,
+    /// How far below that limit this side stays, because the peer has refused streams within its limit.
     margin: Cell<usize>,
     resets: Cell<u32>,
     tokens: Cell<u32>,
@@ -99,6 +104,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         send: RefCell::new(Some(send)),
         streams: Cell::new(0),
         allowed: Cell::new(UNTOLD),
+        full: Cell::new(None),
         margin: Cell::new(0),
         resets: Cell::new(0),
         tokens: Cell::new(RESET_BURST),
@@ -123,19 +129,22 @@ impl Upstream {
         send.send_request(request, end).map_err(Some)
     }
 
-    /// Whether one more stream fits. One goes ahead of the peer's SETTINGS; more could be above a limit that these
-    /// tell, and be refused.
+    /// Whether one more stream fits.
     pub(crate) fn has_room(&self) -> bool {
-        let most =
-            if self.is_settled() { self.allowed.get().min(MAX_STREAMS) - self.margin.get() } else { 1 };
-        self.streams.get() < most
+        self.streams.get() < self.most()
     }
 
-    /// A stream was refused unread. Whether that was because the connection was nearly full: a peer may count a
+    /// Most streams at once. One goes ahead of the peer's SETTINGS; more could be above a limit that these tell, and
+    /// be refused.
+    fn most(&self) -> usize {
+        if self.is_settled() { self.allowed.get().min(MAX_STREAMS) - self.margin.get() } else { 1 }
+    }
+
+    /// A stream was refused unread. Whether that was because the connection is, or just was, full: a peer may count a
     /// stream for a moment longer than its last frame needs to get here, and refuse the one that takes its place.
     pub(crate) fn was_crowded(&self) -> bool {
         let allowed = self.allowed.get();
-        let crowded = allowed <= MAX_STREAMS && self.streams.get() * 2 >= allowed;
+        let crowded = allowed <= MAX_STREAMS && self.full.get().is_some_and(|full| full.elapsed() < CROWD);
         if crowded {
             self.margin.set((self.margin.get() + 1).min(allowed / 2));
         }
@@ -159,6 +168,9 @@ impl Upstream {
     /// One stream more.
     pub(crate) fn enter(&self) {
         self.streams.set(self.streams.get() + 1);
+        if self.streams.get() >= self.most() && self.allowed.get() <= MAX_STREAMS {
+            self.full.set(Some(Instant::now()));
+        }
         self.counted.begin();
     }
 
