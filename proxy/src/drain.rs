@@ -121,7 +121,7 @@ struct State {
     /// How many of them callers made to this workload.
     inbound: Cell<usize>,
     /// Those who wait for a phase or for the last connection's end: accept loops and the worker itself.
-    waiting: RefCell<Vec<Waker>>,
+    waiting: RefCell<Slab<Waker>>,
 }
 
 impl Connections {
@@ -185,17 +185,39 @@ impl Connections {
     }
 
     async fn until(&self, done: impl Fn() -> bool) {
+        let mut seat = Waiting { state: &self.state, seat: None };
         poll_fn(|cx| {
             if done() {
                 return Poll::Ready(());
             }
-            let mut waiting = self.state.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
+            seat.watch(cx.waker());
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// A place among those who wait: one each, however often they are polled and by whatever waker. Whether two wakers
+/// wake the same task cannot be relied on.
+struct Waiting<'a> {
+    state: &'a State,
+    seat: Option<usize>,
+}
+
+impl Waiting<'_> {
+    fn watch(&mut self, waker: &Waker) {
+        let mut waiting = self.state.waiting.borrow_mut();
+        match self.seat.and_then(|seat| waiting.get_mut(seat)) {
+            Some(known) => known.clone_from(waker),
+            None => self.seat = Some(waiting.insert(waker.clone())),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let gone = self.seat.and_then(|seat| self.state.waiting.borrow_mut().try_remove(seat));
+        drop(gone);
     }
 }
 
@@ -244,7 +266,8 @@ impl Drop for Ticket {
 
 impl State {
     fn wake_waiting(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        // Cloned out first: what a wake does must not find them borrowed.
+        let waiting: Vec<Waker> = self.waiting.borrow().iter().map(|(_, waker)| waker.clone()).collect();
         waiting.into_iter().for_each(Waker::wake);
     }
 }
@@ -376,5 +399,22 @@ mod tests {
         drop(second);
         assert_eq!(woken.seen(), 1);
         assert!(idle.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn one_who_waits_has_one_place_whoever_polls_it() {
+        struct Nobody;
+        impl Wake for Nobody {
+            fn wake(self: Arc<Self>) {}
+        }
+        let connections = Connections::new();
+        let mut waits = Box::pin(connections.reached(Phase::Draining));
+        for _ in 0..100 {
+            let waker = Waker::from(Arc::new(Nobody));
+            assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert_eq!(connections.state.waiting.borrow().len(), 1);
+        drop(waits);
+        assert!(connections.state.waiting.borrow().is_empty());
     }
 }
