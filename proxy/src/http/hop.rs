@@ -42,29 +42,39 @@ pub enum Kind {
 
 /// What `name` means to a hop. Case does not matter.
 pub fn classify(name: &[u8]) -> Kind {
-    // By length first: nearly every name is decided without a comparison.
-    let known = match name.len() {
-        2 => &[("te", Kind::Te)][..],
-        4 => &[("host", Kind::Host)],
-        6 => &[("expect", Kind::Expect)],
-        7 => &[("upgrade", Kind::Upgrade)],
-        10 => &[("connection", Kind::Connection), ("keep-alive", Kind::Hop)],
-        12 => &[("content-type", Kind::ContentType), ("x-request-id", Kind::RequestId)],
-        14 => &[("content-length", Kind::ContentLength), ("http2-settings", Kind::Http2Settings)],
-        15 => &[("x-forwarded-for", Kind::ForwardedFor)],
-        16 => &[("proxy-connection", Kind::Hop)],
-        17 => &[("transfer-encoding", Kind::TransferEncoding)],
-        18 => &[("proxy-authenticate", Kind::ProxyCredentials)],
-        19 => &[("proxy-authorization", Kind::ProxyCredentials)],
-        25 => &[("proxy-authentication-info", Kind::ProxyCredentials)],
-        _ => &[],
+    // By length and first letter: nearly every name is decided without a comparison.
+    let first = name.first().map_or(0, |byte| byte | 0x20);
+    let known = match (name.len(), first) {
+        (2, b't') => is(name, b"te").then_some(Kind::Te),
+        (4, b'h') => is(name, b"host").then_some(Kind::Host),
+        (6, b'e') => is(name, b"expect").then_some(Kind::Expect),
+        (7, b'u') => is(name, b"upgrade").then_some(Kind::Upgrade),
+        (10, b'c') => is(name, b"connection").then_some(Kind::Connection),
+        (10, b'k') => is(name, b"keep-alive").then_some(Kind::Hop),
+        (12, b'c') => is(name, b"content-type").then_some(Kind::ContentType),
+        (12, b'x') if is(name, b"x-request-id") => Some(Kind::RequestId),
+        (14, b'c') => is(name, b"content-length").then_some(Kind::ContentLength),
+        (14, b'h') => is(name, b"http2-settings").then_some(Kind::Http2Settings),
+        (15, b'x') if is(name, b"x-forwarded-for") => Some(Kind::ForwardedFor),
+        (16, b'p') => is(name, b"proxy-connection").then_some(Kind::Hop),
+        (17, b't') => is(name, b"transfer-encoding").then_some(Kind::TransferEncoding),
+        (18, b'p') => is(name, b"proxy-authenticate").then_some(Kind::ProxyCredentials),
+        (19, b'p') => is(name, b"proxy-authorization").then_some(Kind::ProxyCredentials),
+        (25, b'p') => is(name, b"proxy-authentication-info").then_some(Kind::ProxyCredentials),
+        (_, b'x') if is_lighter(name) => Some(Kind::Lighter),
+        _ => None,
     };
-    for (candidate, kind) in known {
-        if name.eq_ignore_ascii_case(candidate.as_bytes()) {
-            return *kind;
-        }
+    known.unwrap_or(Kind::EndToEnd)
+}
+
+/// Whether `name` is `lower`, which has no capitals. Compared as blocks, without a branch for each byte.
+fn is<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
+    let mut differs = 0;
+    for at in 0..N {
+        differs |= name[at].to_ascii_lowercase() ^ lower[at];
     }
-    if is_lighter(name) { Kind::Lighter } else { Kind::EndToEnd }
+    differs == 0
 }
 
 /// Whether `name` begins with `x-lighter-`.

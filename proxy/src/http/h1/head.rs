@@ -433,11 +433,38 @@ fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
 /// Whether `host` looks like `host` or `host:port`: no user, no path, no list (RFC 3986 §3.2 without user
 /// information). Empty is allowed, as for a target without authority.
 fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|byte| {
-        matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']'
-            | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
-    })
+    host.iter().all(|byte| AUTHORITY[*byte as usize])
 }
+
+const AUTHORITY: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric()
+            || matches!(
+                byte as u8,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'%'
+                    | b':'
+                    | b'['
+                    | b']'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b';'
+                    | b'='
+            );
+        byte += 1;
+    }
+    table
+};
 
 fn keeps_alive(minor: u8, connection: &Options) -> bool {
     !connection.close && (minor == 1 || connection.keep_alive)

@@ -78,12 +78,13 @@ impl Connection {
         self.describe(bytes, request, now);
         let aimed = self.aim(request);
         let Connection { target, exchange: x, edit, worker, .. } = self;
-        let target =
-            target.as_ref().ok_or(Fault::new(Cause::BadRequest, "the request names no authority"))?;
+        let Some(target) = target.as_ref() else {
+            return Err(aimed.err().unwrap_or(Fault::new(Cause::Internal, "the request goes nowhere")));
+        };
         let destination = &*target.destination;
-        let Some((route, state)) = destination.route(request).filter(|_| aimed.is_ok()) else {
+        let Some((route, state)) = destination.route(request) else {
             destination.unrouted.begin(Spoken::Http1);
-            return Err(aimed.err().unwrap_or(Fault::new(Cause::NoRoute, "no route takes this request")));
+            return Err(Fault::new(Cause::NoRoute, "no route takes this request"));
         };
         x.route = Some(route.index);
         x.deadline = state.request_timeout.map(|limit| now + limit);
