@@ -57,8 +57,8 @@ pub(crate) struct Call<'a> {
     pub(crate) crowded: Crowded,
 }
 
-/// Streams that were refused because their connections were nearly full. That says nothing of the request, so it is
-/// not counted as the one other try that it has.
+/// Streams that were refused on connections with a limit of the peer's. That says nothing of the request, so it is not
+/// counted as the one other try that it has.
 #[derive(Default)]
 pub(crate) struct Crowded {
     /// The last try was such a one.
@@ -405,7 +405,7 @@ impl Call<'_> {
     /// Notes why a try failed on this connection.
     pub(crate) fn refused(&mut self, error: &ProxyError, lease: &Lease) {
         let refused = error.retry == Retry::Safe && error.cause == Cause::UpstreamReset;
-        self.crowded.now = refused && lease.upstream().was_crowded();
+        self.crowded.now = refused && lease.was_crowded();
     }
 
     /// How long to wait before the next try, if the last one met a crowd.

@@ -35,7 +35,7 @@ pub struct Pool {
 /// The connections to one endpoint.
 pub(crate) struct Group {
     address: SocketAddr,
-    /// Those that take new streams, oldest first.
+    /// Those that take new streams, in the order in which they are filled.
     connections: RefCell<Vec<Rc<Upstream>>>,
     waiting: RefCell<VecDeque<oneshot::Sender<Granted>>>,
     dialing: Cell<bool>,
@@ -196,6 +196,19 @@ impl Lease {
     /// The connection.
     pub(crate) fn upstream(&self) -> &Rc<Upstream> {
         &self.upstream
+    }
+
+    /// The stream was refused unread. Whether that says more of the connection than of the stream; then others come
+    /// before this connection from now on.
+    pub(crate) fn was_crowded(&self) -> bool {
+        let crowded = self.upstream.was_crowded();
+        if crowded {
+            let mut connections = self.group.connections.borrow_mut();
+            if let Some(at) = connections.iter().position(|other| Rc::ptr_eq(other, &self.upstream)) {
+                connections[at..].rotate_left(1);
+            }
+        }
+        crowded
     }
 
     /// Gives the stream up, in a pace that the peer does not take for an attack.

@@ -27,9 +27,6 @@ const MAX_STREAMS: usize = 128;
 /// Stands for a limit that the peer has not yet told: no peer can say this number.
 const UNTOLD: usize = usize::MAX - 1;
 
-/// How long after a connection was full a refusal is put down to that.
-const CROWD: Duration = Duration::from_secs(1);
-
 /// A window for every stream: streams whose callers do not read cannot stop the others.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
 
@@ -53,8 +50,6 @@ pub(crate) struct Upstream {
     streams: Cell<usize>,
     /// What the peer allows.
     allowed: Cell<usize>,
-    /// When it was last filled up to a limit of the peer's.
-    full: Cell<Option<Instant>>,
     /// How far below that limit this side stays, because the peer has refused streams within its limit.
     margin: Cell<usize>,
     resets: Cell<u32>,
@@ -104,7 +99,6 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         send: RefCell::new(Some(send)),
         streams: Cell::new(0),
         allowed: Cell::new(UNTOLD),
-        full: Cell::new(None),
         margin: Cell::new(0),
         resets: Cell::new(0),
         tokens: Cell::new(RESET_BURST),
@@ -140,15 +134,15 @@ impl Upstream {
         if self.is_settled() { self.allowed.get().min(MAX_STREAMS) - self.margin.get() } else { 1 }
     }
 
-    /// A stream was refused unread. Whether that was because the connection is, or just was, full: a peer may count a
-    /// stream for a moment longer than its last frame needs to get here, and refuse the one that takes its place.
+    /// A stream was refused unread. Whether that says more of the connection than of the stream: a peer with a limit
+    /// may count a stream for a moment longer than its last frame needs to get here, and refuse the one that takes its
+    /// place.
     pub(crate) fn was_crowded(&self) -> bool {
         let allowed = self.allowed.get();
-        let crowded = allowed <= MAX_STREAMS && self.full.get().is_some_and(|full| full.elapsed() < CROWD);
-        if crowded {
+        if allowed <= MAX_STREAMS {
             self.margin.set((self.margin.get() + 1).min(allowed / 2));
         }
-        crowded
+        allowed <= MAX_STREAMS || !self.is_settled()
     }
 
     /// Whether the peer has told how many streams it allows.
@@ -168,9 +162,6 @@ impl Upstream {
     /// One stream more.
     pub(crate) fn enter(&self) {
         self.streams.set(self.streams.get() + 1);
-        if self.streams.get() >= self.most() && self.allowed.get() <= MAX_STREAMS {
-            self.full.set(Some(Instant::now()));
-        }
         self.counted.begin();
     }
 
