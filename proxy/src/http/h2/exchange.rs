@@ -27,8 +27,8 @@ use crate::http::hop::Half;
 use crate::mesh::{RouteState, Target};
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
 
-/// How often a stream is tried again that met a crowd: about half a second in all.
-const CROWDED_TRIES: u32 = 20;
+/// How often a stream is tried again that met a crowd: about two seconds in all.
+const CROWDED_TRIES: u32 = 64;
 
 /// What is counted of an exchange.
 #[derive(Default)]
