@@ -53,6 +53,7 @@ impl Connection {
 
     fn poll_download(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
         let Connection { exchange: x, down, out, .. } = self;
+        let x = &mut **x;
         let Some(up) = &mut x.up else { return Ok(Poll::Ready(())) };
         match x.download.poll(cx, &mut up.io, down, out) {
             Poll::Pending => Ok(Poll::Pending),
@@ -69,7 +70,7 @@ impl Connection {
     }
 
     fn poll_answer_bytes(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         let Some(up) = &mut x.up else {
             return Err(Fault::new(Cause::Internal, "no connection to read from"));
         };
@@ -112,7 +113,7 @@ impl Connection {
             }
             Err(refusal) => return Err(Fault::new(refusal.cause, refusal.detail)),
         };
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         let interim = response.status < 200 && response.framing != Framing::Tunnel;
         if interim && x.minor == 0 {
             // A client of HTTP/1.0 does not know interim answers.
@@ -146,7 +147,7 @@ impl Connection {
         let used = response.len + pass.pass;
         let close = self.exchange.close && !interim;
         EDIT.with_borrow_mut(|edit| self.send_head(edit, bytes, &response, pass, close, cx))?;
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         if !interim {
             x.latency = x.began.elapsed();
             x.status = response.status;
@@ -192,7 +193,7 @@ impl Connection {
     /// not, and accounts.
     pub(super) fn settle(&mut self, result: Result<(), Fault>) -> After {
         let now = Instant::now();
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         if x.tunnel && result.is_ok() {
             if let Some(picked) = x.picked.take() {
                 picked.finish(Outcome::Answered, x.latency, now.into_std());
@@ -201,7 +202,7 @@ impl Connection {
         }
         let fault = result.err();
         self.settle_upstream(fault.as_ref(), now);
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         let whole = x.uploaded || (x.framing == Framing::None && x.head_len > 0);
         let after = match fault {
             None if !x.close && whole => After::Next,
@@ -227,6 +228,7 @@ impl Connection {
 
     fn settle_upstream(&mut self, fault: Option<&Fault>, now: Instant) {
         let Connection { exchange: x, target, worker, .. } = self;
+        let x = &mut **x;
         let up = x.up.take();
         let Some(picked) = x.picked.take() else { return };
         let outcome = match fault {
@@ -258,7 +260,7 @@ impl Connection {
     /// An answer that a filter gives.
     pub(super) fn answer_locally(&mut self, answer: &LocalAnswer) -> After {
         let now = Instant::now();
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         let stays =
             x.keep_alive && x.framing == Framing::None && self.worker.connections.phase() == Phase::Serving;
         x.status = answer.status;
@@ -274,7 +276,7 @@ impl Connection {
 
     /// The request is done with: what is behind it in the buffers is the next one's.
     fn use_up(&mut self) {
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         if let Some(mut input) = self.input.take() {
             input.consume(x.head_len as usize + x.early as usize);
             if !input.is_empty() {
@@ -290,7 +292,7 @@ impl Connection {
 
     /// Counts the exchange.
     pub(super) fn account(&self, cause: Option<Cause>, now: Instant) {
-        let x = &self.exchange;
+        let x = &*self.exchange;
         let Some(target) = &self.target else { return };
         let destination = &target.destination;
         let metrics = match x.route {

@@ -149,6 +149,16 @@ impl Exchange {
         self.again();
     }
 
+    /// Lets go of whatever it may still hold.
+    pub(super) fn let_go(&mut self) {
+        self.picked = None;
+        self.up = None;
+        self.failed = None;
+        self.upload = Flow::none();
+        self.up_out = Outbox::default();
+        self.download = Flow::none();
+    }
+
     /// Forgets an attempt.
     fn again(&mut self) {
         self.sent = false;
@@ -227,7 +237,7 @@ impl Connection {
 
     /// Picks another endpoint if the fault allows it, and the whole request is still at hand.
     fn pick_again(&mut self, fault: &Fault) -> bool {
-        let (Some(target), x) = (&self.target, &mut self.exchange) else { return false };
+        let (Some(target), x) = (&self.target, &mut *self.exchange) else { return false };
         let whole = x.upload.moved == 0 && x.upload.buffer.is_none() && !x.answering;
         let (true, true, 0, Some(route)) = (fault.safe, whole, x.retries, x.route) else { return false };
         if !target.destination.policy().safe_retry {
@@ -293,6 +303,7 @@ impl Connection {
     /// The request's head, and what of its body is at hand, in one write.
     fn send_up(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         let Connection { exchange: x, input, edit, .. } = self;
+        let x = &mut **x;
         let (Some(input), Some(up)) = (input, &mut x.up) else {
             return Err(Fault::new(Cause::Internal, "nothing to send"));
         };
@@ -325,6 +336,7 @@ impl Connection {
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         let Connection { exchange: x, down, .. } = self;
+        let x = &mut **x;
         let Some(up) = &mut x.up else { return Ok(()) };
         match x.upload.poll(cx, down, &mut up.io, &mut x.up_out) {
             Poll::Pending => {}
@@ -348,7 +360,7 @@ impl Connection {
         if self.worker.connections.phase() == Phase::Closed {
             return Err(Fault::new(Cause::Draining, "the drain deadline passed"));
         }
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         let progress = self.progress.wrapping_add(x.upload.moved).wrapping_add(x.download.moved);
         match self.timer.poll(cx, x.deadline, x.idle, progress) {
             None => Ok(()),

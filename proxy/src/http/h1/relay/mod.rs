@@ -7,6 +7,7 @@ mod answer;
 mod exchange;
 mod flow;
 mod request;
+mod seat;
 mod wire;
 
 use std::future::{Future, poll_fn};
@@ -21,7 +22,7 @@ use lighter_filters::LocalAnswer;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use self::exchange::Exchange;
+use self::seat::Seat;
 use self::wire::{Outbox, Timer, poll_fill};
 use super::edit::Edit;
 use crate::buf::Buffer;
@@ -77,7 +78,7 @@ struct Connection {
     timer: Timer,
     /// Changes whenever something moves.
     progress: u64,
-    exchange: Exchange,
+    exchange: Seat,
 }
 
 /// What to do next.
@@ -145,7 +146,7 @@ impl Connection {
             caller: Box::default(),
             timer: Timer::default(),
             progress: 0,
-            exchange: Exchange::new(),
+            exchange: Seat::empty(),
         }
     }
 
@@ -162,7 +163,7 @@ impl Connection {
             };
             self.served = true;
             match after {
-                After::Next => {}
+                After::Next => self.exchange.leave(),
                 After::Close => return poll_fn(|cx| self.poll_flush(cx)).await,
                 After::Linger => return Box::pin(self.linger()).await,
                 After::Reset => return self.down.reset_on_close(),
@@ -285,6 +286,6 @@ mod tests {
     #[test]
     fn a_connection_that_rests_is_small() {
         // What a task holds beside its sockets; ten thousand of them rest beside each other.
-        assert!(size(serve) <= 1280, "{}", size(serve));
+        assert!(size(serve) <= 640, "{}", size(serve));
     }
 }

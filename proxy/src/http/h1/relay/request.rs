@@ -78,6 +78,7 @@ impl Connection {
         self.describe(bytes, request, now);
         let aimed = self.aim(request);
         let Connection { target, exchange: x, edit, worker, .. } = self;
+        let x = &mut **x;
         let Some(target) = target.as_ref() else {
             return Err(aimed.err().unwrap_or(Fault::new(Cause::Internal, "the request goes nowhere")));
         };
@@ -120,7 +121,7 @@ impl Connection {
 
     /// Notes what has to be known until the exchange ends.
     fn describe(&mut self, bytes: &[u8], request: &Request<'_, '_>, now: Instant) {
-        let x = &mut self.exchange;
+        let x = &mut *self.exchange;
         x.start(now);
         x.head_len = request.len as u32;
         x.method = Span::of(bytes, request.method);
