@@ -89,12 +89,6 @@ impl Edit {
         }
     }
 
-    /// Gives the room back, for a connection that rests.
-    pub fn rest(&mut self) {
-        self.pieces = SmallVec::new();
-        self.own = Vec::new();
-    }
-
     /// How many bytes the edited head has.
     pub fn len(&self) -> usize {
         self.pieces.iter().map(|piece| (piece.end - piece.start) as usize).sum()

@@ -19,7 +19,7 @@ use crate::dial;
 use crate::drain::Phase;
 use crate::error::{Cause, Retry};
 use crate::http::h1::body::Framing;
-use crate::http::h1::edit::{Slices, Span};
+use crate::http::h1::edit::{Edit, Slices, Span};
 use crate::http::h1::head::Asked;
 use crate::http::h1::pool::Upstream;
 use crate::telemetry::Direction;
@@ -45,6 +45,8 @@ pub(super) struct Exchange {
 
     // What is known of the request.
     pub(super) head_len: u32,
+    /// Its head for the next hop.
+    pub(super) edit: Edit,
     /// Bytes of the body that were read with the head and go out with it.
     pub(super) early: u32,
     pub(super) method: Span,
@@ -94,6 +96,7 @@ impl Exchange {
             deadline: None,
             idle: None,
             head_len: 0,
+            edit: Edit::default(),
             early: 0,
             method: Span::default(),
             path: Span::default(),
@@ -302,7 +305,7 @@ impl Connection {
 
     /// The request's head, and what of its body is at hand, in one write.
     fn send_up(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        let Connection { exchange: x, input, edit, .. } = self;
+        let Connection { exchange: x, input, .. } = self;
         let x = &mut **x;
         let (Some(input), Some(up)) = (input, &mut x.up) else {
             return Err(Fault::new(Cause::Internal, "nothing to send"));
@@ -311,7 +314,7 @@ impl Connection {
         let (head, rest) = input.filled().split_at(x.head_len as usize);
         let pass = x.upload.body.pass(rest).map_err(|refusal| Fault::new(refusal.cause, refusal.detail))?;
         let mut slices = Slices::new();
-        edit.slices(head, &mut slices);
+        x.edit.slices(head, &mut slices);
         if pass.pass > 0 {
             slices.push(IoSlice::new(&rest[..pass.pass]));
         }

@@ -24,7 +24,6 @@ use tokio::time::Instant;
 
 use self::seat::Seat;
 use self::wire::{Outbox, Timer, poll_fill};
-use super::edit::Edit;
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
@@ -71,8 +70,6 @@ struct Connection {
     scanned: usize,
     /// What the client has not taken yet.
     out: Outbox,
-    /// The request's head for the next hop.
-    edit: Edit,
     /// The caller's address for `X-Forwarded-For`, once it was needed.
     caller: Box<[u8]>,
     timer: Timer,
@@ -142,7 +139,6 @@ impl Connection {
             input: None,
             scanned: 0,
             out: Outbox::default(),
-            edit: Edit::default(),
             caller: Box::default(),
             timer: Timer::default(),
             progress: 0,

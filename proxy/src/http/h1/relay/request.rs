@@ -60,7 +60,7 @@ impl Connection {
     /// A head that is not read: nothing of it is known, and nothing behind it can be.
     fn refuse(&mut self, cause: Cause, detail: &'static str) -> Next {
         self.exchange.start(Instant::now());
-        self.edit.clear();
+        self.exchange.edit.clear();
         if let Some(target) = &self.target {
             target.destination.unrouted.begin(Spoken::Http1);
         }
@@ -74,10 +74,10 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Result<Next, Fault> {
         let now = Instant::now();
-        self.edit.clear();
+        self.exchange.edit.clear();
         self.describe(bytes, request, now);
         let aimed = self.aim(request);
-        let Connection { target, exchange: x, edit, worker, .. } = self;
+        let Connection { target, exchange: x, worker, .. } = self;
         let x = &mut **x;
         let Some(target) = target.as_ref() else {
             return Err(aimed.err().unwrap_or(Fault::new(Cause::Internal, "the request goes nowhere")));
@@ -103,13 +103,13 @@ impl Connection {
             identify: self.direction == Direction::Outbound,
         };
         if state.chain.is_empty() {
-            x.request_id = edit.request(bytes, request, &rules);
+            x.request_id = x.edit.request(bytes, request, &rules);
         } else {
             let mut changed = edit::filter_request(request, rules.authority);
             if let Some(answer) = state.chain.on_request(route, &mut changed) {
                 return Ok(Next::Answer(answer));
             }
-            x.request_id = edit.changed_request(request, &changed, &rules);
+            x.request_id = x.edit.changed_request(request, &changed, &rules);
         }
         let picked = pick(target, route.index, None, now)
             .map_err(|cause| Fault::new(cause, "no endpoint can take this request"))?;
