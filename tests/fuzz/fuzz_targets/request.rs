@@ -5,18 +5,17 @@
 use libfuzzer_sys::fuzz_target;
 use lighter_proxy::http::h1::edit::{Edit, RequestRules};
 use lighter_proxy::http::h1::head;
-use lighter_proxy::telemetry::Direction;
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else { return };
-    let direction = if choice & 1 == 0 { Direction::Outbound } else { Direction::Inbound };
     let mut room = head::room();
     let Ok(Some(request)) = head::request(bytes, &mut room) else { return };
     assert!(request.len <= bytes.len());
     let front = &bytes[..request.len];
     assert!(front.ends_with(b"\r\n\r\n"));
 
-    let rules = RequestRules { direction, authority: b"up", caller: b"192.0.2.1", identify: choice & 2 != 0 };
+    let caller: &[u8] = if choice & 1 == 0 { b"" } else { b"192.0.2.1" };
+    let rules = RequestRules { authority: b"up", caller, identify: choice & 2 != 0 };
     let mut edit = Edit::default();
     edit.request(front, &request, &rules);
     let passed = edit.to_vec(front);
