@@ -15,6 +15,11 @@ use crate::error::{Cause, ProxyError};
 pub trait SocketFactory: Send + Sync {
     /// A TCP socket for `address`'s family, not connected, non-blocking, close-on-exec.
     fn tcp(&self, address: SocketAddr) -> io::Result<socket2::Socket>;
+
+    /// Whether something listens at `address` there, where that can be told without connecting to it; otherwise true.
+    fn listens(&self, _address: SocketAddr) -> bool {
+        true
+    }
 }
 
 /// Makes sockets in the network namespace of the calling thread.

@@ -107,7 +107,7 @@ fn run(options: Options) -> Result<u8, RunError> {
     status.listen = config.inbound.iter().map(|inbound| inbound.listen).collect();
     status.service = config.service.clone();
     let Inside { control, sockets, pid } = inside;
-    let inside_sockets = Arc::new(sockets::Inside::new(sockets)?);
+    let inside_sockets = Arc::new(sockets::Inside::new(sockets, pid)?);
     let rules = Installed::from_fd(made.rules.try_clone()?)?;
     let start = |ready, stop| Start {
         config,

@@ -46,6 +46,13 @@ pub fn dns_on(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 /// A listener on `address`; with `shared`, one of several on the same address, among which the kernel spreads
 /// connections. On the IPv6 wildcard it takes IPv4 connections too.
 pub fn tcp(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let listener = reserve(address, shared)?;
+    begin(&listener)?;
+    Ok(listener)
+}
+
+/// The same without listening yet: the address is taken, and connections to it are refused until [`begin`].
+pub fn reserve(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -54,8 +61,12 @@ pub fn tcp(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Lets connections in.
+pub fn begin(listener: &TcpListener) -> io::Result<()> {
+    SockRef::from(listener).listen(BACKLOG)
 }
 
 /// Where the peer of an accepted connection wanted to go, before a redirect changed it. A connection that was not

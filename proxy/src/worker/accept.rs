@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::doors::{Door, Role};
 use super::{Admitted, Worker};
 use crate::carry::Call;
+use crate::intercept::listen;
 use crate::io::Io;
 use crate::telemetry::WorkerMetrics;
 use crate::{connect, inbound, outbound};
@@ -27,9 +28,52 @@ impl Door {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(self.listener)?;
-        Ok(accept(worker, listener, self.role, open))
+        let Door { role, listener, after } = self;
+        let ready = match after {
+            // Listening already, so that no caller is refused.
+            Some(app) if !worker.shared.inside.listens(app) => Err((listener, app)),
+            _ => Ok(begin(listener)?),
+        };
+        Ok(async move {
+            let listener = match ready {
+                Ok(listener) => listener,
+                Err((listener, app)) => match wait_for(app, listener, &worker, open.clone()).await {
+                    Some(listener) => listener,
+                    None => return,
+                },
+            };
+            accept(worker, listener, role, open).await;
+        })
     }
+}
+
+fn begin(listener: std::net::TcpListener) -> std::io::Result<TcpListener> {
+    listen::begin(&listener)?;
+    TcpListener::from_std(listener)
+}
+
+/// Lets callers in once something listens at `app`. `None`: that did not happen before the door was closed.
+async fn wait_for(
+    app: SocketAddr,
+    listener: std::net::TcpListener,
+    worker: &Worker,
+    mut open: watch::Receiver<()>,
+) -> Option<TcpListener> {
+    let began = tokio::time::Instant::now();
+    let mut pause = LOOK_EVERY.0;
+    let mut told = false;
+    while !worker.shared.inside.listens(app) {
+        if !told && began.elapsed() > SLOW_START {
+            told = true;
+            tracing::warn!(%app, "nothing listens there yet: callers are refused");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_EVERY.1),
+            // Nothing is ever sent: this is its end.
+            _ = open.changed() => return None,
+        }
+    }
+    begin(listener).inspect_err(|error| tracing::error!(%error, "cannot listen for callers")).ok()
 }
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open: watch::Receiver<()>) {
@@ -118,6 +162,12 @@ async fn back_off(worker: &Worker, error: std::io::Error, exhausted: &mut bool) 
         _ => tracing::debug!(%error, "a connection was gone before it was accepted"),
     }
 }
+
+/// How often it is looked whether the application listens: soon at first, then less and less.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
+/// An application that takes longer to listen is worth a word.
+const SLOW_START: Duration = Duration::from_secs(10);
 
 /// Long enough not to spin, short enough not to be noticed once descriptors are free again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);

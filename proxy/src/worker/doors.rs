@@ -13,6 +13,9 @@ pub(super) struct Door {
     pub(super) role: Role,
     /// The socket.
     pub(super) listener: std::net::TcpListener,
+    /// Nobody is let in before something listens there: as long as the application does not, callers are refused as
+    /// they would be without a sidecar.
+    pub(super) after: Option<SocketAddr>,
 }
 
 /// What comes in by a door.
@@ -43,7 +46,11 @@ pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Do
     let workers = dealt.len();
     let mut deal = |role: Role, listeners: Vec<TcpListener>| {
         for (at, listener) in listeners.into_iter().enumerate() {
-            dealt[at % workers].push(Door { role, listener });
+            let after = match role {
+                Role::App(index) => config.inbound.get(index).map(|inbound| inbound.app),
+                _ => None,
+            };
+            dealt[at % workers].push(Door { role, listener, after });
         }
     };
     let intercept = config.intercept.as_ref();
@@ -61,15 +68,15 @@ pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Do
     for (index, inbound) in config.inbound.iter().enumerate() {
         let listeners = match given.next() {
             Some(listeners) if !listeners.is_empty() => listeners,
-            _ => on(inbound.listen, workers)?,
+            _ => on(inbound.listen, workers, listen::reserve)?,
         };
         deal(Role::App(index), listeners);
     }
     for (index, listener) in config.listeners.iter().enumerate() {
-        deal(Role::Listener(index), on(listener.listen, workers)?);
+        deal(Role::Listener(index), on(listener.listen, workers, listen::tcp)?);
     }
     if let Some(address) = config.connect {
-        deal(Role::Proxy, on(address, workers)?);
+        deal(Role::Proxy, on(address, workers, listen::tcp)?);
     }
     Ok(dealt)
 }
@@ -105,12 +112,15 @@ pub(super) fn one(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 /// One listener for every worker on the same address, among which the kernel spreads connections.
-fn on(address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, StartError> {
+fn on(
+    address: SocketAddr,
+    workers: usize,
+    make: fn(SocketAddr, bool) -> std::io::Result<TcpListener>,
+) -> Result<Vec<TcpListener>, StartError> {
     let mut address = address;
     let mut listeners = Vec::with_capacity(workers);
     for _ in 0..workers {
-        let listener =
-            listen::tcp(address, workers > 1).map_err(|source| StartError::Listen { address, source })?;
+        let listener = make(address, workers > 1).map_err(|source| StartError::Listen { address, source })?;
         // Where the system was to choose the port, all of them get the first one's.
         address = listener.local_addr()?;
         listeners.push(listener);
