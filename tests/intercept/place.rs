@@ -1,7 +1,7 @@
 //! Where a test's programs run, and as whom.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::process::{Program, free_address};
+use crate::support::process::{Program, copy_program, free_address};
 
 /// As whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,7 @@ impl Place {
         if who == Who::Nobody {
             for (from, to) in [(lighter(), place.lighter()), (std::env::current_exe().unwrap(), place.own())]
             {
-                std::fs::copy(from, &to).unwrap();
-                std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).unwrap();
+                copy_program(&from, &to);
             }
             chown(place.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }

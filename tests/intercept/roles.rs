@@ -18,6 +18,13 @@ pub fn play() -> Option<i32> {
     match arguments[..] {
         ["@see", ..] => see(),
         ["@echo", port] => echo(port),
+        ["@echo-once-told", port, file] => {
+            println!("waiting");
+            while !Path::new(file).exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            echo(port);
+        }
         ["@call", address, text] => call(address, text),
         ["@resolve", name] => resolve(name),
         ["@reach", socket] => {

@@ -19,10 +19,11 @@ use crate::support::process::free_address;
 use crate::support::{test_where, wait_until};
 
 pub fn tests() -> Vec<Trial> {
-    let both: [Test; 8] = [
+    let both: [Test; 9] = [
         ("a_run_ends_like_its_program", a_run_ends_like_its_program),
         ("a_program_sees_no_difference", a_program_sees_no_difference),
         ("programs_reach_each_other_by_name", programs_reach_each_other_by_name),
+        ("callers_are_refused_until_the_program_listens", callers_are_refused_until_the_program_listens),
         ("signals_are_passed_on", signals_are_passed_on),
         ("the_sidecar_drains_before_the_program_stops", the_sidecar_drains_before_the_program_stops),
         (
@@ -115,12 +116,13 @@ fn a_program_sees_no_difference(place: &Place) {
 fn programs_reach_each_other_by_name(place: &Place) {
     let listen = free_address();
     let mesh = place.mesh("echo", 7000, listen);
-    let (port, listen) = (APP.to_string(), listen.to_string());
+    let (port, listen_text) = (APP.to_string(), listen.to_string());
     let mut server = place.start(
-        &["--service", "echo", "--port", &port, "--listen", &listen, "--resources", &mesh],
+        &["--service", "echo", "--port", &port, "--listen", &listen_text, "--resources", &mesh],
         &["@echo", &port],
     );
     wait_until("the program listens", || server.program.said().contains("listening"));
+    wait_until("callers are let in", || !refused(listen));
     for name in ["echo:7000", "echo.default.svc.cluster.local:7000"] {
         let mut client = place.start(&["--resources", &mesh], &["@call", name, "carried"]);
         assert!(client.program.wait().success(), "{}", client.program.said());
@@ -140,6 +142,27 @@ fn programs_reach_each_other_by_name(place: &Place) {
     assert_eq!(netns(server.number("sidecar_pid")), netns(u64::from(std::process::id())));
     server.signal(libc::SIGTERM);
     assert_eq!(server.program.wait().code(), Some(143));
+}
+
+fn callers_are_refused_until_the_program_listens(place: &Place) {
+    let listen = free_address();
+    let mesh = place.mesh("late", 7000, listen);
+    let file = place.path("told");
+    let (port, listen_text) = (APP.to_string(), listen.to_string());
+    let server = place.start(
+        &["--service", "late", "--port", &port, "--listen", &listen_text, "--resources", &mesh],
+        &["@echo-once-told", &port, file.to_str().unwrap()],
+    );
+    wait_until("the program runs", || server.program.said().contains("waiting"));
+    assert!(refused(listen), "nobody would answer");
+    std::fs::write(&file, "").unwrap();
+    wait_until("callers are let in", || !refused(listen));
+    let mut caller = connect(listen);
+    caller.write_all(b"carried\n").unwrap();
+    caller.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "carried\n");
 }
 
 fn signals_are_passed_on(place: &Place) {
@@ -177,7 +200,13 @@ fn the_sidecar_drains_before_the_program_stops(place: &Place) {
     );
     let said = || std::fs::read_to_string(&file).unwrap_or_default();
     wait_until("the program is ready", || said() == "ready\n");
-    let mut caller = connect(listen);
+    // The program takes one call, so its caller must not be announced by another.
+    let mut caller = None;
+    wait_until("callers are let in", || {
+        caller = TcpStream::connect(listen).ok();
+        caller.is_some()
+    });
+    let mut caller = caller.unwrap();
     caller.write_all(b"a long story").unwrap();
     wait_until("the call came", || said() == "ready\ncame\n");
     running.signal(libc::SIGTERM);

@@ -1,6 +1,7 @@
 //! Processes that a test starts, and ends by their own number.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,6 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use super::{PATIENCE, wait_until};
+
+/// Copies a program to where another user can run it. By a process of its own: were the copy open for writing in this
+/// one, a child that another test starts at that moment would have it open too, and it could not be run (ETXTBSY).
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
+    std::fs::set_permissions(to, PermissionsExt::from_mode(0o755)).unwrap();
+}
 
 /// A process of ours. It ends when this is dropped.
 pub struct Program {

@@ -164,7 +164,7 @@ async fn back_off(worker: &Worker, error: std::io::Error, exhausted: &mut bool) 
 }
 
 /// How often it is looked whether the application listens: soon at first, then less and less.
-const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// An application that takes longer to listen is worth a word.
 const SLOW_START: Duration = Duration::from_secs(10);
