@@ -73,7 +73,13 @@ pub fn raise(name: &str, addresses: &[(IpAddr, u8)]) {
         message.header.index = index;
         message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
         if address.is_ipv6() {
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            // A route to the prefix of an address of the loopback interface would discard what it takes.
+            let flags = if name == "lo" {
+                AddressFlags::Nodad | AddressFlags::Noprefixroute
+            } else {
+                AddressFlags::Nodad
+            };
+            message.attributes.push(AddressAttribute::Flags(flags));
         }
         ask(RouteNetlinkMessage::NewAddress(message));
     }

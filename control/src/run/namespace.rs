@@ -191,7 +191,9 @@ fn assign(address: IpAddr) -> RouteNetlinkMessage {
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     if address.is_ipv6() {
         // Nobody else can have it. Without this it is of no use until the kernel has found that out.
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        // And no route to its prefix: over the loopback interface that would be one that discards, and it would be the
+        // best one until the kernel has made, some time later, the address's own.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
     }
     RouteNetlinkMessage::NewAddress(message)
 }
