@@ -30,8 +30,10 @@ struct Case {
     /// Never more than this.
     limit: Option<f64>,
     /// Does so many pieces under callgrind, which writes to this file.
-    run: Box<dyn Fn(&Path, u64)>,
+    run: Run,
 }
+
+type Run = Box<dyn Fn(&Path, u64)>;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
