@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         name,
         unit,
         count: 2000,
+        steady: true,
         limit: None,
         run: Box::new(move |file, count| {
             let status = callgrind(file, std::env::current_exe().unwrap())

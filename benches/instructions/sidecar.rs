@@ -14,6 +14,7 @@ pub fn cases() -> Vec<Case> {
         name,
         unit,
         count,
+        steady: !matches!(name, "http1-64k" | "tcp"),
         limit,
         run: Box::new(move |file, count| {
             through_sidecar(file, protocol, upstream(), |port| drive(port, count))
