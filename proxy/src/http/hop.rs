@@ -217,6 +217,11 @@ pub fn is_field_value(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(*byte, b'\t' | 0x20..=0x7e | 0x80..))
 }
 
+/// Whether a method asks for nothing but to be told something (RFC 9110 §9.2.1).
+pub fn is_safe(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
+}
+
 /// Whether a method's semantics allow to send the request again (RFC 9110 §9.2.2). Methods are case-sensitive.
 pub fn is_idempotent(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")

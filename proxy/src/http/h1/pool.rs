@@ -171,14 +171,16 @@ async fn sweep(worker: Weak<Worker>) {
 
 /// Whether nothing came on a connection that rests: no end, no error, no byte. Costs a system call only where the
 /// runtime has seen an event.
-fn is_quiet(tcp: &TcpStream, cx: &mut Context<'_>) -> bool {
-    match tcp.poll_read_ready(cx) {
-        Poll::Pending => true,
-        Poll::Ready(_) => {
-            // Readiness may be left over from the exchange before.
-            matches!(tcp.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+/// The task is woken when something comes.
+pub(super) fn is_quiet(tcp: &TcpStream, cx: &mut Context<'_>) -> bool {
+    while tcp.poll_read_ready(cx).is_ready() {
+        // Readiness may be left over from what was read before.
+        match tcp.try_read(&mut [0; 1]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => return false,
         }
     }
+    true
 }
 
 /// Endpoint ids are small and distinct: one multiplication spreads them well enough.

@@ -90,9 +90,12 @@ impl Connection {
                 self.progress += 1;
                 return Ok(Poll::Ready(()));
             }
-            // A reset in place of an end says that the endpoint left something unread, on a new connection this
+            // A reset in place of an end mostly says that the endpoint left something unread, on a new connection this
             // request: its process died with the connection still in the queue, or before it got round to reading.
-            Poll::Ready(Err(_)) => (Cause::UpstreamReset, "the endpoint cut the connection", true),
+            // Mostly: so only what changes nothing is asked of another one.
+            Poll::Ready(Err(_)) => {
+                (Cause::UpstreamReset, "the endpoint cut the connection", rested || x.harmless)
+            }
         };
         Err(Fault { cause, detail, safe: unread && nothing_came && x.idempotent })
     }
@@ -133,6 +136,11 @@ impl Connection {
                 || response.framing == Framing::UntilClose
                 || self.worker.connections.phase() >= Phase::Lame;
             x.tunnel = response.framing == Framing::Tunnel;
+            if x.tunnel && !x.uploaded {
+                // What is left of the request would have to go before what the client says in the other protocol.
+                let early = "the endpoint changed the protocol before it had the whole request";
+                return Err(Fault::new(Cause::UpstreamMalformed, early));
+            }
             // What follows is not this answer's any more.
             x.download.begin(if x.tunnel { Framing::None } else { response.framing }, decode);
             if !decode && !x.tunnel {
@@ -235,6 +243,12 @@ impl Connection {
             None => Outcome::Answered,
             // A connection that rested too long says nothing about its endpoint.
             Some(fault) if fault.safe => Outcome::Abandoned,
+            // Time that passed while the client was to send or to read is not the endpoint's.
+            Some(Fault { cause: Cause::RequestTimeout | Cause::IdleTimeout, .. })
+                if !x.uploaded || x.answering =>
+            {
+                Outcome::Abandoned
+            }
             Some(fault) if fault.cause.side() == Side::Upstream => Outcome::Failed,
             Some(_) => Outcome::Abandoned,
         };
@@ -292,6 +306,12 @@ impl Connection {
 
     /// Counts the exchange.
     pub(super) fn account(&self, cause: Option<Cause>, now: Instant) {
+        let head = self.input.as_ref().map_or(&b""[..], |input| input.filled());
+        self.account_for(head, cause, now);
+    }
+
+    /// The same, with the request's head where it is not in the input any more.
+    pub(super) fn account_for(&self, head: &[u8], cause: Option<Cause>, now: Instant) {
         let x = &*self.exchange;
         let Some(target) = &self.target else { return };
         let destination = &target.destination;
@@ -299,7 +319,6 @@ impl Connection {
             Some(route) => &destination.routes[route].metrics,
             None => &destination.unrouted,
         };
-        let head = self.input.as_ref().map_or(&b""[..], |input| input.filled());
         telemetry::account(&Record {
             metrics,
             spoken: Spoken::Http1,

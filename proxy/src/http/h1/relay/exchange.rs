@@ -21,7 +21,7 @@ use crate::error::{Cause, Retry};
 use crate::http::h1::body::Framing;
 use crate::http::h1::edit::{Edit, Slices, Span};
 use crate::http::h1::head::Asked;
-use crate::http::h1::pool::Upstream;
+use crate::http::h1::pool::{Upstream, is_quiet};
 use crate::telemetry::Direction;
 
 /// Longest silence of a client that still sends a body whose answer is complete.
@@ -60,6 +60,8 @@ pub(super) struct Exchange {
     pub(super) expects_continue: bool,
     pub(super) grpc: bool,
     pub(super) idempotent: bool,
+    /// It changes nothing, however often it is sent.
+    pub(super) harmless: bool,
 
     // How far it is.
     pub(super) sent: bool,
@@ -109,6 +111,7 @@ impl Exchange {
             expects_continue: false,
             grpc: false,
             idempotent: false,
+            harmless: false,
             sent: false,
             uploaded: false,
             refused: false,
@@ -291,7 +294,7 @@ impl Connection {
         }
         // The answer is complete and the request is not: go on while the endpoint listens.
         match &self.exchange.up {
-            Some(up) if up.io.tcp.poll_read_ready(cx).is_pending() => {
+            Some(up) if is_quiet(&up.io.tcp, cx) => {
                 self.exchange.idle = Some(self.exchange.idle.unwrap_or(LATE_BODY).min(LATE_BODY));
                 let _ = self.poll_limits(cx);
                 Poll::Pending

@@ -147,6 +147,8 @@ impl Connection {
     }
 
     async fn run(&mut self) {
+        // Before anything else: what came with the connection may keep it from ever resting.
+        poll_fn(|cx| Poll::Ready(self.ticket.watch(cx.waker()))).await;
         loop {
             let after = match poll_fn(|cx| self.poll_next(cx)).await {
                 Next::Close => return,

@@ -59,7 +59,7 @@ impl Connection {
 
     /// A head that is not read: nothing of it is known, and nothing behind it can be.
     fn refuse(&mut self, cause: Cause, detail: &'static str) -> Next {
-        self.exchange.start(Instant::now());
+        self.start(Instant::now());
         self.exchange.edit.clear();
         if let Some(target) = &self.target {
             target.destination.unrouted.begin(Spoken::Http1);
@@ -119,10 +119,18 @@ impl Connection {
         Ok(Next::Exchange)
     }
 
+    fn start(&mut self, now: Instant) {
+        let x = &mut *self.exchange;
+        // What the exchange before moved counts for good: progress never stands again where it stood.
+        self.progress =
+            self.progress.wrapping_add(x.upload.moved).wrapping_add(x.download.moved).wrapping_add(1);
+        x.start(now);
+    }
+
     /// Notes what has to be known until the exchange ends.
     fn describe(&mut self, bytes: &[u8], request: &Request<'_, '_>, now: Instant) {
+        self.start(now);
         let x = &mut *self.exchange;
-        x.start(now);
         x.head_len = request.len as u32;
         x.method = Span::of(bytes, request.method);
         x.path = Span::of(bytes, request.target);
@@ -134,6 +142,7 @@ impl Connection {
         x.expects_continue = request.expects_continue;
         x.grpc = request.grpc;
         x.idempotent = hop::is_idempotent(request.method);
+        x.harmless = hop::is_safe(request.method);
     }
 
     /// Finds where the request goes, by the mesh of the moment.
