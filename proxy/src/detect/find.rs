@@ -219,7 +219,7 @@ pub(crate) fn outcome(speech: Speech, found: &Result<Found, Lost>) -> Detected {
         _ if speech == Speech::Opaque => return Detected::Known,
         Ok(found) => found,
         Err(Lost::Gone) => return Detected::Closed,
-        Err(Lost::Upstream(_)) => return Detected::Limit,
+        Err(Lost::Upstream(_)) => return Detected::NoUpstream,
     };
     match (found.verdict, found.by) {
         (Verdict::Http1, _) => Detected::Http1,
@@ -406,6 +406,17 @@ mod tests {
         };
         let (found, _) = Port::default().find(Speech::Unknown, PATIENCE, b"", client).await;
         assert_eq!(verdict(&found), (Verdict::Http1, By::Client));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_cannot_be_reached_is_counted_as_such() {
+        let (_client, own_end) = pair().await;
+        let (mut io, connections, learned) = (Io::new(own_end), Connections::new(), Learned::default());
+        let dial = async { Err(ProxyError::new(Cause::ConnectRefused, "nothing listens there")) };
+        let found =
+            find(&mut io, Speech::Unknown, &learned, PATIENCE, None, &connections.enter(), dial).await;
+        assert!(matches!(found, Err(Lost::Upstream(_))));
+        assert_eq!(outcome(Speech::Unknown, &found), Detected::NoUpstream);
     }
 
     #[tokio::test]

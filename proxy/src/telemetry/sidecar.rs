@@ -42,6 +42,8 @@ pub enum Detected {
     Closed,
     /// It was not clear within the limits on bytes or time.
     Limit,
+    /// The client kept silent, and the upstream, which might have spoken, could not be reached.
+    NoUpstream,
 }
 
 /// Counts of protocol detection.
@@ -200,7 +202,7 @@ impl WorkerMetrics {
 }
 
 impl Detected {
-    const ALL: [Detected; 8] = [
+    const ALL: [Detected; 9] = [
         Detected::Known,
         Detected::Http1,
         Detected::Http2,
@@ -209,6 +211,7 @@ impl Detected {
         Detected::ServerFirst,
         Detected::Closed,
         Detected::Limit,
+        Detected::NoUpstream,
     ];
 
     const fn label(self) -> &'static str {
@@ -221,6 +224,7 @@ impl Detected {
             Detected::ServerFirst => "server_first",
             Detected::Closed => "closed",
             Detected::Limit => "limit",
+            Detected::NoUpstream => "no_upstream",
         }
     }
 }
