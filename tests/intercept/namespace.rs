@@ -59,8 +59,7 @@ pub fn link_to(namespace: RawFd, own: &str, other: &str) {
 
 /// Raises the interface `name` and gives it `addresses`, each with the range around it.
 pub fn raise(name: &str, addresses: &[(IpAddr, u8)]) {
-    let any = UdpSocket::bind("0.0.0.0:0").unwrap();
-    let index = rustix::net::netdevice::name_to_index(any, name).unwrap();
+    let index = index(name);
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.header.flags = LinkFlags::Up;
@@ -83,6 +82,12 @@ pub fn raise(name: &str, addresses: &[(IpAddr, u8)]) {
         }
         ask(RouteNetlinkMessage::NewAddress(message));
     }
+}
+
+/// The number of the interface `name`.
+pub fn index(name: &str) -> u32 {
+    let any = UdpSocket::bind("0.0.0.0:0").unwrap();
+    rustix::net::netdevice::name_to_index(any, name).unwrap()
 }
 
 fn furnish() {

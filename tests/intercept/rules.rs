@@ -105,6 +105,15 @@ fn what_is_excluded_is_left_alone() {
     ] {
         assert_eq!(arrives(address), expected, "{address}");
     }
+    // A redirect would lose the link that such an address belongs to.
+    let here = namespace::own();
+    namespace::link_to(namespace::number(&here), "one", "other");
+    for (name, address) in [("one", "fe80::5"), ("other", "fe80::6")] {
+        namespace::raise(name, &[(address.parse().unwrap(), 64)]);
+    }
+    let link = namespace::index("one");
+    let _client = connect(format!("[fe80::5%{link}]:80").parse().unwrap());
+    assert!(accept(&listeners).0 >= redirected, "link-local");
     // What carries the sidecar's mark is the sidecar's own.
     let destination = "198.19.0.1:80".parse().unwrap();
     let marked = Here { mark: Some(config().mark) }.tcp(destination).unwrap();

@@ -160,6 +160,12 @@ fn output(config: &InterceptConfig, ports: &Ports, dns: Option<u16>) -> Vec<Rule
     for (address, length) in loopback {
         rules.push(Rule::new("loopback").destination(address, length).leave());
     }
+    // A link-local address means nothing without its link, which a redirect does not tell (RFC 4007 §6).
+    rules.push(Rule::new("link-local").destination(LINK_LOCAL, 10).leave());
+    let multicast = [(IpAddr::from(Ipv4Addr::new(224, 0, 0, 0)), 4), (MULTICAST, 8)];
+    for (address, length) in multicast {
+        rules.push(Rule::new("multicast").destination(address, length).leave());
+    }
     for (address, length) in &config.exclude_cidrs {
         rules.push(Rule::new("excluded range").destination(*address, *length).leave());
     }
@@ -298,6 +304,11 @@ fn counter(message: &NetfilterMessage) -> Option<RuleCounter> {
     Some(RuleCounter { rule: name?, packets, bytes })
 }
 
+/// RFC 4291 §2.5.6.
+const LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0));
+/// RFC 4291 §2.7.
+const MULTICAST: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0));
+
 /// Priority of destination NAT among the functions of a hook (`NF_IP_PRI_NAT_DST`).
 const DSTNAT: i32 = -100;
 const NF_ACCEPT: u32 = 1;
@@ -339,6 +350,9 @@ mod tests {
                     "dns-tcp",
                     "loopback",
                     "loopback",
+                    "link-local",
+                    "multicast",
+                    "multicast",
                     "excluded range",
                     "outbound",
                 ]
