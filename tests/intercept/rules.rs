@@ -1,13 +1,16 @@
 //! What the rules do to connections, and what is left of them.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use libtest_mimic::Trial;
-use lighter_config::sidecar::InterceptConfig;
+use lighter_config::sidecar::{InboundConfig, InterceptConfig, SidecarConfig};
+use lighter_config::snapshot::Protocol;
 use lighter_proxy::dial::{Here, SocketFactory};
 use lighter_proxy::intercept::netlink::Netlink;
 use lighter_proxy::intercept::{self, Installed, Ports, listen, probe};
+use lighter_proxy::worker::{self, Sockets, Start};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
 use netlink_packet_netfilter::none::ControlMessage;
@@ -20,13 +23,14 @@ use crate::place::{Place, Who};
 use crate::support::test_where;
 
 pub fn tests() -> Vec<Trial> {
-    let isolated_tests: [(&str, fn()); 8] = [
+    let isolated_tests: [(&str, fn()); 9] = [
         ("a_redirected_connection_keeps_its_destination", a_redirected_connection_keeps_its_destination),
         ("what_is_excluded_is_left_alone", what_is_excluded_is_left_alone),
         ("an_excluded_user_is_left_alone", an_excluded_user_is_left_alone),
         ("connections_from_outside_meet_the_inbound_port", connections_from_outside_meet_the_inbound_port),
         ("rules_set_twice_stand_once", rules_set_twice_stand_once),
         ("removal_leaves_no_table_and_no_other_is_touched", removal_leaves_no_table_and_no_other_is_touched),
+        ("rules_outlive_a_sidecar_that_fails", rules_outlive_a_sidecar_that_fails),
         ("many_rules_fit_into_one_transaction", many_rules_fit_into_one_transaction),
         ("the_probe_tells_our_port_from_others", the_probe_tells_our_port_from_others),
     ];
@@ -83,7 +87,7 @@ fn what_is_excluded_is_left_alone() {
     let mut listeners = listen::outbound(15001, 1).unwrap();
     let redirected = listeners.len();
     for port in [2525, 80] {
-        listeners.push(listen::tcp(format!("[::]:{port}").parse().unwrap(), false).unwrap());
+        listeners.push(listen::tcp(format!("[::]:{port}").parse().unwrap()).unwrap());
     }
     let arrives = |address: &str| {
         let _client = connect(address.parse().unwrap());
@@ -128,7 +132,7 @@ fn an_excluded_user_is_left_alone() {
     let _rules = intercept::install(&excluding, &ports()).unwrap();
     let mut listeners = listen::outbound(15001, 1).unwrap();
     let redirected = listeners.len();
-    listeners.push(listen::tcp("0.0.0.0:80".parse().unwrap(), false).unwrap());
+    listeners.push(listen::tcp("0.0.0.0:80".parse().unwrap()).unwrap());
     for (user, left_alone) in [(USER, true), (USER + 1, false)] {
         // A thread has its own user for files and sockets, and this namespace.
         let client = std::thread::spawn(move || {
@@ -163,7 +167,7 @@ fn connections_from_outside_meet_the_inbound_port() {
     namespace::raise("workload", &[(workload[0], 24), (workload[1], 64)]);
     let mut listeners = listen::inbound(15006, 1).unwrap();
     for port in [8080, 2222, 15000] {
-        listeners.push(listen::tcp(format!("[::]:{port}").parse().unwrap(), false).unwrap());
+        listeners.push(listen::tcp(format!("[::]:{port}").parse().unwrap()).unwrap());
     }
     for address in workload {
         // By redirection, by exclusion, and because it is the sidecar's own.
@@ -204,6 +208,53 @@ fn removal_leaves_no_table_and_no_other_is_touched() {
     let plain = TcpListener::bind("0.0.0.0:80").unwrap();
     let _client = connect("198.19.0.1:80".parse().unwrap());
     accept(&[plain]);
+}
+
+fn rules_outlive_a_sidecar_that_fails() {
+    /// An application that listens when it is said to.
+    #[derive(Default)]
+    struct App(AtomicBool);
+    impl SocketFactory for App {
+        fn tcp(&self, address: SocketAddr) -> std::io::Result<socket2::Socket> {
+            Here::default().tcp(address)
+        }
+        fn listens(&self, _address: SocketAddr) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+    // A door that somebody else takes before it opens.
+    let bound = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 7070)).into()).unwrap();
+        socket
+    };
+    let (door, stranger) = (bound(), bound());
+    stranger.listen(1).unwrap();
+    let (config, app) = (config(), Arc::new(App::default()));
+    let inbound = InboundConfig {
+        listen: "127.0.0.1:7070".parse().unwrap(),
+        app: "127.0.0.1:7071".parse().unwrap(),
+        port: None,
+        protocol: Protocol::Tcp,
+    };
+    let (_stop, stopped) = tokio::sync::mpsc::unbounded_channel();
+    let start = Start {
+        sockets: Sockets { inbound: vec![vec![door.into()]], ..Sockets::default() },
+        outside: Arc::new(Here { mark: Some(config.mark) }),
+        inside: app.clone(),
+        ready: Box::new(move || app.0.store(true, Ordering::Relaxed)),
+        stop: Some(stopped),
+        config: SidecarConfig {
+            workers: 1,
+            inbound: vec![inbound],
+            intercept: Some(config),
+            ..SidecarConfig::default()
+        },
+    };
+    let error = worker::run(start).unwrap_err().to_string();
+    assert!(error.contains("cannot listen on 127.0.0.1:7070"), "{error}");
+    assert_eq!(tables(), ["lighter"], "nothing slips by until it is started again");
 }
 
 fn many_rules_fit_into_one_transaction() {

@@ -142,7 +142,7 @@ fn inside_intercept(configured: InterceptConfig) -> InterceptConfig {
 }
 
 fn listen(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
-    intercept::listen::tcp(address, false).map_err(|source| RunError::Listen { address, source })
+    intercept::listen::tcp(address).map_err(|source| RunError::Listen { address, source })
 }
 
 /// What the process inside handed over.

@@ -1,8 +1,9 @@
 //! The sockets that intercepted traffic is redirected to, and what it was meant for.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -11,9 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 pub fn outbound(port: u16, workers: usize) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(2 * workers);
     for address in loopback()? {
-        for _ in 0..workers {
-            listeners.push(tcp(SocketAddr::new(address, port), workers > 1)?);
-        }
+        listeners.extend(several(SocketAddr::new(address, port), workers)?);
     }
     Ok(listeners)
 }
@@ -22,7 +21,7 @@ pub fn outbound(port: u16, workers: usize) -> io::Result<Vec<TcpListener>> {
 /// address of the interface that it came in by. Socket `i` is for worker `i % workers`.
 pub fn inbound(port: u16, workers: usize) -> io::Result<Vec<TcpListener>> {
     let any: IpAddr = if has_ipv6()? { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    (0..workers).map(|_| tcp(SocketAddr::new(any, port), workers > 1)).collect()
+    several(SocketAddr::new(any, port), workers)
 }
 
 /// Sockets for redirected DNS queries, a pair for each loopback address. They are bound to those addresses and not to
@@ -40,19 +39,69 @@ pub fn dns_on(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     }
     udp.set_nonblocking(true)?;
     udp.bind(&address.into())?;
-    Ok((udp.into(), tcp(address, false)?))
+    Ok((udp.into(), tcp(address)?))
 }
 
-/// A listener on `address`; with `shared`, one of several on the same address, among which the kernel spreads
-/// connections. On the IPv6 wildcard it takes IPv4 connections too.
-pub fn tcp(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let listener = reserve(address, shared)?;
-    begin(&listener)?;
+/// A listener on `address`. On the IPv6 wildcard it takes IPv4 connections too.
+pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener: TcpListener = bound(address, false)?.into();
+    listen(&listener)?;
     Ok(listener)
 }
 
-/// The same without listening yet: the address is taken, and connections to it are refused until [`begin`].
-pub fn reserve(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+/// `count` listeners on the same address, among which the kernel spreads connections. Nobody else has it.
+pub fn several(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let (listeners, reserved) = reserve(address, count)?;
+    for listener in &listeners {
+        reserved.begin(listener)?;
+    }
+    Ok(listeners)
+}
+
+/// The same without listening yet: the address is taken, and connections to it are refused until
+/// [`Reserved::begin`]. Where the system is to choose the port, all of them get the same.
+pub fn reserve(address: SocketAddr, count: usize) -> io::Result<(Vec<TcpListener>, Reserved)> {
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count {
+        let listener = TcpListener::from(bound(address, count > 1)?);
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok((listeners, Reserved { guard: Mutex::new(Some(guard(address)?)) }))
+}
+
+/// Keeps an address from others until it is listened on.
+#[derive(Debug, Default)]
+pub struct Reserved {
+    guard: Mutex<Option<Socket>>,
+}
+
+impl Reserved {
+    /// Lets connections in by one of the listeners for which the address was reserved.
+    pub fn begin(&self, listener: &TcpListener) -> io::Result<()> {
+        // It would be in the way of the first, and once that listens, nobody else can.
+        drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
+        listen(listener)
+    }
+}
+
+/// Proves that nobody else has `address`, and goes on seeing to that while it lives.
+///
+/// Linux lets sockets with SO_REUSEADDR share an address as long as none of them listens, and those of one user with
+/// SO_REUSEPORT even then. This one has neither when others come. It needs the first to be bound itself beside the
+/// remains of earlier connections (TIME-WAIT), and it has to listen for a moment: that alone brings to light who
+/// listens already, and makes the kernel forget that the address was only used by sockets that share.
+fn guard(address: SocketAddr) -> io::Result<Socket> {
+    let guard = bound(address, false)?;
+    guard.listen(1)?;
+    guard.set_reuse_address(false)?;
+    // Ends the listening; the socket stays bound.
+    guard.shutdown(Shutdown::Read)?;
+    Ok(guard)
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -61,11 +110,10 @@ pub fn reserve(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
-/// Lets connections in.
-pub fn begin(listener: &TcpListener) -> io::Result<()> {
+fn listen(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).listen(BACKLOG)
 }
 
@@ -120,7 +168,7 @@ mod tests {
     #[test]
     fn a_connection_that_was_not_redirected_was_meant_for_where_it_arrived() {
         for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
-            let listener = tcp(address.parse().unwrap(), false).unwrap();
+            let listener = tcp(address.parse().unwrap()).unwrap();
             listener.set_nonblocking(false).unwrap();
             let port = listener.local_addr().unwrap().port();
             let dialled = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -130,6 +178,44 @@ mod tests {
             let (accepted, _) = listener.accept().unwrap();
             assert_eq!(original_destination(&accepted).unwrap(), dialled);
         }
+    }
+
+    #[test]
+    fn a_reserved_address_is_nobody_elses_before_it_is_listened_on_and_after() {
+        let taken = |address| {
+            for count in [1, 2] {
+                let error = reserve(address, count).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+                assert_eq!(several(address, count).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            }
+        };
+        for (address, count) in [("127.0.0.1:0", 1), ("127.0.0.1:0", 2), ("[::1]:0", 1), ("[::]:0", 2)] {
+            let (listeners, reserved) = reserve(address.parse().unwrap(), count).unwrap();
+            let address = listeners[0].local_addr().unwrap();
+            let reachable = || match address.ip().is_unspecified() {
+                true => TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())),
+                false => TcpStream::connect(address),
+            };
+            taken(address);
+            assert_eq!(reachable().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            for listener in &listeners {
+                reserved.begin(listener).unwrap();
+            }
+            reachable().unwrap();
+            taken(address);
+        }
+    }
+
+    #[test]
+    fn an_address_is_free_again_as_soon_as_its_listener_is_closed() {
+        let listener = tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        // Closed on this side first: what remains of it here is in TIME-WAIT.
+        drop(listener.accept().unwrap());
+        drop((client, listener));
+        several(address, 2).unwrap();
     }
 
     #[test]

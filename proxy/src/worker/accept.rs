@@ -6,40 +6,45 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::doors::{Door, Role};
-use super::{Admitted, Worker};
+use super::doors::{After, Door, Role};
+use super::thread::Event;
+use super::{Admitted, StartError, Worker};
 use crate::carry::Call;
-use crate::intercept::listen;
+use crate::intercept::listen::Reserved;
 use crate::io::Io;
 use crate::telemetry::WorkerMetrics;
 use crate::{connect, inbound, outbound};
 
 impl Door {
-    /// Accepts until the other end of `open` is dropped.
+    /// Accepts until the other end of `open` is dropped. What keeps it from listening later on is one of `events`.
     pub(super) fn open(
         self,
         worker: Rc<Worker>,
         open: watch::Receiver<()>,
-    ) -> std::io::Result<impl Future<Output = ()>> {
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<impl Future<Output = ()>, StartError> {
         let socket = socket2::SockRef::from(&self.listener);
         // Accepted connections inherit these: no system call each.
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.set_nonblocking(true)?;
         let Door { role, listener, after } = self;
+        // Where the application listens already, no caller is refused.
         let ready = match after {
-            // Listening already, so that no caller is refused.
-            Some(app) if !worker.shared.inside.listens(app) => Err((listener, app)),
-            _ => Ok(begin(listener)?),
+            Some(after) if worker.shared.inside.listens(after.app) => Ok(begin(listener, &after.reserved)?),
+            Some(after) => Err((listener, after)),
+            None => Ok(TcpListener::from_std(listener)?),
         };
         Ok(async move {
             let listener = match ready {
                 Ok(listener) => listener,
-                Err((listener, app)) => match wait_for(app, listener, &worker, open.clone()).await {
-                    Some(listener) => listener,
-                    None => return,
+                Err((_, After { app, .. })) if !wait_for(app, &worker, open.clone()).await => return,
+                Err((listener, After { reserved, .. })) => match begin(listener, &reserved) {
+                    Ok(listener) => listener,
+                    // Nobody listens to it any more where another door failed before.
+                    Err(error) => return drop(events.send(Event::Failed(error))),
                 },
             };
             accept(worker, listener, role, open).await;
@@ -47,18 +52,16 @@ impl Door {
     }
 }
 
-fn begin(listener: std::net::TcpListener) -> std::io::Result<TcpListener> {
-    listen::begin(&listener)?;
-    TcpListener::from_std(listener)
+/// Lets callers in.
+fn begin(listener: std::net::TcpListener, reserved: &Reserved) -> Result<TcpListener, StartError> {
+    let address = listener.local_addr()?;
+    reserved.begin(&listener).map_err(|source| StartError::Listen { address, source })?;
+    // Only now: what does not listen would be reported to be hung up for ever.
+    Ok(TcpListener::from_std(listener)?)
 }
 
-/// Lets callers in once something listens at `app`. `None`: that did not happen before the door was closed.
-async fn wait_for(
-    app: SocketAddr,
-    listener: std::net::TcpListener,
-    worker: &Worker,
-    mut open: watch::Receiver<()>,
-) -> Option<TcpListener> {
+/// Waits until something listens at `app`. False: the door was closed before.
+async fn wait_for(app: SocketAddr, worker: &Worker, mut open: watch::Receiver<()>) -> bool {
     let began = tokio::time::Instant::now();
     let mut pause = LOOK_EVERY.0;
     let mut told = false;
@@ -70,10 +73,10 @@ async fn wait_for(
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_EVERY.1),
             // Nothing is ever sent: this is its end.
-            _ = open.changed() => return None,
+            _ = open.changed() => return false,
         }
     }
-    begin(listener).inspect_err(|error| tracing::error!(%error, "cannot listen for callers")).ok()
+    true
 }
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open: watch::Receiver<()>) {

@@ -63,9 +63,9 @@ async fn control(
     spawn_local(resources::watch(shared.clone(), seen));
     shared.set_up();
     ready();
-    let summary = workers.see_out(&shared).await;
+    let summary = workers.see_out(&shared).await?;
     rules.remove();
-    summary
+    Ok(summary)
 }
 
 /// Serves beside the traffic, on this thread.
@@ -177,7 +177,7 @@ impl Workers {
         for _ in 0..self.running {
             match self.events.recv().await {
                 Some(Event::Up) => {}
-                Some(Event::Failed(error)) => return Err(error.into()),
+                Some(Event::Failed(error)) => return Err(error),
                 Some(Event::Died(index)) => return Err(StartError::Died(index)),
                 Some(Event::Drained(_)) | None => return Err(StartError::Died(0)),
             }
@@ -213,7 +213,7 @@ impl Workers {
                         tracing::error!(worker = index, "a worker died: this process ends");
                         return Err(StartError::Died(index));
                     }
-                    Some(Event::Failed(error)) => return Err(error.into()),
+                    Some(Event::Failed(error)) => return Err(error),
                     Some(Event::Up) => {}
                     None => break,
                 },

@@ -1,10 +1,12 @@
 //! The sockets on which a sidecar listens.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 
 use lighter_config::sidecar::SidecarConfig;
 
 use super::{Sockets, StartError};
+use crate::intercept::listen::Reserved;
 use crate::intercept::{listen, nft};
 
 /// One listening socket of one worker.
@@ -13,9 +15,17 @@ pub(super) struct Door {
     pub(super) role: Role,
     /// The socket.
     pub(super) listener: std::net::TcpListener,
-    /// Nobody is let in before something listens there: as long as the application does not, callers are refused as
-    /// they would be without a sidecar.
-    pub(super) after: Option<SocketAddr>,
+    /// What has to be before anybody is let in.
+    pub(super) after: Option<After>,
+}
+
+/// Nobody is let in before the application listens: as long as it does not, callers are refused as they would be
+/// without a sidecar.
+pub(super) struct After {
+    /// Where it will listen.
+    pub(super) app: SocketAddr,
+    /// Keeps the door's address until then.
+    pub(super) reserved: Arc<Reserved>,
 }
 
 /// What comes in by a door.
@@ -44,15 +54,22 @@ impl Role {
 pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Door>>, StartError> {
     let mut dealt: Vec<Vec<Door>> = (0..config.workers.max(1)).map(|_| Vec::new()).collect();
     let workers = dealt.len();
-    let mut deal = |role: Role, listeners: Vec<TcpListener>| {
+    let mut deal_after = |role: Role, listeners: Vec<TcpListener>, after: Option<(SocketAddr, Reserved)>| {
+        let after = after.map(|(app, reserved)| (app, Arc::new(reserved)));
         for (at, listener) in listeners.into_iter().enumerate() {
-            let after = match role {
-                Role::App(index) => config.inbound.get(index).map(|inbound| inbound.app),
-                _ => None,
-            };
+            let after = after.clone().map(|(app, reserved)| After { app, reserved });
             dealt[at % workers].push(Door { role, listener, after });
         }
     };
+    let mut given = sockets.inbound.into_iter();
+    for (index, inbound) in config.inbound.iter().enumerate() {
+        let (listeners, reserved) = match given.next() {
+            Some(listeners) if !listeners.is_empty() => (listeners, Reserved::default()),
+            _ => on(inbound.listen, workers, listen::reserve)?,
+        };
+        deal_after(Role::App(index), listeners, Some((inbound.app, reserved)));
+    }
+    let mut deal = |role, listeners| deal_after(role, listeners, None);
     let intercept = config.intercept.as_ref();
     if !sockets.outbound.is_empty() {
         deal(Role::Outbound, sockets.outbound);
@@ -64,19 +81,11 @@ pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Do
         let port = config.inbound_port;
         deal(Role::Inbound, listen::inbound(port, workers).map_err(|source| on_port(port, source))?);
     }
-    let mut given = sockets.inbound.into_iter();
-    for (index, inbound) in config.inbound.iter().enumerate() {
-        let listeners = match given.next() {
-            Some(listeners) if !listeners.is_empty() => listeners,
-            _ => on(inbound.listen, workers, listen::reserve)?,
-        };
-        deal(Role::App(index), listeners);
-    }
     for (index, listener) in config.listeners.iter().enumerate() {
-        deal(Role::Listener(index), on(listener.listen, workers, listen::tcp)?);
+        deal(Role::Listener(index), on(listener.listen, workers, listen::several)?);
     }
     if let Some(address) = config.connect {
-        deal(Role::Proxy, on(address, workers, listen::tcp)?);
+        deal(Role::Proxy, on(address, workers, listen::several)?);
     }
     Ok(dealt)
 }
@@ -108,24 +117,16 @@ pub(super) fn dns(
 
 /// The one listener on an address.
 pub(super) fn one(address: SocketAddr) -> Result<TcpListener, StartError> {
-    listen::tcp(address, false).map_err(|source| StartError::Listen { address, source })
+    listen::tcp(address).map_err(|source| StartError::Listen { address, source })
 }
 
-/// One listener for every worker on the same address, among which the kernel spreads connections.
-fn on(
+/// One listener for every worker on the same address.
+fn on<T>(
     address: SocketAddr,
     workers: usize,
-    make: fn(SocketAddr, bool) -> std::io::Result<TcpListener>,
-) -> Result<Vec<TcpListener>, StartError> {
-    let mut address = address;
-    let mut listeners = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        let listener = make(address, workers > 1).map_err(|source| StartError::Listen { address, source })?;
-        // Where the system was to choose the port, all of them get the first one's.
-        address = listener.local_addr()?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
+    make: fn(SocketAddr, usize) -> std::io::Result<T>,
+) -> Result<T, StartError> {
+    make(address, workers).map_err(|source| StartError::Listen { address, source })
 }
 
 fn on_port(port: u16, source: std::io::Error) -> StartError {

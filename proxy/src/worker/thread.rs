@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::doors::Door;
-use super::{Shared, Worker};
+use super::{Shared, StartError, Worker};
 use crate::drain::Phase;
 
 /// What a worker tells the control thread.
@@ -16,8 +16,8 @@ use crate::drain::Phase;
 pub(super) enum Event {
     /// It accepts connections.
     Up,
-    /// It could not start.
-    Failed(std::io::Error),
+    /// It could not start, or a door of its that was to open later did not.
+    Failed(StartError),
     /// It drained; so many connections were cut.
     Drained(usize),
     /// It died of a panic.
@@ -64,13 +64,14 @@ fn work(
     crate::telemetry::set_worker(index);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Event::Failed(error),
+        Err(error) => return Event::Failed(error.into()),
     };
     let tasks = LocalSet::new();
     let worker = Worker::new(index, shared);
     let cut = tasks.block_on(&runtime, async {
         let (inbound, outbound) = doors.into_iter().partition(|door| door.role.is_inbound());
-        let accepting = [Accepting::start(&worker, inbound)?, Accepting::start(&worker, outbound)?];
+        let accepting =
+            [Accepting::start(&worker, inbound, events)?, Accepting::start(&worker, outbound, events)?];
         let _ = events.send(Event::Up);
         Ok(drained(worker, accepting, phases).await)
     });
@@ -89,10 +90,16 @@ struct Accepting {
 }
 
 impl Accepting {
-    fn start(worker: &Rc<Worker>, doors: Vec<Door>) -> std::io::Result<Self> {
+    fn start(
+        worker: &Rc<Worker>,
+        doors: Vec<Door>,
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, StartError> {
         let (open, seen) = watch::channel(());
-        let start = |door: Door| Ok(tokio::task::spawn_local(door.open(worker.clone(), seen.clone())?));
-        let loops = doors.into_iter().map(start).collect::<std::io::Result<_>>()?;
+        let start = |door: Door| {
+            Ok(tokio::task::spawn_local(door.open(worker.clone(), seen.clone(), events.clone())?))
+        };
+        let loops = doors.into_iter().map(start).collect::<Result<_, StartError>>()?;
         Ok(Accepting { open, loops })
     }
 
