@@ -18,9 +18,6 @@ mod run;
 mod schema;
 mod version;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     exit::prepare();

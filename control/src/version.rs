@@ -39,7 +39,7 @@ impl Version {
             commit: some(env!("LIGHTER_BUILD_COMMIT")),
             target: env!("LIGHTER_BUILD_TARGET"),
             profile: env!("LIGHTER_BUILD_PROFILE"),
-            allocator: "mimalloc",
+            allocator: "system",
             features: some(env!("LIGHTER_BUILD_FEATURES"))
                 .map(|all| all.split(',').collect())
                 .unwrap_or_default(),

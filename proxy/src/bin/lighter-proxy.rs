@@ -4,9 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The Lighter sidecar: it comes alongside an unchanged service and carries its traffic.
 #[derive(Parser)]
 #[command(name = "lighter-proxy", version)]
