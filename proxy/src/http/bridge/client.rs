@@ -1,6 +1,5 @@
 //! A caller's HTTP/1 connection as the bridge sees it: heads and bodies in, framed answers out.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -45,35 +44,24 @@ pub(super) struct Client {
     pub(super) io: Io,
     /// What was read and not used up; held only while there is something in it.
     input: Option<Buffer>,
+    /// So much of the input was found to be no whole head.
+    scanned: usize,
+    /// Most bytes of a head.
+    most: usize,
     output: BytesMut,
 }
 
 impl Client {
-    pub(super) fn new(io: Io) -> Self {
-        Client { io, input: None, output: BytesMut::new() }
+    /// A client whose heads have at most `most` bytes.
+    pub(super) fn new(io: Io, most: usize) -> Self {
+        Client { io, input: None, scanned: 0, most: most.min(BUFFER_BYTES), output: BytesMut::new() }
     }
 
     /// The next request's head; `None` when the client has no more.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Head, Refusal>>> {
         loop {
-            if let Some(buffer) = &mut self.input {
-                if let Some(lines) = head::empty_lines(buffer.filled()) {
-                    buffer.consume(lines);
-                }
-                let mut room = head::room();
-                match head::request(buffer.filled(), &mut room) {
-                    Err(refusal) => return Poll::Ready(Some(Err(refusal))),
-                    Ok(Some(request)) => {
-                        let (head, len) = (translate(&request), request.len);
-                        self.consume(len);
-                        return Poll::Ready(Some(head));
-                    }
-                    Ok(None) if buffer.len() == BUFFER_BYTES => {
-                        let detail = "the head is larger than the limit";
-                        return Poll::Ready(Some(Err(Refusal { cause: Cause::HeadTooLarge, detail })));
-                    }
-                    Ok(None) => {}
-                }
+            if let Some(head) = self.head() {
+                return Poll::Ready(Some(head));
             }
             match ready!(self.poll_fill(cx)) {
                 Ok(read) if read > 0 => {}
@@ -82,9 +70,48 @@ impl Client {
         }
     }
 
-    /// Whether nothing of a next request is there.
+    /// The head that was read, if it is whole.
+    fn head(&mut self) -> Option<Result<Head, Refusal>> {
+        let buffer = self.input.as_mut()?;
+        let refuse = |cause, detail| Some(Err(Refusal { cause, detail }));
+        match head::empty_lines(buffer.filled()) {
+            Some(0) => {}
+            Some(lines) => {
+                buffer.consume(lines);
+                self.scanned = 0;
+            }
+            None => return refuse(Cause::BadRequest, "nothing but empty lines"),
+        }
+        let bytes = buffer.filled();
+        if self.scanned > 0 && bytes.len() < self.most && !head::may_end(bytes, self.scanned) {
+            self.scanned = bytes.len();
+            return None;
+        }
+        let mut room = head::room();
+        match head::request(bytes, &mut room) {
+            Ok(Some(request)) if request.len <= self.most => {
+                let (head, len) = (translate(&request), request.len);
+                self.scanned = 0;
+                self.consume(len);
+                Some(head)
+            }
+            Ok(None) if bytes.len() < self.most => {
+                self.scanned = bytes.len();
+                None
+            }
+            Ok(_) => refuse(Cause::HeadTooLarge, "the head is larger than the limit"),
+            Err(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    /// Whether nothing of a next request is there, and nothing of the last answer.
     pub(super) fn is_resting(&self) -> bool {
-        self.input.as_ref().is_none_or(Buffer::is_empty)
+        self.has_no_more() && self.output.is_empty()
+    }
+
+    /// Whether nothing of a next request is there.
+    pub(super) fn has_no_more(&self) -> bool {
+        self.input.as_ref().is_none_or(Buffer::is_empty) && self.io.early.is_empty()
     }
 
     /// The next bytes of a body; `None` at its end.
@@ -158,9 +185,19 @@ impl Client {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what is there, or gives up.
-    pub(super) async fn flush(&mut self) {
-        let _ = poll_fn(|cx| self.poll_flush(cx)).await;
+    /// Says that nothing more comes, and throws away what the client sends, `left` bytes at most. Ready when there is
+    /// no reason to listen any longer.
+    pub(super) fn poll_linger(&mut self, left: &mut usize, cx: &mut Context<'_>) -> Poll<()> {
+        if ready!(Pin::new(&mut self.io.tcp).poll_shutdown(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        loop {
+            self.input = None;
+            match ready!(self.poll_fill(cx)) {
+                Ok(read) if read > 0 && read < *left => *left -= read,
+                _ => return Poll::Ready(()),
+            }
+        }
     }
 
     fn consume(&mut self, count: usize) {
@@ -201,14 +238,19 @@ pub(super) fn put_response(
     out.put_slice(b" ");
     out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
     out.put_slice(b"\r\n");
-    let sized = response.headers.contains_key(CONTENT_LENGTH);
+    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
     let none = hop::Options::default();
     for (name, value) in &response.headers {
-        if hop::crosses_versions(name.as_str().as_bytes(), &none) {
+        if name != CONTENT_LENGTH && hop::crosses_versions(name.as_str().as_bytes(), &none) {
             heads::put_field(out, name, value.as_bytes());
         }
     }
-    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
+    // Once, as `h2` has held the body to it, and not where none may stand (RFC 9110 §8.6).
+    let length = response.headers.get(CONTENT_LENGTH).filter(|_| !bodiless);
+    if let Some(length) = length {
+        heads::put_field(out, &CONTENT_LENGTH, length.as_bytes());
+    }
+    let sized = length.is_some();
     let framed = match () {
         () if head_only || bodiless || status == StatusCode::NOT_MODIFIED => Framed::Empty,
         () if end => {
@@ -270,4 +312,28 @@ fn translate(request: &head::Request<'_, '_>) -> Result<Head, Refusal> {
         minor: request.minor,
         keep_alive: request.keep_alive,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(status: u16) -> String {
+        let response = http::Response::builder()
+            .status(status)
+            .header("content-length", "5")
+            .header("content-length", "5")
+            .body(())
+            .unwrap();
+        let mut out = BytesMut::new();
+        put_response(&mut out, &response.into_parts().0, (false, false), 1, false);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_length_is_written_once_and_only_where_a_body_can_be() {
+        assert_eq!(written(200), "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
+        assert_eq!(written(204), "HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(written(103), "HTTP/1.1 103 Early Hints\r\n\r\n");
+    }
 }

@@ -24,7 +24,7 @@ use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::answer;
 use crate::http::h2::body::grpc_status;
-use crate::http::h2::exchange::{self, Call, aborted, watched};
+use crate::http::h2::exchange::{self, Call, Interims, aborted, watched};
 use crate::http::hop;
 use crate::telemetry::Direction;
 
@@ -85,8 +85,14 @@ async fn attempt(
         failed: false,
     };
     heads::put_request(&mut upload.out, &call.parts, &picked.endpoint.address.to_string(), sized);
-    let mut connection =
-        Connection { upstream, buffer: None, asked: Asked { head: head_only, upgrade: false } };
+    let mut connection = Connection {
+        upstream,
+        buffer: None,
+        scanned: 0,
+        most: call.downstream.context.worker.shared.config.max_head_bytes.min(BUFFER_BYTES),
+        asked: Asked { head: head_only, upgrade: false },
+    };
+    let (downstream, mut interims) = (call.downstream, Interims::default());
 
     let limits = &mut call.limits;
     let answered = poll_fn(|cx| {
@@ -98,7 +104,8 @@ async fn attempt(
         loop {
             match connection.poll_head(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(Answer { response, .. })) if response.status().is_informational() => {
+                Poll::Ready(Ok(Answer { mut response, .. })) if response.status().is_informational() => {
+                    interims.pass(downstream, &mut response)?;
                     let _ = respond.send_informational(response);
                 }
                 Poll::Ready(answer) => return Poll::Ready(answer),
@@ -294,6 +301,10 @@ struct Connection {
     upstream: Upstream,
     /// Held only while bytes are in it.
     buffer: Option<Buffer>,
+    /// So much of the buffer was found to be no whole head.
+    scanned: usize,
+    /// Most bytes of a head.
+    most: usize,
     asked: Asked,
 }
 
@@ -306,26 +317,8 @@ struct Answer {
 impl Connection {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
         loop {
-            if let Some(buffer) = &mut self.buffer {
-                let mut room = head::room();
-                let parsed = head::response(buffer.filled(), &mut room, self.asked)
-                    .map_err(|refusal| ProxyError::new(refusal.cause, refusal.detail))?;
-                if let Some(parsed) = parsed {
-                    let answer = Answer {
-                        response: heads::response(&parsed)?,
-                        body: Body::new(parsed.framing),
-                        keep_alive: parsed.keep_alive,
-                    };
-                    let len = parsed.len;
-                    buffer.consume(len);
-                    return Poll::Ready(Ok(answer));
-                }
-                if buffer.len() == BUFFER_BYTES {
-                    return Poll::Ready(Err(ProxyError::new(
-                        Cause::UpstreamMalformed,
-                        "the answer's head is too large",
-                    )));
-                }
+            if let Some(answer) = self.head()? {
+                return Poll::Ready(Ok(answer));
             }
             if ready!(self.poll_fill(cx))? == 0 {
                 return Poll::Ready(Err(ProxyError::new(
@@ -333,6 +326,37 @@ impl Connection {
                     "the upstream closed before it answered",
                 )));
             }
+        }
+    }
+
+    /// The head that was read, if it is whole.
+    fn head(&mut self) -> Result<Option<Answer>, ProxyError> {
+        let Some(buffer) = &mut self.buffer else { return Ok(None) };
+        let bytes = buffer.filled();
+        if self.scanned > 0 && bytes.len() < self.most && !head::may_end(bytes, self.scanned) {
+            self.scanned = bytes.len();
+            return Ok(None);
+        }
+        let mut room = head::room();
+        let parsed = head::response(bytes, &mut room, self.asked)
+            .map_err(|refusal| ProxyError::new(refusal.cause, refusal.detail))?;
+        match parsed {
+            Some(parsed) if parsed.len <= self.most => {
+                let answer = Answer {
+                    response: heads::response(&parsed)?,
+                    body: Body::new(parsed.framing),
+                    keep_alive: parsed.keep_alive,
+                };
+                let len = parsed.len;
+                buffer.consume(len);
+                self.scanned = 0;
+                Ok(Some(answer))
+            }
+            None if bytes.len() < self.most => {
+                self.scanned = bytes.len();
+                Ok(None)
+            }
+            _ => Err(ProxyError::new(Cause::UpstreamMalformed, "the answer's head is larger than the limit")),
         }
     }
 

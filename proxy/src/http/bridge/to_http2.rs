@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
 use h2::client::ResponseFuture;
@@ -22,7 +22,8 @@ use crate::error::{Cause, ProxyError, Retry};
 use crate::http::Context;
 use crate::http::h1::body::Body;
 use crate::http::h2::body::grpc_status;
-use crate::http::h2::exchange::{self, Call, Crowded, Tally, aborted, account, is_ours, prepare};
+use crate::http::h2::deadline::Deadline;
+use crate::http::h2::exchange::{self, Call, Crowded, Interims, Tally, aborted, account, is_ours, prepare};
 use crate::http::h2::limits::Limits;
 use crate::http::h2::pool::Lease;
 use crate::http::h2::upstream::Handles;
@@ -37,22 +38,32 @@ const REPLAY: usize = 64 * 1024;
 /// Most bytes of an answer that wait for the client's socket.
 const WRITE_AHEAD: usize = 64 * 1024;
 
+/// Longest wait for the rest of a head, and for a client to take its last answer.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long, and for how many bytes, a client that has its last answer is listened to, so that the close does not
+/// destroy that answer on its way (RFC 9112 §9.6).
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
+
 /// Serves one HTTP/1 connection whose requests go to endpoints that speak HTTP/2, until it ends.
 pub(crate) async fn serve(io: Io, context: Context) {
+    let most = context.worker.shared.config.max_head_bytes;
     let downstream = Rc::new(Downstream::new(context));
-    let mut connection = Connection { client: Client::new(io), downstream: downstream.clone(), timer: None };
+    let client = Client::new(io, most);
+    let mut connection = Connection { client, downstream: downstream.clone(), timer: None };
     while let Some(head) = connection.next(&downstream).await {
         let after = match head {
             Ok(head) => connection.exchange(&downstream, head).await,
             Err(refusal) => {
                 let refused = ErrorAnswer { cause: refusal.cause, detail: refusal.detail, grpc: false };
                 connection.client.output().put_slice(&refused.http1(false, true));
-                After::Close
+                After::Linger
             }
         };
         match after {
             After::Next => {}
-            After::Close => return connection.client.flush().await,
+            After::Close => return connection.flush().await,
+            After::Linger => return connection.linger().await,
             After::Reset => return connection.client.io.reset_on_close(),
         }
     }
@@ -62,7 +73,11 @@ pub(crate) async fn serve(io: Io, context: Context) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
     Next,
+    /// It ends.
     Close,
+    /// It ends, but the client may be sending still.
+    Linger,
+    /// It is cut.
     Reset,
 }
 
@@ -78,33 +93,67 @@ impl Connection {
         &mut self,
         downstream: &Downstream,
     ) -> Option<Result<Head, crate::http::h1::head::Refusal>> {
-        let rest = downstream.rest();
-        let resting = match rest {
-            Some(rest) => Some(
-                poll_fn(|cx| Poll::Ready(downstream.deadlines.add(Instant::now() + rest, cx.waker()))).await,
-            ),
-            None => None,
-        };
+        // Whether the client was resting when its time was set.
+        let mut limit: Option<(bool, Option<Deadline>)> = None;
         poll_fn(|cx| {
-            if ready!(self.client.poll_flush(cx)).is_err() {
-                return Poll::Ready(None);
+            match self.client.poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Ready(Ok(())) => {
+                    if let Poll::Ready(head) = self.client.poll_head(cx) {
+                        return Poll::Ready(head);
+                    }
+                }
+                Poll::Pending => {}
             }
-            if let Poll::Ready(head) = self.client.poll_head(cx) {
-                return Poll::Ready(head);
+            let resting = self.client.is_resting();
+            if limit.as_ref().is_none_or(|(before, _)| *before != resting) {
+                let time = if resting { downstream.rest() } else { Some(HEAD_TIMEOUT) };
+                let end = time.map(|time| downstream.deadlines.add(Instant::now() + time, cx.waker()));
+                limit = Some((resting, end));
             }
-            downstream.deadlines.poll(&mut self.timer, cx);
-            downstream.context.ticket.watch(cx.waker());
-            let leaves = match downstream.context.worker.connections.phase() {
-                Phase::Serving | Phase::Lame => false,
-                Phase::Draining => self.client.is_resting(),
-                Phase::Closed => true,
-            };
-            if leaves || resting.as_ref().is_some_and(|rest| rest.is_due()) {
-                return Poll::Ready(None);
+            let over = limit.as_ref().and_then(|(_, end)| end.as_ref()).is_some_and(Deadline::is_due);
+            match self.phase(cx) {
+                Phase::Draining if resting => Poll::Ready(None),
+                Phase::Closed => Poll::Ready(None),
+                _ if over => Poll::Ready(None),
+                _ => Poll::Pending,
             }
-            Poll::Pending
         })
         .await
+    }
+
+    /// Writes what is there, or gives up.
+    async fn flush(&mut self) {
+        self.within(HEAD_TIMEOUT, |client, cx| client.poll_flush(cx).map(|_| ())).await;
+    }
+
+    /// The same, and listens for a while.
+    async fn linger(&mut self) {
+        self.flush().await;
+        let mut left = LINGER.1;
+        self.within(LINGER.0, |client, cx| client.poll_linger(&mut left, cx)).await;
+    }
+
+    /// Does `work` until it is done, `time` is over, or this process's time is.
+    async fn within(&mut self, time: Duration, mut work: impl FnMut(&mut Client, &mut Task<'_>) -> Poll<()>) {
+        let mut end: Option<Deadline> = None;
+        poll_fn(|cx| {
+            if work(&mut self.client, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let deadlines = &self.downstream.deadlines;
+            let end = end.get_or_insert_with(|| deadlines.add(Instant::now() + time, cx.waker()));
+            let over = end.is_due();
+            if self.phase(cx) == Phase::Closed || over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Where this process stands. The task is woken when that changes, and when a deadline is due.
+    fn phase(&mut self, cx: &mut Task<'_>) -> Phase {
+        self.downstream.deadlines.poll(&mut self.timer, cx);
+        self.downstream.context.ticket.watch(cx.waker());
+        self.downstream.context.worker.connections.phase()
     }
 
     /// One request's life.
@@ -119,7 +168,7 @@ impl Connection {
             Err(cause) => {
                 let error = ProxyError::new(cause, "the request names no service that is known here");
                 self.answer(&error, grpc, parts.method == Method::HEAD);
-                return After::Close;
+                return After::Linger;
             }
         };
         let destination = target.destination.clone();
@@ -132,7 +181,7 @@ impl Connection {
             let tally = Tally { status, bytes_out, ..Tally::default() };
             let named = (&parts.method, &parts.uri, parts.headers.get(head::REQUEST_ID));
             account(downstream, metrics, named, Spoken::Http1, Some(error.cause), began, &tally);
-            return After::Close;
+            return After::Linger;
         };
         let received = (!state.chain.is_empty()).then(|| parts.uri.clone());
         let policy = destination.policy();
@@ -162,14 +211,15 @@ impl Connection {
             Err(cause) => Err(ProxyError::new(cause, "the request cannot be passed on")),
         };
         let after = match &ended {
+            Ok(()) if !close && body.is_done() => After::Next,
+            Ok(()) if body.is_done() && self.client.has_no_more() => After::Close,
             // A request that was not read to its end stands before the next one.
-            Ok(()) if close || !body.is_done() => After::Close,
-            Ok(()) => After::Next,
+            Ok(()) => After::Linger,
             Err(error) if call.tally.status != 0 || error.cause == Cause::DownstreamAborted => After::Reset,
             Err(error) => {
                 let head_only = call.parts.method == Method::HEAD;
                 (call.tally.status, call.tally.bytes_out) = self.answer(error, grpc, head_only);
-                After::Close
+                After::Linger
             }
         };
         let cause = ended.err().map(|error| error.cause);
@@ -260,7 +310,9 @@ impl Connection {
             ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
         })?;
         upload.start(send);
-        let answered = poll_fn(|cx| self.poll_answer(call, upload, &mut response, minor, cx)).await;
+        let mut interims = Interims::default();
+        let answered =
+            poll_fn(|cx| self.poll_answer(call, upload, &mut response, &mut interims, minor, cx)).await;
         call.tally.bytes_in = upload.bytes;
         let answered = match answered {
             Ok(answered) => answered,
@@ -312,6 +364,7 @@ impl Connection {
         call: &mut Call<'_>,
         upload: &mut Upload<'_>,
         response: &mut ResponseFuture,
+        interims: &mut Interims,
         minor: u8,
         cx: &mut Task<'_>,
     ) -> Poll<Result<Response<RecvStream>, ProxyError>> {
@@ -322,11 +375,14 @@ impl Connection {
         loop {
             match response.poll_informational(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Some(Ok(interim))) if minor == 1 => {
-                    let (interim, ()) = interim.into_parts();
-                    put_response(self.client.output(), &interim, (false, true), minor, false);
+                Poll::Ready(Some(Ok(mut interim))) => {
+                    interims.pass(call.downstream, &mut interim)?;
+                    // A client of HTTP/1.0 does not know interim answers.
+                    if minor == 1 {
+                        let (interim, ()) = interim.into_parts();
+                        put_response(self.client.output(), &interim, (false, true), minor, false);
+                    }
                 }
-                Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(_) => {
                     let answer = ready!(Pin::new(response).poll(cx));
                     return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
@@ -381,9 +437,7 @@ impl Connection {
 
     /// Ready when the time is over, or this process's.
     fn check(&mut self, call: &mut Call<'_>, moved: bool, cx: &mut Task<'_>) -> Poll<ProxyError> {
-        self.downstream.deadlines.poll(&mut self.timer, cx);
-        self.downstream.context.ticket.watch(cx.waker());
-        if self.downstream.context.worker.connections.phase() == Phase::Closed {
+        if self.phase(cx) == Phase::Closed {
             return Poll::Ready(ProxyError::new(Cause::Draining, "this sidecar's time to drain is over"));
         }
         call.limits.check(moved)

@@ -225,6 +225,14 @@ fn read_response<'h, 'b>(
     Ok(Some(Response { len, status, minor, fields, framing, keep_alive }))
 }
 
+/// Whether an empty line ends in what came behind the first `scanned` bytes, which hold none. So a head that comes in
+/// small pieces is not read again and again.
+pub(crate) fn may_end(bytes: &[u8], scanned: usize) -> bool {
+    let from = scanned.min(bytes.len()).saturating_sub(3);
+    memchr::memchr_iter(b'\n', &bytes[from..])
+        .any(|at| matches!(bytes[from..][at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}
+
 /// Where `part` lies within `whole`.
 pub fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr() as usize - whole.as_ptr() as usize

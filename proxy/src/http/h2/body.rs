@@ -11,7 +11,7 @@ use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use smallvec::SmallVec;
 
-use super::STREAM_WINDOW;
+use super::{STREAM_WINDOW, head};
 
 /// Frames below this size are copied together while they wait: each one kept as it came costs more than its bytes.
 const SMALL: usize = 2048;
@@ -210,11 +210,12 @@ impl Pump {
         Ok(())
     }
 
-    fn send_end(&mut self, trailers: Option<HeaderMap>) -> Poll<End> {
-        if let Some(trailers) = &trailers
-            && self.grpc
-        {
-            self.grpc_status = grpc_status(trailers);
+    fn send_end(&mut self, mut trailers: Option<HeaderMap>) -> Poll<End> {
+        if let Some(trailers) = &mut trailers {
+            head::strip_trailers(trailers);
+            if self.grpc {
+                self.grpc_status = grpc_status(trailers);
+            }
         }
         let kept = self.sent.is_some().then(|| trailers.clone());
         let sent = match trailers {

@@ -20,8 +20,7 @@ use super::pool::Lease;
 use super::upstream::Handles;
 use super::{Downstream, answer, head};
 use crate::balance::{Cluster, Endpoint, Outcome, Picked};
-use crate::dial;
-use crate::error::{Cause, ProxyError, Retry};
+use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
 use crate::http::hop::Half;
 use crate::mesh::{RouteState, Target};
@@ -29,6 +28,10 @@ use crate::telemetry::{self, Record, RouteMetrics, Spoken};
 
 /// How often a stream is tried again that met a crowd: about two seconds in all.
 const CROWDED_TRIES: u32 = 64;
+
+/// Most interim answers that pass before an answer. They wait in memory where the caller is slow, and no flow control
+/// holds them back.
+const MAX_INTERIMS: u32 = 32;
 
 /// What is counted of an exchange.
 #[derive(Default)]
@@ -227,6 +230,7 @@ async fn attempt(
         }
     };
     let unused = upload.start(send);
+    let (downstream, mut interims) = (call.downstream, Interims::default());
     let answered = {
         let (limits, tally, grpc) = (&mut call.limits, &mut call.tally, call.grpc);
         poll_fn(|cx| {
@@ -235,7 +239,8 @@ async fn attempt(
             }
             // gRPC has no interim answers, and asking for them is not free.
             if !grpc {
-                while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                while let Poll::Ready(Some(Ok(mut interim))) = response.poll_informational(cx) {
+                    interims.pass(downstream, &mut interim)?;
                     // Only 1xx comes here; a caller that is gone is noticed below.
                     let _ = respond.send_informational(interim);
                 }
@@ -365,10 +370,7 @@ pub(crate) async fn watched<F: Future>(
 
 /// Whether it is this side that ends the stream, so that the upstream is to be told.
 pub(crate) fn is_ours(error: &ProxyError) -> bool {
-    matches!(
-        error.cause,
-        Cause::DownstreamAborted | Cause::RequestTimeout | Cause::IdleTimeout | Cause::Internal
-    )
+    matches!(error.cause, Cause::RequestTimeout | Cause::IdleTimeout) || error.cause.side() != Side::Upstream
 }
 
 /// The caller went away.
@@ -379,11 +381,32 @@ pub(crate) fn aborted() -> ProxyError {
 /// What a failed try says of its endpoint.
 pub(crate) fn outcome(error: &ProxyError, status: u16) -> Outcome {
     match error.cause {
-        Cause::DownstreamAborted => Outcome::Abandoned,
+        cause if cause.side() != Side::Upstream => Outcome::Abandoned,
         // Refused unread, or gone after an announcement: the endpoint is well, and said what to do.
         Cause::UpstreamReset | Cause::UpstreamClosed if error.retry == Retry::Safe => Outcome::Abandoned,
-        _ if status != 0 => Outcome::Answered,
-        _ => dial::outcome(error),
+        // It answered in time; how long the rest may take is the caller's choice as well.
+        Cause::RequestTimeout | Cause::IdleTimeout if status != 0 => Outcome::Answered,
+        _ => Outcome::Failed,
+    }
+}
+
+/// The interim answers of one try.
+#[derive(Default)]
+pub(crate) struct Interims(u32);
+
+impl Interims {
+    /// Lets one more pass, without what this hop takes away, unless there are too many.
+    pub(crate) fn pass(
+        &mut self,
+        downstream: &Downstream,
+        interim: &mut Response<()>,
+    ) -> Result<(), ProxyError> {
+        self.0 += 1;
+        if self.0 > MAX_INTERIMS {
+            return Err(ProxyError::new(Cause::UpstreamMalformed, "interim answers without end"));
+        }
+        head::strip(interim.headers_mut(), downstream.context.direction, Half::Response);
+        Ok(())
     }
 }
 

@@ -96,6 +96,14 @@ pub(crate) fn strip(headers: &mut HeaderMap, direction: Direction, half: hop::Ha
     }
 }
 
+/// Takes away what may not stand in a trailer section: above all `x-lighter-*`, which no sidecar puts there.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    let barred = |name: &&HeaderName| !hop::allowed_in_trailers(name.as_str().as_bytes());
+    while let Some(name) = trailers.keys().find(barred).cloned() {
+        trailers.remove(name);
+    }
+}
+
 /// Adds what this hop adds to a request: `x-request-id` on the way out, the caller's address on the way in.
 pub(crate) fn annotate(headers: &mut HeaderMap, direction: Direction, peer: &HeaderValue) {
     match direction {

@@ -52,6 +52,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that a caller may reset before they were even looked at; more are taken for an attack (CVE-2023-44487).
 const MAX_RESETS_UNSEEN: usize = 256;
 
+/// Longest rest of a caller's connection where no policy says.
+const REST: Duration = Duration::from_secs(3600);
+
 /// How long a caller may take for the connection preface.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -133,9 +136,12 @@ impl Downstream {
         }
     }
 
-    /// How long the connection may rest between requests. `None`: for ever, or no policy says.
+    /// How long the connection may rest between requests. `None`: for ever.
     pub(crate) fn rest(&self) -> Option<Duration> {
-        self.known.borrow().as_ref().and_then(|(_, target)| target.destination.policy().idle_timeout)
+        match &*self.known.borrow() {
+            Some((_, target)) => target.destination.policy().idle_timeout,
+            None => Some(REST),
+        }
     }
 
     /// Where this request goes, by the mesh of the moment.

@@ -202,3 +202,23 @@ fn a_caller_that_cuts_its_request_cuts_it_for_the_endpoint() {
         assert!(got.ends_with("4\r\nhalf\r\n"), "{got}");
     });
 }
+
+#[test]
+fn interim_answers_without_end_are_cut_off() {
+    run(async {
+        let many: &'static str = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(33).leak();
+        let (world, _) = http1(many, false).await;
+        let answer = call(&world.caller().await, get("/"), b"", None).await.unwrap();
+        assert_eq!(answer.headers["x-lighter-error"], "upstream_malformed");
+    });
+}
+
+#[test]
+fn an_answers_head_has_a_limit() {
+    run(async {
+        let endless: &'static str = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(60 * 1024)).leak();
+        let (world, _) = http1(endless, false).await;
+        let answer = call(&world.caller().await, get("/"), b"", None).await.unwrap();
+        assert_eq!(answer.headers["x-lighter-error"], "upstream_malformed");
+    });
+}

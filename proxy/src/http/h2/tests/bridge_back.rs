@@ -211,3 +211,59 @@ fn a_message_that_can_be_read_in_two_ways_is_refused() {
         assert_eq!(endpoint.connections.get(), 0);
     });
 }
+
+#[test]
+fn a_client_that_is_still_sending_gets_the_whole_answer() {
+    run(async {
+        let mut world = World::new(&[]);
+        world.upstream = Some(Protocol::Http2);
+        let mut client = world.socket_http1().await;
+        const LENGTH: usize = 500_000;
+        let head = format!("POST / HTTP/1.1\r\nHost: echo\r\nContent-Length: {LENGTH}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&[b'x'; LENGTH]).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("x-lighter-error: no_endpoint\r\n"), "{answer}");
+    });
+}
+
+#[test]
+fn a_head_has_a_limit_in_bytes_and_in_time() {
+    run_paused(async {
+        let mut world = World::new(&[]);
+        world.upstream = Some(Protocol::Http2);
+        let begun = "GET / HTTP/1.1\r\nHost: echo\r\nX: ";
+        assert_eq!(exchange(&world, begun).await, "");
+        let answer = exchange(&world, &format!("{begun}{}", "x".repeat(60 * 1024))).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    });
+}
+
+#[test]
+fn a_head_in_pieces_is_read() {
+    run(async {
+        let endpoint = endpoint(Default::default(), echo).await;
+        let world = world(endpoint.address).await;
+        let mut client = world.socket_http1().await;
+        for byte in b"\r\nGET / HTTP/1.1\r\nHost: echo\r\nConnection: close\r\n\r\n" {
+            client.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    });
+}
+
+#[test]
+fn interim_answers_without_end_are_cut_off() {
+    run(async {
+        let endpoint = endpoint(Default::default(), |got| interims(got, 1000)).await;
+        let world = world(endpoint.address).await;
+        let answer = exchange(&world, "GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await;
+        assert_eq!(answer.matches("HTTP/1.1 103").count(), 32);
+        assert!(answer.contains("x-lighter-error: upstream_malformed\r\n"), "{answer}");
+    });
+}

@@ -190,3 +190,37 @@ fn a_drain_lets_running_streams_end_and_closes_the_connection() {
         assert_eq!(world.worker.connections.open(), 0);
     });
 }
+
+#[test]
+fn interim_answers_without_end_are_cut_off() {
+    run(async {
+        let endpoint = endpoint(Default::default(), |got| interims(got, 1000)).await;
+        let caller = World::new(&[endpoint.address]).caller().await;
+        let answer = call(&caller, get("/"), b"", None).await.unwrap();
+        assert_eq!(answer.headers["x-lighter-error"], "upstream_malformed");
+    });
+}
+
+#[test]
+fn trailers_say_nothing_in_the_name_of_the_mesh() {
+    run(async {
+        let endpoint = endpoint(Default::default(), |(request, mut respond)| async move {
+            let got = request.into_body().trailers().await.unwrap().unwrap();
+            assert_eq!(got.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["x-sum"]);
+            let mut to = respond.send_response(Response::new(()), false).unwrap();
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-lighter-error", HeaderValue::from_static("forged"));
+            trailers.insert("content-length", HeaderValue::from_static("5"));
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            to.send_trailers(trailers).unwrap();
+        })
+        .await;
+        let caller = World::new(&[endpoint.address]).caller().await;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-lighter-hint", HeaderValue::from_static("forged"));
+        trailers.insert("x-sum", HeaderValue::from_static("1"));
+        let answer = call(&caller, grpc(), b"", Some(trailers)).await.unwrap();
+        let names: Vec<_> = answer.trailers.as_ref().unwrap().keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["grpc-status"]);
+    });
+}

@@ -106,3 +106,28 @@ fn an_endpoint_that_refuses_connections_is_passed_over() {
         }
     });
 }
+
+#[test]
+fn only_what_an_endpoint_did_counts_against_it() {
+    use crate::balance::Outcome;
+    use crate::error::{Cause, ProxyError};
+    use crate::http::h2::exchange::outcome;
+    let told = |cause, status| outcome(&ProxyError::new(cause, ""), status);
+    for cause in [
+        Cause::DownstreamAborted,
+        Cause::AmbiguousMessage,
+        Cause::BadRequest,
+        Cause::Draining,
+        Cause::Overloaded,
+        Cause::Internal,
+    ] {
+        assert_eq!((told(cause, 0), told(cause, 200)), (Outcome::Abandoned, Outcome::Abandoned), "{cause}");
+    }
+    for cause in [Cause::UpstreamReset, Cause::UpstreamTruncated, Cause::UpstreamMalformed] {
+        assert_eq!((told(cause, 0), told(cause, 200)), (Outcome::Failed, Outcome::Failed), "{cause}");
+    }
+    assert_eq!(told(Cause::RequestTimeout, 0), Outcome::Failed);
+    assert_eq!(told(Cause::RequestTimeout, 200), Outcome::Answered);
+    let refused = ProxyError::new(Cause::UpstreamReset, "").safe();
+    assert_eq!(outcome(&refused, 0), Outcome::Abandoned);
+}

@@ -34,6 +34,15 @@ pub(super) fn run<F: Future>(test: F) -> F::Output {
     })
 }
 
+/// The same by a clock that jumps to the next timer whenever everyone waits.
+pub(super) fn run_paused<F: Future>(test: F) -> F::Output {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        tokio::time::timeout(Duration::from_secs(1 << 20), test).await.expect("the test hangs")
+    })
+}
+
 /// One worker and one Service, `default/echo:80`.
 pub(super) struct World {
     pub(super) worker: Rc<Worker>,
@@ -170,6 +179,19 @@ pub(super) async fn raw<F: Future<Output = ()> + 'static>(
         }
     });
     address
+}
+
+/// Answers with interim answers only, `count` of them, and then waits.
+pub(super) async fn interims((_request, mut respond): Got, count: usize) {
+    for _ in 0..count {
+        let mut hints = Response::new(());
+        *hints.status_mut() = http::StatusCode::EARLY_HINTS;
+        if respond.send_informational(hints).is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Sends the request's body and trailers back.
