@@ -20,6 +20,37 @@ fn status(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
+/// The sidecar alone is one thing under two names: what `lighter-proxy` can be told, `lighter proxy` can.
+#[test]
+fn the_sidecar_alone_logs_as_it_is_told_and_drains() {
+    let (folder, path) = file("admin: 127.0.0.1:0\n");
+    assert_eq!(status(&lighter(&["proxy", "--config", path.to_str().unwrap()])), 1, "0 is no port");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::fs::write(&path, format!("admin: 127.0.0.1:{port}\nworkers: 1\n")).unwrap();
+    let log = folder.path().join("log");
+    let mut sidecar = Command::new(env!("CARGO_BIN_EXE_lighter"))
+        .args(["proxy", "--log", "lighter_proxy=info", "--log-json", "--config"])
+        .arg(&path)
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(&log).unwrap();
+    while !said().contains("ready") {
+        assert!(sidecar.try_wait().unwrap().is_none(), "{}", said());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&sidecar);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(sidecar.wait().unwrap().code(), Some(0), "{}", said());
+    for line in said().lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(line.is_object(), "{line}");
+    }
+    let faulty = lighter(&["proxy", "--log", "lighter_proxy=loud", "--config", path.to_str().unwrap()]);
+    assert_eq!(status(&faulty), 2);
+    assert!(String::from_utf8_lossy(&faulty.stderr).contains("--log"), "{faulty:?}");
+}
+
 /// A folder with one file.
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();

@@ -45,7 +45,7 @@ impl Command {
         match self {
             Command::Demo(args) => demo::execute(&args),
             Command::Run(args) => run::execute(*args),
-            Command::Proxy(args) => proxy::execute(&args),
+            Command::Proxy(args) => Ok(proxy::execute(&args)),
             Command::Check(args) => check::execute(&args),
             Command::Schema(args) => schema::execute(&args),
             Command::Version(args) => version::execute(&args),

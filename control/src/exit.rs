@@ -18,7 +18,7 @@ pub enum Exit {
     Usage,
     /// 70: a fault of Lighter itself (EX_SOFTWARE).
     Internal,
-    /// What another program ended with.
+    /// What another program or the sidecar ended with.
     Status(u8),
 }
 
