@@ -13,7 +13,7 @@ use crate::worker::{self, Sockets, Start, StartError};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The sidecar's own file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
     /// What is logged to standard error: a level, or levels by module; LIGHTER_LOG goes before it
     #[arg(long, value_name = "FILTER", default_value = "info")]
@@ -49,6 +49,7 @@ pub fn execute(args: &Args) -> u8 {
         inside: Arc::new(here),
         ready: Box::new(|| tracing::info!("ready")),
         stop: None,
+        callers_gone: None,
     };
     match worker::run(start) {
         Ok(_) => 0,

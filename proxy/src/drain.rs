@@ -1,7 +1,7 @@
 //! Drain: one state machine, Serving → Lame → Draining → Closed, one deadline.
 //!
-//! [`Machine`] decides, without a clock or a socket of its own. [`Connections`] is what a worker knows of it: the
-//! phase, and the tasks to wake when it changes.
+//! [`Machine`] decides, without a clock or a socket of its own, and [`Course`] in what order the two sides of a sidecar
+//! go through it. [`Connections`] is what a worker knows of it: the phases, and the tasks to wake when they change.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -10,6 +10,10 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+
+mod course;
+
+pub use course::{Course, Stand};
 
 /// Where this process stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,7 +119,7 @@ pub struct Ticket {
 
 #[derive(Default)]
 struct State {
-    phase: Cell<Phase>,
+    stand: Cell<Stand>,
     /// A seat for every connection, with the task to wake.
     seats: RefCell<Slab<Option<Waker>>>,
     /// How many of them callers made to this workload.
@@ -128,11 +132,6 @@ impl Connections {
     /// A worker without connections that serves.
     pub fn new() -> Self {
         Connections::default()
-    }
-
-    /// Where this process stands: one read of a cell.
-    pub fn phase(&self) -> Phase {
-        self.state.phase.get()
     }
 
     /// How many there are.
@@ -156,12 +155,19 @@ impl Connections {
         Ticket { state: self.state.clone(), seat, inbound }
     }
 
-    /// Moves to `phase` and wakes every connection. Phases never go back.
-    pub fn advance(&self, phase: Phase) {
-        if phase <= self.phase() {
+    /// How many of them callers made to this workload.
+    pub fn callers(&self) -> usize {
+        self.state.inbound.get()
+    }
+
+    /// Moves on to where both sides stand and wakes every connection. Phases never go back.
+    pub fn advance(&self, to: impl Into<Stand>) {
+        let (to, from) = (to.into(), self.state.stand.get());
+        let stand = Stand { callers: to.callers.max(from.callers), workload: to.workload.max(from.workload) };
+        if stand == from {
             return;
         }
-        self.state.phase.set(phase);
+        self.state.stand.set(stand);
         // Cloned out first: what a wake does must not find the seats borrowed.
         let wakers: Vec<Waker> =
             self.state.seats.borrow().iter().filter_map(|(_, waker)| waker.clone()).collect();
@@ -169,9 +175,14 @@ impl Connections {
         self.state.wake_waiting();
     }
 
-    /// Resolves when `phase` is reached.
-    pub async fn reached(&self, phase: Phase) {
-        self.until(|| self.phase() >= phase).await;
+    /// Resolves when the callers' side has reached `phase`.
+    pub async fn callers_reached(&self, phase: Phase) {
+        self.until(|| self.state.stand.get().callers >= phase).await;
+    }
+
+    /// Resolves when the workload's own side has reached `phase`.
+    pub async fn workload_reached(&self, phase: Phase) {
+        self.until(|| self.state.stand.get().workload >= phase).await;
     }
 
     /// Resolves when there is no connection.
@@ -181,7 +192,7 @@ impl Connections {
 
     /// Resolves when no caller has a connection to this workload.
     pub async fn callers_gone(&self) {
-        self.until(|| self.state.inbound.get() == 0).await;
+        self.until(|| self.callers() == 0).await;
     }
 
     async fn until(&self, done: impl Fn() -> bool) {
@@ -222,9 +233,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Ticket {
-    /// Where this process stands.
+    /// Where its side of this process stands: one read of a cell.
     pub fn phase(&self) -> Phase {
-        self.state.phase.get()
+        let stand = self.state.stand.get();
+        if self.inbound { stand.callers } else { stand.workload }
     }
 
     /// Which task to wake. Cheap when it is the same as before.
@@ -257,7 +269,7 @@ impl Drop for Ticket {
         self.state.inbound.set(inbound);
         // Only a drain waits for the last one's end; a serving worker has nobody to tell.
         let last = self.state.seats.borrow().is_empty() || (self.inbound && inbound == 0);
-        if self.state.phase.get() >= Phase::Draining && last {
+        if self.state.stand.get().callers >= Phase::Draining && last {
             self.state.wake_waiting();
         }
         drop(gone);
@@ -381,7 +393,17 @@ mod tests {
         connections.advance(Phase::Draining);
         connections.advance(Phase::Lame);
         assert_eq!((one.seen(), two.seen()), (1, 2));
-        assert_eq!((connections.phase(), second.phase()), (Phase::Draining, Phase::Draining));
+        assert_eq!(second.phase(), Phase::Draining);
+    }
+
+    #[test]
+    fn each_side_has_its_phase() {
+        let connections = Connections::new();
+        let (caller, own) = (connections.enter_inbound(), connections.enter());
+        connections.advance(Stand { callers: Phase::Closed, workload: Phase::Serving });
+        assert_eq!((caller.phase(), own.phase()), (Phase::Closed, Phase::Serving));
+        connections.advance(Phase::Draining);
+        assert_eq!((caller.phase(), own.phase()), (Phase::Closed, Phase::Draining));
     }
 
     #[test]
@@ -408,7 +430,7 @@ mod tests {
             fn wake(self: Arc<Self>) {}
         }
         let connections = Connections::new();
-        let mut waits = Box::pin(connections.reached(Phase::Draining));
+        let mut waits = Box::pin(connections.callers_reached(Phase::Draining));
         for _ in 0..100 {
             let waker = Waker::from(Arc::new(Nobody));
             assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());

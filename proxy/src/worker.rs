@@ -51,6 +51,8 @@ pub struct Shared {
     most: usize,
     /// How often a drain was asked for since the control thread last looked.
     asked: AtomicUsize,
+    /// The workload has ended.
+    ended: AtomicBool,
     stop: Notify,
     reload: Notify,
 }
@@ -100,9 +102,21 @@ pub struct Start {
     pub inside: Arc<dyn SocketFactory>,
     /// Called once when everything listens and the first configuration is in force.
     pub ready: Box<dyn FnOnce() + Send>,
-    /// Each message asks for a drain, as SIGTERM does, which `run` itself watches only if this is `None`. The second
-    /// stops accepting at once; the end of the channel is a message too.
-    pub stop: Option<tokio::sync::mpsc::UnboundedReceiver<()>>,
+    /// Asks for an end; `run` itself watches for SIGTERM only if this is `None`. The end of the channel asks for a
+    /// drain, and says that the workload is gone.
+    pub stop: Option<tokio::sync::mpsc::UnboundedReceiver<Ask>>,
+    /// Called once in a drain, when the last caller is gone or was cut at the deadline. Where there is one, the
+    /// workload can make connections until [`Ask::Finish`] says that it has ended.
+    pub callers_gone: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// What a sidecar can be asked by whoever started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// To drain, as SIGTERM does. Asked again, it stops accepting at once.
+    Drain,
+    /// To end: the workload has ended. Nothing is accepted any more, what runs is finished.
+    Finish,
 }
 
 /// What a sidecar says when it ends.
@@ -160,6 +174,7 @@ impl Shared {
             open: AtomicUsize::new(0),
             most,
             asked: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
             stop: Notify::new(),
             reload: Notify::new(),
         }
@@ -179,6 +194,17 @@ impl Shared {
     pub fn drain(&self) {
         self.asked.fetch_add(1, Ordering::AcqRel);
         self.stop.notify_one();
+    }
+
+    /// Says that the workload has ended, if somebody waits for that.
+    fn workload_ended(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.stop.notify_one();
+    }
+
+    /// Whether it has.
+    fn has_workload_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// How often a drain was asked for since this was last called.

@@ -32,6 +32,7 @@ pub fn play() -> Option<i32> {
         }
         ["@signals", file] => signals(Path::new(file)),
         ["@one-call", port, file, other] => one_call(port, Path::new(file), other),
+        ["@pool", file, other] => pool(Path::new(file), other),
         ["@install"] => install(),
         _ => return None,
     }
@@ -185,6 +186,27 @@ fn one_call(port: &str, file: &Path, other: &str) {
     // SAFETY: as above.
     unsafe { libc::sigwait(&set, &mut 0) };
     writeln!(file, "term").unwrap();
+}
+
+/// Keeps a connection to `other`, and when SIGTERM comes asks it something over another; writes the answer to `file`.
+fn pool(file: &Path, other: &str) {
+    let mut file = File::create(file).unwrap();
+    // SAFETY: the set is initialised before it is read, and lives for the calls.
+    let set = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    };
+    let mut kept = TcpStream::connect(other).unwrap();
+    kept.write_all(b"hello").unwrap();
+    writeln!(file, "ready").unwrap();
+    // SAFETY: as above.
+    unsafe { libc::sigwait(&set, &mut 0) };
+    // What is kept is as good as it was.
+    kept.write_all(b" and bye").unwrap();
+    writeln!(file, "{}", ask(other, "last words").trim()).unwrap();
 }
 
 /// Prints why the rules cannot be set.

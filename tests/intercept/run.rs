@@ -19,13 +19,14 @@ use crate::support::process::free_address;
 use crate::support::{test_where, wait_until};
 
 pub fn tests() -> Vec<Trial> {
-    let both: [Test; 9] = [
+    let both: [Test; 10] = [
         ("a_run_ends_like_its_program", a_run_ends_like_its_program),
         ("a_program_sees_no_difference", a_program_sees_no_difference),
         ("programs_reach_each_other_by_name", programs_reach_each_other_by_name),
         ("callers_are_refused_until_the_program_listens", callers_are_refused_until_the_program_listens),
         ("signals_are_passed_on", signals_are_passed_on),
         ("the_sidecar_drains_before_the_program_stops", the_sidecar_drains_before_the_program_stops),
+        ("a_program_has_its_network_until_it_has_stopped", a_program_has_its_network_until_it_has_stopped),
         (
             "what_a_program_leaves_behind_is_reaped_and_ended",
             what_a_program_leaves_behind_is_reaped_and_ended,
@@ -223,6 +224,32 @@ fn the_sidecar_drains_before_the_program_stops(place: &Place) {
     assert_eq!(end, "the end");
     assert!(running.program.wait().success(), "{}", running.program.said());
     assert_eq!(said(), "ready\ncame\ndone\nanswered\nterm\n");
+}
+
+fn a_program_has_its_network_until_it_has_stopped(place: &Place) {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mesh = place.mesh("other", 7000, other.local_addr().unwrap());
+    let file = place.path("events");
+    // A stop that waited for the kept connection would take longer than any test.
+    let mut running = place.start(
+        &["--drain-deadline", "1h", "--resources", &mesh],
+        &["@pool", file.to_str().unwrap(), "other:7000"],
+    );
+    let said = || std::fs::read_to_string(&file).unwrap_or_default();
+    let others = [other];
+    let (_, mut kept) = accept(&others);
+    wait_until("the program is ready", || said() == "ready\n");
+    running.signal(libc::SIGTERM);
+    let (_, mut last) = accept(&others);
+    last.read_exact(&mut [0; "last words\n".len()]).unwrap();
+    last.write_all(b"heard\n").unwrap();
+    drop(last);
+    let mut all = String::new();
+    kept.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "hello and bye");
+    drop(kept);
+    assert!(running.program.wait().success(), "{}", running.program.said());
+    assert_eq!(said(), "ready\nheard\n");
 }
 
 fn refused(address: std::net::SocketAddr) -> bool {

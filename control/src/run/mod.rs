@@ -36,7 +36,7 @@ use lighter_config::sidecar::InterceptConfig;
 use lighter_proxy::dial::{Here, SocketFactory};
 use lighter_proxy::intercept::{self, Installed, InterceptError, Ports};
 use lighter_proxy::telemetry::logging;
-use lighter_proxy::worker::{self, Sockets, Start, StartError};
+use lighter_proxy::worker::{self, Ask, Sockets, Start, StartError};
 use miette::IntoDiagnostic;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::WaitOptions;
@@ -109,7 +109,7 @@ fn run(options: Options) -> Result<u8, RunError> {
     let Inside { control, sockets, pid } = inside;
     let inside_sockets = Arc::new(sockets::Inside::new(sockets, pid)?);
     let rules = Installed::from_fd(made.rules.try_clone()?)?;
-    let start = |ready, stop| Start {
+    let start = |hooks: Hooks| Start {
         config,
         sockets: Sockets {
             outbound: made.outbound,
@@ -120,8 +120,9 @@ fn run(options: Options) -> Result<u8, RunError> {
         },
         outside: Arc::new(Here::default()),
         inside: inside_sockets.clone(),
-        ready,
-        stop: Some(stop),
+        ready: hooks.ready,
+        stop: Some(hooks.stop),
+        callers_gone: Some(hooks.callers_gone),
     };
     let sidecar = Sidecar::start(start)?;
     let counters = Installed::from_fd(made.rules)?;
@@ -179,7 +180,7 @@ impl Made {
 
 /// The sidecar, on a thread of its own.
 struct Sidecar {
-    stop: UnboundedSender<()>,
+    stop: UnboundedSender<Ask>,
     events: mpsc::Receiver<FromSidecar>,
     /// Readable when there are events.
     woken: Arc<OwnedFd>,
@@ -187,13 +188,19 @@ struct Sidecar {
 
 enum FromSidecar {
     Ready,
+    CallersGone,
     Ended(Result<(), StartError>),
 }
 
-type Ready = Box<dyn FnOnce() + Send>;
+/// How a sidecar and its supervisor hear of each other.
+struct Hooks {
+    ready: Box<dyn FnOnce() + Send>,
+    callers_gone: Box<dyn FnOnce() + Send>,
+    stop: UnboundedReceiver<Ask>,
+}
 
 impl Sidecar {
-    fn start(start: impl FnOnce(Ready, UnboundedReceiver<()>) -> Start) -> io::Result<Self> {
+    fn start(start: impl FnOnce(Hooks) -> Start) -> io::Result<Self> {
         let (stop, stopped) = unbounded_channel();
         let (sender, events) = mpsc::channel();
         let woken = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -205,11 +212,12 @@ impl Sidecar {
                 let _ = rustix::io::write(&*woken, &1u64.to_ne_bytes());
             }
         };
-        let ready = {
-            let told = told.clone();
-            Box::new(move || told(FromSidecar::Ready))
-        };
-        let start = start(ready, stopped);
+        let (ready, callers_gone) = (told.clone(), told.clone());
+        let start = start(Hooks {
+            ready: Box::new(move || ready(FromSidecar::Ready)),
+            callers_gone: Box::new(move || callers_gone(FromSidecar::CallersGone)),
+            stop: stopped,
+        });
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(start)));
             told(FromSidecar::Ended(match ended {
@@ -220,9 +228,9 @@ impl Sidecar {
         Ok(Sidecar { stop, events, woken })
     }
 
-    /// Asks for a drain; asked again, it stops accepting at once. It may have ended by itself.
-    fn drain(&self) {
-        let _ = self.stop.send(());
+    /// It may have ended by itself.
+    fn ask(&self, ask: Ask) {
+        let _ = self.stop.send(ask);
     }
 }
 
@@ -274,11 +282,8 @@ impl Life<'_> {
             for action in actions {
                 match action {
                     Action::Exit(status) => return Ok(status),
-                    Action::Drain => self.sidecar.drain(),
-                    Action::DrainAtOnce => {
-                        self.sidecar.drain();
-                        self.sidecar.drain();
-                    }
+                    Action::Drain => self.sidecar.ask(Ask::Drain),
+                    Action::Finish => self.sidecar.ask(Ask::Finish),
                     Action::Start => self.order(Order::Start),
                     Action::PassOn(number) => self.order(Order::Signal(number)),
                 }
@@ -304,6 +309,7 @@ impl Life<'_> {
                         Event::SidecarEnded { well: false }
                     }
                 },
+                FromSidecar::CallersGone => Event::CallersGone,
                 FromSidecar::Ended(Ok(())) => Event::SidecarEnded { well: true },
                 FromSidecar::Ended(Err(error)) => {
                     eprintln!("lighter run: {error}");

@@ -1,8 +1,9 @@
 //! The life of a sidecar and its application, as a state machine without I/O: events and the time go in, actions come
 //! out.
 //!
-//! The application starts when the sidecar is ready, and on SIGTERM stops when the sidecar has drained. It ends with
-//! the application's status, whatever happened to the sidecar, unless the sidecar failed first.
+//! The application starts when the sidecar is ready. On SIGTERM its callers leave first; then it is told to stop, and
+//! can call others until it has; then the sidecar ends. It ends with the application's status, whatever happened to the
+//! sidecar, unless the sidecar failed first.
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ pub(super) enum Event {
     Ended(u8),
     /// The process inside is gone, and the application with it.
     InsideGone,
+    /// The sidecar was told to drain, and the application has no callers any more.
+    CallersGone,
     /// The sidecar has drained, or did not start, or failed.
     SidecarEnded {
         /// It ended as it was told to.
@@ -35,10 +38,10 @@ pub(super) enum Action {
     Start,
     /// Send the application this signal.
     PassOn(i32),
-    /// Tell the sidecar to drain: callers first, then what runs.
+    /// Tell the sidecar to see the callers out.
     Drain,
-    /// Tell the sidecar to accept nothing more and finish what runs: there is nobody left to serve.
-    DrainAtOnce,
+    /// Tell the sidecar to accept nothing more, finish what runs, and end: there is nobody left to serve.
+    Finish,
     /// End this process with this status.
     Exit(u8),
 }
@@ -56,11 +59,11 @@ enum State {
     Starting,
     /// The application runs.
     Running,
-    /// The sidecar drains, the application still runs.
+    /// The sidecar sees callers out, the application still runs.
     Draining,
-    /// The sidecar is gone, the application was told to stop. A status that is given outranks the application's.
+    /// Callers are gone, or the sidecar is; the application was told to stop. A status that is given outranks the application's.
     Stopping { status: Option<u8>, kill_at: Option<Instant> },
-    /// The application is gone, the sidecar drains.
+    /// The application is gone, the sidecar finishes what is left.
     Finishing { status: u8 },
 }
 
@@ -96,15 +99,19 @@ impl Supervisor {
             // A second SIGTERM does not wait for the drain.
             (_, Event::Signal(signal)) => vec![Action::PassOn(signal.number)],
 
+            // Somebody else may have asked the sidecar: its admin port has a way to.
+            (State::Running | State::Draining, Event::CallersGone) => self.stop(None, now),
             (State::Running, Event::SidecarEnded { .. }) => self.stop(Some(FAULT), now),
             (State::Draining, Event::SidecarEnded { well }) => self.stop((!well).then_some(FAULT), now),
-
-            (State::Stopping { status, .. }, Event::Ended(ended)) => {
-                vec![Action::Exit(status.unwrap_or(ended))]
+            (State::Stopping { status: None, kill_at }, Event::SidecarEnded { well: false }) => {
+                self.state = State::Stopping { status: Some(FAULT), kill_at };
+                Vec::new()
             }
+
+            (State::Stopping { status, .. }, Event::Ended(ended)) => self.finish(status.unwrap_or(ended)),
             (_, Event::NotStarted(status) | Event::Ended(status)) => self.finish(status),
             (_, Event::InsideGone) => self.finish(FAULT),
-            (_, Event::Ready | Event::SidecarEnded { .. }) => Vec::new(),
+            (_, Event::Ready | Event::CallersGone | Event::SidecarEnded { .. }) => Vec::new(),
         }
     }
 
@@ -137,7 +144,7 @@ impl Supervisor {
             return vec![Action::Exit(status)];
         }
         self.state = State::Finishing { status };
-        vec![Action::DrainAtOnce]
+        vec![Action::Finish]
     }
 }
 
@@ -173,28 +180,48 @@ mod tests {
     #[test]
     fn the_applications_status_is_ours_once_the_sidecar_drained() {
         let (mut supervisor, now) = running();
-        assert_eq!(supervisor.on(Event::Ended(3), now), [Action::DrainAtOnce]);
+        assert_eq!(supervisor.on(Event::Ended(3), now), [Action::Finish]);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(3)]);
     }
 
     #[test]
-    fn the_sidecar_drains_before_the_application_is_told_to_stop() {
+    fn callers_leave_then_the_application_stops_then_the_sidecar_ends() {
         let (mut supervisor, now) = running();
         assert_eq!(supervisor.on(signal(libc::SIGTERM), now), [Action::Drain]);
-        assert_eq!(supervisor.on(drained(), now), [Action::PassOn(libc::SIGTERM)]);
-        assert_eq!(supervisor.on(Event::Ended(143), now), [Action::Exit(143)]);
+        assert_eq!(supervisor.on(Event::CallersGone, now), [Action::PassOn(libc::SIGTERM)]);
+        assert_eq!(supervisor.on(Event::Ended(143), now), [Action::Finish]);
+        assert_eq!(supervisor.on(drained(), now), [Action::Exit(143)]);
+    }
+
+    #[test]
+    fn a_drain_that_the_admin_port_was_asked_for_stops_the_application_too() {
+        let (mut supervisor, now) = running();
+        assert_eq!(supervisor.on(Event::CallersGone, now), [Action::PassOn(libc::SIGTERM)]);
+        assert_eq!(supervisor.on(Event::Ended(0), now), [Action::Finish]);
+        assert_eq!(supervisor.on(drained(), now), [Action::Exit(0)]);
+    }
+
+    #[test]
+    fn a_sidecar_that_fails_while_the_application_stops_is_a_fault() {
+        let (mut supervisor, now) = running();
+        supervisor.on(signal(libc::SIGTERM), now);
+        supervisor.on(Event::CallersGone, now);
+        assert_eq!(supervisor.on(Event::SidecarEnded { well: false }, now), []);
+        assert_eq!(supervisor.wakes_at(), Some(now + GRACE));
+        assert_eq!(supervisor.on(Event::Ended(0), now), [Action::Exit(FAULT)]);
     }
 
     #[test]
     fn an_application_that_does_not_stop_is_killed() {
         let (mut supervisor, now) = running();
         supervisor.on(signal(libc::SIGTERM), now);
-        supervisor.on(drained(), now);
+        supervisor.on(Event::CallersGone, now);
         assert_eq!(supervisor.wakes_at(), Some(now + GRACE));
         assert_eq!(supervisor.on_time(now), []);
         assert_eq!(supervisor.on_time(now + GRACE), [Action::PassOn(libc::SIGKILL)]);
         assert_eq!(supervisor.wakes_at(), None);
-        assert_eq!(supervisor.on(Event::Ended(137), now), [Action::Exit(137)]);
+        assert_eq!(supervisor.on(Event::Ended(137), now), [Action::Finish]);
+        assert_eq!(supervisor.on(drained(), now), [Action::Exit(137)]);
     }
 
     #[test]
@@ -202,7 +229,7 @@ mod tests {
         let (mut supervisor, now) = running();
         supervisor.on(signal(libc::SIGTERM), now);
         assert_eq!(supervisor.on(signal(libc::SIGTERM), now), [Action::PassOn(libc::SIGTERM)]);
-        assert_eq!(supervisor.on(Event::Ended(143), now), [Action::DrainAtOnce]);
+        assert_eq!(supervisor.on(Event::Ended(143), now), [Action::Finish]);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(143)]);
     }
 
@@ -234,7 +261,7 @@ mod tests {
         let mut supervisor = Supervisor::new(GRACE);
         let now = Instant::now();
         assert_eq!(supervisor.on(signal(libc::SIGWINCH), now), []);
-        assert_eq!(supervisor.on(signal(libc::SIGINT), now), [Action::DrainAtOnce]);
+        assert_eq!(supervisor.on(signal(libc::SIGINT), now), [Action::Finish]);
         assert_eq!(supervisor.on(Event::Ready, now), []);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(130)]);
     }
@@ -242,7 +269,7 @@ mod tests {
     #[test]
     fn a_program_that_cannot_be_started_ends_like_in_a_shell() {
         let (mut supervisor, now) = running();
-        assert_eq!(supervisor.on(Event::NotStarted(127), now), [Action::DrainAtOnce]);
+        assert_eq!(supervisor.on(Event::NotStarted(127), now), [Action::Finish]);
         assert_eq!(supervisor.on(drained(), now), [Action::Exit(127)]);
     }
 
@@ -250,7 +277,8 @@ mod tests {
     fn an_inside_that_is_gone_is_a_fault() {
         let (mut supervisor, now) = running();
         supervisor.on(signal(libc::SIGTERM), now);
-        supervisor.on(drained(), now);
-        assert_eq!(supervisor.on(Event::InsideGone, now), [Action::Exit(FAULT)]);
+        supervisor.on(Event::CallersGone, now);
+        assert_eq!(supervisor.on(Event::InsideGone, now), [Action::Finish]);
+        assert_eq!(supervisor.on(drained(), now), [Action::Exit(FAULT)]);
     }
 }

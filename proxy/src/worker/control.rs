@@ -9,10 +9,10 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::doors::{self, Door};
 use super::thread::{self, Event};
-use super::{Shared, Sockets, Start, StartError, Summary, limits};
+use super::{Ask, Shared, Sockets, Start, StartError, Summary, limits};
 use crate::admin;
 use crate::dial::{self, SocketFactory};
-use crate::drain::{Machine, Phase};
+use crate::drain::{Course, Phase, Stand};
 use crate::intercept::{self, Installed, Ports};
 use crate::resources::{self, Stamp};
 use crate::telemetry;
@@ -20,14 +20,14 @@ use crate::telemetry;
 /// Runs a sidecar until it has drained. Blocks the calling thread, which becomes the control runtime's.
 pub fn run(start: Start) -> Result<Summary, StartError> {
     limits::raise_descriptors();
-    let Start { config, sockets, outside, inside, ready, stop } = start;
+    let Start { config, sockets, outside, inside, ready, stop, callers_gone } = start;
     telemetry::install(config.workers.max(1));
     if let Some(log) = &config.access_log {
         telemetry::access_log::install(log)?;
     }
     let shared = Arc::new(Shared::new(config, outside, inside));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let summary = LocalSet::new().block_on(&runtime, control(shared, sockets, ready, stop));
+    let summary = LocalSet::new().block_on(&runtime, control(shared, sockets, ready, stop, callers_gone));
     telemetry::access_log::flush(FLUSH);
     summary
 }
@@ -37,7 +37,8 @@ async fn control(
     shared: Arc<Shared>,
     mut sockets: Sockets,
     ready: Box<dyn FnOnce() + Send>,
-    stop: Option<mpsc::UnboundedReceiver<()>>,
+    stop: Option<mpsc::UnboundedReceiver<Ask>>,
+    callers_gone: Option<Box<dyn FnOnce() + Send>>,
 ) -> Result<Summary, StartError> {
     let seen = Stamp::of(&shared.config.resources);
     resources::load(&shared).map_err(|errors| StartError::Config(errors.to_string()))?;
@@ -63,7 +64,7 @@ async fn control(
     spawn_local(resources::watch(shared.clone(), seen));
     shared.set_up();
     ready();
-    let summary = workers.see_out(&shared).await?;
+    let summary = workers.see_out(&shared, callers_gone).await?;
     rules.remove();
     Ok(summary)
 }
@@ -119,7 +120,7 @@ impl Rules {
 /// Forwards what asks this process to end (or to reload) from outside of it.
 fn stop_when_asked(
     shared: Arc<Shared>,
-    stop: Option<mpsc::UnboundedReceiver<()>>,
+    stop: Option<mpsc::UnboundedReceiver<Ask>>,
 ) -> std::io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut signals = match stop {
@@ -133,18 +134,29 @@ fn stop_when_asked(
                 match (&mut signals, &mut stop) {
                     (Some((terminate, interrupt)), _) => {
                         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                        Ask::Drain
                     }
-                    // Whoever would ask is gone: that is asking too.
-                    (None, Some(receiver)) => {
-                        if receiver.recv().await.is_none() {
+                    (None, Some(receiver)) => match receiver.recv().await {
+                        Some(ask) => ask,
+                        // Whoever would ask is gone: that is asking too.
+                        None => {
                             stop = None;
+                            shared.workload_ended();
+                            Ask::Drain
                         }
-                    }
+                    },
                     (None, None) => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = asked => shared.drain(),
+                ask = asked => match ask {
+                    Ask::Drain => shared.drain(),
+                    Ask::Finish => {
+                        shared.workload_ended();
+                        shared.drain();
+                        shared.drain();
+                    }
+                },
                 _ = hangup.recv() => {
                     telemetry::access_log::reopen();
                     shared.reload();
@@ -157,19 +169,21 @@ fn stop_when_asked(
 /// The workers' threads as the control thread sees them.
 struct Workers {
     running: usize,
-    phases: watch::Sender<Phase>,
+    /// Those that accept callers or have some.
+    calling: usize,
+    stands: watch::Sender<Stand>,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Workers {
     fn start(shared: &Arc<Shared>, doors: Vec<Vec<Door>>) -> Result<Self, StartError> {
-        let (phases, _) = watch::channel(Phase::Serving);
+        let (stands, _) = watch::channel(Stand::default());
         let (sender, events) = mpsc::unbounded_channel();
         let running = doors.len();
         for (index, doors) in doors.into_iter().enumerate() {
-            thread::start(index, shared.clone(), doors, phases.subscribe(), sender.clone())?;
+            thread::start(index, shared.clone(), doors, stands.subscribe(), sender.clone())?;
         }
-        Ok(Workers { running, phases, events })
+        Ok(Workers { running, calling: running, stands, events })
     }
 
     /// Resolves when every worker accepts.
@@ -179,18 +193,26 @@ impl Workers {
                 Some(Event::Up) => {}
                 Some(Event::Failed(error)) => return Err(error),
                 Some(Event::Died(index)) => return Err(StartError::Died(index)),
-                Some(Event::Drained(_)) | None => return Err(StartError::Died(0)),
+                Some(Event::CallersGone | Event::Drained(_)) | None => return Err(StartError::Died(0)),
             }
         }
         Ok(())
     }
 
     /// Waits for a drain, leads it through its phases, and counts what it cut.
-    async fn see_out(mut self, shared: &Shared) -> Result<Summary, StartError> {
-        let mut machine = Machine::new(shared.config.drain_deadline);
+    async fn see_out(
+        mut self,
+        shared: &Shared,
+        mut callers_gone: Option<Box<dyn FnOnce() + Send>>,
+    ) -> Result<Summary, StartError> {
+        let deadline = shared.config.drain_deadline;
+        let mut course = match callers_gone {
+            Some(_) => Course::holding(deadline),
+            None => Course::new(deadline),
+        };
         let mut summary = Summary::default();
         while self.running > 0 {
-            let wake = machine.wakes_at();
+            let wake = course.wakes_at();
             let time = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -200,11 +222,15 @@ impl Workers {
             tokio::select! {
                 () = shared.stop.notified() => {
                     for _ in 0..shared.take_asked() {
-                        machine.stop(Instant::now());
+                        course.stop(Instant::now());
+                    }
+                    if shared.has_workload_ended() {
+                        course.finish(Instant::now());
                     }
                 }
                 () = time => {}
                 event = self.events.recv() => match event {
+                    Some(Event::CallersGone) => self.calling -= 1,
                     Some(Event::Drained(cut)) => {
                         self.running -= 1;
                         summary.cut += cut;
@@ -218,7 +244,13 @@ impl Workers {
                     None => break,
                 },
             }
-            self.enter(shared, machine.advance(Instant::now(), self.running));
+            let stand = course.advance(Instant::now(), self.calling, self.running);
+            self.enter(shared, stand);
+            if stand.callers == Phase::Closed
+                && let Some(callers_gone) = callers_gone.take()
+            {
+                callers_gone();
+            }
         }
         if summary.cut > 0 {
             tracing::warn!(cut = summary.cut, "drain deadline passed: connections were cut");
@@ -228,13 +260,14 @@ impl Workers {
         Ok(summary)
     }
 
-    fn enter(&self, shared: &Shared, phase: Phase) {
-        if *self.phases.borrow() == phase {
+    fn enter(&self, shared: &Shared, stand: Stand) {
+        if *self.stands.borrow() == stand {
             return;
         }
-        tracing::info!(?phase, open = shared.open_connections(), "drain");
-        shared.set_phase(phase);
-        self.phases.send_replace(phase);
+        let Stand { callers, workload } = stand;
+        tracing::info!(?callers, ?workload, open = shared.open_connections(), "drain");
+        shared.set_phase(callers);
+        self.stands.send_replace(stand);
     }
 }
 

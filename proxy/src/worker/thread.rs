@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use super::doors::Door;
 use super::{Shared, StartError, Worker};
-use crate::drain::Phase;
+use crate::drain::{Phase, Stand};
 
 /// What a worker tells the control thread.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) enum Event {
     Up,
     /// It could not start, or a door of its that was to open later did not.
     Failed(StartError),
+    /// It accepts no callers any more, and the last one is gone.
+    CallersGone,
     /// It drained; so many connections were cut.
     Drained(usize),
     /// It died of a panic.
@@ -29,12 +31,12 @@ pub(super) fn start(
     index: usize,
     shared: Arc<Shared>,
     doors: Vec<Door>,
-    phases: watch::Receiver<Phase>,
+    stands: watch::Receiver<Stand>,
     events: mpsc::UnboundedSender<Event>,
 ) -> std::io::Result<()> {
     let body = move || {
         let mut obituary = Obituary { index, events, last: None };
-        obituary.last = Some(work(index, shared, doors, phases, &obituary.events));
+        obituary.last = Some(work(index, shared, doors, stands, &obituary.events));
     };
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?;
     Ok(())
@@ -58,7 +60,7 @@ fn work(
     index: usize,
     shared: Arc<Shared>,
     doors: Vec<Door>,
-    phases: watch::Receiver<Phase>,
+    stands: watch::Receiver<Stand>,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Event {
     crate::telemetry::set_worker(index);
@@ -73,7 +75,7 @@ fn work(
         let accepting =
             [Accepting::start(&worker, inbound, events)?, Accepting::start(&worker, outbound, events)?];
         let _ = events.send(Event::Up);
-        Ok(drained(worker, accepting, phases).await)
+        Ok(drained(worker, accepting, stands, events).await)
     });
     // Tasks that are left end here, before the runtime that they hang on.
     drop(tasks);
@@ -112,33 +114,44 @@ impl Accepting {
     }
 }
 
-/// Follows the phases until there is nothing left to do. Returns how many connections were cut.
-async fn drained(worker: Rc<Worker>, accepting: [Accepting; 2], mut phases: watch::Receiver<Phase>) -> usize {
+/// Follows both sides' phases until there is nothing left to do. Returns how many connections were cut.
+async fn drained(
+    worker: Rc<Worker>,
+    accepting: [Accepting; 2],
+    mut stands: watch::Receiver<Stand>,
+    events: &mpsc::UnboundedSender<Event>,
+) -> usize {
     let connections = &worker.connections;
-    // Callers first. What they asked for may need calls of the workload's own, so those go on until the last caller
-    // is served.
     let finish = async {
         let [inbound, outbound] = accepting;
-        connections.reached(Phase::Draining).await;
+        connections.callers_reached(Phase::Draining).await;
         inbound.close().await;
         connections.callers_gone().await;
+        let _ = events.send(Event::CallersGone);
+        connections.workload_reached(Phase::Draining).await;
         outbound.close().await;
         connections.idle().await;
     };
     let mut finish = std::pin::pin!(finish);
+    let (mut before, mut cut) = (Stand::default(), 0);
     loop {
-        let phase = *phases.borrow_and_update();
-        connections.advance(phase);
-        if phase == Phase::Closed {
-            let cut = connections.open();
+        let stand = *stands.borrow_and_update();
+        if stand.workload == Phase::Closed {
+            cut += connections.open();
+        } else if stand.callers == Phase::Closed && before.callers != Phase::Closed {
+            cut += connections.callers();
+        }
+        before = stand;
+        connections.advance(stand);
+        if stand.workload == Phase::Closed {
             // Each connection's own task makes its end a reset, so that no peer takes it for a clean one.
             let _ = tokio::time::timeout(LAST_WORDS, connections.idle()).await;
             return cut;
         }
         tokio::select! {
             // The control thread is gone: there is nobody to serve for.
-            changed = phases.changed() => if changed.is_err() { return connections.open() },
-            () = &mut finish => return 0,
+            changed = stands.changed() => if changed.is_err() { return cut + connections.open() },
+            () = &mut finish => return cut,
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Sidecar {
     /// Its own file.
     pub config: SidecarConfig,
     folder: TempDir,
-    stop: Option<tokio::sync::mpsc::UnboundedSender<()>>,
+    stop: Option<tokio::sync::mpsc::UnboundedSender<worker::Ask>>,
     thread: Option<JoinHandle<Result<Summary, StartError>>>,
 }
 
@@ -50,6 +50,7 @@ impl Sidecar {
             inside: Arc::new(Here::default()),
             ready: Box::new(move || ready.send(()).unwrap()),
             stop: Some(stopped),
+            callers_gone: None,
         };
         let thread = std::thread::spawn(move || worker::run(start));
         if is_ready.recv_timeout(PATIENCE).is_err() {

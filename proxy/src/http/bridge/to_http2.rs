@@ -153,7 +153,7 @@ impl Connection {
     fn phase(&mut self, cx: &mut Task<'_>) -> Phase {
         self.downstream.deadlines.poll(&mut self.timer, cx);
         self.downstream.context.ticket.watch(cx.waker());
-        self.downstream.context.worker.connections.phase()
+        self.downstream.context.ticket.phase()
     }
 
     /// One request's life.
@@ -161,7 +161,7 @@ impl Connection {
         let began = Instant::now();
         let Head { mut parts, mut body, minor, keep_alive } = head;
         let grpc = head::is_grpc(&parts.headers);
-        let phase = downstream.context.worker.connections.phase();
+        let phase = downstream.context.ticket.phase();
         let mut close = !keep_alive || phase >= Phase::Lame;
         let target = match downstream.target(&parts) {
             Ok(target) => target,

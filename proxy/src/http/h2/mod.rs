@@ -88,7 +88,7 @@ pub async fn serve(io: Io, context: Context) {
     let mut leaving = false;
     poll_fn(|cx| {
         downstream.context.ticket.watch(cx.waker());
-        match downstream.context.worker.connections.phase() {
+        match downstream.context.ticket.phase() {
             Phase::Serving => {}
             Phase::Closed => connection.abrupt_shutdown(Reason::NO_ERROR),
             Phase::Lame | Phase::Draining if leaving => {}

@@ -134,7 +134,7 @@ impl Connection {
                 || decode
                 || never_asked
                 || response.framing == Framing::UntilClose
-                || self.worker.connections.phase() >= Phase::Lame;
+                || self.ticket.phase() >= Phase::Lame;
             x.tunnel = response.framing == Framing::Tunnel;
             if x.tunnel && !x.uploaded {
                 // What is left of the request would have to go before what the client says in the other protocol.
@@ -218,7 +218,7 @@ impl Connection {
             None => After::Linger,
             Some(fault) if x.answering || fault.cause == Cause::DownstreamAborted => After::Reset,
             Some(fault) => {
-                let stays = x.keep_alive && whole && self.worker.connections.phase() == Phase::Serving;
+                let stays = x.keep_alive && whole && self.ticket.phase() == Phase::Serving;
                 let answer = ErrorAnswer { cause: fault.cause, detail: fault.detail, grpc: x.grpc };
                 x.status = answer.status();
                 x.latency = now - x.began;
@@ -275,8 +275,7 @@ impl Connection {
     pub(super) fn answer_locally(&mut self, answer: &LocalAnswer) -> After {
         let now = Instant::now();
         let x = &mut *self.exchange;
-        let stays =
-            x.keep_alive && x.framing == Framing::None && self.worker.connections.phase() == Phase::Serving;
+        let stays = x.keep_alive && x.framing == Framing::None && self.ticket.phase() == Phase::Serving;
         x.status = answer.status;
         x.latency = now - x.began;
         self.out.queue().extend_from_slice(&local::filter_answer_http1(answer, !stays));

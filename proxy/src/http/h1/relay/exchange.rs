@@ -363,7 +363,7 @@ impl Connection {
 
     /// Whether a limit has passed, or the drain's deadline.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        if self.worker.connections.phase() == Phase::Closed {
+        if self.ticket.phase() == Phase::Closed {
             return Err(Fault::new(Cause::Draining, "the drain deadline passed"));
         }
         let x = &mut *self.exchange;

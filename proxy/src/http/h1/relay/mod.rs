@@ -187,7 +187,7 @@ impl Connection {
         }
         self.ticket.watch(cx.waker());
         let resting = self.input.is_none();
-        let leaves = match self.worker.connections.phase() {
+        let leaves = match self.ticket.phase() {
             Phase::Serving => false,
             Phase::Lame => resting && self.served,
             Phase::Draining => resting,
@@ -205,7 +205,7 @@ impl Connection {
     }
 
     fn poll_flush(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        if self.worker.connections.phase() == Phase::Closed
+        if self.ticket.phase() == Phase::Closed
             || self.timer.poll(cx, None, Some(HEAD_TIMEOUT), self.progress).is_some()
         {
             return Poll::Ready(());

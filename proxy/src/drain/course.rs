@@ -1,0 +1,176 @@
+//! The order in which the two sides of a sidecar drain: its callers first, then what the workload itself calls.
+
+use std::time::{Duration, Instant};
+
+use super::{Machine, Phase};
+
+/// Where each side stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stand {
+    /// Connections that callers made to the workload.
+    pub callers: Phase,
+    /// Connections that the workload made.
+    pub workload: Phase,
+}
+
+impl From<Phase> for Stand {
+    fn from(phase: Phase) -> Self {
+        Stand { callers: phase, workload: phase }
+    }
+}
+
+/// Decides for both sides, without a clock or a socket of its own.
+///
+/// What callers asked for may need calls of the workload's own, so those are taken as long as there are callers. Where
+/// somebody sees to the workload's end ([`Course::holding`]) they are taken until it has ended.
+#[derive(Clone, Debug)]
+pub struct Course {
+    deadline: Duration,
+    began: Option<Instant>,
+    callers: Machine,
+    workload: Workload,
+}
+
+#[derive(Clone, Debug)]
+enum Workload {
+    /// Nobody says when it has ended: one deadline for all.
+    Unseen,
+    /// It runs, and keeps its network.
+    Held,
+    /// It has ended.
+    Ended(Machine),
+}
+
+impl Course {
+    /// One deadline for both sides.
+    pub fn new(deadline: Duration) -> Self {
+        let callers = Machine::new(deadline);
+        Course { deadline, began: None, callers, workload: Workload::Unseen }
+    }
+
+    /// The deadline is the callers'. The workload's side serves until [`Course::finish`].
+    pub fn holding(deadline: Duration) -> Self {
+        Course { workload: Workload::Held, ..Course::new(deadline) }
+    }
+
+    /// It is to drain; see [`Machine::stop`].
+    pub fn stop(&mut self, now: Instant) {
+        self.began.get_or_insert(now);
+        self.callers.stop(now);
+    }
+
+    /// The workload has ended: nothing is accepted any more. What it said last is delivered within what is left of the
+    /// deadline, or [`LAST_DELIVERY`].
+    pub fn finish(&mut self, now: Instant) {
+        let Workload::Held = self.workload else { return };
+        let began = *self.began.get_or_insert(now);
+        let left = (began + self.deadline).saturating_duration_since(now).max(LAST_DELIVERY);
+        let mut rest = Machine::new(left);
+        for machine in [&mut self.callers, &mut rest] {
+            machine.stop(now);
+            machine.stop(now);
+        }
+        self.workload = Workload::Ended(rest);
+    }
+
+    /// Moves on if it is time to, or if nothing runs any more. `calling`: how many workers have callers; `running`: how
+    /// many have connections at all.
+    pub fn advance(&mut self, now: Instant, calling: usize, running: usize) -> Stand {
+        match &mut self.workload {
+            Workload::Unseen => {
+                let callers = self.callers.advance(now, running);
+                let until = if calling == 0 { Phase::Closed } else { Phase::Lame };
+                let workload = if callers == Phase::Closed { callers } else { callers.min(until) };
+                Stand { callers, workload }
+            }
+            Workload::Held => Stand { callers: self.callers.advance(now, calling), workload: Phase::Serving },
+            Workload::Ended(rest) => {
+                Stand { callers: self.callers.advance(now, calling), workload: rest.advance(now, running) }
+            }
+        }
+    }
+
+    /// When [`Course::advance`] has something to do even if no connection ends. `None`: never by itself.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        let rest = match &self.workload {
+            Workload::Ended(rest) => rest.wakes_at(),
+            Workload::Unseen | Workload::Held => None,
+        };
+        self.callers.wakes_at().into_iter().chain(rest).min()
+    }
+}
+
+/// How long what a workload said last may take to arrive where the deadline has passed.
+const LAST_DELIVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn stand(callers: Phase, workload: Phase) -> Stand {
+        Stand { callers, workload }
+    }
+
+    #[test]
+    fn the_workload_calls_as_long_as_it_has_callers() {
+        let start = Instant::now();
+        let mut course = Course::new(DEADLINE);
+        assert_eq!(course.advance(start, 2, 2), Phase::Serving.into());
+        course.stop(start);
+        assert_eq!(course.advance(start, 2, 2), Phase::Lame.into());
+        let next = course.wakes_at().unwrap();
+        assert_eq!(course.advance(next, 1, 2), stand(Phase::Draining, Phase::Lame));
+        assert_eq!(course.advance(next, 0, 2), Phase::Draining.into());
+        assert_eq!(course.advance(next, 0, 0), Phase::Closed.into());
+    }
+
+    #[test]
+    fn without_anybody_to_see_to_the_workload_one_deadline_cuts_all() {
+        let start = Instant::now();
+        let mut course = Course::new(DEADLINE);
+        course.stop(start);
+        course.advance(start + DEADLINE / 2, 1, 1);
+        assert_eq!(course.wakes_at(), Some(start + DEADLINE));
+        assert_eq!(course.advance(start + DEADLINE, 1, 1), Phase::Closed.into());
+    }
+
+    #[test]
+    fn a_workload_that_is_seen_to_keeps_its_network_until_it_has_ended() {
+        let start = Instant::now();
+        let mut course = Course::holding(DEADLINE);
+        course.stop(start);
+        let next = course.wakes_at().unwrap();
+        assert_eq!(course.advance(next, 0, 1), stand(Phase::Closed, Phase::Serving));
+        // However long it takes: its grace is somebody else's to count.
+        assert_eq!(course.wakes_at(), None);
+        let late = start + 10 * DEADLINE;
+        assert_eq!(course.advance(late, 0, 1), stand(Phase::Closed, Phase::Serving));
+        course.finish(late);
+        assert_eq!(course.advance(late, 0, 1), stand(Phase::Closed, Phase::Draining));
+        assert_eq!(course.wakes_at(), Some(late + LAST_DELIVERY));
+        assert_eq!(course.advance(late + LAST_DELIVERY, 0, 1), Phase::Closed.into());
+    }
+
+    #[test]
+    fn the_deadline_cuts_callers_and_not_the_workload() {
+        let start = Instant::now();
+        let mut course = Course::holding(DEADLINE);
+        course.stop(start);
+        assert_eq!(course.advance(start + DEADLINE / 2, 1, 1), stand(Phase::Draining, Phase::Serving));
+        assert_eq!(course.wakes_at(), Some(start + DEADLINE));
+        assert_eq!(course.advance(start + DEADLINE, 1, 1), stand(Phase::Closed, Phase::Serving));
+    }
+
+    #[test]
+    fn a_workload_that_ends_by_itself_has_its_last_words_delivered() {
+        let start = Instant::now();
+        let mut course = Course::holding(DEADLINE);
+        course.finish(start);
+        course.finish(start);
+        assert_eq!(course.advance(start, 1, 1), Phase::Draining.into());
+        assert_eq!(course.wakes_at(), Some(start + DEADLINE));
+        assert_eq!(course.advance(start, 0, 0), Phase::Closed.into());
+    }
+}
