@@ -32,7 +32,7 @@ pub struct SidecarConfig {
     pub inbound_port: u16,
     /// Admin and metrics. Default 127.0.0.1:15000.
     pub admin: SocketAddr,
-    /// Liveness and readiness for a kubelet. Default none; usually 0.0.0.0:15021.
+    /// Liveness, readiness and drain for a kubelet. Default none; usually 0.0.0.0:15021.
     pub probe: Option<SocketAddr>,
     /// The DNS server (UDP and TCP). Default port 15053 when intercepting, otherwise none.
     pub dns: Option<DnsConfig>,

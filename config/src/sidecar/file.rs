@@ -35,7 +35,7 @@ pub(crate) struct SidecarFile {
     pub(crate) inbound_port: Option<u16>,
     /// Admin and metrics, `address:port`. Default 127.0.0.1:15000.
     pub(crate) admin: Option<String>,
-    /// Liveness and readiness for a kubelet, `address:port`. Default: none.
+    /// Liveness, readiness and drain for a kubelet, `address:port`. Default: none.
     pub(crate) probe: Option<String>,
     /// The DNS server. Default: port 15053 when DNS is intercepted, otherwise none.
     pub(crate) dns: Option<DnsFile>,

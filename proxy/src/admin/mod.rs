@@ -1,5 +1,5 @@
-//! The admin port, for operators and for whoever scrapes metrics; and the probe port, which shows only `/ready` and
-//! `/live`.
+//! The admin port, for operators and for whoever scrapes metrics; and the probe port for a kubelet, which has only
+//! `/ready`, `/live` and `/drain`.
 //!
 //! | path | says or does |
 //! |---|---|
@@ -11,12 +11,13 @@
 //! | `GET /config_dump` | the sidecar's own file and the snapshot in force, as JSON |
 //! | `GET /intercept` | the redirecting rules in the kernel and what they counted, as JSON |
 //! | `GET /log_level`, `POST /log_level?level=…` | the log filter, such as `info` or `lighter_proxy=debug` |
-//! | `POST /drain` | as SIGTERM |
+//! | `POST /drain` | as SIGTERM; answers at once. On the probe port by GET too, which is all that a preStop hook can send |
 //! | `POST /reload` | as SIGHUP: the resource files are read, and the access log's file is opened anew |
 //!
 //! It has no password, so it listens on loopback. A web page in a browser on this machine can reach it all the same:
 //! hence a request must name the port by an address or as `localhost` (a page's own name that was made to lead here is
-//! refused), and one that changes something must not come from another origin.
+//! refused), and one that changes something must not come from another origin. The probe port is reached by more than
+//! this machine and under any name; there no page of a browser may ask for anything that changes.
 
 use std::io;
 use std::sync::Arc;
@@ -65,25 +66,39 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
         "/config_dump" => only_get(method, || json(&dump::dump(&shared.config, &shared.mesh.load()))),
         "/intercept" => only_get(method, || intercept(shared)),
         "/log_level" => log_level(method, argument(query, "level").as_deref()),
-        "/drain" => only_post(method, || {
-            shared.drain();
-            "draining\n"
-        }),
+        "/drain" => only_post(method, || drain(shared)),
         "/reload" => only_post(method, || {
             shared.reload();
             access_log::reopen();
             "reloading\n"
         }),
-        _ => probe(shared, request),
+        path => health(shared, method, path),
     }
 }
 
 fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
-    match request.uri().path() {
-        "/ready" => only_get(request.method(), || ready(shared)),
-        "/live" => only_get(request.method(), || text(StatusCode::OK, "live\n")),
+    match (request.uri().path(), request.method()) {
+        ("/drain", _) if origin::is_page(request) => {
+            text(StatusCode::FORBIDDEN, "a page in a browser must not change anything here\n")
+        }
+        ("/drain", &Method::GET | &Method::POST) => text(StatusCode::OK, drain(shared)),
+        ("/drain", _) => not_allowed("GET, POST"),
+        (path, method) => health(shared, method, path),
+    }
+}
+
+/// What both ports have.
+fn health(shared: &Shared, method: &Method, path: &str) -> Answer {
+    match path {
+        "/ready" => only_get(method, || ready(shared)),
+        "/live" => only_get(method, || text(StatusCode::OK, "live\n")),
         _ => text(StatusCode::NOT_FOUND, "not found\n"),
     }
+}
+
+fn drain(shared: &Shared) -> &'static str {
+    shared.drain();
+    "draining\n"
 }
 
 fn ready(shared: &Shared) -> Answer {

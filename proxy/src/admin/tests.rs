@@ -98,11 +98,33 @@ async fn ready_says_when_traffic_is_taken_and_why_not() {
 #[tokio::test]
 async fn the_probe_port_shows_nothing_else() {
     let fixture = fixture().await;
-    for path in ["/metrics", "/config_dump", "/drain", "/"] {
+    for path in ["/metrics", "/config_dump", "/reload", "/"] {
         assert_eq!(get(fixture.probe, path).await.0, 404, "{path}");
         assert_eq!(post(fixture.probe, path, "").await.0, 404, "{path}");
     }
     assert_eq!(post(fixture.probe, "/ready", "").await.0, 405);
+}
+
+#[tokio::test]
+async fn a_hook_drains_by_the_probe_port() {
+    for method in ["GET", "POST"] {
+        let fixture = fixture().await;
+        let ask = async |more: &str| {
+            let head = format!("{method} /drain HTTP/1.1\r\nHost: pod.example\r\nConnection: close\r\n");
+            ask(fixture.probe, &format!("{head}{more}\r\n")).await.0
+        };
+        // An image on somebody's page must not.
+        assert_eq!(ask("Sec-Fetch-Site: cross-site\r\n").await, 403);
+        assert_eq!(ask("Origin: http://evil.example\r\n").await, 403);
+        assert!(!fixture.shared.is_stop_asked().await);
+        assert_eq!(ask("").await, 200);
+        assert!(fixture.shared.is_stop_asked().await, "{method}");
+    }
+    let fixture = fixture().await;
+    let (status, head, _) = ask(fixture.probe, "HEAD /drain HTTP/1.0\r\n\r\n").await;
+    assert_eq!(status, 405);
+    assert!(head.contains("allow: get, post"), "{head}");
+    assert!(!fixture.shared.is_stop_asked().await);
 }
 
 #[tokio::test]
