@@ -68,26 +68,35 @@ impl Default for DnsConfig {
 impl SidecarConfig {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<SidecarConfig, ConfigErrors> {
+        Self::read_or(path, SidecarConfig::default())
+    }
+
+    /// The same; single values that the file leaves out are `usual`'s.
+    pub fn read_or(path: &Path, usual: SidecarConfig) -> Result<SidecarConfig, ConfigErrors> {
         let text = read_text(path).map_err(|error| ConfigErrors { errors: vec![error] })?;
-        Self::parse(&path.display().to_string(), &text)
+        Self::parse_or(&path.display().to_string(), &text, usual)
     }
 
     /// Reads the text of `file`, to whose folder the paths in it are relative. A text that says nothing is all
     /// defaults.
     pub fn parse(file: &str, text: &str) -> Result<SidecarConfig, ConfigErrors> {
+        Self::parse_or(file, text, SidecarConfig::default())
+    }
+
+    fn parse_or(file: &str, text: &str, usual: SidecarConfig) -> Result<SidecarConfig, ConfigErrors> {
         let (documents, mut errors) = Document::parse(file, text);
         if let Some(second) = documents.get(1) {
             errors.push(second.root().error("the sidecar's file has one document"));
         }
         let Some(document) = documents.first().filter(|_| errors.is_empty()) else {
-            return ConfigErrors::or(errors, SidecarConfig::default());
+            return ConfigErrors::or(errors, usual);
         };
         let file = match document.read::<SidecarFile>() {
             Ok(read) => read,
-            Err(errors) => return ConfigErrors::or(errors, SidecarConfig::default()),
+            Err(errors) => return ConfigErrors::or(errors, usual),
         };
         let folder = Path::new(document.file()).parent().unwrap_or(Path::new(""));
-        let config = Reader { folder, errors: &mut errors }.sidecar(file, &document.root());
+        let config = Reader { folder, errors: &mut errors }.sidecar(file, usual, &document.root());
         ConfigErrors::or(errors, config)
     }
 }
@@ -98,8 +107,7 @@ struct Reader<'f> {
 }
 
 impl Reader<'_> {
-    fn sidecar(&mut self, file: SidecarFile, at: &At<'_>) -> SidecarConfig {
-        let usual = SidecarConfig::default();
+    fn sidecar(&mut self, file: SidecarFile, usual: SidecarConfig, at: &At<'_>) -> SidecarConfig {
         let namespace = file.namespace.unwrap_or(usual.namespace);
         self.note(check::dns_label(&at.field("namespace"), &namespace));
         let service = file.service.map(|name| self.service(&at.field("service"), name));

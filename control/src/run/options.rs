@@ -67,17 +67,18 @@ pub(super) struct Options {
 impl Options {
     /// Fails with what to do about it.
     pub(super) fn from(args: Args) -> Result<Self, String> {
+        // Several runs on one host must not meet on one port.
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let usual = SidecarConfig { admin: free, ..SidecarConfig::default() };
         let mut config = match &args.config {
-            Some(file) => SidecarConfig::read(file).map_err(|errors| errors.to_string())?,
-            None => SidecarConfig::default(),
+            Some(file) => SidecarConfig::read_or(file, usual).map_err(|errors| errors.to_string())?,
+            None => usual,
         };
         config.inbound.extend(inbound(&args.ports, &args.listen)?);
         config.service = args.service.or(config.service);
         config.namespace = args.namespace.unwrap_or(config.namespace);
         config.resources.extend(args.resources);
-        // Several runs on one host must not meet on one port.
-        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        config.admin = args.admin.or(args.config.map(|_| config.admin)).unwrap_or(free);
+        config.admin = args.admin.unwrap_or(config.admin);
         config.workers = args.workers.map_or(config.workers, usize::from);
         config.drain_deadline = args.drain_deadline.unwrap_or(config.drain_deadline);
         if config.service.is_none() && !config.inbound.is_empty() {
@@ -101,19 +102,31 @@ fn inbound(ports: &[u16], listen: &[SocketAddr]) -> Result<Vec<InboundConfig>, S
     Ok(inbound.collect())
 }
 
-/// `500ms`, `30s`, `2m`, `1h`.
+/// `500ms`, `30s`, `2m`, `1h`; a day at most.
 fn duration(text: &str) -> Result<Duration, String> {
+    let form = || "a number and ms, s, m or h, as in 30s".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "a number and ms, s, m or h, as in 30s".to_owned())?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(60 * number)),
-        "h" => Ok(Duration::from_secs(3600 * number)),
-        _ => Err("a number and ms, s, m or h, as in 30s".into()),
+    if digits == 0 {
+        return Err(form());
+    }
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 3600 * 1000,
+        _ => return Err(form()),
+    };
+    // Digits that are no number are too many.
+    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match millis.map(Duration::from_millis) {
+        Some(time) if time <= LONGEST => Ok(time),
+        _ => Err("a day (24h) is the most".into()),
     }
 }
+
+/// Nobody waits longer on purpose.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -134,5 +147,42 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("30").is_err() && duration("s").is_err() && duration("-1s").is_err());
+    }
+
+    #[test]
+    fn a_time_is_a_day_at_most() {
+        assert_eq!(duration("24h"), Ok(LONGEST));
+        for long in
+            ["25h", "86400001ms", "18446744073709551615s", "5124095576030432h", "99999999999999999999s"]
+        {
+            assert!(duration(long).is_err(), "{long}");
+        }
+    }
+
+    #[test]
+    fn admin_takes_a_free_port_unless_told_otherwise() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let admin = |text: Option<&str>, more: &[&str]| {
+            let file = folder.path().join("sidecar.yaml");
+            let mut line = vec!["run"];
+            if let Some(text) = text {
+                std::fs::write(&file, text).unwrap();
+                line.extend(["--config", file.to_str().unwrap()]);
+            }
+            line.extend(more);
+            line.extend(["--", "true"]);
+            let line = <Line as clap::Parser>::parse_from(line);
+            Options::from(line.args).unwrap().config.admin.to_string()
+        };
+        assert_eq!(admin(None, &[]), "127.0.0.1:0");
+        assert_eq!(admin(Some("workers: 1\n"), &[]), "127.0.0.1:0");
+        assert_eq!(admin(Some(""), &[]), "127.0.0.1:0");
+        assert_eq!(admin(Some("admin: 127.0.0.1:15000\n"), &[]), "127.0.0.1:15000");
+        assert_eq!(admin(Some("admin: 127.0.0.1:15000\n"), &["--admin", "127.0.0.1:7"]), "127.0.0.1:7");
     }
 }
