@@ -243,8 +243,14 @@ impl Edit {
                 cursor = end;
             }
         }
-        self.keep(cursor, response.len - 2);
-        self.finish_response(response, rules);
+        match response_end(response, rules) {
+            // The empty line is there already.
+            b"\r\n" => self.keep(cursor, response.len),
+            end => {
+                self.keep(cursor, response.len - 2);
+                self.add(end);
+            }
+        }
     }
 
     /// The same for a route whose filters changed the head to `changed`.
@@ -279,7 +285,7 @@ impl Edit {
                 self.add_framing(Framing::Chunked, None);
             }
         }
-        self.finish_response(response, rules);
+        self.add(response_end(response, rules));
     }
 
     /// Writes the request line for the next hop; returns where the rest of the head begins.
@@ -318,12 +324,14 @@ impl Edit {
         te: bool,
     ) -> Span {
         if rules.identify && id.start == id.end {
-            const NAME: &[u8] = b"x-request-id: ";
-            self.add(NAME);
-            let start = self.own.len();
-            self.add(&trace::request_id());
-            id = Span { own: true, start: start as u32, end: self.own.len() as u32 };
-            self.add(b"\r\n");
+            const NAME: &[u8; 14] = b"x-request-id: ";
+            let mut field = [0; NAME.len() + 36 + 2];
+            field[..NAME.len()].copy_from_slice(NAME);
+            field[NAME.len()..][..36].copy_from_slice(&trace::request_id());
+            field[NAME.len() + 36..].copy_from_slice(b"\r\n");
+            let start = self.own.len() + NAME.len();
+            id = Span { own: true, start: start as u32, end: (start + 36) as u32 };
+            self.add(&field);
         }
         if te {
             self.add_field(b"TE", &[b"trailers"]);
@@ -335,17 +343,6 @@ impl Edit {
             (false, false) => self.add(b"\r\n"),
         }
         id
-    }
-
-    fn finish_response(&mut self, response: &Response<'_, '_>, rules: &ResponseRules) {
-        match () {
-            () if keeps_upgrade(response.status) => self.add(b"Connection: Upgrade\r\n\r\n"),
-            // An interim answer says nothing of the connection.
-            () if response.status < 200 => self.add(b"\r\n"),
-            () if rules.close => self.add(b"Connection: close\r\n\r\n"),
-            () if rules.client_minor == 0 => self.add(b"Connection: keep-alive\r\n\r\n"),
-            () => self.add(b"\r\n"),
-        }
     }
 
     fn add_framing(&mut self, framing: Framing, length: Option<&[u8]>) {
@@ -363,9 +360,13 @@ impl Edit {
         self.add(b"\r\n");
     }
 
-    fn keep(&mut self, start: usize, end: usize) {
-        if start < end {
-            self.pieces.push(Piece { own: false, start: start as u32, end: end as u32 });
+    /// Appends a part of the bytes that came: of the head, or of what stands behind it.
+    pub(super) fn keep(&mut self, start: usize, end: usize) {
+        let (start, end) = (start as u32, end as u32);
+        match self.pieces.last_mut() {
+            _ if start >= end => {}
+            Some(last) if !last.own && last.end == start => last.end = end,
+            _ => self.pieces.push(Piece { own: false, start, end }),
         }
     }
 
@@ -437,6 +438,18 @@ fn filter_fields<'b>(fields: &Fields<'_, 'b>, passes: impl Fn(Kind) -> bool) -> 
         })
         .map(|field| (Cow::Borrowed(field.name.as_bytes()), Cow::Borrowed(field.value)))
         .collect()
+}
+
+/// What stands between an answer's last field and its body.
+fn response_end(response: &Response<'_, '_>, rules: &ResponseRules) -> &'static [u8] {
+    match () {
+        () if keeps_upgrade(response.status) => b"Connection: Upgrade\r\n\r\n",
+        // An interim answer says nothing of the connection.
+        () if response.status < 200 => b"\r\n",
+        () if rules.close => b"Connection: close\r\n\r\n",
+        () if rules.client_minor == 0 => b"Connection: keep-alive\r\n\r\n",
+        () => b"\r\n",
+    }
 }
 
 /// 101 changes the protocol, 426 says which one would be needed.

@@ -1,7 +1,6 @@
 //! The answer: passed on, or given by this sidecar; and what is left to do when an exchange has ended.
 
 use std::cell::RefCell;
-use std::io::IoSlice;
 use std::task::{Context, Poll};
 
 use lighter_filters::LocalAnswer;
@@ -157,7 +156,9 @@ impl Connection {
         EDIT.with_borrow_mut(|edit| self.send_head(edit, bytes, &response, pass, close, cx))?;
         let x = &mut *self.exchange;
         if !interim {
-            x.latency = x.began.elapsed();
+            let now = Instant::now();
+            x.clock = Some(now);
+            x.latency = now - x.began;
             x.status = response.status;
             x.up_stays = response.keep_alive;
             x.answering = true;
@@ -190,18 +191,16 @@ impl Connection {
             _ => edit.response(bytes, response, &rules),
         }
         let mut slices = Slices::new();
+        edit.keep(response.len, response.len + pass.pass);
         edit.slices(bytes, &mut slices);
-        if pass.pass > 0 {
-            slices.push(IoSlice::new(&bytes[response.len..response.len + pass.pass]));
-        }
         self.send_down(&slices, cx)
     }
 
     /// Ends an exchange: gives the endpoint's connection back or drops it, answers in the endpoint's stead where it did
     /// not, and accounts.
     pub(super) fn settle(&mut self, result: Result<(), Fault>) -> After {
-        let now = Instant::now();
         let x = &mut *self.exchange;
+        let now = x.clock.take().unwrap_or_else(Instant::now);
         if x.tunnel && result.is_ok() {
             if let Some(picked) = x.picked.take() {
                 picked.finish(Outcome::Answered, x.latency, now.into_std());

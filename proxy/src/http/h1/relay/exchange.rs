@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::flow::{Broken, Flow};
 use super::request::pick;
-use super::wire::{Expired, Outbox, poll_fill};
+use super::wire::{Expired, Outbox, is_silent, poll_fill};
 use super::{Connection, Fault};
 use crate::balance::{Endpoint, Outcome, Picked};
 use crate::buf::Buffer;
@@ -38,6 +38,8 @@ pub(super) struct Exchange {
     /// The route's place in its table, once there is one.
     pub(super) route: Option<usize>,
     pub(super) began: Instant,
+    /// The time, if this poll has read the clock.
+    pub(super) clock: Option<Instant>,
     /// From the request's head to the answer's.
     pub(super) latency: Duration,
     pub(super) deadline: Option<Instant>,
@@ -94,6 +96,7 @@ impl Exchange {
             endpoint: None,
             route: None,
             began: Instant::now(),
+            clock: None,
             latency: Duration::ZERO,
             deadline: None,
             idle: None,
@@ -270,16 +273,20 @@ impl Connection {
 
     /// Sends the request and passes both bodies on.
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        self.exchange.clock = None;
         self.poll_limits(cx)?;
+        let mut silent = false;
         if !self.exchange.sent {
             self.send_up(cx)?;
             self.exchange.sent = true;
+            // Taken from the pool in this same poll, where it was silent: what has come since wakes the task.
+            silent = self.exchange.up.as_ref().is_some_and(|up| up.reused);
         }
         if !self.exchange.uploaded && !self.exchange.refused {
             self.poll_upload(cx)?;
         }
         if !self.exchange.answered {
-            if self.poll_answer(cx)?.is_pending() {
+            if silent || self.poll_answer(cx)?.is_pending() {
                 return match self.exchange.uploaded {
                     true => {
                         self.poll_client(cx).map_or_else(|fault| Poll::Ready(Err(fault)), |()| Poll::Pending)
@@ -393,6 +400,9 @@ impl Connection {
                 if buffer.spare().is_empty() {
                     return Ok(());
                 }
+            }
+            if is_silent(&self.down, cx) {
+                return Ok(());
             }
             match poll_fill(ahead, &mut self.down, cx) {
                 Poll::Pending => return Ok(()),

@@ -23,7 +23,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use self::seat::Seat;
-use self::wire::{Outbox, Timer, poll_fill};
+use self::wire::{Outbox, Timer, is_silent, poll_fill};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
@@ -61,6 +61,8 @@ struct Connection {
     by_authority: bool,
     /// Whether an exchange was served already.
     served: bool,
+    /// Whether the task went to sleep for want of a request.
+    slept: bool,
     /// Where requests go, and the generation of the mesh in which that was found.
     target: Option<Target>,
     seen: Option<u64>,
@@ -134,6 +136,7 @@ impl Connection {
             direction: context.direction,
             by_authority,
             served: false,
+            slept: false,
             target,
             seen: None,
             input: None,
@@ -160,6 +163,7 @@ impl Connection {
                 Next::Answer(answer) => self.answer_locally(&answer),
             };
             self.served = true;
+            self.slept = false;
             match after {
                 After::Next => self.exchange.leave(),
                 After::Close => return poll_fn(|cx| self.poll_flush(cx)).await,
@@ -178,6 +182,10 @@ impl Connection {
         loop {
             if let Some(next) = self.begin(cx) {
                 return Poll::Ready(next);
+            }
+            // Right behind an exchange, most clients have not sent the next request yet.
+            if !std::mem::replace(&mut self.slept, true) && is_silent(&self.down, cx) {
+                break;
             }
             match poll_fill(&mut self.input, &mut self.down, cx) {
                 Poll::Ready(Ok(read)) if read > 0 => self.progress += 1,

@@ -43,6 +43,7 @@ impl Seat {
 impl Deref for Seat {
     type Target = Exchange;
 
+    #[inline]
     fn deref(&self) -> &Exchange {
         match &self.0 {
             Some(exchange) => exchange,
@@ -52,10 +53,15 @@ impl Deref for Seat {
 }
 
 impl DerefMut for Seat {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Exchange {
-        self.0.get_or_insert_with(|| {
-            let kept = FREE.try_with(|free| free.borrow_mut().pop());
-            kept.ok().flatten().unwrap_or_else(|| Box::new(Exchange::new()))
-        })
+        self.0.get_or_insert_with(place)
     }
+}
+
+/// A place that was used before, or a new one.
+#[inline(never)]
+fn place() -> Box<Exchange> {
+    let kept = FREE.try_with(|free| free.borrow_mut().pop());
+    kept.ok().flatten().unwrap_or_else(|| Box::new(Exchange::new()))
 }

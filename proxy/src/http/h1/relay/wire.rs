@@ -35,6 +35,12 @@ pub(super) fn poll_fill(
     polled.map_ok(|()| read)
 }
 
+/// Whether nothing is there to be read; if so, the task is woken when there is. For where that is likely: a read would
+/// take a buffer to find out.
+pub(super) fn is_silent(io: &Io, cx: &mut Context<'_>) -> bool {
+    io.early.is_empty() && io.tcp.poll_read_ready(cx).is_pending()
+}
+
 /// What a socket has not taken yet of something that is written in one piece: a head, and what was read behind it.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -57,7 +63,12 @@ impl Outbox {
     ) -> io::Result<()> {
         let mut written = 0;
         if self.is_empty() {
-            match Pin::new(tcp).poll_write_vectored(cx, slices) {
+            let tcp = Pin::new(tcp);
+            let polled = match slices {
+                [whole] => tcp.poll_write(cx, whole),
+                _ => tcp.poll_write_vectored(cx, slices),
+            };
+            match polled {
                 Poll::Ready(result) => written = result?,
                 Poll::Pending => {}
             }
