@@ -1,10 +1,17 @@
 //! Read buffers that only connections in use hold.
 //!
 //! A worker keeps a short free list; a connection takes a buffer when bytes are there and gives it back as soon as
-//! it holds none, so that ten thousand idle connections hold no buffer at all.
+//! it holds none, so that ten thousand idle connections hold no buffer at all. A new buffer is not cleared: of its
+//! memory, what no read reaches is never touched.
 
 use std::cell::RefCell;
-use std::ops::{Deref, DerefMut};
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::BufMut;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
 
 /// Bytes in one buffer. Large enough for a head at the default limit and for one read of a 64 KiB body.
 pub const BUFFER_BYTES: usize = 64 * 1024;
@@ -13,111 +20,107 @@ pub const BUFFER_BYTES: usize = 64 * 1024;
 const KEPT: usize = 64;
 
 thread_local! {
-    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A read buffer: `start..end` is filled and not yet consumed.
+/// A read buffer. It is filled to the vector's end, and consumed from `start` on.
 pub struct Buffer {
-    bytes: Option<Box<[u8]>>,
+    bytes: Vec<u8>,
     start: usize,
-    end: usize,
 }
 
 impl Buffer {
     /// Takes a buffer from this worker's free list, or a new one.
     pub fn take() -> Self {
-        let bytes =
-            FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
-        Buffer { bytes: Some(bytes), start: 0, end: 0 }
+        let kept = FREE.with_borrow_mut(Vec::pop);
+        Buffer { bytes: kept.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES)), start: 0 }
     }
 
     /// What is filled and not yet consumed.
+    #[inline]
     pub fn filled(&self) -> &[u8] {
-        &self[self.start..self.end]
+        &self.bytes[self.start..]
     }
 
-    /// Room behind what is filled.
-    pub fn spare(&mut self) -> &mut [u8] {
-        let end = self.end;
-        &mut self[end..]
+    /// How many bytes fit behind what is filled.
+    #[inline]
+    pub fn room(&self) -> usize {
+        BUFFER_BYTES - self.bytes.len()
+    }
+
+    /// Reads once behind what is filled; returns how many bytes came. Zero: the stream has ended, or there is no room.
+    #[inline]
+    pub fn poll_read<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let room = self.room();
+        let mut room = (&mut self.bytes).limit(room);
+        pin!(from.read_buf(&mut room)).poll(cx)
+    }
+
+    /// Reads what is there behind what is filled, at most `most` bytes; returns how many came.
+    pub fn try_read(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
+        let most = most.min(self.room());
+        from.try_read_buf(&mut (&mut self.bytes).limit(most))
     }
 
     /// How many bytes are filled and not yet consumed.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.end - self.start
+        self.bytes.len() - self.start
     }
 
     /// Whether everything filled was consumed.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    /// `bytes` more are filled.
-    pub fn advance(&mut self, bytes: usize) {
-        debug_assert!(self.end + bytes <= BUFFER_BYTES);
-        self.end += bytes;
+        self.start == self.bytes.len()
     }
 
     /// `bytes` were consumed.
+    #[inline]
     pub fn consume(&mut self, bytes: usize) {
-        debug_assert!(self.start + bytes <= self.end);
+        debug_assert!(bytes <= self.len());
         self.start += bytes;
-        if self.start == self.end {
+        if self.start == self.bytes.len() {
             self.start = 0;
-            self.end = 0;
+            self.bytes.clear();
         }
     }
 
     /// Only the first `bytes` of what is filled stay.
     pub fn truncate(&mut self, bytes: usize) {
-        self.end = self.end.min(self.start + bytes);
+        self.bytes.truncate(self.start + bytes);
     }
 
     /// Moves what is left to the front, so that the room behind it is as large as can be.
     pub fn compact(&mut self) {
         if self.start > 0 {
-            let (start, end) = (self.start, self.end);
-            self.copy_within(start..end, 0);
+            self.bytes.drain(..self.start);
             self.start = 0;
-            self.end = end - start;
         }
     }
 
     /// Puts `bytes` behind what is filled; returns how many fitted.
     pub fn extend(&mut self, bytes: &[u8]) -> usize {
-        let spare = self.spare();
-        let fitting = bytes.len().min(spare.len());
-        spare[..fitting].copy_from_slice(&bytes[..fitting]);
-        self.advance(fitting);
+        let fitting = bytes.len().min(self.room());
+        self.bytes.extend_from_slice(&bytes[..fitting]);
         fitting
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.bytes.as_deref().unwrap_or_default()
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.bytes.as_deref_mut().unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(bytes) = self.bytes.take() {
-            // The list is gone when the thread ends: then the allocator gets the buffer.
-            let _ = FREE.try_with(|free| {
-                let mut free = free.borrow_mut();
-                if free.len() < KEPT {
-                    free.push(bytes);
-                }
-            });
-        }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        // The list is gone when the thread ends: then the allocator gets the buffer.
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if free.len() < KEPT {
+                free.push(bytes);
+            }
+        });
     }
 }
 
@@ -129,10 +132,10 @@ mod tests {
     fn a_dropped_buffer_is_taken_again_empty() {
         let mut first = Buffer::take();
         first.extend(b"abc");
-        let at = first.as_ptr();
+        let at = first.filled().as_ptr();
         drop(first);
         let second = Buffer::take();
-        assert_eq!(second.as_ptr(), at);
+        assert_eq!(second.filled().as_ptr(), at);
         assert!(second.is_empty());
     }
 
@@ -143,6 +146,19 @@ mod tests {
         buffer.consume(4);
         buffer.compact();
         assert_eq!(buffer.filled(), b"ef");
-        assert_eq!(buffer.spare().len(), BUFFER_BYTES - 2);
+        assert_eq!(buffer.room(), BUFFER_BYTES - 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_reads_nothing_and_does_not_grow() {
+        let mut buffer = Buffer::take();
+        let mut endless = tokio::io::repeat(b'x');
+        let mut sum = 0;
+        while buffer.room() > 0 {
+            sum += std::future::poll_fn(|cx| buffer.poll_read(&mut endless, cx)).await.unwrap();
+        }
+        assert_eq!((sum, buffer.len()), (BUFFER_BYTES, BUFFER_BYTES));
+        assert_eq!(std::future::poll_fn(|cx| buffer.poll_read(&mut endless, cx)).await.unwrap(), 0);
+        assert_eq!(buffer.extend(b"y"), 0);
     }
 }

@@ -200,11 +200,9 @@ pub(crate) async fn read(io: &Io, into: &mut BytesMut, most: usize) -> io::Resul
     loop {
         io.tcp.readable().await?;
         let mut buffer = Buffer::take();
-        let space = buffer.spare();
-        let space = space.len().min(most.saturating_sub(into.len()).max(1));
-        match io.tcp.try_read(&mut buffer.spare()[..space]) {
+        match buffer.try_read(&io.tcp, most.saturating_sub(into.len()).max(1)) {
             Ok(bytes) => {
-                into.extend_from_slice(&buffer.spare()[..bytes]);
+                into.extend_from_slice(buffer.filled());
                 return Ok(bytes);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -204,15 +204,11 @@ impl Way {
         // Readiness first: a way at rest takes no buffer.
         ready!(from.poll_read_ready(cx))?;
         let mut buffer = Buffer::take();
-        let mut space = ReadBuf::new(buffer.spare());
-        ready!(Pin::new(from).poll_read(cx, &mut space))?;
-        let (bytes, full) = (space.filled().len(), space.remaining() == 0);
+        let bytes = ready!(buffer.poll_read(from, cx))?;
+        let full = buffer.room() == 0;
         match bytes {
             0 => self.ended = End::Read,
-            _ => {
-                buffer.advance(bytes);
-                self.buffer = Some(buffer);
-            }
+            _ => self.buffer = Some(buffer),
         }
         if full && self.mode == Mode::Chat {
             self.mode = Mode::Bulk;

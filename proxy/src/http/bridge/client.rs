@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use super::heads;
 use crate::buf::{BUFFER_BYTES, Buffer};
@@ -91,6 +91,7 @@ impl Client {
         match head::request(bytes, &mut room) {
             Ok(Some(request)) if request.len <= self.most => {
                 let (head, len) = (translate(&request), request.len);
+                drop(room);
                 self.scanned = 0;
                 self.consume(len);
                 Some(head)
@@ -212,14 +213,11 @@ impl Client {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut buffer = self.input.take().unwrap_or_else(Buffer::take);
         buffer.compact();
-        let mut into = ReadBuf::new(buffer.spare());
-        let read = Pin::new(&mut self.io).poll_read(cx, &mut into);
-        let count = into.filled().len();
-        buffer.advance(count);
+        let read = buffer.poll_read(&mut self.io, cx);
         if !buffer.is_empty() {
             self.input = Some(buffer);
         }
-        read.map_ok(|()| count)
+        read
     }
 }
 

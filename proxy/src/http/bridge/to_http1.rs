@@ -12,7 +12,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use super::heads::{self, Sized};
 use crate::balance::{Endpoint, Outcome, Picked};
@@ -348,6 +348,7 @@ impl Connection {
                     keep_alive: parsed.keep_alive,
                 };
                 let len = parsed.len;
+                drop(room);
                 buffer.consume(len);
                 self.scanned = 0;
                 Ok(Some(answer))
@@ -364,15 +365,12 @@ impl Connection {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ProxyError>> {
         let mut buffer = self.buffer.take().unwrap_or_else(Buffer::take);
         buffer.compact();
-        let mut into = ReadBuf::new(buffer.spare());
-        let read = Pin::new(&mut self.upstream.io.tcp).poll_read(cx, &mut into);
-        let count = into.filled().len();
-        buffer.advance(count);
+        let read = buffer.poll_read(&mut self.upstream.io.tcp, cx);
         if !buffer.is_empty() {
             self.buffer = Some(buffer);
         }
         read.map(|read| match read {
-            Ok(()) => Ok(count),
+            Ok(count) => Ok(count),
             Err(error) => Err(ProxyError::new(Cause::UpstreamClosed, "the upstream broke the connection")
                 .with_source(error)),
         })

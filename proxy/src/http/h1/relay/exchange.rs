@@ -394,10 +394,10 @@ impl Connection {
                 None => &mut self.input,
             };
             if let Some(buffer) = ahead {
-                if buffer.spare().is_empty() {
+                if buffer.room() == 0 {
                     buffer.compact();
                 }
-                if buffer.spare().is_empty() {
+                if buffer.room() == 0 {
                     return Ok(());
                 }
             }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -21,18 +21,15 @@ pub(super) fn poll_fill(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     let buffer = slot.get_or_insert_with(Buffer::take);
-    if buffer.spare().is_empty() {
+    if buffer.room() == 0 {
         buffer.compact();
     }
-    let mut unfilled = ReadBuf::new(buffer.spare());
-    debug_assert!(unfilled.remaining() > 0);
-    let polled = Pin::new(io).poll_read(cx, &mut unfilled);
-    let read = unfilled.filled().len();
-    buffer.advance(read);
+    debug_assert!(buffer.room() > 0);
+    let polled = buffer.poll_read(io, cx);
     if buffer.is_empty() {
         *slot = None;
     }
-    polled.map_ok(|()| read)
+    polled
 }
 
 /// Whether nothing is there to be read; if so, the task is woken when there is. For where that is likely: a read would
