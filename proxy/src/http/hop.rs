@@ -209,7 +209,13 @@ pub fn te_trailers(value: &[u8]) -> bool {
 
 /// Whether `bytes` is a token (RFC 9110 §5.6.2): a method, a field name, a connection option.
 pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| TOKEN[*byte as usize])
+    !bytes.is_empty() && bytes.iter().all(|byte| is_token_byte(*byte))
+}
+
+/// Whether a token may have this byte.
+#[inline]
+pub fn is_token_byte(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
 }
 
 /// Whether `bytes` may be a field's value: no control character but the tab (RFC 9110 §5.5).

@@ -81,7 +81,7 @@ pub(crate) fn request(from: &head::Request<'_, '_>) -> Result<http::request::Par
     let headers = to.headers_mut();
     headers.reserve(from.fields.list.len() + 1);
     for field in from.fields.list {
-        let name = field.name.as_bytes();
+        let name = field.name;
         if hop::crosses_versions(name, &from.fields.connection) {
             let name = HeaderName::from_bytes(name).map_err(|_| bad("no such field"))?;
             headers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| bad("no such field"))?);
@@ -103,8 +103,8 @@ pub(crate) fn response(from: &head::Response<'_, '_>) -> Result<Response<()>, Pr
     let headers = to.headers_mut();
     headers.reserve(from.fields.list.len());
     for field in from.fields.list {
-        if hop::crosses_versions(field.name.as_bytes(), &from.fields.connection) {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| malformed())?;
+        if hop::crosses_versions(field.name, &from.fields.connection) {
+            let name = HeaderName::from_bytes(field.name).map_err(|_| malformed())?;
             headers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| malformed())?);
         }
     }

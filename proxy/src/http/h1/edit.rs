@@ -122,7 +122,7 @@ impl Edit {
         let (mut id, mut te, mut host, mut forwarded) = (Span::default(), false, false, false);
         for at in special(&request.fields) {
             let field = &request.fields.list[at];
-            let name = field.name.as_bytes();
+            let name = field.name;
             let drops = match hop::classify(name) {
                 Kind::Host => {
                     host = true;
@@ -228,7 +228,7 @@ impl Edit {
         let decoded = response.framing == Framing::Chunked && rules.client_minor == 0;
         let mut sized = false;
         for at in special(&response.fields) {
-            let name = response.fields.list[at].name.as_bytes();
+            let name = response.fields.list[at].name;
             let drops = match hop::classify(name) {
                 Kind::Connection | Kind::Hop => true,
                 Kind::Upgrade => !keeps_upgrade(response.status),
@@ -427,16 +427,16 @@ fn filter_fields<'b>(fields: &Fields<'_, 'b>, passes: impl Fn(Kind) -> bool) -> 
     fields
         .list
         .iter()
-        .filter(|field| match hop::classify(field.name.as_bytes()) {
+        .filter(|field| match hop::classify(field.name) {
             Kind::Connection
             | Kind::Hop
             | Kind::TransferEncoding
             | Kind::ContentLength
             | Kind::Upgrade
             | Kind::Http2Settings => false,
-            kind => passes(kind) && !fields.connection.names(field.name.as_bytes()),
+            kind => passes(kind) && !fields.connection.names(field.name),
         })
-        .map(|field| (Cow::Borrowed(field.name.as_bytes()), Cow::Borrowed(field.value)))
+        .map(|field| (Cow::Borrowed(field.name), Cow::Borrowed(field.value)))
         .collect()
 }
 
@@ -472,12 +472,12 @@ fn special(fields: &Fields<'_, '_>) -> impl Iterator<Item = usize> + use<> {
 
 /// Where the line of field `at` begins and ends within a head of `len` bytes.
 fn line(head: &[u8], fields: &Fields<'_, '_>, at: usize, len: usize) -> (usize, usize) {
-    let start = offset(head, fields.list[at].name.as_bytes());
-    let end = fields.list.get(at + 1).map_or(len - 2, |next| offset(head, next.name.as_bytes()));
+    let start = offset(head, fields.list[at].name);
+    let end = fields.list.get(at + 1).map_or(len - 2, |next| offset(head, next.name));
     (start, end)
 }
 
 /// Whether no `X-Forwarded-For` comes behind field `at`.
 fn is_last(fields: &Fields<'_, '_>, at: usize) -> bool {
-    !fields.list[at + 1..].iter().any(|field| hop::classify(field.name.as_bytes()) == Kind::ForwardedFor)
+    !fields.list[at + 1..].iter().any(|field| hop::classify(field.name) == Kind::ForwardedFor)
 }

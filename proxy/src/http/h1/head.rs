@@ -1,25 +1,20 @@
 //! Heads of requests and answers: read strictly, without copying.
 //!
-//! `httparse` finds the parts; what it lets through for old times' sake (line feeds alone, and everything about
-//! framing) is judged here. A message that two implementations could read in two ways is refused, not repaired.
-
-use std::mem::MaybeUninit;
-
-use httparse::{Header, ParserConfig};
+//! [`scan`](super::scan) finds the parts; what they mean together, above all for the framing, is judged here. A message
+//! that two implementations could read in two ways is refused, not repaired.
 
 use super::body::Framing;
+use super::scan;
+pub use super::scan::{Field, Room};
 use crate::error::Cause;
 use crate::http::hop::{self, Kind, Options};
 
 /// Most fields in one head.
 pub const MAX_FIELDS: usize = 128;
 
-/// Room for the fields of one head, on the stack and not initialised.
-pub type Room<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
-
 /// Room for the fields of one head.
-pub const fn room<'b>() -> Room<'b> {
-    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+pub fn room<'b>() -> Room<'b> {
+    Room::new()
 }
 
 /// Why a head (or a body) is not taken.
@@ -35,7 +30,7 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Fields<'h, 'b> {
     /// In order, as they came.
-    pub list: &'h [Header<'b>],
+    pub list: &'h [Field<'b>],
     /// Bit `i` is set where `list[i]` means something to a hop.
     pub special: u128,
     /// What `Connection` says.
@@ -112,23 +107,11 @@ pub struct Asked {
 
 /// Reads a request's head from the front of `bytes`. `None`: more bytes are needed.
 pub fn request<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Result<Option<Request<'h, 'b>>, Refusal> {
-    let mut parsed = httparse::Request::new(&mut []);
-    let len = match parsed.parse_with_uninit_headers(bytes, room) {
-        Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(refuse(Cause::HeadTooLarge, "too many fields")),
-        Err(error) => return Err(bad(wording(error))),
+    let Some(scan::RequestLine { len, method, target, minor }) = scan::request(bytes, room)? else {
+        return Ok(None);
     };
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(bad("no request line"));
-    };
-    let (method, target) = (method.as_bytes(), target.as_bytes());
-    if offset(bytes, method) != 0 || !request_line_is_strict(bytes, method, target) {
-        return Err(ambiguous("the request line does not end as it must"));
-    }
-    let list: &'h [Header<'b>] = parsed.headers;
     let mut found = Found::default();
-    let fields = read_fields(bytes, len, method.len() + target.len() + 12, list, &mut found)?;
+    let fields = read_fields(room, &mut found)?;
 
     let (form, authority) = target_form(method, target, &found)?;
     if minor == 1 && found.host.is_none() {
@@ -178,25 +161,14 @@ fn read_response<'h, 'b>(
     room: &'h mut Room<'b>,
     asked: Asked,
 ) -> Result<Option<Response<'h, 'b>>, Refusal> {
-    let mut parsed = httparse::Response::new(&mut []);
-    let len = match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, room) {
-        Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(bad(wording(error))),
+    let Some(scan::StatusLine { len, status, minor }) = scan::response(bytes, room)? else {
+        return Ok(None);
     };
-    let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
-        return Err(bad("no status line"));
-    };
-    let first_line = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
-    if !bytes.starts_with(b"HTTP/") || first_line < 2 || bytes[first_line - 2] != b'\r' {
-        return Err(bad("the status line does not end as it must"));
-    }
     if !(100..=599).contains(&status) {
         return Err(bad("no such status"));
     }
-    let list: &'h [Header<'b>] = parsed.headers;
     let mut found = Found { answer: true, ..Found::default() };
-    let fields = read_fields(bytes, len, first_line, list, &mut found)?;
+    let fields = read_fields(room, &mut found)?;
     let mut keep_alive = keeps_alive(minor, &fields.connection);
     let framing = if status == 101 {
         if !asked.upgrade || !fields.connection.upgrade || found.upgrade.is_none() {
@@ -290,7 +262,10 @@ impl lighter_config::snapshot::RequestParts for Request<'_, '_> {
 impl<'b> Fields<'_, 'b> {
     /// The first value of field `name`.
     pub fn get(&self, name: &str) -> Option<&'b [u8]> {
-        self.list.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+        self.list
+            .iter()
+            .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|field| field.value)
     }
 }
 
@@ -306,39 +281,15 @@ struct Found<'b> {
     grpc: bool,
 }
 
-/// One pass over the fields: that every line ends in CRLF and nothing stands between them, and what they say.
-/// `first` is where the first field must begin.
-fn read_fields<'h, 'b>(
-    bytes: &'b [u8],
-    len: usize,
-    first: usize,
-    list: &'h [Header<'b>],
-    found: &mut Found<'b>,
-) -> Result<Fields<'h, 'b>, Refusal> {
+/// One pass over the fields: what they say.
+fn read_fields<'h, 'b>(list: &'h [Field<'b>], found: &mut Found<'b>) -> Result<Fields<'h, 'b>, Refusal> {
     let mut fields = Fields { list, special: 0, connection: Options::default() };
-    let mut expected = first;
     for (at, field) in list.iter().enumerate() {
-        let name = field.name.as_bytes();
-        if offset(bytes, name) != expected {
-            return Err(ambiguous("a line does not end as it must"));
-        }
-        // An empty value is not where it stood: httparse gives a slice from the end of the white space.
-        let mut end = offset(bytes, field.value) + field.value.len();
-        while let Some(b' ' | b'\t') = bytes.get(end) {
-            end += 1;
-        }
-        if bytes.get(end..end + 2) != Some(b"\r\n") {
-            return Err(ambiguous("a line does not end as it must"));
-        }
-        expected = end + 2;
-        let kind = hop::classify(name);
+        let kind = hop::classify(field.name);
         if kind != Kind::EndToEnd {
             fields.special |= 1 << at;
             note(kind, field.value, found, &mut fields.connection)?;
         }
-    }
-    if expected + 2 != len || bytes.get(expected..len) != Some(b"\r\n") {
-        return Err(ambiguous("a line does not end as it must"));
     }
     Ok(fields)
 }
@@ -386,16 +337,6 @@ fn content_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     value.iter().try_fold(0u64, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
-}
-
-/// `method SP target SP HTTP/1.x CRLF`, each with exactly one space.
-fn request_line_is_strict(bytes: &[u8], method: &[u8], target: &[u8]) -> bool {
-    let version = method.len() + 1 + target.len() + 1;
-    offset(bytes, target) == method.len() + 1
-        && bytes[method.len()] == b' '
-        && bytes[version - 1] == b' '
-        && bytes.get(version..version + 7) == Some(b"HTTP/1.")
-        && bytes.get(version + 8..version + 10) == Some(b"\r\n")
 }
 
 fn target_form<'b>(
@@ -487,26 +428,14 @@ fn passes_upgrade(upgrade: Option<&[u8]>) -> bool {
     })
 }
 
-const fn wording(error: httparse::Error) -> &'static str {
-    match error {
-        httparse::Error::HeaderName => "a field name has a character that it must not have",
-        httparse::Error::HeaderValue => "a field value has a character that it must not have",
-        httparse::Error::NewLine => "a line does not end as it must",
-        httparse::Error::Status => "the status is not a number",
-        httparse::Error::Token => "the first line has a character that it must not have",
-        httparse::Error::TooManyHeaders => "too many fields",
-        httparse::Error::Version => "not HTTP/1.0 or HTTP/1.1",
-    }
-}
-
-const fn refuse(cause: Cause, detail: &'static str) -> Refusal {
+pub(super) const fn refuse(cause: Cause, detail: &'static str) -> Refusal {
     Refusal { cause, detail }
 }
 
-const fn bad(detail: &'static str) -> Refusal {
+pub(super) const fn bad(detail: &'static str) -> Refusal {
     refuse(Cause::BadRequest, detail)
 }
 
-const fn ambiguous(detail: &'static str) -> Refusal {
+pub(super) const fn ambiguous(detail: &'static str) -> Refusal {
     refuse(Cause::AmbiguousMessage, detail)
 }

@@ -8,6 +8,7 @@ pub mod edit;
 pub mod head;
 pub mod pool;
 mod relay;
+mod scan;
 
 pub use pool::Pool;
 pub use relay::serve;

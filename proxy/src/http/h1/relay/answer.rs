@@ -120,6 +120,7 @@ impl Connection {
         if interim && x.minor == 0 {
             // A client of HTTP/1.0 does not know interim answers.
             let len = response.len;
+            drop(room);
             buffer.consume(len);
             return Ok(true);
         }
@@ -164,6 +165,7 @@ impl Connection {
             x.answering = true;
             x.download.moved = pass.pass as u64;
         }
+        drop(room);
         buffer.consume(used + pass.omit);
         Ok(true)
     }

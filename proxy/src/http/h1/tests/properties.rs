@@ -67,7 +67,7 @@ fn survives_its_edit(bytes: &[u8]) -> Result<(), TestCaseError> {
     let Ok(Some(again)) = again else { return Ok(()) };
     prop_assert_eq!((again.method, again.framing), (request.method, request.framing));
     prop_assert_eq!(again.upgrade, request.upgrade);
-    let forwarded = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("x-forwarded-for");
+    let forwarded = |field: &&head::Field<'_>| field.name.eq_ignore_ascii_case(b"x-forwarded-for");
     let last = again.fields.list.iter().rfind(forwarded);
     prop_assert!(last.is_some_and(|field| field.value.ends_with(b"10.0.0.1")), "{text:?}");
     Ok(())
