@@ -126,10 +126,10 @@ fn next_control(bytes: &[u8]) -> Option<usize> {
     let (words, rest) = bytes.as_chunks();
     for (at, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let delete = word ^ EACH * 0x7f;
+        let delete = word ^ (EACH * 0x7f);
         // The high bit of each byte below 32, and of each that is DEL. A borrow can only mark bytes behind a true one.
-        let marks =
-            (word.wrapping_sub(EACH * 0x20) & !word | delete.wrapping_sub(EACH) & !delete) & EACH * 0x80;
+        let below = word.wrapping_sub(EACH * 0x20) & !word;
+        let marks = (below | (delete.wrapping_sub(EACH) & !delete)) & (EACH * 0x80);
         if marks != 0 {
             return Some(at * 8 + (marks.trailing_zeros() / 8) as usize);
         }

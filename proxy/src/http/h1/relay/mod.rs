@@ -151,7 +151,11 @@ impl Connection {
 
     async fn run(&mut self) {
         // Before anything else: what came with the connection may keep it from ever resting.
-        poll_fn(|cx| Poll::Ready(self.ticket.watch(cx.waker()))).await;
+        poll_fn(|cx| {
+            self.ticket.watch(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         loop {
             let after = match poll_fn(|cx| self.poll_next(cx)).await {
                 Next::Close => return,
