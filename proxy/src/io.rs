@@ -29,6 +29,14 @@ impl Io {
         Io { tcp, early }
     }
 
+    /// Whether bytes have arrived that were not read. The runtime may not know of them yet: it asks the system only
+    /// between the turns of its tasks.
+    pub(crate) fn has_arrived(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        !self.early.is_empty()
+            || socket2::SockRef::from(&self.tcp).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
+    }
+
     /// Makes the close that follows a reset, so that the peer cannot take a cut for a clean end.
     pub fn reset_on_close(&self) {
         // SO_LINGER with zero seconds never blocks; what is unsent is meant to be lost.

@@ -41,7 +41,7 @@ pub(crate) enum By {
 /// Why nothing was found.
 #[derive(Debug)]
 pub(crate) enum Lost {
-    /// The client left, or kept silent until its time was over or the drain began: nothing was asked.
+    /// The client left, or kept silent until its time was over or a while into the drain: nothing was asked.
     Gone,
     /// The upstream could not be reached.
     Upstream(ProxyError),
@@ -75,10 +75,15 @@ pub(crate) async fn find(
             None => pending().await,
         }
     };
+    // Who came in before the door closed, perhaps in the same moment, is heard: their bytes may be still on the way.
+    let drained = async {
+        ticket.reached(Phase::Draining).await;
+        let _ = timeout(LAST_CALL, ticket.reached(Phase::Closed)).await;
+    };
     let found = tokio::select! {
         biased;
         found = search => found,
-        () = ticket.reached(Phase::Draining) => Err(Lost::Gone),
+        () = drained => Err(Lost::Gone),
         () = limit => Err(Lost::Gone),
     };
     io.early = heard.freeze();
@@ -271,6 +276,9 @@ fn hello(prefix: &[u8]) -> Verdict {
 /// Longest pause in the middle of what looks like HTTP or TLS: well above what acknowledgements are delayed by.
 const MID_WORD: Duration = Duration::from_millis(200);
 
+/// How long a drain waits for the first bytes of a client, and for the rest of its word.
+const LAST_CALL: Duration = MID_WORD;
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -441,7 +449,24 @@ mod tests {
         assert!(!port.dialled.get());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn who_came_in_before_the_door_closed_is_heard() {
+        for speech in [Speech::Http, Speech::Unknown] {
+            let port = Port::default();
+            port.connections.advance(Phase::Draining);
+            let client = |mut client: TcpStream| async {
+                client.write_all(b"GET ").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(45)).await;
+                client.write_all(b"/ HTTP/1.1\r\n").await.unwrap();
+                client
+            };
+            let (found, early) = port.find(speech, FOR_EVER, b"", client).await;
+            assert_eq!(verdict(&found), (Verdict::Http1, By::Client));
+            assert!(early.starts_with(b"GET "));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_drain_ends_clients_that_asked_for_nothing() {
         let port = Port::default();
         let connections = port.connections.clone();

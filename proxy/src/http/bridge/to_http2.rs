@@ -113,7 +113,7 @@ impl Connection {
             }
             let over = limit.as_ref().and_then(|(_, end)| end.as_ref()).is_some_and(Deadline::is_due);
             match self.phase(cx) {
-                Phase::Draining if resting => Poll::Ready(None),
+                Phase::Draining if resting && !self.client.io.has_arrived() => Poll::Ready(None),
                 Phase::Closed => Poll::Ready(None),
                 _ if over => Poll::Ready(None),
                 _ => Poll::Pending,

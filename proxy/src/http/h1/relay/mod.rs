@@ -201,8 +201,9 @@ impl Connection {
         let resting = self.input.is_none();
         let leaves = match self.ticket.phase() {
             Phase::Serving => false,
-            Phase::Lame => resting && self.served,
-            Phase::Draining => resting,
+            // What asked before it could know is served.
+            Phase::Lame => resting && self.served && !self.down.has_arrived(),
+            Phase::Draining => resting && !self.down.has_arrived(),
             Phase::Closed => true,
         };
         let idle = match (&self.target, resting) {

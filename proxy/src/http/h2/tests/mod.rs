@@ -3,6 +3,7 @@
 mod bridge;
 mod bridge_back;
 mod cancel;
+mod drain;
 mod limits;
 mod relay;
 mod retry;
