@@ -13,7 +13,8 @@ use crate::error::{Cause, ProxyError};
 /// Makes sockets. A sidecar of `lighter run` has two: one that dials from the host, one that dials from inside the
 /// application's network namespace.
 pub trait SocketFactory: Send + Sync {
-    /// A TCP socket for `address`'s family, not connected, non-blocking, close-on-exec.
+    /// A TCP socket for `address`'s family, not connected, non-blocking, close-on-exec. `EAGAIN` where there is none
+    /// for the moment.
     fn tcp(&self, address: SocketAddr) -> io::Result<socket2::Socket>;
 
     /// Whether something listens at `address` there, where that can be told without connecting to it; otherwise true.
@@ -44,7 +45,7 @@ impl SocketFactory for Here {
 /// Connects to `address` within `timeout`. TCP_NODELAY is on.
 ///
 /// Fails as `connect_refused`, `connect_timeout` or `connect_failed`, or as `overloaded` when this process has no
-/// descriptor or memory left for a socket. All are marked safe to retry: the endpoint never read a byte.
+/// descriptor or memory left for a socket, or none at hand. All are marked safe to retry: the endpoint never read a byte.
 pub async fn connect(
     factory: &dyn SocketFactory,
     address: SocketAddr,
@@ -84,6 +85,7 @@ fn classify(error: io::Error) -> ProxyError {
         Some(Errno::CONNREFUSED) => (Cause::ConnectRefused, "nothing listens there"),
         Some(Errno::TIMEDOUT) => (Cause::ConnectTimeout, "no answer to the connection in time"),
         Some(Errno::MFILE | Errno::NFILE) => (Cause::Overloaded, "no descriptor left"),
+        Some(Errno::AGAIN) => (Cause::Overloaded, "no socket is ready"),
         Some(Errno::NOBUFS | Errno::NOMEM) => (Cause::Overloaded, "no memory left for a socket"),
         // Another endpoint may still be reached: ports are used up per destination.
         Some(Errno::ADDRNOTAVAIL) => (Cause::ConnectFailed, "no local port left towards this endpoint"),
@@ -155,9 +157,10 @@ mod tests {
     #[tokio::test]
     async fn a_process_without_descriptors_does_not_blame_the_endpoint() {
         let address = "127.0.0.1:1".parse().unwrap();
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS] {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::AGAIN] {
             let error = connect(&Broken(errno), address, LONG).await.unwrap_err();
             assert_eq!(error.cause, Cause::Overloaded);
+            assert_eq!(error.retry, crate::error::Retry::Safe);
             assert_eq!(outcome(&error), Outcome::Abandoned);
         }
         let error = connect(&Broken(Errno::ADDRNOTAVAIL), address, LONG).await.unwrap_err();

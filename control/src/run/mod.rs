@@ -33,7 +33,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lighter_config::sidecar::InterceptConfig;
-use lighter_proxy::dial::{Here, SocketFactory};
+use lighter_proxy::dial::Here;
 use lighter_proxy::intercept::{self, Installed, InterceptError, Ports};
 use lighter_proxy::telemetry::logging;
 use lighter_proxy::worker::{self, Ask, Sockets, Start, StartError};
@@ -145,6 +145,9 @@ fn inside_intercept(configured: InterceptConfig) -> InterceptConfig {
 fn listen(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
     intercept::listen::tcp(address).map_err(|source| RunError::Listen { address, source })
 }
+
+/// Longest wait for the very first socket made inside, which proves that any can be.
+const FIRST_SOCKET: Duration = Duration::from_secs(10);
 
 /// What the process inside handed over.
 struct Made {
@@ -323,7 +326,8 @@ impl Life<'_> {
     /// Proves that a connection made inside arrives at the sidecar.
     fn probe(&self) -> Result<(), InterceptError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(intercept::probe::run(&self.intercept, |address| self.inside_sockets.tcp(address)))
+        let socket = |address| self.inside_sockets.take(address, FIRST_SOCKET);
+        runtime.block_on(intercept::probe::run(&self.intercept, socket))
     }
 
     fn inside_event(&mut self) -> io::Result<Option<Event>> {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lighter_proxy::dial::SocketFactory;
 use rustix::process::Pid;
@@ -46,12 +47,11 @@ impl Inside {
             .spawn(move || refill(&refilled, &channel))?;
         Ok(Inside { shared, pid })
     }
-}
 
-impl SocketFactory for Inside {
-    /// Takes one that is ready. Waits only when connections are made faster than sockets.
-    fn tcp(&self, address: SocketAddr) -> io::Result<Socket> {
+    /// Takes one that is ready, or waits for up to `patience`.
+    pub(super) fn take(&self, address: SocketAddr, patience: Duration) -> io::Result<Socket> {
         let family = usize::from(address.is_ipv6());
+        let until = Instant::now() + patience;
         let mut state = self.shared.lock();
         loop {
             if state.ready[family].len() <= LOW && !state.wanted[family] {
@@ -70,8 +70,21 @@ impl SocketFactory for Inside {
             if let Some(errno) = state.failed[family].take() {
                 return Err(io::Error::from_raw_os_error(errno));
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+impl SocketFactory for Inside {
+    /// Waits only when connections are made faster than sockets, and not for long: everything else on the thread
+    /// waits too.
+    fn tcp(&self, address: SocketAddr) -> io::Result<Socket> {
+        self.take(address, PATIENCE)
     }
 
     /// Told by the kernel's table of sockets, so that the application does not see a connection that says nothing.
@@ -158,13 +171,18 @@ fn ask(channel: &Channel, ipv6: bool) -> io::Result<Option<Vec<OwnedFd>>> {
 }
 
 /// Fewer than these are left: time for the next batch.
-const LOW: usize = 8;
+const LOW: usize = 64;
 
 /// A message's worth.
-const BATCH: usize = 32;
+const BATCH: usize = 64;
+
+/// Longest wait of a thread that carries traffic. Making a batch takes the process inside a fraction of it.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -185,6 +203,25 @@ mod tests {
             assert!(!is_listener(line, v4), "{line}");
         }
         assert!(!is_listener(&own, v6));
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_for_a_process_inside_that_says_nothing() {
+        let (own, other) = Channel::pair().unwrap();
+        let inside = Inside::new(own, rustix::process::getpid()).unwrap();
+        let address = "198.18.0.1:80".parse().unwrap();
+        assert_eq!(inside.tcp(address).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+        // It is late, not lost.
+        let (wanted, _) = other.receive::<Wanted>().unwrap().unwrap();
+        let sockets: Vec<OwnedFd> = (0..wanted.count)
+            .map(|_| Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap().into())
+            .collect();
+        let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        other.send(&Made { errno: None }, &descriptors).unwrap();
+        for _ in 0..wanted.count {
+            inside.take(address, Duration::from_secs(20)).unwrap();
+        }
+        assert!(inside.tcp(address).is_err());
     }
 
     #[test]
