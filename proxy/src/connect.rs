@@ -147,6 +147,7 @@ fn refusal(cause: Cause) -> ProxyError {
         Cause::NotInRegistry => "the destination is in no Service",
         Cause::NoConfig => "the Service has no such port",
         Cause::Loop => "the destination is this sidecar itself",
+        Cause::ConnectTimeout => "the destination's name was not found in time",
         _ => "the destination's name or address leads nowhere",
     };
     ProxyError::new(cause, detail)

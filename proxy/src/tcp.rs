@@ -225,7 +225,7 @@ impl Onward {
 }
 
 /// For destinations that no policy speaks of; the defaults of TrafficPolicy.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

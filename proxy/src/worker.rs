@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::dial::SocketFactory;
 use crate::drain::{Connections, Phase};
@@ -43,6 +43,8 @@ pub struct Shared {
     pub inside: Arc<dyn SocketFactory>,
     /// The rules of interception, once they stand; `/intercept` of the admin port shows their counters.
     pub rules: OnceLock<Installed>,
+    /// For lookups of names of the world.
+    pub(crate) lookups: Arc<Semaphore>,
     service: Option<ServiceName>,
     listeners: Box<[Listener]>,
     phase: AtomicU8,
@@ -169,6 +171,7 @@ impl Shared {
             outside,
             inside,
             rules: OnceLock::new(),
+            lookups: Arc::new(Semaphore::new(MOST_LOOKUPS)),
             phase: AtomicU8::new(Phase::Serving as u8),
             up: AtomicBool::new(false),
             open: AtomicUsize::new(0),
@@ -260,6 +263,9 @@ impl Shared {
         (self.open.fetch_add(1, Ordering::Relaxed) < self.most).then_some(admitted)
     }
 }
+
+/// Lookups of names of the world at once: each takes a thread for as long as it lasts.
+pub(crate) const MOST_LOOKUPS: usize = 16;
 
 /// A downstream connection's share of the process's limit.
 struct Admitted(Arc<Shared>);

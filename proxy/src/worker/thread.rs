@@ -79,6 +79,8 @@ fn work(
     });
     // Tasks that are left end here, before the runtime that they hang on.
     drop(tasks);
+    // Not dropped: that would wait for lookups of names that nobody wants to know any more.
+    runtime.shutdown_background();
     match cut {
         Ok(cut) => Event::Drained(cut),
         Err(error) => Event::Failed(error),
@@ -161,7 +163,49 @@ const LAST_WORDS: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+
+    use lighter_config::sidecar::SidecarConfig;
+
+    use super::super::doors::{After, Role};
     use super::*;
+    use crate::dial::{Here, SocketFactory};
+    use crate::intercept::listen;
+
+    /// Keeps one of the runtime's threads busy.
+    struct Busy(Mutex<Option<std::sync::mpsc::Receiver<()>>>);
+
+    impl SocketFactory for Busy {
+        fn tcp(&self, address: SocketAddr) -> std::io::Result<socket2::Socket> {
+            Here::default().tcp(address)
+        }
+
+        fn listens(&self, _address: SocketAddr) -> bool {
+            if let Some(end) = self.0.lock().unwrap().take() {
+                tokio::task::spawn_blocking(move || end.recv());
+            }
+            true
+        }
+    }
+
+    #[test]
+    fn a_worker_does_not_wait_for_a_thread_that_looks_something_up() {
+        let (end, ended) = std::sync::mpsc::channel();
+        let busy = Arc::new(Busy(Mutex::new(Some(ended))));
+        let shared = Arc::new(Shared::new(SidecarConfig::default(), busy.clone(), busy));
+        let (mut listeners, reserved) = listen::reserve("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let app = "127.0.0.1:9".parse().unwrap();
+        let after = Some(After { app, reserved: Arc::new(reserved) });
+        let door = Door { role: Role::App(0), listener: listeners.remove(0), after };
+        let (stands, seen) = watch::channel(Stand::default());
+        let (events, mut heard) = mpsc::unbounded_channel();
+        start(0, shared, vec![door], seen, events).unwrap();
+        assert!(matches!(heard.blocking_recv(), Some(Event::Up)));
+        stands.send(Phase::Closed.into()).unwrap();
+        assert!(matches!(heard.blocking_recv(), Some(Event::Drained(0))));
+        drop(end);
+    }
 
     #[test]
     fn a_worker_that_panics_is_heard_of() {
