@@ -73,7 +73,9 @@ impl Outbox {
         for slice in slices {
             let skipped = written.min(slice.len());
             written -= skipped;
-            self.bytes.extend_from_slice(&slice[skipped..]);
+            if skipped < slice.len() {
+                self.bytes.extend_from_slice(&slice[skipped..]);
+            }
         }
         Ok(())
     }
