@@ -19,7 +19,7 @@ mod tests;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use http::request::Parts;
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol;
 
-use self::deadline::Deadlines;
+use self::deadline::{Deadline, Deadlines};
 pub use self::pool::Pool;
 use super::{Context, Scope};
 use crate::drain::Phase;
@@ -86,6 +86,7 @@ pub async fn serve(io: Io, context: Context) {
     let downstream = Rc::new(Downstream::new(context));
     let mut timer = None;
     let mut leaving = false;
+    let mut rest = Rest { limit: downstream.rest(), end: None, used: false };
     poll_fn(|cx| {
         downstream.context.ticket.watch(cx.waker());
         match downstream.context.ticket.phase() {
@@ -97,10 +98,19 @@ pub async fn serve(io: Io, context: Context) {
                 leaving = true;
             }
         }
+        if rest.is_over(&downstream, cx) {
+            if leaving {
+                // Told to go, and asked for nothing since: nobody is there.
+                return Poll::Ready(());
+            }
+            connection.graceful_shutdown();
+            leaving = true;
+        }
         downstream.deadlines.poll(&mut timer, cx);
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
+                    rest.used = true;
                     // Boxed: the runtime moves a task about several times before and after it runs.
                     let stream = Box::pin(exchange::serve(downstream.clone(), request, respond));
                     tokio::task::spawn_local(stream);
@@ -115,6 +125,33 @@ pub async fn serve(io: Io, context: Context) {
         }
     })
     .await;
+}
+
+/// Finds out that a caller has asked for nothing for as long as its connection may rest.
+struct Rest {
+    limit: Option<Duration>,
+    end: Option<Deadline>,
+    /// Whether a stream was open since the time was set.
+    used: bool,
+}
+
+impl Rest {
+    /// Whether the connection has rested long enough; found between once and twice that time after its last stream.
+    fn is_over(&mut self, downstream: &Rc<Downstream>, cx: &mut Task<'_>) -> bool {
+        let Some(limit) = self.limit else { return false };
+        let until = tokio::time::Instant::now().into_std() + limit;
+        let Some(end) = &self.end else {
+            self.end = Some(downstream.deadlines.add(until, cx.waker()));
+            return false;
+        };
+        if !end.is_due() {
+            return false;
+        }
+        end.set(until);
+        // Every open stream has its share of this.
+        let open = Rc::strong_count(downstream) > 1;
+        !std::mem::replace(&mut self.used, open) && !open
+    }
 }
 
 impl Downstream {

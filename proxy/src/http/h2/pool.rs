@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,18 +26,29 @@ const MAX_CONNECTIONS: usize = 64;
 /// Most requests that wait for one endpoint in one worker.
 const MAX_WAITING: usize = 16 * 1024;
 
+/// Below this length a queue is not swept.
+const SWEEP_FROM: usize = 64;
+
 /// Open HTTP/2 connections of one worker, by endpoint.
 #[derive(Default)]
 pub struct Pool {
-    groups: RefCell<HashMap<u32, Rc<Group>>>,
+    groups: Rc<Groups>,
 }
+
+type Groups = RefCell<HashMap<u32, Rc<Group>>>;
 
 /// The connections to one endpoint.
 pub(crate) struct Group {
+    id: u32,
     address: SocketAddr,
+    /// Where it stands as long as it has connections or somebody waits for one.
+    groups: Weak<Groups>,
     /// Those that take new streams, in the order in which they are filled.
     connections: RefCell<Vec<Rc<Upstream>>>,
-    waiting: RefCell<VecDeque<oneshot::Sender<Granted>>>,
+    /// Who waits, and who has given up since.
+    queue: RefCell<VecDeque<oneshot::Sender<Granted>>>,
+    /// How many do wait.
+    waiting: Cell<usize>,
     dialing: Cell<bool>,
     dial: Dial,
 }
@@ -69,17 +80,18 @@ impl Pool {
         policy: &TrafficPolicy,
     ) -> Result<Lease, ProxyError> {
         let group = self.group(worker, direction, endpoint, policy);
-        if group.waiting.borrow().is_empty()
+        if group.queue.borrow().is_empty()
             && let Some(lease) = group.room()
         {
             return Ok(lease);
         }
-        if group.waiting.borrow().len() >= MAX_WAITING {
+        if group.waiting.get() >= MAX_WAITING {
             return Err(ProxyError::new(Cause::Overloaded, "too many requests wait for this endpoint")
                 .at(group.address));
         }
         let (grant, granted) = oneshot::channel();
-        group.waiting.borrow_mut().push_back(grant);
+        let _waits = Waits::new(&group);
+        group.enqueue(grant);
         group.serve();
         match granted.await {
             Ok(Ok(lease)) => Ok(lease),
@@ -88,6 +100,12 @@ impl Pool {
             }
             Err(_) => Err(ProxyError::new(Cause::Internal, "the pool is gone").at(group.address)),
         }
+    }
+
+    /// How many endpoints it knows of.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.groups.borrow().len()
     }
 
     fn group(
@@ -100,9 +118,12 @@ impl Pool {
         let mut groups = self.groups.borrow_mut();
         let group = groups.entry(endpoint.id).or_insert_with(|| {
             Rc::new(Group {
+                id: endpoint.id,
                 address: endpoint.address,
+                groups: Rc::downgrade(&self.groups),
                 connections: RefCell::default(),
-                waiting: RefCell::default(),
+                queue: RefCell::default(),
+                waiting: Cell::new(0),
                 dialing: Cell::new(false),
                 dial: Dial {
                     shared: worker.shared.clone(),
@@ -133,12 +154,11 @@ impl Group {
     /// Lets in who waits, as far as there is room, and dials if that is not enough.
     pub(crate) fn serve(self: &Rc<Self>) {
         loop {
-            self.waiting.borrow_mut().retain_front();
-            if self.waiting.borrow().is_empty() {
+            if !self.is_awaited() {
                 return;
             }
             let Some(lease) = self.room() else { break };
-            let Some(next) = self.waiting.borrow_mut().pop_front() else { return };
+            let Some(next) = self.queue.borrow_mut().pop_front() else { return };
             // Who gave up in this moment drops the lease, which comes back here.
             let _ = next.send(Ok(lease));
         }
@@ -156,6 +176,35 @@ impl Group {
         upstream.retire();
     }
 
+    /// Whether anybody waits.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let mut queue = self.queue.borrow_mut();
+        while queue.front().is_some_and(oneshot::Sender::is_closed) {
+            queue.pop_front();
+        }
+        !queue.is_empty()
+    }
+
+    /// Leaves the pool where nothing is left to share.
+    pub(crate) fn leave_if_unused(self: &Rc<Self>) {
+        if self.dialing.get() || !self.connections.borrow().is_empty() || self.is_awaited() {
+            return;
+        }
+        let Some(groups) = self.groups.upgrade() else { return };
+        let mut groups = groups.borrow_mut();
+        if groups.get(&self.id).is_some_and(|known| Rc::ptr_eq(known, self)) {
+            groups.remove(&self.id);
+        }
+    }
+
+    fn enqueue(&self, grant: oneshot::Sender<Granted>) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() >= SWEEP_FROM && queue.len() >= 2 * self.waiting.get() {
+            queue.retain(|other| !other.is_closed());
+        }
+        queue.push_back(grant);
+    }
+
     async fn dial_one(self: Rc<Self>) {
         let made = upstream::dial(&self).await;
         self.dialing.set(false);
@@ -164,16 +213,25 @@ impl Group {
             Err(error) => {
                 tracing::debug!(%error, "cannot open an HTTP/2 connection");
                 // Where other connections work, requests wait for those.
+                self.retire_unusable();
                 if self.connections.borrow().is_empty() {
-                    let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+                    let waiting = std::mem::take(&mut *self.queue.borrow_mut());
                     for grant in waiting {
                         let _ = grant.send(Err((error.cause, error.detail)));
                     }
                 }
-                return;
+                return self.leave_if_unused();
             }
         }
         self.serve();
+    }
+
+    /// Forgets connections that are full and will never take another stream.
+    fn retire_unusable(self: &Rc<Self>) {
+        let connections = self.connections.borrow().clone();
+        for upstream in connections.iter().filter(|upstream| !upstream.is_usable()) {
+            self.retire(upstream);
+        }
     }
 
     fn room(self: &Rc<Self>) -> Option<Lease> {
@@ -223,21 +281,24 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.leave();
-        if !self.group.waiting.borrow().is_empty() {
+        if !self.group.queue.borrow().is_empty() {
             self.group.serve();
         }
     }
 }
 
-/// Forgets those at the front of the queue that gave up.
-trait RetainFront {
-    fn retain_front(&mut self);
+/// One who waits, or has given up: then the place in the queue may stay, but does not count.
+struct Waits<'a>(&'a Group);
+
+impl<'a> Waits<'a> {
+    fn new(group: &'a Group) -> Self {
+        group.waiting.set(group.waiting.get() + 1);
+        Waits(group)
+    }
 }
 
-impl<T> RetainFront for VecDeque<oneshot::Sender<T>> {
-    fn retain_front(&mut self) {
-        while self.front().is_some_and(oneshot::Sender::is_closed) {
-            self.pop_front();
-        }
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }

@@ -159,6 +159,11 @@ impl Upstream {
         }
     }
 
+    /// Whether the connection has just ceased to take streams.
+    fn has_gone_away(&self) -> bool {
+        self.send.borrow().is_some() && !self.is_usable()
+    }
+
     /// One stream more.
     pub(crate) fn enter(&self) {
         self.streams.set(self.streams.get() + 1);
@@ -251,6 +256,11 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(ended);
         }
+        // Who waits for room on it would wait until its streams end.
+        if group.is_awaited() && upstream.has_gone_away() {
+            group.retire(&upstream);
+            group.serve();
+        }
         let allowed = connection.max_concurrent_send_streams();
         if allowed != upstream.allowed.get() {
             upstream.allowed.set(allowed);
@@ -293,6 +303,7 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
     let given_up = std::mem::take(&mut *upstream.given_up.borrow_mut());
     drop(given_up);
     group.serve();
+    group.leave_if_unused();
 }
 
 fn arm(mut timer: Pin<&mut Sleep>, at: Instant) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
+use lighter_config::snapshot::TrafficPolicy;
 
 use super::world::*;
 
@@ -176,4 +177,30 @@ fn a_stalled_stream_of_tiny_frames_leaves_its_connection_alive() {
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn a_caller_that_asks_for_nothing_is_told_to_go() {
+    run_paused(async {
+        let policy =
+            TrafficPolicy { idle_timeout: Some(Duration::from_secs(300)), ..TrafficPolicy::default() };
+        let world = World::with(&[], policy);
+        let (send, connection) = h2::client::handshake(world.socket().await).await.unwrap();
+        let (tell, ended) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_local(async move { tell.send(connection.await) });
+        assert_eq!(call(&send, get("/"), b"", None).await.unwrap().status, 503);
+        ended.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn an_endpoint_without_connections_is_forgotten() {
+    run(async {
+        let world = World::new(&[raw(|tcp| async move { drop(tcp) }).await]);
+        let answer = call(&world.caller().await, get("/"), b"", None).await.unwrap();
+        assert!(answer.headers.contains_key("x-lighter-error"));
+        while world.worker.http2.len() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
 }

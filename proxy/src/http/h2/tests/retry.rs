@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use h2::Reason;
 use http::Response;
 
@@ -130,4 +131,33 @@ fn only_what_an_endpoint_did_counts_against_it() {
     assert_eq!(told(Cause::RequestTimeout, 200), Outcome::Answered);
     let refused = ProxyError::new(Cause::UpstreamReset, "").safe();
     assert_eq!(outcome(&refused, 0), Outcome::Abandoned);
+}
+
+#[test]
+fn nobody_waits_for_a_connection_that_has_said_goodbye() {
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, held) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_local(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            // Its one stream stays open, and no other connection will be taken.
+            drop(listener);
+            let mut connection = h2::server::Builder::new()
+                .max_concurrent_streams(1)
+                .handshake::<_, Bytes>(tcp)
+                .await
+                .unwrap();
+            let _held = connection.accept().await.unwrap().unwrap();
+            connection.graceful_shutdown();
+            tell.send(()).unwrap();
+            let _ = connection.accept().await;
+        });
+        let world = World::new(&[address]);
+        let caller = world.caller().await;
+        let (_first, _) = caller.clone().ready().await.unwrap().send_request(get("/"), true).unwrap();
+        held.await.unwrap();
+        let answer = call(&caller, get("/"), b"", None).await.unwrap();
+        assert_eq!(answer.headers["x-lighter-error"], "connect_refused");
+    });
 }
