@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lighter_config::snapshot::Protocol;
 
 use crate::detect::{self, Lost, Verdict};
-use crate::drain::Ticket;
+use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::http::{Context, Scope, h2, serve_http1};
 use crate::io::Io;
@@ -22,6 +22,9 @@ use crate::worker::Worker;
 /// Finding out where a connection goes and what it speaks takes more memory than resting does. So that is a step of its
 /// own, which is given back before its outcome, this, is polled.
 pub(crate) type Engine = Option<Pin<Box<dyn Future<Output = ()>>>>;
+
+/// Longest wait for the first words of a client whose requests say themselves where they go.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A downstream connection.
 pub(crate) struct Call {
@@ -78,7 +81,10 @@ impl Call {
 
     /// Serves requests that say themselves where they go.
     pub(crate) async fn into_requests(mut self) -> Engine {
-        let verdict = detect::version(&mut self.io).await.ok()?;
+        let verdict = tokio::select! {
+            verdict = tokio::time::timeout(PATIENCE, detect::version(&mut self.io)) => verdict.ok()?.ok()?,
+            () = self.ticket.reached(Phase::Draining) => return None,
+        };
         let (io, context) = self.into_http(Scope::Authority, Direction::Outbound, None);
         match verdict {
             Verdict::Http2 => Some(Box::pin(h2::serve(io, context))),

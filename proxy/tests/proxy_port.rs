@@ -89,3 +89,16 @@ fn a_tunnel_that_cannot_stand_says_why() {
     assert_eq!(socks_connect(proxy, 3, b"\x09elsewhere", 80).1, 2);
     assert_eq!(socks_connect(proxy, 3, b"\x04dead", 80).1, 5);
 }
+
+#[test]
+fn half_a_preface_does_not_hold_a_drain_up() {
+    let (mut sidecar, proxy) = start(&service("reviews", &[echo_bytes(b's')], ""));
+    let mut client = dial(proxy);
+    client.set_read_timeout(Some(PATIENCE / 2)).unwrap();
+    client.write_all(b"PRI").unwrap();
+    // Told to be heard: the answer to a second client comes after it.
+    assert!(http_connect(proxy, "reviews:81").1.starts_with("HTTP/1.1 "));
+    sidecar.drain();
+    let ended = client.read(&mut [0]).map_err(|error| error.kind());
+    assert!(matches!(ended, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{ended:?}");
+}

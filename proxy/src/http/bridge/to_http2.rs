@@ -166,7 +166,7 @@ impl Connection {
         let target = match downstream.target(&parts) {
             Ok(target) => target,
             Err(cause) => {
-                let error = ProxyError::new(cause, "the request names no service that is known here");
+                let error = ProxyError::new(cause, head::misdirected(cause));
                 self.answer(&error, grpc, parts.method == Method::HEAD);
                 return After::Linger;
             }

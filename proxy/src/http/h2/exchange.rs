@@ -81,7 +81,7 @@ pub(crate) async fn serve(
     let target = match head::unify_authority(&mut parts).and_then(|()| downstream.target(&parts)) {
         Ok(target) => target,
         Err(cause) => {
-            let error = ProxyError::new(cause, "the authority names no service that is known here");
+            let error = ProxyError::new(cause, head::misdirected(cause));
             answer::error(&mut respond, &error, grpc, parts.method == Method::HEAD);
             return;
         }

@@ -86,6 +86,15 @@ pub(crate) fn unify_authority(parts: &mut Parts) -> Result<(), Cause> {
     Ok(())
 }
 
+/// Why a request's authority leads nowhere, in words.
+pub(crate) fn misdirected(cause: Cause) -> &'static str {
+    match cause {
+        Cause::NotInRegistry => "the authority names no service that is known here",
+        Cause::Unsupported => "the port does not speak HTTP",
+        _ => "the authority cannot be read",
+    }
+}
+
 /// Takes `x-lighter-*` away where `direction` and `half` do not let it pass.
 pub(crate) fn strip(headers: &mut HeaderMap, direction: Direction, half: hop::Half) {
     if hop::lighter_passes(direction, half) {
