@@ -1,8 +1,10 @@
 //! Reading resources from files and folders.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -65,13 +67,25 @@ impl Resources {
                 if !seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
                     continue;
                 }
-                match read_text(&file) {
+                match read_regular(&file) {
                     Ok(text) => errors.extend(resources.take(&file.display().to_string(), &text)),
                     Err(error) => errors.push(error),
                 }
             }
         }
         ConfigErrors::or(errors, resources)
+    }
+
+    /// The files that [`Resources::read`] would read now. What cannot be listed has none.
+    pub fn files(paths: &[PathBuf]) -> Vec<PathBuf> {
+        paths.iter().flat_map(|path| files(path, &mut Vec::new())).collect()
+    }
+
+    /// Whether a file of this name is read in a folder.
+    pub fn is_read(name: &OsStr) -> bool {
+        let known =
+            matches!(Path::new(name).extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
+        known && !name.as_encoded_bytes().starts_with(b".")
     }
 
     /// Reads the documents of one text. `file` is what errors call it.
@@ -189,21 +203,33 @@ fn files(path: &Path, errors: &mut Vec<ConfigError>) -> Vec<PathBuf> {
             return Vec::new();
         }
     };
-    let is_wanted = |file: &PathBuf| {
-        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let known = matches!(file.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
-        known && !hidden && file.is_file()
-    };
+    let is_wanted = |file: &PathBuf| file.file_name().is_some_and(Resources::is_read) && file.is_file();
     let mut found: Vec<PathBuf> = entries.iter().map(|entry| entry.path()).filter(is_wanted).collect();
     found.sort();
     found
 }
 
+/// A resource file's text. These are read again while a sidecar runs, and a pipe would hold it up.
+fn read_regular(path: &Path) -> Result<String, ConfigError> {
+    text_of(path, || {
+        // Without waiting for whoever writes to a pipe; on a file this changes nothing.
+        let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+        match opened.metadata()?.is_file() {
+            true => Ok(opened),
+            false => Err(io::Error::other("it is not a regular file")),
+        }
+    })
+}
+
 /// A file's text, if it is text and not too large.
 pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    text_of(path, || File::open(path))
+}
+
+fn text_of(path: &Path, open: impl FnOnce() -> io::Result<File>) -> Result<String, ConfigError> {
     let file = path.display().to_string();
     let mut bytes = Vec::new();
-    File::open(path)
+    open()
         .and_then(|opened| opened.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| ConfigError::of_file(&file, format!("cannot be read: {error}")))?;
     String::from_utf8(bytes).map_err(|error| {
@@ -212,3 +238,6 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
         ConfigError::of_file(&file, format!("line {line} is not UTF-8"))
     })
 }
+
+/// The same on every Linux that Rust knows but MIPS and SPARC.
+const O_NONBLOCK: i32 = 0o4000;

@@ -65,6 +65,20 @@ fn a_file_that_is_too_large_is_refused() {
 }
 
 #[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = Resources::read(std::slice::from_ref(&pipe)).unwrap_err().to_string();
+    assert!(error.contains("not a regular file"), "{error}");
+    // In a folder it is none of ours.
+    write(folder.path(), "a.yaml", service("a"));
+    let folder = [folder.path().to_path_buf()];
+    assert_eq!(Resources::read(&folder).unwrap().len(), 1);
+    assert_eq!(Resources::files(&folder), [folder[0].join("a.yaml")]);
+}
+
+#[test]
 fn a_flood_of_documents_is_refused() {
     let errors = Resources::parse("flood.yaml", &"--- a\n".repeat(20_000)).unwrap_err().errors;
     assert!(errors.iter().any(|error| error.message == "more than 16384 documents"));

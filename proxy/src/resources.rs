@@ -16,12 +16,30 @@ use crate::worker::Shared;
 pub(crate) use stamp::Stamp;
 pub(crate) use watch::watch;
 
-/// Reads every file and puts what they say in force. A fault anywhere, and what is in force stays as it is.
-pub(crate) fn load(shared: &Shared) -> Result<Load, ConfigErrors> {
+/// Why files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Somebody wants it: the sidecar starts, or was asked to reload.
+    Asked,
+    /// They changed.
+    Changed,
+}
+
+/// Reads every file and puts what they say in force. A fault anywhere, and what is in force stays as it is. So does it
+/// when a change leaves nothing at all: that is a file that was emptied to be written again, or a folder that is gone.
+pub(crate) fn load(shared: &Shared, why: Why) -> Result<Load, ConfigErrors> {
     let before = shared.mesh.load_full();
-    let read = Resources::read(&shared.config.resources).and_then(|read| Snapshot::build(&read));
+    let read = Resources::read(&shared.config.resources)
+        .and_then(|read| Ok((read.is_empty(), Snapshot::build(&read)?)));
     let snapshot = match read {
-        Ok(snapshot) => snapshot,
+        Ok((true, empty)) if why == Why::Changed && empty.version != before.config.version => {
+            tracing::error!(
+                "there are no resources any more: what was in force stays; if this is meant, ask by SIGHUP or POST /reload"
+            );
+            telemetry::config().loaded(Load::Rejected, 0);
+            return Ok(Load::Rejected);
+        }
+        Ok((_, snapshot)) => snapshot,
         Err(errors) => {
             telemetry::config().loaded(Load::Rejected, 0);
             return Err(errors);
@@ -43,8 +61,8 @@ pub(crate) fn load(shared: &Shared) -> Result<Load, ConfigErrors> {
 }
 
 /// Loads again while the sidecar runs; what is wrong is said in the log, fault by fault.
-fn reload(shared: &Shared) {
-    if let Err(errors) = load(shared) {
+fn reload(shared: &Shared, why: Why) {
+    if let Err(errors) = load(shared, why) {
         for error in &errors.errors {
             tracing::error!("{error}");
         }

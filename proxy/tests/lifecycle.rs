@@ -76,6 +76,25 @@ fn a_faulty_file_changes_nothing_and_is_counted() {
 }
 
 #[test]
+fn nothing_at_all_is_put_in_force_only_when_asked_for() {
+    let sidecar = start(&service("svc", &[echo_bytes(b'o')], "appProtocol: tcp"));
+    let loads = |outcome: &str| -> f64 {
+        let metrics = sidecar.admin("GET", "/metrics");
+        let sample = format!("lighter_config_loads_total{{outcome=\"{outcome}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&sample));
+        line.map_or(0.0, |count| count.trim().parse().unwrap())
+    };
+    let (rejected, applied) = (loads("rejected"), loads("applied"));
+    // As an editor does that empties the file before it writes.
+    std::fs::write(sidecar.file(), "").unwrap();
+    eventually("it is refused", || loads("rejected") > rejected);
+    assert_eq!(ask(&mut sidecar.connect(0)).unwrap(), b'o');
+    assert!(sidecar.admin("POST", "/reload").starts_with("HTTP/1.1 200"));
+    eventually("it is meant", || loads("applied") > applied);
+    eventually("there is no Service", || !matches!(ask(&mut sidecar.connect(0)), Ok(b'o')));
+}
+
+#[test]
 fn a_sidecar_does_not_start_with_faulty_files() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.yaml");

@@ -5,6 +5,8 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use lighter_config::load::Resources;
+
 /// What the files at some paths looked like at one moment, whatever links led to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -15,16 +17,13 @@ pub(crate) struct Stamp {
 type Look = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Stamp {
-    /// Looks at files, and at every entry of folders.
+    /// Looks at what would be read, and at nothing else that the folders hold.
     pub(crate) fn of(paths: &[PathBuf]) -> Self {
-        let mut files = BTreeMap::new();
-        for path in paths {
-            files.insert(path.clone(), look(path));
-            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-                files.insert(entry.path(), look(&entry.path()));
-            }
-        }
-        Stamp { files }
+        let look = |file: PathBuf| {
+            let look = look(&file);
+            (file, look)
+        };
+        Stamp { files: Resources::files(paths).into_iter().map(look).collect() }
     }
 }
 
@@ -103,8 +102,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = [folder.path().to_path_buf()];
         let before = Stamp::of(&paths);
+        for foreign in ["access.log", ".b.yaml.swp", ".hidden.yaml"] {
+            fs::write(folder.path().join(foreign), "not ours").unwrap();
+        }
+        assert_eq!(Stamp::of(&paths), before, "what is not read does not show");
         fs::write(folder.path().join("b.yaml"), "").unwrap();
         assert_ne!(Stamp::of(&paths), before);
+        fs::remove_file(folder.path().join("b.yaml")).unwrap();
+        assert_eq!(Stamp::of(&paths), before);
     }
 
     #[test]

@@ -41,7 +41,8 @@ async fn control(
     callers_gone: Option<Box<dyn FnOnce() + Send>>,
 ) -> Result<Summary, StartError> {
     let seen = Stamp::of(&shared.config.resources);
-    resources::load(&shared).map_err(|errors| StartError::Config(errors.to_string()))?;
+    resources::load(&shared, resources::Why::Asked)
+        .map_err(|errors| StartError::Config(errors.to_string()))?;
     let rules = sockets.rules.take();
     let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns))?;
     let admin = match sockets.admin.take() {
