@@ -218,12 +218,14 @@ impl Connection {
     }
 
     fn poll_flush(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        if self.ticket.phase() == Phase::Closed
+        // First what can be had at once: past the deadline too a client is told why it gets no answer.
+        if self.out.poll_flush(&mut self.down.tcp, cx).is_ready()
+            || self.ticket.phase() == Phase::Closed
             || self.timer.poll(cx, None, Some(HEAD_TIMEOUT), self.progress).is_some()
         {
             return Poll::Ready(());
         }
-        self.out.poll_flush(&mut self.down.tcp, cx).map(|_| ())
+        Poll::Pending
     }
 
     /// Says that nothing more comes, and listens for a while.
