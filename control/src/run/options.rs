@@ -74,6 +74,9 @@ impl Options {
             Some(file) => SidecarConfig::read_or(file, usual).map_err(|errors| errors.to_string())?,
             None => usual,
         };
+        if let Some(file) = &args.config {
+            out_of_reach(&config).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
         config.inbound.extend(inbound(&args.ports, &args.listen)?);
         config.service = args.service.or(config.service);
         config.namespace = args.namespace.unwrap_or(config.namespace);
@@ -86,6 +89,19 @@ impl Options {
         }
         Ok(Options { config, command: args.command, grace: args.stop_grace, status_file: args.status_file })
     }
+}
+
+/// Refuses what the sidecar would open on the host for its program, which is not there.
+fn out_of_reach(config: &SidecarConfig) -> Result<(), String> {
+    let field = match config {
+        SidecarConfig { listeners, .. } if !listeners.is_empty() => "listeners",
+        SidecarConfig { connect: Some(_), .. } => "connect",
+        _ => return Ok(()),
+    };
+    Err(format!(
+        "`{field}` is of no use in `lighter run`: it would listen on this host, and the program has a network of its own; \
+         whatever the program connects to goes through the sidecar without it"
+    ))
 }
 
 fn inbound(ports: &[u16], listen: &[SocketAddr]) -> Result<Vec<InboundConfig>, String> {
@@ -132,6 +148,26 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 mod tests {
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// What a command line with these options means, and `--config` with a file of this text.
+    fn from(text: Option<&str>, more: &[&str]) -> Result<Options, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sidecar.yaml");
+        let mut line = vec!["run"];
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+            line.extend(["--config", file.to_str().unwrap()]);
+        }
+        line.extend(more);
+        line.extend(["--", "true"]);
+        Options::from(<Line as clap::Parser>::parse_from(line).args)
+    }
+
     #[test]
     fn each_port_has_its_listener() {
         let listen = ["127.0.0.1:9101".parse().unwrap()];
@@ -160,25 +196,20 @@ mod tests {
     }
 
     #[test]
-    fn admin_takes_a_free_port_unless_told_otherwise() {
-        #[derive(clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            args: Args,
+    fn what_the_program_could_not_reach_is_refused_by_name() {
+        for (field, text) in [
+            ("listeners", "listeners: [{listen: '127.0.0.1:81', service: a}]\n"),
+            ("connect", "connect: 127.0.0.1:15080\n"),
+        ] {
+            let error = from(Some(text), &[]).err().unwrap();
+            assert!(error.contains(&format!("`{field}`")) && error.contains("sidecar.yaml"), "{error}");
         }
-        let folder = tempfile::tempdir().unwrap();
-        let admin = |text: Option<&str>, more: &[&str]| {
-            let file = folder.path().join("sidecar.yaml");
-            let mut line = vec!["run"];
-            if let Some(text) = text {
-                std::fs::write(&file, text).unwrap();
-                line.extend(["--config", file.to_str().unwrap()]);
-            }
-            line.extend(more);
-            line.extend(["--", "true"]);
-            let line = <Line as clap::Parser>::parse_from(line);
-            Options::from(line.args).unwrap().config.admin.to_string()
-        };
+        assert!(from(Some("probe: 127.0.0.1:15021\n"), &[]).is_ok(), "a kubelet is on the host");
+    }
+
+    #[test]
+    fn admin_takes_a_free_port_unless_told_otherwise() {
+        let admin = |text, more: &[&str]| from(text, more).unwrap().config.admin.to_string();
         assert_eq!(admin(None, &[]), "127.0.0.1:0");
         assert_eq!(admin(Some("workers: 1\n"), &[]), "127.0.0.1:0");
         assert_eq!(admin(Some(""), &[]), "127.0.0.1:0");
