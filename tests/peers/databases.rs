@@ -117,19 +117,24 @@ fn mariadb() -> Result<(), String> {
     let direct =
         Command::new(&python).args([&greeting, "127.0.0.1", &endpoint.port().to_string()]).output().unwrap();
     let direct: f64 = String::from_utf8_lossy(&direct.stdout).trim().parse().unwrap();
-    let through: f64 = world.must_call(&python, &[&greeting, "db", "3306"]).trim().parse().unwrap();
-    println!("MariaDB greets after {direct:.2} ms directly, {through:.2} ms through a sidecar");
-
     let admin = free_address();
-    let held = world.hold(admin, &python, &[&script("hold.py"), "db", "3306"]);
-    wait_until("the greeting was the first that was said", || {
-        let metrics = Metrics::of(admin);
-        metrics.sum("lighter_detections_total", &[("direction", "outbound"), ("outcome", "server_first")])
-            >= 1.0
-    });
+    let mut held = world.hold(admin, &python, &[&greeting, "db", "3306", "stay"]);
+    held.wait_until_it_says("\n");
+    let through: f64 = held.said().trim().parse().unwrap();
+    println!("MariaDB greets after {direct:.2} ms directly, {through:.2} ms through a sidecar");
+    let outbound = |more: &[(&str, &str)]| {
+        let labels = [&[("direction", "outbound")], more].concat();
+        Metrics::of(admin).sum("lighter_detections_total", &labels)
+    };
+    let greeted = |connections: f64| outbound(&[("outcome", "server_first")]) == connections;
+    wait_until("every connection was found to be one where the server speaks first", || greeted(GREETINGS));
+    assert_eq!(outbound(&[]), GREETINGS, "none of them was taken for anything else");
     drop(held);
     Ok(())
 }
+
+/// Connections that `greeting.py` makes.
+const GREETINGS: f64 = 15.0;
 
 fn half_close() -> Result<(), String> {
     let python = python("socketserver")?;
