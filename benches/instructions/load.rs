@@ -1,5 +1,6 @@
-//! Upstreams and callers that do a counted piece of work, one after another on one connection: no batching, so that the
-//! count does not depend on how they meet.
+//! Upstreams and callers that do a counted piece of work: one after another on one connection, or in rounds on many.
+//! In a round every connection asks, and then every answer is read. A sidecar under callgrind is so much slower than its
+//! load that it finds a whole round waiting, so the count hardly depends on how they meet.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -30,29 +31,42 @@ pub fn http1_upstream(length: usize) -> u16 {
     })
 }
 
-/// Asks `count` times and reads answers of `length` bytes.
-pub fn http1(port: u16, length: usize, count: u64) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_nodelay(true).unwrap();
+/// Asks `count` times over so many connections, in rounds, and reads answers of `length` bytes.
+pub fn http1(port: u16, length: usize, connections: u64, count: u64) {
+    let connect = |_| {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    };
+    let mut streams: Vec<TcpStream> = (0..connections).map(connect).collect();
     let request = format!(
         "GET /small HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nuser-agent: instructions/1\r\naccept: */*\r\n\r\n"
     );
     let mut answer = vec![0; length + 4096];
-    for _ in 0..count {
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut got = 0;
-        loop {
-            match stream.read(&mut answer[got..]).unwrap() {
-                0 => panic!("the sidecar closed the connection"),
-                some => got += some,
-            }
-            let head = answer[..got].windows(4).position(|four| four == b"\r\n\r\n");
-            if head.is_some_and(|head| got >= head + 4 + length) {
-                break;
-            }
+    assert_eq!(count % connections, 0, "whole rounds");
+    for _ in 0..count / connections {
+        for stream in &mut streams {
+            stream.write_all(request.as_bytes()).unwrap();
         }
-        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        for stream in &mut streams {
+            read_answer(stream, &mut answer, length);
+        }
     }
+}
+
+fn read_answer(stream: &mut TcpStream, answer: &mut [u8], length: usize) {
+    let mut got = 0;
+    loop {
+        match stream.read(&mut answer[got..]).unwrap() {
+            0 => panic!("the sidecar closed the connection"),
+            some => got += some,
+        }
+        let head = answer[..got].windows(4).position(|four| four == b"\r\n\r\n");
+        if head.is_some_and(|head| got >= head + 4 + length) {
+            break;
+        }
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
 }
 
 /// Sends to every caller until it goes.

@@ -21,14 +21,26 @@ pub fn cases() -> Vec<Case> {
         }),
     };
     vec![
+        // As a sidecar lives, and as `peers` measures: 64 connections, so that one turn of the runtime (one `epoll_wait`)
+        // serves many of them. This is the case with the limit.
         case(
             "http1-small",
             "request",
-            1000,
+            64 * 40,
             Some(9_000.0),
             "http",
             || load::http1_upstream(128),
-            |port, count| load::http1(port, 128, count),
+            |port, count| load::http1(port, 128, 64, count),
+        ),
+        // One request at a time, with two turns of the runtime to itself.
+        case(
+            "http1-alone",
+            "request",
+            1000,
+            None,
+            "http",
+            || load::http1_upstream(128),
+            |port, count| load::http1(port, 128, 1, count),
         ),
         case(
             "http1-64k",
@@ -37,7 +49,7 @@ pub fn cases() -> Vec<Case> {
             None,
             "http",
             || load::http1_upstream(64 * 1024),
-            |port, count| load::http1(port, 64 * 1024, count),
+            |port, count| load::http1(port, 64 * 1024, 1, count),
         ),
         case("http2-grpc", "call", 500, None, "grpc", load::grpc_upstream, load::grpc),
         case("tcp", "MiB", 200, None, "tcp", load::tcp_upstream, load::tcp),
