@@ -102,3 +102,19 @@ fn half_a_preface_does_not_hold_a_drain_up() {
     let ended = client.read(&mut [0]).map_err(|error| error.kind());
     assert!(matches!(ended, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{ended:?}");
 }
+
+#[test]
+fn a_port_that_speaks_something_else_is_not_sent_http() {
+    for protocol in ["tcp", "tls", "grpc"] {
+        let endpoint = echo_bytes(b's');
+        let (_sidecar, proxy) = start(&service("reviews", &[endpoint], &format!("appProtocol: {protocol}")));
+        let mut stream = dial(proxy);
+        stream
+            .write_all(b"GET http://reviews/ HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 501 "), "{protocol}: {answer}");
+        assert!(answer.contains("\r\nx-lighter-error: unsupported\r\n"), "{protocol}: {answer}");
+    }
+}

@@ -51,3 +51,13 @@ pub enum Scope {
     /// Each to the Service that its authority names (the explicit proxy port).
     Authority,
 }
+
+/// Longest wait for the rest of a head.
+pub(crate) const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Longest rest of a client's connection where no policy says.
+pub(crate) const REST: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// How long, and for how many bytes, a client that has its last answer is listened to, so that the close does not
+/// destroy that answer on its way (RFC 9112 §9.6).
+pub(crate) const LINGER: (std::time::Duration, usize) = (std::time::Duration::from_secs(2), 1024 * 1024);

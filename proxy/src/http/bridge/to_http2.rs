@@ -19,7 +19,6 @@ use super::client::{Client, Framed, Head, put_content, put_end, put_response};
 use crate::balance::{Endpoint, Outcome, Picked};
 use crate::drain::Phase;
 use crate::error::{Cause, ProxyError, Retry};
-use crate::http::Context;
 use crate::http::h1::body::Body;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::deadline::Deadline;
@@ -29,6 +28,7 @@ use crate::http::h2::pool::Lease;
 use crate::http::h2::upstream::Handles;
 use crate::http::h2::{Downstream, answer, head};
 use crate::http::local::{self, ErrorAnswer};
+use crate::http::{Context, HEAD_TIMEOUT, LINGER};
 use crate::io::Io;
 use crate::telemetry::Spoken;
 
@@ -37,13 +37,6 @@ const REPLAY: usize = 64 * 1024;
 
 /// Most bytes of an answer that wait for the client's socket.
 const WRITE_AHEAD: usize = 64 * 1024;
-
-/// Longest wait for the rest of a head, and for a client to take its last answer.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long, and for how many bytes, a client that has its last answer is listened to, so that the close does not
-/// destroy that answer on its way (RFC 9112 §9.6).
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 /// Serves one HTTP/1 connection whose requests go to endpoints that speak HTTP/2, until it ends.
 pub(crate) async fn serve(io: Io, context: Context) {

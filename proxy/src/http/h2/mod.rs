@@ -52,9 +52,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that a caller may reset before they were even looked at; more are taken for an attack (CVE-2023-44487).
 const MAX_RESETS_UNSEEN: usize = 256;
 
-/// Longest rest of a caller's connection where no policy says.
-const REST: Duration = Duration::from_secs(3600);
-
 /// How long a caller may take for the connection preface.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -177,7 +174,7 @@ impl Downstream {
     pub(crate) fn rest(&self) -> Option<Duration> {
         match &*self.known.borrow() {
             Some((_, target)) => target.destination.policy().idle_timeout,
-            None => Some(REST),
+            None => Some(crate::http::REST),
         }
     }
 

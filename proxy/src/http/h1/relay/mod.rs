@@ -15,7 +15,6 @@ use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use lighter_filters::LocalAnswer;
@@ -27,21 +26,11 @@ use self::wire::{Outbox, Timer, is_silent, poll_fill};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
-use crate::http::{Context, Scope};
+use crate::http::{Context, HEAD_TIMEOUT, LINGER, REST, Scope};
 use crate::io::Io;
 use crate::mesh::Target;
 use crate::telemetry::Direction;
 use crate::worker::Worker;
-
-/// Longest wait for the rest of a head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Longest rest of a client's connection where no policy says.
-const REST: Duration = Duration::from_secs(3600);
-
-/// How long, and for how many bytes, a client that has its last answer is listened to, so that the close does not
-/// destroy that answer on its way (RFC 9112 §9.6).
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 /// Serves one HTTP/1 connection until it ends.
 pub fn serve(io: Io, context: Context) -> impl Future<Output = ()> {

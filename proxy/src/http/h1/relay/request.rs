@@ -3,6 +3,7 @@
 use std::task::Context;
 
 use lighter_config::name::ServicePort;
+use lighter_config::snapshot::Protocol;
 use tokio::time::Instant;
 
 use super::{Connection, Fault, Next};
@@ -38,7 +39,7 @@ impl Connection {
     fn begin_with(&mut self, input: &Buffer, cx: &mut Context<'_>) -> Option<Next> {
         let bytes = input.filled();
         let most = self.worker.shared.config.max_head_bytes.min(BUFFER_BYTES - BEHIND_HEAD);
-        if self.scanned > 0 && bytes.len() < most && !may_end_head(bytes, self.scanned) {
+        if self.scanned > 0 && bytes.len() < most && !head::may_end(bytes, self.scanned) {
             self.scanned = bytes.len();
             return None;
         }
@@ -166,6 +167,10 @@ impl Connection {
         };
         let service = mesh.service(host, &self.worker.shared.config.namespace).ok_or(unknown)?;
         let destination = mesh.destination(&ServicePort { service, port }).ok_or(unknown)?.clone();
+        // What speaks something else at the other end is reached by CONNECT, or in its own tongue.
+        if !matches!(destination.protocol(), Protocol::Auto | Protocol::Http) {
+            return Err(Fault::new(Cause::Unsupported, "this port does not speak HTTP/1.1: use CONNECT"));
+        }
         self.target = Some(Target { destination, pinned: None });
         Ok(())
     }
@@ -183,12 +188,4 @@ pub(super) fn pick(
         Some(endpoint) => Ok(Cluster::take(endpoint, now)),
         None => target.destination.routes[index].backends.pick()?.pick(avoid, now),
     }
-}
-
-/// Whether an empty line ends in what came behind the first `scanned` bytes. Heads that come in small pieces are not
-/// read again and again.
-fn may_end_head(bytes: &[u8], scanned: usize) -> bool {
-    let from = scanned.min(bytes.len()).saturating_sub(3);
-    memchr::memchr_iter(b'\n', &bytes[from..])
-        .any(|at| matches!(bytes[from..][at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
