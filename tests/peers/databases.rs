@@ -24,7 +24,7 @@ fn redis() -> Result<(), String> {
     let arguments =
         ["--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--dir", &folder];
     let mut server = world.serve(&server, &arguments);
-    server.program.wait_until_it_says("Ready to accept connections");
+    server.wait_until_it_says("Ready to accept connections");
     let said = world.must_call(&cli, &["-h", "cache", "set", "key", "some value"]);
     assert_eq!(said.trim(), "OK");
     // Inline commands are lines of words, and `GET key` could be the beginning of a request line.
@@ -141,7 +141,7 @@ fn half_close() -> Result<(), String> {
     for protocol in ["tcp", "auto"] {
         let world = World::of("sum", 7000, protocol);
         let mut server = world.serve(&python, &[&script("half_close.py"), "serve", "7000"]);
-        server.program.wait_until_it_says("ready");
+        server.wait_until_it_says("ready");
         world.must_call(&python, &[&script("half_close.py"), "call", "sum", "7000"]);
     }
     Ok(())

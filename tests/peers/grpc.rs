@@ -19,7 +19,7 @@ fn every_kind_of_call(protocol: &str) -> Result<(), String> {
     let python = python("grpc")?;
     let world = World::of("echo", 50051, protocol);
     let mut server = world.serve(&python, &[&script("grpc_server.py"), "50051", "5"]);
-    server.program.wait_until_it_says("ready");
+    server.wait_until_it_says("ready");
     let said = world.must_call(&python, &[&script("grpc_client.py"), "echo:50051", "1000"]);
     for story in ["unary", "streams", "deadlines", "cancellation", "parallel"] {
         assert!(said.contains(story), "{story} is missing:\n{said}");

@@ -110,7 +110,7 @@ fn websockets() -> Result<(), String> {
     let python = python("websockets")?;
     let world = World::of("chat", 8765, "auto");
     let mut server = world.serve(&python, &[&script("websocket_server.py"), "8765"]);
-    server.program.wait_until_it_says("ready");
+    server.wait_until_it_says("ready");
     world.must_call(&python, &[&script("websocket_client.py"), "ws://chat:8765/"]);
     Ok(())
 }
@@ -145,7 +145,7 @@ fn git() -> Result<(), String> {
     run(&["-C", "served/project.git", "config", "http.receivepack", "true"]);
     let served = folder.join("served");
     let mut server = world.serve(&python, &[&script("git_server.py"), "8080", served.to_str().unwrap()]);
-    server.program.wait_until_it_says("ready");
+    server.wait_until_it_says("ready");
 
     let copy = folder.join("copy");
     world.must_call(

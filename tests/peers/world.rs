@@ -21,6 +21,16 @@ pub struct World {
 pub struct Served {
     pub program: Program,
     pub admin: SocketAddr,
+    endpoint: SocketAddr,
+}
+
+impl Served {
+    /// Waits until the program says `word`, and its sidecar has seen that it listens.
+    pub fn wait_until_it_says(&mut self, word: &str) {
+        self.program.wait_until_it_says(word);
+        let endpoint = self.endpoint;
+        self.program.wait_until("callers are let in", || listens(endpoint));
+    }
 }
 
 /// How a caller ended.
@@ -65,7 +75,8 @@ impl World {
             .args(["--listen", &self.endpoint.to_string(), "--admin", &admin.to_string(), "--"])
             .arg(program)
             .args(arguments);
-        Served { program: Program::start(command, self.folder.path()).gentle(), admin }
+        let program = Program::start(command, self.folder.path()).gentle();
+        Served { program, admin, endpoint: self.endpoint }
     }
 
     /// Starts a caller that stays, with its sidecar's admin port at `admin`.

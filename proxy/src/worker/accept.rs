@@ -71,7 +71,9 @@ async fn wait_for(app: SocketAddr, worker: &Worker, mut open: watch::Receiver<()
             tracing::warn!(%app, "nothing listens there yet: callers are refused");
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_EVERY.1),
+            () = tokio::time::sleep(pause) => {
+                pause = if told { LOOK_EVERY.2 } else { (pause * 2).min(LOOK_EVERY.1) };
+            }
             // Nothing is ever sent: this is its end.
             _ = open.changed() => return false,
         }
@@ -166,8 +168,10 @@ async fn back_off(worker: &Worker, error: std::io::Error, exhausted: &mut bool) 
     }
 }
 
-/// How often it is looked whether the application listens: soon at first, then less and less.
-const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// How often it is looked whether the application listens: soon at first, then less often, and seldom
+/// when it takes long.
+const LOOK_EVERY: (Duration, Duration, Duration) =
+    (Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100));
 
 /// An application that takes longer to listen is worth a word.
 const SLOW_START: Duration = Duration::from_secs(10);
