@@ -27,13 +27,14 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(again.method, request.method);
     assert_eq!(again.framing, request.framing);
     assert_eq!(again.minor, 1);
-    let named =
-        |name: &str| again.fields.list.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
+    let named = |name: &str| {
+        again.fields.list.iter().filter(|field| field.name.eq_ignore_ascii_case(name.as_bytes())).count()
+    };
     assert_eq!(named("host"), 1);
     assert!(named("content-length") + named("transfer-encoding") <= 1);
     for gone in ["keep-alive", "proxy-connection", "proxy-authenticate"] {
         assert_eq!(named(gone), 0, "{gone} stays on its hop");
     }
-    let ours = |name: &str| name.len() >= 10 && name[..10].eq_ignore_ascii_case("x-lighter-");
+    let ours = |name: &[u8]| name.len() >= 10 && name[..10].eq_ignore_ascii_case(b"x-lighter-");
     assert!(!again.fields.list.iter().any(|field| ours(field.name)), "the mesh's names are the mesh's");
 });
