@@ -9,9 +9,13 @@ pub(super) struct Signals {
     descriptor: OwnedFd,
 }
 
-/// The signals that were held back before, to be restored in the application.
+/// What was done with signals before, to be restored in the application.
 #[derive(Clone, Copy)]
-pub(super) struct Mask(libc::sigset_t);
+pub(super) struct Mask {
+    held: libc::sigset_t,
+    /// SIGCHLD was ignored, which a program inherits.
+    children_ignored: bool,
+}
 
 /// A signal that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,9 @@ pub(super) const PASSED_ON: [i32; 7] =
 
 impl Signals {
     /// Holds `numbers` back. The mask is what it was before.
+    ///
+    /// Where whoever started this process ignores SIGCHLD, the kernel would reap its children by itself, and
+    /// nobody would learn how they ended; so that is undone until [`Mask::restore`].
     pub(super) fn hold(numbers: &[i32]) -> io::Result<(Self, Mask)> {
         let mut set = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
@@ -54,7 +61,9 @@ impl Signals {
                 descriptor => OwnedFd::from_raw_fd(descriptor),
             }
         };
-        Ok((Signals { descriptor }, Mask(before)))
+        // SAFETY: no handler is given, only the kernel's default action.
+        let children_ignored = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_IGN;
+        Ok((Signals { descriptor }, Mask { held: before, children_ignored }))
     }
 
     /// The next signal that came, if any.
@@ -80,10 +89,15 @@ impl AsFd for Signals {
 }
 
 impl Mask {
-    /// Holds back in this thread what was held back before, and nothing else. Async-signal-safe.
+    /// Holds back in this thread what was held back before, and nothing else; ignores SIGCHLD if it was ignored.
+    /// Async-signal-safe.
     pub(super) fn restore(&self) -> io::Result<()> {
+        if self.children_ignored {
+            // SAFETY: no handler is given.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        }
         // SAFETY: the set is initialised and lives for the call.
-        match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) } {
+        match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.held, std::ptr::null_mut()) } {
             0 => Ok(()),
             error => Err(io::Error::from_raw_os_error(error)),
         }
