@@ -87,6 +87,7 @@ fn see() {
         "mounts": std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
         "process_group": rustix::process::getpgrp().as_raw_pid(),
         // Zero where the session's leader lives outside of this process namespace, which rustix cannot say.
+        // SAFETY: a system call without pointers.
         "session": unsafe { libc::getsid(0) },
     });
     println!("{seen}");

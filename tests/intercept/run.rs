@@ -90,6 +90,7 @@ fn a_program_sees_no_difference(place: &Place) {
         command.args(["with arguments", ""]).env("SOME", "thing").stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // Some supervisors ignore the end of their children, and a program inherits that.
+        // SAFETY: no handler is given.
         let ignore_children = || match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
             libc::SIG_ERR => Err(std::io::Error::last_os_error()),
             _ => Ok(()),
