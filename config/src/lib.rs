@@ -12,3 +12,4 @@ pub mod sidecar;
 pub mod snapshot;
 mod suggest;
 mod wording;
+pub mod xds;

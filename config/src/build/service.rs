@@ -101,7 +101,7 @@ fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft<'_>
                 continue;
             }
             seen.insert((port.key.port, address), at.clone());
-            port.endpoints.push(EndpointSpec { address, weight });
+            port.endpoints.push(EndpointSpec { address, weight, secure: None });
         }
     }
 }

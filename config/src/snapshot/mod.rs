@@ -127,6 +127,17 @@ pub struct EndpointSpec {
     pub address: SocketAddr,
     /// Its share among its siblings, at least 1.
     pub weight: u32,
+    /// How its sidecar is reached with both identities proved. None: plain text, as it has no sidecar that is known.
+    pub secure: Option<Secure>,
+}
+
+/// The sidecar of an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Secure {
+    /// Who it must prove to be: a SPIFFE ID.
+    pub identity: Arc<str>,
+    /// Where it accepts links. None: mTLS HTTP/2 at the endpoint's own address.
+    pub link: Option<SocketAddr>,
 }
 
 /// How callers treat a port: TrafficPolicy with every default filled in.

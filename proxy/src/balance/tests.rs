@@ -9,10 +9,11 @@ fn port(weights: &[u32], policy: TrafficPolicy) -> Port {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("service-{}", NEXT.fetch_add(1, Relaxed));
     let key = ServicePort { service: ServiceName::new("balance", &name), port: 80 };
-    let endpoints = weights
-        .iter()
-        .enumerate()
-        .map(|(index, weight)| EndpointSpec { address: address(index), weight: *weight });
+    let endpoints = weights.iter().enumerate().map(|(index, weight)| EndpointSpec {
+        address: address(index),
+        weight: *weight,
+        secure: None,
+    });
     Port {
         name: None,
         protocol: Protocol::Http,
@@ -215,7 +216,7 @@ fn a_configuration_change_keeps_health_load_and_identity() {
 #[test]
 fn an_address_that_is_listed_twice_is_one_endpoint() {
     let mut port = port(&[1, 2], TrafficPolicy::default());
-    port.endpoints.push(EndpointSpec { address: address(0), weight: 7 });
+    port.endpoints.push(EndpointSpec { address: address(0), weight: 7, secure: None });
     let cluster = Cluster::build(&port, None);
     assert_eq!(cluster.endpoints().len(), 2);
     assert_eq!((cluster.weight(0), cluster.weight(1)), (1, 2));

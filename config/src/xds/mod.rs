@@ -1,0 +1,7 @@
+//! xDS: the wire types, and what they mean in terms of resources and snapshots. No sockets.
+
+/// Messages as compiled from `config/proto`, by package.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/xds.rs"));
+}
