@@ -18,13 +18,14 @@ use super::heads::{self, Sized};
 use crate::balance::{Endpoint, Outcome, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::dial;
-use crate::error::{Cause, ProxyError, Retry};
+use crate::error::{Cause, ProxyError};
 use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::answer;
 use crate::http::h2::body::grpc_status;
-use crate::http::h2::exchange::{self, Call, Interims, aborted, watched};
+use crate::http::h2::exchange::{Call, Interims, aborted, watched};
+use crate::http::h2::retry::Again;
 use crate::http::hop;
 use crate::telemetry::Direction;
 
@@ -48,15 +49,13 @@ pub(crate) async fn exchange(
                 picked.finish(Outcome::Answered, call.tally.latency, Instant::now());
                 return Ok(());
             }
-            Err(error) => error.at(picked.endpoint.address),
+            Err(error) => error,
         };
-        let again = error.retry == Retry::Safe && call.tally.retries == 0 && call.policy.safe_retry;
-        avoid = Some(picked.endpoint.clone());
-        picked.finish(exchange::outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
-        if !again {
-            return Err(error);
-        }
-        call.tally.retries += 1;
+        avoid = match call.again(picked, error, sent, true)? {
+            Again::Elsewhere(endpoint) => Some(endpoint),
+            // HTTP/1 has no crowds.
+            Again::After(_) => None,
+        };
     }
 }
 

@@ -18,13 +18,14 @@ use tokio::time::Sleep;
 use super::client::{Client, Framed, Head, put_content, put_end, put_response};
 use crate::balance::{Endpoint, Outcome, Picked};
 use crate::drain::Phase;
-use crate::error::{Cause, ProxyError, Retry};
+use crate::error::{Cause, ProxyError};
 use crate::http::h1::body::Body;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::deadline::Deadline;
-use crate::http::h2::exchange::{self, Call, Crowded, Interims, Tally, aborted, account, is_ours, prepare};
+use crate::http::h2::exchange::{Call, Interims, Tally, aborted, account, is_ours, prepare};
 use crate::http::h2::limits::Limits;
 use crate::http::h2::pool::Lease;
+use crate::http::h2::retry::{Again, Crowded};
 use crate::http::h2::upstream::Handles;
 use crate::http::h2::{Downstream, answer, head};
 use crate::http::local::{self, ErrorAnswer};
@@ -258,26 +259,16 @@ impl Connection {
                     picked.finish(Outcome::Answered, call.tally.latency, Instant::now());
                     return Ok(());
                 }
-                Err(error) => error.at(picked.endpoint.address),
+                Err(error) => error,
             };
-            let again = error.retry == Retry::Safe
-                && call.tally.retries == 0
-                && call.policy.safe_retry
-                && upload.sent.is_some();
-            avoid = Some(picked.endpoint.clone());
-            picked.finish(exchange::outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
-            if upload.sent.is_some()
-                && let Some(pause) = call.crowded_pause()
-            {
-                // Too short to watch client or clock meanwhile.
-                tokio::time::sleep(pause).await;
-                avoid = None;
-                continue;
-            }
-            if !again {
-                return Err(error);
-            }
-            call.tally.retries += 1;
+            avoid = match call.again(picked, error, sent, upload.sent.is_some())? {
+                Again::Elsewhere(endpoint) => Some(endpoint),
+                Again::After(pause) => {
+                    // Too short to watch client or clock meanwhile.
+                    tokio::time::sleep(pause).await;
+                    None
+                }
+            };
         }
     }
 

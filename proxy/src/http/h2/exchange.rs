@@ -17,6 +17,7 @@ use lighter_config::snapshot::{Protocol, TrafficPolicy};
 use super::body::{self, End, Pump};
 use super::limits::Limits;
 use super::pool::Lease;
+use super::retry::{Again, Crowded};
 use super::upstream::Handles;
 use super::{Downstream, answer, head};
 use crate::balance::{Cluster, Endpoint, Outcome, Picked};
@@ -25,9 +26,6 @@ use crate::http::bridge::to_http1;
 use crate::http::hop::Half;
 use crate::mesh::{RouteState, Target};
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
-
-/// How often a stream is tried again that met a crowd: about two seconds in all.
-const CROWDED_TRIES: u32 = 64;
 
 /// Most interim answers that pass before an answer. They wait in memory where the caller is slow, and no flow control
 /// holds them back.
@@ -58,15 +56,6 @@ pub(crate) struct Call<'a> {
     pub(crate) limits: Limits,
     pub(crate) tally: Tally,
     pub(crate) crowded: Crowded,
-}
-
-/// Streams that were refused on connections with a limit of the peer's. That says nothing of the request, so it is not
-/// counted as the one other try that it has.
-#[derive(Default)]
-pub(crate) struct Crowded {
-    /// The last try was such a one.
-    now: bool,
-    before: u32,
 }
 
 /// Serves one stream.
@@ -181,31 +170,20 @@ async fn relay(
         let picked = call.pick(avoid.as_deref())?;
         call.tally.endpoint = Some(picked.endpoint.address);
         let sent = Instant::now();
-        match attempt(call, &picked, &mut upload, respond, sent).await {
+        let error = match attempt(call, &picked, &mut upload, respond, sent).await {
             Ok(outcome) => {
                 picked.finish(outcome, call.tally.latency, Instant::now());
                 return Ok(());
             }
-            Err(error) => {
-                let again = error.retry == Retry::Safe
-                    && call.tally.retries == 0
-                    && call.policy.safe_retry
-                    && upload.can_replay();
-                avoid = Some(picked.endpoint.clone());
-                picked.finish(outcome(&error, call.tally.status), sent.elapsed(), Instant::now());
-                if upload.can_replay()
-                    && let Some(pause) = call.crowded_pause()
-                {
-                    watched(&mut call.limits, respond, tokio::time::sleep(pause)).await?;
-                    avoid = None;
-                    continue;
-                }
-                if !again {
-                    return Err(error);
-                }
-                call.tally.retries += 1;
+            Err(error) => error,
+        };
+        avoid = match call.again(picked, error, sent, upload.can_replay())? {
+            Again::Elsewhere(endpoint) => Some(endpoint),
+            Again::After(pause) => {
+                watched(&mut call.limits, respond, tokio::time::sleep(pause)).await?;
+                None
             }
-        }
+        };
     }
 }
 
@@ -224,9 +202,9 @@ async fn attempt(
     let (mut response, send) = match lease.upstream().send(call.head(), upload.is_empty()) {
         Ok(opened) => opened,
         Err(_) => {
-            return Err(ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request")
-                .at(picked.endpoint.address)
-                .safe());
+            return Err(
+                ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
+            );
         }
     };
     let unused = upload.start(send);
@@ -260,7 +238,6 @@ async fn attempt(
     let answered = match answered {
         Ok(answered) => answered,
         Err(error) => {
-            let error = error.at(picked.endpoint.address);
             call.refused(&error, &lease);
             if is_ours(&error) {
                 lease.cancel(Handles {
@@ -273,9 +250,7 @@ async fn attempt(
         }
     };
     upload.forget();
-    stream(call, answered, lease, upload, unused, respond)
-        .await
-        .map_err(|error| error.at(picked.endpoint.address))
+    stream(call, answered, lease, upload, unused, respond).await
 }
 
 /// Passes the answer on, and what is left of the request.
@@ -423,23 +398,6 @@ impl Call<'_> {
                 .and_then(|cluster| cluster.pick(avoid, now))
                 .map_err(|cause| ProxyError::new(cause, "no endpoint takes this request")),
         }
-    }
-
-    /// Notes why a try failed on this connection.
-    pub(crate) fn refused(&mut self, error: &ProxyError, lease: &Lease) {
-        let refused = error.retry == Retry::Safe && error.cause == Cause::UpstreamReset;
-        self.crowded.now = refused && lease.was_crowded();
-    }
-
-    /// How long to wait before the next try, if the last one met a crowd.
-    pub(crate) fn crowded_pause(&mut self) -> Option<Duration> {
-        let Crowded { now, before } = &mut self.crowded;
-        if !std::mem::take(now) || !self.policy.safe_retry || *before == CROWDED_TRIES {
-            return None;
-        }
-        let pause = Duration::from_millis(1 << (*before).min(5));
-        *before += 1;
-        Some(pause.mul_f32(0.5 + fastrand::f32()))
     }
 
     /// The head as it is sent, with the time that is left in `grpc-timeout`.

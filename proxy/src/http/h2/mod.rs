@@ -11,6 +11,7 @@ pub(crate) mod exchange;
 pub(crate) mod head;
 pub(crate) mod limits;
 pub(crate) mod pool;
+pub(crate) mod retry;
 pub(crate) mod upstream;
 
 #[cfg(test)]
