@@ -2,35 +2,24 @@
 
 use std::sync::Arc;
 
-use super::order::{Age, Ranked};
-use super::reference::{self, Carries};
-use super::{Drafts, Report, check, filter, http, port_mut};
+use super::attach::{Attachment, attachment};
+use super::order::Ranked;
+use super::{Drafts, Report, check, filter, http, port_mut, reference};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::resource::route::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteSpec, ValueMatchType};
 use crate::snapshot::route::{Matcher, PathMatch, Route};
 
-/// Attaches every GRPCRoute to the ports of its parents.
-pub(super) fn attach<'r>(routes: &'r [Loaded<GrpcRouteSpec>], drafts: &mut Drafts<'r>, report: &mut Report) {
-    for route in routes {
-        attach_one(route, drafts, report);
-    }
-}
-
-fn attach_one<'r>(route: &'r Loaded<GrpcRouteSpec>, drafts: &mut Drafts<'r>, report: &mut Report) {
+/// Attaches a GRPCRoute to the ports of its parents.
+pub(super) fn attach<'r>(route: &'r Loaded<GrpcRouteSpec>, drafts: &mut Drafts<'r>, report: &mut Report) {
     let (spec, at) = (&route.resource.spec, route.spec());
     let at_parents = at.field("parentRefs");
-    let ports =
-        reference::parents(&spec.parent_refs, &at_parents, route.namespace(), Carries::Http, drafts, report);
-    let created = route.resource.metadata.creation_timestamp.as_deref();
-    let age = Age::new(created, route.namespace(), route.name());
-    let matches = spec.rules.iter().map(|rule| rule.matches.len().max(1)).sum();
-    if report.ok(check::at_most(&at.field("rules"), matches, check::MAX_MATCHES)).is_none() {
+    let rules = spec.rules.iter().map(|rule| (rule.name.as_deref(), rule.matches.len()));
+    let Some(Attachment { ports, age, labels }) = attachment(route, &spec.parent_refs, rules, drafts, report)
+    else {
         return;
-    }
-    let names = spec.rules.iter().map(|rule| rule.name.as_deref());
-    let labels = reference::labels(route.namespace(), route.name(), names, &at.field("rules"), report);
+    };
     let mut made = Vec::new();
     for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
         let at = at.field("rules").index(index);

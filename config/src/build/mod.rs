@@ -13,6 +13,7 @@ use crate::name::{ServiceName, ServicePort};
 use crate::resource::Spec;
 use crate::snapshot::{Backend, EndpointSpec, Port, Protocol, RouteTable, Service, Snapshot, TrafficPolicy};
 
+mod attach;
 pub(crate) mod check;
 mod filter;
 mod grpc;
@@ -35,9 +36,15 @@ impl Snapshot {
         let mut drafts = service::drafts(&resources.services, &mut report);
         policy::apply(&resources.traffic_policies, &mut drafts, &mut report);
         let outbound_policy = policy::outbound(&resources.mesh_policies, &mut report);
-        http::attach(&resources.http_routes, &mut drafts, &mut report);
-        grpc::attach(&resources.grpc_routes, &mut drafts, &mut report);
-        tcp::attach(&resources.tcp_routes, &mut drafts, &mut report);
+        for route in &resources.http_routes {
+            http::attach(route, &mut drafts, &mut report);
+        }
+        for route in &resources.grpc_routes {
+            grpc::attach(route, &mut drafts, &mut report);
+        }
+        for route in &resources.tcp_routes {
+            tcp::attach(route, &mut drafts, &mut report);
+        }
         let services = finish(drafts, &mut report);
         let version = version(&(&services, outbound_policy));
         sort(&mut report.warnings);

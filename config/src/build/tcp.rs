@@ -5,14 +5,8 @@ use super::{Drafts, Report, TcpDraft, port_mut};
 use crate::load::Loaded;
 use crate::resource::route::TcpRouteSpec;
 
-/// Attaches every TCPRoute to the ports of its parents.
-pub(super) fn attach<'r>(routes: &'r [Loaded<TcpRouteSpec>], drafts: &mut Drafts<'r>, report: &mut Report) {
-    for route in routes {
-        attach_one(route, drafts, report);
-    }
-}
-
-fn attach_one<'r>(route: &'r Loaded<TcpRouteSpec>, drafts: &mut Drafts<'r>, report: &mut Report) {
+/// Attaches a TCPRoute to the ports of its parents.
+pub(super) fn attach<'r>(route: &'r Loaded<TcpRouteSpec>, drafts: &mut Drafts<'r>, report: &mut Report) {
     let (spec, at) = (&route.resource.spec, route.spec());
     let (at_parents, at_rules) = (at.field("parentRefs"), at.field("rules"));
     let ports =
