@@ -19,6 +19,8 @@ pub mod http;
 pub mod inbound;
 pub mod intercept;
 pub mod io;
+#[cfg(test)]
+mod loopback;
 pub mod mesh;
 pub mod outbound;
 mod resources;

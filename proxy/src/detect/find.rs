@@ -285,18 +285,11 @@ mod tests {
 
     use bytes::Bytes;
     use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::drain::Connections;
-
-    /// Both ends of a connection.
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (one, other) =
-            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (one.unwrap(), other.unwrap().0)
-    }
+    use crate::loopback::pair;
 
     /// A port under test: what it has learned, and whether its upstream was dialled.
     #[derive(Default)]
