@@ -46,8 +46,21 @@ pub struct SidecarConfig {
     pub detect_timeout: Duration,
     /// Largest request or response head in bytes. Default 64 KiB less 4 KiB.
     pub max_head_bytes: usize,
+    /// What this workload proves who it is with. None: it has no identity, and calls and is called in plain text.
+    pub identity: Option<IdentityConfig>,
     /// Most downstream connections of this process; more are shed. Default: nine tenths of the descriptor limit / 2.
     pub max_connections: Option<usize>,
+}
+
+/// `identity: {certificate: FILE, key: FILE, bundle: FILE}`, PEM files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IdentityConfig {
+    /// The certificate with the SPIFFE ID, and what lies between it and a root.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The roots that are trusted.
+    pub bundle: PathBuf,
 }
 
 /// `listeners: [{listen: ADDR, service: NAME, port: PORT, protocol: http|http2|tcp|auto}]`.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lighter_config::load::Resources;
-use lighter_config::sidecar::{AccessLogConfig, DnsConfig, InterceptConfig, SidecarConfig};
+use lighter_config::sidecar::{AccessLogConfig, DnsConfig, IdentityConfig, InterceptConfig, SidecarConfig};
 use lighter_config::snapshot::Protocol;
 
 fn service(name: &str) -> String {
@@ -140,6 +140,7 @@ accessLog: {format: text, path: logs/access.log}
 detectTimeout: 20ms
 maxHeadBytes: 8192
 maxConnections: 1000
+identity: {certificate: web.pem, key: /run/web.key, bundle: roots.pem}
 "#;
     let config = SidecarConfig::parse("/etc/sidecar/web.yaml", text).unwrap();
     assert_eq!(config.service.as_deref(), Some("shop/web"));
@@ -162,4 +163,10 @@ maxConnections: 1000
     assert_eq!(config.access_log, Some(AccessLogConfig { json: false, path }));
     assert_eq!(config.detect_timeout, Duration::from_millis(20));
     assert_eq!((config.max_head_bytes, config.max_connections), (8192, Some(1000)));
+    let identity = IdentityConfig {
+        certificate: "/etc/sidecar/web.pem".into(),
+        key: "/run/web.key".into(),
+        bundle: "/etc/sidecar/roots.pem".into(),
+    };
+    assert_eq!(config.identity, Some(identity));
 }

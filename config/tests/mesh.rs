@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Request, errors, named, port, route, service, snapshot, taken};
 use lighter_config::load::Resources;
 use lighter_config::snapshot::route::{Action, PathChange};
-use lighter_config::snapshot::{OutboundPolicy, Protocol, Snapshot, TrafficPolicy};
+use lighter_config::snapshot::{Mtls, OutboundPolicy, Protocol, Snapshot, TrafficPolicy};
 
 fn ours(kind: &str, name: &str, spec: &str) -> String {
     format!(
@@ -231,4 +231,39 @@ fn a_large_mesh_is_built_in_one_pass() {
     assert_eq!(resources.len(), 1600);
     let snapshot = Snapshot::build(&resources).unwrap();
     assert_eq!((snapshot.services.len(), snapshot.warnings.len()), (800, 800));
+}
+
+#[test]
+fn an_endpoint_may_have_to_prove_who_it_is() {
+    let spec = "{ports: [{name: a, port: 80}, {name: b, port: 81}], endpoints: [{address: 192.0.2.1, secure: \
+                {identity: 'spiffe://mesh.lighter/ns/default/sa/web', link: '192.0.2.1:15008'}}, \
+                {address: 192.0.2.2, secure: {identity: 'spiffe://mesh.lighter/ns/default/sa/web'}}, \
+                {address: 192.0.2.3}]}";
+    let snapshot = snapshot(&ours("Service", "web", spec));
+    for port in &named(&snapshot, "web").ports {
+        let secure: Vec<_> = port.endpoints.iter().map(|endpoint| endpoint.secure.as_ref()).collect();
+        let identities: Vec<_> =
+            secure.iter().map(|secure| secure.map(|secure| secure.identity.to_string())).collect();
+        let web = Some("spiffe://mesh.lighter/ns/default/sa/web".to_owned());
+        assert_eq!(identities, [web.clone(), web, None]);
+        let links: Vec<_> = secure.iter().map(|secure| secure.and_then(|secure| secure.link)).collect();
+        assert_eq!(links, [Some("192.0.2.1:15008".parse().unwrap()), None, None]);
+    }
+}
+
+#[test]
+fn the_narrowest_policy_says_whether_mtls_is_strict() {
+    let ports = "{ports: [{name: a, port: 80}, {name: b, port: 81}]}";
+    let resources = [
+        ours("Service", "one", ports),
+        ours("Service", "two", ports),
+        ours("MeshPolicy", "mesh", "{mtls: strict}"),
+        ours("MeshPolicy", "one", "{mtls: permissive, targetRefs: [{kind: Service, name: one}]}"),
+        ours("MeshPolicy", "a", "{mtls: strict, targetRefs: [{kind: Service, name: one, port: 80}]}"),
+    ];
+    let snapshot = snapshot(&resources.concat());
+    let of = |name: &str| named(&snapshot, name).ports.iter().map(|port| port.mtls).collect::<Vec<_>>();
+    assert_eq!(snapshot.mtls, Mtls::Strict);
+    assert_eq!(of("one"), [Mtls::Strict, Mtls::Permissive]);
+    assert_eq!(of("two"), [Mtls::Strict, Mtls::Strict]);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::{InboundConfig, SidecarConfig};
-use lighter_config::snapshot::{Backend, Port, Protocol, RouteTable, TrafficPolicy};
+use lighter_config::snapshot::{Backend, Mtls, Port, Protocol, RouteTable, TrafficPolicy};
 
 use crate::carry::{Call, Engine};
 use crate::error::Cause;
@@ -129,6 +129,7 @@ fn undeclared(app: SocketAddr, explicit: Option<(&InboundConfig, Option<&Service
         tcp_route: "default".into(),
         endpoints: Vec::new(),
         policy: TrafficPolicy::default(),
+        mtls: Mtls::default(),
         key,
     }
 }

@@ -1,5 +1,7 @@
 //! Checks of single values: names, paths, headers, expressions.
 
+use std::net::SocketAddr;
+
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::document::At;
@@ -71,6 +73,34 @@ pub(crate) fn port(at: &At<'_>, port: u16) -> Result<u16, ConfigError> {
         0 => Err(at.error("0 is not a port").hint("ports are from 1 to 65535")),
         port => Ok(port),
     }
+}
+
+/// `address:port`.
+pub(crate) fn socket_address(at: &At<'_>, text: &str) -> Result<SocketAddr, ConfigError> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) => port(at, address.port()).map(|_| address),
+        Err(_) => {
+            let error = at.error(format!("`{}` is not an address with a port", text.escape_debug()));
+            Err(error.hint("expected for example `127.0.0.1:15000` or `[::1]:15000`"))
+        }
+    }
+}
+
+/// A SPIFFE ID (SPIFFE-ID §2): a trust domain of lower-case letters, digits, dots, hyphens and underscores, and a path.
+pub(crate) fn spiffe_id(at: &At<'_>, text: &str) -> Result<(), ConfigError> {
+    let is_domain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
+    let is_path = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_path);
+    let rest = text.strip_prefix("spiffe://").filter(|_| text.len() <= 2048);
+    let fits = rest.and_then(|rest| rest.split_once('/')).is_some_and(|(domain, path)| {
+        (1..=255).contains(&domain.len()) && domain.bytes().all(is_domain) && path.split('/').all(is_segment)
+    });
+    if fits {
+        return Ok(());
+    }
+    Err(at
+        .error(format!("`{}` is not a SPIFFE ID", text.escape_debug()))
+        .hint("expected for example `spiffe://mesh.lighter/ns/default/sa/reviews`"))
 }
 
 /// A share among siblings.

@@ -11,13 +11,16 @@ use crate::error::{ConfigError, ConfigErrors, sort};
 use crate::load::{Loaded, Resources};
 use crate::name::{ServiceName, ServicePort};
 use crate::resource::Spec;
-use crate::snapshot::{Backend, EndpointSpec, Port, Protocol, RouteTable, Service, Snapshot, TrafficPolicy};
+use crate::snapshot::{
+    Backend, EndpointSpec, Mtls, Port, Protocol, RouteTable, Service, Snapshot, TrafficPolicy,
+};
 
 mod attach;
 pub(crate) mod check;
 mod filter;
 mod grpc;
 mod http;
+mod mesh_policy;
 mod order;
 mod policy;
 mod reference;
@@ -35,7 +38,8 @@ impl Snapshot {
         names(resources, &mut report);
         let mut drafts = service::drafts(&resources.services, &mut report);
         policy::apply(&resources.traffic_policies, &mut drafts, &mut report);
-        let outbound_policy = policy::outbound(&resources.mesh_policies, &mut report);
+        let outbound_policy = mesh_policy::outbound(&resources.mesh_policies, &mut report);
+        let mtls = mesh_policy::mtls(&resources.mesh_policies, &mut drafts, &mut report);
         for route in &resources.http_routes {
             http::attach(route, &mut drafts, &mut report);
         }
@@ -46,9 +50,9 @@ impl Snapshot {
             tcp::attach(route, &mut drafts, &mut report);
         }
         let services = finish(drafts, &mut report);
-        let version = version(&(&services, outbound_policy));
+        let version = version(&(&services, outbound_policy, mtls));
         sort(&mut report.warnings);
-        let snapshot = Snapshot { version, services, outbound_policy, warnings: report.warnings };
+        let snapshot = Snapshot { version, services, outbound_policy, mtls, warnings: report.warnings };
         ConfigErrors::or(report.errors, snapshot)
     }
 }
@@ -94,6 +98,7 @@ struct PortDraft<'r> {
     target_port: u16,
     endpoints: Vec<EndpointSpec>,
     policy: TrafficPolicy,
+    mtls: Mtls,
     /// HTTP or gRPC routes, in any order.
     routes: Vec<order::Ranked>,
     /// The first HTTPRoute and GRPCRoute attached, by place.
@@ -150,6 +155,7 @@ impl PortDraft<'_> {
             tcp_route,
             endpoints: self.endpoints,
             policy: self.policy,
+            mtls: self.mtls,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! TrafficPolicies and MeshPolicies.
+//! TrafficPolicies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use super::{Drafts, Report, reference};
 use crate::document::At;
 use crate::load::Loaded;
 use crate::name::{ServiceName, ServicePort};
-use crate::resource::policy::{MeshPolicySpec, OutboundPolicy as OutboundSpec, TrafficPolicySpec};
-use crate::snapshot::{OutboundPolicy, TrafficPolicy};
+use crate::resource::policy::TrafficPolicySpec;
+use crate::snapshot::TrafficPolicy;
 
 /// Applies every TrafficPolicy to the ports it is about: first those for whole Services, then those for single ports.
 pub(super) fn apply(policies: &[Loaded<TrafficPolicySpec>], drafts: &mut Drafts<'_>, report: &mut Report) {
@@ -23,25 +23,12 @@ pub(super) fn apply(policies: &[Loaded<TrafficPolicySpec>], drafts: &mut Drafts<
         }
         for (index, target) in spec.target_refs.iter().enumerate() {
             let at = at_targets.index(index);
-            if report
-                .ok(reference::is_service(&at, target.group.as_deref(), target.kind.as_deref()))
-                .is_none()
-            {
-                continue;
-            }
-            let service = ServiceName::new(policy.namespace(), &target.name);
-            let Some(draft) = report.ok(reference::existing(&service, &at.field("name"), drafts)) else {
-                continue;
-            };
-            let Some(port) = target.port else {
-                conflict(&mut whole, service, spec, at, report);
-                continue;
-            };
-            if draft.ports.iter().any(|known| known.key.port == port) {
-                conflict(&mut single, ServicePort { service, port }, spec, at, report);
-            } else {
-                let error = at.field("port").error(format!("{service} has no port {port}"));
-                report.error(error.hint(reference::ports_hint(&draft.ports)));
+            match reference::target(target, &at, policy.namespace(), drafts, report) {
+                Some((service, None)) => conflict(&mut whole, service, spec, at, report),
+                Some((service, Some(port))) => {
+                    conflict(&mut single, ServicePort { service, port }, spec, at, report);
+                }
+                None => {}
             }
         }
     }
@@ -50,26 +37,6 @@ pub(super) fn apply(policies: &[Loaded<TrafficPolicySpec>], drafts: &mut Drafts<
             fill_in(spec, &mut port.policy);
         }
     }
-}
-
-/// What the mesh does with destinations that are in no Service.
-pub(super) fn outbound(policies: &[Loaded<MeshPolicySpec>], report: &mut Report) -> OutboundPolicy {
-    let mut said: Option<(OutboundPolicy, At<'_>)> = None;
-    for policy in policies {
-        let Some(outbound) = policy.resource.spec.outbound_policy else { continue };
-        let at = policy.spec().field("outboundPolicy");
-        if let Some((_, first)) = &said {
-            let error = at.error("another MeshPolicy says what happens to unknown destinations already");
-            report.error(error.hint(format!("the first is at {}", first.place())));
-            continue;
-        }
-        let outbound = match outbound {
-            OutboundSpec::Passthrough => OutboundPolicy::Passthrough,
-            OutboundSpec::RegistryOnly => OutboundPolicy::RegistryOnly,
-        };
-        said = Some((outbound, at));
-    }
-    said.map(|(outbound, _)| outbound).unwrap_or_default()
 }
 
 /// Notes a policy for `key`, of which there can be one.

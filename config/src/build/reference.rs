@@ -7,7 +7,7 @@ use super::{Drafts, PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
-use crate::resource::meta::{BackendRef, ParentRef};
+use crate::resource::meta::{BackendRef, ParentRef, TargetRef};
 use crate::snapshot::{Backend, Protocol};
 use crate::suggest::closest;
 
@@ -65,6 +65,27 @@ pub(super) fn labels<'n>(
         report.error(at.error("a route has at least one rule"));
     }
     labels
+}
+
+/// The Service, and the port of it, that a policy in `namespace` is about.
+pub(super) fn target(
+    target: &TargetRef,
+    at: &At<'_>,
+    namespace: &str,
+    drafts: &Drafts<'_>,
+    report: &mut Report,
+) -> Option<(ServiceName, Option<u16>)> {
+    report.ok(is_service(at, target.group.as_deref(), target.kind.as_deref()))?;
+    let service = ServiceName::new(namespace, &target.name);
+    let draft = report.ok(existing(&service, &at.field("name"), drafts))?;
+    if let Some(port) = target.port
+        && !draft.ports.iter().any(|known| known.key.port == port)
+    {
+        let error = at.field("port").error(format!("{service} has no port {port}"));
+        report.error(error.hint(ports_hint(&draft.ports)));
+        return None;
+    }
+    Some((service, target.port))
 }
 
 /// The ports to which a route in `namespace` is attached by `parents`, each once.

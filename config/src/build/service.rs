@@ -8,8 +8,8 @@ use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::name::{ServiceName, ServicePort};
-use crate::resource::service::{Endpoint, ServicePort as PortSpec, ServiceSpec};
-use crate::snapshot::{EndpointSpec, TrafficPolicy, is_virtual};
+use crate::resource::service::{Endpoint, Secure as SecureSpec, ServicePort as PortSpec, ServiceSpec};
+use crate::snapshot::{EndpointSpec, Mtls, Secure, TrafficPolicy, is_virtual};
 
 /// Most ports of one Service.
 const MAX_PORTS: usize = 256;
@@ -50,6 +50,7 @@ fn draft<'r>(service: &'r Loaded<ServiceSpec>, report: &mut Report) -> Draft<'r>
             target_port: port.target_port.unwrap_or(port.port),
             endpoints: Vec::new(),
             policy: TrafficPolicy::default(),
+            mtls: Mtls::default(),
             routes: Vec::new(),
             http_route: None,
             grpc_route: None,
@@ -90,6 +91,7 @@ fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft<'_>
             report.error(error.hint("to send an endpoint nothing, leave it out"));
         }
         report.ok(check::weight(&at.field("weight"), weight));
+        let secure = endpoint.secure.as_ref().map(|spec| secure(spec, &at.field("secure"), report));
         let Some(ip) = report.ok(address(&at.field("address"), &endpoint.address)) else { continue };
         for port in ports.iter_mut() {
             let by_name = || endpoint.ports.as_ref()?.get(port.name.as_deref()?).copied();
@@ -101,9 +103,19 @@ fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft<'_>
                 continue;
             }
             seen.insert((port.key.port, address), at.clone());
-            port.endpoints.push(EndpointSpec { address, weight, secure: None });
+            port.endpoints.push(EndpointSpec { address, weight, secure: secure.clone() });
         }
     }
+}
+
+fn secure(spec: &SecureSpec, at: &At<'_>, report: &mut Report) -> Secure {
+    report.ok(check::spiffe_id(&at.field("identity"), &spec.identity));
+    let link = spec.link.as_ref().and_then(|text| {
+        let at = at.field("link");
+        let link = report.ok(check::socket_address(&at, text))?;
+        report.ok(address(&at, &link.ip().to_string())).map(|_| link)
+    });
+    Secure { identity: spec.identity.as_str().into(), link }
 }
 
 fn check_ports(endpoint: &Endpoint, at: &At<'_>, known: &[&str], siblings: usize, report: &mut Report) {

@@ -62,13 +62,30 @@ pub struct Retry {
     pub safe: Option<bool>,
 }
 
-/// What holds for the whole mesh. At most one MeshPolicy says each thing.
+/// What holds for the whole mesh, or for some Services of it. At most one MeshPolicy says each thing of each of them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshPolicySpec {
+    /// The Services, or single ports of them, that this is about. Default: the whole mesh.
+    #[serde(default)]
+    pub target_refs: Vec<TargetRef>,
+    /// Whether workloads that have an identity let callers in that have none. What is said of a port goes before what
+    /// is said of its Service, and that before what is said of the mesh. Default `permissive`.
+    #[serde(default)]
+    pub mtls: Option<Mtls>,
     /// What happens to a destination that is in no Service. Default `passthrough`.
     #[serde(default)]
     pub outbound_policy: Option<OutboundPolicy>,
+}
+
+/// Whether a workload that has an identity lets callers in that have none.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Mtls {
+    /// Callers in plain text are served and counted.
+    Permissive,
+    /// Callers in plain text are refused.
+    Strict,
 }
 
 /// What happens to a destination that is in no Service.

@@ -68,6 +68,20 @@ pub struct Endpoint {
     #[serde(default)]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub weight: Option<u32>,
+    /// How its sidecar is reached with both identities proved. Default: it is called in plain text.
+    #[serde(default)]
+    pub secure: Option<Secure>,
+}
+
+/// The sidecar of a replica.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Secure {
+    /// Who it must prove to be, `spiffe://TRUST-DOMAIN/PATH`.
+    pub identity: String,
+    /// Where it accepts links, `address:port`. Default: none; it is called by HTTP/2 and mTLS at its own address.
+    #[serde(default)]
+    pub link: Option<String>,
 }
 
 /// A protocol hint: one of Lighter's words, or one that Kubernetes defines.

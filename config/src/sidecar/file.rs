@@ -50,9 +50,23 @@ pub(crate) struct SidecarFile {
     /// Largest request or response head in bytes. Default 61440.
     #[schemars(range(min = 1024, max = 61440))]
     pub(crate) max_head_bytes: Option<u32>,
+    /// What this workload proves who it is with. Default: nothing; it calls and is called in plain text.
+    pub(crate) identity: Option<IdentityFile>,
     /// Most downstream connections of this process; more are shed. Default: from the descriptor limit.
     #[schemars(range(min = 1))]
     pub(crate) max_connections: Option<u32>,
+}
+
+/// What a workload proves who it is with: PEM files, relative to this one, read again when they change.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct IdentityFile {
+    /// The certificate with the SPIFFE ID, and what lies between it and a root.
+    pub(crate) certificate: PathBuf,
+    /// Its private key.
+    pub(crate) key: PathBuf,
+    /// The roots that are trusted.
+    pub(crate) bundle: PathBuf,
 }
 
 /// An explicit outbound listener.

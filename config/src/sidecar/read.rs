@@ -4,8 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::file::{AccessLogFile, DnsFile, InboundFile, InterceptFile, ListenerFile, LogFormat, SidecarFile};
-use super::{AccessLogConfig, DnsConfig, InboundConfig, InterceptConfig, ListenerConfig, SidecarConfig};
+use super::file::{
+    AccessLogFile, DnsFile, IdentityFile, InboundFile, InterceptFile, ListenerFile, LogFormat, SidecarFile,
+};
+use super::{
+    AccessLogConfig, DnsConfig, IdentityConfig, InboundConfig, InterceptConfig, ListenerConfig, SidecarConfig,
+};
 use crate::build::check;
 use crate::document::{At, Document};
 use crate::error::{ConfigError, ConfigErrors};
@@ -40,6 +44,7 @@ impl Default for SidecarConfig {
             detect_timeout: Duration::from_millis(10),
             max_head_bytes: *HEAD_BYTES.end() as usize,
             max_connections: None,
+            identity: None,
         }
     }
 }
@@ -143,6 +148,7 @@ impl Reader<'_> {
             access_log: file.access_log.map(|log| self.access_log(log)),
             detect_timeout: file.detect_timeout.map_or(usual.detect_timeout, |timeout| timeout.0),
             max_head_bytes: self.head_bytes(file.max_head_bytes, at).unwrap_or(usual.max_head_bytes),
+            identity: file.identity.map(|identity| self.identity(identity)),
             max_connections: self.connections(file.max_connections, &at.field("maxConnections")),
             dns: dns.or_else(|| {
                 intercept.as_ref().filter(|intercept| intercept.dns).map(|_| DnsConfig::default())
@@ -166,17 +172,7 @@ impl Reader<'_> {
     }
 
     fn address(&mut self, text: Option<String>, at: &At<'_>) -> Option<SocketAddr> {
-        let text = text?;
-        self.note(match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() == 0 => {
-                Err(at.error("0 is not a port").hint("ports are from 1 to 65535"))
-            }
-            Ok(address) => Ok(address),
-            Err(_) => {
-                let error = at.error(format!("`{}` is not an address with a port", text.escape_debug()));
-                Err(error.hint("expected for example `127.0.0.1:15000` or `[::1]:15000`"))
-            }
-        })
+        self.note(check::socket_address(at, &text?))
     }
 
     fn port(&mut self, port: Option<u16>, at: &At<'_>) -> Option<u16> {
@@ -267,6 +263,14 @@ impl Reader<'_> {
             upstream: upstream
                 .filter_map(|(n, text)| self.address(Some(text), &at.field("upstream").index(n)))
                 .collect(),
+        }
+    }
+
+    fn identity(&mut self, file: IdentityFile) -> IdentityConfig {
+        IdentityConfig {
+            certificate: self.folder.join(file.certificate),
+            key: self.folder.join(file.key),
+            bundle: self.folder.join(file.bundle),
         }
     }
 

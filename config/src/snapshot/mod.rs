@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// What happens to destinations in no Service, where no narrower policy speaks.
     pub outbound_policy: OutboundPolicy,
+    /// Whether a workload lets callers in whose identity is not proved, at ports that are in no Service.
+    pub mtls: Mtls,
     /// What is allowed, but probably not meant.
     pub warnings: Vec<ConfigError>,
 }
@@ -37,6 +39,16 @@ pub enum OutboundPolicy {
     Passthrough,
     /// The connection is refused.
     RegistryOnly,
+}
+
+/// Whether a workload that has an identity lets callers in that have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mtls {
+    /// Callers in plain text are served and counted.
+    #[default]
+    Permissive,
+    /// Callers in plain text are refused.
+    Strict,
 }
 
 /// A Service.
@@ -89,6 +101,8 @@ pub struct Port {
     pub endpoints: Vec<EndpointSpec>,
     /// How callers treat it.
     pub policy: TrafficPolicy,
+    /// Whether its workloads let callers in whose identity is not proved.
+    pub mtls: Mtls,
 }
 
 /// What a port speaks.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lighter_config::sidecar::SidecarConfig;
 use lighter_config::snapshot::route::{Matcher, PathChange, ValueMatch};
 use lighter_config::snapshot::{
-    Action, Backend, HeaderChanges, OutboundPolicy, PathMatch, Port, Protocol, Route, TrafficPolicy,
+    Action, Backend, HeaderChanges, Mtls, OutboundPolicy, PathMatch, Port, Protocol, Route, TrafficPolicy,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +30,7 @@ pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh) -> Value {
                 OutboundPolicy::Passthrough => "passthrough",
                 OutboundPolicy::RegistryOnly => "registryOnly",
             },
+            "mtls": mtls(snapshot.mtls),
             "services": services.collect::<Vec<_>>(),
             "warnings": list(&snapshot.warnings, |warning| warning.to_string().into()),
         },
@@ -75,6 +76,11 @@ fn sidecar(config: &SidecarConfig) -> Value {
         "detect_timeout_seconds": seconds(config.detect_timeout),
         "max_head_bytes": config.max_head_bytes,
         "max_connections": config.max_connections,
+        "identity": config.identity.as_ref().map(|identity| json!({
+            "certificate": identity.certificate,
+            "key": identity.key,
+            "bundle": identity.bundle,
+        })),
     })
 }
 
@@ -89,9 +95,21 @@ fn port(port: &Arc<Port>) -> Value {
         "endpoints": list(&port.endpoints, |endpoint| json!({
             "address": endpoint.address,
             "weight": endpoint.weight,
+            "secure": endpoint.secure.as_ref().map(|secure| json!({
+                "identity": &*secure.identity,
+                "link": secure.link,
+            })),
         })),
         "policy": policy(&port.policy),
+        "mtls": mtls(port.mtls),
     })
+}
+
+fn mtls(mtls: Mtls) -> &'static str {
+    match mtls {
+        Mtls::Permissive => "permissive",
+        Mtls::Strict => "strict",
+    }
 }
 
 fn route(route: &Route) -> Value {

@@ -23,6 +23,7 @@ fn port(weights: &[u32], policy: TrafficPolicy) -> Port {
         tcp_route: "default".into(),
         endpoints: endpoints.collect(),
         policy,
+        mtls: lighter_config::snapshot::Mtls::default(),
         key,
     }
 }

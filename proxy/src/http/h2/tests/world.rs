@@ -72,6 +72,7 @@ impl World {
                 .map(|address| EndpointSpec { address: *address, weight: 1, secure: None })
                 .collect(),
             policy,
+            mtls: lighter_config::snapshot::Mtls::default(),
         };
         let service = Service {
             name: key.service.clone(),
@@ -321,6 +322,7 @@ fn config() -> SidecarConfig {
         access_log: None,
         detect_timeout: Duration::from_millis(10),
         max_head_bytes: 60 * 1024,
+        identity: None,
         max_connections: Some(1000),
     }
 }
