@@ -1,5 +1,10 @@
 //! xDS: the wire types, and what they mean in terms of resources and snapshots. No sockets.
 
+mod kind;
+pub mod server;
+
+pub use kind::Kind;
+
 /// Messages as compiled from `config/proto`, by package.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod wire {
