@@ -86,6 +86,11 @@ impl Document {
         (documents, errors)
     }
 
+    /// A document that has no text, and so no places.
+    pub(crate) fn of_value(file: &Arc<str>, value: Value) -> Document {
+        Document { value, resource: None, file: file.clone(), places: HashMap::new() }
+    }
+
     /// The file as it was named.
     pub(crate) fn file(&self) -> &str {
         &self.file
@@ -170,9 +175,12 @@ impl<'d> At<'d> {
         }
     }
 
-    /// `file:line`, for errors that name a second place.
+    /// `file:line`, for errors that name a second place; of a document without text, what it is called.
     pub(crate) fn place(&self) -> String {
-        format!("{}:{}", self.document.file, line_and_column(self.location()).0)
+        match line_and_column(self.location()).0 {
+            0 => self.document.file.to_string(),
+            line => format!("{}:{line}", self.document.file),
+        }
     }
 
     /// Where a scalar stands, or the key of a list or mapping. Of what is absent: where its parent stands.

@@ -5,6 +5,7 @@ mod build;
 mod document;
 pub mod error;
 pub mod load;
+pub mod manifest;
 pub mod name;
 pub mod resource;
 pub mod schema;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::document::{At, Document, MAX_FILE_BYTES};
 use crate::error::{ConfigError, ConfigErrors};
+use crate::manifest::Manifest;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
@@ -95,6 +96,20 @@ impl Resources {
         ConfigErrors::or(errors, resources)
     }
 
+    /// Reads manifests, in their order: where two have one name, the later is at fault.
+    pub fn of(manifests: impl IntoIterator<Item = Manifest>) -> Result<Resources, ConfigErrors> {
+        let mut resources = Resources::default();
+        resources.add(manifests)?;
+        Ok(resources)
+    }
+
+    /// Adds manifests behind what there is. After an error, some of them may be missing.
+    pub fn add(&mut self, manifests: impl IntoIterator<Item = Manifest>) -> Result<(), ConfigErrors> {
+        let take = |manifest: Manifest| self.take_one(manifest.document).err();
+        let errors = manifests.into_iter().filter_map(take).flatten().collect();
+        ConfigErrors::or(errors, ())
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.names.len()
@@ -116,9 +131,8 @@ impl Resources {
         errors
     }
 
-    fn take_one(&mut self, mut document: Document) -> Result<(), Vec<ConfigError>> {
-        let kind = kind(&document).map_err(|error| vec![error])?;
-        document.resource = Some(resource_name(&kind, &document.value));
+    pub(crate) fn take_one(&mut self, mut document: Document) -> Result<(), Vec<ConfigError>> {
+        let kind = identify(&mut document)?;
         let name = document.resource.clone();
         match kind.as_str() {
             "Service" => self.services.push(typed(document)?),
@@ -127,13 +141,7 @@ impl Resources {
             "TCPRoute" => self.tcp_routes.push(typed(document)?),
             "TrafficPolicy" => self.traffic_policies.push(typed(document)?),
             "MeshPolicy" => self.mesh_policies.push(typed(document)?),
-            unknown => {
-                let error = document.root().field("kind").error(format!("unknown kind `{unknown}`"));
-                return Err(vec![error.hint(match closest(unknown, RESOURCE_KINDS) {
-                    Some(close) => format!("did you mean `{close}`?"),
-                    None => format!("known kinds: {}", RESOURCE_KINDS.join(", ")),
-                })]);
-            }
+            _ => return Err(vec![unknown_kind(&document, &kind)]),
         }
         self.names.extend(name);
         Ok(())
@@ -141,8 +149,26 @@ impl Resources {
 }
 
 /// The kinds of [`crate::schema::KINDS`] that can stand in a resource file.
-const RESOURCE_KINDS: [&str; 6] =
+pub const RESOURCE_KINDS: [&str; 6] =
     ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TrafficPolicy", "MeshPolicy"];
+
+/// The kind of a document, which is one of those known; from here on its errors say which resource it is.
+pub(crate) fn identify(document: &mut Document) -> Result<String, Vec<ConfigError>> {
+    let kind = kind(document).map_err(|error| vec![error])?;
+    document.resource = Some(resource_name(&kind, &document.value));
+    match RESOURCE_KINDS.contains(&&*kind) {
+        true => Ok(kind),
+        false => Err(vec![unknown_kind(document, &kind)]),
+    }
+}
+
+fn unknown_kind(document: &Document, unknown: &str) -> ConfigError {
+    let error = document.root().field("kind").error(format!("unknown kind `{unknown}`"));
+    error.hint(match closest(unknown, RESOURCE_KINDS) {
+        Some(close) => format!("did you mean `{close}`?"),
+        None => format!("known kinds: {}", RESOURCE_KINDS.join(", ")),
+    })
+}
 
 fn kind(document: &Document) -> Result<String, ConfigError> {
     let at = document.root();
