@@ -16,6 +16,9 @@ mod output;
 mod proxy;
 mod run;
 mod schema;
+// The control plane is not a command yet.
+#[allow(dead_code, unused_imports)]
+mod store;
 mod version;
 
 fn main() -> ExitCode {

@@ -1,0 +1,165 @@
+//! The store: every resource that was pushed, kept in one file of this process.
+//!
+//! A push is judged together with everything else there is, stored or read from files, and is taken whole or not at
+//! all. What readers see is one immutable [`View`]; it is replaced after the disk has the change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use lighter_config::error::ConfigErrors;
+use lighter_config::load::Resources;
+use lighter_config::manifest::{Key, Manifest};
+use lighter_config::snapshot::Snapshot;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+
+mod backup;
+mod change;
+mod disk;
+mod facts;
+mod time;
+
+pub use backup::Backup;
+pub use change::{Author, Change, Changes, Effect, Push};
+
+/// What errors call the place where stored resources are kept.
+const ORIGIN: &str = "the store";
+
+/// All resources of the mesh, and the one writer of them.
+pub struct Store {
+    disk: disk::Disk,
+    /// The resources read from files. Held while anything changes.
+    files: Mutex<Resources>,
+    view: ArcSwap<View>,
+    changed: watch::Sender<u64>,
+}
+
+/// Everything there is at one moment.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Grows by one with each change of the store.
+    pub generation: u64,
+    /// What is stored.
+    pub resources: BTreeMap<Key, Arc<Stored>>,
+    /// What the stored resources and those of files say together.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// One resource of the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stored {
+    /// Which it is.
+    #[serde(flatten)]
+    pub key: Key,
+    /// What was pushed, less what others' controllers write, with its namespace and the time it was made.
+    pub document: Value,
+    /// The store's generation that wrote it.
+    pub generation: u64,
+    /// The set of resources that it was pushed with, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
+    /// Who pushed it.
+    pub written_by: String,
+    /// When it was written last, in seconds since 1970.
+    pub at: u64,
+}
+
+/// Why the store could not be opened, or did not take a change. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file belongs to another process.
+    #[error("the store {} is in use by another process: one control plane has it alone", .0.display())]
+    InUse(PathBuf),
+    /// It was written by a version of Lighter that is newer than this one.
+    #[error("the store {} has schema {}, and this version of Lighter knows {}", .0.display(), .1, disk::SCHEMA)]
+    Schema(PathBuf, u64),
+    /// The file cannot be read or written.
+    #[error("the store {}: {}", .0.display(), .1)]
+    Disk(PathBuf, String),
+    /// What is asked for contradicts itself, or what there is.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+    /// Someone else has changed a resource since it was read.
+    #[error("{0}")]
+    Conflict(ConfigErrors),
+    /// There are no such resources.
+    #[error("not found: {}", .0.iter().map(Key::to_string).collect::<Vec<_>>().join(", "))]
+    NotFound(Vec<Key>),
+    /// A file is no backup of a store.
+    #[error("this is no backup that can be read: {0}")]
+    Backup(String),
+}
+
+impl Store {
+    /// Opens the store in the file at `path`, which is made if there is none, readable by its owner alone. `files` are
+    /// the resources that are read from files.
+    pub fn open(path: &Path, files: Resources) -> Result<Store, StoreError> {
+        let (disk, generation, stored) = disk::Disk::open(path)?;
+        let resources: BTreeMap<Key, Arc<Stored>> =
+            stored.into_iter().map(|stored| (stored.key.clone(), Arc::new(stored))).collect();
+        let snapshot = Arc::new(build(&files, resources.values().map(|stored| manifest(stored)))?);
+        let view = View { generation, resources, snapshot };
+        Ok(Store {
+            disk,
+            files: Mutex::new(files),
+            view: ArcSwap::from_pointee(view),
+            changed: watch::Sender::new(0),
+        })
+    }
+
+    /// Everything there is now.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// What the stored resources and those of files say together.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.view.load().snapshot.clone()
+    }
+
+    /// Counts the views: whoever waits on it looks at [`Store::view`] again.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Takes what the files say now. Where that contradicts itself or the store, what was taken before stays.
+    pub fn set_files(&self, files: Resources) -> Result<(), ConfigErrors> {
+        let mut held = self.lock();
+        let view = self.view();
+        let snapshot = Arc::new(build(&files, view.resources.values().map(|stored| manifest(stored)))?);
+        *held = files;
+        self.publish(View { generation: view.generation, resources: view.resources.clone(), snapshot });
+        Ok(())
+    }
+
+    fn publish(&self, view: View) {
+        self.view.store(Arc::new(view));
+        self.changed.send_modify(|views| *views += 1);
+    }
+
+    /// The right to change something. A panic of another writer has left nothing half done: views are replaced whole.
+    fn lock(&self) -> MutexGuard<'_, Resources> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the resources of files and `stored` ones say together. Of two with one name, the later is at fault.
+fn build(
+    files: &Resources,
+    stored: impl Iterator<Item = Result<Manifest, ConfigErrors>>,
+) -> Result<Snapshot, ConfigErrors> {
+    let mut resources = files.clone();
+    resources.add(stored.collect::<Result<Vec<_>, _>>()?)?;
+    Snapshot::build(&resources)
+}
+
+fn manifest(stored: &Stored) -> Result<Manifest, ConfigErrors> {
+    Manifest::of_value(&Arc::from(ORIGIN), stored.document.clone())
+}
+
+#[cfg(test)]
+mod tests;
