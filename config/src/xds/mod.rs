@@ -1,5 +1,6 @@
 //! xDS: the wire types, and what they mean in terms of resources and snapshots. No sockets.
 
+pub mod client;
 mod kind;
 pub mod server;
 
