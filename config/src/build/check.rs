@@ -37,7 +37,7 @@ pub(crate) fn dns_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
         .hint("labels of lower-case letters, digits and hyphens, with dots between; at most 253 characters"))
 }
 
-fn is_label(name: &str) -> bool {
+pub(crate) fn is_label(name: &str) -> bool {
     let is_inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     let bytes = name.as_bytes();
     (1..=63).contains(&bytes.len())

@@ -64,7 +64,7 @@ impl Ranked {
     pub(super) fn http(route: Route, age: &Age, rule: usize, alternative: usize) -> Self {
         let (path, length) = match &route.matcher.path {
             PathMatch::Exact(path) => (PathRank::Exact, path.len()),
-            PathMatch::Prefix(prefix) => (PathRank::Prefix, prefix.len()),
+            PathMatch::Prefix(prefix) | PathMatch::Starts(prefix) => (PathRank::Prefix, prefix.len()),
             PathMatch::Regex(regex) => (PathRank::Regex, regex.as_str().len()),
         };
         let specific = Specific::Http(path, Reverse(length), Reverse(route.matcher.method.is_some()));

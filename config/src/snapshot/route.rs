@@ -70,6 +70,8 @@ pub enum PathMatch {
     Exact(Arc<str>),
     /// Whole segments from the front; without a slash at the end, `/` is the empty string.
     Prefix(Arc<str>),
+    /// What the path begins with, be it in the middle of a segment. Only a foreign control plane says this.
+    Starts(Arc<str>),
     /// A regular expression over the whole path, anchored at both ends when it is made.
     Regex(regex::bytes::Regex),
 }
@@ -136,7 +138,7 @@ pub struct Rewrite {
 pub enum PathChange {
     /// The whole path.
     ReplaceFull(Arc<str>),
-    /// The matched prefix (second field, as in [`PathMatch::Prefix`]) by the first.
+    /// The matched prefix (second field, as in [`PathMatch::Prefix`] or [`PathMatch::Starts`]) by the first.
     ReplacePrefix(Arc<str>, Arc<str>),
 }
 
@@ -253,6 +255,7 @@ impl PathMatch {
                     || matches!(path.get(prefix.len()), None | Some(b'/'))
                         && path.starts_with(prefix.as_bytes())
             }
+            PathMatch::Starts(front) => path.starts_with(front.as_bytes()),
             PathMatch::Regex(regex) => regex.is_match(path),
         }
     }
@@ -280,9 +283,9 @@ impl PartialEq for Matcher {
 impl PartialEq for PathMatch {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (PathMatch::Exact(a), PathMatch::Exact(b)) | (PathMatch::Prefix(a), PathMatch::Prefix(b)) => {
-                a == b
-            }
+            (PathMatch::Exact(a), PathMatch::Exact(b))
+            | (PathMatch::Prefix(a), PathMatch::Prefix(b))
+            | (PathMatch::Starts(a), PathMatch::Starts(b)) => a == b,
             (PathMatch::Regex(a), PathMatch::Regex(b)) => a.as_str() == b.as_str(),
             _ => false,
         }

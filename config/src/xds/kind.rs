@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::type_url;
+
 /// A kind of resource, in the order in which a server sends them: nothing is named before it was told of. What decides
 /// who may talk goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,13 +42,13 @@ impl Kind {
     /// The type URL of its messages.
     pub const fn url(self) -> &'static str {
         match self {
-            Kind::Workload => "type.googleapis.com/lighter.config.v1.Workload",
-            Kind::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            Kind::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
-            Kind::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-            Kind::Service => "type.googleapis.com/lighter.config.v1.Service",
-            Kind::Address => "type.googleapis.com/lighter.config.v1.Address",
+            Kind::Workload => type_url::WORKLOAD,
+            Kind::Cluster => type_url::CLUSTER,
+            Kind::Endpoints => type_url::ENDPOINT,
+            Kind::Listener => type_url::LISTENER,
+            Kind::Route => type_url::ROUTE,
+            Kind::Service => type_url::SERVICE,
+            Kind::Address => type_url::ADDRESS,
         }
     }
 

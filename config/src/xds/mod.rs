@@ -1,8 +1,13 @@
 //! xDS: the wire types, and what they mean in terms of resources and snapshots. No sockets.
 
 pub mod client;
+pub mod encode;
+pub mod facts;
 mod kind;
+pub mod names;
 pub mod server;
+pub mod type_url;
+pub mod unknown;
 
 pub use kind::Kind;
 

@@ -132,6 +132,7 @@ fn matcher(matcher: &Matcher) -> Value {
         PathMatch::Exact(path) => json!({"exact": &**path}),
         PathMatch::Prefix(path) if path.is_empty() => json!({"prefix": "/"}),
         PathMatch::Prefix(path) => json!({"prefix": &**path}),
+        PathMatch::Starts(path) => json!({"starts": &**path}),
         PathMatch::Regex(regex) => json!({"regex": regex.as_str()}),
     };
     json!({
