@@ -19,6 +19,8 @@ pub fn tests() -> Vec<Trial> {
         test("retry::an_answer_that_never_came_on_a_new_connection_is_an_error", fresh_connection_closed),
         test("retry::a_request_that_a_dying_endpoint_left_unread_is_tried_again", left_unread),
         test("retry::refused_streams_are_tried_again", refused_streams),
+        test("retry::an_application_killed_alone_costs_no_get", application_killed_alone),
+        test("retry::what_may_not_run_twice_is_not_moved_by_a_word", unreached_but_not_idempotent),
         test("retry::the_request_timeout_is_kept", request_timeout),
         test("retry::the_connect_timeout_is_kept", connect_timeout),
         test("retry::without_safe_retry_there_is_none", no_safe_retry),
@@ -159,6 +161,66 @@ fn refused_streams() {
         assert_eq!(answer.head.status, 200, "{answer:?}");
     });
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+/// The sidecar beside a dead application is well, and says what it met.
+fn application_killed_alone() {
+    for protocol in ["http", "http2"] {
+        let (_far, far) = Sidecar::before(free_address(), protocol);
+        let alive = Upstream::answering("alive");
+        let alive2 = http2::Upstream::start(|_, mut respond| async move {
+            let _ = respond.send_response(http::Response::new(()), true);
+        });
+        let alive = if protocol == "http" { alive.address } else { alive2.address };
+        let listen = free_address();
+        let own = format!("listeners: [{{listen: '{listen}', service: up, port: 80}}]\nworkers: 1\n");
+        let near = Sidecar::start(&service("up", protocol, &[far, alive]), &own);
+        let mut client = Peer::connect(listen);
+        for _ in 0..10 {
+            let (head, _) = client.exchange(GET);
+            assert_eq!(head.status(), 200, "{protocol}: {head:?}");
+        }
+        http2::run(async {
+            let client = http2::connect(listen).await;
+            for _ in 0..10 {
+                let answer = http2::get(&client, "/").await.unwrap();
+                assert_eq!(answer.head.status, 200, "{protocol}: {answer:?}");
+            }
+        });
+        let far = far.to_string();
+        let failures = near.metrics().sum("lighter_endpoint_failures_total", &[("endpoint", &far)]);
+        let retries = near.metrics().sum("lighter_retries_total", &[]);
+        assert!(failures >= 1.0 && retries == failures, "{protocol}: {failures} failures, {retries} retries");
+    }
+}
+
+/// Nothing proves that it is a sidecar that says so.
+fn unreached_but_not_idempotent() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let upstream = Upstream::start(move |mut peer, _| {
+        while let Some(head) = peer.head() {
+            peer.body(&head);
+            count.fetch_add(1, Ordering::Relaxed);
+            peer.send("HTTP/1.1 503 No\r\nX-Lighter-Error: connect_refused\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let (_sidecar, at) = Sidecar::before(upstream.address, "http");
+    let mut client = Peer::connect(at);
+    let (head, _) = client.exchange("POST / HTTP/1.1\r\nHost: up\r\nContent-Length: 4\r\n\r\nbody");
+    assert_eq!((head.status(), head.cause()), (503, Some("connect_refused")), "{head:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    // There is nobody else to ask: asked twice, and told what was answered.
+    let (head, _) = client.exchange(GET);
+    assert_eq!((head.status(), head.cause()), (503, Some("connect_refused")), "{head:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    http2::run(async {
+        let client = http2::connect(at).await;
+        let request = http::Request::post("http://up/").body(b"body".to_vec()).unwrap();
+        let answer = http2::exchange(&client, request).await.unwrap();
+        assert_eq!(answer.head.status, 503, "{answer:?}");
+    });
+    assert_eq!(asked.load(Ordering::Relaxed), 4);
 }
 
 fn request_timeout() {

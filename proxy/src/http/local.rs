@@ -7,6 +7,18 @@ use crate::error::{Cause, ProxyError};
 /// The field that names the cause of an answer of our own.
 pub const ERROR_FIELD: &str = "x-lighter-error";
 
+/// What the value of [`ERROR_FIELD`] in an endpoint's answer says, if it is that the sidecar there could not reach its
+/// application: so the request did not run.
+///
+/// A sidecar takes this field from whatever its application answers, so with a sidecar beside the endpoint it is true.
+/// Without one it can be a lie, or an answer of another hop that the endpoint passed on after it had done its own part.
+/// That is why it moves only requests that may run twice anyway. An endpoint that lies is avoided for it.
+pub fn unreached(value: &[u8]) -> Option<Cause> {
+    [Cause::ConnectRefused, Cause::ConnectTimeout, Cause::ConnectFailed]
+        .into_iter()
+        .find(|cause| cause.label().as_bytes() == value)
+}
+
 /// An error as it is told to the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorAnswer {

@@ -45,8 +45,8 @@ pub(crate) async fn exchange(
         call.tally.endpoint = Some(picked.endpoint.address);
         let sent = Instant::now();
         let error = match attempt(call, &picked, &mut body, respond, sent).await {
-            Ok(()) => {
-                picked.finish(Outcome::Answered, call.tally.latency, Instant::now());
+            Ok(outcome) => {
+                picked.finish(outcome, call.tally.latency, Instant::now());
                 return Ok(());
             }
             Err(error) => error,
@@ -65,7 +65,7 @@ async fn attempt(
     body: &mut RecvStream,
     respond: &mut SendResponse<Bytes>,
     sent: Instant,
-) -> Result<(), ProxyError> {
+) -> Result<Outcome, ProxyError> {
     let upstream = connect(call, &picked.endpoint, respond).await?;
     let reused = upstream.reused;
     let head_only = call.parts.method == Method::HEAD;
@@ -128,6 +128,12 @@ async fn attempt(
             return Err(if unread { error.safe() } else { error });
         }
     };
+    let outcome = match call.unreached(response.status(), response.headers(), body.is_done()) {
+        // What was sent of a body is not at hand any more.
+        Some(error) if call.asks_elsewhere(sized == Sized::Empty) => return Err(error.safe()),
+        Some(_) => Outcome::Failed,
+        None => Outcome::Answered,
+    };
     call.tally.latency = sent.elapsed();
 
     let (mut response, ()) = response.into_parts();
@@ -173,7 +179,7 @@ async fn attempt(
             if keep_alive && whole && connection.is_empty() {
                 keep(call, &picked.endpoint, connection.upstream);
             }
-            Ok(())
+            Ok(outcome)
         }
         Err(error) => {
             answer::cut(&mut download.to, &error, None);

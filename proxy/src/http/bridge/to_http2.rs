@@ -255,8 +255,8 @@ impl Connection {
             call.tally.endpoint = Some(picked.endpoint.address);
             let sent = Instant::now();
             let error = match self.attempt(call, &picked, &mut upload, minor, close, sent).await {
-                Ok(()) => {
-                    picked.finish(Outcome::Answered, call.tally.latency, Instant::now());
+                Ok(outcome) => {
+                    picked.finish(outcome, call.tally.latency, Instant::now());
                     return Ok(());
                 }
                 Err(error) => error,
@@ -280,7 +280,7 @@ impl Connection {
         minor: u8,
         close: &mut bool,
         sent: Instant,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<Outcome, ProxyError> {
         let context = &call.downstream.context;
         let lease =
             context.worker.http2.lease(&context.worker, context.direction, &picked.endpoint, call.policy);
@@ -308,13 +308,21 @@ impl Connection {
                 return Err(error);
             }
         };
+        let end = answered.body().is_end_stream();
+        let outcome = match call.unreached(answered.status(), answered.headers(), end) {
+            Some(error) if call.asks_elsewhere(upload.sent.is_some()) => {
+                lease.cancel(Handles { send: None, response: None, body: Some(answered.into_body()) });
+                return Err(error.safe());
+            }
+            Some(_) => Outcome::Failed,
+            None => Outcome::Answered,
+        };
         call.tally.latency = sent.elapsed();
         upload.sent = None;
 
         let (mut response, from) = answered.into_parts();
         call.finish_head(&mut response)?;
         call.tally.status = response.status.as_u16();
-        let end = from.is_end_stream();
         if call.grpc && end {
             call.tally.grpc_status = grpc_status(&response.headers);
         }
@@ -327,7 +335,7 @@ impl Connection {
         let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, cx)).await;
         call.tally.bytes_in = upload.bytes;
         call.tally.bytes_out = download.bytes;
-        self.finish(lease, upload, download, ended)
+        self.finish(lease, upload, download, ended).map(|()| outcome)
     }
 
     fn finish(

@@ -249,8 +249,17 @@ async fn attempt(
             return Err(error);
         }
     };
+    let end = answered.body().is_end_stream();
+    let outcome = match call.unreached(answered.status(), answered.headers(), end) {
+        Some(error) if call.asks_elsewhere(upload.can_replay()) => {
+            lease.cancel(Handles { send: None, response: None, body: Some(answered.into_body()) });
+            return Err(error.safe());
+        }
+        Some(_) => Outcome::Failed,
+        None => Outcome::Answered,
+    };
     upload.forget();
-    stream(call, answered, lease, upload, unused, respond).await
+    stream(call, answered, lease, upload, unused, respond).await.map(|()| outcome)
 }
 
 /// Passes the answer on, and what is left of the request.
@@ -261,7 +270,7 @@ async fn stream(
     upload: &mut Upload,
     unused: Option<SendStream<Bytes>>,
     respond: &mut SendResponse<Bytes>,
-) -> Result<Outcome, ProxyError> {
+) -> Result<(), ProxyError> {
     let (mut response, body) = answered.into_parts();
     let end = body.is_end_stream();
     call.finish_head(&mut response)?;
@@ -305,7 +314,7 @@ async fn stream(
         call.tally.grpc_status = call.tally.grpc_status.or(download.grpc_status);
     }
     if ended.is_ok() && upload.is_done() {
-        return Ok(Outcome::Answered);
+        return Ok(());
     }
     // Either something broke, or the answer is whole before the request is: the rest of that is not wanted.
     let body = match download {
@@ -321,7 +330,7 @@ async fn stream(
     if ended.as_ref().err().is_none_or(|(error, _)| is_ours(error)) {
         lease.cancel(Handles { send: upload.take_stream().or(unused), response: None, body });
     }
-    ended.map(|()| Outcome::Answered).map_err(|(error, _)| error)
+    ended.map_err(|(error, _)| error)
 }
 
 /// Resolves with `work`, unless the caller goes away or the time is over.

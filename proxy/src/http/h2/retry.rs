@@ -4,10 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::{HeaderMap, StatusCode};
+
 use super::exchange::{Call, outcome};
 use super::pool::Lease;
 use crate::balance::{Endpoint, Picked};
 use crate::error::{Cause, ProxyError, Retry};
+use crate::http::{hop, local};
+use crate::telemetry::Direction;
 
 /// How often a stream is tried again that met a crowd: about two seconds in all.
 const CROWDED_TRIES: u32 = 64;
@@ -50,6 +54,25 @@ impl Call<'_> {
         }
         self.tally.retries += 1;
         Ok(Again::Elsewhere(endpoint))
+    }
+
+    /// The error that an answer stands for, if it is one of the sidecar beside the endpoint whose application could not
+    /// be reached. `end`: it has no body.
+    pub(crate) fn unreached(&self, status: StatusCode, fields: &HeaderMap, end: bool) -> Option<ProxyError> {
+        let may_be = status.is_server_error() || (self.grpc && end);
+        if !may_be || self.downstream.context.direction != Direction::Outbound {
+            return None;
+        }
+        let cause = local::unreached(fields.get(local::ERROR_FIELD)?.as_bytes())?;
+        Some(ProxyError::new(cause, "the sidecar of the endpoint cannot reach its application"))
+    }
+
+    /// Whether such an answer is asked for elsewhere, and not passed on. `whole` as in [`Self::again`].
+    pub(crate) fn asks_elsewhere(&self, whole: bool) -> bool {
+        whole
+            && self.policy.safe_retry
+            && self.tally.retries == 0
+            && hop::is_idempotent(self.parts.method.as_str().as_bytes())
     }
 
     /// Notes why a try failed on this connection.

@@ -18,7 +18,7 @@ use crate::http::h1::body::{Framing, Pass};
 use crate::http::h1::edit::{self, Edit, ResponseRules, Slices};
 use crate::http::h1::head::{self, Response};
 use crate::http::local::{self, ErrorAnswer};
-use crate::telemetry::{self, Record, Spoken};
+use crate::telemetry::{self, Direction, Record, Spoken};
 
 thread_local! {
     /// An answer's head is edited and written in one step, so one scratch for all is enough.
@@ -115,6 +115,15 @@ impl Connection {
             }
             Err(refusal) => return Err(Fault::new(refusal.cause, refusal.detail)),
         };
+        if response.status >= 500
+            && let Some(cause) = self.unreached(&response)
+        {
+            if self.exchange.idempotent && self.asks_elsewhere() {
+                let detail = "the sidecar of the endpoint cannot reach its application";
+                return Err(Fault { cause, detail, safe: true });
+            }
+            self.exchange.unreached = true;
+        }
         let x = &mut *self.exchange;
         let interim = response.status < 200 && response.framing != Framing::Tunnel;
         if interim && x.minor == 0 {
@@ -168,6 +177,15 @@ impl Connection {
         drop(room);
         buffer.consume(used + pass.omit);
         Ok(true)
+    }
+
+    /// What the sidecar beside the endpoint says of its application, if that could not be reached.
+    #[cold]
+    fn unreached(&self, response: &Response<'_, '_>) -> Option<Cause> {
+        match self.direction {
+            Direction::Outbound => local::unreached(response.fields.get(local::ERROR_FIELD)?),
+            Direction::Inbound => None,
+        }
     }
 
     fn send_head(
@@ -241,6 +259,7 @@ impl Connection {
         let up = x.up.take();
         let Some(picked) = x.picked.take() else { return };
         let outcome = match fault {
+            None if x.unreached => Outcome::Failed,
             None => Outcome::Answered,
             // A connection that rested too long says nothing about its endpoint.
             Some(fault) if fault.safe => Outcome::Abandoned,

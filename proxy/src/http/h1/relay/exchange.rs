@@ -81,6 +81,8 @@ pub(super) struct Exchange {
     // What is known of the answer.
     pub(super) status: u16,
     pub(super) tunnel: bool,
+    /// It is the sidecar's beside the endpoint, whose application could not be reached.
+    pub(super) unreached: bool,
     /// The endpoint's connection can be used again.
     pub(super) up_stays: bool,
     /// The client's connection ends with this answer.
@@ -126,6 +128,7 @@ impl Exchange {
             download: Flow::none(),
             status: 0,
             tunnel: false,
+            unreached: false,
             up_stays: false,
             close: false,
         }
@@ -175,6 +178,7 @@ impl Exchange {
         self.refused = false;
         self.answering = false;
         self.answered = false;
+        self.unreached = false;
         self.up_stays = false;
     }
 
@@ -244,19 +248,27 @@ impl Connection {
         }
     }
 
+    /// Whether there is another try left, and the whole request is still at hand.
+    pub(super) fn asks_elsewhere(&self) -> bool {
+        let x = &*self.exchange;
+        let whole = x.upload.moved == 0 && x.upload.buffer.is_none() && !x.answering;
+        let may = self.target.as_ref().is_some_and(|target| target.destination.policy().safe_retry);
+        whole && may && x.retries == 0 && x.route.is_some()
+    }
+
     /// Picks another endpoint if the fault allows it, and the whole request is still at hand.
     fn pick_again(&mut self, fault: &Fault) -> bool {
-        let (Some(target), x) = (&self.target, &mut *self.exchange) else { return false };
-        let whole = x.upload.moved == 0 && x.upload.buffer.is_none() && !x.answering;
-        let (true, true, 0, Some(route)) = (fault.safe, whole, x.retries, x.route) else { return false };
-        if !target.destination.policy().safe_retry {
+        if !fault.safe || !self.asks_elsewhere() {
             return false;
         }
+        let (Some(target), x) = (&self.target, &mut *self.exchange) else { return false };
+        let Some(route) = x.route else { return false };
         let now = Instant::now();
         if let Some(picked) = x.picked.take() {
             x.failed = Some(picked.endpoint.clone());
             // A connection that rested too long says nothing about its endpoint.
-            let rested = x.up.as_ref().is_some_and(|up| up.reused);
+            let closed = matches!(fault.cause, Cause::UpstreamClosed | Cause::UpstreamReset);
+            let rested = closed && x.up.as_ref().is_some_and(|up| up.reused);
             let outcome = if rested { Outcome::Abandoned } else { Outcome::Failed };
             picked.finish(outcome, Duration::ZERO, now.into_std());
         }
