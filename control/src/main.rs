@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[allow(dead_code, unused_imports)]
+mod api;
 mod check;
 mod cli;
 mod completions;

@@ -52,8 +52,8 @@ impl Findings {
             "ok": self.errors.is_empty(),
             "resources": self.resources,
             "sidecars": self.sidecars,
-            "errors": self.errors.iter().map(as_json).collect::<Vec<_>>(),
-            "warnings": self.warnings.iter().map(as_json).collect::<Vec<_>>(),
+            "errors": self.errors,
+            "warnings": self.warnings,
         })
     }
 
@@ -142,18 +142,6 @@ fn is_sidecar(path: &Path) -> bool {
     };
     let text = if path.is_file() { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
     !text.trim().is_empty() && !text.lines().any(of_resource)
-}
-
-fn as_json(found: &ConfigError) -> Value {
-    json!({
-        "file": found.file,
-        "line": found.line,
-        "column": found.column,
-        "resource": found.resource,
-        "path": found.path,
-        "message": found.message,
-        "hint": found.hint,
-    })
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod time;
 
 pub use backup::Backup;
 pub use change::{Author, Change, Changes, Effect, Push};
+pub use time::{parse_rfc3339, rfc3339, seconds};
 
 /// What errors call the place where stored resources are kept.
 const ORIGIN: &str = "the store";

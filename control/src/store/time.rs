@@ -15,6 +15,17 @@ pub fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// The time that `text` says, if it is of that form.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    // The only days whose text is the one that is looked for lie within these.
+    let first = (year.checked_sub(1970)? * 365 + month.checked_sub(1)? * 28 + day).saturating_sub(1);
+    let days = (first..first + 1_000).find(|days| civil(*days) == (year, month, day))?;
+    let seconds = days * 86_400 + number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
+    (rfc3339(seconds) == text).then_some(seconds)
+}
+
 /// Year, month and day of the Gregorian calendar. Years are counted from March, so that a leap day ends one.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -42,6 +53,16 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(seconds), text);
+            assert_eq!(parse_rfc3339(text), Some(seconds));
+        }
+        for bad in [
+            "",
+            "2026-02-30T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01 00:00:00Z",
+            "1969-12-31T00:00:00Z",
+        ] {
+            assert_eq!(parse_rfc3339(bad), None, "{bad}");
         }
     }
 }

@@ -1,0 +1,80 @@
+//! The audit log: one line of JSON for each change of the store.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::store::{Changes, Effect, rfc3339};
+
+/// Where the lines go.
+pub struct Audit(Mutex<To>);
+
+enum To {
+    File(File),
+    Stdout,
+}
+
+/// One change of the store, and who made it.
+pub struct Entry<'a> {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Who.
+    pub who: &'a str,
+    /// From where.
+    pub peer: SocketAddr,
+    /// What was asked for: `apply`, `put`, `delete`, `restore`.
+    pub action: &'static str,
+    /// What was done.
+    pub changes: &'a Changes,
+}
+
+impl Audit {
+    /// Appends to the file at `path`, which is made readable by its owner alone. None: standard output.
+    pub fn open(path: Option<&Path>) -> io::Result<Audit> {
+        let to = match path {
+            Some(path) => To::File(OpenOptions::new().append(true).create(true).mode(0o600).open(path)?),
+            None => To::Stdout,
+        };
+        Ok(Audit(Mutex::new(to)))
+    }
+
+    /// Writes one line. What has not changed is left out.
+    pub fn write(&self, entry: &Entry<'_>) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&entry.to_json())?;
+        line.push(b'\n');
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            To::File(file) => file.write_all(&line),
+            To::Stdout => io::stdout().lock().write_all(&line),
+        }
+    }
+}
+
+impl Entry<'_> {
+    fn to_json(&self) -> Value {
+        let changed = self.changes.changes.iter().filter(|change| change.effect != Effect::Unchanged);
+        let resources: Vec<Value> = changed
+            .map(|change| {
+                json!({
+                    "resource": change.key.to_string(),
+                    "change": change.effect.word(),
+                    "before": change.before.as_ref().map(|stored| stored.generation),
+                    "after": change.after.as_ref().map(|stored| stored.generation),
+                })
+            })
+            .collect();
+        json!({
+            "time": rfc3339(self.at),
+            "who": self.who,
+            "peer": self.peer.to_string(),
+            "action": self.action,
+            "generationBefore": self.changes.before,
+            "generation": self.changes.after,
+            "resources": resources,
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! From a request to what answers it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use lighter_config::manifest::Key;
+
+use super::answer::{self, Answer, refused};
+use super::counters::Counters;
+use super::query::Query;
+use super::{Api, Caller, OPERATOR};
+
+/// Bytes of a body.
+const MOST_BODY_BYTES: usize = 16 << 20;
+/// Bytes of a backup.
+const MOST_BACKUP_BYTES: usize = 256 << 20;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is asked for.
+enum Asked {
+    List,
+    Get(Key),
+    Put(Key),
+    Delete(Key),
+    Apply,
+    DeleteMany,
+    Backup,
+    Restore,
+}
+
+impl Api {
+    /// Answers one request. Nothing of a body is read before the token was seen.
+    pub(super) async fn answer<B>(self: Arc<Self>, request: Request<B>, peer: SocketAddr) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        Counters::count(&self.counters.requests);
+        let (parts, body) = request.into_parts();
+        match (&parts.method, parts.uri.path()) {
+            (&Method::GET, "/healthz") => return answer::text(StatusCode::OK, "ok\n".into()),
+            (&Method::GET, "/metrics") => return answer::metrics(self.metrics()),
+            _ => {}
+        }
+        if !bearer(&parts.headers).is_some_and(|offered| self.token.is(offered)) {
+            Counters::count(&self.counters.unauthorized);
+            tracing::warn!(%peer, path = parts.uri.path(), "the operator's token is missing or wrong");
+            return answer::unauthorized();
+        }
+        let asked = match Asked::of(&parts) {
+            Ok(asked) => asked,
+            Err(answer) => return *answer,
+        };
+        let query = match Query::parse(parts.uri.query(), asked.words()) {
+            Ok(query) => query,
+            Err(message) => return refused(StatusCode::BAD_REQUEST, message),
+        };
+        let body = match asked.read(body).await {
+            Ok(body) => body,
+            Err(answer) => return *answer,
+        };
+        let caller = Caller { name: OPERATOR, peer };
+        // Judging and writing keep a processor and a disk busy. A client that goes away stops neither.
+        let answering = tokio::task::spawn_blocking(move || match asked {
+            Asked::List => self.list(&query),
+            Asked::Get(key) => self.get(&key),
+            Asked::Put(key) => self.put(&key, &body, &query, caller),
+            Asked::Delete(key) => self.delete(&[key], &query, caller),
+            Asked::Apply => self.apply(&body, &query, caller),
+            Asked::DeleteMany => self.delete_many(&body, &query, caller),
+            Asked::Backup => self.backup(),
+            Asked::Restore => self.restore(&body, &query, caller),
+        });
+        answering.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request was not answered");
+            refused(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the control plane; its log says more")
+        })
+    }
+
+    fn metrics(&self) -> String {
+        let view = self.store.view();
+        let mut text = String::new();
+        self.counters.write(&mut text, view.generation, view.resources.len());
+        text
+    }
+}
+
+impl Asked {
+    fn of(parts: &Parts) -> Result<Asked, Box<Answer>> {
+        let path = parts.uri.path();
+        let method = &parts.method;
+        let allowed = |wanted: &[Method], asked: Asked| match wanted.contains(method) {
+            true => Ok(asked),
+            false => {
+                Err(Box::new(refused(StatusCode::METHOD_NOT_ALLOWED, format!("{path} knows no {method}"))))
+            }
+        };
+        match path {
+            "/v1/resources" => allowed(&[Method::GET], Asked::List),
+            "/v1/apply" => allowed(&[Method::POST], Asked::Apply),
+            "/v1/delete" => allowed(&[Method::POST], Asked::DeleteMany),
+            "/v1/backup" => allowed(&[Method::GET], Asked::Backup),
+            "/v1/restore" => allowed(&[Method::POST], Asked::Restore),
+            _ => {
+                let missing = || Box::new(refused(StatusCode::NOT_FOUND, format!("there is no {path}")));
+                let name = path.strip_prefix("/v1/resources/").ok_or_else(missing)?;
+                let mut steps = name.split('/');
+                let (Some(kind), Some(namespace), Some(name), None) =
+                    (steps.next(), steps.next(), steps.next(), steps.next())
+                else {
+                    return Err(missing());
+                };
+                let key = Key::new(kind, namespace, name);
+                match *method {
+                    Method::PUT => Ok(Asked::Put(key)),
+                    Method::DELETE => Ok(Asked::Delete(key)),
+                    _ => allowed(&[Method::GET], Asked::Get(key)),
+                }
+            }
+        }
+    }
+
+    /// The words of its query.
+    fn words(&self) -> &'static [&'static str] {
+        match self {
+            Asked::List => &["kind", "namespace"],
+            Asked::Get(_) | Asked::Backup => &[],
+            Asked::Put(_) | Asked::Restore => &["dryRun"],
+            Asked::Delete(_) | Asked::DeleteMany => &["dryRun", "ignoreMissing"],
+            Asked::Apply => &["dryRun", "prune", "set", "namespace"],
+        }
+    }
+
+    /// The body, whole and in time.
+    async fn read<B>(&self, body: B) -> Result<Bytes, Box<Answer>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let most = match self {
+            Asked::Restore => MOST_BACKUP_BYTES,
+            Asked::Put(_) | Asked::Apply | Asked::DeleteMany => MOST_BODY_BYTES,
+            Asked::List | Asked::Get(_) | Asked::Delete(_) | Asked::Backup => 0,
+        };
+        let reading = Limited::new(body, most).collect();
+        match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let message = format!("the body has more than {most} bytes");
+                Err(Box::new(refused(StatusCode::PAYLOAD_TOO_LARGE, message)))
+            }
+            Ok(Err(error)) => Err(Box::new(refused(StatusCode::BAD_REQUEST, error.to_string()))),
+            Err(_) => Err(Box::new(refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))),
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}

@@ -1,0 +1,88 @@
+//! Connections to the API: TLS, small limits, and nobody waits for a slow client.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use super::Api;
+use super::counters::Counters;
+
+/// Open connections. One more pushes out the oldest, so that idle or stuck clients never keep an operator away.
+const MOST_CONNECTIONS: usize = 128;
+/// How long a handshake, or a request's head, may take; and the rest between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may live.
+const LIFETIME: Duration = Duration::from_secs(300);
+/// Bytes of a request's head.
+const MOST_HEAD_BYTES: usize = 16 * 1024;
+
+/// Answers requests on `listener` until this future is dropped, which ends every connection. What a request has begun
+/// to change is finished all the same.
+pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: Arc<Api>) {
+    let tls = TlsAcceptor::from(tls);
+    let mut tasks = JoinSet::new();
+    let mut open = VecDeque::<AbortHandle>::new();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // The peer is gone already, or there is no descriptor: then a pause gives others time to close.
+                tracing::warn!(%error, "the API port cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while tasks.try_join_next().is_some() {}
+        open.retain(|task| !task.is_finished());
+        if open.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+            Counters::count(&api.counters.connections_shed);
+        }
+        open.push_back(tasks.spawn(secured(stream, peer, tls.clone(), api.clone())));
+    }
+}
+
+async fn secured(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, api: Arc<Api>) {
+    match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => connection(stream, peer, api).await,
+        Ok(Err(error)) => {
+            Counters::count(&api.counters.handshakes_failed);
+            tracing::debug!(%peer, %error, "no TLS on the API port");
+        }
+        Err(_) => Counters::count(&api.counters.handshakes_failed),
+    }
+}
+
+/// Answers the requests of one connection.
+pub(super) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    api: Arc<Api>,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let api = api.clone();
+        async move { Ok::<_, Infallible>(api.answer(request, peer).await) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MOST_HEAD_BYTES)
+        .max_headers(64)
+        .serve_connection(TokioIo::new(stream), service);
+    // What goes wrong here is the client's affair.
+    let _ = tokio::time::timeout(LIFETIME, serving).await;
+}
