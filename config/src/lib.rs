@@ -4,6 +4,7 @@
 mod build;
 mod document;
 pub mod error;
+pub mod identity;
 pub mod load;
 pub mod manifest;
 pub mod name;
