@@ -46,20 +46,20 @@ pub struct SidecarConfig {
     pub detect_timeout: Duration,
     /// Largest request or response head in bytes. Default 64 KiB less 4 KiB.
     pub max_head_bytes: usize,
-    /// What this workload proves who it is with. None: it has no identity, and calls and is called in plain text.
+    /// Who this sidecar is and whom it trusts, from files. None: it has no identity, or one from the control plane.
     pub identity: Option<IdentityConfig>,
     /// Most downstream connections of this process; more are shed. Default: nine tenths of the descriptor limit / 2.
     pub max_connections: Option<usize>,
 }
 
-/// `identity: {certificate: FILE, key: FILE, bundle: FILE}`, PEM files.
-#[derive(Clone, Debug, PartialEq)]
+/// `identity: {certificate: FILE, key: FILE, bundle: FILE}`: PEM files, read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityConfig {
-    /// The certificate with the SPIFFE ID, and what lies between it and a root.
+    /// The X.509-SVID, and the intermediates after it.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// Its key.
     pub key: PathBuf,
-    /// The roots that are trusted.
+    /// The roots that vouch for the peers of its trust domain.
     pub bundle: PathBuf,
 }
 

@@ -16,6 +16,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod http;
+pub mod identity;
 pub mod inbound;
 pub mod intercept;
 pub mod io;

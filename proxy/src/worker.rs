@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::dial::SocketFactory;
 use crate::drain::{Connections, Phase};
+use crate::identity::{self, Identity};
 use crate::inbound::Apps;
 use crate::intercept::Installed;
 use crate::mesh::{self, Mesh};
@@ -43,6 +44,8 @@ pub struct Shared {
     pub inside: Arc<dyn SocketFactory>,
     /// The rules of interception, once they stand; `/intercept` of the admin port shows their counters.
     pub rules: OnceLock<Installed>,
+    /// Who this sidecar is, once it is somebody.
+    pub identity: OnceLock<Arc<Identity>>,
     /// For lookups of names of the world.
     pub(crate) lookups: Arc<Semaphore>,
     service: Option<ServiceName>,
@@ -148,6 +151,9 @@ pub enum StartError {
     /// A worker thread ended before it was told to: a fault of this program. Its connections are lost.
     #[error("worker {0} died; its log says where")]
     Died(usize),
+    /// The identity's files are faulty.
+    #[error(transparent)]
+    Identity(#[from] identity::FilesError),
     /// Interception could not be set up, or does not work.
     #[error(transparent)]
     Intercept(#[from] crate::intercept::InterceptError),
@@ -171,6 +177,7 @@ impl Shared {
             outside,
             inside,
             rules: OnceLock::new(),
+            identity: OnceLock::new(),
             lookups: Arc::new(Semaphore::new(MOST_LOOKUPS)),
             phase: AtomicU8::new(Phase::Serving as u8),
             up: AtomicBool::new(false),

@@ -50,22 +50,22 @@ pub(crate) struct SidecarFile {
     /// Largest request or response head in bytes. Default 61440.
     #[schemars(range(min = 1024, max = 61440))]
     pub(crate) max_head_bytes: Option<u32>,
-    /// What this workload proves who it is with. Default: nothing; it calls and is called in plain text.
+    /// Who this sidecar is and whom it trusts. Default: no identity, or one from the control plane.
     pub(crate) identity: Option<IdentityFile>,
     /// Most downstream connections of this process; more are shed. Default: from the descriptor limit.
     #[schemars(range(min = 1))]
     pub(crate) max_connections: Option<u32>,
 }
 
-/// What a workload proves who it is with: PEM files, relative to this one, read again when they change.
+/// An identity from PEM files, relative to this one. They are read again when they change.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct IdentityFile {
-    /// The certificate with the SPIFFE ID, and what lies between it and a root.
+    /// The X.509-SVID, and the intermediates after it.
     pub(crate) certificate: PathBuf,
     /// Its private key.
     pub(crate) key: PathBuf,
-    /// The roots that are trusted.
+    /// The roots that vouch for the peers of its trust domain.
     pub(crate) bundle: PathBuf,
 }
 

@@ -148,7 +148,7 @@ impl Reader<'_> {
             access_log: file.access_log.map(|log| self.access_log(log)),
             detect_timeout: file.detect_timeout.map_or(usual.detect_timeout, |timeout| timeout.0),
             max_head_bytes: self.head_bytes(file.max_head_bytes, at).unwrap_or(usual.max_head_bytes),
-            identity: file.identity.map(|identity| self.identity(identity)),
+            identity: file.identity.map(|identity| self.identity(identity, &at.field("identity"))),
             max_connections: self.connections(file.max_connections, &at.field("maxConnections")),
             dns: dns.or_else(|| {
                 intercept.as_ref().filter(|intercept| intercept.dns).map(|_| DnsConfig::default())
@@ -266,11 +266,17 @@ impl Reader<'_> {
         }
     }
 
-    fn identity(&mut self, file: IdentityFile) -> IdentityConfig {
+    fn identity(&mut self, file: IdentityFile, at: &At<'_>) -> IdentityConfig {
+        let IdentityFile { certificate, key, bundle } = file;
+        for (field, path) in [("certificate", &certificate), ("key", &key), ("bundle", &bundle)] {
+            if path.as_os_str().is_empty() {
+                self.errors.push(at.field(field).error("an empty path names no file"));
+            }
+        }
         IdentityConfig {
-            certificate: self.folder.join(file.certificate),
-            key: self.folder.join(file.key),
-            bundle: self.folder.join(file.bundle),
+            certificate: self.folder.join(certificate),
+            key: self.folder.join(key),
+            bundle: self.folder.join(bundle),
         }
     }
 

@@ -9,6 +9,7 @@ pub mod access_log;
 mod endpoint;
 pub mod exposition;
 pub mod histogram;
+mod identity;
 pub mod logging;
 mod pool;
 mod process;
@@ -20,6 +21,7 @@ mod table;
 pub mod trace;
 
 pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading};
+pub use identity::{IdentityMetrics, identity};
 pub use pool::{PoolClosed, Pooled};
 pub use recorder::{install, render, routes};
 pub use route::{RouteMetrics, RouteReading, class_label};

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use lighter_config::name::ServicePort;
 use metrics::{CounterFn, GaugeFn, HistogramFn, Key, KeyName, Metadata, SharedString};
@@ -15,6 +15,7 @@ use metrics::{CounterFn, GaugeFn, HistogramFn, Key, KeyName, Metadata, SharedStr
 use super::endpoint::{ClusterMetrics, EndpointMetrics};
 use super::exposition::{Exposition, Family, Format, Kind, LabelValue, Unit};
 use super::histogram::{BYTES, Buckets, SECONDS};
+use super::identity::IdentityMetrics;
 use super::pool::Pools;
 use super::process;
 use super::route::{RouteKey, RouteMetrics};
@@ -30,6 +31,7 @@ pub(super) struct Recorder {
     pub(super) clusters: Table<ServicePort, ClusterMetrics>,
     pub(super) pools: Pools,
     pub(super) sidecar: Sidecar,
+    pub(super) identity: IdentityMetrics,
     counters: Table<Key, Counter>,
     gauges: Table<Key, Gauge>,
     histograms: Table<Key, Histogram>,
@@ -71,6 +73,7 @@ impl Recorder {
         self.clusters.each(|_, cluster| cluster.collect(&mut out));
         self.pools.collect(&mut out);
         self.sidecar.collect(&mut out);
+        self.identity.collect(&mut out, SystemTime::now());
         process::collect(&mut out);
         self.counters.each(|key, counter| {
             let family = self.family(key, Kind::Counter);

@@ -1,7 +1,7 @@
 //! The control thread: starts the workers, tells them what is in force, and sees them out.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -13,6 +13,7 @@ use super::{Ask, Shared, Sockets, Start, StartError, Summary, limits};
 use crate::admin;
 use crate::dial::{self, SocketFactory};
 use crate::drain::{Course, Phase, Stand};
+use crate::identity::{self, Identity};
 use crate::intercept::{self, Installed, Ports};
 use crate::resources::{self, Stamp};
 use crate::telemetry;
@@ -43,6 +44,7 @@ async fn control(
     let seen = Stamp::of(&shared.config.resources);
     resources::load(&shared, resources::Why::Asked)
         .map_err(|errors| StartError::Config(errors.to_string()))?;
+    assume_identity(&shared)?;
     let rules = sockets.rules.take();
     let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns))?;
     let admin = match sockets.admin.take() {
@@ -68,6 +70,18 @@ async fn control(
     let summary = workers.see_out(&shared, callers_gone).await?;
     rules.remove();
     Ok(summary)
+}
+
+/// Becomes who the identity's files say, and goes on doing so.
+fn assume_identity(shared: &Shared) -> Result<(), StartError> {
+    let Some(files) = &shared.config.identity else { return Ok(()) };
+    // Looked at before they are read: what changes meanwhile is seen the next time.
+    let seen = identity::files::stamp(files);
+    let svid = identity::files::load(files, SystemTime::now())?;
+    tracing::info!(identity = %svid.id(), "identity in force");
+    let identity = shared.identity.get_or_init(|| Identity::new(svid));
+    spawn_local(identity::files::watch(files.clone(), identity.clone(), seen));
+    Ok(())
 }
 
 /// Serves beside the traffic, on this thread.

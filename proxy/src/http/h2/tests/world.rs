@@ -322,7 +322,7 @@ fn config() -> SidecarConfig {
         access_log: None,
         detect_timeout: Duration::from_millis(10),
         max_head_bytes: 60 * 1024,
-        identity: None,
         max_connections: Some(1000),
+        ..SidecarConfig::default()
     }
 }

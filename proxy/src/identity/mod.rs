@@ -1,0 +1,94 @@
+//! Who this sidecar is, and whom it trusts.
+//!
+//! An [`Identity`] lives as long as the sidecar; the certificate, key and bundle in it (an [`Svid`]) are replaced as
+//! they are renewed. A handshake goes by what is there when it begins, and nothing is resumed: each connection proves
+//! both identities anew.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use lighter_config::identity::{Peer, Refusal, Spiffe, id_of};
+use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
+use tokio::sync::watch;
+
+use crate::telemetry;
+
+pub(crate) mod files;
+mod svid;
+
+pub use files::FilesError;
+pub use svid::{Svid, SvidError};
+
+/// The protocol of links: session frames inside TLS 1.3.
+pub const ALPN_LINK: &[u8] = b"lighter/1";
+
+/// HTTP/2, spoken with peers that are not Lighter.
+pub const ALPN_H2: &[u8] = b"h2";
+
+/// Who this sidecar is now. Shared by all workers.
+pub struct Identity {
+    current: ArcSwap<Svid>,
+    changes: watch::Sender<u64>,
+}
+
+impl Identity {
+    /// A sidecar that is who `svid` says.
+    pub fn new(svid: Svid) -> Arc<Self> {
+        telemetry::identity().replaced(svid.not_after());
+        Arc::new(Identity { current: ArcSwap::from_pointee(svid), changes: watch::Sender::new(0) })
+    }
+
+    /// What it proves itself by, and whom it trusts, at this moment.
+    pub fn current(&self) -> Arc<Svid> {
+        self.current.load_full()
+    }
+
+    /// Puts a renewed certificate or another bundle in place. Open connections stay; whoever holds them hears of it by
+    /// [`Identity::changes`].
+    pub fn replace(&self, svid: Svid) {
+        telemetry::identity().replaced(svid.not_after());
+        self.current.store(Arc::new(svid));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes with each replacement. Links look then whether their peers are still trusted ([`Svid::trusts`]).
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// For accepting: `lighter/1` and `h2`, from anyone of the trust domain. Who it was says [`peer`].
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        self.current.load().server_config()
+    }
+
+    /// For connecting to `expected` and nobody else, with these protocols in order of preference. TLS 1.2 is possible
+    /// only where `lighter/1` is not among them.
+    pub fn client_config(&self, expected: &Spiffe, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        self.current.load().client_config(expected, alpn)
+    }
+}
+
+/// Who is at the other end of a connection whose handshake is done.
+pub fn peer(connection: &CommonState) -> Result<Peer, Refusal> {
+    peer_of(connection).inspect_err(|refusal| telemetry::identity().refused(refusal))
+}
+
+fn peer_of(connection: &CommonState) -> Result<Peer, Refusal> {
+    let link = connection.alpn_protocol() == Some(ALPN_LINK);
+    if link && connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+        return Err(Refusal::Protocol("lighter/1 needs TLS 1.3"));
+    }
+    let chain = connection.peer_certificates().filter(|chain| !chain.is_empty());
+    let chain = chain.ok_or(Refusal::NoCertificate)?;
+    let (id, not_after) = id_of(&chain[0])?;
+    Ok(Peer { id, not_after, chain: chain.iter().map(|one| one.clone().into_owned()).collect() })
+}
+
+/// The time of day, for lives of certificates.
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests;
