@@ -20,6 +20,7 @@ pub mod identity;
 pub mod inbound;
 pub mod intercept;
 pub mod io;
+pub mod link;
 #[cfg(test)]
 mod loopback;
 pub mod mesh;

@@ -332,7 +332,7 @@ fn note<'b>(
 }
 
 /// Digits only: no sign, no list, no white space inside (RFC 9110 §8.6).
-fn content_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
     }
@@ -381,7 +381,7 @@ fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
 
 /// Whether `host` looks like `host` or `host:port`: no user, no path, no list (RFC 3986 §3.2 without user
 /// information). Empty is allowed, as for a target without authority.
-fn is_authority(host: &[u8]) -> bool {
+pub(crate) fn is_authority(host: &[u8]) -> bool {
     host.iter().all(|byte| AUTHORITY[*byte as usize])
 }
 
@@ -420,7 +420,7 @@ fn keeps_alive(minor: u8, connection: &Options) -> bool {
 }
 
 /// An upgrade to h2c is not passed on: from then on nobody between could tell one message from the next.
-fn passes_upgrade(upgrade: Option<&[u8]>) -> bool {
+pub(crate) fn passes_upgrade(upgrade: Option<&[u8]>) -> bool {
     upgrade.is_some_and(|value| {
         !value.is_empty()
             && hop::tokens(value)

@@ -1,0 +1,149 @@
+//! What goes out, and in which order.
+
+use std::time::{Duration, Instant};
+
+use super::outbox::Outbox;
+use super::stream::Tail;
+use super::{Session, Side, Word};
+use crate::link::frame::{Cut, END, HEADER_BYTES, Header, Type};
+
+/// Bytes of body that a stream sends when it is its turn.
+pub(super) const QUANTUM: usize = 16 * 1024;
+
+/// So many bytes are gathered for one write, unless a quantum or the frames that go first are more.
+const GATHERED: usize = 64 * 1024;
+
+impl Session {
+    /// Gathers what can go out now, once all that was gathered before is written: control and heads first, then bodies
+    /// in turn. Whoever writes it says how much by [`Outbox::advance`], and asks again until it is empty.
+    pub fn transmit(&mut self) -> &mut Outbox {
+        if self.outbox.is_empty() {
+            self.gather();
+        }
+        &mut self.outbox
+    }
+
+    /// Whether there is anything to be written.
+    pub fn wants_transmit(&self) -> bool {
+        !self.outbox.is_empty()
+            || !self.urgent.is_empty()
+            || !self.ready.is_empty()
+            || !self.due.is_empty()
+            || (self.fault.is_none() && self.window.is_due())
+    }
+
+    fn gather(&mut self) {
+        self.grant();
+        self.outbox.begin(&mut self.urgent);
+        self.urgent_open = None;
+        while self.outbox.len() < GATHERED
+            && let Some(id) = self.ready.pop_front()
+        {
+            self.turn(id);
+        }
+        if self.ready.is_empty() && self.ready.capacity() > KEPT {
+            self.ready = Default::default();
+        }
+    }
+
+    /// One stream's turn.
+    fn turn(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let out = &mut stream.out;
+        out.ready = false;
+        let len = QUANTUM.min(out.queued as usize);
+        if len == 0 {
+            return;
+        }
+        out.queued -= len as u32;
+        let last = out.queued == 0;
+        let flags = if last && matches!(out.tail, Tail::End) { END } else { 0 };
+        self.outbox.copy(&Header { len, kind: Type::Data, flags, stream: id }.encode());
+        let mut left = len;
+        while left > 0
+            && let Some(body) = out.bodies.front_mut()
+        {
+            let piece = if body.len() > left { body.split_to(left) } else { std::mem::take(body) };
+            if body.is_empty() {
+                out.bodies.pop_front();
+            }
+            left -= piece.len();
+            self.outbox.body(piece);
+        }
+        if !last {
+            out.ready = true;
+            self.ready.push_back(id);
+        } else if out.is_closed() {
+            if let Tail::Trailers(frame) = std::mem::replace(&mut out.tail, Tail::Sent) {
+                self.outbox.copy(&frame);
+            }
+            self.settle(id);
+        }
+        self.wake(id);
+    }
+
+    /// Grants what is due, to streams and to the link. Windows that were used up grow, as far as the link's own allows.
+    fn grant(&mut self) {
+        if self.fault.is_some() {
+            return;
+        }
+        for id in std::mem::take(&mut self.due) {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            let inward = &mut stream.inward;
+            inward.due = false;
+            if inward.ended || stream.cut.is_some() {
+                continue;
+            }
+            let window = &mut inward.window;
+            if window.is_used() && self.windows + u64::from(window.size()) <= u64::from(self.window.size()) {
+                self.windows += u64::from(window.grow(self.limits.stream_window));
+            }
+            let granted = window.grant();
+            self.frame(Type::Credit, 0, id, |payload| payload.extend_from_slice(&granted.to_be_bytes()));
+        }
+        if self.window.is_due() {
+            if self.window.is_used() && 2 * self.windows > u64::from(self.window.size()) {
+                self.window.grow(self.limits.session_window);
+            }
+            let granted = self.window.grant();
+            self.frame(Type::Credit, 0, 0, |payload| payload.extend_from_slice(&granted.to_be_bytes()));
+        }
+    }
+
+    /// Sends RESET, or lets it wait where this side would come near the peer's limit.
+    pub(super) fn send_reset(&mut self, now: Instant, id: u32, cut: Cut) {
+        if self.fault.is_some() {
+            return;
+        }
+        if self.side == Side::Opener {
+            self.resets.push_back((id, cut));
+            self.send_waiting_resets(now);
+        } else {
+            self.frame(Type::Reset, 0, id, |payload| cut.encode(payload));
+        }
+    }
+
+    /// Sends the resets that had to wait, as many as may go in this second.
+    pub(super) fn send_waiting_resets(&mut self, now: Instant) {
+        while !self.resets.is_empty() && self.resets_sent.count(now, self.limits.resets_per_second / 2) {
+            if let Some((id, cut)) = self.resets.pop_front() {
+                self.frame(Type::Reset, 0, id, |payload| cut.encode(payload));
+            }
+        }
+    }
+
+    pub(super) fn send_leave(&mut self, last: u32, deadline: Duration, cause: &str) {
+        let millis = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
+        let word = Word::new(cause.as_bytes());
+        self.frame(Type::Leave, 0, 0, |payload| {
+            payload.extend_from_slice(&last.to_be_bytes()[1..]);
+            payload.extend_from_slice(&millis.to_be_bytes());
+            payload.extend_from_slice(word.as_str().as_bytes());
+        });
+    }
+}
+
+/// Places in a queue that an idle link keeps.
+const KEPT: usize = 64;
+
+const _: () = assert!(HEADER_BYTES + QUANTUM <= GATHERED);
