@@ -2,6 +2,7 @@
 //! async.
 
 mod build;
+pub mod control;
 mod document;
 pub mod error;
 pub mod identity;

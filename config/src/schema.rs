@@ -1,17 +1,27 @@
 //! JSON schemas of everything that can be written, made from the types that read it.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
+use crate::control::ControlFile;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
 use crate::resource::{Resource, Spec};
 use crate::sidecar::file::SidecarFile;
 
-/// Every kind that has a schema: those of resource files, then the sidecar's own file.
-pub const KINDS: [&str; 7] =
-    ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TrafficPolicy", "MeshPolicy", "SidecarConfig"];
+/// Every kind that has a schema: those of resource files, then the sidecar's own file and the control plane's.
+pub const KINDS: [&str; 8] = [
+    "Service",
+    "HTTPRoute",
+    "GRPCRoute",
+    "TCPRoute",
+    "TrafficPolicy",
+    "MeshPolicy",
+    "SidecarConfig",
+    "ControlConfig",
+];
 
 /// The schema (draft 2020-12) of one of [`KINDS`].
 pub fn of(kind: &str) -> Option<Value> {
@@ -22,16 +32,17 @@ pub fn of(kind: &str) -> Option<Value> {
         "TCPRoute" => resource::<TcpRouteSpec>(),
         "TrafficPolicy" => resource::<TrafficPolicySpec>(),
         "MeshPolicy" => resource::<MeshPolicySpec>(),
-        "SidecarConfig" => {
-            let mut schema = SchemaSettings::draft2020_12()
-                .into_generator()
-                .into_root_schema_for::<SidecarFile>()
-                .to_value();
-            schema["title"] = json!("SidecarConfig");
-            schema
-        }
+        "SidecarConfig" => own_file::<SidecarFile>("SidecarConfig"),
+        "ControlConfig" => own_file::<ControlFile>("ControlConfig"),
         _ => return None,
     })
+}
+
+fn own_file<F: JsonSchema>(title: &str) -> Value {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<F>().to_value();
+    schema["title"] = json!(title);
+    schema
 }
 
 fn resource<S: Spec>() -> Value {

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{check, completions, demo, proxy, run, schema, version};
+use crate::{check, completions, demo, proxy, run, schema, serve, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ pub enum Command {
     Run(Box<run::Args>),
     /// Run a sidecar alone, in this network namespace
     Proxy(proxy::Args),
+    /// Run the control plane
+    Control(serve::Args),
     /// Check files, or what this machine can do
     Check(check::Args),
     /// Write the JSON schema of a kind of resource
@@ -46,6 +48,7 @@ impl Command {
             Command::Demo(args) => demo::execute(&args),
             Command::Run(args) => run::execute(*args),
             Command::Proxy(args) => Ok(proxy::execute(&args)),
+            Command::Control(args) => serve::execute(&args),
             Command::Check(args) => check::execute(&args),
             Command::Schema(args) => schema::execute(&args),
             Command::Version(args) => version::execute(&args),

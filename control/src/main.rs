@@ -14,11 +14,17 @@ mod cli;
 mod completions;
 mod demo;
 mod exit;
+mod index;
+// The API shows them.
+#[allow(dead_code)]
+mod metrics;
 mod output;
 mod proxy;
 mod run;
 mod schema;
-// The control plane is not a command yet.
+mod serve;
+mod state;
+// What the API calls.
 #[allow(dead_code, unused_imports)]
 mod store;
 mod version;

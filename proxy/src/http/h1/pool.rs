@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lighter_config::snapshot::TrafficPolicy;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::io::Io;
@@ -38,12 +37,12 @@ pub struct Upstream {
 
 impl Upstream {
     /// A connection that was just made.
-    pub fn new(io: Io, now: Instant) -> Self {
+    pub fn new(tcp: TcpStream, now: Instant) -> Self {
         // Jittered, so that connections made together do not all end together.
         let age = MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0);
         let counted = Pooled::open(Spoken::Http1);
         counted.begin();
-        Upstream { io, retires: now + age, reused: false, counted }
+        Upstream { io: Io::new(tcp), retires: now + age, reused: false, counted }
     }
 }
 
@@ -69,7 +68,7 @@ impl Pool {
         let kept = self.by_endpoint.get_mut(&endpoint)?;
         while let Some(Kept { mut upstream, until }) = kept.pop() {
             self.kept -= 1;
-            if is_fit(&mut upstream, until, now, cx) {
+            if is_fit(&upstream, until, now, cx) {
                 upstream.reused = true;
                 upstream.counted.begin();
                 return Some(upstream);
@@ -113,7 +112,7 @@ impl Pool {
     fn sweep(&mut self, now: Instant, cx: &mut Context<'_>) {
         self.by_endpoint.retain(|_, kept| {
             let before = kept.len();
-            kept.retain_mut(|kept| is_fit(&mut kept.upstream, kept.until, now, cx));
+            kept.retain(|kept| is_fit(&kept.upstream, kept.until, now, cx));
             self.kept -= before - kept.len();
             !kept.is_empty()
         });
@@ -140,12 +139,12 @@ impl Pool {
 }
 
 /// Whether an exchange may begin on a connection that rested; says why if not.
-fn is_fit(upstream: &mut Upstream, until: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
+fn is_fit(upstream: &Upstream, until: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
     if now >= until || now >= upstream.retires {
         upstream.counted.closes(PoolClosed::Expired);
         return false;
     }
-    let quiet = is_quiet(&mut upstream.io, cx);
+    let quiet = is_quiet(&upstream.io.tcp, cx);
     if !quiet {
         upstream.counted.closes(PoolClosed::Upstream);
     }
@@ -173,11 +172,7 @@ async fn sweep(worker: Weak<Worker>) {
 /// Whether nothing came on a connection that rests: no end, no error, no byte. Costs a system call only where the
 /// runtime has seen an event.
 /// The task is woken when something comes.
-pub(super) fn is_quiet(io: &mut Io, cx: &mut Context<'_>) -> bool {
-    let Some(tcp) = io.stream.plain() else {
-        // What TLS itself has to say is nothing of the endpoint's: a read takes it in.
-        return Pin::new(io).poll_read(cx, &mut ReadBuf::new(&mut [0; 1])).is_pending();
-    };
+pub(super) fn is_quiet(tcp: &TcpStream, cx: &mut Context<'_>) -> bool {
     while tcp.poll_read_ready(cx).is_ready() {
         // Readiness may be left over from what was read before.
         match tcp.try_read(&mut [0; 1]) {

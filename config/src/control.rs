@@ -1,0 +1,250 @@
+//! The control plane's own file: `lighter control --config FILE`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::build::check;
+use crate::document::{At, Document};
+use crate::error::{ConfigError, ConfigErrors};
+use crate::load::read_text;
+
+/// What one control plane does. Every field has a default; ports as in the README's table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlConfig {
+    /// Whose names it gives: `spiffe://TRUST_DOMAIN/…`. Default `mesh.lighter`.
+    pub trust_domain: String,
+    /// The folder of all that outlives the process. Default `lighter-state`.
+    pub state: PathBuf,
+    /// ADS, certificates and registration, over TLS. Default 127.0.0.1:15010.
+    pub ads: SocketAddr,
+    /// The API, over TLS. Default 127.0.0.1:15020.
+    pub api: SocketAddr,
+    /// ADS without TLS for clients of this machine; nothing on it decides who may talk. Default none.
+    pub plaintext_ads: Option<SocketAddr>,
+    /// Files or folders with resources, watched.
+    pub resources: Vec<PathBuf>,
+    /// How long a registration outlives its stream. Default 30 s.
+    pub lease: Duration,
+    /// How long a sidecar's certificate is good for. Default 24 h.
+    pub svid_lifetime: Duration,
+    /// Where every change is noted. None: nowhere but in the log.
+    pub audit_log: Option<AuditLog>,
+}
+
+/// Where every change is noted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuditLog {
+    /// On standard output.
+    Stdout,
+    /// At the end of this file.
+    File(PathBuf),
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        ControlConfig {
+            trust_domain: "mesh.lighter".to_owned(),
+            state: "lighter-state".into(),
+            ads: SocketAddr::from((Ipv4Addr::LOCALHOST, 15010)),
+            api: SocketAddr::from((Ipv4Addr::LOCALHOST, 15020)),
+            plaintext_ads: None,
+            resources: Vec::new(),
+            lease: Duration::from_secs(30),
+            svid_lifetime: Duration::from_secs(24 * 3600),
+            audit_log: None,
+        }
+    }
+}
+
+impl ControlConfig {
+    /// Reads a control plane's file.
+    pub fn read(path: &Path) -> Result<ControlConfig, ConfigErrors> {
+        match read_text(path) {
+            Ok(text) => Self::parse(&path.display().to_string(), &text),
+            Err(error) => ConfigErrors::or(vec![error], ControlConfig::default()),
+        }
+    }
+
+    /// Reads the text of `file`, to whose folder the paths in it are relative. A text that says nothing is all
+    /// defaults.
+    pub fn parse(file: &str, text: &str) -> Result<ControlConfig, ConfigErrors> {
+        let usual = ControlConfig::default();
+        let (documents, mut errors) = Document::parse(file, text);
+        if let Some(second) = documents.get(1) {
+            errors.push(second.root().error("the control plane's file has one document"));
+        }
+        let Some(document) = documents.first().filter(|_| errors.is_empty()) else {
+            return ConfigErrors::or(errors, usual);
+        };
+        let file = match document.read::<ControlFile>() {
+            Ok(read) => read,
+            Err(errors) => return ConfigErrors::or(errors, usual),
+        };
+        let folder = Path::new(document.file()).parent().unwrap_or(Path::new(""));
+        let config = Reader { folder, errors: &mut errors }.control(file, usual, &document.root());
+        ConfigErrors::or(errors, config)
+    }
+
+    /// What is wrong with it as a whole, in words: as flags can change what a file says, it is asked again after them.
+    pub fn conflict(&self) -> Option<String> {
+        let listens =
+            [("ads", Some(self.ads)), ("api", Some(self.api)), ("plaintextAds", self.plaintext_ads)];
+        let taken: Vec<_> =
+            listens.iter().filter_map(|(name, address)| address.map(|address| (name, address))).collect();
+        for (index, (name, address)) in taken.iter().enumerate() {
+            if let Some((other, _)) = taken[..index].iter().find(|(_, other)| collide(*other, *address)) {
+                return Some(format!("`{name}` listens on {address}, as `{other}` does"));
+            }
+        }
+        let open = self.plaintext_ads.filter(|address| !address.ip().is_loopback());
+        open.map(|address| {
+            format!("`plaintextAds` is open to others on {address}: it must be a loopback address")
+        })
+    }
+}
+
+/// The control plane's file as it is written. Every field has a default.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ControlFile {
+    /// Whose names it gives: `spiffe://TRUST_DOMAIN/…`. Default `mesh.lighter`.
+    trust_domain: Option<String>,
+    /// The folder of all that outlives the process, relative to this file. Default `lighter-state`.
+    state: Option<PathBuf>,
+    /// ADS, certificates and registration over TLS, `address:port`. Default 127.0.0.1:15010.
+    ads: Option<String>,
+    /// The API over TLS, `address:port`. Default 127.0.0.1:15020.
+    api: Option<String>,
+    /// ADS without TLS, `address:port` on loopback. Default: none.
+    plaintext_ads: Option<String>,
+    /// Files or folders with resources, relative to this file. They are watched.
+    resources: Vec<PathBuf>,
+    /// How long a registration outlives its stream, in seconds. Default 30.
+    #[schemars(range(min = 1, max = 3600))]
+    lease_seconds: Option<u32>,
+    /// How long a sidecar's certificate is good for, in hours. Default 24.
+    #[schemars(range(min = 1, max = 8760))]
+    svid_hours: Option<u32>,
+    /// Where every change is noted: a file, relative to this one, or `stdout`. Default: nowhere but in the log.
+    audit_log: Option<PathBuf>,
+}
+
+struct Reader<'f> {
+    folder: &'f Path,
+    errors: &'f mut Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn control(&mut self, file: ControlFile, usual: ControlConfig, at: &At<'_>) -> ControlConfig {
+        if let Some(name) = &file.trust_domain {
+            self.note(check::dns_name(&at.field("trustDomain"), name));
+        }
+        let seconds = self.within(file.lease_seconds, 1..=3600, &at.field("leaseSeconds"));
+        let hours = self.within(file.svid_hours, 1..=8760, &at.field("svidHours"));
+        let config = ControlConfig {
+            trust_domain: file.trust_domain.unwrap_or(usual.trust_domain),
+            state: self.folder.join(file.state.unwrap_or(usual.state)),
+            ads: self.address(file.ads, &at.field("ads")).unwrap_or(usual.ads),
+            api: self.address(file.api, &at.field("api")).unwrap_or(usual.api),
+            plaintext_ads: self.address(file.plaintext_ads, &at.field("plaintextAds")),
+            resources: file.resources.into_iter().map(|path| self.folder.join(path)).collect(),
+            lease: seconds.map_or(usual.lease, Duration::from_secs),
+            svid_lifetime: hours.map_or(usual.svid_lifetime, |hours| Duration::from_secs(hours * 3600)),
+            audit_log: file.audit_log.map(|path| match path.to_str() {
+                Some("stdout") => AuditLog::Stdout,
+                _ => AuditLog::File(self.folder.join(path)),
+            }),
+        };
+        if let Some(conflict) = config.conflict() {
+            self.errors.push(at.error(conflict));
+        }
+        config
+    }
+
+    fn note<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    fn address(&mut self, text: Option<String>, at: &At<'_>) -> Option<SocketAddr> {
+        self.note(check::socket_address(at, &text?))
+    }
+
+    fn within(
+        &mut self,
+        number: Option<u32>,
+        range: std::ops::RangeInclusive<u32>,
+        at: &At<'_>,
+    ) -> Option<u64> {
+        let number = number?;
+        if !range.contains(&number) {
+            let error = at.error(format!("{number} is out of range"));
+            self.errors.push(error.hint(format!("from {} to {}", range.start(), range.end())));
+        }
+        Some(number.into())
+    }
+}
+
+/// Whether two listeners want one port.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let wide = |ip: IpAddr| ip.is_unspecified();
+    one.port() == other.port() && (one.ip() == other.ip() || wide(one.ip()) || wide(other.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ControlConfig, ConfigErrors> {
+        ControlConfig::parse("/etc/lighter/control.yaml", text)
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_is_all_defaults() {
+        let state = PathBuf::from("/etc/lighter/lighter-state");
+        assert_eq!(parse("").unwrap(), ControlConfig::default());
+        assert_eq!(parse("{}").unwrap(), ControlConfig { state, ..ControlConfig::default() });
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let config = parse(
+            "trustDomain: example.org\nstate: /var/lib/lighter\nads: 0.0.0.0:1\napi: '[::1]:2'\n\
+             plaintextAds: 127.0.0.1:3\nresources: [mesh]\nleaseSeconds: 5\nsvidHours: 1\nauditLog: audit.log\n",
+        );
+        let expected = ControlConfig {
+            trust_domain: "example.org".into(),
+            state: "/var/lib/lighter".into(),
+            ads: "0.0.0.0:1".parse().unwrap(),
+            api: "[::1]:2".parse().unwrap(),
+            plaintext_ads: Some("127.0.0.1:3".parse().unwrap()),
+            resources: vec!["/etc/lighter/mesh".into()],
+            lease: Duration::from_secs(5),
+            svid_lifetime: Duration::from_secs(3600),
+            audit_log: Some(AuditLog::File("/etc/lighter/audit.log".into())),
+        };
+        assert_eq!(config.unwrap(), expected);
+        assert_eq!(parse("auditLog: stdout").unwrap().audit_log, Some(AuditLog::Stdout));
+    }
+
+    #[test]
+    fn every_fault_is_found_at_once_and_in_its_place() {
+        let text = "trustDomain: Example\nads: localhost:1\nleaseSeconds: 0\nsvidHours: 9000\n";
+        let faults: Vec<_> =
+            parse(text).unwrap_err().errors.iter().map(|e| (e.line, e.path.clone())).collect();
+        let expected = [(1, "trustDomain"), (2, "ads"), (3, "leaseSeconds"), (4, "svidHours")];
+        assert_eq!(faults, expected.map(|(line, path)| (line, path.to_owned())));
+        assert!(parse("ad: 127.0.0.1:1").unwrap_err().to_string().contains("did you mean `ads`?"));
+    }
+
+    #[test]
+    fn listeners_do_not_collide_and_plain_text_stays_on_the_machine() {
+        let said = |text: &str| parse(text).unwrap_err().to_string();
+        assert!(said("api: 127.0.0.1:15010").contains("`api` listens on 127.0.0.1:15010, as `ads` does"));
+        assert!(said("ads: 0.0.0.0:1\nplaintextAds: 127.0.0.1:1").contains("as `ads` does"));
+        assert!(said("plaintextAds: 10.0.0.1:1").contains("must be a loopback address"));
+    }
+}

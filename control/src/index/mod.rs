@@ -1,0 +1,182 @@
+//! The index: from what the mesh says and who is registered to the resources that streams carry.
+//!
+//! It is lazy and incremental. A resource is encoded when somebody first asks for it, and kept until something that it
+//! is made of changes; a change costs what it concerns. Streams are told which names may have changed and compare
+//! versions, which are hashes of contents: what comes out as it was is sent to nobody.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::snapshot::{EndpointSpec, Port, Service, Snapshot};
+use lighter_config::xds::Kind;
+use lighter_config::xds::server::{Encoded, Resources};
+use tokio::sync::broadcast;
+
+mod addresses;
+mod encode;
+mod touched;
+
+use addresses::Addresses;
+use touched::Touched;
+
+/// What may have changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// These resources.
+    Of(Arc<[(Kind, Arc<str>)]>),
+    /// Any resource.
+    Any,
+}
+
+/// Everything that streams can be told.
+pub struct Index {
+    trust_domain: Arc<str>,
+    contents: Mutex<Contents>,
+    changes: broadcast::Sender<Change>,
+}
+
+struct Contents {
+    snapshot: Arc<Snapshot>,
+    registered: BTreeMap<ServicePort, Arc<[EndpointSpec]>>,
+    addresses: Addresses,
+    /// What was encoded, by kind. Only what there is: names that clients make up cost nothing.
+    encoded: [HashMap<Arc<str>, Encoded>; Kind::ALL.len()],
+}
+
+impl Index {
+    /// An index of nothing, for a mesh of this trust domain.
+    pub fn new(trust_domain: &str) -> Self {
+        Index {
+            trust_domain: trust_domain.into(),
+            contents: Mutex::new(Contents {
+                snapshot: Arc::default(),
+                registered: BTreeMap::new(),
+                addresses: Addresses::default(),
+                encoded: Default::default(),
+            }),
+            changes: broadcast::Sender::new(KEPT_CHANGES),
+        }
+    }
+
+    /// What changes from now on. Whoever falls behind has to look at everything.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// What the mesh says now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.lock().snapshot.clone()
+    }
+
+    /// Takes over what the mesh says from now on.
+    pub fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        let mut contents = self.lock();
+        let before = std::mem::replace(&mut contents.snapshot, snapshot.clone());
+        let mut touched = Touched::default();
+        let names: BTreeSet<&ServiceName> = before.services.keys().chain(snapshot.services.keys()).collect();
+        for name in names {
+            let (old, new) = (before.services.get(name), snapshot.services.get(name));
+            if old != new {
+                for service in [old, new].into_iter().flatten() {
+                    touched.service(service, |port| contents.endpoints(port));
+                }
+                contents.addresses.replace(old, new);
+            }
+        }
+        if (before.outbound_policy, before.mtls) == (snapshot.outbound_policy, snapshot.mtls) {
+            return self.publish(contents, touched.into_names());
+        }
+        // They are in what every workload enforces.
+        contents.encoded = Default::default();
+        drop(contents);
+        self.tell(Change::Any);
+    }
+
+    /// Takes over which endpoints of a port are registered and ready.
+    // Registration comes over TLS.
+    #[allow(dead_code)]
+    pub fn set_registered(&self, port: &ServicePort, endpoints: Vec<EndpointSpec>) {
+        let mut contents = self.lock();
+        let before = contents.registered.get(port).cloned().unwrap_or_default();
+        if *before == *endpoints {
+            return;
+        }
+        contents.addresses.replace_registered(port, &before, &endpoints);
+        let mut touched = Touched::default();
+        touched.endpoints(port, before.iter().chain(&endpoints));
+        match endpoints.is_empty() {
+            true => drop(contents.registered.remove(port)),
+            false => drop(contents.registered.insert(port.clone(), endpoints.into())),
+        }
+        self.publish(contents, touched.into_names());
+    }
+
+    fn publish(&self, mut contents: MutexGuard<'_, Contents>, names: Arc<[(Kind, Arc<str>)]>) {
+        for (kind, name) in names.iter() {
+            contents.encoded[*kind as usize].remove(name);
+        }
+        drop(contents);
+        if !names.is_empty() {
+            self.tell(Change::Of(names));
+        }
+    }
+
+    fn tell(&self, change: Change) {
+        // Without a stream there is nobody to tell.
+        let _ = self.changes.send(change);
+    }
+
+    /// Every change of the contents is whole before anything in it can panic.
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resources for Index {
+    fn get(&self, kind: Kind, name: &str) -> Option<Encoded> {
+        let mut contents = self.lock();
+        if let Some(encoded) = contents.encoded[kind as usize].get(name) {
+            return Some(encoded.clone());
+        }
+        let encode::Made { message, keep } = encode::resource(&contents, &self.trust_domain, kind, name)?;
+        let encoded = Encoded::new(message);
+        if keep {
+            contents.encoded[kind as usize].insert(name.into(), encoded.clone());
+        }
+        Some(encoded)
+    }
+
+    fn names(&self, kind: Kind) -> Vec<Arc<str>> {
+        let contents = self.lock();
+        let mut touched = Touched::default();
+        for service in contents.snapshot.services.values() {
+            touched.service(service, |_| Vec::new());
+        }
+        touched.of(kind)
+    }
+}
+
+impl Contents {
+    fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.snapshot.services.get(name)
+    }
+
+    fn port(&self, key: &ServicePort) -> Option<&Arc<Port>> {
+        self.service(&key.service)?.ports.iter().find(|port| port.key == *key)
+    }
+
+    /// The endpoints of a port: those of its resource, and those that are registered, which are known better.
+    fn endpoints(&self, port: &Port) -> Vec<EndpointSpec> {
+        let registered = self.registered.get(&port.key).map(|endpoints| &**endpoints).unwrap_or_default();
+        let is_registered = |address| registered.iter().any(|other| other.address == address);
+        let configured = port.endpoints.iter().filter(|endpoint| !is_registered(endpoint.address));
+        configured.chain(registered).cloned().collect()
+    }
+}
+
+/// How many changes a stream may fall behind.
+const KEPT_CHANGES: usize = 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! What the control plane counts of itself: `lighter_control_*`, as Prometheus text.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use lighter_config::xds::Kind;
+
+use crate::state::State;
+
+/// The counters of one control plane.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    kinds: [OfKind; Kind::ALL.len()],
+    /// Snapshots that came in force.
+    pub snapshots: AtomicU64,
+    /// Resource files that were at fault.
+    pub rejected_files: AtomicU64,
+}
+
+/// What is counted for a kind of resource.
+#[derive(Debug, Default)]
+struct OfKind {
+    pushes: AtomicU64,
+    resources: AtomicU64,
+    bytes: AtomicU64,
+    acks: AtomicU64,
+    ack_micros: AtomicU64,
+    nacks: AtomicU64,
+}
+
+impl Metrics {
+    /// Counts an answer with so many resources, of so many bytes.
+    pub fn pushed(&self, kind: Kind, resources: usize, bytes: usize) {
+        let of = &self.kinds[kind as usize];
+        of.pushes.fetch_add(1, Relaxed);
+        of.resources.fetch_add(resources as u64, Relaxed);
+        of.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Counts an answer that was accepted after so long.
+    pub fn accepted(&self, kind: Kind, took: Duration) {
+        let of = &self.kinds[kind as usize];
+        of.acks.fetch_add(1, Relaxed);
+        of.ack_micros.fetch_add(took.as_micros().try_into().unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Counts an answer that was rejected.
+    pub fn rejected(&self, kind: Kind) {
+        self.kinds[kind as usize].nacks.fetch_add(1, Relaxed);
+    }
+}
+
+/// Everything counted so far, as Prometheus text (version 0.0.4).
+pub fn render(state: &State, now: Instant) -> String {
+    let mut text = Text::default();
+    let metrics = &state.metrics;
+    let streams = state.streams.reading(now);
+    text.one("streams", "gauge", "ADS streams that are open.", streams.open as f64);
+    text.one(
+        "lag_seconds",
+        "gauge",
+        "How long the oldest answer waits that no client has accepted or rejected.",
+        streams.lag.as_secs_f64(),
+    );
+    text.one(
+        "rejecting_streams",
+        "gauge",
+        "ADS streams whose client rejected the last answer of some kind.",
+        streams.rejecting as f64,
+    );
+    let count = |counter: fn(&OfKind) -> &AtomicU64| move |of: &OfKind| counter(of).load(Relaxed) as f64;
+    text.by_kind(metrics, "pushes_total", "Answers sent.", count(|of| &of.pushes));
+    text.by_kind(metrics, "pushed_resources_total", "Resources in answers sent.", count(|of| &of.resources));
+    text.by_kind(metrics, "pushed_bytes_total", "Bytes of resources in answers sent.", count(|of| &of.bytes));
+    text.by_kind(metrics, "acks_total", "Answers that were accepted.", count(|of| &of.acks));
+    text.by_kind(metrics, "ack_seconds_total", "Time until answers were accepted.", |of| {
+        of.ack_micros.load(Relaxed) as f64 / 1e6
+    });
+    text.by_kind(metrics, "nacks_total", "Answers that were rejected.", count(|of| &of.nacks));
+    let services = state.index.snapshot().services.len() as f64;
+    text.one("services", "gauge", "Services that are served.", services);
+    for (name, help, counter) in [
+        ("snapshots_total", "Changes of resources that came in force.", &metrics.snapshots),
+        ("rejected_files_total", "Changes of resource files that were at fault.", &metrics.rejected_files),
+    ] {
+        text.one(name, "counter", help, counter.load(Relaxed) as f64);
+    }
+    text.0
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        self.head(name, kind, help);
+        // Infallible: a String takes every write.
+        let _ = writeln!(self.0, "lighter_control_{name} {value}");
+    }
+
+    fn by_kind(&mut self, metrics: &Metrics, name: &str, help: &str, value: impl Fn(&OfKind) -> f64) {
+        self.head(name, "counter", help);
+        for (kind, of) in Kind::ALL.into_iter().zip(&metrics.kinds) {
+            let _ = writeln!(self.0, "lighter_control_{name}{{type=\"{kind}\"}} {}", value(of));
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ =
+            write!(self.0, "# HELP lighter_control_{name} {help}\n# TYPE lighter_control_{name} {kind}\n");
+    }
+}

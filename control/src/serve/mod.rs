@@ -1,0 +1,177 @@
+//! `lighter control`: the control plane. It tells sidecars and other xDS clients what the mesh says.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use lighter_config::control::ControlConfig;
+use lighter_config::xds::Kind;
+use lighter_proxy::telemetry::logging;
+use miette::{Context, IntoDiagnostic, miette};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::exit::Exit;
+use crate::state::State;
+use crate::store::Store;
+
+mod ads;
+mod grpc;
+mod source;
+// The API shows them.
+#[allow(dead_code)]
+pub mod streams;
+
+/// The gRPC services, as compiled from `config/proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod rpc {
+    pub mod envoy {
+        pub mod service {
+            pub mod discovery {
+                pub mod v3 {
+                    tonic::include_proto!("envoy.service.discovery.v3");
+                }
+            }
+        }
+    }
+}
+
+/// Arguments of `lighter control`. A flag goes before what the file says.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The control plane's own file; without it, everything is as by default
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder of all that outlives the process
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// ADS without TLS, on loopback only
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    plaintext_ads: Option<SocketAddr>,
+    /// Files or folders with resources, watched, beside those that the file names
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    resources: Vec<PathBuf>,
+    /// What is logged to standard error: a level, or levels by module; LIGHTER_LOG goes before it
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// Log JSON instead of text
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Runs the control plane until it is told to stop.
+pub fn execute(args: &Args) -> miette::Result<Exit> {
+    if let Err(error) = logging::install(&args.log, args.log_json) {
+        eprintln!("lighter: --log: {error}");
+        return Ok(Exit::Usage);
+    }
+    let config = config(args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().into_diagnostic()?;
+    runtime.block_on(run(config))?;
+    Ok(Exit::Ok)
+}
+
+fn config(args: &Args) -> miette::Result<ControlConfig> {
+    let read = args.config.as_ref().map(|file| ControlConfig::read(file)).transpose();
+    let mut config = read.map_err(|errors| miette!("{errors}"))?.unwrap_or_default();
+    if let Some(state) = &args.state {
+        config.state.clone_from(state);
+    }
+    config.plaintext_ads = args.plaintext_ads.or(config.plaintext_ads);
+    config.resources.extend(args.resources.iter().cloned());
+    match config.conflict() {
+        Some(conflict) => Err(miette!("{conflict}")),
+        None => Ok(config),
+    }
+}
+
+async fn run(config: ControlConfig) -> miette::Result<()> {
+    // Before anything that may take time: who starts it may end it from now on.
+    let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
+    let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
+    let (state, seen) = open(config)?;
+    let state = Arc::new(state);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow(state.clone()));
+    tasks.spawn(source::watch(state.clone(), seen));
+    if let Some(address) = state.config.plaintext_ads {
+        let listener = listen(address, "plaintextAds").await?;
+        tracing::info!(%address, "ADS in plain text");
+        // The gRPC profile, and nothing that decides who may talk.
+        let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::STANDARD));
+        tasks.spawn(grpc::serve(state.clone(), listener, grpc::Services { ads }));
+    }
+    tracing::info!(services = state.index.snapshot().services.len(), "ready");
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = died(&mut tasks) => Some(ended),
+    };
+    state.stop();
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(LONGEST_GOODBYE, all).await.is_err() {
+        tracing::warn!("some clients did not take their leave in time");
+    }
+    tracing::info!("stopped");
+    match ended {
+        None => Ok(()),
+        Some(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Waits for a task to panic: no part of the control plane may be gone without anybody knowing.
+async fn died(tasks: &mut JoinSet<()>) -> Box<dyn std::any::Any + Send> {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) if error.is_panic() => return error.into_panic(),
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn open(config: ControlConfig) -> miette::Result<(State, source::Seen)> {
+    std::fs::create_dir_all(&config.state)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot make the folder {}", config.state.display()))?;
+    let (files, seen) = source::read(&config.resources).map_err(|errors| miette!("{errors}"))?;
+    let store = Store::open(&config.state.join("store.redb"), files).map_err(|error| miette!("{error}"))?;
+    let state = State::new(config, Arc::new(store));
+    state.index.set_snapshot(state.store.snapshot());
+    Ok((state, seen))
+}
+
+async fn listen(address: SocketAddr, what: &str) -> miette::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await.into_diagnostic();
+    listener.wrap_err_with(|| format!("cannot listen on {address} ({what})"))
+}
+
+/// Brings every change of the store into the index.
+async fn follow(state: Arc<State>) {
+    let mut changed = state.store.watch();
+    let mut stopping = state.stopping();
+    loop {
+        let view = state.store.view();
+        for warning in &view.snapshot.warnings {
+            tracing::warn!("{warning}");
+        }
+        if state.index.snapshot().version != view.snapshot.version {
+            let (version, services) = (view.snapshot.version.clone(), view.snapshot.services.len());
+            state.index.set_snapshot(view.snapshot.clone());
+            state.metrics.snapshots.fetch_add(1, Relaxed);
+            tracing::info!(services, %version, "resources in force");
+        }
+        tokio::select! {
+            () = stopping.asked() => return,
+            changed = changed.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+/// How long clients may take to end their streams when the control plane stops.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(5);

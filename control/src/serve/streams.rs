@@ -1,0 +1,161 @@
+//! The ADS streams that are open, for whoever asks how the sidecars stand.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use lighter_config::xds::server::Standing;
+use serde::Serialize;
+
+/// Every open stream.
+#[derive(Debug, Default)]
+pub struct Streams {
+    next: AtomicU64,
+    open: Mutex<BTreeMap<u64, Arc<Connected>>>,
+}
+
+/// One open stream.
+#[derive(Debug)]
+pub struct Connected {
+    peer: Option<SocketAddr>,
+    since: SystemTime,
+    said: Mutex<SaidSoFar>,
+}
+
+#[derive(Debug, Default)]
+struct SaidSoFar {
+    node: String,
+    standing: Vec<Standing>,
+}
+
+/// A stream in the table of those that are open, until it is dropped.
+pub struct Entry<'s> {
+    streams: &'s Streams,
+    number: u64,
+    connected: Arc<Connected>,
+}
+
+/// All streams in numbers.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// How many are open.
+    pub open: usize,
+    /// Of how many the client rejected the last answer of some kind.
+    pub rejecting: usize,
+    /// How long the oldest answer waits to be accepted or rejected.
+    pub lag: Duration,
+}
+
+/// How one client stands, as `lighter get sidecars` shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    /// What it calls itself.
+    pub node: String,
+    /// Where it connected from.
+    pub peer: Option<SocketAddr>,
+    /// When it connected, in seconds since 1970.
+    pub since: u64,
+    /// Kind by kind.
+    pub kinds: Vec<OfKind>,
+}
+
+/// How a client stands with one kind of resource.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OfKind {
+    /// Which kind.
+    pub kind: &'static str,
+    /// Whether it asked for everything.
+    pub all: bool,
+    /// How many names it asked for.
+    pub names: usize,
+    /// How many resources it was told.
+    pub told: usize,
+    /// The version that it was told last.
+    pub version: Arc<str>,
+    /// The version that it accepted last.
+    pub accepted: Arc<str>,
+    /// Why it rejected the last answer, if it did.
+    pub rejected: Option<String>,
+    /// How long an answer waits, in seconds, if one does.
+    pub waiting: Option<f64>,
+}
+
+impl Streams {
+    /// Enters a stream.
+    pub fn enter(&self, peer: Option<SocketAddr>) -> Entry<'_> {
+        let number = self.next.fetch_add(1, Relaxed);
+        let connected = Arc::new(Connected { peer, since: SystemTime::now(), said: Mutex::default() });
+        self.lock().insert(number, connected.clone());
+        Entry { streams: self, number, connected }
+    }
+
+    /// All of them in numbers.
+    pub fn reading(&self, now: Instant) -> Reading {
+        let open = self.lock();
+        let mut reading = Reading { open: open.len(), ..Reading::default() };
+        for connected in open.values() {
+            let said = connected.said();
+            reading.rejecting +=
+                usize::from(said.standing.iter().any(|standing| standing.rejected.is_some()));
+            let waiting = said.standing.iter().filter_map(|standing| standing.waiting_since).min();
+            let lag = waiting.map(|since| now.saturating_duration_since(since)).unwrap_or_default();
+            reading.lag = reading.lag.max(lag);
+        }
+        reading
+    }
+
+    /// Each of them, the oldest first.
+    pub fn sidecars(&self, now: Instant) -> Vec<Sidecar> {
+        self.lock().values().map(|connected| connected.sidecar(now)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Connected>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connected {
+    fn said(&self) -> MutexGuard<'_, SaidSoFar> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sidecar(&self, now: Instant) -> Sidecar {
+        let said = self.said();
+        let kinds = said.standing.iter().map(|standing| OfKind {
+            kind: standing.kind.label(),
+            all: standing.all,
+            names: standing.names,
+            told: standing.told,
+            version: standing.version.clone(),
+            accepted: standing.accepted.clone(),
+            rejected: standing.rejected.as_ref().map(|rejection| rejection.reason.clone()),
+            waiting: standing.waiting_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
+        });
+        let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Sidecar { node: said.node.clone(), peer: self.peer, since: since.as_secs(), kinds: kinds.collect() }
+    }
+}
+
+impl Entry<'_> {
+    /// Notes what the client calls itself.
+    pub fn named(&self, node: &str) {
+        self.connected.said().node = node.to_owned();
+    }
+
+    /// Notes how it stands.
+    pub fn stands(&self, standing: impl Iterator<Item = Standing>) {
+        let mut said = self.connected.said();
+        said.standing.clear();
+        said.standing.extend(standing);
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.streams.lock().remove(&self.number);
+    }
+}

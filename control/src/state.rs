@@ -1,0 +1,62 @@
+//! What the parts of a running control plane share.
+
+use std::sync::Arc;
+
+use lighter_config::control::ControlConfig;
+use tokio::sync::watch;
+
+use crate::index::Index;
+use crate::metrics::Metrics;
+use crate::serve::streams::Streams;
+use crate::store::Store;
+
+/// One control plane.
+pub struct State {
+    /// What it was told to do.
+    pub config: ControlConfig,
+    /// What the mesh says.
+    pub store: Arc<Store>,
+    /// What streams are told.
+    pub index: Index,
+    /// Who listens.
+    pub streams: Streams,
+    /// What is counted.
+    pub metrics: Metrics,
+    stop: watch::Sender<bool>,
+}
+
+/// Tells when the control plane is to stop.
+#[derive(Clone)]
+pub struct Stopping(watch::Receiver<bool>);
+
+impl State {
+    /// A control plane with this store, which the index has yet to learn.
+    pub fn new(config: ControlConfig, store: Arc<Store>) -> Self {
+        State {
+            index: Index::new(&config.trust_domain),
+            config,
+            store,
+            streams: Streams::default(),
+            metrics: Metrics::default(),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    /// Has everything end in good order.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// To wait for that.
+    pub fn stopping(&self) -> Stopping {
+        Stopping(self.stop.subscribe())
+    }
+}
+
+impl Stopping {
+    /// Returns once the control plane is to stop; at once if it is already.
+    pub async fn asked(&mut self) {
+        // An error means that the control plane is gone.
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
