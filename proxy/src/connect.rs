@@ -154,7 +154,7 @@ fn refusal(cause: Cause) -> ProxyError {
 }
 
 async fn tell(call: &mut Call, answer: &[u8]) -> Option<()> {
-    call.io.tcp.write_all(answer).await.ok()
+    call.io.write_all(answer).await.ok()
 }
 
 /// Takes what `parse` makes of what the client sends; what comes behind it stays in `heard`.

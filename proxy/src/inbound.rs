@@ -20,7 +20,7 @@ use crate::worker::Shared;
 /// Serves a connection that a caller made to the workload and the kernel redirected. It goes on to the very address
 /// that was meant, so that an application sees its own addresses and none that it does not listen on.
 pub(crate) async fn intercepted(call: Call) -> Engine {
-    let Ok(meant) = listen::original_destination(&call.io.tcp) else {
+    let Ok(meant) = listen::original_destination(call.io.stream.socket()) else {
         // The caller left before the kernel was asked.
         return None;
     };

@@ -1,4 +1,5 @@
-//! A connection as the data path sees it: a stream, and the bytes that detection has already read from it.
+//! A connection as the data path sees it: a stream, plain or within TLS, and the bytes that detection has already read
+//! from it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,25 +9,53 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
 /// A downstream or upstream connection. What was read ahead of it comes out first.
 #[derive(Debug)]
 pub struct Io {
     /// The stream itself.
-    pub tcp: TcpStream,
+    pub stream: Stream,
     /// Bytes that were read already and belong before whatever the stream gives next.
     pub early: Bytes,
+}
+
+/// A stream of bytes both ways.
+#[derive(Debug)]
+pub enum Stream {
+    /// As the socket gives and takes them.
+    Plain(TcpStream),
+    /// Within TLS. What the socket has not taken of it goes out with the next read as well as with the next write or
+    /// flush, so that whoever waits for an answer need not flush before.
+    Tls(Box<Tls>),
+}
+
+/// TLS over a socket.
+pub type Tls = TlsStream<Carrier>;
+
+/// What lies beneath TLS: a socket, and what was read of it before it was known to speak TLS.
+#[derive(Debug)]
+pub struct Carrier {
+    /// The socket.
+    tcp: TcpStream,
+    /// What was read of it.
+    early: Bytes,
 }
 
 impl Io {
     /// A connection of which nothing was read yet.
     pub fn new(tcp: TcpStream) -> Self {
-        Io { tcp, early: Bytes::new() }
+        Io { stream: Stream::Plain(tcp), early: Bytes::new() }
     }
 
     /// A connection of which `early` was read already.
     pub fn with_early(tcp: TcpStream, early: Bytes) -> Self {
-        Io { tcp, early }
+        Io { stream: Stream::Plain(tcp), early }
+    }
+
+    /// A connection whose handshake is done.
+    pub fn secure(tls: impl Into<Tls>) -> Self {
+        Io { stream: Stream::Tls(Box::new(tls.into())), early: Bytes::new() }
     }
 
     /// Whether bytes have arrived that were not read. The runtime may not know of them yet: it asks the system only
@@ -34,44 +63,177 @@ impl Io {
     pub(crate) fn has_arrived(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         !self.early.is_empty()
-            || socket2::SockRef::from(&self.tcp).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
+            || socket2::SockRef::from(self.stream.socket()).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Makes the close that follows a reset, so that the peer cannot take a cut for a clean end.
     pub fn reset_on_close(&self) {
         // SO_LINGER with zero seconds never blocks; what is unsent is meant to be lost.
-        let _ = socket2::SockRef::from(&self.tcp).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(self.stream.socket()).set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// The other end's address, or an unspecified one when it is gone already.
     pub fn peer(&self) -> SocketAddr {
-        self.tcp.peer_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)))
+        self.stream.socket().peer_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 }
 
+impl Stream {
+    /// The socket, where nothing lies between it and the bytes.
+    #[inline]
+    pub fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Stream::Plain(tcp) => Some(tcp),
+            Stream::Tls(_) => None,
+        }
+    }
+
+    /// The socket, whatever it carries: for its addresses and options, and never for bytes.
+    pub fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => &tls.get_ref().0.tcp,
+        }
+    }
+}
+
+impl Carrier {
+    /// A socket of which `early` was read already.
+    pub fn new(tcp: TcpStream, early: Bytes) -> Self {
+        Carrier { tcp, early }
+    }
+}
+
+/// Takes from `early` what fits into `buf`. False: there is nothing.
+#[inline]
+fn take(early: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
+    if early.is_empty() {
+        return false;
+    }
+    let fitting = early.len().min(buf.remaining());
+    buf.put_slice(&early[..fitting]);
+    early.advance(fitting);
+    true
+}
+
 impl AsyncRead for Io {
+    #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.early.is_empty() {
-            let fitting = self.early.len().min(buf.remaining());
-            buf.put_slice(&self.early[..fitting]);
-            self.early.advance(fitting);
+        if take(&mut self.early, buf) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Tls(tls) => {
+                if tls.get_ref().1.wants_write() {
+                    // What is wrong with writing, the next write tells.
+                    let _ = Pin::new(&mut **tls).poll_flush(cx);
+                }
+                Pin::new(&mut **tls).poll_read(cx, buf)
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+        }
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+        }
+    }
+
+    /// Ends the way out. A TLS stream says first that this is its end, so that nobody can cut it unseen.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+impl AsyncRead for Carrier {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if take(&mut self.early, buf) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Io {
+impl AsyncWrite for Carrier {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -87,6 +249,6 @@ impl AsyncWrite for Io {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        true
     }
 }

@@ -15,17 +15,17 @@ use crate::telemetry::Direction;
 
 /// Serves a connection that the workload made and the kernel redirected.
 pub(crate) async fn intercepted(call: Call) -> Engine {
-    let Ok(meant) = listen::original_destination(&call.io.tcp) else {
+    let Ok(meant) = listen::original_destination(call.io.stream.socket()) else {
         // The client left before the kernel was asked.
         return None;
     };
     if probe::is_probe(meant) {
-        let _ = probe::answer(call.io.tcp).await;
+        let _ = probe::answer(call.io).await;
         return None;
     }
     let onward = Onward::Address(Direction::Outbound, meant);
     // Nobody redirected it: it was made to this very socket, and would come back for ever.
-    if call.io.tcp.local_addr().is_ok_and(|own| own == meant) {
+    if call.io.stream.socket().local_addr().is_ok_and(|own| own == meant) {
         return call.refuse(&onward, Cause::Loop);
     }
     let destination = destination(&call.worker.shared.mesh.load(), meant);

@@ -203,9 +203,10 @@ async fn answer(upstream: &mut Option<Upstream>) -> Result<bool, Lost> {
 /// Appends one read to `into`, which is to hold no more than `most`.
 pub(crate) async fn read(io: &Io, into: &mut BytesMut, most: usize) -> io::Result<usize> {
     loop {
-        io.tcp.readable().await?;
+        let Some(tcp) = io.stream.plain() else { return Err(io::ErrorKind::Unsupported.into()) };
+        tcp.readable().await?;
         let mut buffer = Buffer::take();
-        match buffer.try_read(&io.tcp, most.saturating_sub(into.len()).max(1)) {
+        match buffer.try_read(tcp, most.saturating_sub(into.len()).max(1)) {
             Ok(bytes) => {
                 into.extend_from_slice(buffer.filled());
                 return Ok(bytes);

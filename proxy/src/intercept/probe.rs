@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use lighter_config::sidecar::InterceptConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use super::InterceptError;
 
@@ -27,7 +27,7 @@ pub fn is_probe(original: SocketAddr) -> bool {
 }
 
 /// Answers a probe.
-pub async fn answer(mut probe: TcpStream) -> io::Result<()> {
+pub async fn answer(mut probe: impl AsyncWrite + Unpin) -> io::Result<()> {
     probe.write_all(&*TOKEN).await?;
     probe.shutdown().await
 }

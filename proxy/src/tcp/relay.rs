@@ -5,7 +5,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -20,7 +19,7 @@ use super::pipe::{PIPE_BYTES, Pipe};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
-use crate::io::Io;
+use crate::io::{Io, Stream};
 
 /// What passed, and how it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub(crate) async fn relay(
 ) -> Relayed {
     let mut there = Way::new(std::mem::take(&mut downstream.early));
     let mut back = Way::new(std::mem::take(&mut upstream.early));
-    let (down, up) = (&mut downstream.tcp, &mut upstream.tcp);
+    let (down, up) = (&mut downstream.stream, &mut upstream.stream);
     // Moved only when it fires too early: what moves bytes touches no timer.
     let mut timer = pin!(tokio::time::sleep(idle.unwrap_or_default()));
     let mut since = Instant::now();
@@ -130,12 +129,8 @@ impl Way {
     }
 
     /// Moves what can be moved. Ready when the source ended, all it sent is written, and the sink is told.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-    ) -> Poll<Result<(), Broken>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), Broken>> {
+        let splices = from.plain().is_some() && to.plain().is_some();
         loop {
             if let Err(_error) = ready!(self.poll_write(cx, to)) {
                 return Poll::Ready(Err(Broken::Sink));
@@ -143,14 +138,14 @@ impl Way {
             match self.ended {
                 End::Open => {}
                 End::Read => {
-                    self.ended = End::Passed;
                     // Fails only where the sink is gone already, which its own way will tell.
-                    let _ = socket2::SockRef::from(&*to).shutdown(Shutdown::Write);
+                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                    self.ended = End::Passed;
                 }
                 End::Passed => return Poll::Ready(Ok(())),
             }
             if self.ended == End::Open
-                && let Err(_error) = ready!(self.poll_read(cx, from))
+                && let Err(_error) = ready!(self.poll_read(cx, from, splices))
             {
                 return Poll::Ready(Err(Broken::Source));
             }
@@ -158,7 +153,7 @@ impl Way {
     }
 
     /// Writes all that is held.
-    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
         while !self.early.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.early))?;
             self.early.advance(written);
@@ -174,18 +169,21 @@ impl Way {
         }
         if let Some(pipe) = &mut self.pipe
             && pipe.held() > 0
+            && let Some(to) = to.plain()
         {
             let before = pipe.held();
             let drained = pipe.poll_drain(cx, to);
             self.moved += (before - pipe.held()) as u64;
             ready!(drained)?;
         }
-        Poll::Ready(Ok(()))
+        Pin::new(to).poll_flush(cx)
     }
 
     /// Reads once; nothing is held before.
-    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut TcpStream) -> Poll<io::Result<()>> {
-        if self.mode == Mode::Bulk {
+    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Stream, splices: bool) -> Poll<io::Result<()>> {
+        if let Some(from) = from.plain()
+            && self.mode == Mode::Bulk
+        {
             match self.poll_splice(cx, from)? {
                 Poll::Ready(Some(bytes)) => {
                     if bytes == 0 {
@@ -202,7 +200,9 @@ impl Way {
             }
         }
         // Readiness first: a way at rest takes no buffer.
-        ready!(from.poll_read_ready(cx))?;
+        if let Some(from) = from.plain() {
+            ready!(from.poll_read_ready(cx))?;
+        }
         let mut buffer = Buffer::take();
         let bytes = ready!(buffer.poll_read(from, cx))?;
         let full = buffer.room() == 0;
@@ -210,7 +210,7 @@ impl Way {
             0 => self.ended = End::Read,
             _ => self.buffer = Some(buffer),
         }
-        if full && self.mode == Mode::Chat {
+        if full && splices && self.mode == Mode::Chat {
             self.mode = Mode::Bulk;
         }
         Poll::Ready(Ok(()))

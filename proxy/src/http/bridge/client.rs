@@ -177,19 +177,19 @@ impl Client {
     /// Writes what is there.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
-            match ready!(Pin::new(&mut self.io.tcp).poll_write(cx, &self.output))? {
+            match ready!(Pin::new(&mut self.io.stream).poll_write(cx, &self.output))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.output.advance(written),
             }
         }
         self.output = BytesMut::new();
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.io.stream).poll_flush(cx)
     }
 
     /// Says that nothing more comes, and throws away what the client sends, `left` bytes at most. Ready when there is
     /// no reason to listen any longer.
     pub(super) fn poll_linger(&mut self, left: &mut usize, cx: &mut Context<'_>) -> Poll<()> {
-        if ready!(Pin::new(&mut self.io.tcp).poll_shutdown(cx)).is_err() {
+        if ready!(Pin::new(&mut self.io.stream).poll_shutdown(cx)).is_err() {
             return Poll::Ready(());
         }
         loop {

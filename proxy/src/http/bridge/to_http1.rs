@@ -27,6 +27,7 @@ use crate::http::h2::body::grpc_status;
 use crate::http::h2::exchange::{Call, Interims, aborted, watched};
 use crate::http::h2::retry::Again;
 use crate::http::hop;
+use crate::io::Io;
 use crate::telemetry::Direction;
 
 /// Most bytes of a request that wait for the endpoint's socket.
@@ -207,7 +208,7 @@ async fn connect(
     let dialled = dial::connect(factory, endpoint.address, call.policy.connect_timeout);
     let dialled = watched(&mut call.limits, respond, dialled).await?;
     endpoint.metrics.dialled(dialled.is_ok());
-    Ok(Upstream::new(dialled?, tokio::time::Instant::now()))
+    Ok(Upstream::new(Io::new(dialled?), tokio::time::Instant::now()))
 }
 
 fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {
@@ -236,7 +237,7 @@ impl Upload<'_> {
         let mut moved = false;
         while !self.failed {
             while !self.out.is_empty() {
-                match Pin::new(&mut upstream.io.tcp).poll_write(cx, &self.out) {
+                match Pin::new(&mut upstream.io.stream).poll_write(cx, &self.out) {
                     Poll::Ready(Ok(written)) => {
                         moved = true;
                         self.out.advance(written);
@@ -370,7 +371,7 @@ impl Connection {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ProxyError>> {
         let mut buffer = self.buffer.take().unwrap_or_else(Buffer::take);
         buffer.compact();
-        let read = buffer.poll_read(&mut self.upstream.io.tcp, cx);
+        let read = buffer.poll_read(&mut self.upstream.io, cx);
         if !buffer.is_empty() {
             self.buffer = Some(buffer);
         }

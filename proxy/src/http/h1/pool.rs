@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lighter_config::snapshot::TrafficPolicy;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use crate::io::Io;
@@ -37,12 +38,12 @@ pub struct Upstream {
 
 impl Upstream {
     /// A connection that was just made.
-    pub fn new(tcp: TcpStream, now: Instant) -> Self {
+    pub fn new(io: Io, now: Instant) -> Self {
         // Jittered, so that connections made together do not all end together.
         let age = MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0);
         let counted = Pooled::open(Spoken::Http1);
         counted.begin();
-        Upstream { io: Io::new(tcp), retires: now + age, reused: false, counted }
+        Upstream { io, retires: now + age, reused: false, counted }
     }
 }
 
@@ -68,7 +69,7 @@ impl Pool {
         let kept = self.by_endpoint.get_mut(&endpoint)?;
         while let Some(Kept { mut upstream, until }) = kept.pop() {
             self.kept -= 1;
-            if is_fit(&upstream, until, now, cx) {
+            if is_fit(&mut upstream, until, now, cx) {
                 upstream.reused = true;
                 upstream.counted.begin();
                 return Some(upstream);
@@ -112,7 +113,7 @@ impl Pool {
     fn sweep(&mut self, now: Instant, cx: &mut Context<'_>) {
         self.by_endpoint.retain(|_, kept| {
             let before = kept.len();
-            kept.retain(|kept| is_fit(&kept.upstream, kept.until, now, cx));
+            kept.retain_mut(|kept| is_fit(&mut kept.upstream, kept.until, now, cx));
             self.kept -= before - kept.len();
             !kept.is_empty()
         });
@@ -139,12 +140,12 @@ impl Pool {
 }
 
 /// Whether an exchange may begin on a connection that rested; says why if not.
-fn is_fit(upstream: &Upstream, until: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
+fn is_fit(upstream: &mut Upstream, until: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
     if now >= until || now >= upstream.retires {
         upstream.counted.closes(PoolClosed::Expired);
         return false;
     }
-    let quiet = is_quiet(&upstream.io.tcp, cx);
+    let quiet = is_quiet(&mut upstream.io, cx);
     if !quiet {
         upstream.counted.closes(PoolClosed::Upstream);
     }
@@ -172,7 +173,11 @@ async fn sweep(worker: Weak<Worker>) {
 /// Whether nothing came on a connection that rests: no end, no error, no byte. Costs a system call only where the
 /// runtime has seen an event.
 /// The task is woken when something comes.
-pub(super) fn is_quiet(tcp: &TcpStream, cx: &mut Context<'_>) -> bool {
+pub(super) fn is_quiet(io: &mut Io, cx: &mut Context<'_>) -> bool {
+    let Some(tcp) = io.stream.plain() else {
+        // What TLS itself has to say is nothing of the endpoint's: a read takes it in.
+        return Pin::new(io).poll_read(cx, &mut ReadBuf::new(&mut [0; 1])).is_pending();
+    };
     while tcp.poll_read_ready(cx).is_ready() {
         // Readiness may be left over from what was read before.
         match tcp.try_read(&mut [0; 1]) {

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::Request;
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::pool::{Group, Lease};
 use super::{SEND_BUFFER, STREAM_WINDOW};
 use crate::dial;
 use crate::error::{Cause, ProxyError};
+use crate::io::Io;
 use crate::telemetry::{Direction, PoolClosed, Pooled, Spoken};
 
 /// Most streams of ours at once on one connection, whatever more the peer allows.
@@ -92,7 +92,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         .max_header_list_size(how.shared.config.max_head_bytes.min(u32::MAX as usize) as u32)
         .initial_max_send_streams(UNTOLD)
         .max_concurrent_reset_streams(MAX_STREAMS)
-        .handshake(tcp)
+        .handshake(Io::new(tcp))
         .await
         .map_err(failed)?;
     let upstream = Rc::new(Upstream {
@@ -245,7 +245,7 @@ impl Handles {
 }
 
 /// Runs a connection until it ends.
-async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connection<TcpStream, Bytes>) {
+async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connection<Io, Bytes>) {
     let old_at = Instant::now() + MAX_AGE.mul_f64(0.75 + fastrand::f64() / 2.0);
     let mut idle_since = Some(Instant::now());
     let mut timer = pin!(tokio::time::sleep(group.dial().connect_timeout.get()));

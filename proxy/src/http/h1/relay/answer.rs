@@ -32,7 +32,7 @@ impl Connection {
             if self.exchange.answering {
                 return self.poll_download(cx);
             }
-            if self.out.poll_flush(&mut self.down.tcp, cx).map_err(|_| client_gone())?.is_pending() {
+            if self.out.poll_flush(&mut self.down.stream, cx).map_err(|_| client_gone())?.is_pending() {
                 return Ok(Poll::Pending);
             }
             if let Some(mut buffer) = self.exchange.download.buffer.take() {

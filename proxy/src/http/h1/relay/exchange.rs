@@ -22,6 +22,7 @@ use crate::http::h1::body::Framing;
 use crate::http::h1::edit::{Edit, Slices, Span};
 use crate::http::h1::head::Asked;
 use crate::http::h1::pool::{Upstream, is_quiet};
+use crate::io::Io;
 use crate::telemetry::Direction;
 
 /// Longest silence of a client that still sends a body whose answer is complete.
@@ -233,7 +234,7 @@ impl Connection {
         }
         match dialled {
             Ok(tcp) => {
-                self.exchange.up = Some(Upstream::new(tcp, Instant::now()));
+                self.exchange.up = Some(Upstream::new(Io::new(tcp), Instant::now()));
                 Ok(())
             }
             Err(error) => {
@@ -312,16 +313,13 @@ impl Connection {
             return Poll::Ready(Ok(()));
         }
         // The answer is complete and the request is not: go on while the endpoint listens.
-        match &self.exchange.up {
-            Some(up) if is_quiet(&up.io.tcp, cx) => {
-                self.exchange.idle = Some(self.exchange.idle.unwrap_or(LATE_BODY).min(LATE_BODY));
-                let _ = self.poll_limits(cx);
-                Poll::Pending
-            }
-            _ => {
-                self.exchange.refused = true;
-                Poll::Ready(Ok(()))
-            }
+        if self.exchange.up.as_mut().is_some_and(|up| is_quiet(&mut up.io, cx)) {
+            self.exchange.idle = Some(self.exchange.idle.unwrap_or(LATE_BODY).min(LATE_BODY));
+            let _ = self.poll_limits(cx);
+            Poll::Pending
+        } else {
+            self.exchange.refused = true;
+            Poll::Ready(Ok(()))
         }
     }
 
@@ -348,7 +346,7 @@ impl Connection {
             detail: "the endpoint closed the connection",
             safe: up.reused || x.idempotent,
         };
-        x.up_out.send(&slices, &mut up.io.tcp, cx).map_err(|_| gone)?;
+        x.up_out.send(&slices, &mut up.io.stream, cx).map_err(|_| gone)?;
         drop(slices);
         if !x.upload.body.is_done() && rest.len() > pass.pass {
             let mut behind = Buffer::take();

@@ -80,7 +80,7 @@ impl Flow {
         to: &mut Io,
         out: &mut Outbox,
     ) -> Poll<Result<(), Broken>> {
-        ready!(out.poll_flush(&mut to.tcp, cx)).map_err(|_| Broken::Sink)?;
+        ready!(out.poll_flush(&mut to.stream, cx)).map_err(|_| Broken::Sink)?;
         let mut wants_more = false;
         loop {
             if self.pipe.is_some() {
@@ -108,7 +108,7 @@ impl Flow {
                     self.moved += out.queue().len() as u64;
                     buffer.consume(seen);
                     wants_more = !buffer.is_empty();
-                    ready!(out.poll_flush(&mut to.tcp, cx)).map_err(|_| Broken::Sink)?;
+                    ready!(out.poll_flush(&mut to.stream, cx)).map_err(|_| Broken::Sink)?;
                 } else {
                     let pass = self.body.pass(buffer.filled()).map_err(Broken::Framing)?;
                     (self.ready, self.omit) = (pass.pass, pass.omit);
@@ -116,7 +116,7 @@ impl Flow {
                 }
                 continue;
             }
-            if self.buffer.is_none() && self.splices(from) {
+            if self.buffer.is_none() && self.splices(from, to) {
                 match Pipe::take() {
                     Ok(pipe) => self.pipe = Some(Box::new(pipe)),
                     Err(_) => self.unspliced = true,
@@ -134,7 +134,7 @@ impl Flow {
     fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
         let Some(buffer) = &mut self.buffer else { return Poll::Ready(Err(Broken::Sink)) };
         let front = &buffer.filled()[..self.ready];
-        match ready!(Pin::new(&mut to.tcp).poll_write(cx, front)) {
+        match ready!(Pin::new(&mut to.stream).poll_write(cx, front)) {
             Ok(written) if written > 0 => {
                 buffer.consume(written);
                 self.ready -= written;
@@ -145,25 +145,33 @@ impl Flow {
         }
     }
 
-    fn splices(&self, from: &Io) -> bool {
+    fn splices(&self, from: &Io, to: &Io) -> bool {
         let run = match self.body {
             // How much is to come is not known: what came tells.
             Body::UntilClose => self.moved,
             _ => self.body.run(),
         };
-        run >= SPLICE_FROM && !self.decode && !self.unspliced && from.early.is_empty()
+        run >= SPLICE_FROM
+            && !self.decode
+            && !self.unspliced
+            && from.early.is_empty()
+            && is_plain(from)
+            && is_plain(to)
     }
 
     /// Empties the pipe, fills it again, and gives it back at the end of the run.
     fn poll_splice(&mut self, cx: &mut Context<'_>, from: &mut Io, to: &mut Io) -> Poll<Result<(), Broken>> {
-        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
-        ready!(pipe.poll_drain(cx, &to.tcp)).map_err(|_| Broken::Sink)?;
+        let (Some(pipe), Some(from), Some(to)) = (&mut self.pipe, from.stream.plain(), to.stream.plain())
+        else {
+            return Poll::Ready(Ok(()));
+        };
+        ready!(pipe.poll_drain(cx, to)).map_err(|_| Broken::Sink)?;
         let most = usize::try_from(self.body.run()).unwrap_or(usize::MAX).min(PIPE_BYTES);
         if most == 0 || self.unspliced {
             self.pipe = None;
             return Poll::Ready(Ok(()));
         }
-        match ready!(pipe.poll_fill(cx, &from.tcp, most)) {
+        match ready!(pipe.poll_fill(cx, from, most)) {
             Ok(0) => {
                 self.pipe = None;
                 self.end()?;
@@ -190,4 +198,8 @@ impl Flow {
             Err(Broken::Truncated)
         }
     }
+}
+
+fn is_plain(io: &Io) -> bool {
+    io.stream.plain().is_some()
 }

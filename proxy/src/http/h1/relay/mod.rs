@@ -169,7 +169,7 @@ impl Connection {
 
     /// Waits for the next request.
     fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
-        if ready!(self.out.poll_flush(&mut self.down.tcp, cx)).is_err() {
+        if ready!(self.out.poll_flush(&mut self.down.stream, cx)).is_err() {
             return Poll::Ready(Next::Close);
         }
         loop {
@@ -208,7 +208,7 @@ impl Connection {
 
     fn poll_flush(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         // First what can be had at once: past the deadline too a client is told why it gets no answer.
-        if self.out.poll_flush(&mut self.down.tcp, cx).is_ready()
+        if self.out.poll_flush(&mut self.down.stream, cx).is_ready()
             || self.ticket.phase() == Phase::Closed
             || self.timer.poll(cx, None, Some(HEAD_TIMEOUT), self.progress).is_some()
         {
@@ -224,7 +224,7 @@ impl Connection {
         let until = Instant::now() + LINGER.0;
         let mut left = LINGER.1;
         poll_fn(|cx| {
-            if ready!(Pin::new(&mut self.down.tcp).poll_shutdown(cx)).is_err() {
+            if ready!(Pin::new(&mut self.down.stream).poll_shutdown(cx)).is_err() {
                 return Poll::Ready(());
             }
             loop {
@@ -272,7 +272,7 @@ impl Connection {
     /// Writes `slices` to the client.
     fn send_down(&mut self, slices: &[IoSlice<'_>], cx: &mut std::task::Context<'_>) -> Result<(), Fault> {
         self.out
-            .send(slices, &mut self.down.tcp, cx)
+            .send(slices, &mut self.down.stream, cx)
             .map_err(|_| Fault::new(Cause::DownstreamAborted, "the client went away"))
     }
 }

@@ -7,11 +7,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::buf::Buffer;
-use crate::io::Io;
+use crate::io::{Io, Stream};
 
 /// Reads once into `slot`, which holds a buffer only while there is something in it. Zero: the stream's end. The
 /// buffer must have room.
@@ -33,9 +32,9 @@ pub(super) fn poll_fill(
 }
 
 /// Whether nothing is there to be read; if so, the task is woken when there is. For where that is likely: a read would
-/// take a buffer to find out.
+/// take a buffer to find out. Of TLS it is not known: a read has to tell.
 pub(super) fn is_silent(io: &Io, cx: &mut Context<'_>) -> bool {
-    io.early.is_empty() && io.tcp.poll_read_ready(cx).is_pending()
+    io.early.is_empty() && io.stream.plain().is_some_and(|tcp| tcp.poll_read_ready(cx).is_pending())
 }
 
 /// What a socket has not taken yet of something that is written in one piece: a head, and what was read behind it.
@@ -55,15 +54,15 @@ impl Outbox {
     pub(super) fn send(
         &mut self,
         slices: &[IoSlice<'_>],
-        tcp: &mut TcpStream,
+        to: &mut Stream,
         cx: &mut Context<'_>,
     ) -> io::Result<()> {
         let mut written = 0;
         if self.is_empty() {
-            let tcp = Pin::new(tcp);
+            let to = Pin::new(to);
             let polled = match slices {
-                [whole] => tcp.poll_write(cx, whole),
-                _ => tcp.poll_write_vectored(cx, slices),
+                [whole] => to.poll_write(cx, whole),
+                _ => to.poll_write_vectored(cx, slices),
             };
             match polled {
                 Poll::Ready(result) => written = result?,
@@ -85,20 +84,20 @@ impl Outbox {
         &mut self.bytes
     }
 
-    /// Writes what is kept.
-    pub(super) fn poll_flush(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes what is kept, and what a TLS stream keeps.
+    pub(super) fn poll_flush(&mut self, to: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.bytes.is_empty() {
-            return Poll::Ready(Ok(()));
+            return Pin::new(to).poll_flush(cx);
         }
         while self.sent < self.bytes.len() {
-            let written = ready!(Pin::new(&mut *tcp).poll_write(cx, &self.bytes[self.sent..]))?;
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += written;
         }
         *self = Outbox::default();
-        Poll::Ready(Ok(()))
+        Pin::new(to).poll_flush(cx)
     }
 }
 
