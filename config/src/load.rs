@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::document::{At, Document, MAX_FILE_BYTES};
 use crate::error::{ConfigError, ConfigErrors};
 use crate::manifest::Manifest;
+use crate::resource::authorization::AuthorizationPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
@@ -28,6 +29,7 @@ pub struct Resources {
     pub(crate) tcp_routes: Vec<Loaded<TcpRouteSpec>>,
     pub(crate) traffic_policies: Vec<Loaded<TrafficPolicySpec>>,
     pub(crate) mesh_policies: Vec<Loaded<MeshPolicySpec>>,
+    pub(crate) authorization_policies: Vec<Loaded<AuthorizationPolicySpec>>,
     /// `kind namespace/name`, in the order of the files.
     names: Vec<String>,
 }
@@ -141,6 +143,7 @@ impl Resources {
             "TCPRoute" => self.tcp_routes.push(typed(document)?),
             "TrafficPolicy" => self.traffic_policies.push(typed(document)?),
             "MeshPolicy" => self.mesh_policies.push(typed(document)?),
+            "AuthorizationPolicy" => self.authorization_policies.push(typed(document)?),
             _ => return Err(vec![unknown_kind(&document, &kind)]),
         }
         self.names.extend(name);
@@ -149,8 +152,8 @@ impl Resources {
 }
 
 /// The kinds of [`crate::schema::KINDS`] that can stand in a resource file.
-pub const RESOURCE_KINDS: [&str; 6] =
-    ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TrafficPolicy", "MeshPolicy"];
+pub const RESOURCE_KINDS: [&str; 7] =
+    ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TrafficPolicy", "MeshPolicy", "AuthorizationPolicy"];
 
 /// The kind of a document, which is one of those known; from here on its errors say which resource it is.
 pub(crate) fn identify(document: &mut Document) -> Result<String, Vec<ConfigError>> {

@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use crate::control::ControlFile;
+use crate::resource::authorization::AuthorizationPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
@@ -12,13 +13,14 @@ use crate::resource::{Resource, Spec};
 use crate::sidecar::file::SidecarFile;
 
 /// Every kind that has a schema: those of resource files, then the sidecar's own file and the control plane's.
-pub const KINDS: [&str; 8] = [
+pub const KINDS: [&str; 9] = [
     "Service",
     "HTTPRoute",
     "GRPCRoute",
     "TCPRoute",
     "TrafficPolicy",
     "MeshPolicy",
+    "AuthorizationPolicy",
     "SidecarConfig",
     "ControlConfig",
 ];
@@ -32,6 +34,7 @@ pub fn of(kind: &str) -> Option<Value> {
         "TCPRoute" => resource::<TcpRouteSpec>(),
         "TrafficPolicy" => resource::<TrafficPolicySpec>(),
         "MeshPolicy" => resource::<MeshPolicySpec>(),
+        "AuthorizationPolicy" => resource::<AuthorizationPolicySpec>(),
         "SidecarConfig" => own_file::<SidecarFile>("SidecarConfig"),
         "ControlConfig" => own_file::<ControlFile>("ControlConfig"),
         _ => return None,

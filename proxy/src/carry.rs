@@ -46,6 +46,11 @@ impl Call {
             Protocol::Auto => target.destination.speech(),
             said => Speech::from(said),
         };
+        // Whom no policy lets in without a request has to ask one, and is told so; nothing is dialled for them.
+        let speech = match &target.guard {
+            Some(guard) if speech == Speech::Unknown && !guard.admits(self.peer, None) => Speech::Http,
+            _ => speech,
+        };
         let onward = Onward::Port(target.clone());
         match self.find(&onward, &target, speech).await {
             Ok((Verdict::Http1, _)) => {
@@ -55,6 +60,11 @@ impl Call {
             Ok((Verdict::Http2, _)) => {
                 let (io, context) = self.into_fixed(target);
                 Some(Box::pin(h2::serve(io, context)))
+            }
+            Ok((Verdict::Tls | Verdict::Opaque | Verdict::Partial, _))
+                if target.guard.as_ref().is_some_and(|guard| guard.connection(self.peer, None).is_err()) =>
+            {
+                self.refuse(&onward, Cause::Denied)
             }
             Ok((Verdict::Tls, upstream)) => {
                 match detect::server_name(&mut self.io, self.worker.shared.config.detect_timeout).await {

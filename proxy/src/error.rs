@@ -46,6 +46,8 @@ pub enum Cause {
     HeadTooLarge,
     /// Valid, but not something that this proxy carries.
     Unsupported,
+    /// No AuthorizationPolicy allows it, or one forbids it.
+    Denied,
     /// This sidecar is draining.
     Draining,
     /// A limit of this sidecar is reached.
@@ -58,7 +60,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 23] = [
+    pub const ALL: [Cause; 24] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -78,6 +80,7 @@ impl Cause {
         Cause::BadRequest,
         Cause::HeadTooLarge,
         Cause::Unsupported,
+        Cause::Denied,
         Cause::Draining,
         Cause::Overloaded,
         Cause::Loop,
@@ -106,6 +109,7 @@ impl Cause {
             Cause::BadRequest => "bad_request",
             Cause::HeadTooLarge => "head_too_large",
             Cause::Unsupported => "unsupported",
+            Cause::Denied => "denied",
             Cause::Draining => "draining",
             Cause::Overloaded => "overloaded",
             Cause::Loop => "loop",
@@ -135,6 +139,7 @@ impl Cause {
             Cause::HeadTooLarge => 431,
             Cause::Unsupported => 501,
             Cause::Loop => 508,
+            Cause::Denied => 403,
         }
     }
 
@@ -146,6 +151,7 @@ impl Cause {
             Cause::DownstreamAborted => 1,
             Cause::AmbiguousMessage | Cause::BadRequest | Cause::Internal => 13,
             Cause::HeadTooLarge => 8,
+            Cause::Denied => 7,
             _ => 14,
         }
     }
@@ -157,6 +163,7 @@ impl Cause {
             | Cause::AmbiguousMessage
             | Cause::BadRequest
             | Cause::HeadTooLarge
+            | Cause::Denied
             | Cause::Unsupported => Side::Downstream,
             Cause::ConnectRefused
             | Cause::ConnectTimeout

@@ -9,10 +9,11 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::{InboundConfig, SidecarConfig};
 use lighter_config::snapshot::{Backend, Mtls, Port, Protocol, RouteTable, TrafficPolicy};
 
+use crate::authorize::Guard;
 use crate::carry::{Call, Engine};
 use crate::error::Cause;
 use crate::intercept::listen;
-use crate::mesh::{Destination, Target};
+use crate::mesh::{Destination, Mesh, Target};
 use crate::tcp::Onward;
 use crate::telemetry::Direction;
 use crate::worker::Shared;
@@ -31,7 +32,7 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
     let port = declared(&call.worker.shared, |port| port.target_port == meant.port());
     match port {
         Some(port) => {
-            let target = call.worker.apps.target(Some(port), meant, None);
+            let target = call.worker.apps.target(&call.worker.shared.mesh.load(), Some(port), meant, None);
             call.into_port(target, Protocol::Auto).await
         }
         // Not said to be part of the Service: carried, counted, and never looked into.
@@ -47,7 +48,8 @@ pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
         Some(wanted) => port.key.port == wanted,
         None => port.target_port == config.app.port(),
     });
-    let target = call.worker.apps.target(port, config.app, Some((config, shared.service())));
+    let explicit = Some((config, shared.service()));
+    let target = call.worker.apps.target(&shared.mesh.load(), port, config.app, explicit);
     let protocol = config.protocol;
     call.into_port(target, protocol).await
 }
@@ -82,6 +84,7 @@ struct Known {
     /// As configured when `destination` was made.
     port: Option<Arc<Port>>,
     destination: Arc<Destination>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl Apps {
@@ -89,17 +92,19 @@ impl Apps {
     /// configuration changed. Connections to it outlive that.
     fn target(
         &self,
+        mesh: &Mesh,
         port: Option<Arc<Port>>,
         app: SocketAddr,
         explicit: Option<(&InboundConfig, Option<&ServiceName>)>,
     ) -> Target {
         let mut known = self.known.borrow_mut();
-        let old = known.get(&app);
-        if let Some(old) = old
+        if let Some(old) = known.get_mut(&app)
             && old.port.as_ref().map(Arc::as_ptr) == port.as_ref().map(Arc::as_ptr)
         {
-            return Target { destination: old.destination.clone(), pinned: None };
+            old.guard = Guard::of(&mesh.config, &old.destination.port.key, old.guard.as_ref());
+            return Target { guard: old.guard.clone(), ..Target::of(old.destination.clone()) };
         }
+        let old = known.get(&app);
         let made = match &port {
             Some(port) => port.clone(),
             None => Arc::new(undeclared(app, explicit)),
@@ -109,8 +114,9 @@ impl Apps {
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
-        known.insert(app, Known { port, destination: destination.clone() });
-        Target { destination, pinned: None }
+        let guard = Guard::of(&mesh.config, &destination.port.key, None);
+        known.insert(app, Known { port, destination: destination.clone(), guard: guard.clone() });
+        Target { guard, ..Target::of(destination) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! The data path reads top to bottom in `outbound` and `inbound`.
 
 pub mod admin;
+mod authorize;
 pub mod balance;
 pub mod buf;
 mod carry;

@@ -14,6 +14,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{Backend, Port, Protocol, Route, Snapshot, TrafficPolicy};
 use lighter_filters::Chain;
 
+use crate::authorize::Guard;
 use crate::balance::{Cluster, Endpoint};
 use crate::error::Cause;
 use crate::telemetry::{Direction, RouteMetrics};
@@ -238,13 +239,21 @@ pub struct Target {
     pub destination: Arc<Destination>,
     /// The endpoint that the caller named itself; it is honoured, never balanced away.
     pub pinned: Option<Arc<Endpoint>>,
+    /// Who may come in; of this workload's own ports only, since it is the callee that guards itself.
+    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 impl Target {
+    /// Every endpoint of `destination`, which nobody guards here.
+    pub(crate) fn of(destination: Arc<Destination>) -> Self {
+        Target { destination, pinned: None, guard: None }
+    }
+
     /// The same target in `mesh`; the old one stays in use where it is gone from there, so that open connections
     /// end by themselves.
     pub fn refresh(&mut self, mesh: &Mesh) {
         if self.destination.direction == Direction::Inbound {
+            self.guard = Guard::of(&mesh.config, &self.destination.port.key, self.guard.as_ref());
             return;
         }
         if let Some(now) = mesh.destinations.get(&self.destination.port.key)
@@ -297,10 +306,10 @@ impl Mesh {
     /// What an original destination means: a virtual address, or an endpoint that the caller chose itself.
     pub fn by_address(&self, address: SocketAddr) -> Option<Target> {
         if let Some(destination) = self.by_virtual_ip.get(&address) {
-            return Some(Target { destination: destination.clone(), pinned: None });
+            return Some(Target::of(destination.clone()));
         }
         let (destination, endpoint) = self.by_endpoint.get(&address)?;
-        Some(Target { destination: destination.clone(), pinned: Some(endpoint.clone()) })
+        Some(Target { pinned: Some(endpoint.clone()), ..Target::of(destination.clone()) })
     }
 
     /// What a name means: `reviews`, `reviews.ns`, `reviews.ns.svc`, `reviews.ns.svc.cluster.local`, with or without

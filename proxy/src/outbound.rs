@@ -83,6 +83,6 @@ impl Listener {
         let service = mesh.config.services.get(&self.service)?;
         let port = self.port.or_else(|| Some(service.ports.first()?.key.port))?;
         let key = ServicePort { service: self.service.clone(), port };
-        Some(Target { destination: mesh.destination(&key)?.clone(), pinned: None })
+        Some(Target::of(mesh.destination(&key)?.clone()))
     }
 }

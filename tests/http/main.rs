@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod authorization;
 mod connections;
 mod http2;
 mod operation;
@@ -18,6 +19,7 @@ mod truncation;
 
 fn main() {
     let suites = [
+        authorization::tests(),
         connections::tests(),
         http2::tests(),
         operation::tests(),

@@ -1,6 +1,6 @@
 //! Checks of single values: names, paths, headers, expressions.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -57,6 +57,21 @@ pub(crate) fn timestamp(at: &At<'_>, text: &str) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(at.error(format!("`{text}` is not a time")).hint("expected for example `2026-11-26T12:00:00Z`"))
+}
+
+/// `address/length`.
+pub(crate) fn cidr(at: &At<'_>, text: &str) -> Result<(IpAddr, u8), ConfigError> {
+    let parse = || -> Option<(IpAddr, u8)> {
+        let (address, length) = text.split_once('/')?;
+        Some((address.parse().ok()?, length.parse().ok()?))
+    };
+    match parse() {
+        Some((ip, length)) if length <= if ip.is_ipv4() { 32 } else { 128 } => Ok((ip, length)),
+        _ => {
+            let error = at.error(format!("`{}` is not a range of addresses", text.escape_debug()));
+            Err(error.hint("expected for example `10.0.0.0/8` or `fd00::/8`"))
+        }
+    }
 }
 
 /// A list within bounds. Lists are compared item by item, so they must not be endless.

@@ -16,6 +16,7 @@ use crate::snapshot::{
 };
 
 mod attach;
+mod authorization;
 pub(crate) mod check;
 mod filter;
 mod grpc;
@@ -38,6 +39,7 @@ impl Snapshot {
         names(resources, &mut report);
         let mut drafts = service::drafts(&resources.services, &mut report);
         policy::apply(&resources.traffic_policies, &mut drafts, &mut report);
+        let authorization = authorization::build(&resources.authorization_policies, &drafts, &mut report);
         let outbound_policy = mesh_policy::outbound(&resources.mesh_policies, &mut report);
         let mtls = mesh_policy::mtls(&resources.mesh_policies, &mut drafts, &mut report);
         for route in &resources.http_routes {
@@ -50,9 +52,10 @@ impl Snapshot {
             tcp::attach(route, &mut drafts, &mut report);
         }
         let services = finish(drafts, &mut report);
-        let version = version(&(&services, outbound_policy, mtls));
+        let version = version(&(&services, &authorization, outbound_policy, mtls));
         sort(&mut report.warnings);
-        let snapshot = Snapshot { version, services, outbound_policy, mtls, warnings: report.warnings };
+        let snapshot =
+            Snapshot { version, services, authorization, outbound_policy, mtls, warnings: report.warnings };
         ConfigErrors::or(report.errors, snapshot)
     }
 }
@@ -168,6 +171,7 @@ fn names(resources: &Resources, report: &mut Report) {
     unique(&resources.tcp_routes, check::dns_name, report);
     unique(&resources.traffic_policies, check::dns_name, report);
     unique(&resources.mesh_policies, check::dns_name, report);
+    unique(&resources.authorization_policies, check::dns_name, report);
 }
 
 fn unique<S: Spec>(

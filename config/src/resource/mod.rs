@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub mod authorization;
 mod duration;
 pub mod meta;
 pub mod policy;
@@ -61,4 +62,5 @@ specs! {
     route::TcpRouteSpec: "TCPRoute", ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
     policy::TrafficPolicySpec: "TrafficPolicy", [LIGHTER];
     policy::MeshPolicySpec: "MeshPolicy", [LIGHTER];
+    authorization::AuthorizationPolicySpec: "AuthorizationPolicy", [LIGHTER];
 }

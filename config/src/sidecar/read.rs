@@ -242,8 +242,9 @@ impl Reader<'_> {
             }
         }
         let cidrs = file.exclude_cidrs.iter().enumerate();
-        let exclude_cidrs =
-            cidrs.filter_map(|(n, text)| self.note(cidr(&at.field("excludeCidrs").index(n), text))).collect();
+        let exclude_cidrs = cidrs
+            .filter_map(|(n, text)| self.note(check::cidr(&at.field("excludeCidrs").index(n), text)))
+            .collect();
         InterceptConfig {
             outbound: file.outbound.unwrap_or(usual.outbound),
             inbound: file.inbound.unwrap_or(usual.inbound),
@@ -319,21 +320,6 @@ impl Reader<'_> {
         }
         for (index, inbound) in config.inbound.iter().enumerate() {
             check(inbound.listen, "inbound", at.field("inbound").index(index).field("listen"));
-        }
-    }
-}
-
-/// `address/length`.
-fn cidr(at: &At<'_>, text: &str) -> Result<(IpAddr, u8), ConfigError> {
-    let parse = || -> Option<(IpAddr, u8)> {
-        let (address, length) = text.split_once('/')?;
-        Some((address.parse().ok()?, length.parse().ok()?))
-    };
-    match parse() {
-        Some((ip, length)) if length <= if ip.is_ipv4() { 32 } else { 128 } => Ok((ip, length)),
-        _ => {
-            let error = at.error(format!("`{}` is not a range of addresses", text.escape_debug()));
-            Err(error.hint("expected for example `10.0.0.0/8` or `fd00::/8`"))
         }
     }
 }

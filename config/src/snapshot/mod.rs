@@ -11,9 +11,11 @@ use std::time::Duration;
 use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
 
+pub mod authorization;
 mod query;
 pub mod route;
 
+pub use authorization::Authorization;
 pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
 
 /// Everything the mesh says at one moment.
@@ -23,6 +25,8 @@ pub struct Snapshot {
     pub version: Arc<str>,
     /// Every Service by its name.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Who may call what, for each port that a policy is about.
+    pub authorization: BTreeMap<ServicePort, Arc<Authorization>>,
     /// What happens to destinations in no Service, where no narrower policy speaks.
     pub outbound_policy: OutboundPolicy,
     /// Whether a workload lets callers in whose identity is not proved, at ports that are in no Service.

@@ -80,7 +80,7 @@ impl Ask {
             if let Some(service) = mesh.service(name, &shared.config.namespace) {
                 let key = ServicePort { service, port: self.port };
                 let destination = mesh.destination(&key).ok_or(Cause::NoConfig)?.clone();
-                return Ok(Way::Port(Target { destination, pinned: None }));
+                return Ok(Way::Port(Target::of(destination)));
             }
             if mesh.config.outbound_policy == OutboundPolicy::RegistryOnly {
                 return Err(Cause::NotInRegistry);

@@ -179,7 +179,7 @@ impl Connection {
         };
         let received = (!state.chain.is_empty()).then(|| parts.uri.clone());
         let policy = destination.policy();
-        let prepared = prepare(downstream, &mut parts, state, route);
+        let prepared = prepare(downstream, &mut parts, &target, state, route);
         let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began);
         let mut call = Call {
             downstream,
@@ -202,7 +202,7 @@ impl Connection {
                 self.client.output().put_slice(&local::filter_answer_http1(&local, close));
                 Ok(())
             }
-            Err(cause) => Err(ProxyError::new(cause, "the request cannot be passed on")),
+            Err(error) => Err(error),
         };
         let after = match &ended {
             Ok(()) if !close && body.is_done() => After::Next,

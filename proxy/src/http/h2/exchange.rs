@@ -20,6 +20,7 @@ use super::pool::Lease;
 use super::retry::{Again, Crowded};
 use super::upstream::Handles;
 use super::{Downstream, answer, head};
+use crate::authorize;
 use crate::balance::{Cluster, Endpoint, Outcome, Picked};
 use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
@@ -99,7 +100,7 @@ pub(crate) async fn serve(
 
     let received = (!state.chain.is_empty()).then(|| parts.uri.clone());
     let policy = destination.policy();
-    let prepared = prepare(&downstream, &mut parts, state, route);
+    let prepared = prepare(&downstream, &mut parts, &target, state, route);
     let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began);
     let Target { pinned, .. } = &target;
     let mut call = Call {
@@ -124,7 +125,7 @@ pub(crate) async fn serve(
             call.tally.status = answer::filtered(&mut respond, &local);
             Ok(())
         }
-        Err(cause) => Err(ProxyError::new(cause, "the request cannot be passed on")),
+        Err(error) => Err(error),
     };
     if let Err(error) = &ended
         && call.tally.status == 0
@@ -144,16 +145,27 @@ pub(crate) async fn serve(
 pub(crate) fn prepare(
     downstream: &Downstream,
     parts: &mut Parts,
+    target: &Target,
     state: &RouteState,
     route: &lighter_config::snapshot::Route,
-) -> Result<Option<lighter_filters::LocalAnswer>, Cause> {
+) -> Result<Option<lighter_filters::LocalAnswer>, ProxyError> {
+    let refusal = |cause| ProxyError::new(cause, "the request cannot be passed on");
     if parts.method == Method::CONNECT {
-        return Err(Cause::Unsupported);
+        return Err(refusal(Cause::Unsupported));
+    }
+    if let Some(guard) = &target.guard {
+        let authority = head::authority(&parts.uri);
+        guard
+            .request(downstream.context.peer, None, &head::View(parts), authority)
+            .map_err(|cause| ProxyError::new(cause, authorize::REFUSAL))?;
     }
     let direction = downstream.context.direction;
     head::strip(&mut parts.headers, direction, Half::Request);
     head::annotate(&mut parts.headers, direction, &downstream.peer);
-    if state.chain.is_empty() { Ok(None) } else { head::filter_request(&state.chain, route, parts) }
+    if state.chain.is_empty() {
+        return Ok(None);
+    }
+    head::filter_request(&state.chain, route, parts).map_err(refusal)
 }
 
 /// Sends the request to an endpoint that speaks HTTP/2, to a second one if the first has not read it, and streams

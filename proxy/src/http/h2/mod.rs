@@ -201,6 +201,6 @@ impl Downstream {
         if matches!(destination.protocol(), Protocol::Tls | Protocol::Tcp) {
             return Err(Cause::Unsupported);
         }
-        Ok(Target { destination, pinned: None })
+        Ok(Target::of(destination))
     }
 }

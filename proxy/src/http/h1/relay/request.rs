@@ -7,6 +7,7 @@ use lighter_config::snapshot::Protocol;
 use tokio::time::Instant;
 
 use super::{Connection, Fault, Next};
+use crate::authorize;
 use crate::balance::{Cluster, Endpoint, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::error::Cause;
@@ -95,6 +96,11 @@ impl Connection {
         if request.form == Form::Authority {
             return Err(Fault::new(Cause::Unsupported, "CONNECT is for the explicit proxy port"));
         }
+        if let Some(guard) = &target.guard {
+            guard
+                .request(self.peer, None, request, request.authority)
+                .map_err(|cause| Fault::new(cause, authorize::REFUSAL))?;
+        }
         if self.direction == Direction::Inbound && self.caller.is_empty() {
             self.caller = self.peer.ip().to_canonical().to_string().into_bytes().into();
         }
@@ -171,7 +177,7 @@ impl Connection {
         if !matches!(destination.protocol(), Protocol::Auto | Protocol::Http) {
             return Err(Fault::new(Cause::Unsupported, "this port does not speak HTTP/1.1: use CONNECT"));
         }
-        self.target = Some(Target { destination, pinned: None });
+        self.target = Some(Target::of(destination));
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl World {
         };
         let services = [(key.service.clone(), Arc::new(service))].into();
         let mesh = Mesh::build(Arc::new(Snapshot { services, ..Snapshot::default() }), &Mesh::default());
-        let target = Target { destination: mesh.destination(&key).unwrap().clone(), pinned: None };
+        let target = Target::of(mesh.destination(&key).unwrap().clone());
         let shared = Shared::new(config(), Arc::new(Loopback), Arc::new(Loopback));
         shared.mesh.store(Arc::new(mesh));
         World { worker: Worker::new(0, Arc::new(shared)), target, upstream: None }
