@@ -1,4 +1,5 @@
-//! Trace context: `x-request-id`, and W3C `traceparent` (Trace Context, level 1).
+//! `x-request-id`. W3C `traceparent` and `tracestate` pass untouched: as long as a sidecar records no span, it takes no
+//! part in a trace, and one that it began would have nobody to tell it to.
 
 /// A new request id: a random UUID (RFC 9562, version 4) in lower case. It is unique enough to find a request by; it is
 /// not a secret.
@@ -9,46 +10,6 @@ pub fn request_id() -> [u8; 36] {
 /// Whether a request id that a caller sent can be passed on and logged: printable ASCII and not overlong.
 pub fn is_request_id(value: &[u8]) -> bool {
     (1..=128).contains(&value.len()) && value.iter().all(|byte| (0x21..=0x7e).contains(byte))
-}
-
-/// A valid `traceparent`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceParent<'a> {
-    /// 32 lower-case hexadecimal digits, not all zero.
-    pub trace_id: &'a [u8],
-    /// 16 lower-case hexadecimal digits, not all zero.
-    pub parent_id: &'a [u8],
-    /// Whether the caller records this trace.
-    pub sampled: bool,
-}
-
-impl<'a> TraceParent<'a> {
-    /// Reads the header's value. `None` where a receiver must act as if there were no such header; the sidecar passes
-    /// the header on in any case, as it takes no part in the trace itself.
-    pub fn parse(value: &'a [u8]) -> Option<Self> {
-        // version "-" trace-id "-" parent-id "-" flags; later versions may add to the end, after another "-".
-        let (known, rest) = value.split_at_checked(55)?;
-        let (version, trace_id, parent_id, flags) =
-            (&known[..2], &known[3..35], &known[36..52], &known[53..55]);
-        let dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
-        let hex = [version, trace_id, parent_id, flags].iter().all(|part| part.iter().all(is_lower_hex));
-        let whole = match version {
-            b"ff" => false,
-            b"00" => rest.is_empty(),
-            _ => rest.is_empty() || rest[0] == b'-',
-        };
-        let zero = |id: &[u8]| id.iter().all(|byte| *byte == b'0');
-        if !dashes || !hex || !whole || zero(trace_id) || zero(parent_id) {
-            return None;
-        }
-        let low = flags[1];
-        let digit = if low.is_ascii_digit() { low - b'0' } else { low - b'a' + 10 };
-        Some(TraceParent { trace_id, parent_id, sampled: digit & 1 == 1 })
-    }
-}
-
-fn is_lower_hex(byte: &u8) -> bool {
-    byte.is_ascii_digit() || (b'a'..=b'f').contains(byte)
 }
 
 fn request_id_from(random: u128) -> [u8; 36] {
@@ -97,35 +58,5 @@ mod tests {
             assert!(!is_request_id(bad), "{bad:?}");
         }
         assert!(is_request_id(b"req-1/2:3"));
-    }
-
-    #[test]
-    fn traceparent_is_read_as_the_recommendation_says() {
-        let good = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let parsed = TraceParent::parse(good).unwrap();
-        assert_eq!(parsed.trace_id, b"4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_eq!(parsed.parent_id, b"00f067aa0ba902b7");
-        assert!(parsed.sampled);
-        assert!(
-            !TraceParent::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00").unwrap().sampled
-        );
-        // A later version may be longer.
-        assert!(
-            TraceParent::parse(b"cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0f-more").is_some()
-        );
-        for bad in [
-            &b""[..],
-            b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0",
-            b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-            b"cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01more",
-            b"ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            b"00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            b"00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            b"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            b"00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            b"0x-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(TraceParent::parse(bad), None, "{}", String::from_utf8_lossy(bad));
-        }
     }
 }
