@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // A test may.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -183,6 +184,35 @@ fn a_file_that_is_not_there_is_a_fault() {
     let output = check(Path::new("/nonexistent/mesh.yaml"), &[]);
     assert_eq!(status(&output), 1);
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/mesh.yaml"), "{output:?}");
+}
+
+#[test]
+fn what_comes_through_a_pipe_is_checked_beside_files() {
+    let (service, route) = GOOD.split_once("---\n").unwrap();
+    let (_folder, path) = file(service);
+    let piped = |text: &str, name: &str| {
+        let mut lighter = Command::new(env!("CARGO_BIN_EXE_lighter"))
+            .args(["check", "-f", path.to_str().unwrap(), name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        lighter.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        lighter.wait_with_output().unwrap()
+    };
+    for name in ["-", "/dev/stdin"] {
+        let output = piped(route, name);
+        assert_eq!(status(&output), 0, "{output:?}");
+        assert!(stdout(&output).contains("2 resources"), "{output:?}");
+
+        let output = piped(&route.replace("kind: HTTPRoute", "kind: HTTPRout"), name);
+        assert_eq!(status(&output), 1);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(&format!("{name}:2:")) && text.contains("kind: HTTPRout"), "{text}");
+    }
+    let output = piped("service: reviews\n", "-");
+    assert!(status(&output) == 0 && stdout(&output).contains("1 sidecar file"), "{output:?}");
 }
 
 #[test]

@@ -98,6 +98,11 @@ impl Resources {
         ConfigErrors::or(errors, resources)
     }
 
+    /// Adds the documents of one text behind what there is. After an error, some of them may be missing.
+    pub fn add_text(&mut self, file: &str, text: &str) -> Result<(), ConfigErrors> {
+        ConfigErrors::or(self.take(file, text), ())
+    }
+
     /// Reads manifests, in their order: where two have one name, the later is at fault.
     pub fn of(manifests: impl IntoIterator<Item = Manifest>) -> Result<Resources, ConfigErrors> {
         let mut resources = Resources::default();
@@ -250,12 +255,18 @@ fn read_regular(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
-/// A file's text, if it is text and not too large.
-pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+/// A file's text, if it is text; a little more than the most that a file may have, if it has more. What can be read
+/// once only, such as a pipe, is read until whoever writes to it is done.
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
     text_of(path, || File::open(path))
 }
 
-fn text_of(path: &Path, open: impl FnOnce() -> io::Result<File>) -> Result<String, ConfigError> {
+/// The text of standard input, in the same way. Errors call it `-`.
+pub fn read_standard_input() -> Result<String, ConfigError> {
+    text_of(Path::new("-"), || Ok(io::stdin().lock()))
+}
+
+fn text_of<R: Read>(path: &Path, open: impl FnOnce() -> io::Result<R>) -> Result<String, ConfigError> {
     let file = path.display().to_string();
     let mut bytes = Vec::new();
     open()

@@ -1,9 +1,10 @@
 //! Whether files say what they are meant to say.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lighter_config::error::{ConfigError, ConfigErrors};
-use lighter_config::load::Resources;
+use lighter_config::load::{Resources, read_standard_input, read_text};
 use lighter_config::sidecar::SidecarConfig;
 use lighter_config::snapshot::Snapshot;
 use miette::{Diagnostic, LabeledSpan, NamedSource, Report, Severity, SourceCode, SourceOffset};
@@ -20,26 +21,59 @@ pub struct Findings {
     pub errors: Vec<ConfigError>,
     /// What is allowed, but hardly meant.
     pub warnings: Vec<ConfigError>,
+    /// What could be read once only, by what errors call it.
+    streams: BTreeMap<String, String>,
 }
 
 impl Findings {
-    /// Reads files and folders. Resources are judged together, a sidecar's own file by itself.
+    /// Reads files, folders, pipes, and standard input where a path is `-`. Resources are judged together, a sidecar's
+    /// own file by itself.
     pub fn of(paths: &[PathBuf]) -> Self {
-        let (sidecars, resources): (Vec<_>, Vec<_>) =
-            paths.iter().cloned().partition(|path| is_sidecar(path));
         let mut findings = Findings::default();
-        for path in sidecars {
-            if findings.keep(SidecarConfig::read(&path)).is_some() {
-                findings.sidecars += 1;
+        let (streams, paths): (Vec<_>, Vec<_>) = paths.iter().cloned().partition(|path| is_stream(path));
+        for path in streams {
+            let read =
+                if path == Path::new(STANDARD_INPUT) { read_standard_input() } else { read_text(&path) };
+            match read {
+                Ok(text) => drop(findings.streams.insert(path.display().to_string(), text)),
+                Err(error) => findings.errors.push(error),
             }
         }
-        if let Some(resources) = findings.keep(Resources::read(&resources)) {
+        let (sidecars, paths): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_sidecar_file(path));
+        for path in sidecars {
+            findings.keep_sidecar(SidecarConfig::read(&path));
+        }
+        let read = findings.keep(Resources::read(&paths));
+        let mut whole = read.is_some();
+        let mut resources = read.unwrap_or_default();
+        for (name, text) in findings.streams.clone() {
+            match is_sidecar(&text) {
+                true => findings.keep_sidecar(SidecarConfig::parse(&name, &text)),
+                false => whole &= findings.keep(resources.add_text(&name, &text)).is_some(),
+            }
+        }
+        // Of what is there in part, little can be said as a whole.
+        if whole {
             findings.resources = resources.len();
             if let Some(snapshot) = findings.keep(Snapshot::build(&resources)) {
                 findings.warnings = snapshot.warnings;
             }
         }
         findings
+    }
+
+    /// A finding in its place.
+    pub fn show(&self, found: &ConfigError, severity: Severity) -> Shown {
+        // What cannot be read is among the findings already; it has no excerpt.
+        let text = match self.streams.get(&*found.file) {
+            Some(text) => text.clone(),
+            None => std::fs::read_to_string(&*found.file).unwrap_or_default(),
+        };
+        Shown::new(found, severity, text)
+    }
+
+    fn keep_sidecar(&mut self, read: Result<SidecarConfig, ConfigErrors>) {
+        self.sidecars += usize::from(self.keep(read).is_some());
     }
 
     fn keep<T>(&mut self, result: Result<T, ConfigErrors>) -> Option<T> {
@@ -85,10 +119,7 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Reads the file once more, for the excerpt.
-    pub fn new(found: &ConfigError, severity: Severity) -> Self {
-        // What cannot be read is among the findings already; it has no excerpt.
-        let text = std::fs::read_to_string(&*found.file).unwrap_or_default();
+    fn new(found: &ConfigError, severity: Severity, text: String) -> Self {
         let place = (found.line > 0 && !text.is_empty())
             .then(|| SourceOffset::from_location(&text, found.line as usize, found.column as usize));
         let label = place.map(|offset| LabeledSpan::new_primary_with_span(found.resource.clone(), offset));
@@ -134,13 +165,25 @@ impl Diagnostic for Shown {
     }
 }
 
-/// Whether a file is a sidecar's own: it has none of the fields that every resource has.
-fn is_sidecar(path: &Path) -> bool {
+/// Stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
+/// Whether what a path stands for can be read once only.
+fn is_stream(path: &Path) -> bool {
+    let by_kind = || std::fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir());
+    path == Path::new(STANDARD_INPUT) || by_kind()
+}
+
+fn is_sidecar_file(path: &Path) -> bool {
+    path.is_file() && is_sidecar(&std::fs::read_to_string(path).unwrap_or_default())
+}
+
+/// Whether a text is a sidecar's own file: it has none of the fields that every resource has.
+fn is_sidecar(text: &str) -> bool {
     let of_resource = |line: &str| {
         let word = line.trim_start_matches(['{', ' ', '\t', '"']);
         ["apiVersion", "kind", "metadata", "spec"].iter().any(|field| word.starts_with(field))
     };
-    let text = if path.is_file() { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
     !text.trim().is_empty() && !text.lines().any(of_resource)
 }
 
@@ -152,7 +195,7 @@ mod tests {
     fn shown(found: &ConfigError) -> String {
         let mut text = String::new();
         let handler = GraphicalReportHandler::new_themed(GraphicalTheme::none()).with_wrap_lines(false);
-        handler.render_report(&mut text, &Shown::new(found, Severity::Error)).unwrap();
+        handler.render_report(&mut text, &Findings::default().show(found, Severity::Error)).unwrap();
         text
     }
 
@@ -184,8 +227,6 @@ mod tests {
 
     #[test]
     fn a_sidecars_file_is_told_from_resources() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
         for (text, expected) in [
             ("service: web\n", true),
             ("apiVersion: x\nkind: Service\n", false),
@@ -193,9 +234,8 @@ mod tests {
             ("metadata: {name: a}\n", false),
             ("", false),
         ] {
-            std::fs::write(&file, text).unwrap();
-            assert_eq!(is_sidecar(&file), expected, "{text}");
+            assert_eq!(is_sidecar(text), expected, "{text}");
         }
-        assert!(!is_sidecar(folder.path()), "a folder holds resources");
+        assert!(!is_sidecar_file(&std::env::temp_dir()), "a folder holds resources");
     }
 }

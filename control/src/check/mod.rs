@@ -10,12 +10,13 @@ use crate::output;
 pub mod files;
 pub mod machine;
 
-use files::{Findings, Shown};
+use files::Findings;
 
 /// Arguments of `lighter check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files or folders with resources, or a sidecar's own file; without any, the machine is checked
+    /// Files or folders with resources, or a sidecar's own file, `-` for standard input; without any, the machine is
+    /// checked
     #[arg(short = 'f', long = "file", value_name = "FILE", num_args = 1..)]
     files: Vec<PathBuf>,
     /// Write the result as one JSON object
@@ -39,7 +40,7 @@ fn files(files: &[PathBuf], json: bool) -> miette::Result<Exit> {
     } else {
         for (severity, all) in [(Severity::Error, &findings.errors), (Severity::Warning, &findings.warnings)]
         {
-            all.iter().for_each(|found| Shown::new(found, severity).tell());
+            all.iter().for_each(|found| findings.show(found, severity).tell());
         }
         output::line(findings.summary())?;
     }
