@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
+use lighter_config::control::ControlConfig;
 use lighter_config::load::Resources;
 use lighter_config::name::ServiceName;
 use lighter_config::schema;
@@ -70,6 +71,15 @@ fn the_example_of_a_sidecar_file_is_read() {
     assert_eq!(config.resources, [examples().join("bookshop.yaml")]);
     let value = documents(&examples().join("sidecar.yaml")).remove(0);
     assert!(validator("SidecarConfig").is_valid(&value));
+}
+
+#[test]
+fn the_example_of_a_control_planes_file_is_read() {
+    let config = ControlConfig::read(&examples().join("control.yaml")).unwrap();
+    assert_eq!(config.trust_domain, "bookshop.example");
+    assert_eq!(config.resources, [examples().join("bookshop.yaml")]);
+    let value = documents(&examples().join("control.yaml")).remove(0);
+    assert!(validator("ControlConfig").is_valid(&value));
 }
 
 #[test]

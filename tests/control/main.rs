@@ -1,0 +1,17 @@
+//! The control plane as its clients see it: gRPC's own xDS client, unchanged, and a raw ADS client that shows every answer.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ads;
+mod grpc;
+mod operation;
+mod plane;
+mod push;
+
+fn main() {
+    let suites = [grpc::tests(), operation::tests(), push::tests()];
+    support::run(suites.into_iter().flatten().collect())
+}

@@ -1,0 +1,54 @@
+//! A control plane that runs, with resources in a file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::process::{Program, free_address, listens};
+use crate::support::sidecar::LIGHTER;
+
+/// `lighter control`, with ADS in plain text.
+pub struct Plane {
+    pub program: Program,
+    pub ads: SocketAddr,
+    folder: TempDir,
+}
+
+impl Plane {
+    /// Starts one with these resources.
+    pub fn start(resources: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (ads, tls, api) = (free_address(), free_address(), free_address());
+        std::fs::write(folder.path().join("mesh.yaml"), resources).unwrap();
+        let own = format!("ads: {tls}\napi: {api}\nplaintextAds: {ads}\nresources: [mesh.yaml]\n");
+        std::fs::write(folder.path().join("control.yaml"), own).unwrap();
+        let program = start(&folder, ads);
+        Plane { program, ads, folder }
+    }
+
+    /// Puts other resources in place of those it has, at once.
+    pub fn apply(&self, resources: &str) {
+        std::fs::write(self.path("new"), resources).unwrap();
+        std::fs::rename(self.path("new"), self.path("mesh.yaml")).unwrap();
+    }
+
+    /// Starts it again after it has ended.
+    pub fn start_again(&mut self) {
+        self.program = start(&self.folder, self.ads);
+    }
+
+    /// A path for a file beside its own.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+fn start(folder: &TempDir, ads: SocketAddr) -> Program {
+    let mut command = Command::new(LIGHTER);
+    command.args(["control", "--config"]).arg(folder.path().join("control.yaml"));
+    let mut program = Program::start(command, folder.path());
+    program.wait_until("it listens", || listens(ads));
+    program
+}
