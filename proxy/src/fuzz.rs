@@ -1,5 +1,7 @@
 //! What the fuzzers drive: each function takes any bytes, and panics where a promise is broken.
 
+mod link;
+
 use crate::connect;
 use crate::detect::{self, Verdict};
 use crate::sni::{self, Hello};
@@ -39,6 +41,17 @@ pub fn connect(bytes: &[u8]) {
     connect::parse_any(bytes);
 }
 
+/// Links. The first byte chooses: a peer that sends anything, one that sends anything in frames, or two ends of a link
+/// that do anything in any order.
+pub fn session(bytes: &[u8]) {
+    match bytes.split_first() {
+        Some((0..64, bytes)) => link::hostile(bytes),
+        Some((64..128, bytes)) => link::hostile_frames(bytes),
+        Some((_, choices)) => link::agreement(choices),
+        None => {}
+    }
+}
+
 /// Lengths of prefixes that are tried: all of a short input, some of a long one, always the whole.
 fn prefixes(bytes: &[u8]) -> impl Iterator<Item = usize> {
     (0..bytes.len()).step_by(bytes.len() / 512 + 1).chain([bytes.len()])
@@ -49,11 +62,26 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        // Each of these carries megabytes.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn two_ends_of_a_link_agree_in_any_order(choices in prop::collection::vec(any::<u8>(), 0..800)) {
+            super::link::agreement(&choices);
+        }
+    }
+
+    proptest! {
         #[test]
         fn any_bytes_keep_every_promise(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             super::detect(&bytes);
             super::sni(&bytes);
             super::connect(&bytes);
+        }
+
+        #[test]
+        fn a_hostile_peer_of_a_link_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            super::link::hostile(&bytes);
+            super::link::hostile_frames(&bytes);
         }
 
         #[test]

@@ -81,6 +81,8 @@ pub enum Fault {
     TooManyControls,
     /// More frames without any use in a second than may be.
     Useless,
+    /// It sends, but does not read what it is answered.
+    Unread,
     /// Nothing came for too long though streams are open.
     Silent,
     /// The connection beneath ended, or failed.
@@ -191,6 +193,7 @@ impl Fault {
             Fault::TooManyPings => "too_many_pings",
             Fault::TooManyControls => "too_many_controls",
             Fault::Useless => "useless_frames",
+            Fault::Unread => "unread",
             Fault::Silent => "silent",
             Fault::Lost => "lost",
             Fault::Closed => "closed",

@@ -28,6 +28,16 @@ impl Window {
         self.size
     }
 
+    /// What was received and not released.
+    pub(super) fn held(&self) -> u64 {
+        u64::from(self.size) - u64::from(self.left) - u64::from(self.owed)
+    }
+
+    /// What the peer may send.
+    pub(super) fn left(&self) -> u32 {
+        self.left
+    }
+
     /// The peer sent `bytes`. Whether it may.
     pub(super) fn charge(&mut self, bytes: u32) -> bool {
         let Some(left) = self.left.checked_sub(bytes) else { return false };

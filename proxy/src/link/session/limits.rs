@@ -14,13 +14,15 @@ pub struct Limits {
     pub session_window: u32,
     /// Bytes of heads and trailers that wait to be read.
     pub heads: usize,
+    /// Bytes of heads and answers of this side that the peer does not read, while it goes on sending.
+    pub unsent: usize,
     /// Streams that whoever opened them resets in a second. This side itself stays at half of it.
     pub resets_per_second: u32,
     /// PINGs in a second.
     pub pings_per_second: u32,
-    /// CONTROL frames in a second.
+    /// CONTROL and LEAVE frames in a second.
     pub controls_per_second: u32,
-    /// Frames in a second that do nothing: empty ones, and small ones for streams that have ended.
+    /// Frames in a second that move nothing: empty ones, small ones for streams that have ended, informational heads.
     pub useless_per_second: u32,
     /// With streams open and nothing heard for so long, a PING is sent,
     pub ping_after: Duration,
@@ -35,6 +37,7 @@ impl Default for Limits {
             stream_window: 1024 * 1024,
             session_window: 16 * 1024 * 1024,
             heads: 4 * 1024 * 1024,
+            unsent: 8 * 1024 * 1024,
             resets_per_second: 2000,
             pings_per_second: 10,
             controls_per_second: 100,

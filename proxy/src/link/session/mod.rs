@@ -7,6 +7,7 @@
 //! A stream is over when both of its halves are: its end was sent, and [`Read::End`] was read; or [`Read::Cut`] was
 //! read; or it was [reset](Session::reset) here. Whoever gives a stream up must reset it.
 
+mod check;
 mod credit;
 mod limits;
 mod outbox;

@@ -8,7 +8,7 @@ use super::stream::Stream;
 use super::{Event, Session, Side, StreamId};
 use crate::error::Cause;
 use crate::http::h1::head::Refusal;
-use crate::link::frame::{Code, Cut, END, Fault, HEADER_BYTES, Header, INFO, MAX_STREAM, Type, Word};
+use crate::link::frame::{Code, Cut, END, Fault, HEADER_BYTES, Header, INFO, Type, Word};
 use crate::link::head::{Protocol, RequestHead, ResponseHead, Trailers, Wrong};
 
 /// Frames that do nothing are counted if they are smaller than this.
@@ -47,6 +47,9 @@ impl Session {
             self.heard = now;
         }
         while !bytes.is_empty() {
+            if self.urgent.len() > self.limits.unsent {
+                return Err(Fault::Unread);
+            }
             if let Some((stream, flags, left)) = self.inbox.data {
                 self.data_bytes(now, stream, flags, left, bytes)?;
             } else if let Some((header, mut partial)) = self.inbox.partial.take() {
@@ -108,12 +111,13 @@ impl Session {
                     _ => self.useless(now)?,
                 }
             }
-            Type::Leave => self.leave_came(payload)?,
+            Type::Leave => {
+                self.meter_control(now)?;
+                self.leave_came(payload)?;
+            }
             Type::Control => {
+                self.meter_control(now)?;
                 let (kind, rest) = payload.split_first_chunk().ok_or(Fault::BadPayload)?;
-                if !self.controls.count(now, self.limits.controls_per_second) {
-                    return Err(Fault::TooManyControls);
-                }
                 let bytes = Bytes::copy_from_slice(rest);
                 self.events.push_back(Event::Control { kind: u16::from_be_bytes(*kind), bytes });
             }
@@ -227,7 +231,7 @@ impl Session {
         if info {
             inward.infos.push_back(head);
             self.tell(id);
-            return Ok(());
+            return self.useless(now);
         }
         inward.headed = true;
         // What follows is no message any more.
@@ -374,7 +378,7 @@ impl Session {
         let last = u32::from_be_bytes([0, x, y, z]).min(self.peer_left);
         let deadline = Duration::from_millis(u32::from_be_bytes([a, b, c, d]).into());
         self.peer_left = last;
-        let first = !std::mem::replace(&mut self.leaving, true);
+        self.leaving = true;
         if self.side == Side::Opener {
             let mut above: Vec<u32> = self.streams.keys().copied().filter(|id| *id > last).collect();
             above.sort_unstable();
@@ -382,11 +386,7 @@ impl Session {
                 self.cut(id, Cut::new(Code::Refused, Cause::Draining));
             }
         }
-        // Said again and again it would only fill the list.
-        if first || last < MAX_STREAM {
-            self.events.retain(|event| !matches!(event, Event::Leave { .. }));
-            self.events.push_back(Event::Leave { last, deadline, cause: Word::new(word) });
-        }
+        self.events.push_back(Event::Leave { last, deadline, cause: Word::new(word) });
         Ok(())
     }
 
@@ -466,6 +466,14 @@ impl Session {
     /// Only the side that accepts streams sends answers.
     fn must_answer(&self, id: u32) -> Result<(), Fault> {
         if self.side == Side::Acceptor { Err(Fault::OutOfPlace) } else { self.must_be_known(id) }
+    }
+
+    fn meter_control(&mut self, now: Instant) -> Result<(), Fault> {
+        if self.controls.count(now, self.limits.controls_per_second) {
+            Ok(())
+        } else {
+            Err(Fault::TooManyControls)
+        }
     }
 
     /// A frame did nothing.

@@ -82,7 +82,7 @@ impl Session {
     }
 
     /// Sends an answer's head, or an informational one. `body` and `end` as with [`Session::open`]; an informational head
-    /// has neither.
+    /// has neither, and is left out where the peer does not read what was sent before.
     pub fn send_head<'f>(
         &mut self,
         stream: StreamId,
@@ -91,14 +91,17 @@ impl Session {
         body: &[u8],
         end: bool,
     ) -> Result<usize, SendError> {
-        let credit = self.credit;
-        let out = &mut self.sending(stream)?.out;
+        let out = &self.sending(stream)?.out;
         if out.headed {
             return Err(SendError::Gone);
         }
+        let credit = out.credit;
         let info = is_informational(status);
+        if info && self.urgent.len() > URGENT {
+            return Ok(0);
+        }
         let (flags, body, end) = if info { (INFO, &[][..], false) } else { (0, body, end) };
-        let room = out.credit.min(credit) as usize;
+        let room = credit.min(self.credit) as usize;
         let (taken, ended) = self
             .headed(Type::Head, flags, stream.0, body, end, room, |payload| {
                 put_response(payload, status, fields)

@@ -226,7 +226,16 @@ impl Pieces {
         })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Bytes in all pieces.
+    pub(super) fn len(&self) -> usize {
+        let length = |piece: &Piece| match piece {
+            Piece::Shared(bytes) => bytes.len(),
+            Piece::Joined(bytes) => bytes.len(),
+        };
+        self.first.iter().chain(&self.rest).map(length).sum()
+    }
+
+    fn is_empty(&self) -> bool {
         self.first.is_none() && self.rest.is_empty()
     }
 

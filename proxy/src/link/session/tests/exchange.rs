@@ -3,15 +3,6 @@
 use super::*;
 use crate::link::frame::HEADER_BYTES;
 
-fn opened(session: &mut Session) -> (StreamId, RequestHead, bool) {
-    for event in events(session) {
-        if let Event::Opened { stream, head, end } = event {
-            return (stream, head, end);
-        }
-    }
-    panic!("no stream was opened");
-}
-
 #[test]
 fn a_request_and_its_answer_arrive_as_they_were_sent() {
     let mut pair = Pair::new(Limits::default());

@@ -1,12 +1,16 @@
 //! The session, driven end against end.
 
 mod exchange;
+mod flow;
+mod hostile;
+mod states;
 
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use super::*;
+use crate::error::Cause;
 use crate::link::head::{Opening, Protocol, Scheme};
 
 /// Both ends of a link, and the time.
@@ -73,6 +77,16 @@ pub(super) fn written(from: &mut Session, most: usize) -> BytesMut {
         outbox.advance(taken);
     }
     bytes
+}
+
+/// The stream that was opened first, and what it began with. Other events are passed over.
+pub(super) fn opened(session: &mut Session) -> (StreamId, RequestHead, bool) {
+    while let Some(event) = session.event() {
+        if let Event::Opened { stream, head, end } = event {
+            return (stream, head, end);
+        }
+    }
+    panic!("no stream was opened");
 }
 
 /// All events that wait.
