@@ -107,6 +107,11 @@ impl Manifest {
     }
 }
 
+/// A document in YAML, which [`Manifest::parse`] reads as the same again.
+pub fn yaml(document: &Value) -> Result<String, String> {
+    serde_saphyr::to_string(document).map_err(|error| error.to_string())
+}
+
 /// What is wrong with a document whose name or namespace cannot be told; the typed reader says it best.
 fn nameless(document: Document) -> Vec<ConfigError> {
     let metadata = document.root().field("metadata").error("a resource needs `metadata` with a `name`");
@@ -160,6 +165,22 @@ spec:
             text.starts_with("the store: spec.ports[0].port: 0 is not a port\n  in Service other/b"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_is_written_as_yaml_is_read_as_the_same() {
+        let odd = serde_json::json!({
+            "apiVersion": "mesh.lighter.dev/v1", "kind": "Service",
+            "metadata": {"name": "a", "namespace": "n", "annotations": {
+                "a": "true", "b": "1e3", "c": "", "d": "- x", "e": "two\nlines\n", "f": ": #", "g": "null", "h": " x ",
+                "i": "0x10", "j": "2026-11-26T12:00:00Z", "k": "~", "l": "\u{7f}\t\"\\", "m": "é", "on": "off",
+                "n": "x".repeat(300), "o": "word ".repeat(60), "p": "a\n\n  b\n \n", "q": "---", "r": "*a", "s": "!b",
+            }},
+            "spec": {"ports": [{"port": 80}], "endpoints": [], "none": null, "empty": {}, "f": 1.5},
+        });
+        let text = yaml(&odd).unwrap();
+        let manifests = Manifest::parse("f", &text, "default").unwrap();
+        assert_eq!(manifests[0].value(), &odd, "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{check, completions, demo, proxy, run, schema, serve, version};
+use crate::{check, client, completions, demo, proxy, run, schema, serve, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -25,6 +25,18 @@ pub enum Command {
     Proxy(proxy::Args),
     /// Run the control plane
     Control(serve::Args),
+    /// Push resources to the control plane: they are to be as files say
+    Apply(client::apply::Args),
+    /// Show resources of the control plane
+    Get(client::get::Args),
+    /// Remove resources from the control plane
+    Delete(client::delete::Args),
+    /// Show what `apply` would change
+    Diff(client::diff::Args),
+    /// Copy every resource of the control plane into one file
+    Backup(client::backup::Args),
+    /// Put every resource back as `backup` found it
+    Restore(client::backup::RestoreArgs),
     /// Check files, or what this machine can do
     Check(check::Args),
     /// Write the JSON schema of a kind of resource
@@ -49,6 +61,12 @@ impl Command {
             Command::Run(args) => run::execute(*args),
             Command::Proxy(args) => Ok(proxy::execute(&args)),
             Command::Control(args) => serve::execute(&args),
+            Command::Apply(args) => client::apply::execute(&args),
+            Command::Get(args) => client::get::execute(&args),
+            Command::Delete(args) => client::delete::execute(&args),
+            Command::Diff(args) => client::diff::execute(&args),
+            Command::Backup(args) => client::backup::execute(&args),
+            Command::Restore(args) => client::backup::restore(&args),
             Command::Check(args) => check::execute(&args),
             Command::Schema(args) => schema::execute(&args),
             Command::Version(args) => version::execute(&args),

@@ -7,16 +7,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[allow(dead_code, unused_imports)]
 mod api;
 mod check;
 mod cli;
+mod client;
 mod completions;
 mod demo;
 mod exit;
 mod index;
-// The API shows them.
-#[allow(dead_code)]
 mod metrics;
 mod output;
 mod proxy;
@@ -24,8 +22,6 @@ mod run;
 mod schema;
 mod serve;
 mod state;
-// What the API calls.
-#[allow(dead_code, unused_imports)]
 mod store;
 mod version;
 

@@ -4,9 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use lighter_config::control::AuditLog;
 use serde_json::{Value, json};
 
 use crate::store::{Changes, Effect, rfc3339};
@@ -17,6 +17,7 @@ pub struct Audit(Mutex<To>);
 enum To {
     File(File),
     Stdout,
+    Log,
 }
 
 /// One change of the store, and who made it.
@@ -34,22 +35,32 @@ pub struct Entry<'a> {
 }
 
 impl Audit {
-    /// Appends to the file at `path`, which is made readable by its owner alone. None: standard output.
-    pub fn open(path: Option<&Path>) -> io::Result<Audit> {
-        let to = match path {
-            Some(path) => To::File(OpenOptions::new().append(true).create(true).mode(0o600).open(path)?),
-            None => To::Stdout,
+    /// Opens the file, if there is to be one, readable by its owner alone. None: lines go to the log.
+    pub fn open(to: Option<&AuditLog>) -> io::Result<Audit> {
+        let to = match to {
+            Some(AuditLog::File(path)) => {
+                let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+                To::File(opened.map_err(|error| {
+                    io::Error::new(error.kind(), format!("the audit log {}: {error}", path.display()))
+                })?)
+            }
+            Some(AuditLog::Stdout) => To::Stdout,
+            None => To::Log,
         };
         Ok(Audit(Mutex::new(to)))
     }
 
     /// Writes one line. What has not changed is left out.
     pub fn write(&self, entry: &Entry<'_>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&entry.to_json())?;
-        line.push(b'\n');
+        let mut line = entry.to_json().to_string();
+        line.push('\n');
         match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            To::File(file) => file.write_all(&line),
-            To::Stdout => io::stdout().lock().write_all(&line),
+            To::File(file) => file.write_all(line.as_bytes()),
+            To::Stdout => io::stdout().lock().write_all(line.as_bytes()),
+            To::Log => {
+                tracing::info!(audit = line.trim_end(), "the store was changed");
+                Ok(())
+            }
         }
     }
 }

@@ -10,18 +10,24 @@
 //! | `DELETE /v1/resources/KIND/NAMESPACE/NAME?dryRun=&ignoreMissing=` | removes one |
 //! | `POST /v1/apply?dryRun=&prune=&set=&namespace=` | takes files, all or nothing |
 //! | `POST /v1/delete?dryRun=&ignoreMissing=` | removes resources, all or none |
+//! | `GET /v1/sidecars` | how every client of ADS stands |
 //! | `GET /v1/backup`, `POST /v1/restore?dryRun=` | every resource in one file, and back |
 //!
 //! Bodies are those of [`message`]. A refusal is a [`message::Refused`]: 400 not understood, 401 no token, 404 not there,
 //! 409 changed by someone else, 413 too large, 422 faults in what was sent.
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::store::Store;
+use rustls::ServerConfig;
+
+use crate::state::State;
 
 mod answer;
 mod audit;
+mod certificate;
 mod conditions;
 mod counters;
 pub mod message;
@@ -31,27 +37,44 @@ mod route;
 mod server;
 mod token;
 
-pub use audit::Audit;
-pub use counters::Counters;
+use audit::Audit;
+use counters::Counters;
 pub use query::is_name;
 pub use server::serve;
-pub use token::Token;
+use token::Token;
 
 /// Who has the operator's token.
 const OPERATOR: &str = "operator";
 /// The set of a push that names none.
 pub const DEFAULT_SET: &str = "default";
 
+/// The file with the operator's token, in the state folder.
+const TOKEN_FILE: &str = "operator-token";
+
 /// What the API answers from.
 pub struct Api {
-    /// The resources.
-    pub store: Arc<Store>,
-    /// What callers must show.
-    pub token: Token,
-    /// Where changes are written down.
-    pub audit: Audit,
-    /// What is counted.
-    pub counters: Counters,
+    state: Arc<State>,
+    token: Token,
+    audit: Audit,
+    counters: Counters,
+}
+
+impl Api {
+    /// Reads the operator's token, or makes one, and opens the audit log.
+    pub fn open(state: Arc<State>) -> io::Result<Api> {
+        let named = |path: PathBuf| {
+            move |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        };
+        let path = state.config.state.join(TOKEN_FILE);
+        let token = Token::open(&path).map_err(named(path))?;
+        let audit = Audit::open(state.config.audit_log.as_ref())?;
+        Ok(Api { state, token, audit, counters: Counters::default() })
+    }
+
+    /// What its port speaks: TLS, with the certificate in the state folder.
+    pub fn tls(&self) -> io::Result<Arc<ServerConfig>> {
+        certificate::server_config(&self.state.config.state, self.state.config.api.ip())
+    }
 }
 
 /// Who asks.

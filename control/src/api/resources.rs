@@ -1,13 +1,12 @@
 //! Resources: listed, taken, removed, copied.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
 use lighter_config::error::{ConfigError, ConfigErrors};
 use lighter_config::manifest::{Key, Manifest};
 use lighter_config::name::DEFAULT_NAMESPACE;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::answer::{self, Answer, refused, store_error};
 use super::audit::Entry;
@@ -20,7 +19,7 @@ use crate::store::{Author, Backup, Change, Changes, Push, StoreError, Stored, se
 
 impl Api {
     pub(super) fn list(&self, query: &Query) -> Answer {
-        let view = self.store.view();
+        let view = self.state.store.view();
         let wanted = |stored: &&std::sync::Arc<Stored>| {
             query.kind.as_deref().is_none_or(|kind| kind == &*stored.key.kind)
                 && query.namespace.as_deref().is_none_or(|namespace| namespace == &*stored.key.namespace)
@@ -31,7 +30,7 @@ impl Api {
     }
 
     pub(super) fn get(&self, key: &Key) -> Answer {
-        let view = self.store.view();
+        let view = self.state.store.view();
         match view.resources.get(key) {
             Some(stored) => answer::json(StatusCode::OK, &item(stored, &view.snapshot.warnings)),
             None => store_error(StoreError::NotFound(vec![key.clone()])),
@@ -80,22 +79,27 @@ impl Api {
     }
 
     pub(super) fn delete(&self, keys: &[Key], query: &Query, caller: Caller) -> Answer {
-        let done = self.store.delete(keys, query.ignore_missing, query.dry_run);
+        let done = self.state.store.delete(keys, query.ignore_missing, query.dry_run);
         self.finish("delete", query, caller, done)
     }
 
+    pub(super) fn sidecars(&self) -> Answer {
+        let sidecars = self.state.streams.sidecars(Instant::now());
+        answer::json(StatusCode::OK, &serde_json::json!({ "sidecars": sidecars }))
+    }
+
     pub(super) fn backup(&self) -> Answer {
-        answer::json(StatusCode::OK, &self.store.backup())
+        answer::json(StatusCode::OK, &self.state.store.backup())
     }
 
     pub(super) fn restore(&self, body: &[u8], query: &Query, caller: Caller) -> Answer {
-        let done = Backup::read(body).and_then(|backup| self.store.restore(backup, query.dry_run));
+        let done = Backup::read(body).and_then(|backup| self.state.store.restore(backup, query.dry_run));
         self.finish("restore", query, caller, done)
     }
 
     fn push(&self, push: Push, action: &'static str, query: &Query, caller: Caller) -> Answer {
         let author = Author { name: caller.name, now: SystemTime::now() };
-        self.finish(action, query, caller, self.store.apply(push, author, query.dry_run))
+        self.finish(action, query, caller, self.state.store.apply(push, author, query.dry_run))
     }
 
     /// Counts a change, writes it down, and says it.

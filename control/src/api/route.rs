@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -32,6 +32,7 @@ enum Asked {
     Delete(Key),
     Apply,
     DeleteMany,
+    Sidecars,
     Backup,
     Restore,
 }
@@ -76,6 +77,7 @@ impl Api {
             Asked::Delete(key) => self.delete(&[key], &query, caller),
             Asked::Apply => self.apply(&body, &query, caller),
             Asked::DeleteMany => self.delete_many(&body, &query, caller),
+            Asked::Sidecars => self.sidecars(),
             Asked::Backup => self.backup(),
             Asked::Restore => self.restore(&body, &query, caller),
         });
@@ -86,8 +88,8 @@ impl Api {
     }
 
     fn metrics(&self) -> String {
-        let view = self.store.view();
-        let mut text = String::new();
+        let view = self.state.store.view();
+        let mut text = crate::metrics::render(&self.state, Instant::now());
         self.counters.write(&mut text, view.generation, view.resources.len());
         text
     }
@@ -107,6 +109,7 @@ impl Asked {
             "/v1/resources" => allowed(&[Method::GET], Asked::List),
             "/v1/apply" => allowed(&[Method::POST], Asked::Apply),
             "/v1/delete" => allowed(&[Method::POST], Asked::DeleteMany),
+            "/v1/sidecars" => allowed(&[Method::GET], Asked::Sidecars),
             "/v1/backup" => allowed(&[Method::GET], Asked::Backup),
             "/v1/restore" => allowed(&[Method::POST], Asked::Restore),
             _ => {
@@ -132,7 +135,7 @@ impl Asked {
     fn words(&self) -> &'static [&'static str] {
         match self {
             Asked::List => &["kind", "namespace"],
-            Asked::Get(_) | Asked::Backup => &[],
+            Asked::Get(_) | Asked::Sidecars | Asked::Backup => &[],
             Asked::Put(_) | Asked::Restore => &["dryRun"],
             Asked::Delete(_) | Asked::DeleteMany => &["dryRun", "ignoreMissing"],
             Asked::Apply => &["dryRun", "prune", "set", "namespace"],
@@ -148,7 +151,7 @@ impl Asked {
         let most = match self {
             Asked::Restore => MOST_BACKUP_BYTES,
             Asked::Put(_) | Asked::Apply | Asked::DeleteMany => MOST_BODY_BYTES,
-            Asked::List | Asked::Get(_) | Asked::Delete(_) | Asked::Backup => 0,
+            Asked::List | Asked::Get(_) | Asked::Delete(_) | Asked::Sidecars | Asked::Backup => 0,
         };
         let reading = Limited::new(body, most).collect();
         match tokio::time::timeout(BODY_TIMEOUT, reading).await {

@@ -28,14 +28,18 @@ const LIFETIME: Duration = Duration::from_secs(300);
 /// Bytes of a request's head.
 const MOST_HEAD_BYTES: usize = 16 * 1024;
 
-/// Answers requests on `listener` until this future is dropped, which ends every connection. What a request has begun
-/// to change is finished all the same.
+/// Answers requests on `listener` until the control plane is to stop; requests that are there by then are answered.
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: Arc<Api>) {
     let tls = TlsAcceptor::from(tls);
     let mut tasks = JoinSet::new();
     let mut open = VecDeque::<AbortHandle>::new();
+    let mut stopping = api.state.stopping();
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            () = stopping.asked() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // The peer is gone already, or there is no descriptor: then a pause gives others time to close.
@@ -54,10 +58,17 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: A
         }
         open.push_back(tasks.spawn(secured(stream, peer, tls.clone(), api.clone())));
     }
+    drop(listener);
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn secured(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, api: Arc<Api>) {
-    match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+    let mut stopping = api.state.stopping();
+    let shaken = tokio::select! {
+        () = stopping.asked() => return,
+        shaken = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)) => shaken,
+    };
+    match shaken {
         Ok(Ok(stream)) => connection(stream, peer, api).await,
         Ok(Err(error)) => {
             Counters::count(&api.counters.handshakes_failed);
@@ -73,6 +84,7 @@ pub(super) async fn connection(
     peer: SocketAddr,
     api: Arc<Api>,
 ) {
+    let mut stopping = api.state.stopping();
     let service = service_fn(move |request: Request<Incoming>| {
         let api = api.clone();
         async move { Ok::<_, Infallible>(api.answer(request, peer).await) }
@@ -83,6 +95,14 @@ pub(super) async fn connection(
         .max_buf_size(MOST_HEAD_BYTES)
         .max_headers(64)
         .serve_connection(TokioIo::new(stream), service);
+    let serving = async {
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return ended,
+            () = stopping.asked() => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
+    };
     // What goes wrong here is the client's affair.
     let _ = tokio::time::timeout(LIFETIME, serving).await;
 }

@@ -2,11 +2,12 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use lighter_config::control::{AuditLog, ControlConfig};
 use lighter_config::load::Resources;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::store::parse_rfc3339;
+use crate::store::{Store, parse_rfc3339};
 
 const SERVICE: &str =
     "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
@@ -23,14 +24,14 @@ struct World {
 impl World {
     fn new() -> World {
         let folder = tempfile::tempdir().unwrap();
-        let token_file = folder.path().join("operator-token");
-        let api = Api {
-            store: Arc::new(Store::open(&folder.path().join("store.redb"), Resources::default()).unwrap()),
-            token: Token::open(&token_file).unwrap(),
-            audit: Audit::open(Some(&folder.path().join("audit"))).unwrap(),
-            counters: Counters::default(),
+        let config = ControlConfig {
+            state: folder.path().to_path_buf(),
+            audit_log: Some(AuditLog::File(folder.path().join("audit"))),
+            ..ControlConfig::default()
         };
-        let token = std::fs::read_to_string(token_file).unwrap().trim().to_string();
+        let store = Store::open(&folder.path().join("store.redb"), Resources::default()).unwrap();
+        let api = Api::open(Arc::new(State::new(config, Arc::new(store)))).unwrap();
+        let token = std::fs::read_to_string(folder.path().join(TOKEN_FILE)).unwrap().trim().to_string();
         World { folder, api: Arc::new(api), token }
     }
 
@@ -141,7 +142,7 @@ async fn a_bad_push_names_its_faults_and_changes_nothing() {
     let (status, _) = world.json(Method::POST, "/v1/apply", "[]".into()).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(world.audit().is_empty());
-    assert_eq!(world.api.store.view().generation, 0);
+    assert_eq!(world.api.state.store.view().generation, 0);
 }
 
 #[tokio::test]

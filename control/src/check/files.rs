@@ -119,12 +119,17 @@ pub struct Shown {
 }
 
 impl Shown {
-    fn new(found: &ConfigError, severity: Severity, text: String) -> Self {
+    /// The place is looked up in `text`; without one, there is no excerpt.
+    pub fn new(found: &ConfigError, severity: Severity, text: String) -> Self {
         let place = (found.line > 0 && !text.is_empty())
             .then(|| SourceOffset::from_location(&text, found.line as usize, found.column as usize));
+        let mut title = found.to_string().lines().next().unwrap_or_default().to_owned();
+        if let (None, Some(resource)) = (&place, &found.resource) {
+            title += &format!(" (in {resource})");
+        }
         let label = place.map(|offset| LabeledSpan::new_primary_with_span(found.resource.clone(), offset));
         Shown {
-            title: found.to_string().lines().next().unwrap_or_default().to_owned(),
+            title,
             severity,
             label,
             hint: found.hint.clone(),
@@ -223,6 +228,10 @@ mod tests {
         (found.file, found.line, found.resource) = ("/nonexistent".into(), 0, None);
         let text = shown(&found);
         assert!(text.contains("/nonexistent: spec.prots: unknown field") && !text.contains("[]"), "{text}");
+
+        // Where there is no excerpt, the title says which resource it is about.
+        found.resource = Some("Service default/a".into());
+        assert!(shown(&found).contains("unknown field `prots` (in Service default/a)\n"));
     }
 
     #[test]

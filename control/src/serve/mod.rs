@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::api::{self, Api};
 use crate::exit::Exit;
 use crate::state::State;
 use crate::store::Store;
@@ -21,8 +22,6 @@ use crate::store::Store;
 mod ads;
 mod grpc;
 mod source;
-// The API shows them.
-#[allow(dead_code)]
 pub mod streams;
 
 /// The gRPC services, as compiled from `config/proto`.
@@ -104,6 +103,10 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
         let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::STANDARD));
         tasks.spawn(grpc::serve(state.clone(), listener, grpc::Services { ads }));
     }
+    let api = Api::open(state.clone()).into_diagnostic().wrap_err("cannot open the API")?;
+    let tls = api.tls().into_diagnostic().wrap_err("the API has no certificate")?;
+    let listener = listen(state.config.api, "api").await?;
+    tasks.spawn(api::serve(listener, tls, Arc::new(api)));
     tracing::info!(services = state.index.snapshot().services.len(), "ready");
     let ended = tokio::select! {
         _ = terminate.recv() => None,

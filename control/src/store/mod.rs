@@ -18,7 +18,10 @@ use tokio::sync::watch;
 
 mod backup;
 mod change;
+#[cfg_attr(not(test), allow(dead_code))]
 mod disk;
+// For leases and tokens.
+#[cfg_attr(not(test), allow(dead_code))]
 mod facts;
 mod time;
 

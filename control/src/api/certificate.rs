@@ -1,0 +1,74 @@
+//! The certificate of the API's port: one of its own, apart from the mesh's, which clients pin.
+//!
+//! Operators are no workloads of the mesh, and its roots come and go. So the API proves who it is by a key that stays,
+//! in the state folder; a copy of the certificate is all that a client needs to know it. It does not expire in any
+//! lifetime that matters: whoever wants another one removes the two files.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The certificate, for clients to copy.
+pub const FILE: &str = "api.pem";
+/// Its key, for nobody else.
+const KEY_FILE: &str = "api-key.pem";
+
+/// TLS 1.3 with the certificate in `folder`, which is made if there is none, for a server that listens on `address`.
+pub fn server_config(folder: &Path, address: IpAddr) -> io::Result<Arc<ServerConfig>> {
+    let (file, key_file) = (folder.join(FILE), folder.join(KEY_FILE));
+    if !file.exists() || !key_file.exists() {
+        make(&file, &key_file, address)?;
+    }
+    let chain = CertificateDer::pem_file_iter(&file)
+        .and_then(Iterator::collect)
+        .map_err(|error| named(&file, error))?;
+    let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| named(&key_file, error))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| named(&file, error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Makes a key and a certificate of its own, with the names by which this machine is likely to be called.
+fn make(file: &Path, key_file: &Path, address: IpAddr) -> io::Result<()> {
+    let mut names = vec!["localhost".to_string(), "127.0.0.1".into(), "::1".into()];
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    names.extend(Some(host).filter(|host| !host.is_empty() && host.is_ascii() && host != "localhost"));
+    names.extend(
+        Some(address).filter(|ip| !ip.is_unspecified() && !ip.is_loopback()).map(|ip| ip.to_string()),
+    );
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
+    params.distinguished_name.push(DnType::CommonName, "Lighter control plane API");
+    let certificate = params.self_signed(&key).map_err(io::Error::other)?;
+    // The key first: a certificate without it would be copied, and be worth nothing.
+    write(key_file, 0o600, &key.serialize_pem())?;
+    write(file, 0o644, &certificate.pem())
+}
+
+/// Replaces a file in one step. What was there before may have had other rights.
+fn write(path: &Path, mode: u32, text: &str) -> io::Result<()> {
+    let next = path.with_extension("new");
+    let _ = std::fs::remove_file(&next);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(next, path)
+}
+
+fn named(path: &Path, error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {error}", path.display()))
+}

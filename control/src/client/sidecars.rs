@@ -1,0 +1,97 @@
+//! `lighter get sidecars`: how each client of ADS stands.
+
+use std::time::SystemTime;
+
+use http::Method;
+use miette::miette;
+use serde_json::Value;
+
+use super::access::{Access, Answered};
+use super::get::{Form, yaml};
+use super::{explain, table};
+use crate::api::message::Files;
+use crate::exit::Exit;
+use crate::output;
+use crate::store::seconds;
+
+/// Runs the command.
+pub fn execute(access: &Access, form: Form) -> miette::Result<Exit> {
+    let answer = match access.ask::<Value>(Method::GET, "/v1/sidecars", None::<&()>)? {
+        Answered::Done(answer) => answer,
+        Answered::Refused(_, refused) => {
+            explain(&refused, &Files::default());
+            return Ok(Exit::Fault);
+        }
+    };
+    let sidecars =
+        answer["sidecars"].as_array().ok_or_else(|| miette!("the answer has no sidecars in it"))?;
+    match form {
+        Form::Json => output::json(&answer)?,
+        Form::Yaml => output::line(yaml(&answer)?.trim_end())?,
+        Form::Table | Form::Wide if sidecars.is_empty() => eprintln!("no sidecar is connected"),
+        Form::Table | Form::Wide => {
+            let now = seconds(SystemTime::now());
+            let rows: Vec<_> =
+                sidecars.iter().flat_map(|sidecar| rows(sidecar, form == Form::Wide, now)).collect();
+            output::line(table::write(
+                &["NODE", "PEER", "CONNECTED", "KIND", "NAMES", "TOLD", "STATE"],
+                &rows,
+            ))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// One line a sidecar; with `wide`, one for each kind of resource that it asked for.
+fn rows(sidecar: &Value, wide: bool, now: u64) -> Vec<Vec<String>> {
+    let kinds = sidecar["kinds"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).unwrap_or("-").to_string();
+    let since = sidecar["since"].as_u64().unwrap_or(now);
+    let first = [text(&sidecar["node"]), text(&sidecar["peer"]), table::age(now.saturating_sub(since))];
+    let row = |kind: &str, of: &[Value]| {
+        let sum = |field: &str| of.iter().filter_map(|kind| kind[field].as_u64()).sum::<u64>().to_string();
+        let names = if of.iter().any(|kind| kind["all"] == true) { "all".into() } else { sum("names") };
+        first.iter().cloned().chain([kind.to_string(), names, sum("told"), state(of)]).collect()
+    };
+    match wide {
+        true => kinds.iter().map(|kind| row(&text(&kind["kind"]), std::slice::from_ref(kind))).collect(),
+        false => vec![row("*", kinds)],
+    }
+}
+
+/// The worst of these kinds: a rejection with its reason, an answer that waits, or nothing of the sort.
+fn state(kinds: &[Value]) -> String {
+    let rejected = kinds.iter().find_map(|kind| Some((kind["kind"].as_str()?, kind["rejected"].as_str()?)));
+    if let Some((kind, reason)) = rejected {
+        // It is a client's text: it stays on its line.
+        return format!("rejected {kind}: {}", reason.escape_debug());
+    }
+    let waiting = kinds
+        .iter()
+        .filter_map(|kind| kind["waiting"].as_f64())
+        .fold(None, |worst: Option<f64>, seconds| Some(worst.map_or(seconds, |worst| worst.max(seconds))));
+    waiting.map_or_else(|| "current".to_string(), |seconds| format!("waiting {seconds:.1}s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_sidecar_that_rejects_or_keeps_others_waiting_is_seen() {
+        let mut sidecar = json!({
+            "node": "web-1", "peer": "192.0.2.1:4", "since": 100,
+            "kinds": [
+                {"kind": "listener", "all": false, "names": 2, "told": 2, "rejected": null, "waiting": null},
+                {"kind": "endpoint", "all": false, "names": 3, "told": 3, "rejected": null, "waiting": 1.25},
+            ],
+        });
+        let expected = ["web-1", "192.0.2.1:4", "20s", "*", "5", "5", "waiting 1.2s"];
+        assert_eq!(rows(&sidecar, false, 120), [expected.map(str::to_string)]);
+        sidecar["kinds"][0]["rejected"] = "no\nroute".into();
+        assert_eq!(rows(&sidecar, false, 120)[0][6], "rejected listener: no\\nroute");
+        let wide = rows(&sidecar, true, 120);
+        assert_eq!((wide.len(), &*wide[1][3], &*wide[1][6]), (2, "endpoint", "waiting 1.2s"));
+    }
+}
