@@ -27,7 +27,7 @@ mod policy;
 mod reference;
 mod service;
 mod tcp;
-mod virtual_ips;
+pub(crate) mod virtual_ips;
 
 impl Snapshot {
     /// Checks what `resources` say together, and makes a snapshot of it: whole, or not at all.
@@ -202,7 +202,7 @@ fn unique<S: Spec>(
 
 /// The first 16 hex digits of a SHA-256 over what a snapshot says. The text that is hashed is the `Debug` text of the
 /// snapshot's own types, since that has every field, in one order, and nothing of the files' form in it.
-fn version(content: &impl fmt::Debug) -> Arc<str> {
+pub(crate) fn version(content: &impl fmt::Debug) -> Arc<str> {
     struct Hasher(Sha256);
 
     impl Write for Hasher {

@@ -17,7 +17,7 @@ use crate::snapshot::{VIRTUAL_V4, VIRTUAL_V6, VirtualIps};
 pub(super) const MOST: usize = (1 << (32 - VIRTUAL_V4.1)) - 2;
 
 /// The addresses of `names`, which are sorted, in the same order. None: there are more than [`MOST`].
-pub(super) fn assign(names: &[&ServiceName]) -> Option<Vec<VirtualIps>> {
+pub(crate) fn assign(names: &[&ServiceName]) -> Option<Vec<VirtualIps>> {
     if names.len() > MOST {
         return None;
     }

@@ -1,6 +1,7 @@
 //! xDS: the wire types, and what they mean in terms of resources and snapshots. No sockets.
 
 pub mod client;
+pub mod decode;
 pub mod encode;
 pub mod facts;
 mod kind;

@@ -53,6 +53,11 @@ pub fn of_cluster(cluster: &str) -> ServicePort {
     of_port(cluster).unwrap_or_else(|| ServicePort { service: ServiceName::new(FOREIGN, cluster), port: 0 })
 }
 
+/// The cluster's name of what [`of_cluster`] returned.
+pub fn cluster(port: &ServicePort) -> String {
+    if is_foreign(&port.service) { port.service.name.to_string() } else { port.to_string() }
+}
+
 /// Whether `service` is a cluster that only another server's name is known of.
 pub fn is_foreign(service: &ServiceName) -> bool {
     &*service.namespace == FOREIGN
@@ -132,7 +137,9 @@ mod tests {
         assert_eq!(of_cluster("shop/a:1"), port("shop", "a", 1));
         let foreign = of_cluster("outbound|80||a.shop");
         assert!(is_foreign(&foreign.service) && !is_foreign(&of_cluster("shop/a:1").service));
-        assert_eq!(&*foreign.service.name, "outbound|80||a.shop");
+        for name in ["outbound|80||a.shop", "shop/a:1"] {
+            assert_eq!(cluster(&of_cluster(name)), name);
+        }
     }
 
     #[test]

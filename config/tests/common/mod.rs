@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod generate;
+
 use lighter_config::load::Resources;
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::{Port, RequestParts, Service, Snapshot};

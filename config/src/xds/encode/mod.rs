@@ -23,6 +23,7 @@ use crate::snapshot::{self, EndpointSpec, Port, Secure, Service, VirtualIps};
 mod route;
 mod workload;
 
+pub(super) use route::WHOLE_PATH;
 pub use route::route_configuration;
 pub use workload::workload;
 

@@ -1,0 +1,206 @@
+//! From the resources that a sidecar holds to the snapshot that it runs by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Cluster, Listener, LoadAssignment, Resource, RouteConfiguration, RouteSource};
+use crate::build::{version, virtual_ips};
+use crate::name::{ServiceName, ServicePort};
+use crate::snapshot::{
+    Backend, EndpointSpec, Mtls, Port, Protocol, Route, RouteTable, Service, Snapshot, TrafficPolicy,
+    VirtualIps,
+};
+use crate::xds::facts::Workload;
+use crate::xds::names;
+
+/// A snapshot of `resources`, in any order.
+///
+/// * A Service of Lighter's own is as its control plane has it: the RouteConfiguration and Cluster of each port are
+///   called as the port is.
+/// * A Listener of any other name than those of such Services' ports is a port of a Service that is called as the
+///   listener is ([`names::of_listener`]).
+/// * A Cluster that is neither's is a backend without a name that could be dialled.
+///
+/// What is not there is not waited for: a port without a RouteConfiguration takes everything to its own endpoints if it is
+/// Lighter's own, and has no routes otherwise; a backend whose cluster is not there does not exist.
+pub fn assemble<'r>(resources: impl IntoIterator<Item = &'r Resource>) -> Snapshot {
+    let parts = Parts::of(resources);
+    let mut services: BTreeMap<ServiceName, Arc<Service>> = BTreeMap::new();
+    for (name, service) in &parts.services {
+        services.insert((*name).clone(), Arc::new(parts.own(service)));
+    }
+    let others = parts.others();
+    let names: Vec<&ServiceName> = others.keys().collect();
+    let taken: BTreeSet<_> = services.values().map(|service| service.virtual_ips.v4).collect();
+    // More than there are addresses for: nobody holds so many.
+    let addresses = virtual_ips::assign(&names).unwrap_or_default();
+    for ((name, ports), virtual_ips) in others.iter().zip(addresses) {
+        // An address that a Service has by its control plane's word stays that Service's.
+        if !taken.contains(&virtual_ips.v4) {
+            services.insert(name.clone(), Arc::new(self::service(name, virtual_ips, ports)));
+        }
+    }
+    let outbound_policy = parts.workload.map(|workload| workload.outbound_policy).unwrap_or_default();
+    let mtls = parts.mtls(0);
+    let version = version(&(&services, outbound_policy, mtls));
+    Snapshot { version, services, outbound_policy, mtls, warnings: Vec::new() }
+}
+
+fn service(name: &ServiceName, virtual_ips: VirtualIps, ports: &[Arc<Port>]) -> Service {
+    Service { name: name.clone(), virtual_ips, ports: ports.to_vec() }
+}
+
+/// Resources by what they are looked up by.
+#[derive(Default)]
+struct Parts<'r> {
+    services: BTreeMap<&'r ServiceName, &'r Service>,
+    listeners: BTreeMap<ServicePort, &'r Listener>,
+    routes: BTreeMap<&'r str, &'r RouteConfiguration>,
+    clusters: BTreeMap<&'r str, &'r Cluster>,
+    endpoints: BTreeMap<&'r str, &'r LoadAssignment>,
+    workload: Option<&'r Workload>,
+}
+
+impl<'r> Parts<'r> {
+    fn of(resources: impl IntoIterator<Item = &'r Resource>) -> Self {
+        let mut parts = Parts::default();
+        for resource in resources {
+            match resource {
+                Resource::Service(service) => {
+                    parts.services.insert(&service.name, service);
+                }
+                Resource::Listener(listener) => {
+                    // Of several names of one port, one will do.
+                    if let Some(port) = names::of_listener(&listener.name) {
+                        parts.listeners.insert(port, listener);
+                    }
+                }
+                Resource::Route(routes) => {
+                    parts.routes.insert(&routes.name, routes);
+                }
+                Resource::Cluster(cluster) => {
+                    parts.clusters.insert(&cluster.name, cluster);
+                }
+                Resource::Endpoints(assignment) => {
+                    parts.endpoints.insert(&assignment.name, assignment);
+                }
+                Resource::Workload(workload) => parts.workload = Some(workload),
+                Resource::Address(_) => {}
+            }
+        }
+        let services = &parts.services;
+        parts.listeners.retain(|port, _| !services.contains_key(&port.service));
+        parts
+    }
+
+    /// A Service of Lighter's own with its routes and endpoints.
+    fn own(&self, service: &Service) -> Service {
+        let whole = |port: &Arc<Port>| {
+            let name = port.key.to_string();
+            let table = self.routes.get(&*name).and_then(|routes| routes.table(&name));
+            let is_mine = self.workload.is_some_and(|workload| *workload.key == *service.name.to_string());
+            Arc::new(Port {
+                routes: self.table(table.unwrap_or(&port.routes)),
+                tcp: self.backends(&port.tcp),
+                endpoints: self.endpoints(&name),
+                mtls: if is_mine { self.mtls(port.key.port) } else { Mtls::default() },
+                ..Port::clone(port)
+            })
+        };
+        Service { ports: service.ports.iter().map(whole).collect(), ..service.clone() }
+    }
+
+    /// What is no Service of Lighter's own: ports that are known as listeners, and clusters.
+    fn others(&self) -> BTreeMap<ServiceName, Vec<Arc<Port>>> {
+        let mut others: BTreeMap<ServiceName, Vec<Arc<Port>>> = BTreeMap::new();
+        for (key, listener) in &self.listeners {
+            others.entry(key.service.clone()).or_default().push(Arc::new(self.listening(key, listener)));
+        }
+        for (name, cluster) in &self.clusters {
+            let key = self.resolve(&names::of_cluster(name));
+            if names::is_foreign(&key.service) {
+                let table = RouteTable::single(&key);
+                let port = self.port(key.clone(), table, Some(cluster));
+                others.entry(key.service).or_default().push(Arc::new(port));
+            }
+        }
+        others
+    }
+
+    /// The port that a listener is about.
+    fn listening(&self, key: &ServicePort, listener: &Listener) -> Port {
+        let routes = match &listener.routes {
+            RouteSource::Named(name) => self.routes.get(&**name).copied(),
+            RouteSource::Inline(routes) => Some(routes),
+        };
+        // A client may or may not name the port.
+        let host = listener.name.rsplit_once(':').map_or(&*listener.name, |(host, _)| host);
+        let table = routes.and_then(|routes| routes.table(&listener.name).or_else(|| routes.table(host)));
+        let table = self.table(table.unwrap_or(&RouteTable::default()));
+        let cluster = self.clusters.get(&*key.to_string()).copied();
+        let mut port = self.port(key.clone(), table, cluster);
+        if let Some(limit) = listener.request_timeout {
+            port.policy.request_timeout = limit;
+        }
+        port
+    }
+
+    fn port(&self, key: ServicePort, routes: RouteTable, cluster: Option<&Cluster>) -> Port {
+        let mut policy = TrafficPolicy::default();
+        policy.connect_timeout =
+            cluster.and_then(|cluster| cluster.connect_timeout).unwrap_or(policy.connect_timeout);
+        // Opaque bytes go where a request goes of which nothing is asked.
+        let takes_all = |route: &&Route| route.matcher == Default::default();
+        let tcp = routes.routes.iter().find(takes_all).map_or(Vec::new(), |route| route.backends.clone());
+        Port {
+            target_port: key.port,
+            name: None,
+            protocol: Protocol::Auto,
+            routes,
+            tcp,
+            tcp_route: "default".into(),
+            endpoints: cluster.map_or(Vec::new(), |cluster| self.endpoints(&cluster.name)),
+            policy,
+            mtls: Mtls::default(),
+            key,
+        }
+    }
+
+    /// The table with its backends as far as they exist.
+    fn table(&self, table: &RouteTable) -> RouteTable {
+        let route = |route: &Route| Route { backends: self.backends(&route.backends), ..route.clone() };
+        RouteTable::new(table.routes.iter().map(route).collect())
+    }
+
+    fn backends(&self, backends: &[Backend]) -> Vec<Backend> {
+        let backend = |backend: &Backend| {
+            let exists = self.clusters.contains_key(&*names::cluster(&backend.target));
+            let target = if exists { self.resolve(&backend.target) } else { backend.target.clone() };
+            Backend { target, exists, ..backend.clone() }
+        };
+        backends.iter().map(backend).collect()
+    }
+
+    /// The port that a cluster is of, or else the cluster itself.
+    fn resolve(&self, target: &ServicePort) -> ServicePort {
+        let of_service = |service: &&Service| service.ports.iter().any(|port| port.key == *target);
+        let is_known =
+            self.listeners.contains_key(target) || self.services.get(&target.service).is_some_and(of_service);
+        if is_known || names::is_foreign(&target.service) {
+            return target.clone();
+        }
+        ServicePort { service: ServiceName::new(names::FOREIGN, &target.to_string()), port: 0 }
+    }
+
+    fn endpoints(&self, cluster: &str) -> Vec<EndpointSpec> {
+        let name = self.clusters.get(cluster).map_or(cluster, |cluster| &cluster.endpoints);
+        self.endpoints.get(name).map_or(Vec::new(), |assignment| assignment.serving().to_vec())
+    }
+
+    /// What this workload asks of callers at a port; 0: at ports of which nothing is said.
+    fn mtls(&self, port: u16) -> Mtls {
+        let ports = self.workload.map_or(&[][..], |workload| &workload.ports);
+        let of = |number: u16| ports.iter().find(|entry| entry.port == number);
+        of(port).or_else(|| of(0)).map(|entry| entry.mtls).unwrap_or_default()
+    }
+}

@@ -1,0 +1,172 @@
+//! Lighter's own Services and Addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Nack, missing, port, read};
+use crate::build::check;
+use crate::document::At;
+use crate::error::ConfigError;
+use crate::name::{ServiceName, ServicePort};
+use crate::snapshot::{
+    Backend, Mtls, Port, Protocol, RouteTable, Service, TrafficPolicy, VirtualIps, is_virtual,
+};
+use crate::xds::facts::{Address, Found};
+use crate::xds::names::{self, AddressKey};
+use crate::xds::unknown::shapes;
+use crate::xds::wire::lighter::config::v1 as wire;
+
+/// A Service, with no endpoints, the routes of a Service without an HTTPRoute, and backends of which nobody knows yet
+/// whether they exist.
+pub fn service(message: &[u8]) -> Result<Service, Nack> {
+    read(message, &shapes::LIGHTER_CONFIG_V1_SERVICE, |service: &wire::Service| &service.name, check_service)
+}
+
+/// What an address or a name means.
+pub fn address(message: &[u8]) -> Result<Address, Nack> {
+    read(message, &shapes::LIGHTER_CONFIG_V1_ADDRESS, |address: &wire::Address| &address.key, check_address)
+}
+
+fn check_service(service: &wire::Service, at: &At<'_>) -> Result<Service, ConfigError> {
+    let name = name(&service.name, &at.field("name"))?;
+    let virtual_ips = virtual_ips(&service.virtual_v4, &service.virtual_v6, at)?;
+    let at_ports = at.field("ports");
+    let mut ports: Vec<Arc<Port>> = Vec::new();
+    for (index, port) in service.ports.iter().enumerate() {
+        let at = at_ports.index(index);
+        let port = self::service_port(port, &name, &at)?;
+        if ports.iter().any(|other| other.key == port.key) {
+            return Err(at.field("port").error(format!("port {} is there already", port.key.port)));
+        }
+        ports.push(Arc::new(port));
+    }
+    if ports.is_empty() {
+        return Err(at_ports.error("a Service has at least one port"));
+    }
+    Ok(Service { name, virtual_ips, ports })
+}
+
+fn service_port(port: &wire::Port, service: &ServiceName, at: &At<'_>) -> Result<Port, ConfigError> {
+    let number = self::port(port.port, &at.field("port"))?;
+    let target_port = self::port(port.target_port, &at.field("target_port"))?;
+    let at_name = at.field("name");
+    let name = Some(port.name.as_str()).filter(|name| !name.is_empty());
+    name.map(|name| check::dns_label(&at_name, name)).transpose()?;
+    let key = ServicePort { service: service.clone(), port: number };
+    let at_policy = at.field("policy");
+    let policy = port.policy.as_ref().ok_or_else(|| missing(&at_policy))?;
+    Ok(Port {
+        name: name.map(Arc::from),
+        protocol: protocol(&port.protocol, &at.field("protocol"))?,
+        target_port,
+        routes: RouteTable::single(&key),
+        tcp: tcp(&port.tcp, &at.field("tcp"))?,
+        tcp_route: port.tcp_route.as_str().into(),
+        endpoints: Vec::new(),
+        policy: self::policy(policy, &at_policy)?,
+        mtls: Mtls::default(),
+        key,
+    })
+}
+
+fn protocol(word: &str, at: &At<'_>) -> Result<Protocol, ConfigError> {
+    Ok(match word {
+        "auto" => Protocol::Auto,
+        "http" => Protocol::Http,
+        "http2" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        "tls" => Protocol::Tls,
+        "tcp" => Protocol::Tcp,
+        other => return Err(at.error(format!("`{}` is not a protocol", other.escape_debug()))),
+    })
+}
+
+fn tcp(backends: &[wire::Backend], at: &At<'_>) -> Result<Vec<Backend>, ConfigError> {
+    check::at_most(at, backends.len(), check::MAX_ITEMS)?;
+    let backend = |(index, backend): (usize, &wire::Backend)| {
+        let at = at.index(index);
+        let service = name(&backend.service, &at.field("service"))?;
+        // 0 stands for the port of a backend that is not known.
+        let port = match backend.port {
+            0 => 0,
+            number => self::port(number, &at.field("port"))?,
+        };
+        let weight = check::weight(&at.field("weight"), backend.weight)?;
+        Ok(Backend { target: ServicePort { service, port }, weight, exists: true })
+    };
+    backends.iter().enumerate().map(backend).collect()
+}
+
+fn policy(policy: &wire::TrafficPolicy, at: &At<'_>) -> Result<TrafficPolicy, ConfigError> {
+    let millis = |field: &str, millis: u64| match millis {
+        ..=MOST_MILLIS => Ok(Duration::from_millis(millis)),
+        _ => Err(at.field(field).error("longer than a thousand years")),
+    };
+    let limit = |field: &str, limit: Option<u64>| limit.map(|limit| millis(field, limit)).transpose();
+    if policy.connect_timeout_ms == 0 {
+        return Err(at.field("connect_timeout_ms").error("a connection cannot be made in no time"));
+    }
+    if policy.eject_for_ms == 0 {
+        return Err(at.field("eject_for_ms").error("an ejection takes some time"));
+    }
+    let at_percent = at.field("max_ejected_percent");
+    let percent = u8::try_from(policy.max_ejected_percent).ok().filter(|percent| *percent <= 100);
+    Ok(TrafficPolicy {
+        connect_timeout: millis("connect_timeout_ms", policy.connect_timeout_ms)?,
+        request_timeout: limit("request_timeout_ms", policy.request_timeout_ms)?,
+        idle_timeout: limit("idle_timeout_ms", policy.idle_timeout_ms)?,
+        keep_alive: millis("keep_alive_ms", policy.keep_alive_ms)?,
+        max_idle_connections: policy.max_idle_connections,
+        eject_after: policy.eject_after,
+        eject_for: millis("eject_for_ms", policy.eject_for_ms)?,
+        max_ejected_percent: percent.ok_or_else(|| at_percent.error("more than all"))?,
+        safe_retry: policy.safe_retry,
+    })
+}
+
+fn check_address(address: &wire::Address, at: &At<'_>) -> Result<Address, ConfigError> {
+    let key = AddressKey::parse(&address.key).ok_or_else(|| {
+        let error = at.field("key").error(format!("`{}` is no key", address.key.escape_debug()));
+        error.hint("`ADDRESS:PORT` or `dns:NAMESPACE/NAME`")
+    })?;
+    if address.service.is_empty() {
+        return Ok(Address { key, found: None });
+    }
+    let at_port = at.field("port");
+    let port = match (&key, address.port) {
+        (AddressKey::Name(_), 0) => 0,
+        (_, number) => self::port(number, &at_port)?,
+    };
+    let found = Found {
+        service: name(&address.service, &at.field("service"))?,
+        port,
+        virtual_ips: virtual_ips(&address.virtual_v4, &address.virtual_v6, at)?,
+        endpoint: address.endpoint,
+    };
+    Ok(Address { key, found: Some(found) })
+}
+
+/// `namespace/name`.
+fn name(text: &str, at: &At<'_>) -> Result<ServiceName, ConfigError> {
+    names::of_service(text).ok_or_else(|| {
+        at.error(format!("`{}` is not the name of a Service", text.escape_debug())).hint("`NAMESPACE/NAME`")
+    })
+}
+
+/// Both lie in the reserved ranges, so that no server can take real addresses over.
+fn virtual_ips(v4: &str, v6: &str, at: &At<'_>) -> Result<VirtualIps, ConfigError> {
+    let error = |field: &str, text: &str| {
+        let text = text.escape_debug();
+        at.field(field).error(format!("`{text}` is not one of the addresses reserved for Services"))
+    };
+    let reserved_v4 = v4.parse::<Ipv4Addr>().ok().filter(|ip| is_virtual(IpAddr::V4(*ip)));
+    let reserved_v6 = v6.parse::<Ipv6Addr>().ok().filter(|ip| is_virtual(IpAddr::V6(*ip)));
+    Ok(VirtualIps {
+        v4: reserved_v4.ok_or_else(|| error("virtual_v4", v4))?,
+        v6: reserved_v6.ok_or_else(|| error("virtual_v6", v6))?,
+    })
+}
+
+/// A thousand years, which every sum of times can bear.
+const MOST_MILLIS: u64 = 31_557_600_000_000;

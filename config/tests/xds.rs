@@ -1,0 +1,346 @@
+//! What a control plane writes is what a sidecar reads.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::generate::{Match, one_match};
+use common::service;
+use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::snapshot::route::{Matcher, PathChange, PathMatch};
+use lighter_config::snapshot::{
+    Action, EndpointSpec, HeaderChanges, Port, Route, RouteTable, Secure, Service, Snapshot,
+};
+use lighter_config::xds::decode::{self, Resource};
+use lighter_config::xds::{Kind, encode, names};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use prost::Message;
+
+/// The resources of a snapshot as a sidecar with Lighter's own resources gets them, encoded.
+fn own(snapshot: &Snapshot) -> Vec<(Kind, Vec<u8>)> {
+    let mut messages = Vec::new();
+    for service in snapshot.services.values() {
+        messages.push((Kind::Service, encode::service(service).encode_to_vec()));
+        for port in &service.ports {
+            messages.push((Kind::Route, encode::route_configuration(port).encode_to_vec()));
+            messages.extend(backend(port));
+        }
+    }
+    messages
+}
+
+/// The same as any client of the gRPC profile gets them.
+fn standard(snapshot: &Snapshot) -> Vec<(Kind, Vec<u8>)> {
+    let mut messages = Vec::new();
+    for port in snapshot.services.values().flat_map(|service| &service.ports) {
+        for alias in names::listeners(&port.key) {
+            messages.push((Kind::Listener, encode::listener(port, &alias).encode_to_vec()));
+        }
+        messages.push((Kind::Route, encode::route_configuration(port).encode_to_vec()));
+        messages.extend(backend(port));
+    }
+    messages
+}
+
+fn backend(port: &Port) -> [(Kind, Vec<u8>); 2] {
+    [
+        (Kind::Cluster, encode::cluster(port).encode_to_vec()),
+        (Kind::Endpoints, encode::load_assignment(port, &port.endpoints).encode_to_vec()),
+    ]
+}
+
+fn read(messages: &[(Kind, Vec<u8>)]) -> Vec<Resource> {
+    let read = |(kind, message): &(Kind, Vec<u8>)| {
+        decode::resource(*kind, message).unwrap_or_else(|nack| panic!("{kind} {}: {nack}", nack.resource))
+    };
+    messages.iter().map(read).collect()
+}
+
+/// The snapshot with everything left out that has no effect, in the order that messages have.
+fn plain(snapshot: &Snapshot) -> Vec<Service> {
+    let port = |port: &Arc<Port>| {
+        let mut port = Port::clone(port);
+        port.endpoints.sort_by_key(|endpoint| endpoint.address);
+        port.routes = RouteTable::new(port.routes.routes.iter().map(plain_route).collect());
+        Arc::new(port)
+    };
+    let service = |service: &Arc<Service>| Service {
+        ports: service.ports.iter().map(port).collect(),
+        ..Service::clone(service)
+    };
+    snapshot.services.values().map(service).collect()
+}
+
+fn plain_route(route: &Route) -> Route {
+    let mut actions: Vec<Action> =
+        route.actions.iter().filter_map(|action| plain_action(action, route)).collect();
+    actions.sort_by_key(|action| match action {
+        Action::RequestHeaders(_) => 0,
+        Action::ResponseHeaders(_) => 1,
+        Action::Redirect(_) => 2,
+        Action::Rewrite(_) => 3,
+    });
+    // What the sidecar answers itself takes no time.
+    let request_timeout = route.request_timeout.filter(|_| !route.backends.is_empty());
+    Route { actions, request_timeout, ..route.clone() }
+}
+
+fn plain_action(action: &Action, route: &Route) -> Option<Action> {
+    match action {
+        Action::RequestHeaders(changes) | Action::ResponseHeaders(changes)
+            if *changes == HeaderChanges::default() =>
+        {
+            None
+        }
+        // Nobody gets to see what it rewrites.
+        Action::Rewrite(_) if route.backends.is_empty() => None,
+        Action::Rewrite(rewrite) => {
+            let mut rewrite = rewrite.clone();
+            rewrite.path = rewrite.path.as_ref().and_then(plain_change);
+            (rewrite != Default::default()).then_some(Action::Rewrite(rewrite))
+        }
+        Action::Redirect(redirect) => {
+            let mut redirect = redirect.clone();
+            redirect.path = redirect.path.as_ref().and_then(plain_change);
+            Some(Action::Redirect(redirect))
+        }
+        headers => Some(headers.clone()),
+    }
+}
+
+/// By the table of `replacePrefixMatch` in the Gateway API: in place of a prefix, nothing is as good as `/`; before a
+/// whole path, neither does anything, and a slash at the end says nothing.
+fn plain_change(change: &PathChange) -> Option<PathChange> {
+    let PathChange::ReplacePrefix(new, prefix) = change else { return Some(change.clone()) };
+    let bare = new.strip_suffix('/').unwrap_or(new);
+    match (prefix.is_empty(), bare) {
+        (true, "") => None,
+        (true, bare) => Some(PathChange::ReplacePrefix(bare.into(), prefix.clone())),
+        (false, "") => Some(PathChange::ReplacePrefix("/".into(), prefix.clone())),
+        _ => Some(change.clone()),
+    }
+}
+
+fn pairs() -> impl Strategy<Value = String> {
+    let value = select(vec!["1", "100%", "a %%b", "x-%REQ(a)%"]);
+    vec((select(vec!["X-A", "x-b", "X-C"]), value), 0..3).prop_map(|pairs| {
+        let mut seen: Vec<&str> = Vec::new();
+        let mut text = String::new();
+        for (name, value) in pairs {
+            if !seen.contains(&name) {
+                seen.push(name);
+                text += &format!("{{name: {name}, value: '{value}'}},");
+            }
+        }
+        text
+    })
+}
+
+fn header_changes() -> impl Strategy<Value = String> {
+    let remove = select(vec!["", "x-a", "X-D, x-b"]);
+    (pairs(), pairs(), remove)
+        .prop_map(|(set, add, remove)| format!("{{set: [{set}], add: [{add}], remove: [{remove}]}}"))
+}
+
+fn path_change() -> impl Strategy<Value = String> {
+    let full = select(vec!["/", "/new", r"/a\1b"]);
+    let prefix = select(vec!["", "/", "/new", "/new/", "/n/ew"]);
+    prop_oneof![
+        full.prop_map(|path| format!("path: {{type: ReplaceFullPath, replaceFullPath: '{path}'}}")),
+        prefix.prop_map(|path| format!("path: {{type: ReplacePrefixMatch, replacePrefixMatch: '{path}'}}")),
+    ]
+}
+
+/// Filters of a rule, whether it redirects, and whether it replaces a prefix.
+fn filters() -> impl Strategy<Value = (String, bool, bool)> {
+    let option = proptest::option::of::<BoxedStrategy<String>>;
+    let rewrite = (option(path_change().boxed()), any::<bool>()).prop_map(|(path, host)| {
+        let host = if host || path.is_none() { "hostname: other.example," } else { "" };
+        (false, format!("{host} {}", path.unwrap_or_default()))
+    });
+    let words = select(vec!["", "scheme: https,", "hostname: a.example,", "port: 8080,", "statusCode: 308,"]);
+    let redirect = (option(path_change().boxed()), words)
+        .prop_map(|(path, words)| (true, format!("{words} {}", path.unwrap_or_default())));
+    let target = proptest::option::of(prop_oneof![rewrite, redirect]);
+    (option(header_changes().boxed()), option(header_changes().boxed()), target, any::<bool>()).prop_map(
+        |(request, response, target, target_first)| {
+            let mut filters = Vec::new();
+            filters.extend(
+                request.map(|changes| {
+                    format!("{{type: RequestHeaderModifier, requestHeaderModifier: {changes}}}")
+                }),
+            );
+            filters.extend(response.map(|changes| {
+                format!("{{type: ResponseHeaderModifier, responseHeaderModifier: {changes}}}")
+            }));
+            let place = if target_first { 0 } else { filters.len() };
+            let (redirects, words) = target.clone().unwrap_or_default();
+            match target {
+                Some((true, words)) => {
+                    filters.insert(place, format!("{{type: RequestRedirect, requestRedirect: {{{words}}}}}"))
+                }
+                Some((false, words)) => {
+                    filters.insert(place, format!("{{type: URLRewrite, urlRewrite: {{{words}}}}}"))
+                }
+                None => {}
+            }
+            (filters.join(", "), redirects, words.contains("ReplacePrefixMatch"))
+        },
+    )
+}
+
+/// A match, perhaps with regular expressions in place of its path and its values.
+fn wide_match() -> impl Strategy<Value = (Match, bool)> {
+    (one_match(), proptest::bool::weighted(0.2))
+}
+
+fn match_yaml((one, is_regex): &(Match, bool), only_prefix: bool) -> String {
+    let one = Match { exact: one.exact && !only_prefix, ..one.clone() };
+    match *is_regex && !only_prefix {
+        true => one
+            .yaml()
+            .replace("type: Exact", "type: RegularExpression")
+            .replace("type: PathPrefix", "type: RegularExpression")
+            .replace("{name: x,", "{type: RegularExpression, name: x,")
+            .replace("{name: q,", "{type: RegularExpression, name: q,"),
+        false => one.yaml(),
+    }
+}
+
+fn rule() -> impl Strategy<Value = String> {
+    let backend = (select(vec!["web", "a", "b", "missing"]), 0u32..5);
+    let timeout = select(vec!["", "timeouts: {request: 0s},", "timeouts: {request: 1s500ms},"]);
+    (vec(wide_match(), 0..4), filters(), vec(backend, 0..4), timeout).prop_map(
+        |(matches, (filters, redirects, replaces_prefix), mut backends, timeout)| {
+            backends.sort();
+            backends.dedup_by_key(|(name, _)| *name);
+            if redirects || backends.iter().all(|(_, weight)| *weight == 0) {
+                backends.clear();
+            }
+            let matches: Vec<String> = matches.iter().map(|one| match_yaml(one, replaces_prefix)).collect();
+            let backends: Vec<String> = backends
+                .iter()
+                .map(|(name, weight)| format!("{{name: {name}, port: 80, weight: {weight}}}"))
+                .collect();
+            format!(
+                "    - {{{timeout} matches: [{}], filters: [{filters}], backendRefs: [{}]}}\n",
+                matches.join(", "),
+                backends.join(", "),
+            )
+        },
+    )
+}
+
+fn mesh() -> impl Strategy<Value = Snapshot> {
+    let endpoints = vec((1u16..6, 1u32..4, proptest::option::of(any::<bool>())), 0..4);
+    (vec(rule(), 0..6), vec(rule(), 0..3), endpoints).prop_map(|(of_web, of_a, endpoints)| {
+        let route = |name: &str, parent: &str, rules: &[String]| match rules {
+            [] => String::new(),
+            rules => common::route(&format!("name: {name}"), &rules.concat())
+                .replace("name: web}]", &format!("name: {parent}}}]")),
+        };
+        let text = service("web")
+            + &service("a")
+            + &service("b")
+            + &route("of-web", "web", &of_web)
+            + &route("of-a", "a", &of_a);
+        let mut snapshot = common::snapshot(&text);
+        let web = snapshot.services.get_mut(&ServiceName::new("default", "web")).expect("it was made");
+        let port = Arc::make_mut(&mut Arc::make_mut(web).ports[0]);
+        for (number, weight, secure) in endpoints {
+            let address = format!("10.0.0.{number}:8080").parse().expect("an address");
+            if port.endpoints.iter().all(|known: &EndpointSpec| known.address != address) {
+                let secure = secure.map(|link| Secure {
+                    identity: "spiffe://mesh.lighter/ns/default/sa/web".into(),
+                    link: link.then(|| "10.0.0.1:15008".parse().expect("an address")),
+                });
+                port.endpoints.push(EndpointSpec { address, weight, secure });
+            }
+        }
+        snapshot
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn a_sidecar_runs_by_what_its_control_plane_means(snapshot in mesh()) {
+        let messages = own(&snapshot);
+        let read = decode::assemble(&read(&messages));
+        prop_assert_eq!(plain(&read), plain(&snapshot));
+        // And by the same again, if it passes it on.
+        prop_assert_eq!(own(&read), messages);
+    }
+
+    #[test]
+    fn without_own_resources_requests_go_where_they_would_with_them(snapshot in mesh()) {
+        let read = decode::assemble(&read(&standard(&snapshot)));
+        for service in plain(&snapshot) {
+            let found = read.services.get(&service.name).map(|service| &service.ports[0]);
+            let (port, found) = (&service.ports[0], found.expect("every listener is a Service"));
+            prop_assert_eq!(&found.key, &port.key);
+            prop_assert_eq!(&found.routes, &port.routes);
+            prop_assert_eq!(&found.endpoints, &port.endpoints);
+        }
+    }
+
+    #[test]
+    fn equal_snapshots_have_equal_bytes(snapshot in mesh(), seed in any::<u64>()) {
+        let mut turned = snapshot.clone();
+        let web = turned.services.get_mut(&ServiceName::new("default", "web")).expect("it was made");
+        let endpoints = &mut Arc::make_mut(&mut Arc::make_mut(web).ports[0]).endpoints;
+        if !endpoints.is_empty() {
+            let middle = (seed % endpoints.len() as u64) as usize;
+            endpoints.rotate_left(middle);
+        }
+        prop_assert_eq!(own(&turned), own(&snapshot));
+    }
+}
+
+#[test]
+fn grpc_routes_are_read_as_they_were_meant() {
+    let methods = [
+        "{method: {service: shop.Catalog, method: Get}}",
+        "{method: {service: shop.Catalog}}",
+        "{method: {method: List}, headers: [{name: x-canary, value: 'yes'}]}",
+        "{method: {type: RegularExpression, service: 'bank[.].*', method: 'P(ay|ut)'}}",
+    ];
+    let rule =
+        |method: &&str| format!("    - {{matches: [{method}], backendRefs: [{{name: a, port: 80}}]}}\n");
+    let rules: String = methods.iter().map(rule).collect();
+    let route = common::route("name: r", &rules).replace("HTTPRoute", "GRPCRoute");
+    let snapshot = common::snapshot(&(service("web") + &service("a") + &route));
+    assert_eq!(plain(&decode::assemble(&read(&own(&snapshot)))), plain(&snapshot));
+}
+
+#[test]
+fn what_grpc_clients_ask_for_is_there() {
+    use lighter_config::xds::wire::envoy::config::route::v3::route_match::PathSpecifier;
+    let rules = "    - {matches: [{path: {value: /}}, {path: {value: /a}}], backendRefs: [{name: web}]}\n";
+    let snapshot = common::snapshot(&(service("web") + &common::route("name: r", rules)));
+    let routes = encode::route_configuration(common::port(&snapshot, "web"));
+    let paths: Vec<_> = routes.virtual_hosts[0]
+        .routes
+        .iter()
+        .map(|route| route.r#match.clone().unwrap().path_specifier.unwrap())
+        .collect();
+    let expected = [
+        PathSpecifier::Path("/a".into()),
+        PathSpecifier::Prefix("/a/".into()),
+        PathSpecifier::Prefix("".into()),
+    ];
+    assert_eq!(paths, expected);
+    let port = ServicePort { service: ServiceName::new("default", "web"), port: 80 };
+    assert_eq!(names::listeners(&port).last().map(String::as_str), Some("web:80"));
+    // Two parts of one match are one match again.
+    let decoded = decode::route_configuration(&routes.encode_to_vec()).unwrap();
+    let matchers: Vec<Matcher> =
+        decoded.hosts[0].table.routes.iter().map(|route| route.matcher.clone()).collect();
+    let prefix = |prefix: &str| Matcher { path: PathMatch::Prefix(prefix.into()), ..Default::default() };
+    assert_eq!(matchers, [prefix("/a"), prefix("")]);
+}
