@@ -165,7 +165,7 @@ fn each<T>(
     list.iter().enumerate().filter_map(|(index, text)| report.ok(check_one(&at.index(index), text))).collect()
 }
 
-fn principal(at: &At<'_>, text: &str) -> Result<TextMatch, ConfigError> {
+pub(crate) fn principal(at: &At<'_>, text: &str) -> Result<TextMatch, ConfigError> {
     let matched = text_match(at, text)?;
     if text == "*" || text.starts_with("spiffe://") {
         return Ok(matched);
@@ -175,7 +175,7 @@ fn principal(at: &At<'_>, text: &str) -> Result<TextMatch, ConfigError> {
         .hint("`spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE`, or `*`"))
 }
 
-fn path(at: &At<'_>, text: &str) -> Result<TextMatch, ConfigError> {
+pub(crate) fn path(at: &At<'_>, text: &str) -> Result<TextMatch, ConfigError> {
     if text == "*" || text.starts_with('/') {
         return text_match(at, text);
     }
@@ -194,7 +194,7 @@ fn text_match(at: &At<'_>, text: &str) -> Result<TextMatch, ConfigError> {
     }
 }
 
-fn method(at: &At<'_>, text: &str) -> Result<Arc<str>, ConfigError> {
+pub(crate) fn method(at: &At<'_>, text: &str) -> Result<Arc<str>, ConfigError> {
     match !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_')
     {
@@ -205,7 +205,7 @@ fn method(at: &At<'_>, text: &str) -> Result<Arc<str>, ConfigError> {
     }
 }
 
-fn host(at: &At<'_>, text: &str) -> Result<Arc<str>, ConfigError> {
+pub(crate) fn host(at: &At<'_>, text: &str) -> Result<Arc<str>, ConfigError> {
     match text.parse::<IpAddr>().is_ok() {
         true => Ok(if text.contains(':') { format!("[{text}]").into() } else { text.into() }),
         false => check::dns_name(at, text).map(|()| text.into()),

@@ -16,7 +16,7 @@ use crate::snapshot::{
 };
 
 mod attach;
-mod authorization;
+pub(crate) mod authorization;
 pub(crate) mod check;
 mod filter;
 mod grpc;

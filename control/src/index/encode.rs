@@ -94,8 +94,7 @@ fn workload(contents: &Contents, trust_domain: &str, name: &str) -> Option<Workl
         Some(namespace) => names::of_service(&format!("{namespace}/x")).map(|_| Vec::new())?,
         None => inbound_ports(contents, &names::of_service(name)?),
     };
-    let others =
-        InboundPort { port: 0, mtls: contents.snapshot.mtls, rules: Vec::new(), default_deny: false };
+    let others = InboundPort { port: 0, mtls: contents.snapshot.mtls, authorization: Default::default() };
     Some(Workload {
         key: name.into(),
         trust_domain: trust_domain.into(),
@@ -110,8 +109,7 @@ fn inbound_ports(contents: &Contents, name: &ServiceName) -> Vec<InboundPort> {
     let inbound = ports.iter().map(|port| InboundPort {
         port: port.key.port,
         mtls: port.mtls,
-        rules: Vec::new(),
-        default_deny: false,
+        authorization: contents.snapshot.authorization.get(&port.key).cloned().unwrap_or_default(),
     });
     inbound.collect()
 }

@@ -84,6 +84,10 @@ impl Index {
                 contents.addresses.replace(old, new);
             }
         }
+        let (old, new) = (&before.authorization, &snapshot.authorization);
+        for port in old.keys().chain(new.keys()).filter(|port| old.get(port) != new.get(port)) {
+            touched.add(Kind::Workload, &port.service.to_string());
+        }
         if (before.outbound_policy, before.mtls) == (snapshot.outbound_policy, snapshot.mtls) {
             return self.publish(contents, touched.into_names());
         }

@@ -145,6 +145,27 @@ fn every_address_is_answered() {
 }
 
 #[test]
+fn who_may_call_reaches_the_workload_that_is_called() {
+    let services = [service("a", &[1]), service("b", &[2])];
+    let index = index(&services);
+    let mut changes = index.changes();
+    let policy = "apiVersion: mesh.lighter.dev/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n\
+                  spec: {targetRefs: [{kind: Service, name: a}], action: allow, rules: [{from: [{namespaces: [x]}]}]}\n";
+    index.set_snapshot(snapshot(&[services[0].clone(), services[1].clone(), policy.into()]));
+    assert_eq!(changes.try_recv().unwrap(), Change::Of([(Kind::Workload, "default/a".into())].into()));
+    let enforced: lighter::Workload = message(&index, Kind::Workload, "default/a");
+    let port = &enforced.ports[0];
+    assert_eq!((&*port.rules[0].policy, &*port.rules[0].action), ("default/p/0", "allow"));
+    assert_eq!(
+        (&port.rules[0].sources[0].namespaces, &port.allow),
+        (&vec!["x".into()], &vec!["default/p".into()])
+    );
+    index.set_snapshot(snapshot(&services));
+    let enforced: lighter::Workload = message(&index, Kind::Workload, "default/a");
+    assert!(enforced.ports[0].rules.is_empty() && enforced.ports[0].allow.is_empty());
+}
+
+#[test]
 fn what_holds_for_all_workloads_reaches_them_all() {
     let index = index(&[service("a", &[1])]);
     let mut changes = index.changes();

@@ -60,7 +60,7 @@ impl Touched {
         self.add(Kind::Address, &AddressKey::Socket(address).to_string());
     }
 
-    fn add(&mut self, kind: Kind, name: &str) {
+    pub(super) fn add(&mut self, kind: Kind, name: &str) {
         self.0.insert((kind, name.into()));
     }
 }

@@ -7,8 +7,8 @@ use super::{Cluster, Listener, LoadAssignment, Resource, RouteConfiguration, Rou
 use crate::build::{version, virtual_ips};
 use crate::name::{ServiceName, ServicePort};
 use crate::snapshot::{
-    Backend, EndpointSpec, Mtls, Port, Protocol, Route, RouteTable, Service, Snapshot, TrafficPolicy,
-    VirtualIps,
+    Authorization, Backend, EndpointSpec, Mtls, Port, Protocol, Route, RouteTable, Service, Snapshot,
+    TrafficPolicy, VirtualIps,
 };
 use crate::xds::facts::Workload;
 use crate::xds::names;
@@ -41,9 +41,9 @@ pub fn assemble<'r>(resources: impl IntoIterator<Item = &'r Resource>) -> Snapsh
         }
     }
     let outbound_policy = parts.workload.map(|workload| workload.outbound_policy).unwrap_or_default();
-    let mtls = parts.mtls(0);
-    let version = version(&(&services, outbound_policy, mtls));
-    Snapshot { version, services, outbound_policy, mtls, warnings: Vec::new() }
+    let (authorization, mtls) = (parts.authorization(), parts.mtls(0));
+    let version = version(&(&services, &authorization, outbound_policy, mtls));
+    Snapshot { version, services, authorization, outbound_policy, mtls, warnings: Vec::new() }
 }
 
 fn service(name: &ServiceName, virtual_ips: VirtualIps, ports: &[Arc<Port>]) -> Service {
@@ -195,6 +195,20 @@ impl<'r> Parts<'r> {
     fn endpoints(&self, cluster: &str) -> Vec<EndpointSpec> {
         let name = self.clusters.get(cluster).map_or(cluster, |cluster| &cluster.endpoints);
         self.endpoints.get(name).map_or(Vec::new(), |assignment| assignment.serving().to_vec())
+    }
+
+    /// Who may call what at this workload's own ports.
+    fn authorization(&self) -> BTreeMap<ServicePort, Arc<Authorization>> {
+        let of_workload = |workload: &Workload| {
+            let service = names::of_service(&workload.key)?;
+            let said = workload.ports.iter().filter(|entry| !entry.authorization.is_empty());
+            let by_port = said.map(|entry| {
+                let key = ServicePort { service: service.clone(), port: entry.port };
+                (key, entry.authorization.clone())
+            });
+            Some(by_port.collect())
+        };
+        self.workload.and_then(of_workload).unwrap_or_default()
     }
 
     /// What this workload asks of callers at a port; 0: at ports of which nothing is said.

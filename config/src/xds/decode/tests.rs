@@ -511,8 +511,13 @@ fn workload_message() -> lighter::Workload {
             ..Default::default()
         }],
     };
-    let port =
-        lighter::InboundPort { port: 80, mtls: "strict".into(), rules: vec![rule], default_deny: true };
+    let port = lighter::InboundPort {
+        port: 80,
+        mtls: "strict".into(),
+        rules: vec![rule],
+        allow: vec!["default/p".into()],
+        audit_allow: Vec::new(),
+    };
     lighter::Workload {
         service: "default/a".into(),
         trust_domain: "mesh.lighter".into(),
@@ -557,7 +562,7 @@ fn every_word_of_a_workload_is_known_or_it_is_refused() {
     );
     assert_eq!(
         rule(&|rule| rule.sources[0].cidrs = vec!["10.0.0.0/64".into()]),
-        format!("{at}.sources[0].cidrs[0]: `10.0.0.0/64` is not an address range")
+        format!("{at}.sources[0].cidrs[0]: `10.0.0.0/64` is not a range of addresses")
     );
     let mut bytes = workload_message().encode_to_vec();
     bytes.extend([9 << 3, 1]);

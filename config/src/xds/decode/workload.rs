@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{Nack, missing, read};
-use crate::build::check;
+use crate::build::{authorization, check};
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::snapshot::{Mtls, OutboundPolicy};
-use crate::xds::facts::{Cidr, Effect, HeaderIs, InboundPort, Operation, Pattern, Rule, Source, Workload};
+use crate::snapshot::authorization::{AuthorizationRule, Operation, Source};
+use crate::snapshot::{Authorization, Mtls, OutboundPolicy};
+use crate::xds::facts::{InboundPort, Workload};
 use crate::xds::names;
 use crate::xds::unknown::shapes;
 use crate::xds::wire::lighter::config::v1 as wire;
@@ -65,23 +66,26 @@ fn port(port: &wire::InboundPort, at: &At<'_>) -> Result<InboundPort, ConfigErro
         "strict" => Mtls::Strict,
         other => return Err(not_a_word(other, "`permissive` or `strict`", &at.field("mtls"))),
     };
-    let at_rules = at.field("rules");
-    let rules = each(&port.rules, &at_rules, rule)?;
-    Ok(InboundPort { port: number, mtls, rules, default_deny: port.default_deny })
+    let authorization = Authorization {
+        rules: each(&port.rules, &at.field("rules"), rule)?,
+        allow: texts(&port.allow, &at.field("allow"), text)?,
+        audit_allow: texts(&port.audit_allow, &at.field("audit_allow"), text)?,
+    };
+    if number == 0 && !authorization.is_empty() {
+        return Err(at.error("rules for no port").hint("say them of each port"));
+    }
+    Ok(InboundPort { port: number, mtls, authorization: Arc::new(authorization) })
 }
 
-fn rule(rule: &wire::Rule, at: &At<'_>) -> Result<Rule, ConfigError> {
-    let effect = match rule.action.as_str() {
-        "allow" => Effect::Allow,
-        "deny" => Effect::Deny,
+fn rule(rule: &wire::Rule, at: &At<'_>) -> Result<AuthorizationRule, ConfigError> {
+    let deny = match rule.action.as_str() {
+        "allow" => false,
+        "deny" => true,
         other => return Err(not_a_word(other, "`allow` or `deny`", &at.field("action"))),
     };
-    if rule.policy.is_empty() {
-        return Err(missing(&at.field("policy")));
-    }
-    Ok(Rule {
-        policy: rule.policy.as_str().into(),
-        effect,
+    Ok(AuthorizationRule {
+        name: text(&at.field("policy"), &rule.policy)?,
+        deny,
         audit: rule.audit,
         sources: each(&rule.sources, &at.field("sources"), source)?,
         operations: each(&rule.operations, &at.field("operations"), operation)?,
@@ -89,58 +93,37 @@ fn rule(rule: &wire::Rule, at: &At<'_>) -> Result<Rule, ConfigError> {
 }
 
 fn source(source: &wire::Source, at: &At<'_>) -> Result<Source, ConfigError> {
-    let is_empty = source.principals.is_empty()
-        && source.not_principals.is_empty()
-        && source.namespaces.is_empty()
-        && source.cidrs.is_empty();
-    if is_empty {
+    let source = Source {
+        principals: texts(&source.principals, &at.field("principals"), authorization::principal)?,
+        not_principals: texts(&source.not_principals, &at.field("not_principals"), authorization::principal)?,
+        namespaces: texts(&source.namespaces, &at.field("namespaces"), text)?,
+        cidrs: texts(&source.cidrs, &at.field("cidrs"), check::cidr)?,
+    };
+    if source == Source::default() {
         return Err(at.error("a source that says nothing").hint("for anybody, leave `sources` out"));
     }
-    let cidr = |text: &String, at: &At<'_>| {
-        Cidr::parse(text).ok_or_else(|| {
-            let error = at.error(format!("`{}` is not an address range", text.escape_debug()));
-            error.hint("`ADDRESS/LENGTH`")
-        })
-    };
-    Ok(Source {
-        principals: texts(&source.principals, &at.field("principals"), pattern)?,
-        not_principals: texts(&source.not_principals, &at.field("not_principals"), pattern)?,
-        namespaces: texts(&source.namespaces, &at.field("namespaces"), text)?,
-        cidrs: each(&source.cidrs, &at.field("cidrs"), cidr)?,
-    })
+    Ok(source)
 }
 
 fn operation(operation: &wire::Operation, at: &At<'_>) -> Result<Operation, ConfigError> {
-    let is_empty = operation.methods.is_empty()
-        && operation.paths.is_empty()
-        && operation.hosts.is_empty()
-        && operation.headers.is_empty();
-    if is_empty {
-        return Err(at.error("an operation that says nothing").hint("for anything, leave `operations` out"));
-    }
     let header = |header: &wire::HeaderMatch, at: &At<'_>| {
         check::header_name(&at.field("name"), &header.name)?;
-        Ok(HeaderIs {
-            name: header.name.to_ascii_lowercase().into(),
-            exact: header.exact.as_deref().map(Arc::from),
-        })
+        let name = header.name.to_ascii_lowercase();
+        Ok((Arc::from(name), header.exact.as_deref().map(Arc::from)))
     };
-    Ok(Operation {
-        methods: texts(&operation.methods, &at.field("methods"), text)?,
-        paths: texts(&operation.paths, &at.field("paths"), pattern)?,
-        hosts: texts(&operation.hosts, &at.field("hosts"), text)?,
+    let operation = Operation {
+        methods: texts(&operation.methods, &at.field("methods"), authorization::method)?,
+        paths: texts(&operation.paths, &at.field("paths"), authorization::path)?,
+        hosts: texts(&operation.hosts, &at.field("hosts"), authorization::host)?,
         headers: each(&operation.headers, &at.field("headers"), header)?,
-    })
-}
-
-fn pattern(text: &str, at: &At<'_>) -> Result<Pattern, ConfigError> {
-    if text.is_empty() {
-        return Err(missing(at));
+    };
+    if operation == Operation::default() {
+        return Err(at.error("an operation that says nothing").hint("for anything, leave `operations` out"));
     }
-    Ok(Pattern::parse(text))
+    Ok(operation)
 }
 
-fn text(text: &str, at: &At<'_>) -> Result<Arc<str>, ConfigError> {
+fn text(at: &At<'_>, text: &str) -> Result<Arc<str>, ConfigError> {
     if text.is_empty() {
         return Err(missing(at));
     }
@@ -159,9 +142,9 @@ fn each<W, T>(
 fn texts<T>(
     items: &[String],
     at: &At<'_>,
-    check: impl Fn(&str, &At<'_>) -> Result<T, ConfigError>,
+    check: impl Fn(&At<'_>, &str) -> Result<T, ConfigError>,
 ) -> Result<Vec<T>, ConfigError> {
-    each(items, at, |item, at| check(item, at))
+    each(items, at, |item, at| check(at, item))
 }
 
 fn not_a_word(word: &str, known: &str, at: &At<'_>) -> ConfigError {

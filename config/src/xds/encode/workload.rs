@@ -1,9 +1,11 @@
 //! What a workload's own sidecar enforces.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::snapshot::authorization::{AuthorizationRule, Operation, Source, TextMatch};
 use crate::snapshot::{Mtls, OutboundPolicy};
-use crate::xds::facts::{Effect, HeaderIs, InboundPort, Operation, Rule, Source, Workload};
+use crate::xds::facts::{InboundPort, Workload};
 use crate::xds::wire::lighter::config::v1 as lighter;
 
 /// The message of a workload.
@@ -26,18 +28,16 @@ fn port(port: &InboundPort) -> lighter::InboundPort {
             Mtls::Permissive => "permissive".to_string(),
             Mtls::Strict => "strict".to_string(),
         },
-        rules: port.rules.iter().map(rule).collect(),
-        default_deny: port.default_deny,
+        rules: port.authorization.rules.iter().map(rule).collect(),
+        allow: texts(&port.authorization.allow),
+        audit_allow: texts(&port.authorization.audit_allow),
     }
 }
 
-fn rule(rule: &Rule) -> lighter::Rule {
+fn rule(rule: &AuthorizationRule) -> lighter::Rule {
     lighter::Rule {
-        policy: rule.policy.to_string(),
-        action: match rule.effect {
-            Effect::Allow => "allow".to_string(),
-            Effect::Deny => "deny".to_string(),
-        },
+        policy: rule.name.to_string(),
+        action: if rule.deny { "deny" } else { "allow" }.to_string(),
         audit: rule.audit,
         sources: rule.sources.iter().map(source).collect(),
         operations: rule.operations.iter().map(operation).collect(),
@@ -45,27 +45,36 @@ fn rule(rule: &Rule) -> lighter::Rule {
 }
 
 fn source(source: &Source) -> lighter::Source {
+    let cidr = |(address, length): &(IpAddr, u8)| format!("{address}/{length}");
     lighter::Source {
-        principals: texts(&source.principals),
-        not_principals: texts(&source.not_principals),
+        principals: matches(&source.principals),
+        not_principals: matches(&source.not_principals),
         namespaces: texts(&source.namespaces),
-        cidrs: texts(&source.cidrs),
+        cidrs: source.cidrs.iter().map(cidr).collect(),
     }
 }
 
 fn operation(operation: &Operation) -> lighter::Operation {
-    let header = |header: &HeaderIs| lighter::HeaderMatch {
-        name: header.name.to_string(),
-        exact: header.exact.as_ref().map(Arc::to_string),
+    let header = |(name, value): &(Arc<str>, Option<Arc<str>>)| lighter::HeaderMatch {
+        name: name.to_string(),
+        exact: value.as_ref().map(Arc::to_string),
     };
     lighter::Operation {
         methods: texts(&operation.methods),
-        paths: texts(&operation.paths),
+        paths: matches(&operation.paths),
         hosts: texts(&operation.hosts),
         headers: operation.headers.iter().map(header).collect(),
     }
 }
 
-fn texts(of: &[impl ToString]) -> Vec<String> {
-    of.iter().map(ToString::to_string).collect()
+fn matches(of: &[TextMatch]) -> Vec<String> {
+    let text = |one: &TextMatch| match one {
+        TextMatch::Exact(whole) => whole.to_string(),
+        TextMatch::Prefix(front) => format!("{front}*"),
+    };
+    of.iter().map(text).collect()
+}
+
+fn texts(of: &[Arc<str>]) -> Vec<String> {
+    of.iter().map(Arc::to_string).collect()
 }
