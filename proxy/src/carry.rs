@@ -12,7 +12,7 @@ use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::http::{Context, Scope, h2, serve_http1};
 use crate::io::Io;
-use crate::mesh::{Speech, Target};
+use crate::mesh::{Learned, Speech, Target};
 use crate::tcp::{self, Onward, Opaque, Upstream};
 use crate::telemetry::{self, Direction, Spoken};
 use crate::worker::Worker;
@@ -42,17 +42,21 @@ impl Call {
     /// Carries it to a port of a Service: finds out what it speaks, and hands it to what carries that. `said`: what
     /// the listener's configuration says it speaks; `Auto` leaves that to the port's own.
     pub(crate) async fn into_port(mut self, target: Target, said: Protocol) -> Engine {
-        let speech = match said {
-            Protocol::Auto => target.destination.speech(),
-            said => Speech::from(said),
-        };
-        // Whom no policy lets in without a request has to ask one, and is told so; nothing is dialled for them.
-        let speech = match &target.guard {
-            Some(guard) if speech == Speech::Unknown && !guard.admits(self.peer, None) => Speech::Http,
-            _ => speech,
-        };
+        let speech = self.speech(&target, said);
         let onward = Onward::Port(target.clone());
-        match self.find(&onward, &target, speech).await {
+        let learned = target.destination.learned.clone();
+        let found = self.find(&onward, speech, &learned).await;
+        self.into_found(target, onward, found).await
+    }
+
+    /// The same, of which it was found out what it speaks.
+    pub(crate) async fn into_found(
+        mut self,
+        target: Target,
+        onward: Onward,
+        found: Result<(Verdict, Option<Upstream>), Lost>,
+    ) -> Engine {
+        match found {
             Ok((Verdict::Http1, _)) => {
                 let (io, context) = self.into_fixed(target);
                 Some(serve_http1(io, context))
@@ -76,6 +80,19 @@ impl Call {
                 self.into_opaque(onward, upstream, Spoken::Tcp, None).await
             }
             Err(lost) => self.end(&onward, lost),
+        }
+    }
+
+    /// Who speaks first, and what. `said`: as with [`Self::into_port`].
+    pub(crate) fn speech(&self, target: &Target, said: Protocol) -> Speech {
+        let speech = match said {
+            Protocol::Auto => target.destination.speech(),
+            said => Speech::from(said),
+        };
+        // Whom no policy lets in without a request has to ask one, and is told so; nothing is dialled for them.
+        match &target.guard {
+            Some(guard) if speech == Speech::Unknown && !guard.admits(self.peer, None) => Speech::Http,
+            _ => speech,
         }
     }
 
@@ -114,17 +131,18 @@ impl Call {
         self.as_opaque(onward.clone(), Spoken::Tcp, None).count_refusal(cause);
     }
 
-    async fn find(
+    /// Finds out what it speaks.
+    pub(crate) async fn find(
         &mut self,
         onward: &Onward,
-        target: &Target,
         speech: Speech,
+        learned: &Learned,
     ) -> Result<(Verdict, Option<Upstream>), Lost> {
         let began = Instant::now();
         let found = detect::find(
             &mut self.io,
             speech,
-            &target.destination.learned,
+            learned,
             self.worker.shared.config.detect_timeout,
             onward.idle_timeout(),
             &self.ticket,
@@ -162,7 +180,8 @@ impl Call {
         Opaque { worker, onward, peer, spoken, name: name.unwrap_or_default(), began }
     }
 
-    fn into_fixed(self, target: Target) -> (Io, Context) {
+    /// What serves its requests, all of which go to one port.
+    pub(crate) fn into_fixed(self, target: Target) -> (Io, Context) {
         let upstream = match target.destination.protocol() {
             spoken @ (Protocol::Http | Protocol::Http2 | Protocol::Grpc) => Some(spoken),
             Protocol::Auto | Protocol::Tls | Protocol::Tcp => None,
@@ -173,6 +192,6 @@ impl Call {
 
     fn into_http(self, scope: Scope, direction: Direction, upstream: Option<Protocol>) -> (Io, Context) {
         let Call { worker, io, peer, ticket } = self;
-        (io, Context { worker, direction, scope, peer, ticket, upstream })
+        (io, Context { worker, direction, scope, peer, caller: None, ticket, upstream })
     }
 }

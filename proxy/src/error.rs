@@ -22,6 +22,14 @@ pub enum Cause {
     ConnectRefused,
     /// The endpoint did not answer the connection in time.
     ConnectTimeout,
+    /// The endpoint did not prove to be who it is to be.
+    TlsIdentity,
+    /// The TLS handshake with the endpoint failed for another reason.
+    TlsFailed,
+    /// The endpoint asks who calls, and this sidecar has no identity.
+    NoIdentity,
+    /// The caller did not prove who it is, and has to.
+    PlaintextRefused,
     /// The connection failed for another reason: no route to host, no descriptors, and so on.
     ConnectFailed,
     /// The request's deadline passed.
@@ -60,7 +68,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 24] = [
+    pub const ALL: [Cause; 28] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -68,6 +76,10 @@ impl Cause {
         Cause::NotInRegistry,
         Cause::ConnectRefused,
         Cause::ConnectTimeout,
+        Cause::TlsIdentity,
+        Cause::TlsFailed,
+        Cause::NoIdentity,
+        Cause::PlaintextRefused,
         Cause::ConnectFailed,
         Cause::RequestTimeout,
         Cause::IdleTimeout,
@@ -97,6 +109,10 @@ impl Cause {
             Cause::NotInRegistry => "not_in_registry",
             Cause::ConnectRefused => "connect_refused",
             Cause::ConnectTimeout => "connect_timeout",
+            Cause::TlsIdentity => "tls_identity",
+            Cause::TlsFailed => "tls_failed",
+            Cause::NoIdentity => "no_identity",
+            Cause::PlaintextRefused => "plaintext_refused",
             Cause::ConnectFailed => "connect_failed",
             Cause::RequestTimeout => "request_timeout",
             Cause::IdleTimeout => "idle_timeout",
@@ -124,6 +140,8 @@ impl Cause {
             Cause::NoBackend | Cause::Internal => 500,
             Cause::NotInRegistry
             | Cause::ConnectFailed
+            | Cause::TlsIdentity
+            | Cause::TlsFailed
             | Cause::UpstreamReset
             | Cause::UpstreamTruncated
             | Cause::UpstreamMalformed
@@ -131,9 +149,11 @@ impl Cause {
             Cause::NoEndpoint
             | Cause::NoConfig
             | Cause::ConnectRefused
+            | Cause::NoIdentity
             | Cause::Draining
             | Cause::Overloaded => 503,
             Cause::ConnectTimeout | Cause::RequestTimeout | Cause::IdleTimeout => 504,
+            Cause::PlaintextRefused => 403,
             Cause::DownstreamAborted => 499,
             Cause::AmbiguousMessage | Cause::BadRequest => 400,
             Cause::HeadTooLarge => 431,
@@ -152,6 +172,7 @@ impl Cause {
             Cause::AmbiguousMessage | Cause::BadRequest | Cause::Internal => 13,
             Cause::HeadTooLarge => 8,
             Cause::Denied => 7,
+            Cause::PlaintextRefused => 16,
             _ => 14,
         }
     }
@@ -164,10 +185,13 @@ impl Cause {
             | Cause::BadRequest
             | Cause::HeadTooLarge
             | Cause::Denied
+            | Cause::PlaintextRefused
             | Cause::Unsupported => Side::Downstream,
             Cause::ConnectRefused
             | Cause::ConnectTimeout
             | Cause::ConnectFailed
+            | Cause::TlsIdentity
+            | Cause::TlsFailed
             | Cause::RequestTimeout
             | Cause::IdleTimeout
             | Cause::UpstreamClosed
@@ -179,7 +203,9 @@ impl Cause {
             | Cause::NoEndpoint
             | Cause::NoConfig
             | Cause::NotInRegistry => Side::Control,
-            Cause::Draining | Cause::Overloaded | Cause::Loop | Cause::Internal => Side::Local,
+            Cause::NoIdentity | Cause::Draining | Cause::Overloaded | Cause::Loop | Cause::Internal => {
+                Side::Local
+            }
         }
     }
 }

@@ -32,11 +32,12 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
     let port = declared(&call.worker.shared, |port| port.target_port == meant.port());
     match port {
         Some(port) => {
+            let mtls = port.mtls;
             let target = call.worker.apps.target(&call.worker.shared.mesh.load(), Some(port), meant, None);
-            call.into_port(target, Protocol::Auto).await
+            call.into_workload(target, Protocol::Auto, mtls).await
         }
         // Not said to be part of the Service: carried, counted, and never looked into.
-        None => call.into_address(onward).await,
+        None => call.into_undeclared(onward).await,
     }
 }
 
@@ -48,10 +49,11 @@ pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
         Some(wanted) => port.key.port == wanted,
         None => port.target_port == config.app.port(),
     });
+    let mtls = port.as_ref().map_or_else(|| shared.mesh.load().config.mtls, |port| port.mtls);
     let explicit = Some((config, shared.service()));
     let target = call.worker.apps.target(&shared.mesh.load(), port, config.app, explicit);
     let protocol = config.protocol;
-    call.into_port(target, protocol).await
+    call.into_workload(target, protocol, mtls).await
 }
 
 /// Whether this sidecar itself listens on `port`: nobody is led there through it.

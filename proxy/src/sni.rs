@@ -46,22 +46,57 @@ pub fn parse(prefix: &[u8]) -> Hello {
     if answer == Hello::Partial && (cut || prefix.len() == MOST_BYTES) { Hello::Not } else { answer }
 }
 
+/// The application protocols that a client speaks within TLS, of those that matter here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protocols {
+    /// `http/1.1`.
+    pub http1: bool,
+    /// `h2`.
+    pub http2: bool,
+}
+
+/// What a ClientHello that is whole says of protocols (ALPN, RFC 7301); of anything else, nothing.
+pub fn protocols(prefix: &[u8]) -> Protocols {
+    let mut found = Protocols::default();
+    let prefix = &prefix[..prefix.len().min(MOST_BYTES)];
+    if let Ok(Some(hello)) = gather(prefix)
+        && let Some(Some(list)) = extension(&hello[4..], 16)
+        && let Some(list) = Reader(list).block16()
+    {
+        let mut list = Reader(list);
+        while let Some(name) = list.block8() {
+            found.http1 |= name == b"http/1.1";
+            found.http2 |= name == b"h2";
+        }
+    }
+    found
+}
+
 fn read(prefix: &[u8]) -> Hello {
+    match gather(prefix) {
+        Ok(Some(hello)) => match server_name(&hello[4..]) {
+            Some(name) => Hello::Whole(name),
+            None => Hello::Not,
+        },
+        Ok(None) => Hello::Partial,
+        Err(()) => Hello::Not,
+    }
+}
+
+/// The handshake message, with its own head of four bytes, if it is whole.
+fn gather(prefix: &[u8]) -> Result<Option<Vec<u8>>, ()> {
     let mut handshake = Vec::with_capacity(prefix.len());
     let mut records = Reader(prefix);
     loop {
         if let Some(needed) = declared(&handshake)
             && handshake.len() >= needed
         {
-            return match server_name(&handshake[4..needed]) {
-                Some(name) => Hello::Whole(name),
-                None => Hello::Not,
-            };
+            handshake.truncate(needed);
+            return Ok(Some(handshake));
         }
-        match record(&mut records) {
-            Ok(Some(fragment)) => handshake.extend_from_slice(fragment),
-            Ok(None) => return Hello::Partial,
-            Err(()) => return Hello::Not,
+        match record(&mut records)? {
+            Some(fragment) => handshake.extend_from_slice(fragment),
+            None => return Ok(None),
         }
     }
 }
@@ -94,6 +129,20 @@ fn record<'a>(records: &mut Reader<'a>) -> Result<Option<&'a [u8]>, ()> {
 
 /// The name in the body of a whole ClientHello. The outer `None`: it is malformed.
 fn server_name(body: &[u8]) -> Option<Option<String>> {
+    let Some(content) = extension(body, 0)? else { return Some(None) };
+    let mut names = Reader(Reader(content).block16()?);
+    while !names.0.is_empty() {
+        let kind = names.take(1)?[0];
+        let name = names.block16()?;
+        if kind == 0 {
+            return Some(host(name));
+        }
+    }
+    Some(None)
+}
+
+/// The content of an extension in the body of a whole ClientHello. The outer `None`: it is malformed.
+fn extension(body: &[u8], wanted: u16) -> Option<Option<&[u8]>> {
     let mut hello = Reader(body);
     hello.take(2 + 32)?;
     hello.block8()?;
@@ -107,18 +156,9 @@ fn server_name(body: &[u8]) -> Option<Option<String>> {
     while !extensions.0.is_empty() {
         let kind = extensions.u16()?;
         let content = extensions.block16()?;
-        if kind != 0 {
-            continue;
+        if kind == wanted {
+            return Some(Some(content));
         }
-        let mut names = Reader(Reader(content).block16()?);
-        while !names.0.is_empty() {
-            let kind = names.take(1)?[0];
-            let name = names.block16()?;
-            if kind == 0 {
-                return Some(host(name));
-            }
-        }
-        return Some(None);
     }
     Some(None)
 }
@@ -190,6 +230,29 @@ mod tests {
         let hello = client_hello(Some("Reviews.Default.svc"), 1 << 14);
         assert_eq!(parse(&hello), Hello::Whole(Some("reviews.default.svc".into())));
         assert_eq!(parse(&client_hello(None, 1 << 14)), Hello::Whole(None));
+    }
+
+    #[test]
+    fn protocols_are_found() {
+        let connection = rustls::ClientConnection::new(
+            {
+                let provider = lighter_config::identity::provider();
+                let mut config = rustls::ClientConfig::builder_with_provider(provider)
+                    .with_safe_default_protocol_versions()
+                    .unwrap()
+                    .with_root_certificates(rustls::RootCertStore::empty())
+                    .with_no_client_auth();
+                config.alpn_protocols = vec![b"h2".to_vec(), b"x".to_vec()];
+                config.into()
+            },
+            "reviews".try_into().unwrap(),
+        );
+        let mut hello = Vec::new();
+        connection.unwrap().write_tls(&mut hello).unwrap();
+        assert_eq!(protocols(&hello), Protocols { http1: false, http2: true });
+        assert_eq!(parse(&hello), Hello::Whole(Some("reviews".into())));
+        assert_eq!(protocols(&hello[..hello.len() - 1]), Protocols::default());
+        assert_eq!(protocols(&client_hello(Some("a.b"), 40)), Protocols::default());
     }
 
     #[test]

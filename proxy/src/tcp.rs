@@ -131,6 +131,7 @@ impl Opaque {
             metrics: self.metrics(),
             spoken: self.spoken,
             peer: self.peer,
+            caller: "",
             endpoint,
             status: 0,
             grpc_status: None,
@@ -175,7 +176,13 @@ pub(crate) async fn dial(worker: &Worker, onward: &Onward) -> Result<Upstream, P
             (Err(cause), None) => return Err(ProxyError::new(cause, "no endpoint to connect to")),
         };
         let address = picked.endpoint.address;
-        let dialled = dial::connect(&**factory, address, policy.connect_timeout).await;
+        let dialled = match &picked.endpoint.secure {
+            None => dial::connect(&**factory, address, policy.connect_timeout).await,
+            Some(_) => {
+                let detail = "the endpoint must prove who it is, and carries nothing but HTTP so";
+                return Err(ProxyError::new(Cause::Unsupported, detail).at(address));
+            }
+        };
         picked.endpoint.metrics.dialled(dialled.is_ok());
         match dialled {
             Ok(tcp) => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use lighter_config::name::ServicePort;
-use lighter_config::snapshot::{EndpointSpec, Port, TrafficPolicy};
+use lighter_config::snapshot::{EndpointSpec, Port, Secure, TrafficPolicy};
 
 use crate::error::Cause;
 use crate::telemetry::{ClusterMetrics, EndpointLoad, EndpointMetrics};
@@ -40,6 +40,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Unique in this process: the key of connection pools.
     pub id: u32,
+    /// Who it must prove to be. None: it is called in plain text.
+    pub secure: Option<Secure>,
     /// Its counters.
     pub metrics: Arc<EndpointMetrics>,
     load: Load,
@@ -77,8 +79,9 @@ impl Cluster {
         let specs: Vec<&EndpointSpec> =
             port.endpoints.iter().filter(|spec| seen.insert(spec.address)).collect();
         let endpoints = specs.iter().map(|spec| match known.get(&spec.address) {
-            Some(endpoint) => Arc::clone(endpoint),
-            None => Endpoint::new(&port.key, spec.address, &group),
+            // Connections that were made to somebody else, or in plain text, are not used any more.
+            Some(endpoint) if endpoint.secure == spec.secure => Arc::clone(endpoint),
+            _ => Endpoint::new(&port.key, spec.address, spec.secure.clone(), &group),
         });
         let endpoints: Box<[_]> = endpoints.collect();
         let weights = Weights::new(specs.iter().map(|spec| spec.weight));
@@ -89,7 +92,7 @@ impl Cluster {
     /// The one endpoint of this workload's own application; never ejected.
     pub fn local(key: ServicePort, app: SocketAddr) -> Self {
         let group = Arc::new(Group::new(&key));
-        let endpoints = Box::new([Endpoint::new(&key, app, &group)]);
+        let endpoints = Box::new([Endpoint::new(&key, app, None, &group)]);
         Cluster { key, endpoints, weights: Weights::new([1].into_iter()), group }
     }
 
@@ -232,7 +235,7 @@ impl Endpoint {
         self.health.state(self.group.clock(now))
     }
 
-    fn new(key: &ServicePort, address: SocketAddr, group: &Arc<Group>) -> Arc<Self> {
+    fn new(key: &ServicePort, address: SocketAddr, secure: Option<Secure>, group: &Arc<Group>) -> Arc<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Arc::new_cyclic(|this: &Weak<Endpoint>| {
             let metrics = EndpointMetrics::of(key, address);
@@ -240,6 +243,7 @@ impl Endpoint {
             Endpoint {
                 address,
                 id: NEXT.fetch_add(1, Relaxed),
+                secure,
                 metrics,
                 load: Load::default(),
                 health: Health::default(),

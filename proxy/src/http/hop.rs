@@ -36,6 +36,8 @@ pub enum Kind {
     ForwardedFor,
     /// `X-Request-Id`.
     RequestId,
+    /// `X-Forwarded-Client-Cert`: who called, for the application to trust.
+    ClientCert,
     /// `Content-Type`.
     ContentType,
 }
@@ -61,6 +63,7 @@ pub fn classify(name: &[u8]) -> Kind {
         (18, b'p') => is(name, b"proxy-authenticate").then_some(Kind::ProxyCredentials),
         (19, b'p') => is(name, b"proxy-authorization").then_some(Kind::ProxyCredentials),
         (25, b'p') => is(name, b"proxy-authentication-info").then_some(Kind::ProxyCredentials),
+        (23, b'x') if is(name, b"x-forwarded-client-cert") => Some(Kind::ClientCert),
         (_, b'x') if is_lighter(name) => Some(Kind::Lighter),
         _ => None,
     };

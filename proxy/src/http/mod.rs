@@ -15,6 +15,7 @@ use lighter_config::snapshot::Protocol;
 
 use crate::drain::Ticket;
 use crate::io::Io;
+use crate::link::accept::Caller;
 use crate::mesh::Target;
 use crate::telemetry::Direction;
 use crate::worker::Worker;
@@ -29,11 +30,25 @@ pub struct Context {
     pub scope: Scope,
     /// The caller.
     pub peer: SocketAddr,
+    /// Who that is, where it has proved it.
+    pub caller: Option<Rc<Caller>>,
     /// Counts this connection, and wakes its task when drain moves on.
     pub ticket: Ticket,
     /// Fixed by configuration where the port says `http`, `http2` or `grpc`: what the upstream speaks. `None`: what
     /// the caller speaks.
     pub upstream: Option<Protocol>,
+}
+
+/// What an application is told of who calls it. None: what the caller says itself is passed on, as no identity is known
+/// here by which it could be judged.
+pub(crate) type Vouched = Option<Option<Rc<Caller>>>;
+
+impl Context {
+    /// What the application is told of the caller.
+    pub(crate) fn vouched(&self) -> Vouched {
+        let ours = self.direction == Direction::Inbound && self.worker.shared.identity.get().is_some();
+        ours.then(|| self.caller.clone())
+    }
 }
 
 /// Serves one HTTP/1 connection until it ends, by what its upstream speaks.

@@ -23,6 +23,9 @@ pub use svid::{Svid, SvidError};
 /// The protocol of links: session frames inside TLS 1.3.
 pub const ALPN_LINK: &[u8] = b"lighter/1";
 
+/// HTTP/1.1.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
 /// HTTP/2, spoken with peers that are not Lighter.
 pub const ALPN_H2: &[u8] = b"h2";
 

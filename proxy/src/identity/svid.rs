@@ -13,7 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
-use super::{ALPN_H2, ALPN_LINK};
+use super::{ALPN_H2, ALPN_HTTP1, ALPN_LINK};
 use crate::telemetry;
 
 /// An X.509-SVID with its key and bundle: who somebody is, proved, and whom they trust. Immutable.
@@ -119,7 +119,7 @@ fn server_config(
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(key.clone());
-    config.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_H2.to_vec()];
+    config.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_H2.to_vec(), ALPN_HTTP1.to_vec()];
     // A resumed session would skip the check of its client's certificate.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::Cause;
 
 pub mod access_log;
+mod caller;
 mod endpoint;
 pub mod exposition;
 pub mod histogram;
@@ -20,6 +21,7 @@ mod sidecar;
 mod table;
 pub mod trace;
 
+pub use caller::{CallerMetrics, Welcome};
 pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading};
 pub use identity::{IdentityMetrics, identity};
 pub use pool::{PoolClosed, Pooled};
@@ -60,6 +62,8 @@ pub struct Record<'a> {
     pub spoken: Spoken,
     /// The caller.
     pub peer: SocketAddr,
+    /// The SPIFFE ID that the caller proved; empty where it proved none.
+    pub caller: &'a str,
     /// Where it went, if that far; where it wanted to go, if it was refused for that.
     pub endpoint: Option<SocketAddr>,
     /// HTTP status; 0 for opaque connections and where no status was sent.

@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 use lighter_config::name::ServicePort;
 use metrics::{CounterFn, GaugeFn, HistogramFn, Key, KeyName, Metadata, SharedString};
 
+use super::caller::{CallerKey, CallerMetrics};
 use super::endpoint::{ClusterMetrics, EndpointMetrics};
 use super::exposition::{Exposition, Family, Format, Kind, LabelValue, Unit};
 use super::histogram::{BYTES, Buckets, SECONDS};
@@ -31,6 +32,7 @@ pub(super) struct Recorder {
     pub(super) clusters: Table<ServicePort, ClusterMetrics>,
     pub(super) pools: Pools,
     pub(super) sidecar: Sidecar,
+    pub(super) callers: Table<CallerKey, CallerMetrics>,
     pub(super) identity: IdentityMetrics,
     counters: Table<Key, Counter>,
     gauges: Table<Key, Gauge>,
@@ -73,6 +75,7 @@ impl Recorder {
         self.clusters.each(|_, cluster| cluster.collect(&mut out));
         self.pools.collect(&mut out);
         self.sidecar.collect(&mut out);
+        self.callers.each(|_, caller| caller.collect(&mut out));
         self.identity.collect(&mut out, SystemTime::now());
         process::collect(&mut out);
         self.counters.each(|key, counter| {
@@ -96,6 +99,7 @@ impl Recorder {
         self.routes.sweep(now);
         self.endpoints.sweep(now);
         self.clusters.sweep(now);
+        self.callers.sweep(now);
         self.counters.sweep(now);
         self.gauges.sweep(now);
         self.histograms.sweep(now);

@@ -17,7 +17,6 @@ use tokio::io::AsyncWrite;
 use super::heads::{self, Sized};
 use crate::balance::{Endpoint, Outcome, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
-use crate::dial;
 use crate::error::{Cause, ProxyError};
 use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
@@ -27,8 +26,8 @@ use crate::http::h2::body::grpc_status;
 use crate::http::h2::exchange::{Call, Interims, aborted, watched};
 use crate::http::h2::retry::Again;
 use crate::http::hop;
-use crate::io::Io;
-use crate::telemetry::Direction;
+use crate::identity::ALPN_HTTP1;
+use crate::link;
 
 /// Most bytes of a request that wait for the endpoint's socket.
 const WRITE_AHEAD: usize = 32 * 1024;
@@ -201,14 +200,18 @@ async fn connect(
     if let Some(kept) = kept {
         return Ok(kept);
     }
-    let factory = match call.downstream.context.direction {
-        Direction::Outbound => &*worker.shared.outside,
-        Direction::Inbound => &*worker.shared.inside,
-    };
-    let dialled = dial::connect(factory, endpoint.address, call.policy.connect_timeout);
+    let direction = call.downstream.context.direction;
+    let dialled = link::dial::connect(
+        &worker.shared,
+        direction,
+        endpoint.address,
+        endpoint.secure.as_ref(),
+        ALPN_HTTP1,
+        call.policy.connect_timeout,
+    );
     let dialled = watched(&mut call.limits, respond, dialled).await?;
     endpoint.metrics.dialled(dialled.is_ok());
-    Ok(Upstream::new(Io::new(dialled?), tokio::time::Instant::now()))
+    Ok(Upstream::new(dialled?, tokio::time::Instant::now()))
 }
 
 fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {

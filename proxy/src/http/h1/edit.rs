@@ -64,6 +64,9 @@ pub struct RequestRules<'a> {
     pub authority: &'a [u8],
     /// The caller's address, to be added to `X-Forwarded-For`. Empty: not added.
     pub caller: &'a [u8],
+    /// What `X-Forwarded-Client-Cert` is to say in place of what it says; empty: it is taken away. None: it is passed
+    /// as it came.
+    pub vouch: Option<&'a [u8]>,
     /// Give the request an `X-Request-Id` if it has none.
     pub identify: bool,
 }
@@ -134,6 +137,7 @@ impl Edit {
                     true
                 }
                 Kind::Upgrade => request.upgrade.is_none(),
+                Kind::ClientCert if rules.vouch.is_some() => true,
                 Kind::Expect => request.minor == 0,
                 _ if request.fields.connection.names(name) => true,
                 Kind::RequestId => {
@@ -196,6 +200,7 @@ impl Edit {
                     forwarded = true;
                 }
                 Kind::ForwardedFor => self.add_field(name, &[value]),
+                Kind::ClientCert if rules.vouch.is_none() => self.add_field(name, &[value]),
                 Kind::RequestId => {
                     self.add_field(name, &[value]);
                     let end = self.own.len() - 2;
@@ -323,6 +328,11 @@ impl Edit {
         mut id: Span,
         te: bool,
     ) -> Span {
+        if let Some(caller) = rules.vouch
+            && !caller.is_empty()
+        {
+            self.add_field(b"x-forwarded-client-cert", &[caller]);
+        }
         if rules.identify && id.start == id.end {
             const NAME: &[u8; 14] = b"x-request-id: ";
             let mut field = [0; NAME.len() + 36 + 2];

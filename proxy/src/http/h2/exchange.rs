@@ -156,12 +156,15 @@ pub(crate) fn prepare(
     if let Some(guard) = &target.guard {
         let authority = head::authority(&parts.uri);
         guard
-            .request(downstream.context.peer, None, &head::View(parts), authority)
+            .request(downstream.context.peer, downstream.caller(), &head::View(parts), authority)
             .map_err(|cause| ProxyError::new(cause, authorize::REFUSAL))?;
     }
     let direction = downstream.context.direction;
     head::strip(&mut parts.headers, direction, Half::Request);
     head::annotate(&mut parts.headers, direction, &downstream.peer);
+    if let Some(caller) = &downstream.vouched {
+        head::vouch(&mut parts.headers, caller.as_deref());
+    }
     if state.chain.is_empty() {
         return Ok(None);
     }
@@ -539,6 +542,7 @@ pub(crate) fn account(
         metrics,
         spoken,
         peer: downstream.context.peer,
+        caller: downstream.caller().unwrap_or_default(),
         endpoint: tally.endpoint,
         status: tally.status,
         grpc_status: tally.grpc_status,

@@ -13,12 +13,15 @@ use lighter_filters::{Chain, Fields, LocalAnswer, RequestHead, ResponseHead};
 
 use crate::error::Cause;
 use crate::http::hop;
+use crate::link::accept::Caller;
 use crate::telemetry::{Direction, trace};
 
 /// `x-request-id`.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `x-forwarded-for`.
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `x-forwarded-client-cert`.
+pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// `grpc-timeout`.
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -140,6 +143,18 @@ pub(crate) fn annotate(headers: &mut HeaderMap, direction: Direction, peer: &Hea
                 }
             };
             headers.insert(FORWARDED_FOR, value);
+        }
+    }
+}
+
+/// Says who called, in place of whatever the caller said itself.
+pub(crate) fn vouch(headers: &mut HeaderMap, caller: Option<&Caller>) {
+    match caller {
+        Some(caller) => {
+            headers.insert(CLIENT_CERT, caller.field.clone());
+        }
+        None => {
+            headers.remove(CLIENT_CERT);
         }
     }
 }
@@ -299,6 +314,17 @@ mod tests {
         annotate(&mut request.headers, Direction::Inbound, &peer);
         assert_eq!(request.headers.get_all("x-forwarded-for").iter().count(), 1);
         assert_eq!(request.headers["x-forwarded-for"], "10.0.0.1, 10.0.0.2, 10.0.0.3");
+    }
+
+    #[test]
+    fn who_called_is_said_by_the_sidecar_alone() {
+        let mut request = parts("/", &[("x-forwarded-client-cert", "URI=spiffe://mesh/forged")]);
+        vouch(&mut request.headers, None);
+        assert!(request.headers.is_empty());
+        let mut request = parts("/", &[("x-forwarded-client-cert", "a"), ("x-forwarded-client-cert", "b")]);
+        vouch(&mut request.headers, Caller::new("spiffe://mesh/web".parse().unwrap()).as_deref());
+        let said: Vec<_> = request.headers.get_all(CLIENT_CERT).iter().collect();
+        assert_eq!(said, ["URI=spiffe://mesh/web"]);
     }
 
     #[test]

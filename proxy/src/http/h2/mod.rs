@@ -32,7 +32,7 @@ use lighter_config::snapshot::Protocol;
 
 use self::deadline::{Deadline, Deadlines};
 pub use self::pool::Pool;
-use super::{Context, Scope};
+use super::{Context, Scope, Vouched};
 use crate::drain::Phase;
 use crate::error::Cause;
 use crate::io::Io;
@@ -64,6 +64,7 @@ pub(crate) struct Downstream {
     pub(crate) deadlines: Rc<Deadlines>,
     /// The caller's address for `x-forwarded-for`.
     peer: HeaderValue,
+    vouched: Vouched,
 }
 
 /// Serves one HTTP/2 connection (prior knowledge) until it ends.
@@ -160,7 +161,8 @@ impl Downstream {
         };
         let peer = HeaderValue::try_from(context.peer.ip().to_canonical().to_string())
             .unwrap_or(HeaderValue::from_static("unknown"));
-        Downstream { context, known: RefCell::new(known), deadlines: Rc::default(), peer }
+        let vouched = context.vouched();
+        Downstream { vouched, context, known: RefCell::new(known), deadlines: Rc::default(), peer }
     }
 
     /// What the endpoints of `destination` are spoken to in.
@@ -169,6 +171,11 @@ impl Downstream {
             Scope::Fixed(_) => self.context.upstream.unwrap_or_default(),
             Scope::Authority => self.context.upstream.unwrap_or(destination.protocol()),
         }
+    }
+
+    /// The SPIFFE ID that the caller has proved.
+    pub(crate) fn caller(&self) -> Option<&str> {
+        self.context.caller.as_ref().map(|caller| caller.id.as_str())
     }
 
     /// How long the connection may rest between requests. `None`: for ever.

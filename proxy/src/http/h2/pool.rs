@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighter_config::snapshot::TrafficPolicy;
+use lighter_config::snapshot::{Secure, TrafficPolicy};
 use tokio::sync::oneshot;
 
 use super::upstream::{self, Upstream};
@@ -57,6 +57,7 @@ pub(crate) struct Group {
 pub(crate) struct Dial {
     pub(crate) shared: Arc<Shared>,
     pub(crate) direction: Direction,
+    pub(crate) secure: Option<Secure>,
     pub(crate) metrics: Arc<EndpointMetrics>,
     pub(crate) connect_timeout: Cell<Duration>,
     pub(crate) keep_alive: Cell<Duration>,
@@ -128,6 +129,7 @@ impl Pool {
                 dial: Dial {
                     shared: worker.shared.clone(),
                     direction,
+                    secure: endpoint.secure.clone(),
                     metrics: endpoint.metrics.clone(),
                     connect_timeout: Cell::new(policy.connect_timeout),
                     keep_alive: Cell::new(policy.keep_alive),

@@ -16,10 +16,11 @@ use tokio::time::Sleep;
 
 use super::pool::{Group, Lease};
 use super::{SEND_BUFFER, STREAM_WINDOW};
-use crate::dial;
 use crate::error::{Cause, ProxyError};
+use crate::identity::ALPN_H2;
 use crate::io::Io;
-use crate::telemetry::{Direction, PoolClosed, Pooled, Spoken};
+use crate::link;
+use crate::telemetry::{PoolClosed, Pooled, Spoken};
 
 /// Most streams of ours at once on one connection, whatever more the peer allows.
 const MAX_STREAMS: usize = 128;
@@ -74,13 +75,12 @@ pub(crate) struct Handles {
 /// Opens a connection and starts its task.
 pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> {
     let how = group.dial();
-    let factory = match how.direction {
-        Direction::Outbound => &*how.shared.outside,
-        Direction::Inbound => &*how.shared.inside,
-    };
-    let dialled = dial::connect(factory, group.address(), how.connect_timeout.get()).await;
+    let secure = how.secure.as_ref();
+    let timeout = how.connect_timeout.get();
+    let dialled =
+        link::dial::connect(&how.shared, how.direction, group.address(), secure, ALPN_H2, timeout).await;
     how.metrics.dialled(dialled.is_ok());
-    let tcp = dialled?;
+    let io = dialled?;
     let failed = |_| {
         ProxyError::new(Cause::UpstreamClosed, "the HTTP/2 preface could not be sent").at(group.address())
     };
@@ -92,7 +92,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         .max_header_list_size(how.shared.config.max_head_bytes.min(u32::MAX as usize) as u32)
         .initial_max_send_streams(UNTOLD)
         .max_concurrent_reset_streams(MAX_STREAMS)
-        .handshake(Io::new(tcp))
+        .handshake(io)
         .await
         .map_err(failed)?;
     let upstream = Rc::new(Upstream {

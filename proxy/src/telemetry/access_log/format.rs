@@ -41,6 +41,10 @@ pub(super) fn json(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, lim
         object.plain("cause", cause.label());
     }
     object.address("peer", record.peer);
+    // Checked to be a SPIFFE ID: there is nothing to escape in it.
+    if !record.caller.is_empty() {
+        object.plain("caller", record.caller);
+    }
     if let Some(endpoint) = record.endpoint {
         object.address("endpoint", endpoint);
     }
@@ -56,7 +60,7 @@ pub(super) fn json(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, lim
 
 /// Fields with spaces between and a line feed: time, direction, service and port, route, protocol, `"method path"`,
 /// authority, status, gRPC status, cause, peer, endpoint, bytes in, bytes out, latency, duration (both in seconds),
-/// retries, request id. What is missing is `-`. Bytes that are not printable ASCII, quotes and backslashes are `\xHH`.
+/// retries, request id, the SPIFFE ID of the caller. What is missing is `-`. Bytes that are not printable ASCII, quotes and backslashes are `\xHH`.
 pub(super) fn text(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, limit: usize) {
     let metrics = record.metrics;
     time(line, now);
@@ -86,6 +90,8 @@ pub(super) fn text(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, lim
     seconds(line, record.duration);
     put(line, format_args!(" {} ", record.retries));
     quoted(line, record.request_id, limit);
+    line.push(b' ');
+    line.extend_from_slice(if record.caller.is_empty() { b"-" } else { record.caller.as_bytes() });
     line.push(b'\n');
 }
 

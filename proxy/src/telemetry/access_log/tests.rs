@@ -16,6 +16,7 @@ fn record<'a>(metrics: &'a RouteMetrics, path: &'a [u8]) -> Record<'a> {
     Record {
         metrics,
         spoken: Spoken::Http1,
+        caller: "",
         peer: "192.0.2.1:5000".parse().unwrap(),
         endpoint: Some("[2001:db8::1]:9080".parse().unwrap()),
         status: 503,
@@ -61,7 +62,7 @@ fn a_line_of_text_has_the_documented_fields() {
         std::str::from_utf8(&line).unwrap(),
         "1970-01-01T00:00:00.000000Z outbound \"shop/reviews:80\" \"shop/\\x22split\\x22/0\" http1 \
          \"GET /a\\x0d\\x0a\\x22x\" \"reviews\" 503 - no_endpoint 192.0.2.1:5000 [2001:db8::1]:9080 0 17 0.001500 \
-         2.500000 1 \"id\"\n"
+         2.500000 1 \"id\" -\n"
     );
 }
 

@@ -18,6 +18,7 @@ fn record(metrics: &RouteMetrics) -> Record<'_> {
     Record {
         metrics,
         spoken: Spoken::Http1,
+        caller: "",
         peer: SocketAddr::from(([192, 0, 2, 1], 1)),
         endpoint: None,
         status: 200,

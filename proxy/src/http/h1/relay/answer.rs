@@ -338,7 +338,9 @@ impl Connection {
             Some(route) => &destination.routes[route].metrics,
             None => &destination.unrouted,
         };
+        let caller = self.vouched.as_ref().and_then(Option::as_ref);
         telemetry::account(&Record {
+            caller: caller.map_or("", |caller| caller.id.as_str()),
             metrics,
             spoken: Spoken::Http1,
             peer: self.peer,

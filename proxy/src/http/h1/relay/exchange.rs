@@ -22,8 +22,8 @@ use crate::http::h1::body::Framing;
 use crate::http::h1::edit::{Edit, Slices, Span};
 use crate::http::h1::head::Asked;
 use crate::http::h1::pool::{Upstream, is_quiet};
-use crate::io::Io;
-use crate::telemetry::Direction;
+use crate::identity::ALPN_HTTP1;
+use crate::link;
 
 /// Longest silence of a client that still sends a body whose answer is complete.
 const LATE_BODY: Duration = Duration::from_secs(10);
@@ -214,13 +214,16 @@ impl Connection {
         let (Some(picked), Some(target)) = (&self.exchange.picked, &self.target) else {
             return Err(Fault::new(Cause::Internal, "no endpoint is picked"));
         };
-        let worker = self.worker.clone();
-        let factory = match self.direction {
-            Direction::Outbound => &worker.shared.outside,
-            Direction::Inbound => &worker.shared.inside,
-        };
+        let (worker, direction, endpoint) = (self.worker.clone(), self.direction, picked.endpoint.clone());
         let timeout = target.destination.policy().connect_timeout;
-        let mut dialling = Box::pin(dial::connect(&**factory, picked.endpoint.address, timeout));
+        let mut dialling = Box::pin(link::dial::connect(
+            &worker.shared,
+            direction,
+            endpoint.address,
+            endpoint.secure.as_ref(),
+            ALPN_HTTP1,
+            timeout,
+        ));
         let dialled = poll_fn(|cx| match dialling.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Ok(result)),
             Poll::Pending => self
@@ -233,8 +236,8 @@ impl Connection {
             picked.endpoint.metrics.dialled(dialled.is_ok());
         }
         match dialled {
-            Ok(tcp) => {
-                self.exchange.up = Some(Upstream::new(Io::new(tcp), Instant::now()));
+            Ok(io) => {
+                self.exchange.up = Some(Upstream::new(io, Instant::now()));
                 Ok(())
             }
             Err(error) => {

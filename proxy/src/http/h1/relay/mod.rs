@@ -26,7 +26,7 @@ use self::wire::{Outbox, Timer, is_silent, poll_fill};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
-use crate::http::{Context, HEAD_TIMEOUT, LINGER, REST, Scope};
+use crate::http::{Context, HEAD_TIMEOUT, LINGER, REST, Scope, Vouched};
 use crate::io::Io;
 use crate::mesh::Target;
 use crate::telemetry::Direction;
@@ -61,6 +61,8 @@ struct Connection {
     scanned: usize,
     /// What the client has not taken yet.
     out: Outbox,
+    /// Who called, as far as it is this sidecar's to say: see [`crate::http::Context::vouched`].
+    vouched: Vouched,
     /// The caller's address for `X-Forwarded-For`, once it was needed.
     caller: Box<[u8]>,
     timer: Timer,
@@ -113,6 +115,7 @@ impl Fault {
 
 impl Connection {
     fn new(io: Io, context: Context) -> Self {
+        let vouched = context.vouched();
         let (target, by_authority) = match context.scope {
             Scope::Fixed(target) => (Some(target), false),
             Scope::Authority => (None, true),
@@ -131,6 +134,7 @@ impl Connection {
             input: None,
             scanned: 0,
             out: Outbox::default(),
+            vouched,
             caller: Box::default(),
             timer: Timer::default(),
             progress: 0,

@@ -97,8 +97,9 @@ impl Connection {
             return Err(Fault::new(Cause::Unsupported, "CONNECT is for the explicit proxy port"));
         }
         if let Some(guard) = &target.guard {
+            let identity = self.vouched.as_ref().and_then(|caller| Some(caller.as_ref()?.id.as_str()));
             guard
-                .request(self.peer, None, request, request.authority)
+                .request(self.peer, identity, request, request.authority)
                 .map_err(|cause| Fault::new(cause, authorize::REFUSAL))?;
         }
         if self.direction == Direction::Inbound && self.caller.is_empty() {
@@ -107,6 +108,10 @@ impl Connection {
         let rules = RequestRules {
             authority: destination.port.key.service.name.as_bytes(),
             caller: &self.caller,
+            vouch: self
+                .vouched
+                .as_ref()
+                .map(|caller| caller.as_ref().map_or(&b""[..], |caller| caller.field.as_bytes())),
             identify: self.direction == Direction::Outbound,
         };
         if state.chain.is_empty() {

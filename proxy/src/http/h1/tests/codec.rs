@@ -15,7 +15,7 @@ fn edited(text: &str, caller: &[u8], identify: bool) -> Result<Option<String>, R
     let bytes = text.as_bytes();
     let Some(request) = head::request(bytes, &mut room)? else { return Ok(None) };
     let mut edit = Edit::default();
-    let rules = RequestRules { authority: b"svc", caller, identify };
+    let rules = RequestRules { authority: b"svc", caller, vouch: None, identify };
     edit.request(bytes, &request, &rules);
     Ok(Some(String::from_utf8(edit.to_vec(bytes)).unwrap()))
 }

@@ -51,7 +51,8 @@ fn cut(bytes: &[u8], mut at: Vec<usize>) -> Vec<&[u8]> {
     at.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect()
 }
 
-const RULES: RequestRules<'static> = RequestRules { authority: b"svc", caller: b"10.0.0.1", identify: true };
+const RULES: RequestRules<'static> =
+    RequestRules { authority: b"svc", caller: b"10.0.0.1", vouch: None, identify: true };
 
 /// What goes on is a head that is read as the one that came.
 fn survives_its_edit(bytes: &[u8]) -> Result<(), TestCaseError> {

@@ -109,6 +109,7 @@ impl World {
             worker: self.worker.clone(),
             direction: Direction::Outbound,
             scope: Scope::Fixed(self.target.clone()),
+            caller: None,
             peer,
             ticket: self.worker.connections.enter(),
             upstream: self.upstream,

@@ -1,0 +1,18 @@
+//! Two sidecars that prove to each other who they are, and peers that are not Lighter on either side.
+//!
+//! Needs the `lighter` binary, and for the foreign peers `curl` and `nginx`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod foreign;
+mod pair;
+mod refused;
+mod world;
+
+fn main() {
+    let suites = [foreign::tests(), pair::tests(), refused::tests()];
+    support::run(suites.into_iter().flatten().collect())
+}
