@@ -5,11 +5,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use lighter_config::load::Resources;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::Snapshot;
 use lighter_proxy::balance::Outcome;
 use lighter_proxy::http::h1::head;
+use lighter_proxy::link::head::{Opening, Protocol, Scheme};
+use lighter_proxy::link::session::{Event, Limits, Read, Session, Side, Slices};
 use lighter_proxy::mesh::{Destination, Mesh};
 
 use crate::{Case, callgrind};
@@ -30,7 +33,12 @@ pub fn cases() -> Vec<Case> {
             assert!(status.unwrap().success(), "{name} does its work");
         }),
     };
-    vec![case("parse-request", "head"), case("match-route", "request"), case("pick-endpoint", "request")]
+    vec![
+        case("parse-request", "head"),
+        case("match-route", "request"),
+        case("pick-endpoint", "request"),
+        case("link-frames", "exchange"),
+    ]
 }
 
 /// Does a case's work `count` times.
@@ -39,6 +47,7 @@ pub fn work(name: &str, count: u64) {
         "parse-request" => parse_request(count),
         "match-route" => match_route(count),
         "pick-endpoint" => pick_endpoint(count),
+        "link-frames" => link_frames(count),
         other => panic!("no work is called {other}"),
     }
 }
@@ -78,6 +87,60 @@ fn pick_endpoint(count: u64) {
         let now = now + Duration::from_micros(100 * step);
         let picked = destination.cluster.pick(None, now).expect("an endpoint");
         picked.finish(Outcome::Answered, Duration::from_micros(500 + step % 100), now);
+    }
+}
+
+/// A small request and its answer, from one end of a link to the other and back: written, carried, read.
+fn link_frames(count: u64) {
+    let now = Instant::now();
+    let mut opener = Session::new(Side::Opener, Limits::default(), now);
+    let mut acceptor = Session::new(Side::Acceptor, Limits::default(), now);
+    let mut wire = BytesMut::with_capacity(16 * 1024);
+    let mut carry = |from: &mut Session, to: &mut Session| {
+        let outbox = from.transmit();
+        let mut slices = Slices::new();
+        outbox.slices(&mut slices);
+        slices.iter().for_each(|slice| wire.extend_from_slice(slice));
+        drop(slices);
+        outbox.advance(outbox.len());
+        to.recv(now, &mut wire).expect("valid frames");
+    };
+    let head = Opening {
+        protocol: Protocol::Http1,
+        scheme: Scheme::Http,
+        method: b"GET",
+        authority: b"shop.example",
+        path: b"/products/42?ref=home",
+        deadline: None,
+    };
+    let asked: [(&[u8], &[u8]); 4] = [
+        (b"User-Agent", b"bench/1.0"),
+        (b"Accept", b"*/*"),
+        (b"X-Request-Id", b"5d3c1a52-9a4e-4b6e-a7a1-6a5a5f7a8b9c"),
+        (b"X-Forwarded-For", b"10.0.0.1"),
+    ];
+    let answered: [(&[u8], &[u8]); 3] = [
+        (b"Content-Length", b"100"),
+        (b"Content-Type", b"text/plain"),
+        (b"Date", b"Thu, 01 Jan 1970 00:00:00 GMT"),
+    ];
+    for _ in 0..count {
+        let (id, _) = opener.open(now, black_box(&head), asked, b"", true).expect("a stream");
+        carry(&mut opener, &mut acceptor);
+        let Some(Event::Opened { stream, head, .. }) = acceptor.event() else { panic!("no stream came") };
+        black_box(head.fields().count());
+        acceptor.send_head(stream, 200, answered, &[b'x'; 100], true).expect("a head");
+        carry(&mut acceptor, &mut opener);
+        while let Some(event) = opener.event() {
+            black_box(event);
+        }
+        while let Some(read) = opener.read(id) {
+            if let Read::Data(bytes) = &read {
+                opener.release(id, bytes.len());
+            }
+            black_box(read);
+        }
+        assert_eq!(opener.open_streams() + acceptor.open_streams(), 0);
     }
 }
 

@@ -11,7 +11,9 @@ use lighter_config::snapshot::RequestParts;
 
 use super::frame::{Fault, MAX_PAYLOAD, put_length, take, take_length};
 use crate::error::Cause;
-use crate::http::h1::head::{Field, MAX_FIELDS, Refusal, content_length, is_authority, passes_upgrade};
+use crate::http::h1::head::{
+    Field, MAX_FIELDS, Refusal, content_length, is_authority, next_control, passes_upgrade,
+};
 use crate::http::hop::{self, Kind};
 
 /// What a stream carries.
@@ -398,7 +400,7 @@ impl Found {
         if !hop::is_token(field.name) {
             return Err(bad("a field's name is none"));
         }
-        if !hop::is_field_value(field.value) {
+        if next_control(field.value, 0).is_some() {
             return Err(bad("a field's value has a character that it must not have"));
         }
         if self.trailers {

@@ -5,6 +5,7 @@
 
 use super::body::Framing;
 use super::scan;
+pub(crate) use super::scan::next_control;
 pub use super::scan::{Field, Room};
 use crate::error::Cause;
 use crate::http::hop::{self, Kind, Options};

@@ -140,7 +140,7 @@ fn is_white(byte: u8) -> bool {
 /// Where the first control character from `at` on is that is no tab. Eight bytes at once: values are the larger part of
 /// a head.
 #[inline]
-fn next_control(bytes: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn next_control(bytes: &[u8], mut at: usize) -> Option<usize> {
     const EACH: u64 = 0x0101_0101_0101_0101;
     while let Some(word) = bytes.get(at..)?.first_chunk() {
         let word = u64::from_le_bytes(*word);
