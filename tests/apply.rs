@@ -107,6 +107,9 @@ fn a_bad_push_names_file_line_and_column_and_changes_nothing() {
         let place = format!("{folder}/b.yaml:6:11: spec.ports[0].port: 0 is not a port");
         assert!(refused.err.contains(&place) && refused.err.contains("- port: 0"), "{refused:?}");
     }
+    let refused = world.lighter_with(&["apply", "-f", "-"], "kind: Service\nmetadata: {nmae: a}\n");
+    assert!(refused.err.contains("-:2:12: metadata.nmae: unknown field `nmae`"), "{refused:?}");
+    assert!(refused.err.contains("metadata: {nmae: a}"), "the excerpt: {refused:?}");
     // What is asked for together is judged together with what there is.
     let refused = world.lighter(&["delete", "svc", "reviews"]);
     assert!(refused.status == 1 && refused.err.contains("HTTPRoute default/reviews"), "{refused:?}");

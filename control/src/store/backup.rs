@@ -11,7 +11,7 @@ use super::{Store, StoreError, Stored, disk};
 /// What a restored resource's errors call the place it comes from.
 const ORIGIN: &str = "the backup";
 
-/// Every resource of a store. What else is in it (leases, spent tokens) is of the moment, and is not kept.
+/// Every resource of a store. What else is in it, such as leases, is of the moment and not kept.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Backup {
@@ -45,8 +45,7 @@ impl Store {
         Backup { lighter_store: disk::SCHEMA, generation: view.generation, resources }
     }
 
-    /// Replaces every resource by those of a backup, whole or not at all. What is the same in both stays as it is;
-    /// spent tokens and leases stay, too.
+    /// Replaces every resource by those of a backup, whole or not at all. What is the same in both stays as it is.
     pub fn restore(&self, backup: Backup, dry_run: bool) -> Result<Changes, StoreError> {
         let files = self.lock();
         let view = self.view();

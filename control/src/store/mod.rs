@@ -20,7 +20,7 @@ mod backup;
 mod change;
 #[cfg_attr(not(test), allow(dead_code))]
 mod disk;
-// For leases and tokens.
+// The registry keeps its leases there.
 #[cfg_attr(not(test), allow(dead_code))]
 mod facts;
 mod time;

@@ -239,19 +239,13 @@ fn a_backup_brings_back_what_there_was() {
 }
 
 #[test]
-fn a_name_can_be_claimed_once_until_it_is_worth_nothing() {
+fn facts_outlive_the_process_and_are_told_apart_by_kind() {
     let world = World::new();
-    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-    assert!(world.store.claim("token", "t", at(100), at(10)).unwrap());
-    assert!(!world.store.claim("token", "t", at(100), at(11)).unwrap());
-    assert!(world.store.claim("token", "u", at(100), at(11)).unwrap());
+    let fact = |name: &str, bytes: Option<&[u8]>| (name.to_string(), bytes.map(<[u8]>::to_vec));
+    world.store.set_facts("lease", &[fact("x", Some(b"1")), fact("y", Some(b"2"))]).unwrap();
+    world.store.set_facts("leases", &[fact("x", Some(b"3"))]).unwrap();
+    world.store.set_facts("lease", &[fact("x", None), fact("z", Some(b"4"))]).unwrap();
     let world = world.reopened();
-    assert!(!world.store.claim("token", "t", at(100), at(100)).unwrap());
-    // By then nobody takes the token any more, and its place is free.
-    assert!(world.store.claim("token", "v", at(300), at(200)).unwrap());
-    assert_eq!(world.store.facts("token").unwrap().len(), 1);
-    world.store.set_facts("lease", &[("x".into(), Some(b"1".to_vec()))]).unwrap();
-    assert_eq!(world.store.facts("lease").unwrap(), [("x".to_string(), b"1".to_vec())]);
-    world.store.set_facts("lease", &[("x".into(), None)]).unwrap();
-    assert!(world.store.facts("lease").unwrap().is_empty());
+    let expected = [("y".to_string(), b"2".to_vec()), ("z".to_string(), b"4".to_vec())];
+    assert_eq!(world.store.facts("lease").unwrap(), expected);
 }
