@@ -15,6 +15,10 @@ pub fn tests() -> Vec<Trial> {
         test("bodies_of_any_size_pass_whole_both_ways", bodies_pass_whole),
         test("a_slow_reader_holds_its_sender_back", a_slow_reader_holds_its_sender_back),
         test("a_cut_answer_stays_cut", a_cut_answer_stays_cut),
+        test(
+            "a_body_that_ends_with_its_connection_ends_well",
+            a_body_that_ends_with_its_connection_ends_well,
+        ),
         test("an_upgraded_connection_is_carried", an_upgraded_connection_is_carried),
     ]
 }
@@ -151,6 +155,21 @@ fn a_cut_answer_stays_cut() {
     let labels = [("cause", "upstream_truncated")];
     wait_until("the cut is counted where it came from", || {
         pair.reviews.metrics().sum("lighter_requests_total", &labels) == 1.0
+    });
+}
+
+fn a_body_that_ends_with_its_connection_ends_well() {
+    let app = Upstream::start(|mut peer, _| {
+        if peer.head().is_some() {
+            peer.send("HTTP/1.0 200 OK\r\n\r\nall of it");
+        }
+    });
+    let pair = Pair::before("http", app.address);
+    let (head, body) = Peer::connect(pair.listen).exchange("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    assert_eq!((head.status(), body), (200, Body::Whole(b"all of it".into())));
+    wait_until("it is counted as one that ended well", || {
+        let ended = |cause| pair.web.metrics().sum("lighter_requests_total", &[("cause", cause)]);
+        ended("") + ended("upstream_truncated") + ended("upstream_reset") == 1.0 && ended("") == 1.0
     });
 }
 

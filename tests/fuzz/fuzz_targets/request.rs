@@ -16,7 +16,13 @@ fuzz_target!(|data: &[u8]| {
     assert!(front.ends_with(b"\r\n\r\n"));
 
     let caller: &[u8] = if choice & 1 == 0 { b"" } else { b"192.0.2.1" };
-    let rules = RequestRules { authority: b"up", caller, identify: choice & 2 != 0 };
+    // Who called: passed on as it came, taken away, or said by this hop.
+    let vouch: Option<&[u8]> = match choice >> 2 & 3 {
+        0 | 1 => None,
+        2 => Some(b""),
+        _ => Some(b"URI=spiffe://mesh.lighter/web"),
+    };
+    let rules = RequestRules { authority: b"up", caller, vouch, identify: choice & 2 != 0 };
     let mut edit = Edit::default();
     edit.request(front, &request, &rules);
     let passed = edit.to_vec(front);
@@ -41,6 +47,18 @@ fuzz_target!(|data: &[u8]| {
     assert!(named("content-length") + named("transfer-encoding") <= 1);
     for gone in ["keep-alive", "proxy-connection", "proxy-authenticate"] {
         assert_eq!(named(gone), 0, "{gone} stays on its hop");
+    }
+    let told: Vec<&[u8]> = again
+        .fields
+        .list
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case(b"x-forwarded-client-cert"))
+        .map(|field| field.value)
+        .collect();
+    match vouch {
+        None => {}
+        Some(b"") => assert!(told.is_empty(), "nobody says who called but this hop"),
+        Some(caller) => assert_eq!(told, [caller], "nobody says who called but this hop"),
     }
     let ours = |name: &[u8]| name.len() >= 10 && name[..10].eq_ignore_ascii_case(b"x-lighter-");
     assert!(!again.fields.list.iter().any(|field| ours(field.name)), "the mesh's names are the mesh's");

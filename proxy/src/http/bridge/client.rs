@@ -186,6 +186,11 @@ impl Client {
         Pin::new(&mut self.io.stream).poll_flush(cx)
     }
 
+    /// Says that nothing more comes.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.io.stream).poll_shutdown(cx).map(|_| ())
+    }
+
     /// Says that nothing more comes, and throws away what the client sends, `left` bytes at most. Ready when there is
     /// no reason to listen any longer.
     pub(super) fn poll_linger(&mut self, left: &mut usize, cx: &mut Context<'_>) -> Poll<()> {

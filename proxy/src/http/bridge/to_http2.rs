@@ -56,7 +56,7 @@ pub(crate) async fn serve(io: Io, context: Context) {
         };
         match after {
             After::Next => {}
-            After::Close => return connection.flush().await,
+            After::Close => return connection.close().await,
             After::Linger => return connection.linger().await,
             After::Reset => return connection.client.io.reset_on_close(),
         }
@@ -119,6 +119,15 @@ impl Connection {
     /// Writes what is there, or gives up.
     async fn flush(&mut self) {
         self.within(HEAD_TIMEOUT, |client, cx| client.poll_flush(cx).map(|_| ())).await;
+    }
+
+    /// The same, and ends the connection. Within TLS that has to be said, or it is a cut to the other side.
+    async fn close(&mut self) {
+        self.flush().await;
+        if self.client.io.stream.plain().is_none() {
+            let end = |client: &mut Client, cx: &mut Task<'_>| client.poll_end(cx);
+            self.within(LINGER.0, end).await;
+        }
     }
 
     /// The same, and listens for a while.

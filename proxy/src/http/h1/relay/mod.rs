@@ -163,7 +163,7 @@ impl Connection {
             self.slept = false;
             match after {
                 After::Next => self.exchange.leave(),
-                After::Close => return poll_fn(|cx| self.poll_flush(cx)).await,
+                After::Close => return Box::pin(self.close()).await,
                 After::Linger => return Box::pin(self.linger()).await,
                 After::Reset => return self.down.reset_on_close(),
                 After::Tunnel => return Box::pin(self.tunnel()).await,
@@ -219,6 +219,15 @@ impl Connection {
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    /// Ends the connection. Within TLS that has to be said, or it is a cut to the other side.
+    async fn close(&mut self) {
+        poll_fn(|cx| self.poll_flush(cx)).await;
+        if self.down.stream.plain().is_none() {
+            let end = poll_fn(|cx| Pin::new(&mut self.down.stream).poll_shutdown(cx));
+            let _ = tokio::time::timeout(LINGER.0, end).await;
+        }
     }
 
     /// Says that nothing more comes, and listens for a while.
