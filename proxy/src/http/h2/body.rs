@@ -156,6 +156,17 @@ impl Pump {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(bytes))) => {
                     self.moved = true;
+                    // As nearly always, the receiver takes it as it came.
+                    if self.has_room(bytes.len()) {
+                        let end = self.from.is_end_stream();
+                        if self.send(bytes, true, end).is_err() {
+                            return Poll::Ready(End::Sink);
+                        }
+                        if end {
+                            return self.finish(None);
+                        }
+                        continue;
+                    }
                     self.queue.push(bytes);
                     if self.queue.bytes == 0 && self.from.is_end_stream() {
                         return self.send_end(None);
@@ -169,6 +180,15 @@ impl Pump {
                 },
             }
         }
+    }
+
+    /// Whether the receiver takes so many bytes at once, now. False for none of them.
+    fn has_room(&mut self, length: usize) -> bool {
+        if length == 0 {
+            return false;
+        }
+        self.to.reserve_capacity(length);
+        self.to.capacity() >= length
     }
 
     /// The receiver's window is closed. Small frames are gathered meanwhile: many of them would exhaust what `h2`

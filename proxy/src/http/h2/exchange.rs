@@ -41,6 +41,8 @@ pub(crate) struct Tally {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     pub(crate) latency: Duration,
+    /// When it ended, if the clock was read then.
+    pub(crate) ended: Option<Instant>,
     pub(crate) retries: u8,
 }
 
@@ -76,7 +78,7 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let destination = target.destination.clone();
+    let Target { destination, pinned, .. } = &target;
     let routed = destination.route(&head::View(&parts));
     let metrics = routed.as_ref().map_or(&destination.unrouted, |(_, state)| &state.metrics);
     let spoken = if grpc { Spoken::Grpc } else { Spoken::Http2 };
@@ -102,7 +104,6 @@ pub(crate) async fn serve(
     let policy = destination.policy();
     let prepared = prepare(&downstream, &mut parts, &target, state, route);
     let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began);
-    let Target { pinned, .. } = &target;
     let mut call = Call {
         downstream: &downstream,
         state,
@@ -117,7 +118,7 @@ pub(crate) async fn serve(
         crowded: Crowded::default(),
     };
     let ended = match prepared {
-        Ok(None) => match downstream.upstream(&destination) {
+        Ok(None) => match downstream.upstream(destination) {
             Protocol::Http => to_http1::exchange(&mut call, body, &mut respond).await,
             _ => relay(&mut call, body, &mut respond).await,
         },
@@ -181,13 +182,15 @@ async fn relay(
     let mut upload = Upload::new(body);
     let mut avoid: Option<Arc<Endpoint>> = None;
     call.limits.start(call.downstream).await;
+    let mut sent = call.began;
     loop {
         let picked = call.pick(avoid.as_deref())?;
         call.tally.endpoint = Some(picked.endpoint.address);
-        let sent = Instant::now();
         let error = match attempt(call, &picked, &mut upload, respond, sent).await {
             Ok(outcome) => {
-                picked.finish(outcome, call.tally.latency, Instant::now());
+                let now = Instant::now();
+                picked.finish(outcome, call.tally.latency, now);
+                call.tally.ended = Some(now);
                 return Ok(());
             }
             Err(error) => error,
@@ -199,6 +202,7 @@ async fn relay(
                 None
             }
         };
+        sent = Instant::now();
     }
 }
 
@@ -436,7 +440,7 @@ impl Call<'_> {
             std::mem::take(&mut self.parts.headers)
         };
         if self.grpc
-            && let Some(left) = self.limits.left_of_grpc(Instant::now())
+            && let Some(left) = self.limits.left_of_grpc()
         {
             request.headers_mut().insert(head::GRPC_TIMEOUT, head::grpc_timeout_value(left));
         }
@@ -554,7 +558,7 @@ pub(crate) fn account(
         bytes_in: tally.bytes_in,
         bytes_out: tally.bytes_out,
         latency: tally.latency,
-        duration: began.elapsed(),
+        duration: tally.ended.unwrap_or_else(Instant::now) - began,
         retries: tally.retries,
     });
 }

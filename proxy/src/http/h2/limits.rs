@@ -66,8 +66,9 @@ impl Limits {
     }
 
     /// What is left of `grpc-timeout`, where enough of it was used to be worth saying.
-    pub(crate) fn left_of_grpc(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn left_of_grpc(&self) -> Option<Duration> {
         let end = self.grpc_end?;
+        let now = Instant::now();
         (now.saturating_duration_since(self.began) >= Duration::from_millis(1))
             .then(|| end.saturating_duration_since(now))
     }

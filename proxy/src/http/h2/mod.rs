@@ -138,15 +138,15 @@ impl Rest {
     /// Whether the connection has rested long enough; found between once and twice that time after its last stream.
     fn is_over(&mut self, downstream: &Rc<Downstream>, cx: &mut Task<'_>) -> bool {
         let Some(limit) = self.limit else { return false };
-        let until = tokio::time::Instant::now().into_std() + limit;
+        let until = || tokio::time::Instant::now().into_std() + limit;
         let Some(end) = &self.end else {
-            self.end = Some(downstream.deadlines.add(until, cx.waker()));
+            self.end = Some(downstream.deadlines.add(until(), cx.waker()));
             return false;
         };
         if !end.is_due() {
             return false;
         }
-        end.set(until);
+        end.set(until());
         // Every open stream has its share of this.
         let open = Rc::strong_count(downstream) > 1;
         !std::mem::replace(&mut self.used, open) && !open
