@@ -323,16 +323,12 @@ impl Session {
         }
     }
 
-    /// Notes that there was no room for all of what was to be sent on a stream.
+    /// Notes that not all of what was to be sent on a stream was taken. Where that was not for want of room, it is told at
+    /// once that there is some.
     fn mark_short(&mut self, id: u32, short: bool) {
-        let starved = self.credit == 0;
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if short {
+        if short && let Some(stream) = self.streams.get_mut(&id) {
             stream.out.blocked = true;
-            if starved && !stream.out.starved {
-                stream.out.starved = true;
-                self.starved.push_back(id);
-            }
+            self.wake(id);
         }
     }
 }

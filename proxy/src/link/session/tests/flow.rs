@@ -42,6 +42,20 @@ fn a_stalled_stream_stops_only_itself() {
 }
 
 #[test]
+fn a_body_that_did_not_fit_beside_its_head_may_go_on_at_once() {
+    let mut pair = Pair::new(Limits::default());
+    let body = bytes(10_000);
+    let (id, taken) = pair.opener.open(pair.now, &get("/"), none(), &body, true).unwrap();
+    assert!(taken < body.len());
+    let told = events(&mut pair.opener);
+    assert!(matches!(told[..], [Event::Writable(stream)] if stream == id));
+    assert_eq!(pair.opener.send_data(id, &mut body.slice(taken..), true), Ok(body.len() - taken));
+    pair.pump();
+    let (stream, ..) = opened(&mut pair.acceptor);
+    assert!(read_all(&mut pair.acceptor, stream) == (body.to_vec(), vec!["end".to_owned()]));
+}
+
+#[test]
 fn what_was_read_and_is_still_held_counts() {
     let mut pair = Pair::new(Limits::default());
     let (id, stream) = answering(&mut pair);
