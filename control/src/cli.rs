@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{check, client, completions, demo, proxy, run, schema, serve, version};
+use crate::{ca, check, client, completions, demo, proxy, run, schema, serve, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ pub enum Command {
     Backup(client::backup::Args),
     /// Put every resource back as `backup` found it
     Restore(client::backup::RestoreArgs),
+    /// The certificate authority of a control plane on this machine
+    Ca(ca::command::Args),
     /// Check files, or what this machine can do
     Check(check::Args),
     /// Write the JSON schema of a kind of resource
@@ -67,6 +69,7 @@ impl Command {
             Command::Diff(args) => client::diff::execute(&args),
             Command::Backup(args) => client::backup::execute(&args),
             Command::Restore(args) => client::backup::restore(&args),
+            Command::Ca(args) => ca::command::execute(args),
             Command::Check(args) => check::execute(&args),
             Command::Schema(args) => schema::execute(&args),
             Command::Version(args) => version::execute(&args),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod api;
+mod ca;
 mod check;
 mod cli;
 mod client;

@@ -158,6 +158,14 @@ pub fn id_of(certificate: &CertificateDer<'_>) -> Result<(Spiffe, SystemTime), R
     Ok((identity(&leaf)?, not_after.ok_or(Refusal::Malformed)?))
 }
 
+impl Peer {
+    /// Who showed `chain` in a handshake that verified it.
+    pub fn of(chain: &[CertificateDer<'_>]) -> Result<Self, Refusal> {
+        let (id, not_after) = id_of(chain.first().ok_or(Refusal::NoCertificate)?)?;
+        Ok(Peer { id, not_after, chain: chain.iter().map(|one| one.clone().into_owned()).collect() })
+    }
+}
+
 impl Refusal {
     /// Every label.
     pub const LABELS: [&'static str; 13] = [

@@ -1,0 +1,215 @@
+//! `lighter ca`: the authority in the control plane's state folder, by hand. The control plane may run meanwhile.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use lighter_config::identity::{DEFAULT_TRUST_DOMAIN, TrustDomain};
+use lighter_config::name::{DEFAULT_NAMESPACE, ServiceName};
+use lighter_config::resource;
+use miette::{Context, IntoDiagnostic};
+use serde::Serialize;
+
+use super::root::seconds;
+use super::{Authority, RootInfo, Step, TokenInfo, disk};
+use crate::exit::Exit;
+use crate::output;
+
+/// Arguments of `lighter ca`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The control plane's state folder
+    #[arg(long, value_name = "DIR", default_value = "lighter-state", global = true)]
+    state: PathBuf,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Make an authority. `lighter control` makes one too where there is none
+    Init {
+        /// The trust domain that it vouches for
+        #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_TRUST_DOMAIN, value_parser = trust_domain)]
+        trust_domain: TrustDomain,
+    },
+    /// Take the next step to a new root: trust it, then sign with it, then forget the old one
+    Rotate {
+        /// Do not wait until the step before has reached everyone
+        #[arg(long)]
+        hurry: bool,
+        /// How long certificates live
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+        svid_life: Duration,
+    },
+    /// Make a join token: with it one workload of the service gets its first certificate
+    Token {
+        /// For which service, `name` or `namespace/name`
+        #[arg(long, value_name = "NAME", value_parser = service)]
+        service: ServiceName,
+        /// How long it can be used
+        #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration)]
+        life: Duration,
+    },
+    /// List the roots and the join tokens
+    List {
+        /// Write one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the roots, as PEM
+    Bundle,
+    /// Make a key and a certificate without a control plane, for a sidecar's `identity`
+    Issue {
+        /// For which service, `name` or `namespace/name`
+        #[arg(long, value_name = "NAME", value_parser = service)]
+        service: ServiceName,
+        /// How long the certificate lives
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+        life: Duration,
+        /// The folder for `certificate.pem`, `key.pem` and `bundle.pem`
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// What `list` shows.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    trust_domain: String,
+    roots: Vec<RootInfo>,
+    tokens: Vec<Token>,
+}
+
+/// A token without the hash of its secret.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Token {
+    id: String,
+    service: String,
+    expires: u64,
+    state: &'static str,
+}
+
+/// Runs the command.
+pub fn execute(args: Args) -> miette::Result<Exit> {
+    let now = SystemTime::now();
+    let open = || Authority::open(&args.state).into_diagnostic();
+    match args.what {
+        What::Init { trust_domain } => {
+            let authority = Authority::init(&args.state, &trust_domain, now).into_diagnostic()?;
+            output::line(format_args!("authority for {}, root 1 active", authority.domain()))?;
+        }
+        What::Rotate { hurry, svid_life } => {
+            output::line(said(open()?.rotate(hurry, svid_life, now).into_diagnostic()?))?;
+        }
+        What::Token { service, life } => {
+            output::line(open()?.token(&service, life, now).into_diagnostic()?)?;
+        }
+        What::List { json } => {
+            let authority = open()?;
+            let tokens = authority.tokens(now).into_diagnostic()?;
+            let listed = Listed {
+                trust_domain: authority.domain().to_string(),
+                roots: authority.roots(),
+                tokens: tokens.into_iter().map(|info| Token::of(info, now)).collect(),
+            };
+            if json { output::json(&listed)? } else { listed.show(now)? }
+        }
+        What::Bundle => output::line(open()?.bundle_pem().trim_end())?,
+        What::Issue { service, life, out } => issue(&open()?, &service, life, &out, now)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn issue(
+    authority: &Authority,
+    service: &ServiceName,
+    life: Duration,
+    out: &std::path::Path,
+    now: SystemTime,
+) -> miette::Result<()> {
+    let id = authority.identity(service).into_diagnostic()?;
+    let (issued, key) = authority.make(&id, &[], life, now).into_diagnostic()?;
+    disk::folder(out)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot make the folder {}", out.display()))?;
+    // The key last: a sidecar that looks in between takes none of it.
+    let files = [
+        ("bundle.pem", authority.bundle_pem()),
+        ("certificate.pem", super::pem(&issued.chain)),
+        ("key.pem", key.serialize_pem()),
+    ];
+    for (name, text) in files {
+        let path = out.join(name);
+        disk::write(&path, text.as_bytes())
+            .into_diagnostic()
+            .wrap_err_with(|| format!("cannot write {}", path.display()))?;
+    }
+    output::line(&issued.id)?;
+    Ok(())
+}
+
+fn said(step: Step) -> String {
+    match step {
+        Step::Prepared(root) => format!(
+            "root {root} is trusted from now on; `lighter ca rotate` again when it has reached every sidecar"
+        ),
+        Step::Activated(root) => format!(
+            "root {root} signs from now on; `lighter ca rotate` again when no certificate of the old one is alive"
+        ),
+        Step::Retired => "the old root is trusted no more".to_owned(),
+    }
+}
+
+impl Listed {
+    fn show(&self, now: SystemTime) -> Result<(), output::OutputError> {
+        output::line(format_args!("trust domain {}", self.trust_domain))?;
+        for root in &self.roots {
+            let state = format!("{:?}", root.state).to_lowercase();
+            let minutes = seconds(now).saturating_sub(root.since) / 60;
+            output::line(format_args!("root {:<6} {state:<8} for {minutes} min", root.number))?;
+        }
+        for token in &self.tokens {
+            output::line(format_args!("token {} {:<8} {}", token.id, token.state, token.service))?;
+        }
+        Ok(())
+    }
+}
+
+impl Token {
+    fn of(info: TokenInfo, now: SystemTime) -> Self {
+        let state = match &info.spent_by {
+            Some(_) => "spent",
+            None if info.expires < seconds(now) => "expired",
+            None => "open",
+        };
+        let service = format!("{}/{}", info.namespace, info.name);
+        Token { id: info.id, service, expires: info.expires, state }
+    }
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}
+
+fn service(text: &str) -> Result<ServiceName, String> {
+    let (namespace, name) = text.split_once('/').unwrap_or((DEFAULT_NAMESPACE, text));
+    let label = |part: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let ends = part.starts_with('-') || part.ends_with('-');
+        !part.is_empty() && part.len() <= 63 && part.bytes().all(inner) && !ends
+    };
+    if label(namespace) && label(name) {
+        Ok(ServiceName::new(namespace, name))
+    } else {
+        Err("expected `name` or `namespace/name`, each a DNS label".to_owned())
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match resource::Duration::parse(text) {
+        Some(resource::Duration(duration)) if duration >= Duration::from_secs(1) => Ok(duration),
+        _ => Err("expected for example `15m` or `24h`".to_owned()),
+    }
+}
