@@ -16,6 +16,22 @@ pub struct Metrics {
     pub snapshots: AtomicU64,
     /// Resource files that were at fault.
     pub rejected_files: AtomicU64,
+    certificates: [AtomicU64; Signed::ALL.len()],
+}
+
+/// What became of a request for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signed {
+    /// The first one of a workload.
+    Joined,
+    /// A further one.
+    Renewed,
+    /// The join token was foreign, expired, or used before.
+    TokenRefused,
+    /// The request was not in order.
+    Refused,
+    /// The authority failed.
+    Failed,
 }
 
 /// What is counted for a kind of resource.
@@ -29,7 +45,28 @@ struct OfKind {
     nacks: AtomicU64,
 }
 
+impl Signed {
+    const ALL: [Signed; 5] =
+        [Signed::Joined, Signed::Renewed, Signed::TokenRefused, Signed::Refused, Signed::Failed];
+
+    /// The label: in logs and in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Signed::Joined => "joined",
+            Signed::Renewed => "renewed",
+            Signed::TokenRefused => "token_refused",
+            Signed::Refused => "refused",
+            Signed::Failed => "failed",
+        }
+    }
+}
+
 impl Metrics {
+    /// Counts a request for a certificate.
+    pub fn signed(&self, outcome: Signed) {
+        self.certificates[outcome as usize].fetch_add(1, Relaxed);
+    }
+
     /// Counts an answer with so many resources, of so many bytes.
     pub fn pushed(&self, kind: Kind, resources: usize, bytes: usize) {
         let of = &self.kinds[kind as usize];
@@ -85,6 +122,12 @@ pub fn render(state: &State, now: Instant) -> String {
         ("rejected_files_total", "Changes of resource files that were at fault.", &metrics.rejected_files),
     ] {
         text.one(name, "counter", help, counter.load(Relaxed) as f64);
+    }
+    text.head("certificates_total", "counter", "Requests for certificates, by what became of them.");
+    for outcome in Signed::ALL {
+        let count = metrics.certificates[outcome as usize].load(Relaxed);
+        let _ =
+            writeln!(text.0, "lighter_control_certificates_total{{outcome=\"{}\"}} {count}", outcome.label());
     }
     text.0
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lighter_config::control::ControlConfig;
 use tokio::sync::watch;
 
+use crate::ca::{Authority, Tls};
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::serve::streams::Streams;
@@ -18,6 +19,10 @@ pub struct State {
     pub store: Arc<Store>,
     /// What streams are told.
     pub index: Index,
+    /// Who vouches for identities.
+    pub authority: Arc<Authority>,
+    /// What the ports over TLS show.
+    pub tls: Arc<Tls>,
     /// Who listens.
     pub streams: Streams,
     /// What is counted.
@@ -31,11 +36,13 @@ pub struct Stopping(watch::Receiver<bool>);
 
 impl State {
     /// A control plane with this store, which the index has yet to learn.
-    pub fn new(config: ControlConfig, store: Arc<Store>) -> Self {
+    pub fn new(config: ControlConfig, store: Arc<Store>, authority: Arc<Authority>, tls: Arc<Tls>) -> Self {
         State {
             index: Index::new(&config.trust_domain),
             config,
             store,
+            authority,
+            tls,
             streams: Streams::default(),
             metrics: Metrics::default(),
             stop: watch::Sender::new(false),

@@ -30,7 +30,9 @@ impl World {
             ..ControlConfig::default()
         };
         let store = Store::open(&folder.path().join("store.redb"), Resources::default()).unwrap();
-        let api = Api::open(Arc::new(State::new(config, Arc::new(store)))).unwrap();
+        let (authority, tls) = crate::serve::identity(&config).unwrap();
+        let state = State::new(config, Arc::new(store), authority, tls);
+        let api = Api::open(Arc::new(state)).unwrap();
         let token = std::fs::read_to_string(folder.path().join(TOKEN_FILE)).unwrap().trim().to_string();
         World { folder, api: Arc::new(api), token }
     }

@@ -10,14 +10,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use lighter_config::identity::{Peer, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
 use super::ads;
+use super::certificates::{self, Certificates};
+use crate::ca::Tls;
 use crate::state::{State, Stopping};
 
 /// Who calls. Every request has it among its extensions.
@@ -25,6 +29,8 @@ use crate::state::{State, Stopping};
 pub struct Caller {
     /// Where it connected from.
     pub address: SocketAddr,
+    /// Who it proved to be. None: it showed no certificate.
+    pub peer: Option<Arc<Peer>>,
 }
 
 /// The services of one port. Cheap to clone.
@@ -32,10 +38,12 @@ pub struct Caller {
 pub struct Services {
     /// Aggregated discovery.
     pub ads: ads::Server<ads::Ads>,
+    /// Certificates. Where they are served, whoever has none can call nothing else.
+    pub certificates: Option<certificates::Server<Certificates>>,
 }
 
-/// Accepts connections in plain text until the control plane stops.
-pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services) {
+/// Accepts connections until the control plane stops, with TLS or in plain text.
+pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services, tls: Option<Arc<Tls>>) {
     let mut stopping = state.stopping();
     let mut connections = JoinSet::new();
     loop {
@@ -48,8 +56,14 @@ pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services)
             Ok((socket, address)) => {
                 // Answers are small and waited for. Fails where the client is gone already.
                 let _ = socket.set_nodelay(true);
-                let caller = Caller { address };
-                connections.spawn(connection(socket, caller, services.clone(), state.stopping()));
+                let (services, stopping) = (services.clone(), state.stopping());
+                match &tls {
+                    Some(tls) => connections.spawn(secure(socket, address, tls.clone(), services, stopping)),
+                    None => {
+                        let caller = Caller { address, peer: None };
+                        connections.spawn(connection(socket, caller, services, stopping))
+                    }
+                };
             }
             Err(error) => {
                 // No descriptor is left, most likely: some come free.
@@ -60,6 +74,41 @@ pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services)
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Serves one connection within TLS.
+async fn secure(
+    socket: TcpStream,
+    address: SocketAddr,
+    tls: Arc<Tls>,
+    services: Services,
+    mut stopping: Stopping,
+) {
+    let handshake = TlsAcceptor::from(tls.config()).accept(socket);
+    let stream = tokio::select! {
+        () = stopping.asked() => return,
+        stream = tokio::time::timeout(LONGEST_HANDSHAKE, handshake) => match stream {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::info!(%address, %error, "a TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                tracing::info!(%address, "a TLS handshake took too long");
+                return;
+            }
+        },
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = match Peer::of(chain) {
+        Ok(peer) => Some(Arc::new(peer)),
+        Err(Refusal::NoCertificate) => None,
+        Err(refusal) => {
+            tracing::warn!(%address, reason = refusal.label(), "a certificate was refused: {refusal}");
+            return;
+        }
+    };
+    connection(stream, Caller { address, peer }, services, stopping).await;
 }
 
 /// Serves one connection until either side ends it.
@@ -98,12 +147,24 @@ pub async fn connection(
 impl Services {
     async fn call(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        if let Some(certificates) = &mut self.certificates {
+            if service == "lighter.identity.v1.Certificates" {
+                return certificates.call(request).await;
+            }
+            let caller = request.extensions().get::<Caller>();
+            if caller.is_none_or(|caller| caller.peer.is_none()) {
+                return Ok(Status::unauthenticated("a certificate is needed").into_http());
+            }
+        }
         match service {
             "envoy.service.discovery.v3.AggregatedDiscoveryService" => self.ads.call(request).await,
             _ => Ok(Status::unimplemented("there is no such service here").into_http()),
         }
     }
 }
+
+/// How long a TLS handshake may take.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How long a connection is silent before it is asked whether it is there, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lighter_config::control::ControlConfig;
+use lighter_config::identity::TrustDomain;
 use lighter_config::xds::Kind;
 use lighter_proxy::telemetry::logging;
 use miette::{Context, IntoDiagnostic, miette};
@@ -15,11 +16,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::api::{self, Api};
+use crate::ca::{Authority, Tls};
 use crate::exit::Exit;
 use crate::state::State;
 use crate::store::Store;
 
 mod ads;
+mod certificates;
 mod grpc;
 mod source;
 pub mod streams;
@@ -27,6 +30,13 @@ pub mod streams;
 /// The gRPC services, as compiled from `config/proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod rpc {
+    pub mod lighter {
+        pub mod identity {
+            pub mod v1 {
+                tonic::include_proto!("lighter.identity.v1");
+            }
+        }
+    }
     pub mod envoy {
         pub mod service {
             pub mod discovery {
@@ -101,12 +111,19 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
         tracing::info!(%address, "ADS in plain text");
         // The gRPC profile, and nothing that decides who may talk.
         let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::STANDARD));
-        tasks.spawn(grpc::serve(state.clone(), listener, grpc::Services { ads }));
+        tasks.spawn(grpc::serve(state.clone(), listener, grpc::Services { ads, certificates: None }, None));
     }
     let api = Api::open(state.clone()).into_diagnostic().wrap_err("cannot open the API")?;
     let tls = api.tls().into_diagnostic().wrap_err("the API has no certificate")?;
     let listener = listen(state.config.api, "api").await?;
     tasks.spawn(api::serve(listener, tls, Arc::new(api)));
+    let listener = listen(state.config.ads, "ads").await?;
+    tracing::info!(address = %state.config.ads, trust_domain = %state.authority.domain(), "certificates and ADS over TLS");
+    let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::ALL));
+    let certificates = Some(certificates::Server::new(certificates::Certificates::new(state.clone())));
+    let services = grpc::Services { ads, certificates };
+    tasks.spawn(grpc::serve(state.clone(), listener, services, Some(state.tls.clone())));
+    tasks.spawn(keep_identity(state.clone()));
     tracing::info!(services = state.index.snapshot().services.len(), "ready");
     let ended = tokio::select! {
         _ = terminate.recv() => None,
@@ -142,9 +159,30 @@ fn open(config: ControlConfig) -> miette::Result<(State, source::Seen)> {
         .wrap_err_with(|| format!("cannot make the folder {}", config.state.display()))?;
     let (files, seen) = source::read(&config.resources).map_err(|errors| miette!("{errors}"))?;
     let store = Store::open(&config.state.join("store.redb"), files).map_err(|error| miette!("{error}"))?;
-    let state = State::new(config, Arc::new(store));
+    let (authority, tls) = identity(&config)?;
+    let state = State::new(config, Arc::new(store), authority, tls);
     state.index.set_snapshot(state.store.snapshot());
     Ok((state, seen))
+}
+
+/// The authority, made where there is none, and what it lets this control plane show.
+pub(crate) fn identity(config: &ControlConfig) -> miette::Result<(Arc<Authority>, Arc<Tls>)> {
+    let now = SystemTime::now();
+    let domain = TrustDomain::parse(&config.trust_domain)
+        .map_err(|error| miette!("trustDomain `{}`: {error}", config.trust_domain.escape_debug()))?;
+    let authority = Arc::new(Authority::open_or_init(&config.state, &domain, now).into_diagnostic()?);
+    let addresses = vec![config.ads.ip(), config.api.ip()];
+    let tls = Tls::new(authority.clone(), addresses, config.svid_lifetime, now).into_diagnostic()?;
+    Ok((authority, Arc::new(tls)))
+}
+
+/// Keeps what the ports over TLS show alive.
+async fn keep_identity(state: Arc<State>) {
+    let mut stopping = state.stopping();
+    tokio::select! {
+        () = stopping.asked() => {}
+        () = state.tls.keep() => {}
+    }
 }
 
 async fn listen(address: SocketAddr, what: &str) -> miette::Result<TcpListener> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use lighter_config::identity::{Peer, Refusal, Spiffe, id_of};
+use lighter_config::identity::{Peer, Refusal, Spiffe};
 use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
 use tokio::sync::watch;
 
@@ -82,10 +82,7 @@ fn peer_of(connection: &CommonState) -> Result<Peer, Refusal> {
     if link && connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
         return Err(Refusal::Protocol("lighter/1 needs TLS 1.3"));
     }
-    let chain = connection.peer_certificates().filter(|chain| !chain.is_empty());
-    let chain = chain.ok_or(Refusal::NoCertificate)?;
-    let (id, not_after) = id_of(&chain[0])?;
-    Ok(Peer { id, not_after, chain: chain.iter().map(|one| one.clone().into_owned()).collect() })
+    Peer::of(connection.peer_certificates().unwrap_or_default())
 }
 
 /// The time of day, for lives of certificates.

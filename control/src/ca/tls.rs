@@ -1,0 +1,117 @@
+//! TLS of the control plane's own ports, kept up with time and with changes of the roots.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use lighter_config::identity::{Refusal, Spiffe, Trust, Verifier, provider};
+use rcgen::SanType;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::NoServerSessionStorage;
+use rustls::version::{TLS12, TLS13};
+use tokio::sync::watch;
+
+use super::{Authority, CaError};
+
+/// What the control plane shows to those who connect, and whom it trusts.
+pub struct Tls {
+    authority: Arc<Authority>,
+    addresses: Vec<IpAddr>,
+    life: Duration,
+    current: ArcSwap<Built>,
+    changes: watch::Sender<u64>,
+}
+
+struct Built {
+    config: Arc<ServerConfig>,
+    renew_at: SystemTime,
+}
+
+impl Tls {
+    /// Shows certificates of `authority` that live for `life`. Clients that know no SPIFFE find `localhost` and these
+    /// addresses in them.
+    pub fn new(
+        authority: Arc<Authority>,
+        addresses: Vec<IpAddr>,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<Self, CaError> {
+        let built = build(&authority, &addresses, life, now)?;
+        let changes = watch::Sender::new(authority.bundle().1);
+        Ok(Tls { authority, addresses, life, current: ArcSwap::from_pointee(built), changes })
+    }
+
+    /// For accepting a connection. Clients may show a certificate; one that is no good is refused.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.current.load().config.clone()
+    }
+
+    /// The sequence of the bundle in force; it changes when the roots do.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Renews the certificate at half its life, and takes over what `lighter ca` changed. Runs until it is dropped.
+    pub async fn keep(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = self.look(SystemTime::now()) {
+                tracing::error!(%error, "the authority cannot be read: what was in force stays");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn look(&self, now: SystemTime) -> Result<(), CaError> {
+        let changed = self.authority.refresh()?;
+        if changed || self.current.load().renew_at <= now {
+            self.current.store(Arc::new(build(&self.authority, &self.addresses, self.life, now)?));
+        }
+        if changed {
+            let (roots, sequence) = self.authority.bundle();
+            tracing::info!(roots = roots.len(), sequence, "other roots are in force");
+            self.changes.send_replace(sequence);
+        }
+        Ok(())
+    }
+}
+
+fn build(
+    authority: &Authority,
+    addresses: &[IpAddr],
+    life: Duration,
+    now: SystemTime,
+) -> Result<Built, CaError> {
+    let id = Spiffe::control_plane(authority.domain());
+    let mut names = vec![SanType::DnsName("localhost".try_into()?)];
+    names.extend(addresses.iter().copied().map(SanType::IpAddress));
+    let (issued, key) = authority.make(&id, &names, life, now)?;
+    // Who joins knows a hash of the root, not the root: so it is shown.
+    let mut chain = issued.chain;
+    chain.push(issued.root);
+    let trust = Arc::new(Trust::new(authority.domain().clone(), authority.bundle().0)?);
+    let verifier = Verifier::client(trust, judge).or_nobody();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| CaError::Key)?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // A resumed session would skip the check of its client's certificate.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    let left = issued.not_after.duration_since(now).unwrap_or_default();
+    Ok(Built { config: Arc::new(config), renew_at: now + left / 2 })
+}
+
+fn judge(refusal: &Refusal) {
+    tracing::warn!(reason = refusal.label(), "a certificate was refused: {refusal}");
+}
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long it rests after it failed.
+const PAUSE: Duration = Duration::from_secs(30);
