@@ -19,6 +19,7 @@ mod index;
 mod metrics;
 mod output;
 mod proxy;
+mod registry;
 mod run;
 mod schema;
 mod serve;

@@ -16,6 +16,12 @@ pub struct Metrics {
     pub snapshots: AtomicU64,
     /// Resource files that were at fault.
     pub rejected_files: AtomicU64,
+    /// Registrations that were taken.
+    pub registrations: AtomicU64,
+    /// Registrations that were refused.
+    pub refused_registrations: AtomicU64,
+    /// Leases that ended.
+    pub expired_leases: AtomicU64,
     certificates: [AtomicU64; Signed::ALL.len()],
 }
 
@@ -117,9 +123,13 @@ pub fn render(state: &State, now: Instant) -> String {
     text.by_kind(metrics, "nacks_total", "Answers that were rejected.", count(|of| &of.nacks));
     let services = state.index.snapshot().services.len() as f64;
     text.one("services", "gauge", "Services that are served.", services);
+    text.one("instances", "gauge", "Instances that are registered.", state.registry.instances() as f64);
     for (name, help, counter) in [
         ("snapshots_total", "Changes of resources that came in force.", &metrics.snapshots),
         ("rejected_files_total", "Changes of resource files that were at fault.", &metrics.rejected_files),
+        ("registrations_total", "Registrations that were taken.", &metrics.registrations),
+        ("refused_registrations_total", "Registrations that were refused.", &metrics.refused_registrations),
+        ("expired_leases_total", "Leases that ended without a word.", &metrics.expired_leases),
     ] {
         text.one(name, "counter", help, counter.load(Relaxed) as f64);
     }

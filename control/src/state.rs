@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::ca::{Authority, Tls};
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::registry::Registry;
 use crate::serve::streams::Streams;
 use crate::store::Store;
 
@@ -19,6 +20,8 @@ pub struct State {
     pub store: Arc<Store>,
     /// What streams are told.
     pub index: Index,
+    /// Who is there.
+    pub registry: Registry,
     /// Who vouches for identities.
     pub authority: Arc<Authority>,
     /// What the ports over TLS show.
@@ -35,12 +38,20 @@ pub struct State {
 pub struct Stopping(watch::Receiver<bool>);
 
 impl State {
-    /// A control plane with this store, which the index has yet to learn.
-    pub fn new(config: ControlConfig, store: Arc<Store>, authority: Arc<Authority>, tls: Arc<Tls>) -> Self {
+    /// A control plane of these parts, at its start.
+    pub fn new(
+        config: ControlConfig,
+        store: Arc<Store>,
+        index: Index,
+        registry: Registry,
+        authority: Arc<Authority>,
+        tls: Arc<Tls>,
+    ) -> Self {
         State {
-            index: Index::new(&config.trust_domain),
             config,
             store,
+            index,
+            registry,
             authority,
             tls,
             streams: Streams::default(),

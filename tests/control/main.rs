@@ -10,8 +10,10 @@ mod grpc;
 mod operation;
 mod plane;
 mod push;
+mod registry;
+mod rpc;
 
 fn main() {
-    let suites = [grpc::tests(), operation::tests(), push::tests()];
+    let suites = [grpc::tests(), operation::tests(), push::tests(), registry::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -12,20 +12,28 @@ use crate::support::sidecar::LIGHTER;
 /// `lighter control`, with ADS in plain text.
 pub struct Plane {
     pub program: Program,
+    /// ADS in plain text.
     pub ads: SocketAddr,
+    /// Everything, over TLS.
+    pub tls: SocketAddr,
     folder: TempDir,
 }
 
 impl Plane {
     /// Starts one with these resources.
     pub fn start(resources: &str) -> Self {
+        Self::start_with(resources, "")
+    }
+
+    /// The same, with more in its own file.
+    pub fn start_with(resources: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (ads, tls, api) = (free_address(), free_address(), free_address());
         std::fs::write(folder.path().join("mesh.yaml"), resources).unwrap();
-        let own = format!("ads: {tls}\napi: {api}\nplaintextAds: {ads}\nresources: [mesh.yaml]\n");
+        let own = format!("ads: {tls}\napi: {api}\nplaintextAds: {ads}\nresources: [mesh.yaml]\n{more}");
         std::fs::write(folder.path().join("control.yaml"), own).unwrap();
         let program = start(&folder, ads);
-        Plane { program, ads, folder }
+        Plane { program, ads, tls, folder }
     }
 
     /// Puts other resources in place of those it has, at once.
@@ -39,6 +47,11 @@ impl Plane {
         self.program = start(&self.folder, self.ads);
     }
 
+    /// The folder of its state.
+    pub fn state(&self) -> PathBuf {
+        self.path("lighter-state")
+    }
+
     /// A path for a file beside its own.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -49,6 +62,7 @@ fn start(folder: &TempDir, ads: SocketAddr) -> Program {
     let mut command = Command::new(LIGHTER);
     command.args(["control", "--config"]).arg(folder.path().join("control.yaml"));
     let mut program = Program::start(command, folder.path());
-    program.wait_until("it listens", || listens(ads));
+    program.wait_until_it_says(" ready ");
+    assert!(listens(ads));
     program
 }

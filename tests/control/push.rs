@@ -115,7 +115,7 @@ fn mesh(services: &[(&str, u16)]) -> String {
 }
 
 /// The ports of the endpoints in an answer, by resource.
-fn ports(answer: &DiscoveryResponse) -> Vec<(String, Vec<u32>)> {
+pub fn ports(answer: &DiscoveryResponse) -> Vec<(String, Vec<u32>)> {
     assert_eq!(answer.type_url, Kind::Endpoints.url());
     let assignments = answer.resources.iter().map(|any| ClusterLoadAssignment::decode(&*any.value).unwrap());
     assignments

@@ -3,11 +3,10 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use lighter_config::control::{AuditLog, ControlConfig};
-use lighter_config::load::Resources;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::store::{Store, parse_rfc3339};
+use crate::store::parse_rfc3339;
 
 const SERVICE: &str =
     "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
@@ -29,9 +28,7 @@ impl World {
             audit_log: Some(AuditLog::File(folder.path().join("audit"))),
             ..ControlConfig::default()
         };
-        let store = Store::open(&folder.path().join("store.redb"), Resources::default()).unwrap();
-        let (authority, tls) = crate::serve::identity(&config).unwrap();
-        let state = State::new(config, Arc::new(store), authority, tls);
+        let (state, _) = crate::serve::open(config).unwrap();
         let api = Api::open(Arc::new(state)).unwrap();
         let token = std::fs::read_to_string(folder.path().join(TOKEN_FILE)).unwrap().trim().to_string();
         World { folder, api: Arc::new(api), token }

@@ -98,8 +98,6 @@ impl Index {
     }
 
     /// Takes over which endpoints of a port are registered and ready.
-    // Registration comes over TLS.
-    #[allow(dead_code)]
     pub fn set_registered(&self, port: &ServicePort, endpoints: Vec<EndpointSpec>) {
         let mut contents = self.lock();
         let before = contents.registered.get(port).cloned().unwrap_or_default();

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use lighter_config::name::ServiceName;
 use lighter_config::xds::Kind;
-use lighter_config::xds::server::{Said, Stream};
+use lighter_config::xds::server::{Encoded, Resources, Said, Stream};
 use lighter_config::xds::wire::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::grpc::Caller;
 use super::rpc::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use super::streams::Entry;
-use crate::index::Change;
+use crate::index::{Change, Index};
 use crate::state::State;
 
 pub use super::rpc::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer as Server;
@@ -41,9 +42,11 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let peer = request.extensions().get::<Caller>().map(|caller| caller.address);
+        let caller = request.extensions().get::<Caller>();
+        let peer = caller.map(|caller| caller.address);
+        let own = caller.and_then(|caller| caller.peer.as_ref()).and_then(|peer| peer.id.service_name());
         let (sender, receiver) = mpsc::channel(1);
-        let talk = Talk { state: self.state.clone(), stream: Stream::new(self.served), sender, peer };
+        let talk = Talk { state: self.state.clone(), stream: Stream::new(self.served), sender, peer, own };
         tokio::spawn(talk.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -55,6 +58,32 @@ struct Talk {
     stream: Stream,
     sender: mpsc::Sender<Result<DiscoveryResponse, Status>>,
     peer: Option<SocketAddr>,
+    /// The service that the client proved to be of.
+    own: Option<ServiceName>,
+}
+
+/// What a client may be told.
+struct Told<'i> {
+    index: &'i Index,
+    own: Option<&'i ServiceName>,
+}
+
+impl Resources for Told<'_> {
+    fn get(&self, kind: Kind, name: &str) -> Option<Encoded> {
+        // Whom a workload lets in is its own affair.
+        let is_own = |own: &ServiceName| match name.strip_prefix("-/") {
+            Some(namespace) => *own.namespace == *namespace,
+            None => own.to_string() == name,
+        };
+        match kind {
+            Kind::Workload if !self.own.is_some_and(is_own) => None,
+            _ => self.index.get(kind, name),
+        }
+    }
+
+    fn names(&self, kind: Kind) -> Vec<Arc<str>> {
+        self.index.names(kind)
+    }
 }
 
 impl Talk {
@@ -87,7 +116,8 @@ impl Talk {
                     Err(RecvError::Closed) => return,
                 },
             }
-            while let Some(answer) = self.stream.poll(&state.index, Instant::now()) {
+            let told = Told { index: &state.index, own: self.own.as_ref() };
+            while let Some(answer) = self.stream.poll(&told, Instant::now()) {
                 self.count(&answer);
                 entry.stands(self.stream.standing());
                 tokio::select! {

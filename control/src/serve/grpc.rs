@@ -22,6 +22,7 @@ use tonic::codegen::Service;
 use super::ads;
 use super::certificates::{self, Certificates};
 use crate::ca::Tls;
+use crate::registry;
 use crate::state::{State, Stopping};
 
 /// Who calls. Every request has it among its extensions.
@@ -40,6 +41,8 @@ pub struct Services {
     pub ads: ads::Server<ads::Ads>,
     /// Certificates. Where they are served, whoever has none can call nothing else.
     pub certificates: Option<certificates::Server<Certificates>>,
+    /// Registration.
+    pub registry: Option<registry::Server<registry::Reports>>,
 }
 
 /// Accepts connections until the control plane stops, with TLS or in plain text.
@@ -157,6 +160,9 @@ impl Services {
             }
         }
         match service {
+            "lighter.registry.v1.Registry" if let Some(registry) = &mut self.registry => {
+                registry.call(request).await
+            }
             "envoy.service.discovery.v3.AggregatedDiscoveryService" => self.ads.call(request).await,
             _ => Ok(Status::unimplemented("there is no such service here").into_http()),
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lighter_config::control::ControlConfig;
 use lighter_config::identity::TrustDomain;
@@ -18,12 +18,14 @@ use tokio::task::JoinSet;
 use crate::api::{self, Api};
 use crate::ca::{Authority, Tls};
 use crate::exit::Exit;
+use crate::index::Index;
+use crate::registry::{self, Registry};
 use crate::state::State;
 use crate::store::Store;
 
 mod ads;
 mod certificates;
-mod grpc;
+pub mod grpc;
 mod source;
 pub mod streams;
 
@@ -34,6 +36,11 @@ pub mod rpc {
         pub mod identity {
             pub mod v1 {
                 tonic::include_proto!("lighter.identity.v1");
+            }
+        }
+        pub mod registry {
+            pub mod v1 {
+                tonic::include_proto!("lighter.registry.v1");
             }
         }
     }
@@ -106,12 +113,18 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(state.clone()));
     tasks.spawn(source::watch(state.clone(), seen));
+    tasks.spawn(registry::keep(state.clone()));
     if let Some(address) = state.config.plaintext_ads {
         let listener = listen(address, "plaintextAds").await?;
         tracing::info!(%address, "ADS in plain text");
         // The gRPC profile, and nothing that decides who may talk.
         let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::STANDARD));
-        tasks.spawn(grpc::serve(state.clone(), listener, grpc::Services { ads, certificates: None }, None));
+        tasks.spawn(grpc::serve(
+            state.clone(),
+            listener,
+            grpc::Services { ads, certificates: None, registry: None },
+            None,
+        ));
     }
     let api = Api::open(state.clone()).into_diagnostic().wrap_err("cannot open the API")?;
     let tls = api.tls().into_diagnostic().wrap_err("the API has no certificate")?;
@@ -121,7 +134,8 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     tracing::info!(address = %state.config.ads, trust_domain = %state.authority.domain(), "certificates and ADS over TLS");
     let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::ALL));
     let certificates = Some(certificates::Server::new(certificates::Certificates::new(state.clone())));
-    let services = grpc::Services { ads, certificates };
+    let registry = Some(registry::Server::new(registry::Reports::new(state.clone())));
+    let services = grpc::Services { ads, certificates, registry };
     tasks.spawn(grpc::serve(state.clone(), listener, services, Some(state.tls.clone())));
     tasks.spawn(keep_identity(state.clone()));
     tracing::info!(services = state.index.snapshot().services.len(), "ready");
@@ -153,20 +167,23 @@ async fn died(tasks: &mut JoinSet<()>) -> Box<dyn std::any::Any + Send> {
     }
 }
 
-fn open(config: ControlConfig) -> miette::Result<(State, source::Seen)> {
+/// Opens all that outlives the process, and reads the resource files.
+pub fn open(config: ControlConfig) -> miette::Result<(State, source::Seen)> {
     std::fs::create_dir_all(&config.state)
         .into_diagnostic()
         .wrap_err_with(|| format!("cannot make the folder {}", config.state.display()))?;
     let (files, seen) = source::read(&config.resources).map_err(|errors| miette!("{errors}"))?;
     let store = Store::open(&config.state.join("store.redb"), files).map_err(|error| miette!("{error}"))?;
     let (authority, tls) = identity(&config)?;
-    let state = State::new(config, Arc::new(store), authority, tls);
-    state.index.set_snapshot(state.store.snapshot());
-    Ok((state, seen))
+    let index = Index::new(&config.trust_domain);
+    index.set_snapshot(store.snapshot());
+    let registry = Registry::open(config.lease, &store, &index, Instant::now())
+        .map_err(|error| miette!("registrations: {error}"))?;
+    Ok((State::new(config, Arc::new(store), index, registry, authority, tls), seen))
 }
 
 /// The authority, made where there is none, and what it lets this control plane show.
-pub(crate) fn identity(config: &ControlConfig) -> miette::Result<(Arc<Authority>, Arc<Tls>)> {
+fn identity(config: &ControlConfig) -> miette::Result<(Arc<Authority>, Arc<Tls>)> {
     let now = SystemTime::now();
     let domain = TrustDomain::parse(&config.trust_domain)
         .map_err(|error| miette!("trustDomain `{}`: {error}", config.trust_domain.escape_debug()))?;

@@ -1,0 +1,306 @@
+//! Who is there, and for how long that holds without a word from them. No socket, no clock.
+//!
+//! An instance is registered by a stream. While that is open, its lease does not run; once it is lost, the instance stays
+//! for one lease, and whoever takes it up again in time, by whatever stream, has never been away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::snapshot::{EndpointSpec, Secure};
+
+use super::instance::Instance;
+
+/// All instances.
+#[derive(Debug)]
+pub struct Leases {
+    lease: Duration,
+    instances: BTreeMap<Arc<str>, Leased>,
+    /// The instances of each Service.
+    services: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
+    /// Which instance each stream speaks for.
+    streams: BTreeMap<u64, Arc<str>>,
+    /// The ends of leases that run, soonest first.
+    ends: BTreeSet<(Instant, Arc<str>)>,
+}
+
+#[derive(Debug)]
+struct Leased {
+    instance: Instance,
+    held: Held,
+}
+
+/// What keeps an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// Its stream.
+    By(u64),
+    /// Its lease.
+    Until(Instant),
+}
+
+/// Why a registration is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The name belongs to an instance of another service.
+    #[error("an instance of this name is registered for another service")]
+    Taken,
+    /// One stream speaks for one instance.
+    #[error("this stream speaks for another instance")]
+    AnotherInstance,
+    /// There is no room.
+    #[error("there are {MOST_INSTANCES} instances of this service already")]
+    TooMany,
+}
+
+impl Leases {
+    /// Nobody, with leases of this length.
+    pub fn new(lease: Duration) -> Self {
+        Leases {
+            lease,
+            instances: BTreeMap::new(),
+            services: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            ends: BTreeSet::new(),
+        }
+    }
+
+    /// Takes an instance over from before a restart. It has one full lease from now on.
+    pub fn restore(&mut self, name: Arc<str>, instance: Instance, now: Instant) {
+        let held = Held::Until(now + self.lease);
+        self.put(name, Leased { instance, held });
+    }
+
+    /// Takes a registration in. Returns the ports whose endpoints may be others now.
+    pub fn register(
+        &mut self,
+        stream: u64,
+        name: &Arc<str>,
+        instance: Instance,
+    ) -> Result<BTreeSet<ServicePort>, Refused> {
+        if self.streams.get(&stream).is_some_and(|other| other != name) {
+            return Err(Refused::AnotherInstance);
+        }
+        let before = self.instances.get(name);
+        if before.is_some_and(|before| before.instance.service != instance.service) {
+            return Err(Refused::Taken);
+        }
+        let siblings = self.services.get(&instance.service).map_or(0, BTreeSet::len);
+        if before.is_none() && siblings >= MOST_INSTANCES {
+            return Err(Refused::TooMany);
+        }
+        let mut ports = instance.listed_ports();
+        ports.extend(before.map(|before| before.instance.listed_ports()).unwrap_or_default());
+        if let Some(Leased { held: Held::By(other), .. }) = before {
+            // It is not known to be lost yet, and speaks for nobody any more.
+            self.streams.remove(other);
+        }
+        self.streams.insert(stream, name.clone());
+        self.put(name.clone(), Leased { instance, held: Held::By(stream) });
+        Ok(ports)
+    }
+
+    /// A stream was lost: the lease of its instance begins to run.
+    pub fn lost(&mut self, stream: u64, now: Instant) {
+        let Some(name) = self.streams.remove(&stream) else { return };
+        let Some(leased) = self.instances.remove(&name) else { return };
+        self.put(name, Leased { held: Held::Until(now + self.lease), ..leased });
+    }
+
+    /// Ends every lease that is over. Returns whose it was, and the ports whose endpoints are others now.
+    pub fn expire(&mut self, now: Instant) -> (Vec<Arc<str>>, BTreeSet<ServicePort>) {
+        let (mut names, mut ports) = (Vec::new(), BTreeSet::new());
+        while let Some((end, name)) = self.ends.first().cloned().filter(|(end, _)| *end <= now) {
+            self.ends.remove(&(end, name.clone()));
+            if let Some(leased) = self.take(&name) {
+                ports.extend(leased.instance.listed_ports());
+                names.push(name);
+            }
+        }
+        (names, ports)
+    }
+
+    /// When the next lease ends, if one runs.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.ends.first().map(|(end, _)| *end)
+    }
+
+    /// The endpoints of a port: of every instance that is ready and does not drain.
+    pub fn endpoints(&self, port: &ServicePort) -> Vec<EndpointSpec> {
+        let names = self.services.get(&port.service).into_iter().flatten();
+        let listed =
+            names.filter_map(|name| self.instances.get(name)).filter(|leased| leased.instance.is_listed());
+        let mut endpoints = BTreeMap::new();
+        for leased in listed {
+            let instance = &leased.instance;
+            for one in instance.ports.iter().filter(|one| one.port == port.port) {
+                let secure = Some(Secure { identity: instance.identity.clone(), link: one.link });
+                endpoints.insert(one.address, EndpointSpec { address: one.address, weight: 1, secure });
+            }
+        }
+        endpoints.into_values().collect()
+    }
+
+    /// How many instances there are.
+    pub fn len(&self) -> usize {
+        self.instances.len()
+    }
+
+    fn put(&mut self, name: Arc<str>, leased: Leased) {
+        self.take(&name);
+        if let Held::Until(end) = leased.held {
+            self.ends.insert((end, name.clone()));
+        }
+        self.services.entry(leased.instance.service.clone()).or_default().insert(name.clone());
+        self.instances.insert(name, leased);
+    }
+
+    fn take(&mut self, name: &Arc<str>) -> Option<Leased> {
+        let leased = self.instances.remove(name)?;
+        if let Held::Until(end) = leased.held {
+            self.ends.remove(&(end, name.clone()));
+        }
+        if let Some(siblings) = self.services.get_mut(&leased.instance.service) {
+            siblings.remove(name);
+            if siblings.is_empty() {
+                self.services.remove(&leased.instance.service);
+            }
+        }
+        Some(leased)
+    }
+}
+
+/// Most instances of one service.
+const MOST_INSTANCES: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::instance::Port;
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Time that passes when a test says so.
+    struct World {
+        leases: Leases,
+        now: Instant,
+    }
+
+    fn service(name: &str) -> ServiceName {
+        ServiceName::new("default", name)
+    }
+
+    fn instance(of: &str, address: &str) -> Instance {
+        Instance {
+            service: service(of),
+            identity: format!("spiffe://mesh.lighter/ns/default/sa/{of}").into(),
+            ports: vec![Port { port: 80, address: address.parse().unwrap(), link: None }],
+            ready: true,
+            draining: false,
+            wires: Vec::new(),
+            version: String::new(),
+        }
+    }
+
+    impl World {
+        fn new() -> Self {
+            World { leases: Leases::new(LEASE), now: Instant::now() }
+        }
+
+        fn register(&mut self, stream: u64, name: &str, instance: Instance) -> Result<usize, Refused> {
+            self.leases.register(stream, &name.into(), instance).map(|ports| ports.len())
+        }
+
+        fn pass(&mut self, time: Duration) -> usize {
+            self.now += time;
+            self.leases.expire(self.now).0.len()
+        }
+
+        fn listed(&self, of: &str) -> Vec<String> {
+            let port = ServicePort { service: service(of), port: 80 };
+            self.leases.endpoints(&port).iter().map(|endpoint| endpoint.address.to_string()).collect()
+        }
+    }
+
+    #[test]
+    fn an_instance_stays_while_its_stream_does() {
+        let mut world = World::new();
+        assert_eq!(world.register(1, "a-1", instance("a", "10.0.0.1:1")), Ok(1));
+        assert_eq!(world.pass(LEASE * 100), 0);
+        assert_eq!(world.listed("a"), ["10.0.0.1:1"]);
+        assert_eq!(world.leases.next_end(), None);
+    }
+
+    #[test]
+    fn a_lost_stream_starts_the_clock_and_another_one_stops_it() {
+        let mut world = World::new();
+        world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        world.leases.lost(1, world.now);
+        assert_eq!(world.pass(LEASE - SECOND), 0);
+        assert_eq!(world.listed("a"), ["10.0.0.1:1"], "it is still there");
+        world.register(2, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        assert_eq!(world.pass(LEASE * 2), 0);
+
+        world.leases.lost(2, world.now);
+        assert_eq!(world.leases.next_end(), Some(world.now + LEASE));
+        assert_eq!(world.pass(LEASE), 1);
+        assert!(world.listed("a").is_empty());
+        assert_eq!((world.leases.len(), world.leases.next_end()), (0, None));
+    }
+
+    #[test]
+    fn a_stream_that_is_lost_late_takes_nothing_away() {
+        let mut world = World::new();
+        world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        world.register(2, "a-1", instance("a", "10.0.0.1:2")).unwrap();
+        world.leases.lost(1, world.now);
+        assert_eq!(world.pass(LEASE * 2), 0);
+        assert_eq!(world.listed("a"), ["10.0.0.1:2"]);
+    }
+
+    #[test]
+    fn only_what_is_ready_and_does_not_drain_is_listed() {
+        let mut world = World::new();
+        let with = |ready, draining| Instance { ready, draining, ..instance("a", "10.0.0.1:1") };
+        for (ready, draining, listed) in
+            [(false, false, 0), (true, false, 1), (true, true, 0), (false, true, 0)]
+        {
+            world.register(1, "a-1", with(ready, draining)).unwrap();
+            assert_eq!(world.listed("a").len(), listed, "{ready} {draining}");
+        }
+        // Of what is not listed before or after, nobody has to hear.
+        assert_eq!(world.register(1, "a-1", with(false, false)), Ok(0));
+        assert_eq!(world.register(1, "a-1", with(true, false)), Ok(1));
+        assert_eq!(world.register(1, "a-1", with(false, false)), Ok(1));
+    }
+
+    #[test]
+    fn after_a_restart_nobody_is_gone_before_a_full_lease() {
+        let mut world = World::new();
+        for name in ["a-1", "a-2"] {
+            world.leases.restore(name.into(), instance("a", &format!("10.0.0.1:{}", &name[2..])), world.now);
+        }
+        assert_eq!(world.listed("a").len(), 2);
+        assert_eq!(world.pass(LEASE - SECOND), 0);
+        world.register(1, "a-2", instance("a", "10.0.0.1:2")).unwrap();
+        assert_eq!(world.pass(SECOND), 1);
+        assert_eq!(world.listed("a"), ["10.0.0.1:2"]);
+    }
+
+    #[test]
+    fn nobody_takes_anothers_name_or_speaks_for_two() {
+        let mut world = World::new();
+        world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        assert_eq!(world.register(2, "a-1", instance("b", "10.0.0.9:1")), Err(Refused::Taken));
+        assert_eq!(world.register(1, "a-2", instance("a", "10.0.0.9:1")), Err(Refused::AnotherInstance));
+        assert_eq!(world.listed("a"), ["10.0.0.1:1"]);
+        assert!(world.listed("b").is_empty());
+        for number in 1..MOST_INSTANCES {
+            world.register(100 + number as u64, &format!("n-{number}"), instance("a", "10.0.0.2:1")).unwrap();
+        }
+        assert_eq!(world.register(2, "more", instance("a", "10.0.0.2:1")), Err(Refused::TooMany));
+        assert_eq!(world.listed("a").len(), 2, "one address is one endpoint");
+    }
+}

@@ -1,0 +1,178 @@
+//! Registration: who is there, kept over restarts of the control plane, told to the index.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lighter_config::name::ServicePort;
+use tokio::sync::Notify;
+
+use crate::index::Index;
+use crate::state::State;
+use crate::store::{Store, StoreError};
+
+mod instance;
+mod leases;
+mod service;
+
+pub use instance::Instance;
+pub use leases::{Leases, Refused};
+pub use service::{Reports, Server};
+
+/// Everyone who is there.
+pub struct Registry {
+    leases: Mutex<Leases>,
+    streams: AtomicU64,
+    /// What has yet to be written to the store.
+    unwritten: Mutex<Facts>,
+    /// A lease began to run, or there is something to write.
+    woken: Notify,
+}
+
+/// Instances by name, as they are kept. None: no more.
+type Facts = Vec<(String, Option<Vec<u8>>)>;
+
+impl Registry {
+    /// Takes over who was there before a restart, with a full lease from `now`, and tells the index of it.
+    pub fn open(lease: Duration, store: &Store, index: &Index, now: Instant) -> Result<Self, StoreError> {
+        let mut leases = Leases::new(lease);
+        let mut ports = BTreeSet::new();
+        for (name, bytes) in store.facts(FACTS)? {
+            match Instance::kept(&bytes) {
+                Some((name, instance)) => {
+                    ports.extend(instance.listed_ports());
+                    leases.restore(name, instance, now);
+                }
+                None => tracing::warn!(%name, "a registration in the store cannot be read"),
+            }
+        }
+        let registry = Registry {
+            leases: Mutex::new(leases),
+            streams: AtomicU64::new(0),
+            unwritten: Mutex::default(),
+            woken: Notify::new(),
+        };
+        registry.tell(&registry.lock(), &ports, index);
+        Ok(registry)
+    }
+
+    /// How many instances are there.
+    pub fn instances(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The number of a new stream.
+    fn stream(&self) -> u64 {
+        self.streams.fetch_add(1, Relaxed)
+    }
+
+    fn register(
+        &self,
+        stream: u64,
+        name: &Arc<str>,
+        instance: Instance,
+        index: &Index,
+    ) -> Result<(), Refused> {
+        let fact = instance.keep(name);
+        let mut leases = self.lock();
+        let ports = leases.register(stream, name, instance)?;
+        self.tell(&leases, &ports, index);
+        self.write([(name.to_string(), Some(fact))]);
+        Ok(())
+    }
+
+    fn lost(&self, stream: u64, now: Instant) {
+        self.lock().lost(stream, now);
+        self.woken.notify_one();
+    }
+
+    /// Ends what is over. Returns how many leases that were.
+    fn expire(&self, now: Instant, index: &Index) -> usize {
+        let mut leases = self.lock();
+        let (names, ports) = leases.expire(now);
+        self.tell(&leases, &ports, index);
+        if !names.is_empty() {
+            self.write(names.iter().map(|name| (name.to_string(), None)));
+        }
+        names.len()
+    }
+
+    /// Tells the index, while the lock is held: what it is told last is what is so.
+    fn tell(&self, leases: &MutexGuard<'_, Leases>, ports: &BTreeSet<ServicePort>, index: &Index) {
+        for port in ports {
+            index.set_registered(port, leases.endpoints(port));
+        }
+    }
+
+    fn write(&self, facts: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
+        self.unwritten().extend(facts);
+        self.woken.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, Facts> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends leases in time and writes what changed, until the control plane stops.
+pub async fn keep(state: Arc<State>) {
+    let registry = &state.registry;
+    let mut stopping = state.stopping();
+    loop {
+        let end = registry.lock().next_end();
+        let ended = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let stop = tokio::select! {
+            () = stopping.asked() => true,
+            () = registry.woken.notified() => false,
+            () = ended => false,
+        };
+        let over = registry.expire(Instant::now(), &state.index);
+        if over > 0 {
+            state.metrics.expired_leases.fetch_add(over as u64, Relaxed);
+            tracing::info!(instances = over, "leases ended: they have not been heard of");
+        }
+        write(&state).await;
+        if stop {
+            return;
+        }
+        // Many who register at once are one write.
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn write(state: &Arc<State>) {
+    let facts = std::mem::take(&mut *state.registry.unwritten());
+    if facts.is_empty() {
+        return;
+    }
+    let store = state.store.clone();
+    let written =
+        tokio::task::spawn_blocking(move || store.set_facts(FACTS, &facts).map_err(|error| (error, facts)));
+    match written.await {
+        Ok(Ok(())) => {}
+        Ok(Err((error, mut facts))) => {
+            // What was said meanwhile is newer.
+            tracing::error!(%error, "registrations are not written: after a restart they would be missing");
+            let mut unwritten = state.registry.unwritten();
+            facts.append(&mut unwritten);
+            *unwritten = facts;
+        }
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// What the store calls them.
+const FACTS: &str = "instance";
+
+/// The least time between two writes.
+const PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,115 @@
+//! `lighter.registry.v1.Registry`: one stream a sidecar, from one that proved who it is.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use lighter_config::identity::Spiffe;
+use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
+use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
+use lighter_config::xds::wire::lighter::registry::v1::{Lease, Registration, ReportRequest, ReportResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Instance;
+use crate::serve::grpc::Caller;
+use crate::serve::rpc::lighter::registry::v1::registry_server::Registry;
+use crate::state::State;
+
+pub use crate::serve::rpc::lighter::registry::v1::registry_server::RegistryServer as Server;
+
+/// The service.
+pub struct Reports {
+    state: Arc<State>,
+}
+
+impl Reports {
+    /// Takes reports for this control plane.
+    pub fn new(state: Arc<State>) -> Self {
+        Reports { state }
+    }
+}
+
+#[tonic::async_trait]
+impl Registry for Reports {
+    type ReportStream = ReceiverStream<Result<ReportResponse, Status>>;
+
+    async fn report(
+        &self,
+        request: Request<Streaming<ReportRequest>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let peer = request.extensions().get::<Caller>().and_then(|caller| caller.peer.as_ref());
+        let peer = peer.ok_or_else(|| Status::unauthenticated("who registers shows a certificate"))?;
+        let identity = peer.id.clone();
+        let (sender, receiver) = mpsc::channel(1);
+        let stream = self.state.registry.stream();
+        let talk = Talk { state: self.state.clone(), stream, identity, sender };
+        tokio::spawn(talk.run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// One stream. When it is dropped, the lease of its instance begins to run.
+struct Talk {
+    state: Arc<State>,
+    stream: u64,
+    identity: Spiffe,
+    sender: mpsc::Sender<Result<ReportResponse, Status>>,
+}
+
+impl Talk {
+    async fn run(self, mut requests: Streaming<ReportRequest>) {
+        let mut stopping = self.state.stopping();
+        loop {
+            let request = tokio::select! {
+                () = stopping.asked() => return,
+                request = requests.message() => request,
+            };
+            let Ok(Some(ReportRequest { report })) = request else { return };
+            let answer = match report {
+                Some(Report::Registration(said)) => self.register(&said),
+                // Known to be in force, and how much there is to do: nothing here depends on it.
+                Some(Report::InForce(_) | Report::Load(_)) | None => continue,
+            };
+            let refused = answer.is_err();
+            let sent = tokio::select! {
+                () = stopping.asked() => return,
+                sent = self.sender.send(answer) => sent,
+            };
+            if refused || sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn register(&self, said: &Registration) -> Result<ReportResponse, Status> {
+        let State { registry, metrics, index, .. } = &*self.state;
+        let taken = match Instance::read(said, &self.identity) {
+            Ok(Some((name, instance))) => registry
+                .register(self.stream, &name, instance, index)
+                .map_err(|refused| Status::failed_precondition(refused.to_string())),
+            Ok(None) => Ok(()),
+            Err(faulty) => Err(Status::invalid_argument(faulty.to_string())),
+        };
+        match taken {
+            Ok(()) => {
+                metrics.registrations.fetch_add(1, Relaxed);
+                let seconds = self.state.config.lease.as_secs() as u32;
+                Ok(ReportResponse { order: Some(Order::Lease(Lease { seconds })) })
+            }
+            Err(status) => {
+                metrics.refused_registrations.fetch_add(1, Relaxed);
+                let reason = status.message();
+                tracing::warn!(identity = %self.identity, reason, "a registration is refused");
+                Err(status)
+            }
+        }
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        self.state.registry.lost(self.stream, Instant::now());
+    }
+}
