@@ -17,7 +17,7 @@ use lighter_config::xds::decode::{self, Resource};
 use lighter_config::xds::{Kind, encode, names};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 use prost::Message;
 
 /// The resources of a snapshot as a sidecar with Lighter's own resources gets them, encoded.
@@ -299,6 +299,27 @@ proptest! {
             endpoints.rotate_left(middle);
         }
         prop_assert_eq!(own(&turned), own(&snapshot));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_a_reason_to_panic(
+        snapshot in mesh(),
+        which in any::<Index>(),
+        changes in vec((any::<Index>(), any::<u8>(), 0usize..4), 0..4),
+    ) {
+        let messages = [own(&snapshot), standard(&snapshot)].concat();
+        let (kind, mut message) = messages[which.index(messages.len())].clone();
+        for (place, byte, taken) in changes {
+            let start = place.index(message.len() + 1);
+            let end = (start + taken).min(message.len());
+            message.splice(start..end, [byte]);
+        }
+        match decode::resource(kind, &message) {
+            Ok(resource) => drop(decode::assemble([&resource])),
+            Err(nack) => prop_assert!(!nack.message.is_empty()),
+        }
     }
 }
 
