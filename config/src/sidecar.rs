@@ -20,6 +20,8 @@ pub struct SidecarConfig {
     pub workers: usize,
     /// Files or folders with resources, watched.
     pub resources: Vec<PathBuf>,
+    /// The control plane that tells of Services. None: there is none, and files say everything.
+    pub control: Option<ControlConfig>,
     /// Explicit outbound listeners.
     pub listeners: Vec<ListenerConfig>,
     /// Explicit inbound listeners.
@@ -61,6 +63,21 @@ pub struct IdentityConfig {
     pub key: PathBuf,
     /// The roots that vouch for the peers of its trust domain.
     pub bundle: PathBuf,
+}
+
+/// `control: {address: HOST:PORT, plaintext: true, …}`: an ADS server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// Where it listens, `host:port`; the host is a name or an address.
+    pub address: String,
+    /// Whether the server has Lighter's own resources beside those of the gRPC profile (`serverFeatures: [lighter.v1]`).
+    /// Without them, explicit listeners and `depends_on` say what is asked for.
+    pub own_resources: bool,
+    /// The folder in which what is in force is kept, so that the sidecar starts while the server is away. None: nothing is
+    /// kept.
+    pub state: Option<PathBuf>,
+    /// Services that are asked for at once, not at the first request: name as in `service`, and the port if it is said.
+    pub depends_on: Vec<(String, Option<u16>)>,
 }
 
 /// `listeners: [{listen: ADDR, service: NAME, port: PORT, protocol: http|http2|tcp|auto}]`.

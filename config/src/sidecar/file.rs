@@ -21,6 +21,8 @@ pub(crate) struct SidecarFile {
     pub(crate) workers: Option<u32>,
     /// Files or folders with resources, relative to this file. They are watched.
     pub(crate) resources: Vec<PathBuf>,
+    /// The control plane that tells of Services. Default: none, files say everything.
+    pub(crate) control: Option<ControlFile>,
     /// Explicit outbound listeners.
     pub(crate) listeners: Vec<ListenerFile>,
     /// Explicit inbound listeners.
@@ -67,6 +69,28 @@ pub(crate) struct IdentityFile {
     pub(crate) key: PathBuf,
     /// The roots that vouch for the peers of its trust domain.
     pub(crate) bundle: PathBuf,
+}
+
+/// A control plane: an ADS server (xDS v3 over gRPC).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ControlFile {
+    /// Where it listens, `host:port`.
+    pub(crate) address: String,
+    /// Whether it is spoken to without TLS: only where nobody else can be on the way. It must be said.
+    #[serde(default)]
+    pub(crate) plaintext: bool,
+    /// What it has beside the resources of the gRPC profile. Default `[lighter.v1]`, which is Lighter's own resources;
+    /// `[]` for any other ADS server. Then the ports of `listeners`, `inbound` and `dependsOn` must be said.
+    #[serde(default)]
+    pub(crate) server_features: Option<Vec<String>>,
+    /// The folder, relative to this file, in which what is in force is kept, so that the sidecar starts while the control
+    /// plane is away. Default: nothing is kept.
+    #[serde(default)]
+    pub(crate) state: Option<PathBuf>,
+    /// Services that are asked for at once, not at the first request: `name`, `namespace/name`, or either with `:port`.
+    #[serde(default)]
+    pub(crate) depends_on: Vec<String>,
 }
 
 /// An explicit outbound listener.

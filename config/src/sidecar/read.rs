@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{
-    AccessLogFile, DnsFile, IdentityFile, InboundFile, InterceptFile, ListenerFile, LogFormat, SidecarFile,
+    AccessLogFile, ControlFile, DnsFile, IdentityFile, InboundFile, InterceptFile, ListenerFile, LogFormat,
+    SidecarFile,
 };
 use super::{
-    AccessLogConfig, DnsConfig, IdentityConfig, InboundConfig, InterceptConfig, ListenerConfig, SidecarConfig,
+    AccessLogConfig, ControlConfig, DnsConfig, IdentityConfig, InboundConfig, InterceptConfig,
+    ListenerConfig, SidecarConfig,
 };
 use crate::build::check;
 use crate::document::{At, Document};
@@ -21,6 +23,9 @@ const DNS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// A head must fit into one buffer beside what is read on.
 const HEAD_BYTES: std::ops::RangeInclusive<u32> = 1024..=60 << 10;
 const MAX_WORKERS: u32 = 1024;
+/// The server feature of Lighter's own resources.
+const OWN_RESOURCES: &str = "lighter.v1";
+const NO_PORTS_TOLD: &str = "only a control plane with `lighter.v1` tells which ports a Service has";
 
 impl Default for SidecarConfig {
     fn default() -> Self {
@@ -30,6 +35,7 @@ impl Default for SidecarConfig {
             namespace: DEFAULT_NAMESPACE.to_string(),
             workers: (cores / 2).max(1),
             resources: Vec::new(),
+            control: None,
             listeners: Vec::new(),
             inbound: Vec::new(),
             intercept: None,
@@ -124,7 +130,9 @@ impl Reader<'_> {
         let inbound = file.inbound.into_iter().enumerate();
         let intercept = file.intercept.map(|intercept| self.intercept(intercept, &at.field("intercept")));
         let dns = file.dns.map(|dns| self.dns(dns, &at.field("dns")));
+        let control = file.control.and_then(|control| self.control(control, &at.field("control")));
         let config = SidecarConfig {
+            control,
             listeners: listeners
                 .filter_map(|(n, one)| self.listener(one, &at.field("listeners").index(n)))
                 .collect(),
@@ -156,6 +164,7 @@ impl Reader<'_> {
             intercept,
         };
         self.distinct(&config, at);
+        self.ports_said(&config, at);
         config
     }
 
@@ -203,6 +212,54 @@ impl Reader<'_> {
                 .push(at.error("a sidecar without connections does nothing").hint("leave the field out"));
         }
         Some(most as usize)
+    }
+
+    fn control(&mut self, file: ControlFile, at: &At<'_>) -> Option<ControlConfig> {
+        if !file.plaintext {
+            let error = at.error("a control plane is only spoken to in plain text so far");
+            self.errors.push(error.hint("say `plaintext: true` where nobody else can be on the way"));
+        }
+        let features = file.server_features.unwrap_or_else(|| vec![OWN_RESOURCES.to_owned()]);
+        for (index, feature) in features.iter().enumerate().filter(|(_, feature)| *feature != OWN_RESOURCES) {
+            let error = at.field("serverFeatures").index(index);
+            let error = error.error(format!("unknown feature `{}`", feature.escape_debug()));
+            self.errors.push(error.hint(format!("known is `{OWN_RESOURCES}`")));
+        }
+        let depends_on = file.depends_on.into_iter().enumerate();
+        let depends_on = depends_on
+            .filter_map(|(n, text)| self.depends_on(&at.field("dependsOn").index(n), text))
+            .collect();
+        Some(ControlConfig {
+            address: self.note(host_and_port(&at.field("address"), file.address))?,
+            own_resources: !features.is_empty(),
+            state: file.state.map(|path| self.folder.join(path)),
+            depends_on,
+        })
+    }
+
+    /// `name`, `namespace/name`, or either with `:port`.
+    fn depends_on(&mut self, at: &At<'_>, text: String) -> Option<(String, Option<u16>)> {
+        let Some((name, port)) = text.split_once(':') else { return Some((self.service(at, text), None)) };
+        let port = port.parse().map_err(|_| at.error(format!("`{}` is not a port", port.escape_debug())));
+        let port = self.note(port.and_then(|port| check::port(at, port)))?;
+        Some((self.service(at, name.to_owned()), Some(port)))
+    }
+
+    /// Without Lighter's own resources, nobody tells which ports a Service has.
+    fn ports_said(&mut self, config: &SidecarConfig, at: &At<'_>) {
+        let Some(control) = config.control.as_ref().filter(|control| !control.own_resources) else { return };
+        let listeners = config.listeners.iter().map(|listener| ("listeners", listener.port));
+        let inbound = config.inbound.iter().map(|inbound| ("inbound", inbound.port));
+        for said in [listeners.collect::<Vec<_>>(), inbound.collect()] {
+            for (index, (field, _)) in said.iter().enumerate().filter(|(_, (_, port))| port.is_none()) {
+                let error = at.field(field).index(index).error("its port must be said");
+                self.errors.push(error.hint(NO_PORTS_TOLD));
+            }
+        }
+        for (index, _) in control.depends_on.iter().enumerate().filter(|(_, (_, port))| port.is_none()) {
+            let error = at.field("control").field("dependsOn").index(index).error("its port must be said");
+            self.errors.push(error.hint(NO_PORTS_TOLD));
+        }
     }
 
     fn listener(&mut self, file: ListenerFile, at: &At<'_>) -> Option<ListenerConfig> {
@@ -322,4 +379,24 @@ impl Reader<'_> {
             check(inbound.listen, "inbound", at.field("inbound").index(index).field("listen"));
         }
     }
+}
+
+/// `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
+fn host_and_port(at: &At<'_>, text: String) -> Result<String, ConfigError> {
+    let is_name = |host: &str| {
+        !host.is_empty()
+            && host.len() <= 253
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    };
+    let is_good = match text.parse::<SocketAddr>() {
+        Ok(address) => address.port() != 0,
+        Err(_) => text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok_and(|port| port != 0)),
+    };
+    if is_good {
+        return Ok(text);
+    }
+    let error = at.error(format!("`{}` is not a host with a port", text.escape_debug()));
+    Err(error.hint("expected for example `control.example:15010` or `10.0.0.1:15010`"))
 }
