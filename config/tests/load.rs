@@ -141,6 +141,7 @@ detectTimeout: 20ms
 maxHeadBytes: 8192
 maxConnections: 1000
 identity: {certificate: web.pem, key: /run/web.key, bundle: roots.pem}
+control: {address: "control.shop:15010", plaintext: true, state: state, dependsOn: [a, "b/c:80"]}
 "#;
     let config = SidecarConfig::parse("/etc/sidecar/web.yaml", text).unwrap();
     assert_eq!(config.service.as_deref(), Some("shop/web"));
@@ -163,6 +164,10 @@ identity: {certificate: web.pem, key: /run/web.key, bundle: roots.pem}
     assert_eq!(config.access_log, Some(AccessLogConfig { json: false, path }));
     assert_eq!(config.detect_timeout, Duration::from_millis(20));
     assert_eq!((config.max_head_bytes, config.max_connections), (8192, Some(1000)));
+    let control = config.control.unwrap();
+    assert_eq!((control.address.as_str(), control.own_resources), ("control.shop:15010", true));
+    assert_eq!(control.state, Some(PathBuf::from("/etc/sidecar/state")));
+    assert_eq!(control.depends_on, [("a".to_string(), None), ("b/c".to_string(), Some(80))]);
     let identity = IdentityConfig {
         certificate: "/etc/sidecar/web.pem".into(),
         key: "/run/web.key".into(),

@@ -12,6 +12,7 @@ pub mod command;
 pub mod connect;
 pub mod detect;
 pub mod dial;
+pub mod discover;
 pub mod drain;
 pub mod error;
 #[doc(hidden)]

@@ -312,16 +312,25 @@ impl Mesh {
         Some(Target { pinned: Some(endpoint.clone()), ..Target::of(destination.clone()) })
     }
 
-    /// What a name means: `reviews`, `reviews.ns`, `reviews.ns.svc`, `reviews.ns.svc.cluster.local`, with or without
-    /// a dot at the end. `own` is the namespace of short names.
+    /// What a name means (see [`meant`]), if there is such a Service.
     pub fn service(&self, host: &str, own: &str) -> Option<ServiceName> {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let host =
-            host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
-        let (name, namespace) = host.split_once('.').unwrap_or((host, own));
-        let name = ServiceName::new(&namespace.to_ascii_lowercase(), &name.to_ascii_lowercase());
-        self.config.services.contains_key(&name).then_some(name)
+        meant(host, own).filter(|name| self.config.services.contains_key(name))
     }
+}
+
+/// The Service that a name can mean: `reviews`, `reviews.ns`, `reviews.ns.svc`, `reviews.ns.svc.cluster.local`, with or
+/// without a dot at the end. `own` is the namespace of short names.
+pub(crate) fn meant(host: &str, own: &str) -> Option<ServiceName> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let host = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
+    let (name, namespace) = host.split_once('.').unwrap_or((host, own));
+    let is_label = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 63
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let both = is_label(name) && is_label(namespace);
+    both.then(|| ServiceName::new(&namespace.to_ascii_lowercase(), &name.to_ascii_lowercase()))
 }
 
 /// The Service that a sidecar's own file means by `name` or `namespace/name`.

@@ -12,6 +12,7 @@ use crate::intercept::{listen, probe};
 use crate::mesh::{self, Mesh, Target};
 use crate::tcp::Onward;
 use crate::telemetry::Direction;
+use crate::worker::Shared;
 
 /// Serves a connection that the workload made and the kernel redirected.
 pub(crate) async fn intercepted(call: Call) -> Engine {
@@ -28,8 +29,7 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
     if call.io.stream.socket().local_addr().is_ok_and(|own| own == meant) {
         return call.refuse(&onward, Cause::Loop);
     }
-    let destination = destination(&call.worker.shared.mesh.load(), meant);
-    match destination {
+    match find(&call.worker.shared, meant).await {
         Ok(Some(target)) => call.into_port(target, Protocol::Auto).await,
         Ok(None) => call.into_address(onward).await,
         Err(cause) => call.refuse(&onward, cause),
@@ -40,11 +40,28 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
 pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
     let shared = call.worker.shared.clone();
     let listener = shared.listeners().get(index)?;
-    let target = listener.target(&shared.mesh.load());
+    let mut target = listener.target(&shared.mesh.load());
+    if target.is_none()
+        && let Some(discover) = &shared.discover
+    {
+        discover.wanted(&shared, |mesh| listener.target(mesh).is_some()).await;
+        target = listener.target(&shared.mesh.load());
+    }
     match target {
         Some(target) => call.into_port(target, listener.protocol).await,
         None => call.refuse(&Onward::Address(Direction::Outbound, listener.address), Cause::NoConfig),
     }
+}
+
+/// The same as [`destination`], with what a control plane has to say of an address that was not asked for before.
+pub(crate) async fn find(shared: &Shared, meant: SocketAddr) -> Result<Option<Target>, Cause> {
+    if let Some(discover) = &shared.discover
+        && shared.mesh.load().by_address(meant).is_none()
+    {
+        // Whatever came of it shows in the mesh.
+        discover.address(shared, meant).await;
+    }
+    destination(&shared.mesh.load(), meant)
 }
 
 /// The port of a Service that an address means; `None` for an address of the world that may be reached.

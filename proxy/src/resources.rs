@@ -1,4 +1,5 @@
-//! The resource files of a sidecar: read, put in force, watched, and read again, without touching a connection.
+//! The resource files of a sidecar: read, put in force, watched, and read again, without touching a connection. What a
+//! control plane pushes is joined with them here.
 
 mod stamp;
 mod watch;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use lighter_config::error::ConfigErrors;
 use lighter_config::load::Resources;
-use lighter_config::snapshot::Snapshot;
+use lighter_config::snapshot::{Mtls, OutboundPolicy, Snapshot};
 
 use crate::mesh::Mesh;
 use crate::telemetry::{self, Load};
@@ -28,11 +29,11 @@ pub(crate) enum Why {
 /// Reads every file and puts what they say in force. A fault anywhere, and what is in force stays as it is. So does it
 /// when a change leaves nothing at all: that is a file that was emptied to be written again, or a folder that is gone.
 pub(crate) fn load(shared: &Shared, why: Why) -> Result<Load, ConfigErrors> {
-    let before = shared.mesh.load_full();
+    let before = shared.sources().files.version.clone();
     let read = Resources::read(&shared.config.resources)
         .and_then(|read| Ok((read.is_empty(), Snapshot::build(&read)?)));
     let snapshot = match read {
-        Ok((true, empty)) if why == Why::Changed && empty.version != before.config.version => {
+        Ok((true, empty)) if why == Why::Changed && empty.version != before => {
             tracing::error!(
                 "there are no resources any more: what was in force stays; if this is meant, ask by SIGHUP or POST /reload"
             );
@@ -49,15 +50,64 @@ pub(crate) fn load(shared: &Shared, why: Why) -> Result<Load, ConfigErrors> {
         tracing::warn!("{warning}");
     }
     let services = snapshot.services.len();
-    if snapshot.version == before.config.version {
+    if snapshot.version == before {
         telemetry::config().loaded(Load::Unchanged, services);
         return Ok(Load::Unchanged);
     }
     let version = snapshot.version.clone();
-    shared.mesh.store(Arc::new(Mesh::build(Arc::new(snapshot), &before)));
+    let mut sources = shared.sources();
+    sources.files = Arc::new(snapshot);
+    put_in_force(shared, &sources);
     telemetry::config().loaded(Load::Applied, services);
     tracing::info!(services, %version, "resources in force");
     Ok(Load::Applied)
+}
+
+/// Puts in force what the control plane says now. Returns whether that is anything else than before.
+pub(crate) fn pushed(shared: &Shared, snapshot: Snapshot) -> bool {
+    let mut sources = shared.sources();
+    if sources.pushed.as_ref().is_some_and(|before| before.version == snapshot.version) {
+        return false;
+    }
+    let (services, version) = (snapshot.services.len(), snapshot.version.clone());
+    sources.pushed = Some(Arc::new(snapshot));
+    put_in_force(shared, &sources);
+    tracing::info!(services, %version, "the control plane's resources in force");
+    true
+}
+
+/// Where a sidecar's resources come from.
+#[derive(Default)]
+pub(crate) struct Sources {
+    files: Arc<Snapshot>,
+    /// None: there is no control plane, or it said nothing yet.
+    pushed: Option<Arc<Snapshot>>,
+}
+
+impl Sources {
+    /// What is said all in all. Of a Service that both speak of, the control plane knows more.
+    fn joined(&self) -> Arc<Snapshot> {
+        let Some(pushed) = &self.pushed else { return self.files.clone() };
+        let mut joined = Snapshot::clone(&self.files);
+        joined.version = format!("{}+{}", self.files.version, pushed.version).into();
+        joined.services.extend(pushed.services.iter().map(|(name, service)| (name.clone(), service.clone())));
+        joined.warnings.extend(pushed.warnings.iter().cloned());
+        joined
+            .authorization
+            .extend(pushed.authorization.iter().map(|(port, who)| (port.clone(), who.clone())));
+        if pushed.outbound_policy == OutboundPolicy::RegistryOnly {
+            joined.outbound_policy = OutboundPolicy::RegistryOnly;
+        }
+        if pushed.mtls == Mtls::Strict {
+            joined.mtls = Mtls::Strict;
+        }
+        Arc::new(joined)
+    }
+}
+
+fn put_in_force(shared: &Shared, sources: &Sources) {
+    let before = shared.mesh.load_full();
+    shared.mesh.store(Arc::new(Mesh::build(sources.joined(), &before)));
 }
 
 /// Loads again while the sidecar runs; what is wrong is said in the log, fault by fault.
@@ -67,5 +117,49 @@ fn reload(shared: &Shared, why: Why) {
             tracing::error!("{error}");
         }
         tracing::error!(faults = errors.errors.len(), "resources are faulty: what was in force stays");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lighter_config::name::ServiceName;
+    use lighter_config::snapshot::{Service, VirtualIps};
+
+    use super::*;
+
+    fn snapshot(version: &str, services: &[(&str, u8)]) -> Arc<Snapshot> {
+        let service = |(name, host): &(&str, u8)| {
+            let name = ServiceName::new("default", name);
+            let virtual_ips =
+                VirtualIps { v4: [198, 19, 0, *host].into(), v6: [0xfd00, 0, 0, 0, 0, 0, 0, 1].into() };
+            (name.clone(), Arc::new(Service { name, virtual_ips, ports: Vec::new() }))
+        };
+        let services = services.iter().map(service).collect();
+        Arc::new(Snapshot { version: version.into(), services, ..Snapshot::default() })
+    }
+
+    #[test]
+    fn files_add_to_what_the_control_plane_says_and_never_speak_over_it() {
+        let files = snapshot("f", &[("a", 1), ("b", 1)]);
+        let pushed = snapshot("p", &[("b", 2), ("c", 2)]);
+        let joined = Sources { files: files.clone(), pushed: Some(pushed.clone()) }.joined();
+        let hosts =
+            joined.services.values().map(|service| (&*service.name.name, service.virtual_ips.v4.octets()[3]));
+        assert_eq!(hosts.collect::<Vec<_>>(), [("a", 1), ("b", 2), ("c", 2)]);
+        assert_eq!(&*joined.version, "f+p");
+        let alone = |files, pushed| Sources { files, pushed }.joined().version.clone();
+        assert_eq!(&*alone(files, None), "f");
+        assert_eq!(&*alone(Arc::default(), Some(pushed)), "+p");
+    }
+
+    #[test]
+    fn nobody_loosens_the_others_outbound_policy() {
+        let open = snapshot("o", &[("a", 1)]);
+        let closed =
+            Arc::new(Snapshot { outbound_policy: OutboundPolicy::RegistryOnly, ..Snapshot::clone(&open) });
+        for (files, pushed) in [(&open, &closed), (&closed, &open)] {
+            let joined = Sources { files: files.clone(), pushed: Some(pushed.clone()) }.joined();
+            assert_eq!(joined.outbound_policy, OutboundPolicy::RegistryOnly);
+        }
     }
 }

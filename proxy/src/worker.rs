@@ -8,7 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use lighter_config::name::{ServiceName, ServicePort};
@@ -16,12 +16,14 @@ use lighter_config::sidecar::SidecarConfig;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::dial::SocketFactory;
+use crate::discover::Discover;
 use crate::drain::{Connections, Phase};
 use crate::identity::{self, Identity};
 use crate::inbound::Apps;
 use crate::intercept::Installed;
 use crate::mesh::{self, Mesh};
 use crate::outbound::Listener;
+use crate::resources::Sources;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
 
 mod accept;
@@ -46,8 +48,11 @@ pub struct Shared {
     pub rules: OnceLock<Installed>,
     /// Who this sidecar is, once it is somebody.
     pub identity: OnceLock<Arc<Identity>>,
+    /// What the control plane tells of, if there is one.
+    pub discover: Option<Discover>,
     /// For lookups of names of the world.
     pub(crate) lookups: Arc<Semaphore>,
+    sources: Mutex<Sources>,
     service: Option<ServiceName>,
     listeners: Box<[Listener]>,
     phase: AtomicU8,
@@ -170,6 +175,8 @@ impl Shared {
         let service = config.service.as_ref().map(|service| mesh::service_name(service, &config.namespace));
         let listeners = config.listeners.iter().map(|listener| Listener::new(listener, &config.namespace));
         Shared {
+            discover: Discover::new(&config),
+            sources: Mutex::default(),
             service,
             listeners: listeners.collect(),
             config,
@@ -235,6 +242,11 @@ impl Shared {
     /// The Service that this workload is an instance of.
     pub fn service(&self) -> Option<&ServiceName> {
         self.service.as_ref()
+    }
+
+    /// Where resources come from. For the control thread.
+    pub(crate) fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Beside `config.listeners`.

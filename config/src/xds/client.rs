@@ -109,6 +109,7 @@ pub enum Received {
 /// A sidecar's state of discovery.
 pub struct Client<C: Codec> {
     codec: C,
+    absent_after: Duration,
     wanted: BTreeSet<Key>,
     kinds: [Subscription; Kind::ALL.len()],
     held: BTreeMap<Key, Arc<Held<C::Resource>>>,
@@ -122,10 +123,12 @@ pub struct Client<C: Codec> {
 }
 
 impl<C: Codec> Client<C> {
-    /// A client that wants and holds nothing.
-    pub fn new(codec: C) -> Self {
+    /// A client that wants and holds nothing. What a stream was asked for and has not told of after `absent_after` is taken
+    /// not to exist.
+    pub fn new(codec: C, absent_after: Duration) -> Self {
         Client {
             codec,
+            absent_after,
             wanted: BTreeSet::new(),
             kinds: Default::default(),
             held: BTreeMap::new(),
@@ -216,7 +219,7 @@ impl<C: Codec> Client<C> {
     pub fn wakes_at(&self) -> Option<Instant> {
         let of = |kind: Kind| {
             let unheard = self.subscription(kind).asked().filter(move |(name, _)| !self.is_known(kind, name));
-            let absent = unheard.map(|(_, since)| since + ABSENT_AFTER).min();
+            let absent = unheard.map(|(_, since)| since + self.absent_after).min();
             absent.into_iter().chain(self.subscription(kind).releases_at()).min()
         };
         Kind::ALL.into_iter().filter_map(of).min()
@@ -228,20 +231,23 @@ impl<C: Codec> Client<C> {
         let mut is_news = false;
         for kind in Kind::ALL {
             for (name, since) in self.subscription(kind).asked() {
-                if now.saturating_duration_since(since) >= ABSENT_AFTER && !self.is_known(kind, name) {
+                if now.saturating_duration_since(since) >= self.absent_after && !self.is_known(kind, name) {
                     absent.push(Key { kind, name: name.clone() });
                 }
             }
             is_news |= self.kinds[kind as usize].release(now);
         }
-        is_news |= !absent.is_empty();
-        self.absent.extend(absent);
+        if !absent.is_empty() {
+            is_news = true;
+            self.revision += 1;
+            self.absent.extend(absent);
+        }
         if is_news {
             self.settle();
         }
     }
 
-    /// Goes up whenever what is in force changes.
+    /// Goes up whenever what is in force, or is known not to exist, changes.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -270,6 +276,11 @@ impl<C: Codec> Client<C> {
     /// Of which resources the newest version was refused, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&Key, &str)> {
         self.refused.iter().map(|(key, reason)| (key, &**reason))
+    }
+
+    /// What is wanted and does not exist.
+    pub fn absent(&self) -> impl Iterator<Item = &Key> {
+        self.absent.iter().filter(|key| self.reached.contains(*key))
     }
 
     /// What has yet to come.
@@ -332,10 +343,9 @@ impl<C: Codec> Client<C> {
         for key in gone {
             self.held.remove(&key);
             self.refused.remove(&key);
-            if self.in_force.remove(&key).is_some() {
-                self.revision += 1;
-            }
+            self.in_force.remove(&key);
             self.absent.insert(key);
+            self.revision += 1;
         }
     }
 
@@ -408,9 +418,6 @@ fn reasons(refusals: &[Refusal]) -> String {
     }
     text
 }
-
-/// After so long on a stream without a word of it, a resource is taken not to exist. As in gRPC, whose servers know it.
-pub const ABSENT_AFTER: Duration = Duration::from_secs(15);
 
 /// Bytes of reasons in one refusal, roughly.
 const MAX_REASONS: usize = 4096;

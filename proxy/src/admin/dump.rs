@@ -10,10 +10,11 @@ use lighter_config::snapshot::{
 };
 use serde_json::{Value, json};
 
+use crate::discover::Discover;
 use crate::mesh::Mesh;
 
-/// The sidecar's own file with every default filled in, and the snapshot.
-pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh) -> Value {
+/// The sidecar's own file with every default filled in, the snapshot, and how things stand with the control plane.
+pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh, discover: Option<&Discover>) -> Value {
     let snapshot = &mesh.config;
     let services = snapshot.services.values().map(|service| {
         json!({
@@ -34,6 +35,7 @@ pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh) -> Value {
             "services": services.collect::<Vec<_>>(),
             "warnings": list(&snapshot.warnings, |warning| warning.to_string().into()),
         },
+        "xds": discover.map(Discover::dump),
     })
 }
 
@@ -43,6 +45,12 @@ fn sidecar(config: &SidecarConfig) -> Value {
         "namespace": config.namespace,
         "workers": config.workers,
         "resources": config.resources,
+        "control": config.control.as_ref().map(|control| json!({
+            "address": control.address,
+            "own_resources": control.own_resources,
+            "state": control.state,
+            "depends_on": list(&control.depends_on, |(service, port)| json!({"service": service, "port": port})),
+        })),
         "listeners": list(&config.listeners, |listener| json!({
             "listen": listener.listen,
             "service": listener.service,

@@ -8,7 +8,7 @@
 //! | `GET /metrics` | Prometheus text, or OpenMetrics where the Accept header asks for it |
 //! | `GET /routes` | what was counted per route, as JSON |
 //! | `GET /clusters` | endpoints with their health and load, as text; `?format=json` as JSON |
-//! | `GET /config_dump` | the sidecar's own file and the snapshot in force, as JSON |
+//! | `GET /config_dump` | the sidecar's own file, the snapshot in force, and what the control plane tells, as JSON |
 //! | `GET /intercept` | the redirecting rules in the kernel and what they counted, as JSON |
 //! | `GET /log_level`, `POST /log_level?level=…` | the log filter, such as `info` or `lighter_proxy=debug` |
 //! | `POST /drain` | as SIGTERM; answers at once. On the probe port by GET too, which is all that a preStop hook can send |
@@ -63,7 +63,9 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
             Some("json") => json(&clusters::json(&shared.mesh.load())),
             _ => text(StatusCode::OK, clusters::text(&shared.mesh.load())),
         }),
-        "/config_dump" => only_get(method, || json(&dump::dump(&shared.config, &shared.mesh.load()))),
+        "/config_dump" => only_get(method, || {
+            json(&dump::dump(&shared.config, &shared.mesh.load(), shared.discover.as_ref()))
+        }),
         "/intercept" => only_get(method, || intercept(shared)),
         "/log_level" => log_level(method, argument(query, "level").as_deref()),
         "/drain" => only_post(method, || drain(shared)),

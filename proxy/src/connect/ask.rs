@@ -9,7 +9,7 @@ use lighter_config::snapshot::OutboundPolicy;
 
 use crate::error::Cause;
 use crate::inbound::is_own;
-use crate::mesh::Target;
+use crate::mesh::{self, Target};
 use crate::outbound;
 use crate::tcp::CONNECT_TIMEOUT;
 use crate::worker::Shared;
@@ -72,9 +72,13 @@ impl Ask {
     /// Looks it up: Services first, then the world as `outboundPolicy` has it.
     pub(super) async fn way(&self, shared: &Shared) -> Result<Way, Cause> {
         let name = match &self.host {
-            Host::Address(ip) => return self.by_address(shared, ip.to_canonical()),
+            Host::Address(ip) => return self.by_address(shared, ip.to_canonical()).await,
             Host::Name(name) => name,
         };
+        if let Some(discover) = &shared.discover {
+            let meant: Vec<_> = mesh::meant(name, &shared.config.namespace).into_iter().collect();
+            discover.names(shared, &meant).await;
+        }
         {
             let mesh = shared.mesh.load();
             if let Some(service) = mesh.service(name, &shared.config.namespace) {
@@ -91,12 +95,12 @@ impl Ask {
         by_name(shared, CONNECT_TIMEOUT, lookup).await
     }
 
-    fn by_address(&self, shared: &Shared, ip: IpAddr) -> Result<Way, Cause> {
+    async fn by_address(&self, shared: &Shared, ip: IpAddr) -> Result<Way, Cause> {
         let address = SocketAddr::new(ip, self.port);
         if is_this_sidecar(shared, address) {
             return Err(Cause::Loop);
         }
-        match outbound::destination(&shared.mesh.load(), address)? {
+        match outbound::find(shared, address).await? {
             Some(target) => Ok(Way::Port(target)),
             None => Ok(Way::World(vec![address])),
         }

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::discover::Lookup;
 use crate::worker::Shared;
 use answer::failure;
 use upstream::Upstream;
@@ -76,7 +77,7 @@ impl Server {
             Decision::Forward if tasks.len() < MOST_AT_ONCE => {
                 let (server, query, socket) = (self.clone(), query.to_vec(), socket.clone());
                 tasks.spawn(async move {
-                    let answer = server.forward(&query, Some(answer::udp_limit(&query))).await;
+                    let answer = server.find(&query, Some(answer::udp_limit(&query))).await;
                     send(&socket, &answer, peer);
                 });
             }
@@ -93,7 +94,7 @@ impl Server {
         while let Ok(Ok(query)) = timeout(TCP_IDLE, read_message(&mut stream)).await {
             let answer = match self.decide(&query) {
                 Decision::Answer(answer) => answer,
-                Decision::Forward => self.forward(&query, None).await,
+                Decision::Forward => self.find(&query, None).await,
                 Decision::Ignore => return,
             };
             if !matches!(timeout(TCP_IDLE, write_message(&mut stream, &answer)).await, Ok(Ok(()))) {
@@ -112,6 +113,28 @@ impl Server {
             Decision::Ignore => self.outcomes.ignored.increment(1),
         }
         decision
+    }
+
+    /// Asks the control plane about a name that was not asked for before, and then the resolvers of the host.
+    async fn find(&self, query: &[u8], limit: Option<usize>) -> Vec<u8> {
+        if let Some(discover) = &self.shared.discover {
+            let host = self.upstream.file();
+            let names = answer::asked(query, &self.shared.config.namespace, &host.search);
+            match discover.names(&self.shared, &names).await {
+                Lookup::Held => {
+                    if let Decision::Answer(answer) = self.decide(query) {
+                        return answer;
+                    }
+                }
+                // It is a Service's, so nobody else knows better.
+                Lookup::Late => {
+                    self.outcomes.failed.increment(1);
+                    return failure(query);
+                }
+                Lookup::Nothing => {}
+            }
+        }
+        self.forward(query, limit).await
     }
 
     /// Asks the resolvers of the host. `limit`: the longest answer that the asker takes.

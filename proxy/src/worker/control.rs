@@ -12,6 +12,7 @@ use super::thread::{self, Event};
 use super::{Ask, Shared, Sockets, Start, StartError, Summary, limits};
 use crate::admin;
 use crate::dial::{self, SocketFactory};
+use crate::discover;
 use crate::drain::{Course, Phase, Stand};
 use crate::identity::{self, Identity};
 use crate::intercept::{self, Installed, Ports};
@@ -45,6 +46,10 @@ async fn control(
     resources::load(&shared, resources::Why::Asked)
         .map_err(|errors| StartError::Config(errors.to_string()))?;
     assume_identity(&shared)?;
+    if let Some(discover) = &shared.discover {
+        discover::restore(&shared, discover);
+        spawn_local(discover::run(shared.clone()));
+    }
     let rules = sockets.rules.take();
     let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns))?;
     let admin = match sockets.admin.take() {
@@ -65,6 +70,9 @@ async fn control(
     workers.up().await?;
     let rules = Rules::stand(&shared, rules).await?;
     spawn_local(resources::watch(shared.clone(), seen));
+    if let Some(discover) = &shared.discover {
+        discover.settled(&shared).await;
+    }
     shared.set_up();
     ready();
     let summary = workers.see_out(&shared, callers_gone).await?;

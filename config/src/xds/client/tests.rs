@@ -165,7 +165,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Bench {
-            client: Client::new(Text),
+            client: Client::new(Text, ABSENT_AFTER),
             world: World::default(),
             server: Server::default(),
             requests: VecDeque::new(),
@@ -198,7 +198,7 @@ impl Bench {
         self.client.held = self.client.in_force.clone();
         self.client.settle();
         let before = in_force(&self.client);
-        self.client = Client::new(Text);
+        self.client = Client::new(Text, ABSENT_AFTER);
         assert_eq!(self.client.restore(&kept), []);
         assert_eq!(in_force(&self.client), before);
     }
@@ -346,6 +346,8 @@ enum Op {
     Unwant(Key),
     Wait,
 }
+
+const ABSENT_AFTER: Duration = Duration::from_secs(15);
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 

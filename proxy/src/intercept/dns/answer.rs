@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use lighter_config::name::ServiceName;
 use lighter_config::snapshot::{Service, is_virtual};
 
-use crate::mesh::Mesh;
+use crate::mesh::{self, Mesh};
 
 /// What is done with a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,18 @@ pub fn decide(message: &[u8], mesh: &Mesh, own: &str, search: &[String]) -> Deci
     reply(message, &query, ResponseCode::NoError, v4.into_iter().chain(v6))
 }
 
+/// The Services that the query in `message` can be about, for which [`decide`] asks the mesh; none of what it would not
+/// ask about.
+pub(super) fn asked(message: &[u8], own: &str, search: &[String]) -> Vec<ServiceName> {
+    let Ok(query) = Message::from_vec(message) else { return Vec::new() };
+    match &query.queries[..] {
+        [question] if question.query_class() == DNSClass::IN => {
+            meant(&question.name().to_ascii(), own, search).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// An answer that says: it did not work, try again later (SERVFAIL).
 pub(super) fn failure(query: &[u8]) -> Vec<u8> {
     error(query, SERVFAIL)
@@ -79,12 +92,20 @@ pub(super) fn question_end(message: &[u8]) -> Option<usize> {
 }
 
 fn find<'a>(name: &Name, mesh: &'a Mesh, own: &str, search: &[String]) -> Option<&'a Service> {
-    let host = name.to_ascii().to_ascii_lowercase();
+    let host = name.to_ascii();
+    let service = meant(&host, own, search).find_map(|name| mesh.config.services.get(&name));
+    service.map(|service| &**service)
+}
+
+/// The Services that `host` can mean, the likeliest first.
+fn meant(host: &str, own: &str, search: &[String]) -> impl Iterator<Item = ServiceName> {
+    let host = host.to_ascii_lowercase();
     let host = host.strip_suffix('.').unwrap_or(&host);
     let unqualified =
         search.iter().filter_map(|domain| host.strip_suffix(domain.as_str())?.strip_suffix('.'));
-    let service = std::iter::once(host).chain(unqualified).find_map(|host| mesh.service(host, own))?;
-    mesh.config.services.get(&service).map(|service| &**service)
+    let names: Vec<_> =
+        std::iter::once(host).chain(unqualified).filter_map(|host| mesh::meant(host, own)).collect();
+    names.into_iter()
 }
 
 /// The address whose name is asked for, if it is one that only this mesh can know: who else is asked would at best
