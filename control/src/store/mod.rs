@@ -18,10 +18,8 @@ use tokio::sync::watch;
 
 mod backup;
 mod change;
-#[cfg_attr(not(test), allow(dead_code))]
 mod disk;
 // The registry keeps its leases there.
-#[cfg_attr(not(test), allow(dead_code))]
 mod facts;
 mod time;
 
