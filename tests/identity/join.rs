@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -94,11 +96,14 @@ fn new_roots_reach_who_watches() -> Result<(), String> {
     world.request("web", "DNS:web");
     assert_eq!(world.sign("web", &["--token", &token])["ok"], true);
     let mut watching = world.client("watch").args(world.with("web")).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-    let mut roots = || -> Value {
-        let bundle: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        bundle["count"].clone()
+    let (sender, said) = mpsc::channel();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let next = || -> Value {
+        let line = said.recv_timeout(LONGEST_SILENCE).expect("the watching client says something");
+        serde_json::from_str(&line).unwrap()
     };
+    let roots = || next()["count"].clone();
     assert_eq!(roots(), 1);
     world.ca(&["rotate"]);
     assert_eq!(roots(), 2);
@@ -115,7 +120,12 @@ fn new_roots_reach_who_watches() -> Result<(), String> {
     wait_until("the certificate of the new root leads on", || {
         world.sign("web", &with.each_ref().map(String::as_str))["ok"] == true
     });
+    // Who watches showed a certificate of the root that is gone.
+    assert_eq!(next()["ok"], false);
     let _ = watching.kill();
     let _ = watching.wait();
     Ok(())
 }
+
+/// When a client that says nothing is given up.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);

@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lighter_config::identity::{Refusal, Spiffe, Trust, TrustDomain, Usage, id_of, provider};
+use lighter_config::identity::{Peer, Refusal, Spiffe, Trust, TrustDomain, Usage, id_of, provider};
 use lighter_config::name::ServiceName;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::pki_types::UnixTime;
@@ -176,6 +177,24 @@ fn a_rotation_of_the_root_never_leaves_anyone_untrusted() {
     assert!(running.refresh().unwrap());
     assert!(!running.refresh().unwrap());
     assert_eq!(running.bundle(), authority.bundle());
+}
+
+#[test]
+fn who_was_verified_is_judged_again_by_the_roots_of_now() {
+    let (folder, authority) = authority();
+    let id = authority.identity(&web()).unwrap();
+    let peer = Peer::of(&authority.make(&id, &[], DAY, start()).unwrap().0.chain).unwrap();
+    let running = Arc::new(Authority::open(folder.path()).unwrap());
+    let tls = Tls::new(running, Vec::new(), DAY, start()).unwrap();
+    let changes = tls.changes();
+    assert_eq!(tls.verify(&peer, start()), Ok(()));
+    assert_eq!(tls.verify(&peer, start() + 2 * DAY), Err(Refusal::Expired));
+    for _ in 0..3 {
+        authority.rotate(true, DAY, start()).unwrap();
+    }
+    tls.look(start()).unwrap();
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(tls.verify(&peer, start()), Err(Refusal::Foreign));
 }
 
 #[test]

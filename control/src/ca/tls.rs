@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use lighter_config::identity::{Refusal, Spiffe, Trust, Verifier, provider};
+use lighter_config::identity::{Peer, Refusal, Spiffe, Trust, Usage, Verifier, provider};
 use rcgen::SanType;
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ pub struct Tls {
 
 struct Built {
     config: Arc<ServerConfig>,
+    trust: Arc<Trust>,
     renew_at: SystemTime,
 }
 
@@ -48,6 +49,14 @@ impl Tls {
         self.current.load().config.clone()
     }
 
+    /// Whether a peer that was verified when it connected would be verified still: its certificate may have expired since,
+    /// or its root may be trusted no more.
+    pub fn verify(&self, peer: &Peer, now: SystemTime) -> Result<(), Refusal> {
+        let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let algorithms = provider().signature_verification_algorithms.all;
+        self.current.load().trust.check(&peer.chain, Usage::Client, now, algorithms).map(drop)
+    }
+
     /// The sequence of the bundle in force; it changes when the roots do.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -64,7 +73,7 @@ impl Tls {
         }
     }
 
-    fn look(&self, now: SystemTime) -> Result<(), CaError> {
+    pub(super) fn look(&self, now: SystemTime) -> Result<(), CaError> {
         let changed = self.authority.refresh()?;
         if changed || self.current.load().renew_at <= now {
             self.current.store(Arc::new(build(&self.authority, &self.addresses, self.life, now)?));
@@ -92,7 +101,7 @@ fn build(
     let mut chain = issued.chain;
     chain.push(issued.root);
     let trust = Arc::new(Trust::new(authority.domain().clone(), authority.bundle().0)?);
-    let verifier = Verifier::client(trust, judge).or_nobody();
+    let verifier = Verifier::client(trust.clone(), judge).or_nobody();
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| CaError::Key)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])?
@@ -103,7 +112,7 @@ fn build(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     let left = issued.not_after.duration_since(now).unwrap_or_default();
-    Ok(Built { config: Arc::new(config), renew_at: now + left / 2 })
+    Ok(Built { config: Arc::new(config), trust, renew_at: now + left / 2 })
 }
 
 fn judge(refusal: &Refusal) {

@@ -57,8 +57,17 @@ impl Certificates {
                 Status::permission_denied("only workloads are certified"),
             ));
         }
+        let now = SystemTime::now();
+        // It was verified when it connected, which may be long ago.
+        if let Err(refusal) = self.state.tls.verify(peer, now) {
+            return Err(Refused(
+                Signed::Refused,
+                format!("the certificate of {} leads to no other: {refusal}", peer.id),
+                Status::unauthenticated("the certificate is not accepted any more"),
+            ));
+        }
         let life = self.state.config.svid_lifetime;
-        let signed = self.state.authority.sign(&request.csr, &peer.id, life, SystemTime::now());
+        let signed = self.state.authority.sign(&request.csr, &peer.id, life, now);
         signed.map_err(|error| Refused::of(&error))
     }
 }

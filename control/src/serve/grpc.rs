@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use lighter_config::identity::{Peer, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
@@ -64,7 +65,8 @@ pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services,
                     Some(tls) => connections.spawn(secure(socket, address, tls.clone(), services, stopping)),
                     None => {
                         let caller = Caller { address, peer: None };
-                        connections.spawn(connection(socket, caller, services, stopping))
+                        let over = std::future::pending();
+                        connections.spawn(connection(socket, caller, services, stopping, over))
                     }
                 };
             }
@@ -87,6 +89,8 @@ async fn secure(
     services: Services,
     mut stopping: Stopping,
 ) {
+    // From before the handshake on: no change is missed.
+    let changes = tls.changes();
     let handshake = TlsAcceptor::from(tls.config()).accept(socket);
     let stream = tokio::select! {
         () = stopping.asked() => return,
@@ -111,15 +115,40 @@ async fn secure(
             return;
         }
     };
-    connection(stream, Caller { address, peer }, services, stopping).await;
+    let over = outlived(tls, changes, peer.clone());
+    connection(stream, Caller { address, peer }, services, stopping, over).await;
 }
 
-/// Serves one connection until either side ends it.
-pub async fn connection(
+/// Waits until what a peer showed proves nothing any more, and says why.
+async fn outlived(tls: Arc<Tls>, mut changes: watch::Receiver<u64>, peer: Option<Arc<Peer>>) -> Refusal {
+    let Some(peer) = peer else { return std::future::pending().await };
+    loop {
+        let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        if left.is_zero() {
+            return Refusal::Expired;
+        }
+        tokio::select! {
+            // Not all of it at once: the clock may be set meanwhile.
+            () = tokio::time::sleep(left.min(LONGEST_SLEEP)) => {}
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return std::future::pending().await;
+                }
+                if let Err(refusal) = tls.verify(&peer, SystemTime::now()) {
+                    return refusal;
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection until either side ends it, or it is `over`.
+async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     caller: Caller,
     services: Services,
     mut stopping: Stopping,
+    over: impl Future<Output = Refusal>,
 ) {
     let address = caller.address;
     let serve = service_fn(move |mut request: Request<Incoming>| {
@@ -140,6 +169,12 @@ pub async fn connection(
         () = stopping.asked() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        refusal = over => {
+            tracing::info!(%address, reason = refusal.label(), "a connection is ended: {refusal}");
+            connection.as_mut().graceful_shutdown();
+            // Discovery streams have no end of their own.
+            tokio::time::timeout(LONGEST_GOODBYE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -168,6 +203,12 @@ impl Services {
         }
     }
 }
+
+/// How long it rests at most before it looks at the clock again.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// How long the calls of a connection may take to end once it is over.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 
 /// How long a TLS handshake may take.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
