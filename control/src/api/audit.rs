@@ -67,15 +67,22 @@ impl Audit {
 
 impl Entry<'_> {
     fn to_json(&self) -> Value {
-        let changed = self.changes.changes.iter().filter(|change| change.effect != Effect::Unchanged);
+        let changed = self.changes.changes.iter().filter(|change| change.before != change.after);
         let resources: Vec<Value> = changed
             .map(|change| {
-                json!({
+                let mut line = json!({
                     "resource": change.key.to_string(),
                     "change": change.effect.word(),
                     "before": change.before.as_ref().map(|stored| stored.generation),
                     "after": change.after.as_ref().map(|stored| stored.generation),
-                })
+                });
+                // It says what it said, and belongs to another set: that decides what a later push prunes.
+                if change.effect == Effect::Unchanged {
+                    line["change"] = "moved".into();
+                    line["setBefore"] = json!(change.before.as_ref().and_then(|stored| stored.set.as_ref()));
+                    line["set"] = json!(change.after.as_ref().and_then(|stored| stored.set.as_ref()));
+                }
+                line
             })
             .collect();
         json!({

@@ -125,6 +125,13 @@ async fn a_push_is_taken_shown_and_written_down() {
     world.apply("?set=shop", SERVICE).await;
     world.apply("?dryRun=true", "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {name: b}\nspec: {ports: [{port: 1}]}\n").await;
     assert_eq!(world.audit().len(), 1);
+    // Whose it is decides what is pruned later: that is a change, too.
+    world.apply("?set=other", SERVICE).await;
+    let moved = json!({
+        "resource": "Service default/a", "change": "moved",
+        "before": 1, "after": 1, "setBefore": "shop", "set": "other",
+    });
+    assert_eq!(world.audit()[1]["resources"], json!([moved]));
 }
 
 #[tokio::test]
