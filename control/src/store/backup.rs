@@ -11,6 +11,9 @@ use super::{Store, StoreError, Stored, disk};
 /// What a restored resource's errors call the place it comes from.
 const ORIGIN: &str = "the backup";
 
+/// The last generation that a backup can be of.
+const MOST_GENERATION: u64 = u64::MAX / 2;
+
 /// Every resource of a store. What else is in it, such as leases, is of the moment and not kept.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -27,6 +30,10 @@ impl Backup {
     pub fn read(bytes: &[u8]) -> Result<Backup, StoreError> {
         let backup: Backup =
             serde_json::from_slice(bytes).map_err(|error| StoreError::Backup(error.to_string()))?;
+        // No store gets there by itself, and from the last ones there would be no way on.
+        if backup.generation > MOST_GENERATION {
+            return Err(StoreError::Backup(format!("{} is no generation of a store", backup.generation)));
+        }
         match backup.lighter_store {
             disk::SCHEMA => Ok(backup),
             other => Err(StoreError::Backup(format!(

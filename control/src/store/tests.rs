@@ -226,7 +226,11 @@ fn a_backup_brings_back_what_there_was() {
     let empty = World::new();
     assert_eq!(empty.store.restore(Backup::read(&bytes).unwrap(), false).unwrap().after, 2);
 
-    for bad in ["{}", r#"{"lighterStore": 9, "generation": 1, "resources": []}"#, "lighter"] {
+    let with = |schema: u64, generation: u64| {
+        format!(r#"{{"lighterStore": {schema}, "generation": {generation}, "resources": []}}"#)
+    };
+    assert!(Backup::read(with(1, 1).as_bytes()).is_ok());
+    for bad in ["{}", "lighter", &with(9, 1), &with(1, u64::MAX), &with(1, u64::MAX - 1)] {
         assert!(matches!(Backup::read(bad.as_bytes()), Err(StoreError::Backup(_))), "{bad}");
     }
     let swapped = String::from_utf8(bytes).unwrap().replacen(
