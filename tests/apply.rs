@@ -4,13 +4,17 @@
 #![allow(clippy::unwrap_used)] // A test may.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+#[path = "support/mod.rs"]
+mod support;
+
+use support::process::free_port;
 
 const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
 
@@ -250,7 +254,7 @@ impl Ended {
 impl World {
     fn new() -> World {
         let folder = tempfile::tempdir().unwrap();
-        let [api, ads] = free_ports();
+        let (api, ads) = (free_port(), free_port());
         let config =
             format!("state: state\napi: 127.0.0.1:{api}\nads: 127.0.0.1:{ads}\nauditLog: audit.log\n");
         std::fs::write(folder.path().join("control.yaml"), config).unwrap();
@@ -270,7 +274,7 @@ impl World {
         let began = Instant::now();
         let log = self.folder.path().join("log");
         let said = || std::fs::read_to_string(&log).unwrap();
-        while !said().contains("ready") {
+        while !said().contains(" ready ") {
             assert!(child.try_wait().unwrap().is_none(), "{}", said());
             assert!(began.elapsed() < Duration::from_secs(60), "{}", said());
             std::thread::sleep(Duration::from_millis(10));
@@ -341,10 +345,4 @@ impl Drop for World {
             let _ = child.wait();
         }
     }
-}
-
-/// Ports that nobody listens on.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
