@@ -45,7 +45,11 @@ pub fn execute(access: &Access, form: Form) -> miette::Result<Exit> {
 /// One line a sidecar; with `wide`, one for each kind of resource that it asked for.
 fn rows(sidecar: &Value, wide: bool, now: u64) -> Vec<Vec<String>> {
     let kinds = sidecar["kinds"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).unwrap_or("-").to_string();
+    // Clients choose their words: they stay on their line.
+    let text = |value: &Value| match value.as_str().unwrap_or_default() {
+        "" => "-".to_string(),
+        text => text.escape_debug().to_string(),
+    };
     let since = sidecar["since"].as_u64().unwrap_or(now);
     let first = [text(&sidecar["node"]), text(&sidecar["peer"]), table::age(now.saturating_sub(since))];
     let row = |kind: &str, of: &[Value]| {
@@ -81,13 +85,13 @@ mod tests {
     #[test]
     fn a_sidecar_that_rejects_or_keeps_others_waiting_is_seen() {
         let mut sidecar = json!({
-            "node": "web-1", "peer": "192.0.2.1:4", "since": 100,
+            "node": "web\u{1b}[2J", "peer": "192.0.2.1:4", "since": 100,
             "kinds": [
                 {"kind": "listener", "all": false, "names": 2, "told": 2, "rejected": null, "waiting": null},
                 {"kind": "endpoint", "all": false, "names": 3, "told": 3, "rejected": null, "waiting": 1.25},
             ],
         });
-        let expected = ["web-1", "192.0.2.1:4", "20s", "*", "5", "5", "waiting 1.2s"];
+        let expected = ["web\\u{1b}[2J", "192.0.2.1:4", "20s", "*", "5", "5", "waiting 1.2s"];
         assert_eq!(rows(&sidecar, false, 120), [expected.map(str::to_string)]);
         sidecar["kinds"][0]["rejected"] = "no\nroute".into();
         assert_eq!(rows(&sidecar, false, 120)[0][6], "rejected listener: no\\nroute");

@@ -143,7 +143,7 @@ impl Connected {
 impl Entry<'_> {
     /// Notes what the client calls itself.
     pub fn named(&self, node: &str) {
-        self.connected.said().node = node.to_owned();
+        self.connected.said().node = node[..node.floor_char_boundary(LONGEST_NODE)].to_owned();
     }
 
     /// Notes how it stands.
@@ -159,3 +159,6 @@ impl Drop for Entry<'_> {
         self.streams.lock().remove(&self.number);
     }
 }
+
+/// Most bytes that are kept of a client's name for itself.
+const LONGEST_NODE: usize = 256;
