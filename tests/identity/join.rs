@@ -1,6 +1,7 @@
 //! The first certificate, the ones after it, and what is refused.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
         test_where("join::a_foreign_token_is_refused", a_foreign_token_is_refused),
         test_where("join::a_certificate_leads_to_the_next", a_certificate_leads_to_the_next),
         test_where("join::new_roots_reach_who_watches", new_roots_reach_who_watches),
+        test_where("join::silence_keeps_nobody_away", silence_keeps_nobody_away),
     ]
 }
 
@@ -124,6 +126,21 @@ fn new_roots_reach_who_watches() -> Result<(), String> {
     assert_eq!(next()["ok"], false);
     let _ = watching.kill();
     let _ = watching.wait();
+    Ok(())
+}
+
+fn silence_keeps_nobody_away() -> Result<(), String> {
+    let world = World::new()?;
+    let token = world.ca(&["token", "--service", "web"]);
+    world.request("web", "DNS:web");
+    let mut silent: Vec<_> = (0..300).map(|_| TcpStream::connect(world.ads).unwrap()).collect();
+    assert_eq!(world.sign("web", &["--token", &token])["ok"], true);
+    // The oldest had to go.
+    silent[0].set_read_timeout(Some(LONGEST_SILENCE)).unwrap();
+    match silent[0].read(&mut [0]) {
+        Ok(read) => assert_eq!(read, 0),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
     Ok(())
 }
 

@@ -1,8 +1,10 @@
 //! gRPC over connections that were accepted: which service a call is for, and an end in good order.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use http::{Request, Response};
@@ -13,8 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use lighter_config::identity::{Peer, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic::body::Body;
@@ -50,6 +53,8 @@ pub struct Services {
 pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services, tls: Option<Arc<Tls>>) {
     let mut stopping = state.stopping();
     let mut connections = JoinSet::new();
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut unproven = VecDeque::<(AbortHandle, Proven)>::new();
     loop {
         let accepted = tokio::select! {
             () = stopping.asked() => break,
@@ -61,14 +66,30 @@ pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services,
                 // Answers are small and waited for. Fails where the client is gone already.
                 let _ = socket.set_nodelay(true);
                 let (services, stopping) = (services.clone(), state.stopping());
-                match &tls {
-                    Some(tls) => connections.spawn(secure(socket, address, tls.clone(), services, stopping)),
-                    None => {
-                        let caller = Caller { address, peer: None };
-                        let over = std::future::pending();
-                        connections.spawn(connection(socket, caller, services, stopping, over))
-                    }
+                let Some(tls) = &tls else {
+                    // Of this machine. Nobody proves anything here.
+                    let Ok(place) = places.clone().try_acquire_owned() else {
+                        tracing::warn!(%address, "a connection too many is closed");
+                        continue;
+                    };
+                    let caller = Caller { address, peer: None };
+                    let connection = connection(socket, caller, services, stopping, std::future::pending());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                    continue;
                 };
+                unproven.retain(|(task, proven)| !task.is_finished() && !proven.load(Relaxed));
+                if unproven.len() >= MOST_UNPROVEN
+                    && let Some((oldest, _)) = unproven.pop_front()
+                {
+                    oldest.abort();
+                }
+                let proven = Proven::default();
+                let room = Room { places: places.clone(), proven: proven.clone() };
+                let task = connections.spawn(secure(socket, address, tls.clone(), services, stopping, room));
+                unproven.push_back((task, proven));
             }
             Err(error) => {
                 // No descriptor is left, most likely: some come free.
@@ -81,6 +102,17 @@ pub async fn serve(state: Arc<State>, listener: TcpListener, services: Services,
     while connections.join_next().await.is_some() {}
 }
 
+/// Whether a caller has shown a certificate.
+type Proven = Arc<AtomicBool>;
+
+/// What a caller gets once it has shown a certificate.
+struct Room {
+    /// A place that nobody pushes it out of.
+    places: Arc<Semaphore>,
+    /// To say that it has one.
+    proven: Proven,
+}
+
 /// Serves one connection within TLS.
 async fn secure(
     socket: TcpStream,
@@ -88,7 +120,9 @@ async fn secure(
     tls: Arc<Tls>,
     services: Services,
     mut stopping: Stopping,
+    room: Room,
 ) {
+    let accepted = Instant::now();
     // From before the handshake on: no change is missed.
     let changes = tls.changes();
     let handshake = TlsAcceptor::from(tls.config()).accept(socket);
@@ -115,13 +149,32 @@ async fn secure(
             return;
         }
     };
-    let over = outlived(tls, changes, peer.clone());
+    let _place = match room.places.try_acquire_owned() {
+        _ if peer.is_none() => None,
+        Ok(place) => {
+            room.proven.store(true, Relaxed);
+            Some(place)
+        }
+        Err(_) => {
+            tracing::warn!(%address, "a connection too many is closed");
+            return;
+        }
+    };
+    let over = outlived(tls, changes, peer.clone(), accepted);
     connection(stream, Caller { address, peer }, services, stopping, over).await;
 }
 
-/// Waits until what a peer showed proves nothing any more, and says why.
-async fn outlived(tls: Arc<Tls>, mut changes: watch::Receiver<u64>, peer: Option<Arc<Peer>>) -> Refusal {
-    let Some(peer) = peer else { return std::future::pending().await };
+/// Waits until what a peer showed proves nothing any more, and says why. One that showed nothing has little time.
+async fn outlived(
+    tls: Arc<Tls>,
+    mut changes: watch::Receiver<u64>,
+    peer: Option<Arc<Peer>>,
+    accepted: Instant,
+) -> Refusal {
+    let Some(peer) = peer else {
+        tokio::time::sleep_until(accepted + LONGEST_UNPROVEN).await;
+        return Refusal::NoCertificate;
+    };
     loop {
         let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
         if left.is_zero() {
@@ -151,7 +204,10 @@ async fn connection(
     over: impl Future<Output = Refusal>,
 ) {
     let address = caller.address;
+    let asked = Arc::new(AtomicBool::new(false));
+    let silent = silent(asked.clone());
     let serve = service_fn(move |mut request: Request<Incoming>| {
+        asked.store(true, Relaxed);
         request.extensions_mut().insert(caller.clone());
         services.clone().call(request)
     });
@@ -176,9 +232,22 @@ async fn connection(
             // Discovery streams have no end of their own.
             tokio::time::timeout(LONGEST_GOODBYE, connection).await.unwrap_or(Ok(()))
         }
+        () = silent => {
+            tracing::info!(%address, "a connection is ended: nothing is asked on it");
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(LONGEST_GOODBYE, connection).await.unwrap_or(Ok(()))
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "a connection broke");
+    }
+}
+
+/// Waits until a connection has had its time for a first call and made none. It may not even speak HTTP/2.
+async fn silent(asked: Arc<AtomicBool>) {
+    tokio::time::sleep(LONGEST_SILENCE).await;
+    if asked.load(Relaxed) {
+        std::future::pending().await
     }
 }
 
@@ -203,6 +272,19 @@ impl Services {
         }
     }
 }
+
+/// Most connections of a port whose callers have shown a certificate, or need none.
+const MOST_CONNECTIONS: usize = 8192;
+
+/// Most connections whose callers have not shown a certificate. One more pushes out the oldest, so that nobody who shows
+/// nothing keeps others away.
+const MOST_UNPROVEN: usize = 256;
+
+/// How long a connection may live whose caller shows no certificate: for one that joins, enough.
+const LONGEST_UNPROVEN: Duration = Duration::from_secs(30);
+
+/// How long a connection may be there without a call.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
 /// How long it rests at most before it looks at the clock again.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
