@@ -72,19 +72,20 @@ impl ControlConfig {
     /// Reads the text of `file`, to whose folder the paths in it are relative. A text that says nothing is all
     /// defaults.
     pub fn parse(file: &str, text: &str) -> Result<ControlConfig, ConfigErrors> {
+        let folder = Path::new(file).parent().unwrap_or(Path::new(""));
         let usual = ControlConfig::default();
         let (documents, mut errors) = Document::parse(file, text);
         if let Some(second) = documents.get(1) {
             errors.push(second.root().error("the control plane's file has one document"));
         }
         let Some(document) = documents.first().filter(|_| errors.is_empty()) else {
-            return ConfigErrors::or(errors, usual);
+            let state = folder.join(&usual.state);
+            return ConfigErrors::or(errors, ControlConfig { state, ..usual });
         };
         let file = match document.read::<ControlFile>() {
             Ok(read) => read,
             Err(errors) => return ConfigErrors::or(errors, usual),
         };
-        let folder = Path::new(document.file()).parent().unwrap_or(Path::new(""));
         let config = Reader { folder, errors: &mut errors }.control(file, usual, &document.root());
         ConfigErrors::or(errors, config)
     }
@@ -205,8 +206,10 @@ mod tests {
     #[test]
     fn a_file_that_says_nothing_is_all_defaults() {
         let state = PathBuf::from("/etc/lighter/lighter-state");
-        assert_eq!(parse("").unwrap(), ControlConfig::default());
-        assert_eq!(parse("{}").unwrap(), ControlConfig { state, ..ControlConfig::default() });
+        let defaults = ControlConfig { state, ..ControlConfig::default() };
+        for text in ["", "{}", "# nothing yet\n"] {
+            assert_eq!(parse(text).unwrap(), defaults, "{text:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The operator's token: whoever has it may change everything.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -43,13 +43,16 @@ impl Token {
     }
 
     fn read(path: &Path) -> io::Result<Token> {
-        let mode = std::fs::metadata(path)?.mode();
+        let mut file = File::open(path)?;
+        // Of the file that is read, and not of what may lie there by then.
+        let mode = file.metadata()?.mode();
         if mode & 0o077 != 0 {
             let said =
                 format!("others can read it (mode {:o}); take that from them with chmod 600", mode & 0o777);
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, said));
         }
-        let text = std::fs::read_to_string(path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
         match text.trim() {
             token if token.len() >= FEWEST => Ok(Token::of(token)),
             _ => Err(io::Error::new(

@@ -1,7 +1,10 @@
 //! `lighter control`: the control plane. It tells sidecars and other xDS clients what the mesh says.
 
+use std::fs::DirBuilder;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
@@ -169,9 +172,9 @@ async fn died(tasks: &mut JoinSet<()>) -> Box<dyn std::any::Any + Send> {
 
 /// Opens all that outlives the process, and reads the resource files.
 pub fn open(config: ControlConfig) -> miette::Result<(State, source::Seen)> {
-    std::fs::create_dir_all(&config.state)
+    own_folder(&config.state)
         .into_diagnostic()
-        .wrap_err_with(|| format!("cannot make the folder {}", config.state.display()))?;
+        .wrap_err_with(|| format!("the state folder {}", config.state.display()))?;
     let (files, seen) = source::read(&config.resources).map_err(|errors| miette!("{errors}"))?;
     let store = Store::open(&config.state.join("store.redb"), files).map_err(|error| miette!("{error}"))?;
     let (authority, tls) = identity(&config)?;
@@ -180,6 +183,24 @@ pub fn open(config: ControlConfig) -> miette::Result<(State, source::Seen)> {
     let registry = Registry::open(config.lease, &store, &index, Instant::now())
         .map_err(|error| miette!("registrations: {error}"))?;
     Ok((State::new(config, Arc::new(store), index, registry, authority, tls), seen))
+}
+
+/// Makes a folder for its owner alone. One that is there has to be ours, with nobody else to write in it: whoever can
+/// lays a token or a key of their own there.
+fn own_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let found = std::fs::metadata(path)?;
+    let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return denied(format!("it belongs to another user, {}", found.uid()));
+    }
+    if found.mode() & 0o022 != 0 {
+        let mode = found.mode() & 0o7777;
+        return denied(format!(
+            "others can write in it (mode {mode:o}); take that from them with chmod go-w"
+        ));
+    }
+    Ok(())
 }
 
 /// The authority, made where there is none, and what it lets this control plane show.
@@ -233,3 +254,26 @@ async fn follow(state: Arc<State>) {
 
 /// How long clients may take to end their streams when the control plane stops.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_state_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("deep/state");
+        own_folder(&state).unwrap();
+        assert_eq!(std::fs::metadata(&state).unwrap().mode() & 0o777, 0o700);
+        own_folder(&state).unwrap();
+        for (mode, fine) in [(0o755, true), (0o775, false), (0o1777, false)] {
+            std::fs::set_permissions(&state, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(own_folder(&state).is_ok(), fine, "{mode:o}");
+        }
+        // As a file is no folder.
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert!(own_folder(&folder.path().join("file")).is_err());
+    }
+}
