@@ -16,13 +16,29 @@ use super::instance::Instance;
 #[derive(Debug)]
 pub struct Leases {
     lease: Duration,
-    instances: BTreeMap<Arc<str>, Leased>,
+    instances: BTreeMap<Key, Leased>,
     /// The instances of each Service.
     services: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
     /// Which instance each stream speaks for.
-    streams: BTreeMap<u64, Arc<str>>,
+    streams: BTreeMap<u64, Key>,
     /// The ends of leases that run, soonest first.
-    ends: BTreeSet<(Instant, Arc<str>)>,
+    ends: BTreeSet<(Instant, Key)>,
+}
+
+/// Which instance: each service gives its own names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Of which Service.
+    pub service: ServiceName,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl std::fmt::Display for Key {
+    /// No other instance's: a Service's name has no space.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.service, self.name)
+    }
 }
 
 #[derive(Debug)]
@@ -43,9 +59,6 @@ enum Held {
 /// Why a registration is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The name belongs to an instance of another service.
-    #[error("an instance of this name is registered for another service")]
-    Taken,
     /// One stream speaks for one instance.
     #[error("this stream speaks for another instance")]
     AnotherInstance,
@@ -69,7 +82,8 @@ impl Leases {
     /// Takes an instance over from before a restart. It has one full lease from now on.
     pub fn restore(&mut self, name: Arc<str>, instance: Instance, now: Instant) {
         let held = Held::Until(now + self.lease);
-        self.put(name, Leased { instance, held });
+        let key = Key { service: instance.service.clone(), name };
+        self.put(key, Leased { instance, held });
     }
 
     /// Takes a registration in. Returns the ports whose endpoints may be others now.
@@ -79,13 +93,11 @@ impl Leases {
         name: &Arc<str>,
         instance: Instance,
     ) -> Result<BTreeSet<ServicePort>, Refused> {
-        if self.streams.get(&stream).is_some_and(|other| other != name) {
+        let key = Key { service: instance.service.clone(), name: name.clone() };
+        if self.streams.get(&stream).is_some_and(|other| *other != key) {
             return Err(Refused::AnotherInstance);
         }
-        let before = self.instances.get(name);
-        if before.is_some_and(|before| before.instance.service != instance.service) {
-            return Err(Refused::Taken);
-        }
+        let before = self.instances.get(&key);
         let siblings = self.services.get(&instance.service).map_or(0, BTreeSet::len);
         if before.is_none() && siblings >= MOST_INSTANCES {
             return Err(Refused::TooMany);
@@ -96,29 +108,29 @@ impl Leases {
             // It is not known to be lost yet, and speaks for nobody any more.
             self.streams.remove(other);
         }
-        self.streams.insert(stream, name.clone());
-        self.put(name.clone(), Leased { instance, held: Held::By(stream) });
+        self.streams.insert(stream, key.clone());
+        self.put(key, Leased { instance, held: Held::By(stream) });
         Ok(ports)
     }
 
     /// A stream was lost: the lease of its instance begins to run.
     pub fn lost(&mut self, stream: u64, now: Instant) {
-        let Some(name) = self.streams.remove(&stream) else { return };
-        let Some(leased) = self.instances.remove(&name) else { return };
-        self.put(name, Leased { held: Held::Until(now + self.lease), ..leased });
+        let Some(key) = self.streams.remove(&stream) else { return };
+        let Some(leased) = self.instances.remove(&key) else { return };
+        self.put(key, Leased { held: Held::Until(now + self.lease), ..leased });
     }
 
     /// Ends every lease that is over. Returns whose it was, and the ports whose endpoints are others now.
-    pub fn expire(&mut self, now: Instant) -> (Vec<Arc<str>>, BTreeSet<ServicePort>) {
-        let (mut names, mut ports) = (Vec::new(), BTreeSet::new());
-        while let Some((end, name)) = self.ends.first().cloned().filter(|(end, _)| *end <= now) {
-            self.ends.remove(&(end, name.clone()));
-            if let Some(leased) = self.take(&name) {
+    pub fn expire(&mut self, now: Instant) -> (Vec<Key>, BTreeSet<ServicePort>) {
+        let (mut keys, mut ports) = (Vec::new(), BTreeSet::new());
+        while let Some((end, key)) = self.ends.first().cloned().filter(|(end, _)| *end <= now) {
+            self.ends.remove(&(end, key.clone()));
+            if let Some(leased) = self.take(&key) {
                 ports.extend(leased.instance.listed_ports());
-                names.push(name);
+                keys.push(key);
             }
         }
-        (names, ports)
+        (keys, ports)
     }
 
     /// When the next lease ends, if one runs.
@@ -129,8 +141,9 @@ impl Leases {
     /// The endpoints of a port: of every instance that is ready and does not drain.
     pub fn endpoints(&self, port: &ServicePort) -> Vec<EndpointSpec> {
         let names = self.services.get(&port.service).into_iter().flatten();
+        let keys = names.map(|name| Key { service: port.service.clone(), name: name.clone() });
         let listed =
-            names.filter_map(|name| self.instances.get(name)).filter(|leased| leased.instance.is_listed());
+            keys.filter_map(|key| self.instances.get(&key)).filter(|leased| leased.instance.is_listed());
         let mut endpoints = BTreeMap::new();
         for leased in listed {
             let instance = &leased.instance;
@@ -147,24 +160,24 @@ impl Leases {
         self.instances.len()
     }
 
-    fn put(&mut self, name: Arc<str>, leased: Leased) {
-        self.take(&name);
+    fn put(&mut self, key: Key, leased: Leased) {
+        self.take(&key);
         if let Held::Until(end) = leased.held {
-            self.ends.insert((end, name.clone()));
+            self.ends.insert((end, key.clone()));
         }
-        self.services.entry(leased.instance.service.clone()).or_default().insert(name.clone());
-        self.instances.insert(name, leased);
+        self.services.entry(key.service.clone()).or_default().insert(key.name.clone());
+        self.instances.insert(key, leased);
     }
 
-    fn take(&mut self, name: &Arc<str>) -> Option<Leased> {
-        let leased = self.instances.remove(name)?;
+    fn take(&mut self, key: &Key) -> Option<Leased> {
+        let leased = self.instances.remove(key)?;
         if let Held::Until(end) = leased.held {
-            self.ends.remove(&(end, name.clone()));
+            self.ends.remove(&(end, key.clone()));
         }
-        if let Some(siblings) = self.services.get_mut(&leased.instance.service) {
-            siblings.remove(name);
+        if let Some(siblings) = self.services.get_mut(&key.service) {
+            siblings.remove(&key.name);
             if siblings.is_empty() {
-                self.services.remove(&leased.instance.service);
+                self.services.remove(&key.service);
             }
         }
         Some(leased)
@@ -290,11 +303,25 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_anothers_name_or_speaks_for_two() {
+    fn a_name_is_its_services_own() {
+        let mut world = World::new();
+        world.register(1, "pod-1", instance("a", "10.0.0.1:1")).unwrap();
+        world.register(2, "pod-1", instance("b", "10.0.0.9:1")).unwrap();
+        assert_eq!(
+            (world.listed("a"), world.listed("b")),
+            (vec!["10.0.0.1:1".into()], vec!["10.0.0.9:1".into()])
+        );
+        world.leases.lost(2, world.now);
+        assert_eq!(world.pass(LEASE), 1);
+        assert_eq!((world.listed("a").len(), world.listed("b").len()), (1, 0));
+    }
+
+    #[test]
+    fn nobody_speaks_for_two_or_for_too_many() {
         let mut world = World::new();
         world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
-        assert_eq!(world.register(2, "a-1", instance("b", "10.0.0.9:1")), Err(Refused::Taken));
         assert_eq!(world.register(1, "a-2", instance("a", "10.0.0.9:1")), Err(Refused::AnotherInstance));
+        assert_eq!(world.register(1, "a-1", instance("b", "10.0.0.9:1")), Err(Refused::AnotherInstance));
         assert_eq!(world.listed("a"), ["10.0.0.1:1"]);
         assert!(world.listed("b").is_empty());
         for number in 1..MOST_INSTANCES {

@@ -17,7 +17,7 @@ mod leases;
 mod service;
 
 pub use instance::Instance;
-pub use leases::{Leases, Refused};
+pub use leases::{Key, Leases, Refused};
 pub use service::{Reports, Server};
 
 /// Everyone who is there.
@@ -30,7 +30,7 @@ pub struct Registry {
     woken: Notify,
 }
 
-/// Instances by name, as they are kept. None: no more.
+/// Instances by what they are, [`Key`] in words, as they are kept. None: no more.
 type Facts = Vec<(String, Option<Vec<u8>>)>;
 
 impl Registry {
@@ -38,13 +38,13 @@ impl Registry {
     pub fn open(lease: Duration, store: &Store, index: &Index, now: Instant) -> Result<Self, StoreError> {
         let mut leases = Leases::new(lease);
         let mut ports = BTreeSet::new();
-        for (name, bytes) in store.facts(FACTS)? {
+        for (key, bytes) in store.facts(FACTS)? {
             match Instance::kept(&bytes) {
                 Some((name, instance)) => {
                     ports.extend(instance.listed_ports());
                     leases.restore(name, instance, now);
                 }
-                None => tracing::warn!(%name, "a registration in the store cannot be read"),
+                None => tracing::warn!(%key, "a registration in the store cannot be read"),
             }
         }
         let registry = Registry {
@@ -75,10 +75,11 @@ impl Registry {
         index: &Index,
     ) -> Result<(), Refused> {
         let fact = instance.keep(name);
+        let key = Key { service: instance.service.clone(), name: name.clone() };
         let mut leases = self.lock();
         let ports = leases.register(stream, name, instance)?;
         self.tell(&leases, &ports, index);
-        self.write([(name.to_string(), Some(fact))]);
+        self.write([(key.to_string(), Some(fact))]);
         Ok(())
     }
 
@@ -90,12 +91,12 @@ impl Registry {
     /// Ends what is over. Returns how many leases that were.
     fn expire(&self, now: Instant, index: &Index) -> usize {
         let mut leases = self.lock();
-        let (names, ports) = leases.expire(now);
+        let (keys, ports) = leases.expire(now);
         self.tell(&leases, &ports, index);
-        if !names.is_empty() {
-            self.write(names.iter().map(|name| (name.to_string(), None)));
+        if !keys.is_empty() {
+            self.write(keys.iter().map(|key| (key.to_string(), None)));
         }
-        names.len()
+        keys.len()
     }
 
     /// Tells the index, while the lock is held: what it is told last is what is so.
