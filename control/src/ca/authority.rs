@@ -199,6 +199,8 @@ impl Authority {
         life: Duration,
         now: SystemTime,
     ) -> Result<Result<Issued, JoinError>, CaError> {
+        // Anyone can come here: what is no token at all does not hold the others up.
+        let Some(token) = token::parse(token) else { return Ok(Err(JoinError::Malformed)) };
         let request = Request::parse(csr)?;
         let spent = {
             let _lock = disk::lock(&self.folder).map_err(CaError::at(&self.folder))?;

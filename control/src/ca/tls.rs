@@ -27,6 +27,8 @@ pub struct Tls {
 struct Built {
     config: Arc<ServerConfig>,
     trust: Arc<Trust>,
+    /// Of the bundle that is trusted.
+    sequence: u64,
     renew_at: SystemTime,
 }
 
@@ -40,7 +42,7 @@ impl Tls {
         now: SystemTime,
     ) -> Result<Self, CaError> {
         let built = build(&authority, &addresses, life, now)?;
-        let changes = watch::Sender::new(authority.bundle().1);
+        let changes = watch::Sender::new(built.sequence);
         Ok(Tls { authority, addresses, life, current: ArcSwap::from_pointee(built), changes })
     }
 
@@ -74,13 +76,18 @@ impl Tls {
     }
 
     pub(super) fn look(&self, now: SystemTime) -> Result<(), CaError> {
-        let changed = self.authority.refresh()?;
-        if changed || self.current.load().renew_at <= now {
-            self.current.store(Arc::new(build(&self.authority, &self.addresses, self.life, now)?));
+        self.authority.refresh()?;
+        let current = self.current.load_full();
+        // Not whether anything was read just now: the time before, building may have failed.
+        let changed = self.authority.bundle().1 != current.sequence;
+        if !changed && now < current.renew_at {
+            return Ok(());
         }
+        let built = build(&self.authority, &self.addresses, self.life, now)?;
+        let (roots, sequence) = (built.trust.roots().len(), built.sequence);
+        self.current.store(Arc::new(built));
         if changed {
-            let (roots, sequence) = self.authority.bundle();
-            tracing::info!(roots = roots.len(), sequence, "other roots are in force");
+            tracing::info!(roots, sequence, "other roots are in force");
             self.changes.send_replace(sequence);
         }
         Ok(())
@@ -100,7 +107,8 @@ fn build(
     // Who joins knows a hash of the root, not the root: so it is shown.
     let mut chain = issued.chain;
     chain.push(issued.root);
-    let trust = Arc::new(Trust::new(authority.domain().clone(), authority.bundle().0)?);
+    let (roots, sequence) = authority.bundle();
+    let trust = Arc::new(Trust::new(authority.domain().clone(), roots)?);
     let verifier = Verifier::client(trust.clone(), judge).or_nobody();
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| CaError::Key)?;
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -112,7 +120,7 @@ fn build(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     let left = issued.not_after.duration_since(now).unwrap_or_default();
-    Ok(Built { config: Arc::new(config), trust, renew_at: now + left / 2 })
+    Ok(Built { config: Arc::new(config), trust, sequence, renew_at: now + left / 2 })
 }
 
 fn judge(refusal: &Refusal) {

@@ -86,11 +86,10 @@ pub(super) fn make(
 /// answer was lost on its way.
 pub(super) fn spend(
     folder: &Path,
-    token: &str,
+    (id, secret): Parsed,
     key: &[u8; 32],
     now: SystemTime,
 ) -> Result<Result<ServiceName, JoinError>, CaError> {
-    let Some((id, secret)) = parse(token) else { return Ok(Err(JoinError::Malformed)) };
     let path = path(folder, &hex(&id));
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Err(JoinError::Foreign)),
@@ -140,7 +139,11 @@ pub(super) fn list(folder: &Path, now: SystemTime) -> Result<Vec<TokenInfo>, CaE
     Ok(found)
 }
 
-fn parse(token: &str) -> Option<([u8; ID], [u8; SECRET])> {
+/// What of a token is looked up, and what proves it.
+pub(super) type Parsed = ([u8; ID], [u8; SECRET]);
+
+/// Reads a token. None: it is none.
+pub(super) fn parse(token: &str) -> Option<Parsed> {
     let bytes = unhex(token.trim().strip_prefix(PREFIX)?.rsplit_once('.')?.1)?;
     let (id, rest) = bytes.split_first_chunk::<ID>()?;
     let (secret, roots) = rest.split_first_chunk::<SECRET>()?;
