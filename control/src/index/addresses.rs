@@ -22,12 +22,10 @@ impl Addresses {
         self.virtual_ips.get(&ip)
     }
 
-    /// The port that has this endpoint; of several the first by name, each time.
+    /// The port that has this endpoint; of several the first by name, each time. What an operator wrote goes before what
+    /// a workload says of itself.
     pub(super) fn of_endpoint(&self, address: SocketAddr) -> Option<&ServicePort> {
-        [&self.registered, &self.configured]
-            .into_iter()
-            .filter_map(|ports| ports.get(&address)?.first())
-            .min()
+        self.configured.get(&address).or_else(|| self.registered.get(&address))?.first()
     }
 
     /// Puts a Service in the place of what it was before.

@@ -125,6 +125,14 @@ fn who_registers_before_the_service_is_there_is_found_when_it_comes() {
 }
 
 #[test]
+fn nobody_takes_an_address_over_from_a_resource() {
+    let index = index(&[service("a", &[]), service("b", &[1])]);
+    index.set_registered(&port("a"), vec![registered("10.0.0.1:1")]);
+    let address: lighter::Address = message(&index, Kind::Address, "10.0.0.1:1");
+    assert_eq!(address.service, "default/b");
+}
+
+#[test]
 fn every_address_is_answered() {
     let index = index(&[service("a", &[1])]);
     let virtual_ip = index.snapshot().services[&ServiceName::new("default", "a")].virtual_ips.v4;

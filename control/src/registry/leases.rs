@@ -4,6 +4,7 @@
 //! for one lease, and whoever takes it up again in time, by whatever stream, has never been away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub struct Leases {
     streams: BTreeMap<u64, Key>,
     /// The ends of leases that run, soonest first.
     ends: BTreeSet<(Instant, Key)>,
+    /// The services whose instances are reached at an address and do not drain, with how often each says so.
+    addresses: BTreeMap<SocketAddr, BTreeMap<ServiceName, usize>>,
 }
 
 /// Which instance: each service gives its own names.
@@ -59,6 +62,9 @@ enum Held {
 /// Why a registration is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
+    /// The address belongs to an instance of another service.
+    #[error("an instance of another service is registered at {0}")]
+    Taken(SocketAddr),
     /// One stream speaks for one instance.
     #[error("this stream speaks for another instance")]
     AnotherInstance,
@@ -76,6 +82,7 @@ impl Leases {
             services: BTreeMap::new(),
             streams: BTreeMap::new(),
             ends: BTreeSet::new(),
+            addresses: BTreeMap::new(),
         }
     }
 
@@ -102,6 +109,9 @@ impl Leases {
         if before.is_none() && siblings >= MOST_INSTANCES {
             return Err(Refused::TooMany);
         }
+        if let Some(address) = self.taken(&instance) {
+            return Err(Refused::Taken(address));
+        }
         let mut ports = instance.listed_ports();
         ports.extend(before.map(|before| before.instance.listed_ports()).unwrap_or_default());
         if let Some(Leased { held: Held::By(other), .. }) = before {
@@ -116,7 +126,7 @@ impl Leases {
     /// A stream was lost: the lease of its instance begins to run.
     pub fn lost(&mut self, stream: u64, now: Instant) {
         let Some(key) = self.streams.remove(&stream) else { return };
-        let Some(leased) = self.instances.remove(&key) else { return };
+        let Some(leased) = self.take(&key) else { return };
         self.put(key, Leased { held: Held::Until(now + self.lease), ..leased });
     }
 
@@ -160,10 +170,23 @@ impl Leases {
         self.instances.len()
     }
 
+    /// The first address of an instance at which one of another service is already. Whoever drains makes room, and needs
+    /// none.
+    fn taken(&self, instance: &Instance) -> Option<SocketAddr> {
+        let is_taken = |address: &SocketAddr| {
+            let mut services = self.addresses.get(address).into_iter().flat_map(BTreeMap::keys);
+            services.any(|service| *service != instance.service)
+        };
+        held(instance).find(is_taken)
+    }
+
     fn put(&mut self, key: Key, leased: Leased) {
         self.take(&key);
         if let Held::Until(end) = leased.held {
             self.ends.insert((end, key.clone()));
+        }
+        for address in held(&leased.instance) {
+            *self.addresses.entry(address).or_default().entry(key.service.clone()).or_default() += 1;
         }
         self.services.entry(key.service.clone()).or_default().insert(key.name.clone());
         self.instances.insert(key, leased);
@@ -174,6 +197,16 @@ impl Leases {
         if let Held::Until(end) = leased.held {
             self.ends.remove(&(end, key.clone()));
         }
+        for address in held(&leased.instance) {
+            let Some(services) = self.addresses.get_mut(&address) else { continue };
+            if let Some(times) = services.get_mut(&key.service) {
+                *times -= 1;
+            }
+            services.retain(|_, times| *times > 0);
+            if services.is_empty() {
+                self.addresses.remove(&address);
+            }
+        }
         if let Some(siblings) = self.services.get_mut(&key.service) {
             siblings.remove(&key.name);
             if siblings.is_empty() {
@@ -182,6 +215,11 @@ impl Leases {
         }
         Some(leased)
     }
+}
+
+/// The addresses that an instance keeps from other services.
+fn held(instance: &Instance) -> impl Iterator<Item = SocketAddr> {
+    instance.ports.iter().filter(|_| !instance.draining).map(|port| port.address)
 }
 
 /// Most instances of one service.
@@ -314,6 +352,29 @@ mod tests {
         world.leases.lost(2, world.now);
         assert_eq!(world.pass(LEASE), 1);
         assert_eq!((world.listed("a").len(), world.listed("b").len()), (1, 0));
+    }
+
+    #[test]
+    fn an_address_is_one_services() {
+        let mut world = World::new();
+        world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        let taken = Err(Refused::Taken("10.0.0.1:1".parse().unwrap()));
+        assert_eq!(world.register(2, "b-1", instance("b", "10.0.0.1:1")), taken);
+        world.register(3, "a-2", instance("a", "10.0.0.1:1")).unwrap();
+        world.leases.lost(1, world.now);
+        world.register(3, "a-2", instance("a", "10.0.0.2:1")).unwrap();
+        assert_eq!(world.register(2, "b-1", instance("b", "10.0.0.1:1")), taken, "a lease runs");
+        // What is over or about to be makes room.
+        world.pass(LEASE);
+        world.register(2, "b-1", instance("b", "10.0.0.1:1")).unwrap();
+        world.register(2, "b-1", Instance { draining: true, ..instance("b", "10.0.0.1:1") }).unwrap();
+        world.register(4, "c-1", instance("c", "10.0.0.1:1")).unwrap();
+        assert_eq!(world.register(2, "b-1", instance("b", "10.0.0.1:1")), taken);
+        for stream in [2, 3, 4] {
+            world.leases.lost(stream, world.now);
+        }
+        world.pass(LEASE);
+        assert!(world.leases.addresses.is_empty());
     }
 
     #[test]
