@@ -123,6 +123,12 @@ impl Leases {
         Ok(ports)
     }
 
+    /// Whether this stream has said just that already.
+    pub fn is_known(&self, stream: u64, key: &Key, instance: &Instance) -> bool {
+        let known = self.instances.get(key);
+        known.is_some_and(|leased| leased.held == Held::By(stream) && leased.instance == *instance)
+    }
+
     /// A stream was lost: the lease of its instance begins to run.
     pub fn lost(&mut self, stream: u64, now: Instant) {
         let Some(key) = self.streams.remove(&stream) else { return };

@@ -1,6 +1,6 @@
 //! Registration: who is there, kept over restarts of the control plane, told to the index.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub struct Registry {
 }
 
 /// Instances by what they are, [`Key`] in words, as they are kept. None: no more.
-type Facts = Vec<(String, Option<Vec<u8>>)>;
+type Facts = BTreeMap<String, Option<Vec<u8>>>;
 
 impl Registry {
     /// Takes over who was there before a restart, with a full lease from `now`, and tells the index of it.
@@ -74,9 +74,12 @@ impl Registry {
         instance: Instance,
         index: &Index,
     ) -> Result<(), Refused> {
-        let fact = instance.keep(name);
         let key = Key { service: instance.service.clone(), name: name.clone() };
         let mut leases = self.lock();
+        if leases.is_known(stream, &key, &instance) {
+            return Ok(());
+        }
+        let fact = instance.keep(name);
         let ports = leases.register(stream, name, instance)?;
         self.tell(&leases, &ports, index);
         self.write([(key.to_string(), Some(fact))]);
@@ -124,8 +127,9 @@ impl Registry {
 pub async fn keep(state: Arc<State>) {
     let registry = &state.registry;
     let mut stopping = state.stopping();
+    let mut again = None;
     loop {
-        let end = registry.lock().next_end();
+        let end = registry.lock().next_end().into_iter().chain(again).min();
         let ended = async {
             match end {
                 Some(end) => tokio::time::sleep_until(end.into()).await,
@@ -142,7 +146,7 @@ pub async fn keep(state: Arc<State>) {
             state.metrics.expired_leases.fetch_add(over as u64, Relaxed);
             tracing::info!(instances = over, "leases ended: they have not been heard of");
         }
-        write(&state).await;
+        again = (!write(&state).await).then(|| Instant::now() + RETRY);
         if stop {
             return;
         }
@@ -151,22 +155,26 @@ pub async fn keep(state: Arc<State>) {
     }
 }
 
-async fn write(state: &Arc<State>) {
+/// Writes what has yet to be written. Returns whether nothing is left of it.
+async fn write(state: &Arc<State>) -> bool {
     let facts = std::mem::take(&mut *state.registry.unwritten());
     if facts.is_empty() {
-        return;
+        return true;
     }
+    let facts: Vec<_> = facts.into_iter().collect();
     let store = state.store.clone();
     let written =
         tokio::task::spawn_blocking(move || store.set_facts(FACTS, &facts).map_err(|error| (error, facts)));
     match written.await {
-        Ok(Ok(())) => {}
-        Ok(Err((error, mut facts))) => {
+        Ok(Ok(())) => true,
+        Ok(Err((error, facts))) => {
             // What was said meanwhile is newer.
             tracing::error!(%error, "registrations are not written: after a restart they would be missing");
             let mut unwritten = state.registry.unwritten();
-            facts.append(&mut unwritten);
-            *unwritten = facts;
+            for (key, fact) in facts {
+                unwritten.entry(key).or_insert(fact);
+            }
+            false
         }
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
@@ -177,3 +185,6 @@ const FACTS: &str = "instance";
 
 /// The least time between two writes.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// When what could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(5);
