@@ -23,7 +23,8 @@ pub struct ControlConfig {
     pub ads: SocketAddr,
     /// The API, over TLS. Default 127.0.0.1:15020.
     pub api: SocketAddr,
-    /// ADS without TLS for clients of this machine; nothing on it decides who may talk. Default none.
+    /// ADS without TLS for clients of this machine. Whom a workload lets in is not served there; the identities that
+    /// endpoints are to prove are, to whoever takes the word of a listener that proves nothing itself. Default none.
     pub plaintext_ads: Option<SocketAddr>,
     /// Files or folders with resources, watched.
     pub resources: Vec<PathBuf>,

@@ -120,7 +120,8 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     if let Some(address) = state.config.plaintext_ads {
         let listener = listen(address, "plaintextAds").await?;
         tracing::info!(%address, "ADS in plain text");
-        // The gRPC profile, and nothing that decides who may talk.
+        // The gRPC profile, without whom a workload lets in. It has the identities of endpoints: they are no secret, and
+        // who follows a listener without TLS relies on nobody else of this machine listening there.
         let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::STANDARD));
         tasks.spawn(grpc::serve(
             state.clone(),
