@@ -15,6 +15,7 @@ use lighter_config::manifest::Key;
 use super::answer::{self, Answer, refused};
 use super::counters::Counters;
 use super::query::Query;
+use super::server::Trusted;
 use super::{Api, Caller, OPERATOR};
 
 /// Bytes of a body.
@@ -55,6 +56,9 @@ impl Api {
             Counters::count(&self.counters.unauthorized);
             tracing::warn!(%peer, path = parts.uri.path(), "the operator's token is missing or wrong");
             return answer::unauthorized();
+        }
+        if let Some(trusted) = parts.extensions.get::<Trusted>() {
+            trusted.set();
         }
         let asked = match Asked::of(&parts) {
             Ok(asked) => asked,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::Request;
@@ -19,7 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use super::Api;
 use super::counters::Counters;
 
-/// Open connections. One more pushes out the oldest, so that idle or stuck clients never keep an operator away.
+/// Open connections. One more pushes out the oldest of those that have not shown the token, so that idle or stuck clients
+/// neither keep an operator away nor cut one off.
 const MOST_CONNECTIONS: usize = 128;
 /// How long a handshake, or a request's head, may take; and the rest between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,11 +30,22 @@ const LIFETIME: Duration = Duration::from_secs(300);
 /// Bytes of a request's head.
 const MOST_HEAD_BYTES: usize = 16 * 1024;
 
+/// Whether a connection has carried a request with the operator's token.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trusted(Arc<AtomicBool>);
+
+impl Trusted {
+    /// It has.
+    pub(super) fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Answers requests on `listener` until the control plane is to stop; requests that are there by then are answered.
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: Arc<Api>) {
     let tls = TlsAcceptor::from(tls);
     let mut tasks = JoinSet::new();
-    let mut open = VecDeque::<AbortHandle>::new();
+    let mut open = VecDeque::<(AbortHandle, Trusted)>::new();
     let mut stopping = api.state.stopping();
     loop {
         let accepted = tokio::select! {
@@ -49,27 +62,30 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: A
             }
         };
         while tasks.try_join_next().is_some() {}
-        open.retain(|task| !task.is_finished());
-        if open.len() >= MOST_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
-            Counters::count(&api.counters.connections_shed);
+        open.retain(|(task, _)| !task.is_finished());
+        if open.len() >= MOST_CONNECTIONS {
+            let oldest = open.iter().position(|(_, trusted)| !trusted.0.load(Relaxed)).unwrap_or(0);
+            if let Some((oldest, _)) = open.remove(oldest) {
+                oldest.abort();
+                Counters::count(&api.counters.connections_shed);
+            }
         }
-        open.push_back(tasks.spawn(secured(stream, peer, tls.clone(), api.clone())));
+        let trusted = Trusted::default();
+        let task = tasks.spawn(secured(stream, peer, tls.clone(), api.clone(), trusted.clone()));
+        open.push_back((task, trusted));
     }
     drop(listener);
     while tasks.join_next().await.is_some() {}
 }
 
-async fn secured(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, api: Arc<Api>) {
+async fn secured(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, api: Arc<Api>, trusted: Trusted) {
     let mut stopping = api.state.stopping();
     let shaken = tokio::select! {
         () = stopping.asked() => return,
         shaken = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)) => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => connection(stream, peer, api).await,
+        Ok(Ok(stream)) => connection(stream, peer, api, trusted).await,
         Ok(Err(error)) => {
             Counters::count(&api.counters.handshakes_failed);
             tracing::debug!(%peer, %error, "no TLS on the API port");
@@ -83,9 +99,11 @@ pub(super) async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     api: Arc<Api>,
+    trusted: Trusted,
 ) {
     let mut stopping = api.state.stopping();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(trusted.clone());
         let api = api.clone();
         async move { Ok::<_, Infallible>(api.answer(request, peer).await) }
     });

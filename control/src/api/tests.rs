@@ -5,6 +5,14 @@ use hyper_util::rt::TokioIo;
 use lighter_config::control::{AuditLog, ControlConfig};
 use serde_json::{Value, json};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+
 use super::*;
 use crate::store::parse_rfc3339;
 
@@ -38,7 +46,7 @@ impl World {
     async fn ask(&self, method: Method, target: &str, token: &str, body: String) -> (StatusCode, String) {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let peer = "192.0.2.1:1234".parse().unwrap();
-        tokio::spawn(server::connection(far, peer, self.api.clone()));
+        tokio::spawn(server::connection(far, peer, self.api.clone(), server::Trusted::default()));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);
@@ -132,6 +140,42 @@ async fn a_push_is_taken_shown_and_written_down() {
         "before": 1, "after": 1, "setBefore": "shop", "set": "other",
     });
     assert_eq!(world.audit()[1]["resources"], json!([moved]));
+}
+
+#[tokio::test]
+async fn many_who_say_nothing_do_not_cut_an_operator_off() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(server::serve(listener, world.api.tls().unwrap(), world.api.clone()));
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_file(world.folder.path().join(certificate::FILE)).unwrap();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let (mut operator, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = || {
+        let request = Request::builder().uri("/v1/resources").header("host", "control");
+        let request = request.header("authorization", format!("Bearer {}", world.token));
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    let answer = operator.send_request(request()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.into_body().collect().await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    // The operator's was the oldest but for the token: this one went in its place.
+    let _ = silent[0].read(&mut [0]).await;
+    operator.ready().await.unwrap();
+    assert_eq!(operator.send_request(request()).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]
