@@ -93,6 +93,16 @@ impl Authorization {
         self.rules.is_empty() && self.allow.is_empty() && self.audit_allow.is_empty()
     }
 
+    /// What this and `other` say together.
+    #[must_use]
+    pub fn and(&self, other: &Authorization) -> Authorization {
+        let mut both = self.clone();
+        both.rules.extend(other.rules.iter().cloned());
+        both.allow.extend(other.allow.iter().cloned());
+        both.audit_allow.extend(other.audit_allow.iter().cloned());
+        both
+    }
+
     /// Whether some rule looks at requests, so that nothing but HTTP can pass.
     pub fn needs_requests(&self) -> bool {
         self.rules.iter().any(|rule| !rule.audit && !rule.operations.is_empty())
@@ -183,12 +193,22 @@ impl Operation {
                     unclear
                 })
             && (self.hosts.is_empty() || self.hosts.iter().any(|wanted| is_host(host, wanted.as_bytes())))
-            && self.headers.iter().all(|(name, value)| match (request.header(name), value) {
-                (Some(found), Some(value)) => found == value.as_bytes(),
-                (found, None) => found.is_some(),
-                (None, Some(_)) => false,
-            })
+            && self.headers.iter().all(|(name, value)| has(request, name, value.as_deref(), unclear))
     }
+}
+
+/// Whether a request has field `name` with `value`, if one is wanted. Where it has several values, the application may go
+/// by any of them: then `unclear` says whether one that fits is enough, or all would have to.
+fn has<R: RequestParts + ?Sized>(request: &R, name: &str, value: Option<&str>, unclear: bool) -> bool {
+    let Some(wanted) = value.map(str::as_bytes) else { return request.header(name).is_some() };
+    let (mut whole, mut fitting, mut all) = (false, false, true);
+    request.header_values(name, &mut |found| {
+        whole |= found == wanted;
+        let parts = found.split(|byte| *byte == b',');
+        fitting |= found == wanted || parts.map(<[u8]>::trim_ascii).any(|part| part == wanted);
+        all &= found == wanted;
+    });
+    if unclear { fitting } else { whole && all }
 }
 
 impl TextMatch {
@@ -439,6 +459,54 @@ mod tests {
         let odd = Asked("GET", "//admin", &[]);
         assert!(!decides(vec![rule(true, Vec::new(), vec![admin()])], false, &caller(None), Some(&odd)));
         assert!(!decides(vec![rule(false, Vec::new(), vec![all])], true, &caller(None), Some(&odd)));
+    }
+
+    #[test]
+    fn a_second_value_of_a_field_hides_nothing() {
+        struct Twice(&'static [&'static str]);
+
+        impl RequestParts for Twice {
+            fn method(&self) -> &[u8] {
+                b"GET"
+            }
+
+            fn path(&self) -> &[u8] {
+                b"/"
+            }
+
+            fn query(&self) -> Option<&[u8]> {
+                None
+            }
+
+            fn header(&self, _: &str) -> Option<&[u8]> {
+                self.0.first().map(|value| value.as_bytes())
+            }
+
+            fn header_values(&self, _: &str, see: &mut dyn FnMut(&[u8])) {
+                self.0.iter().for_each(|value| see(value.as_bytes()));
+            }
+        }
+
+        let prod =
+            || Operation { headers: vec![("x-env".into(), Some("prod".into()))], ..Operation::default() };
+        let decides = |deny, values| {
+            let rules = vec![rule(deny, Vec::new(), vec![prod()])];
+            let allow = if deny { Vec::new() } else { vec!["ns/p".into()] };
+            let authorization = Authorization { rules, allow, audit_allow: Vec::new() };
+            let decision = authorization.decide(&caller(None), Some((&Twice(values), &b"web"[..])));
+            matches!(decision, Decision::Allowed(_))
+        };
+        for (values, denied, allowed) in [
+            (&["prod"][..], true, true),
+            (&["test", "prod"], true, false),
+            (&["prod", "test"], true, false),
+            (&["test, prod"], true, false),
+            (&["test"], false, false),
+            (&[], false, false),
+        ] {
+            assert_eq!(decides(true, values), !denied, "{values:?}");
+            assert_eq!(decides(false, values), allowed, "{values:?}");
+        }
     }
 
     #[test]

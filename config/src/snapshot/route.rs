@@ -15,6 +15,13 @@ pub trait RequestParts {
     fn query(&self) -> Option<&[u8]>;
     /// The first value of header `name` (lower case); comparison of names ignores case.
     fn header(&self, name: &str) -> Option<&[u8]>;
+    /// Shows every value of header `name`, in order. One that refuses has to look at all of them: which one the
+    /// application takes is not known.
+    fn header_values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+        if let Some(value) = self.header(name) {
+            see(value);
+        }
+    }
 }
 
 /// A port's routes in order of precedence.

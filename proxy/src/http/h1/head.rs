@@ -258,6 +258,11 @@ impl lighter_config::snapshot::RequestParts for Request<'_, '_> {
     fn header(&self, name: &str) -> Option<&[u8]> {
         self.field(name)
     }
+
+    fn header_values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+        let named = |field: &&super::scan::Field<'_>| field.name.eq_ignore_ascii_case(name.as_bytes());
+        self.fields.list.iter().filter(named).for_each(|field| see(field.value));
+    }
 }
 
 impl<'b> Fields<'_, 'b> {

@@ -47,6 +47,13 @@ impl RequestParts for View<'_> {
         }
         self.0.headers.get(name).map(HeaderValue::as_bytes)
     }
+
+    fn header_values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+        if name == "host" {
+            return see(authority(&self.0.uri));
+        }
+        self.0.headers.get_all(name).iter().for_each(|value| see(value.as_bytes()));
+    }
 }
 
 /// The authority, or nothing where none was sent.
