@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::authorization::{Authorization, Caller, Decision};
@@ -16,6 +18,9 @@ pub(crate) struct Guard {
     port: ServicePort,
     /// By the name of a rule or a policy.
     counts: HashMap<Arc<str>, Counts>,
+    /// When a refusal was told of last, in seconds since `since`, from 1.
+    told: AtomicU64,
+    since: Instant,
 }
 
 struct Counts {
@@ -24,6 +29,9 @@ struct Counts {
     /// What a policy in audit mode would have denied.
     audited: metrics::Counter,
 }
+
+/// What is told to a caller that has to prove who it is, and did not.
+pub(crate) const UNPROVEN: &str = "this port is open only to callers that prove who they are (mTLS)";
 
 /// What is told to a caller that was refused: not which policy it was, which is for the callee's log.
 pub(crate) const REFUSAL: &str = "no policy of the service allows this";
@@ -43,7 +51,7 @@ impl Guard {
         let rules = authorization.rules.iter().map(|rule| &rule.name);
         let names = rules.chain(&authorization.allow).chain(&authorization.audit_allow);
         let counts = names.map(|name| (name.clone(), Counts::of(&port, name))).collect();
-        Guard { authorization, port, counts }
+        Guard { authorization, port, counts, told: AtomicU64::new(0), since: Instant::now() }
     }
 
     /// Whether the caller may send opaque bytes. Nothing is counted: what it sends is not known yet.
@@ -98,7 +106,12 @@ impl Guard {
         }
     }
 
+    /// Writes a line, but at most one a second: callers must not fill the log. Every refusal is counted.
     fn tell(&self, what: &str, policy: &str, caller: &Caller<'_>) {
+        let now = self.since.elapsed().as_secs() + 1;
+        if self.told.swap(now, Relaxed) == now {
+            return;
+        }
         tracing::info!(
             port = %self.port,
             policy,

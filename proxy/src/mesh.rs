@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lighter_config::name::{ServiceName, ServicePort};
-use lighter_config::snapshot::{Backend, Port, Protocol, Route, Snapshot, TrafficPolicy};
+use lighter_config::snapshot::{Backend, Mtls, Port, Protocol, Route, Snapshot, TrafficPolicy};
 use lighter_filters::Chain;
 
 use crate::authorize::Guard;
@@ -241,25 +241,40 @@ pub struct Target {
     pub pinned: Option<Arc<Endpoint>>,
     /// Who may come in; of this workload's own ports only, since it is the callee that guards itself.
     pub(crate) guard: Option<Arc<Guard>>,
+    /// Whether callers have to prove who they are by now. Only ever set on a connection that came in before.
+    pub(crate) strict: bool,
 }
 
 impl Target {
     /// Every endpoint of `destination`, which nobody guards here.
     pub(crate) fn of(destination: Arc<Destination>) -> Self {
-        Target { destination, pinned: None, guard: None }
+        Target { destination, pinned: None, guard: None, strict: false }
+    }
+
+    /// Whether a request of a caller that did not prove who it is (`proven`) is refused.
+    pub(crate) fn bars(&self, proven: bool) -> bool {
+        self.strict && !proven
     }
 
     /// The same target in `mesh`; the old one stays in use where it is gone from there, so that open connections
     /// end by themselves.
     pub fn refresh(&mut self, mesh: &Mesh) {
         if self.destination.direction == Direction::Inbound {
-            self.guard = Guard::of(&mesh.config, &self.destination.port.key, self.guard.as_ref());
+            let key = &self.destination.port.key;
+            self.guard = Guard::of(&mesh.config, key, self.guard.as_ref());
+            self.strict = mesh.config.mtls_of(key) == Mtls::Strict;
             return;
         }
         if let Some(now) = mesh.destinations.get(&self.destination.port.key)
             && !Arc::ptr_eq(now, &self.destination)
         {
             self.destination = now.clone();
+            // The same address can have to prove another identity by now.
+            if let Some(pinned) = &mut self.pinned
+                && let Some((_, now)) = mesh.by_endpoint.get(&pinned.address)
+            {
+                *pinned = now.clone();
+            }
         }
     }
 }

@@ -158,7 +158,22 @@ fn change() {
     let mut kept = Peer::connect(at);
     assert_eq!(ask(&mut kept, "GET /private"), (200, None));
     sidecar.apply(&format!("{service}---\n{}", policy("none", "rules: []")));
-    wait_until("the policy is in force", || sidecar.metrics().sum("lighter_config_loads_total", &[]) >= 2.0);
+    wait_until("the policy is in force", || {
+        sidecar.metrics().sum("lighter_config_loads_total", &[("outcome", "applied")]) >= 2.0
+    });
     let told = ask(&mut kept, "GET /private");
     assert_eq!(told, (403, Some("denied".to_owned())), "on the connection that was open before");
+    let strict =
+        "apiVersion: mesh.lighter.dev/v1\nkind: MeshPolicy\nmetadata: {name: all}\nspec: {mtls: strict}\n";
+    sidecar.apply(&format!("{service}---\n{strict}"));
+    wait_until("strict is in force", || {
+        sidecar.metrics().sum("lighter_config_loads_total", &[("outcome", "applied")]) >= 3.0
+    });
+    let told = ask(&mut kept, "GET /private");
+    assert_eq!(told, (403, Some("plaintext_refused".to_owned())), "it has not proved who it is");
+    // This sidecar has no identity, so that nobody can prove anything to it: a new caller is not let in at all.
+    let mut new = Peer::connect(at);
+    new.try_send("GET / HTTP/1.1\r\nHost: up\r\n\r\n");
+    assert!(new.head().is_none());
+    assert_eq!(app.received().matches("GET ").count(), 1);
 }

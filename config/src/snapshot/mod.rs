@@ -35,6 +35,15 @@ pub struct Snapshot {
     pub warnings: Vec<ConfigError>,
 }
 
+impl Snapshot {
+    /// Whether callers of a workload at this port have to prove who they are.
+    pub fn mtls_of(&self, port: &ServicePort) -> Mtls {
+        let service = self.services.get(&port.service);
+        let known = service.and_then(|service| service.ports.iter().find(|known| known.key == *port));
+        known.map_or(self.mtls, |known| known.mtls)
+    }
+}
+
 /// What happens to a destination that is in no Service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OutboundPolicy {

@@ -13,9 +13,10 @@ use lighter_config::identity::Spiffe;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{Mtls, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use crate::authorize;
 use crate::carry::{Call, Engine};
 use crate::detect::{self, Verdict};
 use crate::error::Cause;
@@ -49,7 +50,11 @@ impl Call {
     /// one that does not is served at all. `said`: what the listener's configuration says is spoken there.
     pub(crate) async fn into_workload(mut self, target: Target, said: Protocol, mtls: Mtls) -> Engine {
         let Some(identity) = self.worker.shared.identity.get().cloned() else {
-            return self.into_port(target, said).await;
+            // Nobody can prove anything to a sidecar that knows no roots; strict stays strict.
+            return match mtls {
+                Mtls::Strict => self.refuse(&Onward::Port(target), Cause::NoIdentity),
+                Mtls::Permissive => self.into_port(target, said).await,
+            };
         };
         let speech = self.speech(&target, said);
         let onward = Onward::Port(target.clone());
@@ -93,10 +98,13 @@ impl Call {
     /// Carries it untouched to a port that is in no Service, unless callers have to prove who they are: of such a port
     /// it is not known what could be said within TLS.
     pub(crate) async fn into_undeclared(self, onward: Onward) -> Engine {
-        if self.worker.shared.identity.get().is_none() {
-            return self.into_address(onward).await;
-        }
         let strict = self.worker.shared.mesh.load().config.mtls == Mtls::Strict;
+        if self.worker.shared.identity.get().is_none() {
+            return match strict {
+                true => self.refuse(&onward, Cause::NoIdentity),
+                false => self.into_address(onward).await,
+            };
+        }
         let nobody = ServicePort { service: ServiceName::nobody(), port: 0 };
         let welcome = if strict { Welcome::Refused } else { Welcome::Served };
         CallerMetrics::of(&nobody, None).count(welcome);
@@ -107,12 +115,13 @@ impl Call {
     async fn is_for_us(&mut self, speech: Speech) -> Option<bool> {
         let patience = self.worker.shared.config.detect_timeout.max(HELLO);
         let mut heard = BytesMut::from(&*std::mem::take(&mut self.io.early));
+        let end = Instant::now() + patience;
         let hello = loop {
             match sni::parse(&heard) {
                 Hello::Partial => {}
                 whole => break whole,
             }
-            match timeout(patience, detect::read(&self.io, &mut heard, sni::MOST_BYTES)).await {
+            match timeout_at(end, detect::read(&self.io, &mut heard, sni::MOST_BYTES)).await {
                 Ok(Ok(bytes)) if bytes > 0 => {}
                 Ok(Err(_)) => return None,
                 // Half a hello and no more: what there is goes on as it is.
@@ -177,7 +186,7 @@ impl Call {
             return;
         }
         self.count_refusal(onward, CAUSE);
-        let detail = "this port is open only to callers that prove who they are (mTLS)";
+        let detail = authorize::UNPROVEN;
         let answer = ErrorAnswer { cause: CAUSE, detail, grpc: false }.http1(false, true);
         let last_words = async {
             self.io.write_all(&answer).await?;
@@ -193,7 +202,7 @@ impl Call {
 /// The first byte of a TLS connection: a record of the handshake.
 const TLS_HANDSHAKE: u8 = 22;
 
-/// Longest pause within a ClientHello.
+/// How long a ClientHello may take.
 const HELLO: Duration = Duration::from_secs(2);
 
 /// How long a caller may take for its handshake.

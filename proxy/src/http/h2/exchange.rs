@@ -154,6 +154,9 @@ pub(crate) fn prepare(
     if parts.method == Method::CONNECT {
         return Err(refusal(Cause::Unsupported));
     }
+    if target.bars(downstream.caller().is_some()) {
+        return Err(ProxyError::new(Cause::PlaintextRefused, authorize::UNPROVEN));
+    }
     if let Some(guard) = &target.guard {
         let authority = head::authority(&parts.uri);
         guard

@@ -96,6 +96,9 @@ impl Connection {
         if request.form == Form::Authority {
             return Err(Fault::new(Cause::Unsupported, "CONNECT is for the explicit proxy port"));
         }
+        if target.bars(self.vouched.as_ref().is_some_and(Option::is_some)) {
+            return Err(Fault::new(Cause::PlaintextRefused, authorize::UNPROVEN));
+        }
         if let Some(guard) = &target.guard {
             let identity = self.vouched.as_ref().and_then(|caller| Some(caller.as_ref()?.id.as_str()));
             guard
