@@ -12,7 +12,7 @@ use crate::load::{Loaded, Resources};
 use crate::name::{ServiceName, ServicePort};
 use crate::resource::Spec;
 use crate::snapshot::{
-    Backend, EndpointSpec, Mtls, Port, Protocol, RouteTable, Service, Snapshot, TrafficPolicy,
+    Authorization, Backend, EndpointSpec, Mtls, Port, Protocol, RouteTable, Service, Snapshot, TrafficPolicy,
 };
 
 mod attach;
@@ -51,12 +51,38 @@ impl Snapshot {
         for route in &resources.tcp_routes {
             tcp::attach(route, &mut drafts, &mut report);
         }
+        one_policy_each(&drafts, &authorization, &mut report);
         let services = finish(drafts, &mut report);
         let version = version(&(&services, &authorization, outbound_policy, mtls));
         sort(&mut report.warnings);
         let snapshot =
             Snapshot { version, services, authorization, outbound_policy, mtls, warnings: report.warnings };
         ConfigErrors::or(report.errors, snapshot)
+    }
+}
+
+/// A workload cannot tell for which of two ports a connection to one address is: they must be guarded alike.
+fn one_policy_each(
+    drafts: &Drafts<'_>,
+    authorization: &BTreeMap<ServicePort, Arc<Authorization>>,
+    report: &mut Report,
+) {
+    for draft in drafts.values() {
+        for (at, port) in draft.ports.iter().enumerate() {
+            let is_twin = |other: &&PortDraft<'_>| {
+                other.target_port == port.target_port
+                    && (other.mtls != port.mtls
+                        || authorization.get(&other.key) != authorization.get(&port.key))
+            };
+            if let Some(other) = draft.ports[..at].iter().find(is_twin) {
+                let error = draft.at.error(format!(
+                    "ports {} and {} have one targetPort, and policies that differ",
+                    other.key.port, port.key.port
+                ));
+                report
+                    .error(error.hint("let each policy be about both, or give each port its own targetPort"));
+            }
+        }
     }
 }
 
