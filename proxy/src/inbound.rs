@@ -26,10 +26,16 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
         return None;
     };
     let onward = Onward::Address(Direction::Inbound, meant);
+    if is_barred(&call.worker.shared) {
+        return call.refuse(&onward, Cause::NoConfig);
+    }
     if meant.ip().is_loopback() || is_own(&call.worker.shared.config, meant.port()) {
         return call.refuse(&onward, Cause::Loop);
     }
-    let port = declared(&call.worker.shared, |port| port.target_port == meant.port());
+    // An endpoint may listen elsewhere than its port's others.
+    let shared = &call.worker.shared;
+    let port = declared(shared, |port| port.endpoints.iter().any(|endpoint| endpoint.address == meant))
+        .or_else(|| declared(shared, |port| port.target_port == meant.port()));
     match port {
         Some(port) => {
             let mtls = port.mtls;
@@ -45,6 +51,10 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
 pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
     let shared = &call.worker.shared;
     let config = shared.config.inbound.get(index)?;
+    if is_barred(shared) {
+        let onward = Onward::Address(Direction::Inbound, config.app);
+        return call.refuse(&onward, Cause::NoConfig);
+    }
     let port = declared(shared, |port| match config.port {
         Some(wanted) => port.key.port == wanted,
         None => port.target_port == config.app.port(),
@@ -54,6 +64,11 @@ pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
     let target = call.worker.apps.target(&shared.mesh.load(), port, config.app, explicit);
     let protocol = config.protocol;
     call.into_workload(target, protocol, mtls).await
+}
+
+/// Whether it is not known yet who may call.
+fn is_barred(shared: &Shared) -> bool {
+    shared.discover.as_ref().is_some_and(|discover| discover.bars_callers())
 }
 
 /// Whether this sidecar itself listens on `port`: nobody is led there through it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lighter_config::error::ConfigErrors;
 use lighter_config::load::Resources;
-use lighter_config::snapshot::{Mtls, OutboundPolicy, Snapshot};
+use lighter_config::snapshot::{Mtls, OutboundPolicy, Port, Service, Snapshot};
 
 use crate::mesh::Mesh;
 use crate::telemetry::{self, Load};
@@ -90,11 +90,18 @@ impl Sources {
         let Some(pushed) = &self.pushed else { return self.files.clone() };
         let mut joined = Snapshot::clone(&self.files);
         joined.version = format!("{}+{}", self.files.version, pushed.version).into();
-        joined.services.extend(pushed.services.iter().map(|(name, service)| (name.clone(), service.clone())));
+        for (name, service) in &pushed.services {
+            let own = joined.services.get(name).map(|own| &**own);
+            joined.services.insert(name.clone(), stricter(service, own));
+        }
         joined.warnings.extend(pushed.warnings.iter().cloned());
-        joined
-            .authorization
-            .extend(pushed.authorization.iter().map(|(port, who)| (port.clone(), who.clone())));
+        for (port, who) in &pushed.authorization {
+            let both = match joined.authorization.get(port) {
+                Some(own) => Arc::new(own.and(who)),
+                None => who.clone(),
+            };
+            joined.authorization.insert(port.clone(), both);
+        }
         if pushed.outbound_policy == OutboundPolicy::RegistryOnly {
             joined.outbound_policy = OutboundPolicy::RegistryOnly;
         }
@@ -103,6 +110,22 @@ impl Sources {
         }
         Arc::new(joined)
     }
+}
+
+/// What was pushed of a Service, except that a port which is strict by this sidecar's own files stays so.
+fn stricter(pushed: &Arc<Service>, own: Option<&Service>) -> Arc<Service> {
+    let is_strict = |port: &Port| {
+        let own = own.and_then(|own| own.ports.iter().find(|own| own.key == port.key));
+        own.is_some_and(|own| own.mtls == Mtls::Strict)
+    };
+    if !pushed.ports.iter().any(|port| is_strict(port) && port.mtls != Mtls::Strict) {
+        return pushed.clone();
+    }
+    let ports = pushed.ports.iter().map(|port| match is_strict(port) {
+        true => Arc::new(Port { mtls: Mtls::Strict, ..Port::clone(port) }),
+        false => port.clone(),
+    });
+    Arc::new(Service { ports: ports.collect(), ..Service::clone(pushed) })
 }
 
 fn put_in_force(shared: &Shared, sources: &Sources) {
@@ -122,8 +145,10 @@ fn reload(shared: &Shared, why: Why) {
 
 #[cfg(test)]
 mod tests {
+    use lighter_config::load::Resources;
     use lighter_config::name::ServiceName;
-    use lighter_config::snapshot::{Service, VirtualIps};
+    use lighter_config::name::ServicePort;
+    use lighter_config::snapshot::VirtualIps;
 
     use super::*;
 
@@ -150,6 +175,32 @@ mod tests {
         let alone = |files, pushed| Sources { files, pushed }.joined().version.clone();
         assert_eq!(&*alone(files, None), "f");
         assert_eq!(&*alone(Arc::default(), Some(pushed)), "+p");
+    }
+
+    #[test]
+    fn nobody_loosens_who_may_call() {
+        let service = "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{name: http, \
+                       port: 80, appProtocol: http}]}\n";
+        let of = |name: &str, strict: bool| {
+            let mtls = if strict { "strict" } else { "permissive" };
+            let text = format!(
+                "{service}---\napiVersion: mesh.lighter.dev/v1\nkind: MeshPolicy\nmetadata: {{name: m}}\nspec: {{mtls: \
+                 {mtls}, targetRefs: [{{kind: Service, name: a}}]}}\n---\napiVersion: mesh.lighter.dev/v1\nkind: \
+                 AuthorizationPolicy\nmetadata: {{name: {name}}}\nspec: {{targetRefs: [{{kind: Service, name: a}}], action: \
+                 deny, rules: [{{to: [{{methods: [{name}]}}]}}]}}\n"
+            );
+            let text = text.replace("metadata: {name: GET}", "metadata: {name: get}");
+            let text = text.replace("metadata: {name: PUT}", "metadata: {name: put}");
+            let built = Resources::parse("test", &text).and_then(|resources| Snapshot::build(&resources));
+            Arc::new(built.unwrap_or_else(|errors| panic!("{errors}")))
+        };
+        for (files, pushed) in [(of("GET", true), of("PUT", false)), (of("PUT", false), of("GET", true))] {
+            let joined = Sources { files, pushed: Some(pushed) }.joined();
+            let name = ServiceName::new("default", "a");
+            assert_eq!(joined.services[&name].ports[0].mtls, Mtls::Strict);
+            let rules = &joined.authorization[&ServicePort { service: name, port: 80 }].rules;
+            assert_eq!(rules.len(), 2, "both are asked");
+        }
     }
 
     #[test]

@@ -332,6 +332,10 @@ impl<C: Codec> Client<C> {
     /// In an answer that has everything, what is missing is gone. Only what was there before can be: the answer may be to a
     /// request from before something was asked for.
     fn drop_missing(&mut self, kind: Kind, fresh: &[Held<C::Resource>], refusals: &[Refusal]) {
+        // Who may call is not forgotten: a server that has lost it must not open the door.
+        if kind == Kind::Workload {
+            return;
+        }
         let there: BTreeSet<&Arc<str>> = (fresh.iter().map(|held| &held.decoded.name))
             .chain(refusals.iter().filter_map(|refusal| refusal.name.as_ref()))
             .collect();

@@ -40,6 +40,8 @@ pub struct Discover {
     connected: AtomicBool,
     /// Everything that is asked for from the start is in force, or does not exist.
     settled: AtomicBool,
+    /// Nobody is let in: the server did not say yet who may call.
+    barred: AtomicBool,
     asks: mpsc::UnboundedSender<Key>,
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Key>>>,
     news: watch::Sender<()>,
@@ -72,6 +74,7 @@ impl Discover {
     pub(crate) fn new(config: &SidecarConfig) -> Option<Self> {
         let control = config.control.clone()?;
         let absent_after = if control.own_resources { ABSENT_AFTER } else { ABSENT_AFTER_ELSEWHERE };
+        let guarded = control.own_resources && config.service.is_some();
         let mut client = Client::new(Codec { own: control.own_resources }, absent_after);
         for key in roots(config, &control) {
             client.want(key);
@@ -83,6 +86,7 @@ impl Discover {
             answers: ArcSwap::default(),
             connected: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            barred: AtomicBool::new(guarded),
             asks,
             inbox: Mutex::new(Some(inbox)),
             news: watch::Sender::new(()),
@@ -108,6 +112,12 @@ impl Discover {
     /// Waits until `is_held` of what was asked for from the start.
     pub(crate) async fn wanted(&self, shared: &Shared, is_held: impl Fn(&Mesh) -> bool) -> Lookup {
         self.wait(shared, is_held, || self.settled.load(Ordering::Acquire)).await
+    }
+
+    /// Whether nobody is let in, since the server did not say yet who may call: it was never reached, or what it said was
+    /// refused.
+    pub(crate) fn bars_callers(&self) -> bool {
+        self.barred.load(Ordering::Acquire)
     }
 
     /// Waits until everything that is asked for from the start is in force, or does not exist; not for ever.
@@ -220,6 +230,9 @@ impl Discover {
         self.answers.store(Arc::new(answers));
         self.connected.store(client.is_connected(), Ordering::Release);
         self.settled.store(client.awaited().next().is_none(), Ordering::Release);
+        if !client.awaited().any(|key| key.kind == Kind::Workload) {
+            self.barred.store(false, Ordering::Release);
+        }
         self.news.send_replace(());
     }
 }

@@ -23,11 +23,17 @@ use crate::worker::Shared;
 pub(crate) fn restore(shared: &Shared, discover: &Discover) {
     let Some(path) = discover.config.state.as_deref().map(store::path) else { return };
     let mut state = discover.state();
+    let own = state.client.wanted().clone();
     match store::read(&path) {
         Ok(Some(kept)) => {
             for refusal in state.client.restore(&kept) {
                 tracing::warn!("what was kept of {refusal} is not usable any more");
             }
+            // Beside its own file's wants stay those of traffic. Others are of an earlier file, and perhaps of another
+            // workload, whose word on who may call is nothing to this one.
+            let is_over = |key: &&Key| key.kind != Kind::Address && !own.contains(*key);
+            let over: Vec<Key> = state.client.wanted().iter().filter(is_over).cloned().collect();
+            over.iter().for_each(|key| state.client.unwant(key));
             let resources = state.client.in_force().count();
             tracing::info!(path = %path.display(), resources, "what was in force last is in force again");
             publish(shared, discover, &state);
