@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 use crate::support::process::{Program, find, free_address, listens};
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::test_where;
+use crate::support::wait_until;
 use crate::world::{REVIEWS, Root, STRICT, WEB, caller, reviews, workload};
 
 pub fn tests() -> Vec<Trial> {
@@ -65,7 +66,9 @@ fn curl_without_one() -> Result<(), String> {
     }
     assert_eq!(app.connections(), 0);
     let labels = [("outcome", "handshake_failed")];
-    assert_eq!(workload.metrics().sum("lighter_inbound_connections_total", &labels), 2.0);
+    wait_until("both are counted", || {
+        workload.metrics().sum("lighter_inbound_connections_total", &labels) == 2.0
+    });
     Ok(())
 }
 
