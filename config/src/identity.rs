@@ -8,9 +8,13 @@ use std::sync::Arc;
 
 use crate::name::ServiceName;
 
+mod pinned;
+mod token;
 mod trust;
 mod verifier;
 
+pub use pinned::Pinned;
+pub use token::{JoinToken, TokenError};
 pub use trust::{Peer, Refusal, Trust, TrustError, Usage, id_of};
 pub use verifier::{Judge, Verifier, provider};
 

@@ -180,3 +180,38 @@ fn a_server_has_to_be_the_expected_one() {
     assert!(check(WEB).is_ok());
     assert!(check("spiffe://mesh.lighter/ns/shop/sa/webx").is_err());
 }
+
+const CONTROL: &str = "spiffe://mesh.lighter/lighter/control";
+
+/// Whether a server that shows this is taken for the control plane under `root`.
+fn is_taken(root: &Root, chain: &[CertificateDer<'static>]) -> bool {
+    use rustls::client::danger::ServerCertVerifier;
+    use sha2::{Digest, Sha256};
+    let pinned = Pinned::new(&[[0; 32], Sha256::digest(root.der()).into()], |_| {});
+    let name = rustls::pki_types::ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
+    pinned.verify_server_cert(&chain[0], &chain[1..], &name, &[], now()).is_ok()
+}
+
+#[test]
+fn a_control_plane_is_known_by_the_hash_of_its_root() {
+    let (root, foreign) = (Root::new("root"), Root::new("root"));
+    let issue = |by: &Root, id: &str| by.issue(|params| params.subject_alt_names = vec![uri(id)]);
+    assert!(is_taken(&root, &[issue(&root, CONTROL), root.der()]));
+    // Among others that are shown.
+    assert!(is_taken(&root, &[issue(&root, CONTROL), foreign.der(), root.der()]));
+    // Somebody else of the same mesh, or of no mesh.
+    assert!(!is_taken(&root, &[issue(&root, WEB), root.der()]));
+    assert!(!is_taken(&root, &[root.issue(|params| params.subject_alt_names = Vec::new()), root.der()]));
+    // Under another root, whichever is shown.
+    assert!(!is_taken(&root, &[issue(&foreign, CONTROL), foreign.der()]));
+    assert!(!is_taken(&root, &[issue(&foreign, CONTROL), root.der()]));
+    assert!(!is_taken(&root, &[issue(&foreign, CONTROL), foreign.der(), root.der()]));
+    // What is not shown cannot be compared.
+    assert!(!is_taken(&root, &[issue(&root, CONTROL)]));
+    // The life of a certificate counts here as everywhere.
+    let old = root.issue(|params| {
+        params.subject_alt_names = vec![uri(CONTROL)];
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    });
+    assert!(!is_taken(&root, &[old, root.der()]));
+}
