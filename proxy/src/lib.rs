@@ -22,6 +22,7 @@ pub mod identity;
 pub mod inbound;
 pub mod intercept;
 pub mod io;
+mod kept;
 pub mod link;
 #[cfg(test)]
 mod loopback;
