@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::identity::JoinToken;
 use crate::snapshot::Protocol;
 
 pub(crate) mod file;
@@ -65,11 +66,13 @@ pub struct IdentityConfig {
     pub bundle: PathBuf,
 }
 
-/// `control: {address: HOST:PORT, plaintext: true, …}`: an ADS server.
+/// `control: {address: HOST:PORT, tokenFile: FILE, state: DIR, …}`: an ADS server, and who gives identities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlConfig {
     /// Where it listens, `host:port`; the host is a name or an address.
     pub address: String,
+    /// How it is spoken to.
+    pub security: ControlSecurity,
     /// Whether the server has Lighter's own resources beside those of the gRPC profile (`serverFeatures: [lighter.v1]`).
     /// Without them, explicit listeners and `depends_on` say what is asked for.
     pub own_resources: bool,
@@ -78,6 +81,31 @@ pub struct ControlConfig {
     pub state: Option<PathBuf>,
     /// Services that are asked for at once, not at the first request: name as in `service`, and the port if it is said.
     pub depends_on: Vec<(String, Option<u16>)>,
+}
+
+/// How a control plane is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlSecurity {
+    /// Without TLS (`plaintext: true`).
+    Plaintext,
+    /// Over TLS, as who the sidecar's own files say ([`SidecarConfig::identity`]).
+    Files,
+    /// Over TLS, as who the control plane itself says, once this sidecar has joined.
+    Joined {
+        /// What it joins with. None: what is kept in `state` has to do.
+        token: Option<TokenSource>,
+        /// The folder in which the identity is kept, so that it outlives the process.
+        state: PathBuf,
+    },
+}
+
+/// Where a join token is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// The sidecar's file has it.
+    Said(JoinToken),
+    /// A file has it. It is read when it is needed.
+    File(PathBuf),
 }
 
 /// `listeners: [{listen: ADDR, service: NAME, port: PORT, protocol: http|http2|tcp|auto}]`.

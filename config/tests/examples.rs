@@ -129,6 +129,7 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("HTTPRoute", route(json!({ "backendRefs": [{ "name": "web", "weight": 1_000_001 }] })), false),
         ("SidecarConfig", json!({ "workers": 0 }), false),
         ("SidecarConfig", json!({ "control": { "address": "a:1", "plaintext": true } }), true),
+        ("SidecarConfig", json!({ "control": { "address": "a:1", "tokenFile": "t", "state": "s" } }), true),
         ("SidecarConfig", json!({ "control": { "plaintext": true } }), false),
         ("SidecarConfig", json!({ "intercept": { "outbound": false } }), true),
         ("SidecarConfig", json!({ "accessLog": { "format": "xml" } }), false),

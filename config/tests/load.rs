@@ -5,8 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lighter_config::identity::JoinToken;
 use lighter_config::load::Resources;
-use lighter_config::sidecar::{AccessLogConfig, DnsConfig, IdentityConfig, InterceptConfig, SidecarConfig};
+use lighter_config::sidecar::{
+    AccessLogConfig, ControlSecurity, DnsConfig, IdentityConfig, InterceptConfig, SidecarConfig, TokenSource,
+};
 use lighter_config::snapshot::Protocol;
 
 fn service(name: &str) -> String {
@@ -168,10 +171,29 @@ control: {address: "control.shop:15010", plaintext: true, state: state, dependsO
     assert_eq!((control.address.as_str(), control.own_resources), ("control.shop:15010", true));
     assert_eq!(control.state, Some(PathBuf::from("/etc/sidecar/state")));
     assert_eq!(control.depends_on, [("a".to_string(), None), ("b/c".to_string(), Some(80))]);
+    assert_eq!(control.security, ControlSecurity::Plaintext);
     let identity = IdentityConfig {
         certificate: "/etc/sidecar/web.pem".into(),
         key: "/run/web.key".into(),
         bundle: "/etc/sidecar/roots.pem".into(),
     };
     assert_eq!(config.identity, Some(identity));
+}
+
+#[test]
+fn a_control_plane_is_spoken_to_as_who_the_file_says() {
+    let security = |text: &str| {
+        let text = text.replace("ADDRESS", "address: \"a:1\"");
+        SidecarConfig::parse("/etc/web.yaml", &text).unwrap().control.unwrap().security
+    };
+    let joined = |token| ControlSecurity::Joined { token, state: "/etc/s".into() };
+    let file = TokenSource::File("/etc/t".into());
+    assert_eq!(security("control: {ADDRESS, tokenFile: t, state: s}"), joined(Some(file)));
+    let token = format!("lighter-join.shop.web.{}", "0a".repeat(72));
+    let said = TokenSource::Said(JoinToken::parse(&token).unwrap());
+    assert_eq!(security(&format!("control: {{ADDRESS, token: {token}, state: s}}")), joined(Some(said)));
+    // What is kept has to do.
+    assert_eq!(security("control: {ADDRESS, state: s}"), joined(None));
+    let files = "identity: {certificate: a, key: b, bundle: c}\ncontrol: {ADDRESS, state: s}";
+    assert_eq!(security(files), ControlSecurity::Files);
 }

@@ -8,6 +8,7 @@ mod authorize;
 pub mod balance;
 pub mod buf;
 mod carry;
+mod channel;
 pub mod command;
 pub mod connect;
 pub mod detect;

@@ -269,6 +269,11 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
+    /// Resolves when a drain was asked for.
+    pub(crate) async fn stop_asked(&self) {
+        self.stop.notified().await;
+    }
+
     /// Whether a drain was asked for and has not begun.
     #[cfg(test)]
     pub(crate) async fn is_stop_asked(&self) -> bool {

@@ -71,21 +71,28 @@ pub(crate) struct IdentityFile {
     pub(crate) bundle: PathBuf,
 }
 
-/// A control plane: an ADS server (xDS v3 over gRPC).
+/// A control plane: an ADS server (xDS v3 over gRPC), spoken to over TLS. It also gives this sidecar its identity, unless
+/// `identity` says that.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ControlFile {
     /// Where it listens, `host:port`.
     pub(crate) address: String,
-    /// Whether it is spoken to without TLS: only where nobody else can be on the way. It must be said.
+    /// Whether it is spoken to without TLS: only where nobody else can be on the way.
     #[serde(default)]
     pub(crate) plaintext: bool,
+    /// The join token, as `lighter ca token` prints it. It is used once; from then on what is kept in `state` does.
+    #[serde(default)]
+    pub(crate) token: Option<String>,
+    /// The file that has the join token, relative to this one.
+    #[serde(default)]
+    pub(crate) token_file: Option<PathBuf>,
     /// What it has beside the resources of the gRPC profile. Default `[lighter.v1]`, which is Lighter's own resources;
     /// `[]` for any other ADS server. Then the ports of `listeners`, `inbound` and `dependsOn` must be said.
     #[serde(default)]
     pub(crate) server_features: Option<Vec<String>>,
-    /// The folder, relative to this file, in which what is in force is kept, so that the sidecar starts while the control
-    /// plane is away. Default: nothing is kept.
+    /// The folder, relative to this file, in which what is in force is kept, and the identity, so that the sidecar starts
+    /// while the control plane is away. Needed to join; otherwise by default nothing is kept.
     #[serde(default)]
     pub(crate) state: Option<PathBuf>,
     /// Services that are asked for at once, not at the first request: `name`, `namespace/name`, or either with `:port`.

@@ -9,12 +9,13 @@ use super::file::{
     SidecarFile,
 };
 use super::{
-    AccessLogConfig, ControlConfig, DnsConfig, IdentityConfig, InboundConfig, InterceptConfig,
-    ListenerConfig, SidecarConfig,
+    AccessLogConfig, ControlConfig, ControlSecurity, DnsConfig, IdentityConfig, InboundConfig,
+    InterceptConfig, ListenerConfig, SidecarConfig, TokenSource,
 };
 use crate::build::check;
 use crate::document::{At, Document};
 use crate::error::{ConfigError, ConfigErrors};
+use crate::identity::JoinToken;
 use crate::load::read_text;
 use crate::name::DEFAULT_NAMESPACE;
 
@@ -130,7 +131,8 @@ impl Reader<'_> {
         let inbound = file.inbound.into_iter().enumerate();
         let intercept = file.intercept.map(|intercept| self.intercept(intercept, &at.field("intercept")));
         let dns = file.dns.map(|dns| self.dns(dns, &at.field("dns")));
-        let control = file.control.and_then(|control| self.control(control, &at.field("control")));
+        let by_files = file.identity.is_some();
+        let control = file.control.and_then(|control| self.control(control, by_files, &at.field("control")));
         let config = SidecarConfig {
             control,
             listeners: listeners
@@ -214,11 +216,9 @@ impl Reader<'_> {
         Some(most as usize)
     }
 
-    fn control(&mut self, file: ControlFile, at: &At<'_>) -> Option<ControlConfig> {
-        if !file.plaintext {
-            let error = at.error("a control plane is only spoken to in plain text so far");
-            self.errors.push(error.hint("say `plaintext: true` where nobody else can be on the way"));
-        }
+    fn control(&mut self, mut file: ControlFile, by_files: bool, at: &At<'_>) -> Option<ControlConfig> {
+        let state = file.state.take().map(|path| self.folder.join(path));
+        let security = self.security(&mut file, state.clone(), by_files, at);
         let features = file.server_features.unwrap_or_else(|| vec![OWN_RESOURCES.to_owned()]);
         for (index, feature) in features.iter().enumerate().filter(|(_, feature)| *feature != OWN_RESOURCES) {
             let error = at.field("serverFeatures").index(index);
@@ -231,10 +231,51 @@ impl Reader<'_> {
             .collect();
         Some(ControlConfig {
             address: self.note(host_and_port(&at.field("address"), file.address))?,
+            security: security?,
             own_resources: !features.is_empty(),
-            state: file.state.map(|path| self.folder.join(path)),
+            state,
             depends_on,
         })
+    }
+
+    /// How the control plane is spoken to.
+    fn security(
+        &mut self,
+        file: &mut ControlFile,
+        state: Option<PathBuf>,
+        by_files: bool,
+        at: &At<'_>,
+    ) -> Option<ControlSecurity> {
+        let said = file.token.take().and_then(|text| {
+            let token = JoinToken::parse(&text).map_err(|error| at.field("token").error(error.to_string()));
+            self.note(token).map(TokenSource::Said)
+        });
+        let token = match file.token_file.take() {
+            Some(_) if said.is_some() => {
+                let error = at.field("tokenFile").error("`token` says it already");
+                self.errors.push(error);
+                said
+            }
+            Some(path) => Some(TokenSource::File(self.folder.join(path))),
+            None => said,
+        };
+        if file.plaintext || by_files {
+            if token.is_some() {
+                let why = match file.plaintext {
+                    true => "a join token does not go over plain text",
+                    false => "`identity` says who this sidecar is: it does not join",
+                };
+                self.errors.push(at.error(why));
+            }
+            return Some(if file.plaintext { ControlSecurity::Plaintext } else { ControlSecurity::Files });
+        }
+        let Some(state) = state else {
+            let error =
+                at.error("who speaks to a control plane over TLS needs an identity, and a place to keep it");
+            self.errors.push(error.hint("say `tokenFile` and `state`; or `identity`; or `plaintext: true` where nobody else can be on the way"));
+            return None;
+        };
+        Some(ControlSecurity::Joined { token, state })
     }
 
     /// `name`, `namespace/name`, or either with `:port`.

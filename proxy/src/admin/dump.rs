@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighter_config::sidecar::SidecarConfig;
+use lighter_config::sidecar::{ControlSecurity, SidecarConfig, TokenSource};
 use lighter_config::snapshot::route::{Matcher, PathChange, ValueMatch};
 use lighter_config::snapshot::{
     Action, Backend, HeaderChanges, Mtls, OutboundPolicy, PathMatch, Port, Protocol, Route, TrafficPolicy,
@@ -47,6 +47,7 @@ fn sidecar(config: &SidecarConfig) -> Value {
         "resources": config.resources,
         "control": config.control.as_ref().map(|control| json!({
             "address": control.address,
+            "security": security(&control.security),
             "own_resources": control.own_resources,
             "state": control.state,
             "depends_on": list(&control.depends_on, |(service, port)| json!({"service": service, "port": port})),
@@ -90,6 +91,21 @@ fn sidecar(config: &SidecarConfig) -> Value {
             "bundle": identity.bundle,
         })),
     })
+}
+
+fn security(security: &ControlSecurity) -> Value {
+    match security {
+        ControlSecurity::Plaintext => json!("plaintext"),
+        ControlSecurity::Files => json!("identity"),
+        ControlSecurity::Joined { token, .. } => json!({
+            "join": match token {
+                // A secret.
+                Some(TokenSource::Said(_)) => json!("token"),
+                Some(TokenSource::File(path)) => json!(path),
+                None => Value::Null,
+            },
+        }),
+    }
 }
 
 fn port(port: &Arc<Port>) -> Value {

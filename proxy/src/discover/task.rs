@@ -16,8 +16,8 @@ use tokio::time::{sleep, sleep_until};
 use super::stream::futures::BoxFuture;
 use super::stream::{self, Answers, Opening};
 use super::{Discover, State, store};
-use crate::resources;
 use crate::worker::Shared;
+use crate::{channel, resources};
 
 /// Puts in force what was in force when the last process of this sidecar ended.
 pub(crate) fn restore(shared: &Shared, discover: &Discover) {
@@ -75,7 +75,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 struct Task<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     discover: &'a Discover,
     link: Link,
     backoff: Backoff,
@@ -127,14 +127,14 @@ impl Link {
             Link::Open(_, answers) => match answers.message().await {
                 Ok(Some(answer)) => Event::Answer(Box::new(answer)),
                 Ok(None) => Event::Lost("the server ended the stream".to_owned()),
-                Err(status) => Event::Lost(stream::say(&status)),
+                Err(status) => Event::Lost(channel::say(&status)),
             },
         }
     }
 }
 
 impl<'a> Task<'a> {
-    fn new(shared: &'a Shared, discover: &'a Discover) -> Self {
+    fn new(shared: &'a Arc<Shared>, discover: &'a Discover) -> Self {
         let state = discover.state();
         let on_demand = state.client.wanted().iter().filter(|key| key.kind == Kind::Address);
         Task {
@@ -297,8 +297,9 @@ fn snapshot(state: &State) -> Snapshot {
     decode::assemble(state.client.in_force().map(|(_, held)| held.resource()))
 }
 
-fn connecting(shared: &Shared, discover: &Discover) -> Link {
-    Link::Connecting(Box::pin(stream::open(discover.config.address.clone(), shared.outside.clone())))
+fn connecting(shared: &Arc<Shared>, discover: &Discover) -> Link {
+    let (shared, control) = (shared.clone(), discover.config.clone());
+    Link::Connecting(Box::pin(async move { channel::open(&shared, &control).await.map(stream::open) }))
 }
 
 /// What the server is told of this sidecar.

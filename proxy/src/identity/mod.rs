@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use crate::telemetry;
 
 pub(crate) mod files;
+pub(crate) mod join;
+mod keep;
+mod schedule;
 mod svid;
 
 pub use files::FilesError;
@@ -69,6 +72,12 @@ impl Identity {
     /// only where `lighter/1` is not among them.
     pub fn client_config(&self, expected: &Spiffe, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         self.current.load().client_config(expected, alpn)
+    }
+
+    /// For connecting to the control plane of this sidecar's trust domain.
+    pub(crate) fn control_config(&self) -> Arc<ClientConfig> {
+        let current = self.current.load();
+        current.client_config(&Spiffe::control_plane(current.trust().domain()), &[ALPN_H2])
     }
 }
 

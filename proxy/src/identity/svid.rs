@@ -144,6 +144,6 @@ fn client_config(
     Ok(config)
 }
 
-fn judge(refusal: &Refusal) {
+pub(super) fn judge(refusal: &Refusal) {
     telemetry::identity().refused(refusal);
 }

@@ -9,6 +9,26 @@ use super::exposition::{Exposition, Family, Kind, Unit};
 use super::recorder::recorder;
 use super::shards::Cells;
 
+/// What a sidecar asks its control plane for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The first certificate, for a join token.
+    Join,
+    /// The next one, for the one before.
+    Renew,
+}
+
+/// What became of a request for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// The certificate is in force.
+    Received,
+    /// The control plane said no.
+    Refused,
+    /// There was no answer, or none that can be used.
+    Failed,
+}
+
 /// Counts of identities.
 pub struct IdentityMetrics {
     refusals: Cells,
@@ -17,6 +37,8 @@ pub struct IdentityMetrics {
     /// The end of the own certificate's life, in milliseconds since 1970; zero where there is none.
     not_after: AtomicU64,
     replacements: AtomicU64,
+    /// By request and outcome.
+    requests: [[AtomicU64; 3]; 2],
 }
 
 /// Counts of identities.
@@ -42,14 +64,35 @@ impl IdentityMetrics {
         self.replacements.fetch_add(1, Relaxed);
     }
 
+    /// A certificate was asked for.
+    pub fn requested(&self, request: Request, outcome: RequestOutcome) {
+        self.requests[request as usize][outcome as usize].fetch_add(1, Relaxed);
+    }
+
     pub(super) fn collect(&self, out: &mut Exposition, now: SystemTime) {
         for (reason, label) in Refusal::LABELS.iter().enumerate() {
             out.sample(&REFUSALS, format_args!("reason=\"{label}\""), self.refusals.sum(reason));
         }
         out.sample(&REPLACEMENTS, "", self.replacements.load(Relaxed));
+        for (request, counts) in [Request::Join, Request::Renew].into_iter().zip(&self.requests) {
+            for (outcome, count) in OUTCOMES.iter().zip(counts) {
+                let labels = format_args!("request=\"{}\",outcome=\"{outcome}\"", request.label());
+                out.sample(&REQUESTS, labels, count.load(Relaxed));
+            }
+        }
         let not_after = self.not_after.load(Relaxed);
         if not_after > 0 {
             out.sample(&SECONDS_LEFT, "", (not_after as f64 - millis(now) as f64) / 1000.0);
+        }
+    }
+}
+
+impl Request {
+    /// Its name, in logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Request::Join => "join",
+            Request::Renew => "renew",
         }
     }
 }
@@ -61,6 +104,7 @@ impl Default for IdentityMetrics {
             said: Default::default(),
             not_after: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
+            requests: Default::default(),
         }
     }
 }
@@ -70,6 +114,9 @@ fn millis(time: SystemTime) -> u64 {
 }
 
 const REASONS: usize = Refusal::LABELS.len();
+
+/// In the order of [`RequestOutcome`].
+const OUTCOMES: [&str; 3] = ["received", "refused", "failed"];
 
 static REFUSALS: Family = Family::new(
     Kind::Counter,
@@ -82,6 +129,12 @@ static REPLACEMENTS: Family = Family::new(
     Unit::None,
     "lighter_identity_replacements",
     "Certificates or bundles of this sidecar that came into force.",
+);
+static REQUESTS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_identity_requests",
+    "Certificates asked for of the control plane, by what for and what became of it.",
 );
 static SECONDS_LEFT: Family = Family::new(
     Kind::Gauge,

@@ -23,7 +23,7 @@ pub mod trace;
 
 pub use caller::{CallerMetrics, Welcome};
 pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading};
-pub use identity::{IdentityMetrics, identity};
+pub use identity::{IdentityMetrics, Request, RequestOutcome, identity};
 pub use pool::{PoolClosed, Pooled};
 pub use recorder::{install, render, routes};
 pub use route::{RouteMetrics, RouteReading, class_label};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::doors::{self, Door};
@@ -46,10 +46,6 @@ async fn control(
     resources::load(&shared, resources::Why::Asked)
         .map_err(|errors| StartError::Config(errors.to_string()))?;
     assume_identity(&shared)?;
-    if let Some(discover) = &shared.discover {
-        discover::restore(&shared, discover);
-        spawn_local(discover::run(shared.clone()));
-    }
     let rules = sockets.rules.take();
     let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns))?;
     let admin = match sockets.admin.take() {
@@ -62,6 +58,14 @@ async fn control(
     serve("admin port", admin::serve(admin, shared.clone()));
     if let Some(probe) = probe {
         serve("probe port", admin::serve_probe(probe, shared.clone()));
+    }
+    if !join(&shared).await {
+        tracing::info!("asked to end before there was an identity");
+        return Ok(Summary::default());
+    }
+    if let Some(discover) = &shared.discover {
+        discover::restore(&shared, discover);
+        spawn_local(discover::run(shared.clone()));
     }
     for (udp, tcp) in dns {
         serve("DNS server", intercept::dns::serve(udp, tcp, shared.clone()));
@@ -90,6 +94,20 @@ fn assume_identity(shared: &Shared) -> Result<(), StartError> {
     let identity = shared.identity.get_or_init(|| Identity::new(svid));
     spawn_local(identity::files::watch(files.clone(), identity.clone(), seen));
     Ok(())
+}
+
+/// Becomes who the control plane says, if that is who says it: nothing is served before, as nobody knows yet whom to serve.
+/// Returns false if this sidecar was asked to end meanwhile.
+async fn join(shared: &Arc<Shared>) -> bool {
+    if !identity::join::is_joining(shared.config.control.as_ref()) {
+        return true;
+    }
+    let (known, joined) = oneshot::channel();
+    spawn_local(identity::join::run(shared.clone(), known));
+    tokio::select! {
+        joined = joined => joined.is_ok(),
+        () = shared.stop_asked() => false,
+    }
 }
 
 /// Serves beside the traffic, on this thread.
