@@ -29,6 +29,7 @@ pub mod link;
 mod loopback;
 pub mod mesh;
 pub mod outbound;
+mod registry;
 mod resources;
 pub mod sni;
 pub mod tcp;

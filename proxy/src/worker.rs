@@ -65,6 +65,8 @@ pub struct Shared {
     ended: AtomicBool,
     stop: Notify,
     reload: Notify,
+    /// This process is up, or moved on to another phase.
+    stand: Notify,
 }
 
 /// What one worker thread has to itself.
@@ -194,6 +196,7 @@ impl Shared {
             ended: AtomicBool::new(false),
             stop: Notify::new(),
             reload: Notify::new(),
+            stand: Notify::new(),
         }
     }
 
@@ -262,11 +265,18 @@ impl Shared {
     /// Everything listens and a configuration is in force.
     pub(crate) fn set_up(&self) {
         self.up.store(true, Ordering::Release);
+        self.stand.notify_one();
     }
 
     /// The process moves on to `phase`.
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+        self.stand.notify_one();
+    }
+
+    /// Resolves when this process is up or moved on to another phase since it was last asked for. For one who asks.
+    pub(crate) async fn stand_changed(&self) {
+        self.stand.notified().await;
     }
 
     /// Resolves when a drain was asked for.

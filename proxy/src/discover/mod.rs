@@ -125,6 +125,11 @@ impl Discover {
         self.wanted(shared, |_| false).await;
     }
 
+    /// Says when something of it may have changed.
+    pub(crate) fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
     /// How things stand, for people.
     pub(crate) fn dump(&self) -> serde_json::Value {
         let state = self.state();

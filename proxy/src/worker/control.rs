@@ -16,6 +16,7 @@ use crate::discover;
 use crate::drain::{Course, Phase, Stand};
 use crate::identity::{self, Identity};
 use crate::intercept::{self, Installed, Ports};
+use crate::registry;
 use crate::resources::{self, Stamp};
 use crate::telemetry;
 
@@ -67,6 +68,7 @@ async fn control(
         discover::restore(&shared, discover);
         spawn_local(discover::run(shared.clone()));
     }
+    spawn_local(registry::run(shared.clone()));
     for (udp, tcp) in dns {
         serve("DNS server", intercept::dns::serve(udp, tcp, shared.clone()));
     }

@@ -1,0 +1,259 @@
+//! Registration: the control plane is told that this instance is there, where it is reached, and whether it takes
+//! traffic. Of the control thread.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighter_config::name::ServiceName;
+use lighter_config::sidecar::{ControlConfig, ControlSecurity};
+use lighter_config::snapshot::Service;
+use lighter_config::xds::client::Backoff;
+use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
+use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
+use lighter_config::xds::wire::lighter::registry::v1::{
+    InstancePort, Registration, ReportRequest, ReportResponse,
+};
+use metrics::{Counter, Gauge, counter, gauge};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::channel;
+use crate::drain::Phase;
+use crate::worker::Shared;
+
+mod reporter;
+
+use reporter::Reporter;
+
+/// The client of the service, as compiled from its protobuf file.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod service {
+    tonic::include_proto!("lighter.registry.v1");
+}
+
+use service::registry_client::RegistryClient;
+
+/// Keeps the control plane told until it is dropped. A pure caller is nobody's instance, and only Lighter's own control
+/// plane wants to know.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let Some(control) = shared.config.control.clone().filter(is_registry) else { return };
+    let Some(service) = shared.service().cloned() else { return };
+    let instance = instance();
+    tracing::debug!(instance, %service, "this instance registers");
+    let mut registrar = Registrar {
+        shared: &shared,
+        control,
+        service,
+        instance,
+        reporter: Reporter::default(),
+        backoff: Backoff::default(),
+        metrics: Metrics::new(),
+        fault: None,
+    };
+    loop {
+        let fault = registrar.stream().await;
+        registrar.lost(fault).await;
+    }
+}
+
+fn is_registry(control: &ControlConfig) -> bool {
+    control.own_resources && control.security != ControlSecurity::Plaintext
+}
+
+struct Registrar<'a> {
+    shared: &'a Shared,
+    control: ControlConfig,
+    service: ServiceName,
+    /// The name of this process among all instances.
+    instance: String,
+    reporter: Reporter,
+    backoff: Backoff,
+    metrics: Metrics,
+    /// What the log has said last of what fails.
+    fault: Option<String>,
+}
+
+impl Registrar<'_> {
+    /// Reports on one stream, until it is lost. Returns why.
+    async fn stream(&mut self) -> String {
+        let opened = match channel::open(self.shared, &self.control).await {
+            Ok(opened) => opened,
+            Err(fault) => return fault,
+        };
+        let (requests, queue) = mpsc::unbounded_channel();
+        let mut client = RegistryClient::new(opened.channel);
+        self.reporter.connected();
+        self.speak(&requests, opened.local);
+        let mut answers = match client.report(UnboundedReceiverStream::new(queue)).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => return channel::say(&status),
+        };
+        self.metrics.connected.set(1.0);
+        self.metrics.opened.increment(1);
+        let mut configured = self.shared.discover.as_ref().map(|discover| discover.news());
+        loop {
+            self.speak(&requests, opened.local);
+            let news = async {
+                match &mut configured {
+                    Some(news) => news.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                answer = answers.message() => match answer {
+                    Ok(Some(answer)) => self.heard(answer),
+                    Ok(None) => return "the server ended the stream".to_owned(),
+                    Err(status) => return channel::say(&status),
+                },
+                () = self.shared.stand_changed() => {}
+                _ = news => {}
+                // Whether the application listens is found out by looking.
+                () = sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Tells what is true now, unless it is told already.
+    fn speak(&mut self, requests: &mpsc::UnboundedSender<ReportRequest>, local: IpAddr) {
+        let truth = registration(self.shared, &self.service, &self.instance, local);
+        self.metrics.ready.set(f64::from(u8::from(truth.ready && !truth.draining)));
+        self.reporter.set(truth);
+        if let Some(registration) = self.reporter.poll() {
+            self.metrics.reports.increment(1);
+            // Fails on a stream that is lost, which is heard of next.
+            let _ = requests.send(ReportRequest { report: Some(Report::Registration(registration)) });
+        }
+        self.metrics.known.set(f64::from(u8::from(self.reporter.is_known())));
+    }
+
+    fn heard(&mut self, answer: ReportResponse) {
+        match answer.order {
+            Some(Order::Lease(lease)) => {
+                self.reporter.answered();
+                self.backoff.reset();
+                self.metrics.lease.set(f64::from(lease.seconds));
+                if self.fault.take().is_some() {
+                    tracing::info!(control = self.control.address, "registered again");
+                }
+            }
+            Some(Order::Drain(drain)) => {
+                tracing::info!(cause = drain.cause, "the control plane asks for a drain");
+                self.shared.drain();
+            }
+            // Something newer than this sidecar.
+            None => {}
+        }
+    }
+
+    async fn lost(&mut self, fault: String) {
+        self.reporter.disconnected();
+        self.metrics.connected.set(0.0);
+        self.metrics.known.set(0.0);
+        self.metrics.lost.increment(1);
+        // Said once, not at every try.
+        if self.fault.as_ref() != Some(&fault) {
+            tracing::warn!(control = self.control.address, fault, "not registered: tried again");
+            self.fault = Some(fault);
+        }
+        sleep(self.backoff.wait(fastrand::f64())).await;
+    }
+}
+
+/// What is true of this instance. `local` is where others reach this host.
+fn registration(shared: &Shared, service: &ServiceName, instance: &str, local: IpAddr) -> Registration {
+    let phase = shared.phase();
+    let mesh = shared.mesh.load();
+    let own = mesh.config.services.get(service).map(|own| &**own);
+    let ports = ports(shared, own, local);
+    let is_barred = shared.discover.as_ref().is_some_and(|discover| discover.bars_callers());
+    let accepts = shared.is_up() && !is_barred;
+    Registration {
+        instance: instance.to_owned(),
+        service: service.to_string(),
+        ready: accepts && phase == Phase::Serving && ports.iter().all(|port| port.is_served),
+        draining: phase != Phase::Serving,
+        ports: ports.into_iter().map(|port| port.said).collect(),
+        wires: vec!["tcp".to_owned()],
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// A port of this instance.
+struct InstanceAt {
+    said: InstancePort,
+    /// The application listens.
+    is_served: bool,
+}
+
+/// Where each port of the Service is reached: at explicit listeners, and where connections to the application are
+/// intercepted.
+fn ports(shared: &Shared, own: Option<&Service>, local: IpAddr) -> Vec<InstanceAt> {
+    let at = |port: u16, mut address: SocketAddr, app: SocketAddr| {
+        if address.ip().is_unspecified() {
+            address.set_ip(local);
+        }
+        let said = InstancePort {
+            port: port.into(),
+            address: address.to_string(),
+            // Links arrive where everything else does.
+            link_address: String::new(),
+        };
+        InstanceAt { said, is_served: shared.inside.listens(app) }
+    };
+    let declared = || own.iter().flat_map(|own| &own.ports);
+    let mut ports = Vec::new();
+    for inbound in &shared.config.inbound {
+        let target = |app: u16| declared().find(|port| port.target_port == app).map(|port| port.key.port);
+        if let Some(port) = inbound.port.or_else(|| target(inbound.app.port())) {
+            ports.push(at(port, inbound.listen, inbound.app));
+        }
+    }
+    if shared.config.intercept.as_ref().is_some_and(|intercept| intercept.inbound) {
+        for port in declared() {
+            let address = SocketAddr::new(local, port.target_port);
+            let is_said = |other: &InstanceAt| other.said.port == u32::from(port.key.port);
+            if !ports.iter().any(is_said) {
+                ports.push(at(port.key.port, address, address));
+            }
+        }
+    }
+    ports
+}
+
+/// A name that no other process has, on this host or another, now or later.
+fn instance() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Longer ones are refused.
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
+    format!("{host}-{}-{:016x}", std::process::id(), fastrand::u64(..))
+}
+
+struct Metrics {
+    connected: Gauge,
+    known: Gauge,
+    ready: Gauge,
+    lease: Gauge,
+    opened: Counter,
+    lost: Counter,
+    reports: Counter,
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let stream = |outcome: &'static str| counter!("lighter_registry_streams_total", "outcome" => outcome);
+        Metrics {
+            connected: gauge!("lighter_registry_connected"),
+            known: gauge!("lighter_registry_known"),
+            ready: gauge!("lighter_registry_ready"),
+            lease: gauge!("lighter_registry_lease_seconds"),
+            opened: stream("opened"),
+            lost: stream("lost"),
+            reports: counter!("lighter_registry_reports_total"),
+        }
+    }
+}
+
+/// How often it is looked whether the application listens.
+const LOOK: Duration = Duration::from_secs(1);
