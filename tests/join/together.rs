@@ -1,0 +1,138 @@
+//! Sidecars that know of each other by the control plane alone.
+
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::support::raw::Upstream;
+use crate::support::{test, wait_until};
+use crate::world::{WEB, World, get};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("join::two_sidecars_find_each_other_and_prove_who_they_are", find_each_other),
+        test("join::a_restart_of_the_control_plane_is_not_noticed", restart_of_the_control_plane),
+        test("join::a_sidecar_starts_again_while_the_control_plane_is_away", starts_again),
+        test("join::who_leaves_is_called_no_more", who_leaves),
+        test("join::new_roots_fail_no_request", new_roots),
+    ]
+}
+
+fn find_each_other() {
+    let app = Upstream::answering("five stars");
+    let world = World::new();
+    let reviews = world.reviews("reviews", app.address);
+    let (web, listen) = world.web();
+    wait_until("the instance is found", || get(listen) == (200, "five stars".into()));
+    assert!(
+        app.received().contains(&format!("x-forwarded-client-cert: URI={WEB}\r\n")),
+        "{}",
+        app.received()
+    );
+    let served = |security| {
+        let labels = [("security", security), ("outcome", "served")];
+        reviews.metrics().sum("lighter_inbound_connections_total", &labels)
+    };
+    assert!(served("mtls") >= 1.0);
+    assert_eq!(served("plaintext"), 0.0);
+    assert_eq!((reviews.asked("join", "received"), web.asked("join", "received")), (1.0, 1.0));
+    let metrics = reviews.metrics();
+    for known in ["connected", "known", "ready"] {
+        assert_eq!(metrics.sum(&format!("lighter_registry_{known}"), &[]), 1.0, "{known}");
+    }
+    assert_eq!(metrics.sum("lighter_registry_lease_seconds", &[]), 30.0);
+    assert!(!web.metrics().has("lighter_registry_connected", &[]), "a pure caller is nobody's instance");
+}
+
+fn restart_of_the_control_plane() {
+    let (one, two) = (Upstream::answering("one"), Upstream::answering("two"));
+    let mut world = World::new();
+    let first = world.reviews("reviews", one.address);
+    let (web, listen) = world.web();
+    wait_until("the instance is found", || get(listen).0 == 200);
+    world.stop_plane();
+    for _ in 0..20 {
+        assert_eq!(get(listen), (200, "one".into()));
+    }
+    world.start_plane();
+    // Both sidecars have come back: the one is told of what the other side is told.
+    let _second = world.reviews("second", two.address);
+    wait_until("the new instance is found", || {
+        let (status, body) = get(listen);
+        assert_eq!(status, 200, "{body}");
+        body == "two"
+    });
+    assert_eq!(web.endpoints(), 2, "the one that was there before has come back");
+    let registered = || first.metrics().sum("lighter_registry_known", &[]) == 1.0;
+    wait_until("it has said so itself", registered);
+}
+
+fn starts_again() {
+    let app = Upstream::answering("five stars");
+    let mut world = World::new();
+    let _reviews = world.reviews("reviews", app.address);
+    let (web, listen) = world.web();
+    wait_until("the instance is found", || get(listen).0 == 200);
+    wait_until("that is kept", || {
+        web.metrics().sum("lighter_xds_state_writes_total", &[("outcome", "written")]) >= 1.0
+    });
+    let told = std::fs::read(world.path("web-state/discovery")).unwrap();
+    assert!(!told.is_empty());
+    wait_until("the instance is kept", || {
+        let kept = std::fs::read(world.path("web-state/discovery")).unwrap();
+        kept.windows(9).any(|bytes| bytes == b"127.0.0.1")
+    });
+    world.stop_plane();
+    drop(web);
+    std::fs::remove_file(world.path("web.token")).unwrap();
+    let (web, listen) = world.web_again();
+    for _ in 0..10 {
+        assert_eq!(get(listen), (200, "five stars".into()));
+    }
+    assert_eq!(web.metrics().sum("lighter_xds_connected", &[]), 0.0);
+    assert_eq!(web.asked("join", "received"), 0.0);
+    let caller = format!("x-forwarded-client-cert: URI={WEB}\r\n");
+    assert!(app.received().contains(&caller));
+}
+
+fn who_leaves() {
+    let (one, two) = (Upstream::answering("one"), Upstream::answering("two"));
+    let world = World::new();
+    let mut first = world.reviews("reviews", one.address);
+    let _second = world.reviews("second", two.address);
+    let (web, listen) = world.web();
+    wait_until("both are found", || web.endpoints() == 2);
+    first.program.signal(Signal::TERM);
+    let mut ended = false;
+    while !ended {
+        ended = first.program.has_ended();
+        assert_eq!(get(listen).0, 200);
+    }
+    for _ in 0..20 {
+        assert_eq!(get(listen), (200, "two".into()));
+    }
+    assert_eq!(web.endpoints(), 1);
+}
+
+fn new_roots() {
+    let app = Upstream::answering("five stars");
+    let world = World::new();
+    let reviews = world.reviews("reviews", app.address);
+    let (web, listen) = world.web();
+    wait_until("the instance is found", || get(listen).0 == 200);
+    let mut renewed = 0.0;
+    // Trusted, signing, alone: each time both have to follow before the next.
+    for step in [&["rotate"][..], &["rotate", "--hurry"], &["rotate", "--hurry"]] {
+        world.ca(step);
+        renewed += 1.0;
+        wait_until("both have new certificates", || {
+            assert_eq!(get(listen), (200, "five stars".into()));
+            [&web, &reviews].iter().all(|sidecar| sidecar.asked("renew", "received") >= renewed)
+        });
+    }
+    let said = world.ca(&["list"]);
+    assert!(said.contains("root 2") && !said.contains("root 1"), "{said}");
+    // A connection that begins now is between certificates of the new root.
+    drop(web);
+    let (_web, listen) = world.web_again();
+    assert_eq!(get(listen), (200, "five stars".into()));
+}

@@ -1,0 +1,165 @@
+//! A control plane with the Service `reviews`, and sidecars that join it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::metrics::{self, Metrics};
+use crate::support::process::{Program, free_address};
+use crate::support::raw::{Body, Peer};
+use crate::support::sidecar::{LIGHTER, service};
+
+pub const WEB: &str = "spiffe://mesh.lighter/ns/default/sa/web";
+
+pub struct World {
+    plane: Option<Program>,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl World {
+    /// A control plane that runs.
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("lighter-join-").tempdir().unwrap();
+        let (address, api) = (free_address(), free_address());
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("mesh.yaml"), service("reviews", "http", &[])).unwrap();
+        let own = format!("ads: {address}\napi: {api}\nstate: state\nresources: [mesh.yaml]\n");
+        std::fs::write(at("control.yaml"), own).unwrap();
+        let mut world = World { plane: None, address, folder };
+        world.start_plane();
+        world
+    }
+
+    pub fn start_plane(&mut self) {
+        let mut command = Command::new(LIGHTER);
+        command.args(["control", "--config"]).arg(self.path("control.yaml"));
+        let mut program = Program::start(command, self.folder.path());
+        program.wait_until_it_says(" ready ");
+        self.plane = Some(program);
+    }
+
+    /// Ends it in good order.
+    pub fn stop_plane(&mut self) {
+        let mut plane = self.plane.take().expect("it runs");
+        plane.signal(Signal::TERM);
+        assert!(plane.wait().success());
+    }
+
+    pub fn plane(&self) -> &Program {
+        self.plane.as_ref().expect("it runs")
+    }
+
+    /// A path for a file beside its own.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What `lighter ca` says, working on the files of the control plane.
+    pub fn ca(&self, arguments: &[&str]) -> String {
+        ca(&self.path("state"), arguments)
+    }
+
+    /// Puts a join token for `service` where the sidecar `name` looks for it.
+    pub fn token(&self, name: &str, service: &str) {
+        let token = self.ca(&["token", "--service", service]);
+        std::fs::write(self.path(&format!("{name}.token")), token).unwrap();
+    }
+
+    /// Starts the sidecar `name`, which has `own` in its file beside what leads to the control plane.
+    pub fn start(&self, name: &str, own: &str) -> Sidecar {
+        let admin = free_address();
+        let file = self.path(&format!("{name}.yaml"));
+        let text = format!(
+            "admin: {admin}\nworkers: 1\ndrainDeadline: 5s\n{own}\ncontrol: {{address: '{}', tokenFile: {name}.token, \
+             state: {name}-state}}\n",
+            self.address
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(LIGHTER);
+        command.args(["proxy", "--config"]).arg(file);
+        Sidecar { program: Program::start(command, self.folder.path()), admin }
+    }
+
+    /// The sidecar `name` of an instance of `reviews` before `app`, with a token of its own.
+    pub fn reviews(&self, name: &str, app: SocketAddr) -> Sidecar {
+        self.token(name, "reviews");
+        let listen = free_address();
+        let own = format!("service: reviews\ninbound: [{{listen: '{listen}', app: '{app}', port: 80}}]");
+        self.start(name, &own).ready()
+    }
+
+    /// The sidecar of the caller `web`, and its listener for `reviews`.
+    pub fn web(&self) -> (Sidecar, SocketAddr) {
+        self.token("web", "web");
+        self.web_again()
+    }
+
+    /// The same, with what is kept.
+    pub fn web_again(&self) -> (Sidecar, SocketAddr) {
+        let listen = free_address();
+        let own = format!("listeners: [{{listen: '{listen}', service: reviews, port: 80}}]");
+        (self.start("web", &own).ready(), listen)
+    }
+}
+
+/// A sidecar that joins, or has joined.
+pub struct Sidecar {
+    pub program: Program,
+    pub admin: SocketAddr,
+}
+
+impl Sidecar {
+    fn ready(mut self) -> Self {
+        self.wait_until_ready();
+        self
+    }
+
+    pub fn wait_until_ready(&mut self) {
+        let admin = self.admin;
+        self.program.wait_until("it is ready", || {
+            TcpStream::connect_timeout(&admin, Duration::from_secs(1)).is_ok()
+                && metrics::get(admin, "/ready").0 == 200
+        });
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(self.admin)
+    }
+
+    /// How many endpoints of `reviews` it knows.
+    pub fn endpoints(&self) -> usize {
+        let dump = metrics::get(self.admin, "/config_dump").1;
+        let dump: Value = serde_json::from_str(&dump).unwrap();
+        let endpoints = &dump["snapshot"]["services"][0]["ports"][0]["endpoints"];
+        endpoints.as_array().map_or(0, Vec::len)
+    }
+
+    /// Certificates that were asked for, by what for and what became of it.
+    pub fn asked(&self, request: &str, outcome: &str) -> f64 {
+        let labels = [("request", request), ("outcome", outcome)];
+        self.metrics().sum("lighter_identity_requests_total", &labels)
+    }
+}
+
+/// What `lighter ca` says of the authority in `state`.
+pub fn ca(state: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(LIGHTER).arg("ca").args(arguments).arg("--state").arg(state).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// What one request is answered, with status.
+pub fn get(listen: SocketAddr) -> (u16, String) {
+    let (head, body) =
+        Peer::connect(listen).exchange("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
+    match body {
+        Body::Whole(body) => (head.status(), String::from_utf8(body).unwrap()),
+        cut => panic!("{cut:?}"),
+    }
+}
