@@ -253,13 +253,27 @@ impl Session {
     }
 
     /// Ends `stream` here, whatever of it is left: neither side may expect anything more of it. A stream that is over is
-    /// left alone.
-    pub fn reset(&mut self, now: Instant, stream: StreamId, cut: Cut) {
-        let Some(entry) = self.streams.get(&stream.0) else { return };
-        if entry.cut.is_none() && !entry.is_over_on_the_wire() {
+    /// left alone. Returns whether that cut it off.
+    pub fn reset(&mut self, now: Instant, stream: StreamId, cut: Cut) -> bool {
+        let Some(entry) = self.streams.get(&stream.0) else { return false };
+        let is_cut = entry.cut.is_none() && !entry.is_over_on_the_wire();
+        if is_cut {
             self.send_reset(now, stream.0, cut);
         }
         self.remove(stream.0);
+        is_cut
+    }
+
+    /// Nobody here reads or sends on `stream` any more. What was ended is still sent to its end; anything else is a
+    /// [reset](Session::reset). Returns whether it was one.
+    pub fn let_go(&mut self, now: Instant, stream: StreamId, cut: Cut) -> bool {
+        let Some(entry) = self.streams.get_mut(&stream.0) else { return false };
+        let is_sending = entry.cut.is_none() && entry.out.queued > 0 && entry.out.is_closed();
+        if is_sending && (self.side == Side::Acceptor || entry.inward.ended) {
+            entry.let_go = Some(cut);
+            return false;
+        }
+        self.reset(now, stream, cut)
     }
 
     /// Sends a message of the link itself.
@@ -390,7 +404,9 @@ impl Session {
 
     fn cut_all(&mut self) {
         let never_left = self.urgent_open.take();
-        let streams: Vec<u32> = self.streams.keys().copied().collect();
+        // Of what went over the wire whole, and was not read yet, nothing is lost.
+        let open = self.streams.iter().filter(|(_, stream)| !stream.is_over_on_the_wire());
+        let streams: Vec<u32> = open.map(|(id, _)| *id).collect();
         for id in streams {
             let code = if never_left.is_some_and(|first| id >= first) { Code::Refused } else { Code::Lost };
             self.cut(id, Cut { code, cause: None });
@@ -414,6 +430,10 @@ impl Session {
             let held = stream.inward.heads_held();
             self.heads -= held;
             stream.inward.forget();
+        }
+        if stream.let_go.is_some() {
+            self.feed_starved();
+            return self.remove(id);
         }
         self.events.push_back(Event::Cut(StreamId(id), cut));
         if !stream.inward.done && !stream.inward.told {
@@ -460,7 +480,7 @@ impl StreamId {
 
 /// Numbers of streams are counted upwards and never chosen: a multiplication spreads them.
 #[derive(Debug, Default)]
-struct IdHasher(u64);
+pub(in crate::link) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

@@ -27,6 +27,9 @@ pub(super) struct Stream {
     pub(super) inward: Inward,
     /// How it was cut off, if it was.
     pub(super) cut: Option<Cut>,
+    /// Nobody here has anything to do with it any more; it is forgotten when all was sent. How it ends if the other side
+    /// still sends then.
+    pub(super) let_go: Option<Cut>,
     /// The request's method was HEAD: an answer has no body.
     pub(super) head_method: bool,
     /// The request was CONNECT, or this is a tunnel: what follows a good answer is no message.
@@ -141,6 +144,7 @@ impl Stream {
                 expected: None,
             },
             cut: None,
+            let_go: None,
             head_method: false,
             connect: false,
             upgrade: false,

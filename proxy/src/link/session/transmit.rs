@@ -77,9 +77,20 @@ impl Session {
             if let Tail::Trailers(frame) = std::mem::replace(&mut out.tail, Tail::Sent) {
                 self.outbox.copy(&frame);
             }
-            self.settle(id);
+            match stream.let_go {
+                Some(cut) => self.part(id, cut),
+                None => self.settle(id),
+            }
         }
         self.wake(id);
+    }
+
+    /// All was sent on a stream that nobody reads.
+    fn part(&mut self, id: u32, cut: Cut) {
+        if self.streams.get(&id).is_some_and(|stream| !stream.inward.ended) {
+            self.frame(Type::Reset, 0, id, |payload| cut.encode(payload));
+        }
+        self.remove(id);
     }
 
     /// Grants what is due, to streams and to the link. Windows that were used up grow, as far as the link's own allows.

@@ -159,6 +159,50 @@ fn bodies_take_turns_and_heads_go_first() {
 }
 
 #[test]
+fn what_was_ended_is_sent_after_it_was_let_go() {
+    let cut = Cut { code: Code::Internal, cause: None };
+    for request_ended in [true, false] {
+        let mut pair = Pair::new(Limits::default());
+        let id = pair.open(&get("/"), &[], b"", request_ended);
+        pair.pump();
+        let (stream, ..) = opened(&mut pair.acceptor);
+        pair.acceptor.send_head(stream, 200, none(), b"", false).unwrap();
+        assert_eq!(pair.acceptor.send_data(stream, &mut bytes(40_000), true), Ok(40_000));
+        assert!(!pair.acceptor.let_go(pair.now, stream, cut));
+        pair.pump();
+        let (body, rest) = read_all(&mut pair.opener, id);
+        assert_eq!((body.len(), rest), (40_000, vec!["200".to_owned(), "end".to_owned()]));
+        // A request that was not whole has nobody who takes the rest of it.
+        let over = events(&mut pair.opener).iter().any(|event| matches!(event, Event::Cut(..)));
+        assert_eq!(over, !request_ended);
+        assert_eq!((pair.opener.open_streams(), pair.acceptor.open_streams()), (0, 0));
+        pair.acceptor.assert_sound();
+    }
+    // What was not ended is cut off.
+    let mut pair = Pair::new(Limits::default());
+    let (id, stream) = answering(&mut pair);
+    pair.acceptor.send_data(stream, &mut bytes(40_000), false).unwrap();
+    assert!(pair.acceptor.let_go(pair.now, stream, cut));
+    pair.pump();
+    assert_eq!(read_all(&mut pair.opener, id).1.last().map(String::as_str), Some("cut: internal"));
+}
+
+#[test]
+fn what_came_whole_is_not_lost_with_the_connection() {
+    let mut pair = Pair::new(Limits::default());
+    let (id, stream) = answering(&mut pair);
+    let (other, _) = answering(&mut pair);
+    pair.acceptor.send_slice(stream, b"whole", true).unwrap();
+    pair.pump();
+    pair.opener.close(Fault::Lost);
+    let cut = |event: &Event| matches!(event, Event::Cut(..));
+    assert_eq!(events(&mut pair.opener).iter().filter(|event| cut(event)).count(), 1);
+    assert_eq!(read_all(&mut pair.opener, id).1, ["200", "end"]);
+    assert_eq!(read_all(&mut pair.opener, other).1, ["200", "cut: lost"]);
+    assert_eq!(pair.opener.open_streams(), 0);
+}
+
+#[test]
 fn a_cancelled_request_frees_what_it_held() {
     let mut pair = Pair::new(Limits::default());
     let (id, stream) = answering(&mut pair);
