@@ -41,6 +41,8 @@ pub struct SidecarConfig {
     pub dns: Option<DnsConfig>,
     /// The HTTP CONNECT, absolute-form and SOCKS5 port. Default none; usually 127.0.0.1:15080.
     pub connect: Option<SocketAddr>,
+    /// Where the sidecars of callers open links to this workload. Needs an identity. Default none; usually port 15008.
+    pub link: Option<SocketAddr>,
     /// Longest drain after SIGTERM. Default 30 s.
     pub drain_deadline: Duration,
     /// Where the access log goes. None: no access log.

@@ -138,6 +138,7 @@ admin: "[::1]:16000"
 probe: 0.0.0.0:16021
 dns: {listen: "127.0.0.1:16053"}
 connect: 127.0.0.1:16080
+link: 0.0.0.0:16008
 drainDeadline: 1m
 accessLog: {format: text, path: logs/access.log}
 detectTimeout: 20ms
@@ -162,6 +163,7 @@ control: {address: "control.shop:15010", plaintext: true, state: state, dependsO
     assert_eq!(config.probe.unwrap().port(), 16021);
     assert_eq!(config.dns.unwrap().listen.port(), 16053);
     assert_eq!(config.connect.unwrap().port(), 16080);
+    assert_eq!(config.link.unwrap().port(), 16008);
     assert_eq!(config.drain_deadline, Duration::from_secs(60));
     let path = Some(PathBuf::from("/etc/sidecar/logs/access.log"));
     assert_eq!(config.access_log, Some(AccessLogConfig { json: false, path }));

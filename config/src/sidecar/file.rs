@@ -43,6 +43,8 @@ pub(crate) struct SidecarFile {
     pub(crate) dns: Option<DnsFile>,
     /// The HTTP CONNECT, absolute-form and SOCKS5 port, `address:port`. Default: none.
     pub(crate) connect: Option<String>,
+    /// Where the sidecars of callers open links to this workload, `address:port`. Default: none.
+    pub(crate) link: Option<String>,
     /// Longest drain after SIGTERM. Default 30s.
     pub(crate) drain_deadline: Option<Duration>,
     /// Where the access log goes. Default: no access log.

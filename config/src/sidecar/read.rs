@@ -46,6 +46,7 @@ impl Default for SidecarConfig {
             probe: None,
             dns: None,
             connect: None,
+            link: None,
             drain_deadline: Duration::from_secs(30),
             access_log: None,
             detect_timeout: Duration::from_millis(10),
@@ -154,6 +155,7 @@ impl Reader<'_> {
             admin: self.address(file.admin, &at.field("admin")).unwrap_or(usual.admin),
             probe: self.address(file.probe, &at.field("probe")),
             connect: self.address(file.connect, &at.field("connect")),
+            link: self.address(file.link, &at.field("link")),
             drain_deadline: file.drain_deadline.map_or(usual.drain_deadline, |deadline| deadline.0),
             access_log: file.access_log.map(|log| self.access_log(log)),
             detect_timeout: file.detect_timeout.map_or(usual.detect_timeout, |timeout| timeout.0),
@@ -391,6 +393,7 @@ impl Reader<'_> {
             (Some(config.admin), "admin"),
             (config.probe, "probe"),
             (config.connect, "connect"),
+            (config.link, "link"),
             (config.dns.as_ref().map(|dns| dns.listen), "dns"),
         ];
         let mut check = |listen: SocketAddr, name: &'static str, at: At<'_>| {
