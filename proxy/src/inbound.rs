@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lighter_config::name::{ServiceName, ServicePort};
@@ -16,12 +16,12 @@ use crate::intercept::listen;
 use crate::mesh::{Destination, Mesh, Target};
 use crate::tcp::Onward;
 use crate::telemetry::Direction;
-use crate::worker::Shared;
+use crate::worker::{Shared, Worker};
 
 /// Serves a connection that a caller made to the workload and the kernel redirected. It goes on to the very address
 /// that was meant, so that an application sees its own addresses and none that it does not listen on.
 pub(crate) async fn intercepted(call: Call) -> Engine {
-    let Ok(meant) = listen::original_destination(call.io.stream.socket()) else {
+    let Some(Ok(meant)) = call.io.stream.socket().map(listen::original_destination) else {
         // The caller left before the kernel was asked.
         return None;
     };
@@ -32,10 +32,7 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
     if meant.ip().is_loopback() || is_own(&call.worker.shared.config, meant.port()) {
         return call.refuse(&onward, Cause::Loop);
     }
-    // An endpoint may listen elsewhere than its port's others.
-    let shared = &call.worker.shared;
-    let port = declared(shared, |port| port.endpoints.iter().any(|endpoint| endpoint.address == meant))
-        .or_else(|| declared(shared, |port| port.target_port == meant.port()));
+    let port = of_address(&call.worker.shared, meant);
     match port {
         Some(port) => {
             let mtls = port.mtls;
@@ -55,10 +52,7 @@ pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
         let onward = Onward::Address(Direction::Inbound, config.app);
         return call.refuse(&onward, Cause::NoConfig);
     }
-    let port = declared(shared, |port| match config.port {
-        Some(wanted) => port.key.port == wanted,
-        None => port.target_port == config.app.port(),
-    });
+    let port = of_listener(shared, config);
     let mtls = port.as_ref().map_or_else(|| shared.mesh.load().config.mtls, |port| port.mtls);
     let explicit = Some((config, shared.service()));
     let target = call.worker.apps.target(&shared.mesh.load(), port, config.app, explicit);
@@ -67,21 +61,58 @@ pub(crate) async fn explicit(call: Call, index: usize) -> Engine {
 }
 
 /// Whether it is not known yet who may call.
-fn is_barred(shared: &Shared) -> bool {
+pub(crate) fn is_barred(shared: &Shared) -> bool {
     shared.discover.as_ref().is_some_and(|discover| discover.bars_callers())
+}
+
+/// The port of this workload that a caller means who came in by a link, at `own`, to the endpoint at `meant`. None: there
+/// is no such port. It is always this workload's: of what a caller says, only which of the ports is believed.
+pub(crate) fn over_link(worker: &Worker, meant: SocketAddr, own: IpAddr) -> Option<Target> {
+    let shared = &worker.shared;
+    let mesh = shared.mesh.load();
+    let is_meant = |config: &&InboundConfig| {
+        let listen = config.listen;
+        listen.port() == meant.port() && (listen.ip().is_unspecified() || listen.ip() == meant.ip())
+    };
+    if let Some(config) = shared.config.inbound.iter().find(is_meant) {
+        let explicit = Some((config, shared.service()));
+        return Some(worker.apps.target(&mesh, of_listener(shared, config), config.app, explicit));
+    }
+    let own = own.to_canonical();
+    let intercepts = shared.config.intercept.as_ref().is_some_and(|intercept| intercept.inbound);
+    if !intercepts || own.is_loopback() || is_own(&shared.config, meant.port()) {
+        return None;
+    }
+    let app = SocketAddr::new(own, meant.port());
+    Some(worker.apps.target(&mesh, Some(of_address(shared, app)?), app, None))
 }
 
 /// Whether this sidecar itself listens on `port`: nobody is led there through it.
 pub(crate) fn is_own(config: &SidecarConfig, port: u16) -> bool {
     let listeners = config.listeners.iter().map(|listener| listener.listen.port());
     let inbound = config.inbound.iter().map(|inbound| inbound.listen.port());
-    let others = [config.probe, config.connect, config.dns.as_ref().map(|dns| dns.listen)];
+    let others = [config.probe, config.connect, config.link, config.dns.as_ref().map(|dns| dns.listen)];
     [config.outbound_port, config.inbound_port, config.admin.port()]
         .into_iter()
         .chain(others.into_iter().flatten().map(|address| address.port()))
         .chain(listeners)
         .chain(inbound)
         .any(|own| own == port)
+}
+
+/// The port of this workload's own Service that callers mean who come for `address`.
+fn of_address(shared: &Shared, address: SocketAddr) -> Option<Arc<Port>> {
+    // An endpoint may listen elsewhere than its port's others.
+    declared(shared, |port| port.endpoints.iter().any(|endpoint| endpoint.address == address))
+        .or_else(|| declared(shared, |port| port.target_port == address.port()))
+}
+
+/// The port of this workload's own Service that an explicit listener is for.
+fn of_listener(shared: &Shared, config: &InboundConfig) -> Option<Arc<Port>> {
+    declared(shared, |port| match config.port {
+        Some(wanted) => port.key.port == wanted,
+        None => port.target_port == config.app.port(),
+    })
 }
 
 /// The port of this workload's own Service that `is` is true of.

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::link::exchange::Exchange;
+
 /// A downstream or upstream connection. What was read ahead of it comes out first.
 #[derive(Debug)]
 pub struct Io {
@@ -28,6 +30,8 @@ pub enum Stream {
     /// Within TLS. What the socket has not taken of it goes out with the next read as well as with the next write or
     /// flush, so that whoever waits for an answer need not flush before.
     Tls(Box<Tls>),
+    /// A stream of a link.
+    Link(Box<Exchange>),
 }
 
 /// TLS over a socket.
@@ -58,23 +62,39 @@ impl Io {
         Io { stream: Stream::Tls(Box::new(tls.into())), early: Bytes::new() }
     }
 
+    /// A stream of a link.
+    pub(crate) fn over_link(exchange: Exchange) -> Self {
+        Io { stream: Stream::Link(Box::new(exchange)), early: Bytes::new() }
+    }
+
     /// Whether bytes have arrived that were not read. The runtime may not know of them yet: it asks the system only
     /// between the turns of its tasks.
     pub(crate) fn has_arrived(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         !self.early.is_empty()
-            || socket2::SockRef::from(self.stream.socket()).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
+            || match (&self.stream, self.stream.socket()) {
+                (Stream::Link(exchange), _) => exchange.has_arrived(),
+                (_, Some(tcp)) => socket2::SockRef::from(tcp).peek(&mut byte).is_ok_and(|bytes| bytes > 0),
+                (_, None) => false,
+            }
     }
 
     /// Makes the close that follows a reset, so that the peer cannot take a cut for a clean end.
     pub fn reset_on_close(&self) {
-        // SO_LINGER with zero seconds never blocks; what is unsent is meant to be lost.
-        let _ = socket2::SockRef::from(self.stream.socket()).set_linger(Some(std::time::Duration::ZERO));
+        match &self.stream {
+            Stream::Link(exchange) => exchange.reset(),
+            // SO_LINGER with zero seconds never blocks; what is unsent is meant to be lost.
+            stream => {
+                let socket = stream.socket().map(socket2::SockRef::from);
+                let _ = socket.map(|socket| socket.set_linger(Some(std::time::Duration::ZERO)));
+            }
+        }
     }
 
     /// The other end's address, or an unspecified one when it is gone already.
     pub fn peer(&self) -> SocketAddr {
-        self.stream.socket().peer_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)))
+        let peer = self.stream.socket().and_then(|socket| socket.peer_addr().ok());
+        peer.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 }
 
@@ -84,15 +104,17 @@ impl Stream {
     pub fn plain(&self) -> Option<&TcpStream> {
         match self {
             Stream::Plain(tcp) => Some(tcp),
-            Stream::Tls(_) => None,
+            Stream::Tls(_) | Stream::Link(_) => None,
         }
     }
 
-    /// The socket, whatever it carries: for its addresses and options, and never for bytes.
-    pub fn socket(&self) -> &TcpStream {
+    /// The socket, whatever it carries: for its addresses and options, and never for bytes. A stream of a link has none
+    /// of its own.
+    pub fn socket(&self) -> Option<&TcpStream> {
         match self {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => &tls.get_ref().0.tcp,
+            Stream::Plain(tcp) => Some(tcp),
+            Stream::Tls(tls) => Some(&tls.get_ref().0.tcp),
+            Stream::Link(_) => None,
         }
     }
 }
@@ -168,6 +190,7 @@ impl AsyncRead for Stream {
                 }
                 Pin::new(&mut **tls).poll_read(cx, buf)
             }
+            Stream::Link(exchange) => Pin::new(&mut **exchange).poll_read(cx, buf),
         }
     }
 }
@@ -178,6 +201,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+            Stream::Link(exchange) => Pin::new(&mut **exchange).poll_write(cx, buf),
         }
     }
 
@@ -186,6 +210,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(_) => Poll::Ready(Ok(())),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+            Stream::Link(exchange) => Pin::new(&mut **exchange).poll_flush(cx),
         }
     }
 
@@ -194,6 +219,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Stream::Link(exchange) => Pin::new(&mut **exchange).poll_shutdown(cx),
         }
     }
 
@@ -206,6 +232,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+            Stream::Link(exchange) => Pin::new(&mut **exchange).poll_write_vectored(cx, bufs),
         }
     }
 

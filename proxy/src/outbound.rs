@@ -16,7 +16,7 @@ use crate::worker::Shared;
 
 /// Serves a connection that the workload made and the kernel redirected.
 pub(crate) async fn intercepted(call: Call) -> Engine {
-    let Ok(meant) = listen::original_destination(call.io.stream.socket()) else {
+    let Some(Ok(meant)) = call.io.stream.socket().map(listen::original_destination) else {
         // The client left before the kernel was asked.
         return None;
     };
@@ -26,7 +26,7 @@ pub(crate) async fn intercepted(call: Call) -> Engine {
     }
     let onward = Onward::Address(Direction::Outbound, meant);
     // Nobody redirected it: it was made to this very socket, and would come back for ever.
-    if call.io.stream.socket().local_addr().is_ok_and(|own| own == meant) {
+    if call.io.stream.socket().and_then(|socket| socket.local_addr().ok()) == Some(meant) {
         return call.refuse(&onward, Cause::Loop);
     }
     match find(&call.worker.shared, meant).await {

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lighter_config::snapshot::Secure;
+
 use crate::balance::{Cluster, Endpoint, Outcome, Picked};
 use crate::dial;
 use crate::drain::Ticket;
@@ -71,21 +73,26 @@ impl Opaque {
     /// Counts the connection as begun and connects it, unless that is done. If no upstream can be reached, the client
     /// gets a reset, and `None` comes back.
     pub(crate) async fn connect(&self, downstream: &Io, upstream: Option<Upstream>) -> Option<Upstream> {
-        self.metrics().begin(self.spoken);
-        let connected = match upstream {
-            Some(upstream) => Ok(upstream),
-            None => dial(&self.worker, &self.onward).await,
-        };
-        match connected {
-            Ok(upstream) => Some(upstream),
-            Err(error) => {
-                tracing::debug!(peer = %self.peer, %error, "no upstream for an opaque connection");
-                downstream.reset_on_close();
-                let relayed = Relayed { cause: Some(error.cause), ..Relayed::default() };
-                self.account(error.peer, relayed, self.began.elapsed(), 0);
-                None
-            }
+        if let Some(upstream) = upstream {
+            self.metrics().begin(self.spoken);
+            return Some(upstream);
         }
+        let reached = self.reach().await;
+        if reached.is_err() {
+            downstream.reset_on_close();
+        }
+        reached.ok()
+    }
+
+    /// Counts it as begun and connects it. Why that failed is accounted for.
+    pub(crate) async fn reach(&self) -> Result<Upstream, Cause> {
+        self.metrics().begin(self.spoken);
+        dial(&self.worker, &self.onward).await.map_err(|error| {
+            tracing::debug!(peer = %self.peer, %error, "no upstream for an opaque connection");
+            let relayed = Relayed { cause: Some(error.cause), ..Relayed::default() };
+            self.account(error.peer, relayed, self.began.elapsed(), 0);
+            error.cause
+        })
     }
 
     /// Passes everything on until it ends, and accounts for it.
@@ -150,7 +157,7 @@ impl Opaque {
 }
 
 /// Connects to where `onward` leads; once more to another endpoint if the first cannot be reached.
-pub(crate) async fn dial(worker: &Worker, onward: &Onward) -> Result<Upstream, ProxyError> {
+pub(crate) async fn dial(worker: &Rc<Worker>, onward: &Onward) -> Result<Upstream, ProxyError> {
     let factory = match onward.direction() {
         Direction::Outbound => &worker.shared.outside,
         Direction::Inbound => &worker.shared.inside,
@@ -176,18 +183,23 @@ pub(crate) async fn dial(worker: &Worker, onward: &Onward) -> Result<Upstream, P
             (Err(cause), None) => return Err(ProxyError::new(cause, "no endpoint to connect to")),
         };
         let address = picked.endpoint.address;
+        let timeout = policy.connect_timeout;
         let dialled = match &picked.endpoint.secure {
-            None => dial::connect(&**factory, address, policy.connect_timeout).await,
+            None => dial::connect(&**factory, address, timeout).await.map(Io::new),
+            Some(secure @ Secure { link: Some(link), .. }) => {
+                worker.links.tunnel(worker, secure, *link, address, timeout).await
+            }
             Some(_) => {
-                let detail = "the endpoint must prove who it is, and carries nothing but HTTP so";
+                let detail =
+                    "the endpoint must prove who it is, and accepts no links: it carries nothing but HTTP so";
                 return Err(ProxyError::new(Cause::Unsupported, detail).at(address));
             }
         };
         picked.endpoint.metrics.dialled(dialled.is_ok());
         match dialled {
-            Ok(tcp) => {
+            Ok(io) => {
                 let (took, retries) = (began.elapsed(), u8::from(failed.is_some()));
-                return Ok(Upstream { io: Io::new(tcp), address, picked: Some(picked), took, retries });
+                return Ok(Upstream { io, address, picked: Some(picked), took, retries });
             }
             Err(error) => {
                 let endpoint = picked.endpoint.clone();

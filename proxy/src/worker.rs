@@ -81,6 +81,8 @@ pub struct Worker {
     pub http1: RefCell<crate::http::h1::Pool>,
     /// Open HTTP/2 connections to endpoints.
     pub http2: crate::http::h2::Pool,
+    /// Open links to the sidecars of endpoints.
+    pub(crate) links: crate::link::pool::Links,
     pub(crate) apps: Apps,
     metrics: Arc<WorkerMetrics>,
     passthrough: [OnceCell<Arc<RouteMetrics>>; 2],
@@ -319,6 +321,7 @@ impl Worker {
             connections: Rc::default(),
             http1: RefCell::default(),
             http2: Default::default(),
+            links: Default::default(),
             apps: Apps::default(),
             metrics: telemetry::worker(index),
             passthrough: Default::default(),

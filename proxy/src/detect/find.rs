@@ -5,7 +5,8 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{MOST_BYTES, PREFACE, Verdict, is_promising, is_settings, recognise, settle};
@@ -188,7 +189,12 @@ pub(super) async fn hear(io: &Io, heard: &mut BytesMut) -> Result<usize, Lost> {
 async fn answer(upstream: &mut Option<Upstream>) -> Result<bool, Lost> {
     let Some(upstream) = upstream else { return pending().await };
     let mut first = BytesMut::new();
-    match read(&upstream.io, &mut first, MOST_BYTES).await {
+    let heard = match upstream.io.stream.plain() {
+        Some(_) => read(&upstream.io, &mut first, MOST_BYTES).await,
+        // A stream of a link gives what it has, and what is not taken waits there.
+        None => upstream.io.read_buf(&mut (&mut first).limit(MOST_BYTES)).await,
+    };
+    match heard {
         Ok(_) => {
             upstream.io.early = first.freeze();
             Ok(is_settings(&upstream.io.early))

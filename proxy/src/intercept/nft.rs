@@ -83,11 +83,12 @@ impl Ports {
         let redirects_dns = config.intercept.as_ref().is_some_and(|intercept| intercept.dns);
         let explicit = config.inbound.iter().map(|inbound| inbound.listen.port());
         let own = [config.outbound_port, config.inbound_port, config.admin.port(), dns].into_iter();
+        let others = [config.probe, config.link].into_iter().flatten().map(|address| address.port());
         Ports {
             outbound: config.outbound_port,
             inbound: config.inbound_port,
             dns: redirects_dns.then_some(dns),
-            own: own.chain(config.probe.map(|probe| probe.port())).chain(explicit).collect(),
+            own: own.chain(others).chain(explicit).collect(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +15,15 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use super::exchange::Exchange;
+use crate::balance::Endpoint;
 use crate::dial;
 use crate::error::{Cause, ProxyError};
+use crate::http::h1::pool::Upstream;
+use crate::identity::ALPN_HTTP1;
 use crate::io::{Carrier, Io};
 use crate::telemetry::Direction;
-use crate::worker::Shared;
+use crate::worker::{Shared, Worker};
 
 /// Connects to `address` within `timeout`. Where `secure` says who is there, both sides prove who they are, and
 /// `protocol`, an ALPN name, is what is spoken within TLS; never does it become plain text.
@@ -47,6 +52,27 @@ pub(crate) async fn connect(
         Err(_elapsed) => Err(ProxyError::new(Cause::ConnectTimeout, "no end to the TLS handshake in time")),
     };
     proved.map_err(|error| error.at(address).safe())
+}
+
+/// A connection for one HTTP/1 exchange, or more, with `endpoint`: a stream of a link where its sidecar accepts links.
+/// A connection that had to be dialled is counted.
+///
+/// Fails as [`connect`] does.
+pub(crate) async fn exchange(
+    worker: &Rc<Worker>,
+    direction: Direction,
+    endpoint: &Endpoint,
+    timeout: Duration,
+) -> Result<Upstream, ProxyError> {
+    let now = tokio::time::Instant::now;
+    let secure = endpoint.secure.as_ref();
+    if let Some((secure, link)) = secure.and_then(|secure| Some((secure, secure.link?))) {
+        let link = worker.links.link(worker, secure, link, timeout).await?;
+        return Ok(Upstream::stream(Io::over_link(Exchange::calling(link, endpoint.address)), now()));
+    }
+    let dialled = connect(&worker.shared, direction, endpoint.address, secure, ALPN_HTTP1, timeout).await;
+    endpoint.metrics.dialled(dialled.is_ok());
+    dialled.map(|io| Upstream::new(io, now()))
 }
 
 /// The TLS handshake. Boxed: it is large, and most connections have none.

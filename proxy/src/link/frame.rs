@@ -180,6 +180,24 @@ impl Type {
 }
 
 impl Fault {
+    /// Every fault, in order.
+    pub const ALL: [Fault; 14] = [
+        Fault::BadHeader,
+        Fault::BadPayload,
+        Fault::OutOfPlace,
+        Fault::CreditExceeded,
+        Fault::CreditOverflow,
+        Fault::TooManyStreams,
+        Fault::TooManyResets,
+        Fault::TooManyPings,
+        Fault::TooManyControls,
+        Fault::Useless,
+        Fault::Unread,
+        Fault::Silent,
+        Fault::Lost,
+        Fault::Closed,
+    ];
+
     /// The cause's label in logs and metrics, and the word in the last LEAVE.
     pub const fn label(self) -> &'static str {
         match self {
@@ -210,6 +228,10 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 impl Code {
+    /// Every code, in the order of its number.
+    pub const ALL: [Code; 6] =
+        [Code::Lost, Code::Cancelled, Code::Refused, Code::TooSlow, Code::Protocol, Code::Internal];
+
     /// The label in logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {

@@ -2,7 +2,13 @@
 //! session of frames over one TLS connection; PROTOCOL.md beside this file is its byte-level contract.
 
 pub mod accept;
+mod connection;
 pub(crate) mod dial;
+pub(crate) mod exchange;
 pub mod frame;
 pub mod head;
+pub(crate) mod pool;
+mod send;
+pub(crate) mod serve;
 pub mod session;
+pub(crate) mod stream;

@@ -17,6 +17,7 @@ use super::endpoint::{ClusterMetrics, EndpointMetrics};
 use super::exposition::{Exposition, Family, Format, Kind, LabelValue, Unit};
 use super::histogram::{BYTES, Buckets, SECONDS};
 use super::identity::IdentityMetrics;
+use super::link::LinkMetrics;
 use super::pool::Pools;
 use super::process;
 use super::route::{RouteKey, RouteMetrics};
@@ -34,6 +35,7 @@ pub(super) struct Recorder {
     pub(super) sidecar: Sidecar,
     pub(super) callers: Table<CallerKey, CallerMetrics>,
     pub(super) identity: IdentityMetrics,
+    pub(super) links: LinkMetrics,
     counters: Table<Key, Counter>,
     gauges: Table<Key, Gauge>,
     histograms: Table<Key, Histogram>,
@@ -77,6 +79,7 @@ impl Recorder {
         self.sidecar.collect(&mut out);
         self.callers.each(|_, caller| caller.collect(&mut out));
         self.identity.collect(&mut out, SystemTime::now());
+        self.links.collect(&mut out);
         process::collect(&mut out);
         self.counters.each(|key, counter| {
             let family = self.family(key, Kind::Counter);

@@ -15,7 +15,7 @@ use crate::carry::Call;
 use crate::intercept::listen::Reserved;
 use crate::io::Io;
 use crate::telemetry::WorkerMetrics;
-use crate::{connect, inbound, outbound};
+use crate::{connect, inbound, link, outbound};
 
 impl Door {
     /// Accepts until the other end of `open` is dropped. What keeps it from listening later on is one of `events`.
@@ -128,6 +128,7 @@ async fn serve(call: Call, role: Role, _admitted: Admitted, _counted: Counted) {
         Role::Inbound => Box::pin(inbound::intercepted(call)).await,
         Role::App(index) => Box::pin(inbound::explicit(call, index)).await,
         Role::Proxy => Box::pin(connect::negotiated(call)).await,
+        Role::Link => Box::pin(link::serve::accepted(call)).await,
     };
     if let Some(engine) = engine {
         engine.await;

@@ -41,12 +41,14 @@ pub(super) enum Role {
     App(usize),
     /// The explicit proxy port.
     Proxy,
+    /// Links that callers' sidecars open.
+    Link,
 }
 
 impl Role {
     /// Whether callers of this workload come in by it, and not the workload itself.
     pub(super) fn is_inbound(self) -> bool {
-        matches!(self, Role::Inbound | Role::App(_))
+        matches!(self, Role::Inbound | Role::App(_) | Role::Link)
     }
 }
 
@@ -86,6 +88,9 @@ pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Do
     }
     if let Some(address) = config.connect {
         deal(Role::Proxy, on(address, workers, listen::several)?);
+    }
+    if let Some(address) = config.link {
+        deal(Role::Link, on(address, workers, listen::several)?);
     }
     Ok(dealt)
 }

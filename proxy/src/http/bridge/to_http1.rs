@@ -26,8 +26,8 @@ use crate::http::h2::body::grpc_status;
 use crate::http::h2::exchange::{Call, Interims, aborted, watched};
 use crate::http::h2::retry::Again;
 use crate::http::hop;
-use crate::identity::ALPN_HTTP1;
 use crate::link;
+use crate::link::frame::{Code, Cut};
 
 /// Most bytes of a request that wait for the endpoint's socket.
 const WRITE_AHEAD: usize = 32 * 1024;
@@ -201,17 +201,8 @@ async fn connect(
         return Ok(kept);
     }
     let direction = call.downstream.context.direction;
-    let dialled = link::dial::connect(
-        &worker.shared,
-        direction,
-        endpoint.address,
-        endpoint.secure.as_ref(),
-        ALPN_HTTP1,
-        call.policy.connect_timeout,
-    );
-    let dialled = watched(&mut call.limits, respond, dialled).await?;
-    endpoint.metrics.dialled(dialled.is_ok());
-    Ok(Upstream::new(dialled?, tokio::time::Instant::now()))
+    let dialled = link::dial::exchange(worker, direction, endpoint, call.policy.connect_timeout);
+    watched(&mut call.limits, respond, dialled).await?
 }
 
 fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {
@@ -380,8 +371,16 @@ impl Connection {
         }
         read.map(|read| match read {
             Ok(count) => Ok(count),
-            Err(error) => Err(ProxyError::new(Cause::UpstreamClosed, "the upstream broke the connection")
-                .with_source(error)),
+            Err(error) => {
+                let detail = "the upstream broke the connection";
+                Err(match link::stream::cut_in(&error) {
+                    // It was not executed.
+                    Some(Cut { code: Code::Refused, cause }) => {
+                        ProxyError::new(cause.unwrap_or(Cause::UpstreamClosed), detail).safe()
+                    }
+                    _ => ProxyError::new(Cause::UpstreamClosed, detail).with_source(error),
+                })
+            }
         })
     }
 

@@ -33,7 +33,8 @@ pub struct Upstream {
     pub retires: Instant,
     /// Whether it has carried an exchange before.
     pub reused: bool,
-    counted: Pooled,
+    /// None: it is a stream of a link, which is counted there.
+    counted: Option<Pooled>,
 }
 
 impl Upstream {
@@ -43,7 +44,16 @@ impl Upstream {
         let age = MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0);
         let counted = Pooled::open(Spoken::Http1);
         counted.begin();
-        Upstream { io, retires: now + age, reused: false, counted }
+        Upstream { io, retires: now + age, reused: false, counted: Some(counted) }
+    }
+
+    /// A stream of a link. It carries one exchange and is not kept.
+    pub(crate) fn stream(io: Io, now: Instant) -> Self {
+        Upstream { io, retires: now, reused: false, counted: None }
+    }
+
+    fn closes(&self, why: PoolClosed) {
+        self.counted.iter().for_each(|counted| counted.closes(why));
     }
 }
 
@@ -71,7 +81,7 @@ impl Pool {
             self.kept -= 1;
             if is_fit(&mut upstream, until, now, cx) {
                 upstream.reused = true;
-                upstream.counted.begin();
+                upstream.counted.iter().for_each(Pooled::begin);
                 return Some(upstream);
             }
         }
@@ -99,11 +109,11 @@ impl Pool {
             Entry::Vacant(entry) => entry.insert(Vec::new()),
         };
         if now >= upstream.retires {
-            upstream.counted.closes(PoolClosed::Expired);
+            upstream.closes(PoolClosed::Expired);
         } else if kept.len() >= most as usize {
-            upstream.counted.closes(PoolClosed::Full);
+            upstream.closes(PoolClosed::Full);
         } else {
-            upstream.counted.rest();
+            upstream.counted.iter().for_each(Pooled::rest);
             kept.push(Kept { upstream, until: now + rest });
             self.kept += 1;
         }
@@ -122,7 +132,7 @@ impl Pool {
     /// Drops every connection.
     pub fn clear(&mut self) {
         for kept in self.by_endpoint.values().flatten() {
-            kept.upstream.counted.closes(PoolClosed::Draining);
+            kept.upstream.closes(PoolClosed::Draining);
         }
         self.by_endpoint.clear();
         self.kept = 0;
@@ -142,12 +152,12 @@ impl Pool {
 /// Whether an exchange may begin on a connection that rested; says why if not.
 fn is_fit(upstream: &mut Upstream, until: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
     if now >= until || now >= upstream.retires {
-        upstream.counted.closes(PoolClosed::Expired);
+        upstream.closes(PoolClosed::Expired);
         return false;
     }
     let quiet = is_quiet(&mut upstream.io, cx);
     if !quiet {
-        upstream.counted.closes(PoolClosed::Upstream);
+        upstream.closes(PoolClosed::Upstream);
     }
     quiet
 }

@@ -92,7 +92,10 @@ impl Connection {
             // A reset in place of an end mostly says that the endpoint left something unread, on a new connection this
             // request: its process died with the connection still in the queue, or before it got round to reading.
             // Mostly: so only what changes nothing is asked of another one.
-            Poll::Ready(Err(_)) => {
+            Poll::Ready(Err(error)) => {
+                if let Some(fault) = Fault::refused(&error) {
+                    return Err(fault);
+                }
                 (Cause::UpstreamReset, "the endpoint cut the connection", rested || x.harmless)
             }
         };

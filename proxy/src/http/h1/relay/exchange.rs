@@ -22,7 +22,6 @@ use crate::http::h1::body::Framing;
 use crate::http::h1::edit::{Edit, Slices, Span};
 use crate::http::h1::head::Asked;
 use crate::http::h1::pool::{Upstream, is_quiet};
-use crate::identity::ALPN_HTTP1;
 use crate::link;
 
 /// Longest silence of a client that still sends a body whose answer is complete.
@@ -216,14 +215,7 @@ impl Connection {
         };
         let (worker, direction, endpoint) = (self.worker.clone(), self.direction, picked.endpoint.clone());
         let timeout = target.destination.policy().connect_timeout;
-        let mut dialling = Box::pin(link::dial::connect(
-            &worker.shared,
-            direction,
-            endpoint.address,
-            endpoint.secure.as_ref(),
-            ALPN_HTTP1,
-            timeout,
-        ));
+        let mut dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
         let dialled = poll_fn(|cx| match dialling.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Ok(result)),
             Poll::Pending => self
@@ -232,12 +224,9 @@ impl Connection {
                 .map_or_else(|fault| Poll::Ready(Err(fault)), |()| Poll::Pending),
         });
         let dialled = dialled.await?;
-        if let Some(picked) = &self.exchange.picked {
-            picked.endpoint.metrics.dialled(dialled.is_ok());
-        }
         match dialled {
-            Ok(io) => {
-                self.exchange.up = Some(Upstream::new(io, Instant::now()));
+            Ok(up) => {
+                self.exchange.up = Some(up);
                 Ok(())
             }
             Err(error) => {
@@ -349,7 +338,9 @@ impl Connection {
             detail: "the endpoint closed the connection",
             safe: up.reused || x.idempotent,
         };
-        x.up_out.send(&slices, &mut up.io.stream, cx).map_err(|_| gone)?;
+        x.up_out
+            .send(&slices, &mut up.io.stream, cx)
+            .map_err(|error| Fault::refused(&error).unwrap_or(gone))?;
         drop(slices);
         if !x.upload.body.is_done() && rest.len() > pass.pass {
             let mut behind = Buffer::take();

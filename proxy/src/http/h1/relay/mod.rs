@@ -28,6 +28,8 @@ use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::http::{Context, HEAD_TIMEOUT, LINGER, REST, Scope, Vouched};
 use crate::io::Io;
+use crate::link;
+use crate::link::frame::Code;
 use crate::mesh::Target;
 use crate::telemetry::Direction;
 use crate::worker::Worker;
@@ -110,6 +112,13 @@ enum After {
 impl Fault {
     const fn new(cause: Cause, detail: &'static str) -> Self {
         Fault { cause, detail, safe: false }
+    }
+
+    /// The other side of a link has refused the request: it was not executed.
+    fn refused(error: &std::io::Error) -> Option<Self> {
+        let cut = link::stream::cut_in(error).filter(|cut| cut.code == Code::Refused)?;
+        let cause = cut.cause.unwrap_or(Cause::UpstreamReset);
+        Some(Fault { cause, detail: "the sidecar of the endpoint refused the request", safe: true })
     }
 }
 

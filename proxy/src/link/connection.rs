@@ -1,0 +1,353 @@
+//! One link: the task that owns its TLS connection and its session, and what the ends of its streams see of it.
+//!
+//! The ends live in other tasks of the same worker. What they send waits in the session until the link's task has its
+//! turn, so that all that became ready meanwhile goes out in one write.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::hash::BuildHasherDefault;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::time::Sleep;
+
+use super::frame::{Code, Cut, Fault};
+use super::head::RequestHead;
+use super::session::{Event, IdHasher, Leave, Limits, Session, Side, Slices, StreamId};
+use super::stream::End;
+use crate::drain::{Phase, Ticket};
+use crate::error::Cause;
+use crate::io::Io;
+use crate::telemetry::{self, LinkOpen};
+
+/// A link, as the ends of its streams see it.
+pub(crate) struct Link {
+    side: Side,
+    pub(super) session: RefCell<Session>,
+    ends: RefCell<HashMap<u32, Waiting, BuildHasherDefault<IdHasher>>>,
+    driver: RefCell<Option<Waker>>,
+    /// After this no stream is opened on it.
+    retires: Cell<Option<Instant>>,
+    _counted: LinkOpen,
+}
+
+/// Who waits for something on a stream.
+#[derive(Default)]
+struct Waiting {
+    read: Option<Waker>,
+    write: Option<Waker>,
+    cut: Option<Cut>,
+}
+
+/// A stream that the other side opened.
+pub(crate) struct Opened {
+    /// What it asks for.
+    pub(crate) head: RequestHead,
+    /// Nothing follows the head.
+    pub(crate) end: bool,
+    /// The stream.
+    pub(crate) stream: End,
+}
+
+/// What a stream's end waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// Something to read.
+    Read,
+    /// Room to write.
+    Write,
+}
+
+impl Link {
+    /// A link on which nothing has happened yet. [`Link::drive`] is what moves it.
+    pub(crate) fn new(side: Side) -> Rc<Self> {
+        let session = Session::new(side, Limits::default(), Instant::now());
+        Rc::new(Link {
+            side,
+            session: RefCell::new(session),
+            ends: RefCell::default(),
+            driver: RefCell::default(),
+            retires: Cell::new(None),
+            _counted: telemetry::links().open(side),
+        })
+    }
+
+    /// A link of the side that dialled it, which opens no stream once it is `age` old.
+    pub(crate) fn aging(side: Side, age: Duration) -> Rc<Self> {
+        let link = Link::new(side);
+        link.retires.set(Some(Instant::now() + age));
+        link
+    }
+
+    /// Whether no stream will ever be opened on it again.
+    pub(crate) fn is_over(&self) -> bool {
+        let session = self.session.borrow();
+        session.fault().is_some() || session.is_leaving()
+    }
+
+    /// Whether a stream opened now would get on.
+    pub(crate) fn has_room(&self) -> bool {
+        let session = self.session.borrow();
+        session.can_open() && !session.is_starved()
+    }
+
+    /// Moves bytes between the session and `io` until the link ends: when one side has left it, when no stream was open
+    /// for as long as `rest`, or when the connection breaks. `opened` gets what the other side opens. `ticket`: a drain
+    /// asks callers to leave it.
+    pub(crate) async fn drive(
+        self: Rc<Self>,
+        mut io: Io,
+        ticket: Option<Ticket>,
+        rest: Option<Duration>,
+        mut opened: impl FnMut(Opened),
+    ) {
+        let mut input = BytesMut::new();
+        let mut timer = Box::pin(tokio::time::sleep(FAR));
+        let mut used = Instant::now();
+        // What comes in while callers are asked to leave has nowhere else to go.
+        let mut told = ticket.as_ref().map_or(Phase::Serving, Ticket::phase).min(Phase::Lame);
+        let fault = poll_fn(|cx| {
+            self.remember(cx);
+            if let Some(ticket) = &ticket {
+                ticket.watch(cx.waker());
+                self.follow(ticket.phase(), &mut told);
+            }
+            let ended = self.poll_in(&mut io, &mut input, cx);
+            self.dispatch_all(&mut opened);
+            if let Err(fault) = ended {
+                // It is told why, as far as it listens.
+                let _ = self.poll_out(&mut io, cx);
+                return Poll::Ready(fault);
+            }
+            let out = self.poll_out(&mut io, cx);
+            // What went out made room.
+            self.dispatch_all(&mut opened);
+            if let Poll::Ready(Err(_)) = out {
+                return Poll::Ready(Fault::Lost);
+            }
+            if told == Phase::Closed || self.is_left(told) {
+                return Poll::Ready(Fault::Closed);
+            }
+            let now = Instant::now();
+            if self.session.borrow().open_streams() > 0 {
+                used = now;
+            }
+            let rested = rest.map(|rest| used + rest);
+            self.poll_time(timer.as_mut(), rested, cx)
+        })
+        .await;
+        self.session.borrow_mut().close(fault);
+        let lost = self.dispatch_all(&mut opened);
+        // Whoever closes the connection between exchanges says no more of it.
+        if fault != Fault::Closed && (fault != Fault::Lost || lost) {
+            telemetry::links().fault(fault);
+            tracing::warn!(%fault, peer = %io.peer(), "a link was lost");
+        }
+        let _ = tokio::time::timeout(FAREWELL, farewell(&mut io)).await;
+    }
+
+    /// Whether all is done on a link that one of the sides has left.
+    fn is_left(&self, told: Phase) -> bool {
+        let session = self.session.borrow();
+        // Whoever accepts waits until the other side has heard it: what it opened before is still taken.
+        let waits = self.side == Side::Acceptor && told == Phase::Lame;
+        session.is_done() && !waits
+    }
+
+    /// Tells the other side as the drain moves on.
+    fn follow(&self, phase: Phase, told: &mut Phase) {
+        if phase <= *told {
+            return;
+        }
+        *told = phase;
+        let how = if phase == Phase::Lame { Leave::Soon } else { Leave::Now };
+        self.session.borrow_mut().leave(how, LEAVE, Cause::Draining.label());
+    }
+
+    /// Takes in all that is there. `Err`: nothing more comes.
+    fn poll_in(&self, io: &mut Io, input: &mut BytesMut, cx: &mut Context<'_>) -> Result<(), Fault> {
+        loop {
+            input.reserve(READ);
+            let read = match pin!(io.read_buf(input)).poll(cx) {
+                Poll::Pending => {
+                    // A link that rests holds no buffer.
+                    *input = BytesMut::new();
+                    return Ok(());
+                }
+                Poll::Ready(read) => read,
+            };
+            let Ok(bytes @ 1..) = read else { return Err(Fault::Lost) };
+            telemetry::links().received(bytes as u64);
+            self.session.borrow_mut().recv(Instant::now(), input)?;
+        }
+    }
+
+    /// Writes what is to go out, as much as the connection takes.
+    fn poll_out(&self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut session = self.session.borrow_mut();
+        loop {
+            let outbox = session.transmit();
+            if outbox.is_empty() {
+                drop(session);
+                return Pin::new(io).poll_flush(cx);
+            }
+            let mut slices = Slices::new();
+            outbox.slices(&mut slices);
+            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?;
+            drop(slices);
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            telemetry::links().sent(written as u64);
+            outbox.advance(written);
+        }
+    }
+
+    /// Does what is due. Ready: the link has rested long enough, or its other side is silent.
+    fn poll_time(
+        &self,
+        mut timer: Pin<&mut Sleep>,
+        rested: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Fault> {
+        loop {
+            let now = Instant::now();
+            let mut session = self.session.borrow_mut();
+            if let Err(fault) = session.on_timeout(now) {
+                return Poll::Ready(fault);
+            }
+            let rested = rested.filter(|_| session.open_streams() == 0);
+            if rested.is_some_and(|at| now >= at) {
+                return Poll::Ready(Fault::Closed);
+            }
+            if self.retires.get().is_some_and(|at| now >= at) {
+                self.retires.set(None);
+                session.leave(Leave::Now, LEAVE, "old");
+            }
+            let due = session.timeout().into_iter().chain(rested).chain(self.retires.get()).min();
+            let asks = session.wants_transmit();
+            drop(session);
+            if asks {
+                // A PING, resets that had to wait, or that the link is left.
+                cx.waker().wake_by_ref();
+            }
+            let at = due.unwrap_or(now + FAR);
+            // An earlier alarm finds nothing to do and is set anew; a later one has to be moved.
+            if timer.is_elapsed() || timer.deadline().into_std() > at {
+                timer.as_mut().reset(at.into());
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+
+    /// Tells whoever waits what happened. True: streams were lost with the connection.
+    fn dispatch_all(self: &Rc<Self>, opened: &mut impl FnMut(Opened)) -> bool {
+        let mut lost = false;
+        loop {
+            let Some(event) = self.session.borrow_mut().event() else { return lost };
+            match event {
+                Event::Opened { stream, head, end } => {
+                    telemetry::links().stream_opened(self.side);
+                    opened(Opened { head, end, stream: self.end(stream) });
+                }
+                Event::Readable(stream) => self.wake_end(stream, None, true, false),
+                Event::Writable(stream) => self.wake_end(stream, None, false, true),
+                Event::Cut(stream, cut) => {
+                    lost |= cut.code == Code::Lost;
+                    telemetry::links().stream_cut(cut.code);
+                    self.wake_end(stream, Some(cut), true, true);
+                }
+                Event::Leave { cause, .. } => {
+                    tracing::debug!(cause = cause.as_str(), "the other side leaves a link");
+                }
+                // Nothing is offered on this side yet.
+                Event::Control { .. } => {}
+            }
+        }
+    }
+
+    fn wake_end(&self, stream: StreamId, cut: Option<Cut>, read: bool, write: bool) {
+        let mut ends = self.ends.borrow_mut();
+        let Some(waiting) = ends.get_mut(&stream.number()) else { return };
+        waiting.cut = waiting.cut.or(cut);
+        let read = if read { waiting.read.take() } else { None };
+        let write = if write { waiting.write.take() } else { None };
+        drop(ends);
+        read.into_iter().chain(write).for_each(Waker::wake);
+    }
+
+    /// The end of a stream of this link.
+    pub(super) fn end(self: &Rc<Self>, stream: StreamId) -> End {
+        self.ends.borrow_mut().insert(stream.number(), Waiting::default());
+        End::new(self.clone(), stream)
+    }
+
+    /// Nobody waits for anything on it any more.
+    pub(super) fn forget(&self, stream: StreamId) {
+        self.ends.borrow_mut().remove(&stream.number());
+    }
+
+    /// Whether a stream was cut off, and how.
+    pub(super) fn cut_of(&self, stream: StreamId) -> Option<Cut> {
+        self.ends.borrow().get(&stream.number())?.cut
+    }
+
+    /// Wakes this task when there is something on `stream`.
+    pub(super) fn wait(&self, stream: StreamId, what: For, cx: &Context<'_>) {
+        let mut ends = self.ends.borrow_mut();
+        let waiting = ends.entry(stream.number()).or_default();
+        let place = match what {
+            For::Read => &mut waiting.read,
+            For::Write => &mut waiting.write,
+        };
+        match place {
+            Some(known) => known.clone_from(cx.waker()),
+            None => *place = Some(cx.waker().clone()),
+        }
+    }
+
+    /// There is something to write.
+    pub(super) fn wake(&self) {
+        if let Some(driver) = &*self.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
+    fn remember(&self, cx: &Context<'_>) {
+        let mut driver = self.driver.borrow_mut();
+        match &mut *driver {
+            Some(known) => known.clone_from(cx.waker()),
+            None => *driver = Some(cx.waker().clone()),
+        }
+    }
+}
+
+/// Ends TLS, and waits until the other side has done so: what it was told before must not be destroyed by what it still
+/// sends.
+async fn farewell(io: &mut Io) {
+    if poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await.is_err() {
+        return;
+    }
+    let mut left = BytesMut::with_capacity(4096);
+    while matches!(io.read_buf(&mut left).await, Ok(1..)) {
+        left.clear();
+    }
+}
+
+/// Room for one read. The session keeps bodies as parts of it.
+const READ: usize = 32 * 1024;
+
+/// How long a peer has to leave a link; the drain's own deadline cuts what is left.
+const LEAVE: Duration = Duration::from_secs(30);
+
+/// Longest wait for the end of TLS.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// An alarm where none is needed.
+const FAR: Duration = Duration::from_secs(3600);

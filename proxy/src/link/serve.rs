@@ -1,0 +1,169 @@
+//! Links that callers' sidecars open: what they may reach, and what carries it.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use lighter_config::name::ServicePort;
+use lighter_config::snapshot::Protocol as Spoken;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::accept::Caller;
+use super::connection::{Link, Opened};
+use super::exchange::{self, Exchange};
+use super::head::Protocol;
+use super::session::Side;
+use super::stream::End;
+use crate::carry::{Call, Engine};
+use crate::error::Cause;
+use crate::http::{Context, Scope, serve_http1};
+use crate::identity::{self, ALPN_LINK};
+use crate::inbound;
+use crate::io::{Carrier, Io, Stream};
+use crate::mesh::{Speech, Target};
+use crate::tcp::{Onward, Opaque};
+use crate::telemetry::{self, CallerMetrics, Direction, Welcome};
+use crate::worker::Worker;
+
+/// Serves a connection to the link port.
+pub(crate) async fn accepted(call: Call) -> Engine {
+    let Some(identity) = call.worker.shared.identity.get().cloned() else {
+        // There is nobody yet to prove anything.
+        call.io.reset_on_close();
+        return None;
+    };
+    let Call { worker, io, peer, ticket } = call;
+    let Stream::Plain(tcp) = io.stream else { return None };
+    let own = tcp.local_addr().ok()?;
+    let acceptor = TlsAcceptor::from(identity.server_config());
+    let accepting = Box::pin(acceptor.accept(Carrier::new(tcp, io.early)));
+    let tls = match timeout(HANDSHAKE, accepting).await {
+        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINK) => tls,
+        Ok(Ok(_)) | Err(_) => {
+            telemetry::links().refused();
+            return None;
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %peer, "the TLS handshake of a link failed");
+            telemetry::links().refused();
+            return None;
+        }
+    };
+    let caller = identity::peer(tls.get_ref().1).ok().and_then(|peer| Caller::new(peer.id))?;
+    let link = Link::new(Side::Acceptor);
+    let from = Rc::new(From { worker, caller, peer, own, counted: RefCell::default() });
+    let opened = move |opened: Opened| {
+        let from = from.clone();
+        tokio::task::spawn_local(async move {
+            if let Some(engine) = from.serve(opened).await {
+                engine.await;
+            }
+        });
+    };
+    Some(Box::pin(link.drive(Io::secure(tls), Some(ticket), None, opened)))
+}
+
+/// Whose link it is.
+struct From {
+    worker: Rc<Worker>,
+    caller: Rc<Caller>,
+    peer: SocketAddr,
+    /// Where it came in.
+    own: SocketAddr,
+    /// The ports of which it is counted that this caller was served.
+    counted: RefCell<Vec<ServicePort>>,
+}
+
+impl From {
+    /// Serves what the caller opened.
+    async fn serve(&self, opened: Opened) -> Engine {
+        let Opened { head, end, stream } = opened;
+        if inbound::is_barred(&self.worker.shared) {
+            exchange::refuse(stream, Cause::NoConfig);
+            return None;
+        }
+        let target = exchange::endpoint_of(&head)
+            .and_then(|meant| inbound::over_link(&self.worker, meant, self.own.ip()));
+        let Some(target) = target else {
+            exchange::refuse(stream, Cause::NotInRegistry);
+            return None;
+        };
+        let tunnel = head.protocol == Protocol::Tunnel;
+        let fits = match target.destination.speech() {
+            // What is looked into is not carried past its reader.
+            Speech::Http => !tunnel,
+            Speech::Tls | Speech::Opaque => tunnel,
+            Speech::Unknown => true,
+        };
+        if !fits {
+            exchange::refuse(stream, Cause::Unsupported);
+            return None;
+        }
+        self.count(&target);
+        if tunnel {
+            return self.tunnel(target, stream).await;
+        }
+        let upstream = match target.destination.protocol() {
+            spoken @ (Spoken::Http | Spoken::Http2 | Spoken::Grpc) => Some(spoken),
+            Spoken::Auto | Spoken::Tls | Spoken::Tcp => None,
+        };
+        let context = Context {
+            worker: self.worker.clone(),
+            direction: Direction::Inbound,
+            scope: Scope::Fixed(target),
+            peer: self.peer,
+            caller: Some(self.caller.clone()),
+            ticket: self.worker.connections.enter_inbound(),
+            upstream,
+        };
+        Some(serve_http1(Io::over_link(Exchange::called(stream, &head, end)), context))
+    }
+
+    /// Carries bytes both ways to the application.
+    async fn tunnel(&self, target: Target, stream: End) -> Engine {
+        let identity = Some(self.caller.id.as_str());
+        let denied =
+            target.guard.as_ref().is_some_and(|guard| guard.connection(self.peer, identity).is_err());
+        let opaque = Opaque {
+            worker: self.worker.clone(),
+            onward: Onward::Port(target),
+            peer: self.peer,
+            spoken: telemetry::Spoken::Tcp,
+            name: String::new(),
+            began: Instant::now(),
+        };
+        if denied {
+            opaque.count_refusal(Cause::Denied);
+            exchange::refuse(stream, Cause::Denied);
+            return None;
+        }
+        let upstream = match opaque.reach().await {
+            Ok(upstream) => upstream,
+            Err(cause) => {
+                exchange::refuse(stream, cause);
+                return None;
+            }
+        };
+        stream.send_head(200, [], false).ok()?;
+        let ticket = self.worker.connections.enter_inbound();
+        Some(Box::pin(opaque.carry(Io::over_link(Exchange::tunnel(stream)), upstream, ticket)))
+    }
+
+    /// Counts the caller, once for each port that it calls on this link.
+    fn count(&self, target: &Target) {
+        let key = &target.destination.port.key;
+        let mut counted = self.counted.borrow_mut();
+        if !counted.contains(key) && counted.len() < MOST_COUNTED {
+            counted.push(key.clone());
+            CallerMetrics::of(key, Some(&self.caller.id)).count(Welcome::Served);
+        }
+    }
+}
+
+/// How long a caller may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A workload has few ports.
+const MOST_COUNTED: usize = 64;
