@@ -8,11 +8,12 @@
 mod support;
 
 mod foreign;
+mod links;
 mod pair;
 mod refused;
 mod world;
 
 fn main() {
-    let suites = [foreign::tests(), pair::tests(), refused::tests()];
+    let suites = [foreign::tests(), links::tests(), pair::tests(), refused::tests()];
     support::run(suites.into_iter().flatten().collect())
 }
