@@ -10,6 +10,8 @@ use crate::snapshot::Protocol;
 pub(crate) mod file;
 mod read;
 
+pub use read::is_host_and_port;
+
 /// What one sidecar process does. Every field has a default; ports as in the README's table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SidecarConfig {

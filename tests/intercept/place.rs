@@ -29,6 +29,21 @@ pub struct Place {
 const NOBODY: u32 = 65534;
 
 impl Place {
+    /// Whether runs as this user can be tried here, or why not.
+    pub fn possible(who: Who) -> Result<(), String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("needs root".into());
+        }
+        let output = Place::new(who).run(&[], &["true"]).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        // The two things that a machine can lack; anything else is a fault.
+        let lacking = ["cannot make a network namespace", "the kernel has no support"];
+        match lacking.iter().any(|reason| error.contains(reason)) {
+            true => Err(error.trim().to_owned()),
+            false => Ok(()),
+        }
+    }
+
     pub fn new(who: Who) -> Self {
         let folder = tempfile::Builder::new().prefix("lighter-intercept-").tempdir().unwrap();
         let place = Place { folder, who };
@@ -50,7 +65,7 @@ impl Place {
     pub fn own(&self) -> PathBuf {
         match self.who {
             Who::Same => std::env::current_exe().unwrap(),
-            Who::Nobody => self.path("intercept"),
+            Who::Nobody => self.path("program"),
         }
     }
 

@@ -38,7 +38,7 @@ pub fn tests() -> Vec<Trial> {
     for (name, test) in both {
         for (who, suffix) in [(Who::Same, "as_root"), (Who::Nobody, "unprivileged")] {
             tests.push(Trial::ignorable_test(format!("{name}_{suffix}"), move || {
-                if let Err(reason) = possible(who) {
+                if let Err(reason) = Place::possible(who) {
                     return Ok(Completion::ignored_with(reason));
                 }
                 test(&Place::new(who));
@@ -56,19 +56,6 @@ pub fn tests() -> Vec<Trial> {
 
 /// A name and what is tried, as root and as nobody.
 type Test = (&'static str, fn(&Place));
-
-/// Whether runs as this user can be tried here, or why not.
-fn possible(who: Who) -> Result<(), String> {
-    root()?;
-    let output = Place::new(who).run(&[], &["true"]).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    // The two things that a machine can lack; anything else is a fault.
-    let lacking = ["cannot make a network namespace", "the kernel has no support"];
-    match lacking.iter().any(|reason| error.contains(reason)) {
-        true => Err(error.trim().to_owned()),
-        false => Ok(()),
-    }
-}
 
 fn a_run_ends_like_its_program(place: &Place) {
     for (script, expected) in [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", 137), ("kill -TERM $$", 143)] {

@@ -6,9 +6,17 @@
 mod support;
 
 mod member;
+#[allow(dead_code)] // It has more than is needed here.
+#[path = "../intercept/place.rs"]
+mod place;
+mod roles;
+mod run;
 mod together;
 mod world;
 
 fn main() {
-    support::run([together::tests(), member::tests()].into_iter().flatten().collect())
+    if let Some(status) = roles::play() {
+        std::process::exit(status);
+    }
+    support::run([together::tests(), member::tests(), run::tests()].into_iter().flatten().collect())
 }

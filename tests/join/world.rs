@@ -18,7 +18,8 @@ pub const WEB: &str = "spiffe://mesh.lighter/ns/default/sa/web";
 
 pub struct World {
     plane: Option<Program>,
-    address: SocketAddr,
+    /// Where sidecars reach it.
+    pub address: SocketAddr,
     folder: TempDir,
 }
 
@@ -63,6 +64,13 @@ impl World {
     /// What `lighter ca` says, working on the files of the control plane.
     pub fn ca(&self, arguments: &[&str]) -> String {
         ca(&self.path("state"), arguments)
+    }
+
+    /// Adds a resource to those of the control plane.
+    pub fn add(&self, resource: &str) {
+        let text = std::fs::read_to_string(self.path("mesh.yaml")).unwrap();
+        std::fs::write(self.path("mesh.new"), format!("{text}---\n{resource}")).unwrap();
+        std::fs::rename(self.path("mesh.new"), self.path("mesh.yaml")).unwrap();
     }
 
     /// Puts a join token for `service` where the sidecar `name` looks for it.

@@ -425,22 +425,25 @@ impl Reader<'_> {
     }
 }
 
-/// `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
 fn host_and_port(at: &At<'_>, text: String) -> Result<String, ConfigError> {
+    if is_host_and_port(&text) {
+        return Ok(text);
+    }
+    let error = at.error(format!("`{}` is not a host with a port", text.escape_debug()));
+    Err(error.hint("expected for example `control.example:15010` or `10.0.0.1:15010`"))
+}
+
+/// Whether this is `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
+pub fn is_host_and_port(text: &str) -> bool {
     let is_name = |host: &str| {
         !host.is_empty()
             && host.len() <= 253
             && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
     };
-    let is_good = match text.parse::<SocketAddr>() {
+    match text.parse::<SocketAddr>() {
         Ok(address) => address.port() != 0,
         Err(_) => text
             .rsplit_once(':')
             .is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok_and(|port| port != 0)),
-    };
-    if is_good {
-        return Ok(text);
     }
-    let error = at.error(format!("`{}` is not a host with a port", text.escape_debug()));
-    Err(error.hint("expected for example `control.example:15010` or `10.0.0.1:15010`"))
 }

@@ -14,6 +14,7 @@
 
 mod channel;
 mod inside;
+mod join;
 mod namespace;
 mod options;
 mod resolver;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lighter_config::sidecar::{InboundConfig, SidecarConfig};
 use lighter_config::snapshot::Protocol;
 
+use super::join::Join;
 use super::namespace::WORKLOAD;
 
 /// Run an unchanged program with a sidecar beside it.
@@ -33,6 +34,8 @@ pub struct Args {
     /// A file or folder with resources; may be given again
     #[arg(long, value_name = "PATH")]
     resources: Vec<PathBuf>,
+    #[command(flatten)]
+    join: Join,
     /// The sidecar's own file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -81,6 +84,7 @@ impl Options {
         config.service = args.service.or(config.service);
         config.namespace = args.namespace.unwrap_or(config.namespace);
         config.resources.extend(args.resources);
+        args.join.apply(&mut config)?;
         config.admin = args.admin.unwrap_or(config.admin);
         config.workers = args.workers.map_or(config.workers, usize::from);
         config.drain_deadline = args.drain_deadline.unwrap_or(config.drain_deadline);
