@@ -19,6 +19,8 @@ pub struct SidecarConfig {
     pub service: Option<String>,
     /// The namespace of short names. Default `default`.
     pub namespace: String,
+    /// Of this instance's endpoints: they take traffic while none of a lower number is healthy. Default 0.
+    pub priority: u32,
     /// Worker threads. Default: one per two cores, at least one.
     pub workers: usize,
     /// Files or folders with resources, watched.

@@ -237,32 +237,37 @@ fn rule() -> impl Strategy<Value = String> {
 
 fn mesh() -> impl Strategy<Value = Snapshot> {
     let endpoints = vec((1u16..6, 1u32..4, proptest::option::of(any::<bool>())), 0..4);
-    (vec(rule(), 0..6), vec(rule(), 0..3), endpoints).prop_map(|(of_web, of_a, endpoints)| {
-        let route = |name: &str, parent: &str, rules: &[String]| match rules {
-            [] => String::new(),
-            rules => common::route(&format!("name: {name}"), &rules.concat())
-                .replace("name: web}]", &format!("name: {parent}}}]")),
-        };
-        let text = service("web")
-            + &service("a")
-            + &service("b")
-            + &route("of-web", "web", &of_web)
-            + &route("of-a", "a", &of_a);
-        let mut snapshot = common::snapshot(&text);
-        let web = snapshot.services.get_mut(&ServiceName::new("default", "web")).expect("it was made");
-        let port = Arc::make_mut(&mut Arc::make_mut(web).ports[0]);
-        for (number, weight, secure) in endpoints {
-            let address = format!("10.0.0.{number}:8080").parse().expect("an address");
-            if port.endpoints.iter().all(|known: &EndpointSpec| known.address != address) {
-                let secure = secure.map(|link| Secure {
-                    identity: "spiffe://mesh.lighter/ns/default/sa/web".into(),
-                    link: link.then(|| "10.0.0.1:15008".parse().expect("an address")),
-                });
-                port.endpoints.push(EndpointSpec { address, weight, secure });
+    let standby = 0usize..4;
+    (vec(rule(), 0..6), vec(rule(), 0..3), endpoints, standby).prop_map(
+        |(of_web, of_a, endpoints, standby)| {
+            let route = |name: &str, parent: &str, rules: &[String]| match rules {
+                [] => String::new(),
+                rules => common::route(&format!("name: {name}"), &rules.concat())
+                    .replace("name: web}]", &format!("name: {parent}}}]")),
+            };
+            let text = service("web")
+                + &service("a")
+                + &service("b")
+                + &route("of-web", "web", &of_web)
+                + &route("of-a", "a", &of_a);
+            let mut snapshot = common::snapshot(&text);
+            let web = snapshot.services.get_mut(&ServiceName::new("default", "web")).expect("it was made");
+            let port = Arc::make_mut(&mut Arc::make_mut(web).ports[0]);
+            for (number, weight, secure) in endpoints {
+                let address = format!("10.0.0.{number}:8080").parse().expect("an address");
+                if port.endpoints.iter().all(|known: &EndpointSpec| known.address != address) {
+                    let secure = secure.map(|link| Secure {
+                        identity: "spiffe://mesh.lighter/ns/default/sa/web".into(),
+                        link: link.then(|| "10.0.0.1:15008".parse().expect("an address")),
+                    });
+                    // On the wire, priorities have no gap.
+                    let priority = u32::from(port.endpoints.len() >= standby.max(1));
+                    port.endpoints.push(EndpointSpec { address, weight, priority, secure });
+                }
             }
-        }
-        snapshot
-    })
+            snapshot
+        },
+    )
 }
 
 proptest! {

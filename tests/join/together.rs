@@ -14,6 +14,7 @@ pub fn tests() -> Vec<Trial> {
         test("join::a_sidecar_starts_again_while_the_control_plane_is_away", starts_again),
         test("join::who_leaves_is_called_no_more", who_leaves),
         test("join::new_roots_fail_no_request", new_roots),
+        test("join::who_stands_by_takes_over_from_who_dies", stands_by),
     ]
 }
 
@@ -135,4 +136,26 @@ fn new_roots() {
     drop(web);
     let (_web, listen) = world.web_again();
     assert_eq!(get(listen), (200, "five stars".into()));
+}
+
+fn stands_by() {
+    let (one, two) = (Upstream::answering("one"), Upstream::answering("two"));
+    let world = World::new();
+    let _standby = world.reviews_with("standby", two.address, "priority: 1").ready();
+    let mut first = world.reviews("reviews", one.address);
+    let (web, listen) = world.web();
+    wait_until("both are found", || web.endpoints() == 2);
+    for _ in 0..20 {
+        assert_eq!(get(listen), (200, "one".into()));
+    }
+    let failovers = || web.metrics().sum("lighter_balancer_failovers_total", &[]);
+    assert_eq!(failovers(), 0.0);
+    // It says nothing: for as long as its lease runs, it is listed.
+    first.program.signal(Signal::KILL);
+    first.program.wait();
+    for _ in 0..20 {
+        assert_eq!(get(listen), (200, "two".into()));
+    }
+    assert!(failovers() >= 20.0, "{}", failovers());
+    assert_eq!(web.endpoints(), 2);
 }

@@ -96,10 +96,15 @@ impl World {
 
     /// The sidecar `name` of an instance of `reviews` before `app`, with a token of its own.
     pub fn reviews(&self, name: &str, app: SocketAddr) -> Sidecar {
+        self.reviews_with(name, app, "").ready()
+    }
+
+    /// The same with more in its own file. It may never be ready.
+    pub fn reviews_with(&self, name: &str, app: SocketAddr, more: &str) -> Sidecar {
         self.token(name, "reviews");
         let listen = free_address();
-        let own = format!("service: reviews\ninbound: [{{listen: '{listen}', app: '{app}', port: 80}}]");
-        self.start(name, &own).ready()
+        let inbound = format!("inbound: [{{listen: '{listen}', app: '{app}', port: 80}}]");
+        self.start(name, &format!("service: reviews\n{inbound}\n{more}"))
     }
 
     /// The sidecar of the caller `web`, and its listener for `reviews`.
@@ -123,7 +128,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    fn ready(mut self) -> Self {
+    pub fn ready(mut self) -> Self {
         self.wait_until_ready();
         self
     }

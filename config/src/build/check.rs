@@ -6,6 +6,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::document::At;
 use crate::error::ConfigError;
+use crate::snapshot::MAX_PRIORITY;
 
 /// Largest compiled regular expression, in bytes. Together with the engine's linear time, this bounds what a route can
 /// cost.
@@ -72,6 +73,15 @@ pub(crate) fn cidr(at: &At<'_>, text: &str) -> Result<(IpAddr, u8), ConfigError>
             Err(error.hint("expected for example `10.0.0.0/8` or `fd00::/8`"))
         }
     }
+}
+
+/// A priority of an endpoint.
+pub(crate) fn priority(at: &At<'_>, priority: u32) -> Result<(), ConfigError> {
+    if priority <= MAX_PRIORITY {
+        return Ok(());
+    }
+    let error = at.error(format!("{priority} is out of range"));
+    Err(error.hint(format!("from 0, which is the first choice, to {MAX_PRIORITY}")))
 }
 
 /// A list within bounds. Lists are compared item by item, so they must not be endless.

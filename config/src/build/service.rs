@@ -91,6 +91,8 @@ fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft<'_>
             report.error(error.hint("to send an endpoint nothing, leave it out"));
         }
         report.ok(check::weight(&at.field("weight"), weight));
+        let priority = endpoint.priority.unwrap_or_default();
+        report.ok(check::priority(&at.field("priority"), priority));
         let secure = endpoint.secure.as_ref().map(|spec| secure(spec, &at.field("secure"), report));
         let Some(ip) = report.ok(address(&at.field("address"), &endpoint.address)) else { continue };
         for port in ports.iter_mut() {
@@ -103,7 +105,7 @@ fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft<'_>
                 continue;
             }
             seen.insert((port.key.port, address), at.clone());
-            port.endpoints.push(EndpointSpec { address, weight, secure: secure.clone() });
+            port.endpoints.push(EndpointSpec { address, weight, priority, secure: secure.clone() });
         }
     }
 }

@@ -68,6 +68,10 @@ pub struct Endpoint {
     #[serde(default)]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub weight: Option<u32>,
+    /// It takes traffic while no endpoint of a lower number is healthy, from 0 to 127. Default 0.
+    #[serde(default)]
+    #[schemars(range(max = 127))]
+    pub priority: Option<u32>,
     /// How its sidecar is reached with both identities proved. Default: it is called in plain text.
     #[serde(default)]
     pub secure: Option<Secure>,

@@ -16,6 +16,9 @@ pub(crate) struct SidecarFile {
     pub(crate) service: Option<String>,
     /// The namespace of short names. Default `default`.
     pub(crate) namespace: Option<String>,
+    /// Of this instance's endpoints: they take traffic while none of a lower number is healthy, from 0 to 127. Default 0.
+    #[schemars(range(max = 127))]
+    pub(crate) priority: Option<u32>,
     /// Worker threads. Default: one per two cores.
     #[schemars(range(min = 1, max = 1024))]
     pub(crate) workers: Option<u32>,

@@ -34,6 +34,7 @@ impl Default for SidecarConfig {
         SidecarConfig {
             service: None,
             namespace: DEFAULT_NAMESPACE.to_string(),
+            priority: 0,
             workers: (cores / 2).max(1),
             resources: Vec::new(),
             control: None,
@@ -144,6 +145,7 @@ impl Reader<'_> {
                 .collect(),
             service,
             namespace,
+            priority: self.priority(file.priority, &at.field("priority")).unwrap_or(usual.priority),
             workers: self.workers(file.workers, &at.field("workers")).unwrap_or(usual.workers),
             resources: file.resources.into_iter().map(|path| self.folder.join(path)).collect(),
             outbound_port: self
@@ -198,6 +200,11 @@ impl Reader<'_> {
             self.errors.push(at.error(format!("{workers} workers")).hint(format!("from 1 to {MAX_WORKERS}")));
         }
         Some(workers as usize)
+    }
+
+    fn priority(&mut self, priority: Option<u32>, at: &At<'_>) -> Option<u32> {
+        let priority = priority?;
+        self.note(check::priority(at, priority)).map(|()| priority)
     }
 
     fn head_bytes(&mut self, bytes: Option<u32>, at: &At<'_>) -> Option<usize> {

@@ -110,7 +110,7 @@ pub struct Port {
     pub tcp: Vec<Backend>,
     /// Label for metrics of opaque connections: the TCPRoute's name, or `default`.
     pub tcp_route: Arc<str>,
-    /// Its endpoints, as `address:port` with weight.
+    /// Its endpoints, as `address:port` with weight and priority.
     pub endpoints: Vec<EndpointSpec>,
     /// How callers treat it.
     pub policy: TrafficPolicy,
@@ -154,9 +154,14 @@ pub struct EndpointSpec {
     pub address: SocketAddr,
     /// Its share among its siblings, at least 1.
     pub weight: u32,
+    /// It takes traffic while no endpoint of a lower number is healthy.
+    pub priority: u32,
     /// How its sidecar is reached with both identities proved. None: plain text, as it has no sidecar that is known.
     pub secure: Option<Secure>,
 }
+
+/// The last priority that can be said, as in Envoy.
+pub const MAX_PRIORITY: u32 = 127;
 
 /// The sidecar of an endpoint.
 #[derive(Clone, Debug, PartialEq)]

@@ -168,12 +168,17 @@ impl Contents {
         self.service(&key.service)?.ports.iter().find(|port| port.key == *key)
     }
 
-    /// The endpoints of a port: those of its resource, and those that are registered, which are known better.
+    /// The endpoints of a port: those of its resource, and those that are registered, which are known better; but what an
+    /// operator wrote of an endpoint's share and priority holds.
     fn endpoints(&self, port: &Port) -> Vec<EndpointSpec> {
         let registered = self.registered.get(&port.key).map(|endpoints| &**endpoints).unwrap_or_default();
-        let is_registered = |address| registered.iter().any(|other| other.address == address);
-        let configured = port.endpoints.iter().filter(|endpoint| !is_registered(endpoint.address));
-        configured.chain(registered).cloned().collect()
+        let of = |address, among: &[EndpointSpec]| among.iter().find(|one| one.address == address).cloned();
+        let configured = port.endpoints.iter().filter(|one| of(one.address, registered).is_none()).cloned();
+        let registered = registered.iter().map(|one| match of(one.address, &port.endpoints) {
+            Some(EndpointSpec { weight, priority, .. }) => EndpointSpec { weight, priority, ..one.clone() },
+            None => one.clone(),
+        });
+        configured.chain(registered).collect()
     }
 }
 

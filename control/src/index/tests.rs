@@ -36,7 +36,7 @@ fn port(name: &str) -> ServicePort {
 fn registered(address: &str) -> EndpointSpec {
     let identity = "spiffe://mesh.lighter/ns/default/sa/a".into();
     let secure = Some(Secure { identity, link: None });
-    EndpointSpec { address: address.parse().unwrap(), weight: 1, secure }
+    EndpointSpec { address: address.parse().unwrap(), weight: 1, priority: 0, secure }
 }
 
 fn message<M: Message + Default>(index: &Index, kind: Kind, name: &str) -> M {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lighter_config::identity::Spiffe;
 use lighter_config::name::{ServiceName, ServicePort};
-use lighter_config::snapshot::is_virtual;
+use lighter_config::snapshot::{MAX_PRIORITY, is_virtual};
 use lighter_config::xds::names;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use prost::Message;
@@ -28,6 +28,8 @@ pub struct Instance {
     pub wires: Vec<String>,
     /// The version of its sidecar.
     pub version: String,
+    /// It takes traffic while no endpoint of a lower number is healthy.
+    pub priority: u32,
 }
 
 /// Where an instance is reached at one of its Service's ports.
@@ -68,6 +70,9 @@ impl Instance {
         if said.version.len() > MAX_TEXT || said.wires.iter().any(|wire| wire.len() > MAX_TEXT) {
             return fault(format!("a text is longer than {MAX_TEXT} bytes"));
         }
+        if said.priority > MAX_PRIORITY {
+            return fault(format!("priority {} is above {MAX_PRIORITY}", said.priority));
+        }
         let instance = Instance {
             service,
             identity: identity.as_str().into(),
@@ -76,6 +81,7 @@ impl Instance {
             draining: said.draining,
             wires: said.wires.clone(),
             version: said.version.clone(),
+            priority: said.priority,
         };
         Ok(Some((said.instance.as_str().into(), instance)))
     }
@@ -106,6 +112,7 @@ impl Instance {
             draining: self.draining,
             wires: self.wires.clone(),
             version: self.version.clone(),
+            priority: self.priority,
         };
         let identity = self.identity.as_bytes();
         [&(identity.len() as u32).to_be_bytes(), identity, &*said.encode_to_vec()].concat()
@@ -163,6 +170,7 @@ mod tests {
             draining: false,
             wires: vec!["tcp".into()],
             version: "0.1.0".into(),
+            priority: 1,
         }
     }
 
@@ -211,6 +219,7 @@ mod tests {
             wire::Registration { instance: "x".repeat(MAX_TEXT + 1), ..said() },
             wire::Registration { service: "a".into(), ..said() },
             wire::Registration { version: "x".repeat(MAX_TEXT + 1), ..said() },
+            wire::Registration { priority: MAX_PRIORITY + 1, ..said() },
             wire::Registration { ports: vec![said().ports[0].clone(); MAX_PORTS + 1], ..said() },
         ] {
             assert!(Instance::read(&faulty, &identity("a")).is_err());

@@ -165,7 +165,9 @@ impl Leases {
             let instance = &leased.instance;
             for one in instance.ports.iter().filter(|one| one.port == port.port) {
                 let secure = Some(Secure { identity: instance.identity.clone(), link: one.link });
-                endpoints.insert(one.address, EndpointSpec { address: one.address, weight: 1, secure });
+                let priority = instance.priority;
+                let spec = EndpointSpec { address: one.address, weight: 1, priority, secure };
+                endpoints.insert(one.address, spec);
             }
         }
         endpoints.into_values().collect()
@@ -258,6 +260,7 @@ mod tests {
             draining: false,
             wires: Vec::new(),
             version: String::new(),
+            priority: 0,
         }
     }
 

@@ -22,10 +22,11 @@ pub(super) fn text(mesh: &Mesh) -> String {
             let counts = endpoint.metrics.read();
             let _ = writeln!(
                 text,
-                "  {} {} weight {} in_flight {} latency {:?} requests {} failures {} connects {} \
+                "  {} {} priority {} weight {} in_flight {} latency {:?} requests {} failures {} connects {} \
                  connect_failures {} ejections {}",
                 endpoint.address,
                 health(endpoint, now),
+                cluster.priority(index),
                 cluster.weight(index),
                 endpoint.in_flight(),
                 endpoint.latency(now),
@@ -52,6 +53,7 @@ pub(super) fn json(mesh: &Mesh) -> Value {
             json!({
                 "address": endpoint.address.to_string(),
                 "health": health(endpoint, now),
+                "priority": cluster.priority(index),
                 "weight": cluster.weight(index),
                 "in_flight": endpoint.in_flight(),
                 "latency_ewma_seconds": endpoint.latency(now).as_secs_f64(),

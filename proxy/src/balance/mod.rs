@@ -3,6 +3,8 @@
 //! Two endpoints are drawn by weight, and the one that would cost less takes the request (see [`ewma`]). Where weights
 //! differ, the first one drawn takes it unless it would cost more than twice as much as the second: so shares are as
 //! the weights say while endpoints are alike, and one that is slow or full loses its share.
+//!
+//! Endpoints of one priority take requests while one of them is available, then those of the next.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,18 +21,21 @@ use crate::telemetry::{ClusterMetrics, EndpointLoad, EndpointMetrics};
 
 pub mod ewma;
 pub mod outlier;
+mod tier;
 mod weights;
 
 use ewma::Load;
 use outlier::{Health, Rules, State};
-use weights::Weights;
+use tier::Tier;
 
 /// The endpoints of one port.
 pub struct Cluster {
     /// Which port.
     pub key: ServicePort,
+    /// The first priority first.
     endpoints: Box<[Arc<Endpoint>]>,
-    weights: Weights,
+    /// The same by priority.
+    tiers: Box<[Tier]>,
     group: Arc<Group>,
 }
 
@@ -76,34 +81,45 @@ impl Cluster {
             old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.address, endpoint)).collect();
         // The same address twice is one endpoint.
         let mut seen = HashSet::new();
-        let specs: Vec<&EndpointSpec> =
+        let mut specs: Vec<&EndpointSpec> =
             port.endpoints.iter().filter(|spec| seen.insert(spec.address)).collect();
+        specs.sort_by_key(|spec| spec.priority);
         let endpoints = specs.iter().map(|spec| match known.get(&spec.address) {
             // Connections that were made to somebody else, or in plain text, are not used any more.
             Some(endpoint) if endpoint.secure == spec.secure => Arc::clone(endpoint),
             _ => Endpoint::new(&port.key, spec.address, spec.secure.clone(), &group),
         });
         let endpoints: Box<[_]> = endpoints.collect();
-        let weights = Weights::new(specs.iter().map(|spec| spec.weight));
-        group.settle(rules(&port.policy), &endpoints);
-        Cluster { key: port.key.clone(), endpoints, weights, group }
+        let members = specs.iter().zip(&endpoints);
+        let members = members.map(|(spec, endpoint)| (spec.priority, Arc::downgrade(endpoint)));
+        group.law.store(Arc::new(Law { rules: rules(&port.policy), members: members.collect() }));
+        Cluster { key: port.key.clone(), endpoints, tiers: Tier::split(&specs), group }
     }
 
     /// The one endpoint of this workload's own application; never ejected.
     pub fn local(key: ServicePort, app: SocketAddr) -> Self {
         let group = Arc::new(Group::new(&key));
         let endpoints = Box::new([Endpoint::new(&key, app, None, &group)]);
-        Cluster { key, endpoints, weights: Weights::new([1].into_iter()), group }
+        Cluster { key, endpoints, tiers: Box::new([Tier::of_one()]), group }
     }
 
-    /// Every endpoint.
+    /// Every endpoint, by priority.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
     }
 
     /// The weight of the endpoint at place `index` of [`Self::endpoints`].
     pub fn weight(&self, index: usize) -> u32 {
-        self.weights.of(index) as u32
+        self.tier(index).map_or(0, |tier| tier.weight(index))
+    }
+
+    /// The priority of the endpoint at place `index` of [`Self::endpoints`].
+    pub fn priority(&self, index: usize) -> u32 {
+        self.tier(index).map_or(0, |tier| tier.priority)
+    }
+
+    fn tier(&self, index: usize) -> Option<&Tier> {
+        self.tiers.iter().find(|tier| tier.has(index))
     }
 
     /// Picks an endpoint, not `avoid` if there is another.
@@ -126,22 +142,27 @@ impl Cluster {
     ) -> Result<Picked, Cause> {
         let at = self.group.clock(now);
         let avoid = avoid.and_then(|avoid| self.endpoints.iter().position(|known| known.id == avoid.id));
-        // Again only if another worker was faster with the one request of a half-open endpoint.
-        for _ in 0..3 {
-            let available =
-                |index: usize| Some(index) != avoid && self.endpoints[index].health.is_available(at);
-            let Some(first) = self.draw(None, &mut draw, available) else { break };
-            let second = self.draw(Some(first), &mut draw, available);
-            let chosen = second.map_or(first, |second| self.better(first, second, at));
-            if let Some(picked) = self.endpoints[chosen].begin(at) {
-                return Ok(picked);
+        let available = |index: usize| Some(index) != avoid && self.endpoints[index].health.is_available(at);
+        for tier in &self.tiers {
+            // Again only if another worker was faster with the one request of a half-open endpoint.
+            for _ in 0..3 {
+                let Some(first) = tier.draw(None, &mut draw, available) else { break };
+                let second = tier.draw(Some(first), &mut draw, available);
+                let chosen = second.map_or(first, |second| self.better(tier, first, second, at));
+                if let Some(picked) = self.endpoints[chosen].begin(at) {
+                    if !tier.is_first() {
+                        self.group.metrics.failed_over();
+                    }
+                    return Ok(picked);
+                }
             }
         }
         // One that just failed, but is in service, is better than one that is ejected.
         if let Some(picked) = avoid.and_then(|avoid| self.endpoints[avoid].begin(at)) {
             return Ok(picked);
         }
-        let first = self.draw(None, &mut draw, |index| Some(index) != avoid).or(avoid);
+        let other = |tier: &Tier| tier.draw(None, &mut draw, |index| Some(index) != avoid);
+        let first = self.tiers.iter().find_map(other).or(avoid);
         let chosen = self.endpoints.get(first.ok_or(Cause::NoEndpoint)?).ok_or(Cause::NoEndpoint)?;
         self.group.metrics.panicked();
         Ok(chosen.begin_regardless(at))
@@ -152,52 +173,9 @@ impl Cluster {
         endpoint.begin_regardless(endpoint.group.clock(now))
     }
 
-    /// Draws an endpoint by weight among those that are `eligible`, other than `except`.
-    #[inline]
-    fn draw(
-        &self,
-        except: Option<usize>,
-        draw: &mut impl FnMut(u64) -> u64,
-        eligible: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        let count = self.endpoints.len();
-        if count <= usize::from(except.is_some()) {
-            return None;
-        }
-        // Mostly nothing is ejected, and the first try is good. Drawing again keeps the shares of the others.
-        for _ in 0..4 {
-            let index = self.weights.draw(except, draw);
-            if eligible(index) {
-                return Some(index);
-            }
-        }
-        self.draw_slowly(except, draw, eligible)
-    }
-
-    /// The same by looking at each, in one pass: the n-th eligible one replaces the choice with its share of the
-    /// weight so far.
-    #[cold]
-    fn draw_slowly(
-        &self,
-        except: Option<usize>,
-        draw: &mut impl FnMut(u64) -> u64,
-        eligible: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        let mut chosen = None;
-        let mut total = 0;
-        for index in (0..self.endpoints.len()).filter(|index| Some(*index) != except && eligible(*index)) {
-            let weight = self.weights.of(index);
-            total += weight;
-            if draw(total) < weight {
-                chosen = Some(index);
-            }
-        }
-        chosen
-    }
-
     /// Which of two that were drawn takes the request.
     #[inline]
-    fn better(&self, first: usize, second: usize, at: u64) -> usize {
+    fn better(&self, tier: &Tier, first: usize, second: usize, at: u64) -> usize {
         let (a, b) = (&self.endpoints[first], &self.endpoints[second]);
         // Whoever may show that it is back does so at once: it is one request, and its cost is not known.
         if a.health.state(at) == State::HalfOpen {
@@ -207,12 +185,12 @@ impl Cluster {
             return second;
         }
         let (in_a, in_b) = (f64::from(a.load.in_flight()), f64::from(b.load.in_flight()));
-        let moves = if self.weights.equal() {
+        let moves = if tier.is_equal() {
             a.load.cost(at, in_a + 1.0) > b.load.cost(at, in_b + 1.0)
         } else {
             // Queues as they would be at endpoints of average weight. The first is as it is and the second as it would
             // be, so that a few requests at a heavy endpoint do not push one to an idle light one.
-            let queue = |requests: f64, index: usize| (requests * self.weights.share(index)).max(1.0);
+            let queue = |requests: f64, index: usize| (requests * tier.share(index)).max(1.0);
             a.load.cost(at, queue(in_a, first)) > 2.0 * b.load.cost(at, queue(in_b + 1.0, second))
         };
         if moves { second } else { first }
@@ -282,7 +260,7 @@ impl Endpoint {
         let mut deciding = None;
         let ejected = self.health.failure(probe, at, &law.rules, || {
             deciding = self.group.decide();
-            deciding.is_some() && law.allows_one_more()
+            deciding.is_some() && law.allows_one_more(self)
         });
         drop(deciding);
         if ejected {
@@ -353,7 +331,8 @@ struct Group {
 /// What holds since the last configuration change.
 struct Law {
     rules: Rules,
-    members: Box<[Weak<Endpoint>]>,
+    /// Each with its priority.
+    members: Box<[(u32, Weak<Endpoint>)]>,
 }
 
 impl Group {
@@ -365,10 +344,6 @@ impl Group {
             deciding: Mutex::new(()),
             metrics: ClusterMetrics::of(key),
         }
-    }
-
-    fn settle(&self, rules: Rules, endpoints: &[Arc<Endpoint>]) {
-        self.law.store(Arc::new(Law { rules, members: endpoints.iter().map(Arc::downgrade).collect() }));
     }
 
     /// `None` if another ejection is being decided: the next failure asks again.
@@ -388,9 +363,19 @@ impl Group {
 }
 
 impl Law {
-    fn allows_one_more(&self) -> bool {
-        let out = self.members.iter().filter_map(Weak::upgrade).filter(|member| member.health.is_out());
-        self.rules.allow(self.members.len(), out.count())
+    /// Whether `endpoint` may be ejected too. The limit is about those of one priority, and holds where there is nobody to
+    /// take over: while a lower priority has an endpoint in service, all of a higher one may go.
+    fn allows_one_more(&self, endpoint: &Endpoint) -> bool {
+        let is_it = |member: &&(u32, Weak<Endpoint>)| std::ptr::eq(member.1.as_ptr(), endpoint);
+        // One that is gone from the configuration is nobody's choice any more.
+        let Some((priority, _)) = self.members.iter().find(is_it) else { return false };
+        let is_out = |member: &Weak<Endpoint>| member.upgrade().is_some_and(|member| member.health.is_out());
+        let mut later = self.members.iter().filter(|(other, _)| other > priority);
+        if later.any(|(_, member)| !is_out(member)) {
+            return true;
+        }
+        let alike = self.members.iter().filter(|(other, _)| other == priority);
+        self.rules.allow(alike.clone().count(), alike.filter(|(_, member)| is_out(member)).count())
     }
 }
 

@@ -12,6 +12,7 @@ fn port(weights: &[u32], policy: TrafficPolicy) -> Port {
     let endpoints = weights.iter().enumerate().map(|(index, weight)| EndpointSpec {
         address: address(index),
         weight: *weight,
+        priority: 0,
         secure: None,
     });
     Port {
@@ -217,7 +218,7 @@ fn a_configuration_change_keeps_health_load_and_identity() {
 #[test]
 fn an_address_that_is_listed_twice_is_one_endpoint() {
     let mut port = port(&[1, 2], TrafficPolicy::default());
-    port.endpoints.push(EndpointSpec { address: address(0), weight: 7, secure: None });
+    port.endpoints.push(EndpointSpec { address: address(0), weight: 7, priority: 0, secure: None });
     let cluster = Cluster::build(&port, None);
     assert_eq!(cluster.endpoints().len(), 2);
     assert_eq!((cluster.weight(0), cluster.weight(1)), (1, 2));
@@ -232,6 +233,55 @@ fn a_workloads_own_application_is_never_ejected() {
         cluster.pick(None, now).unwrap().finish(Outcome::Failed, Duration::ZERO, now);
     }
     assert_eq!(cluster.endpoints()[0].state(now), State::InService);
+}
+
+/// One endpoint for each number, which is its priority.
+fn tiers(priorities: &[u32]) -> Cluster {
+    let mut port = port(&vec![1; priorities.len()], TrafficPolicy::default());
+    for (endpoint, priority) in port.endpoints.iter_mut().zip(priorities) {
+        endpoint.priority = *priority;
+    }
+    Cluster::build(&port, None)
+}
+
+#[test]
+fn the_first_priority_with_an_endpoint_in_service_takes_everything() {
+    let cluster = tiers(&[7, 0, 0, 7]);
+    let now = Instant::now();
+    let priorities = |cluster: &Cluster, now| -> HashSet<u32> {
+        let picks = (0..100).map(|_| cluster.pick(None, now).unwrap());
+        picks.map(|picked| cluster.priority(index(cluster, &picked))).collect()
+    };
+    assert_eq!(priorities(&cluster, now), HashSet::from([0]));
+    eject(&cluster, 0, now);
+    assert_eq!(priorities(&cluster, now), HashSet::from([0]), "one is left");
+    eject(&cluster, 1, now);
+    assert_eq!(priorities(&cluster, now), HashSet::from([7]));
+    assert_eq!(cluster.group.metrics.failovers(), 100);
+    // One request shows that the first is back.
+    let later = now + Duration::from_secs(11);
+    let first = cluster.pick(None, later).unwrap();
+    assert_eq!(cluster.priority(index(&cluster, &first)), 0);
+    first.finish(Outcome::Answered, Duration::ZERO, later);
+    assert_eq!(priorities(&cluster, later), HashSet::from([0]));
+}
+
+#[test]
+fn a_retry_goes_to_the_next_priority_rather_than_to_who_just_failed() {
+    let cluster = tiers(&[0, 1]);
+    let failed = cluster.endpoints()[0].clone();
+    let picked = cluster.pick(Some(&failed), Instant::now()).unwrap();
+    assert_eq!(index(&cluster, &picked), 1);
+}
+
+#[test]
+fn the_last_priority_keeps_its_floor() {
+    let cluster = tiers(&[0, 1]);
+    let now = Instant::now();
+    eject(&cluster, 1, now);
+    assert_eq!(cluster.endpoints()[1].state(now), State::InService, "it is the only one of its priority");
+    eject(&cluster, 0, now);
+    assert_eq!(cluster.endpoints()[0].state(now), State::Ejected);
 }
 
 #[derive(Clone, Debug)]

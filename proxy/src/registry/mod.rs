@@ -177,6 +177,7 @@ fn registration(shared: &Shared, service: &ServiceName, instance: &str, local: I
         ports: ports.into_iter().map(|port| port.said).collect(),
         wires: vec!["tcp".to_owned()],
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        priority: shared.config.priority,
     }
 }
 

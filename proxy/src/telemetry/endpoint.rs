@@ -121,23 +121,34 @@ impl ClusterMetrics {
     pub fn of(key: &ServicePort) -> Arc<Self> {
         recorder().clusters.of(key.clone(), Instant::now(), |key| ClusterMetrics {
             labels: port_labels(key),
-            cells: Cells::new(1),
+            cells: Cells::new(2),
         })
     }
 
     /// A request went to an ejected endpoint, as there was no other.
     pub fn panicked(&self) {
-        self.cells.add(0, 1);
+        self.cells.add(PANICS, 1);
     }
 
     /// How often that was so.
     pub fn panics(&self) -> u64 {
-        self.cells.sum(0)
+        self.cells.sum(PANICS)
+    }
+
+    /// A request went to an endpoint of a lower priority, as no one of a higher was available.
+    pub fn failed_over(&self) {
+        self.cells.add(FAILOVERS, 1);
+    }
+
+    /// How often that was so.
+    pub fn failovers(&self) -> u64 {
+        self.cells.sum(FAILOVERS)
     }
 
     pub(super) fn collect(&self, out: &mut Exposition) {
         if !self.cells.untouched() {
             out.sample(&BALANCER_PANICS, &self.labels, self.panics());
+            out.sample(&BALANCER_FAILOVERS, &self.labels, self.failovers());
         }
     }
 }
@@ -168,6 +179,9 @@ const CONNECTS: usize = 2;
 const CONNECT_FAILURES: usize = 3;
 const EJECTIONS: usize = 4;
 const CELLS: usize = 5;
+
+const PANICS: usize = 0;
+const FAILOVERS: usize = 1;
 
 static ENDPOINT_REQUESTS: Family = Family::new(
     Kind::Counter,
@@ -214,4 +228,10 @@ static BALANCER_PANICS: Family = Family::new(
     Unit::None,
     "lighter_balancer_panics",
     "Picks of an ejected endpoint because a port had no other.",
+);
+static BALANCER_FAILOVERS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_balancer_failovers",
+    "Picks of an endpoint that is not of a port's first priority, because none of a higher one was available.",
 );

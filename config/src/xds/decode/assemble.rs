@@ -194,7 +194,7 @@ impl<'r> Parts<'r> {
 
     fn endpoints(&self, cluster: &str) -> Vec<EndpointSpec> {
         let name = self.clusters.get(cluster).map_or(cluster, |cluster| &cluster.endpoints);
-        self.endpoints.get(name).map_or(Vec::new(), |assignment| assignment.serving().to_vec())
+        self.endpoints.get(name).map_or(Vec::new(), |assignment| assignment.endpoints.clone())
     }
 
     /// Who may call what at this workload's own ports.

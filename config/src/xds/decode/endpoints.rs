@@ -22,15 +22,8 @@ use wire::lb_endpoint::{HealthStatus, HostIdentifier};
 pub struct LoadAssignment {
     /// Its name.
     pub name: Arc<str>,
-    /// The endpoints that take traffic, the highest priority first. None of the lists is empty.
-    pub priorities: Vec<Vec<EndpointSpec>>,
-}
-
-impl LoadAssignment {
-    /// The endpoints to use: those of the highest priority that has any.
-    pub fn serving(&self) -> &[EndpointSpec] {
-        self.priorities.first().map_or(&[], Vec::as_slice)
-    }
+    /// The endpoints that may take traffic, the first priority first.
+    pub endpoints: Vec<EndpointSpec>,
 }
 
 /// A ClusterLoadAssignment. Endpoints that are neither healthy nor of unknown health are left out, as are localities
@@ -53,7 +46,7 @@ fn check(assignment: &wire::ClusterLoadAssignment, at: &At<'_>) -> Result<LoadAs
         for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
             let at = at.field("lb_endpoints").index(index);
             // All are checked, also those that take no traffic now.
-            let spec = self::endpoint(endpoint, &at)?;
+            let spec = self::endpoint(endpoint, locality.priority, &at)?;
             if !seen.insert(spec.address) {
                 return Err(at.error(format!("the endpoint {} is there already", spec.address)));
             }
@@ -67,11 +60,11 @@ fn check(assignment: &wire::ClusterLoadAssignment, at: &At<'_>) -> Result<LoadAs
             priorities.entry(locality.priority).or_default().push((weight, endpoints));
         }
     }
-    let priorities = priorities.into_values().map(flat).collect();
-    Ok(LoadAssignment { name: assignment.cluster_name.as_str().into(), priorities })
+    let endpoints = priorities.into_values().flat_map(flat).collect();
+    Ok(LoadAssignment { name: assignment.cluster_name.as_str().into(), endpoints })
 }
 
-/// The endpoints of several localities in one list: each locality's share, split by the weights within it.
+/// The endpoints of one priority's localities in one list: each locality's share, split by the weights within it.
 fn flat(localities: Vec<(u32, Vec<EndpointSpec>)>) -> Vec<EndpointSpec> {
     if localities.len() == 1 {
         return localities.into_iter().flat_map(|(_, endpoints)| endpoints).collect();
@@ -97,7 +90,7 @@ fn flat(localities: Vec<(u32, Vec<EndpointSpec>)>) -> Vec<EndpointSpec> {
     localities.into_iter().flat_map(of_locality).collect()
 }
 
-fn endpoint(endpoint: &wire::LbEndpoint, at: &At<'_>) -> Result<EndpointSpec, ConfigError> {
+fn endpoint(endpoint: &wire::LbEndpoint, priority: u32, at: &At<'_>) -> Result<EndpointSpec, ConfigError> {
     let at_address = at.field("endpoint").field("address");
     let Some(HostIdentifier::Endpoint(wire::Endpoint { address: Some(address) })) = &endpoint.host_identifier
     else {
@@ -113,7 +106,7 @@ fn endpoint(endpoint: &wire::LbEndpoint, at: &At<'_>) -> Result<EndpointSpec, Co
         return Err(error.hint("to send an endpoint nothing, leave it out"));
     }
     let secure = self::secure(endpoint.metadata.as_ref(), &at.field("metadata"))?;
-    Ok(EndpointSpec { address, weight, secure })
+    Ok(EndpointSpec { address, weight, priority, secure })
 }
 
 fn address(socket: &core::SocketAddress, at: &At<'_>) -> Result<SocketAddr, ConfigError> {

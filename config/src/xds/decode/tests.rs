@@ -433,27 +433,28 @@ fn locality(priority: u32, weight: u32, ends: Vec<endpoints::LbEndpoint>) -> end
 }
 
 #[test]
-fn traffic_goes_to_the_first_priority_that_has_a_healthy_endpoint() {
+fn endpoints_are_split_by_priority_and_locality() {
     let down = |address: &str| lb_endpoint(address, 1, 2);
     let up = |address: &str| lb_endpoint(address, 1, 0);
     let serving = |localities| {
         let read = assignment(localities).unwrap();
-        let ends = read.serving().iter().map(|end| (end.address.ip().to_string(), end.weight));
-        ends.collect::<Vec<_>>()
+        let ends = read.endpoints.iter();
+        ends.map(|end| (end.address.ip().to_string(), end.priority, end.weight)).collect::<Vec<_>>()
     };
     let second = locality(1, 1, vec![up("10.0.0.9")]);
     let first = locality(0, 1, vec![up("10.0.0.1"), down("10.0.0.2")]);
-    assert_eq!(serving(vec![second.clone(), first]), [("10.0.0.1".to_string(), 1)]);
+    let standby = || ("10.0.0.9".to_string(), 1, 1);
+    assert_eq!(serving(vec![second.clone(), first]), [("10.0.0.1".to_string(), 0, 1), standby()]);
     let first = locality(0, 1, vec![down("10.0.0.1"), lb_endpoint("10.0.0.2", 1, 3)]);
-    assert_eq!(serving(vec![first, second.clone()]), [("10.0.0.9".to_string(), 1)]);
+    assert_eq!(serving(vec![first, second.clone()]), [standby()]);
     // A locality without a weight has no share.
-    assert_eq!(serving(vec![locality(0, 0, vec![up("10.0.0.1")]), second]), [("10.0.0.9".to_string(), 1)]);
+    assert_eq!(serving(vec![locality(0, 0, vec![up("10.0.0.1")]), second]), [standby()]);
     // Three quarters for the first, whatever the number of endpoints.
     let split = serving(vec![
         locality(0, 3, vec![up("10.0.0.1")]),
         locality(0, 1, vec![up("10.0.0.2"), up("10.0.0.3")]),
     ]);
-    let weights: Vec<u32> = split.iter().map(|(_, weight)| *weight).collect();
+    let weights: Vec<u32> = split.iter().map(|(_, _, weight)| *weight).collect();
     assert_eq!(weights, [1_000_000, 166_667, 166_667]);
     assert_eq!(serving(Vec::new()), []);
 }

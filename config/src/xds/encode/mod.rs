@@ -75,18 +75,19 @@ pub fn cluster(port: &Port) -> cluster::Cluster {
 
 /// The endpoints of a port: `endpoints`, which may be more than those of its resource.
 ///
-/// They are sorted, so that the order in which they came to be known changes nothing.
+/// They are sorted, so that the order in which they came to be known changes nothing. Priorities on the wire have no gap
+/// (gRPC A27 refuses one): each is the number of those before it that somebody has.
 pub fn load_assignment(port: &Port, endpoints: &[EndpointSpec]) -> endpoint::ClusterLoadAssignment {
     let mut sorted: Vec<&EndpointSpec> = endpoints.iter().collect();
-    sorted.sort_by_key(|endpoint| endpoint.address);
-    let locality = endpoint::LocalityLbEndpoints {
+    sorted.sort_by_key(|endpoint| (endpoint.priority, endpoint.address));
+    let alike = sorted.chunk_by(|one, next| one.priority == next.priority);
+    let localities = alike.zip(0..).map(|(endpoints, priority)| endpoint::LocalityLbEndpoints {
         locality: Some(core::Locality::default()),
-        lb_endpoints: sorted.into_iter().map(lb_endpoint).collect(),
+        lb_endpoints: endpoints.iter().copied().map(lb_endpoint).collect(),
         load_balancing_weight: Some(1),
-        priority: 0,
-    };
-    let localities = if endpoints.is_empty() { Vec::new() } else { vec![locality] };
-    endpoint::ClusterLoadAssignment { cluster_name: port.key.to_string(), endpoints: localities }
+        priority,
+    });
+    endpoint::ClusterLoadAssignment { cluster_name: port.key.to_string(), endpoints: localities.collect() }
 }
 
 /// What the gRPC profile cannot say of a Service.

@@ -69,7 +69,7 @@ impl World {
             tcp_route: "default".into(),
             endpoints: endpoints
                 .iter()
-                .map(|address| EndpointSpec { address: *address, weight: 1, secure: None })
+                .map(|address| EndpointSpec { address: *address, weight: 1, priority: 0, secure: None })
                 .collect(),
             policy,
             mtls: lighter_config::snapshot::Mtls::default(),
