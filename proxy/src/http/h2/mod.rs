@@ -9,6 +9,7 @@ pub(crate) mod body;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod head;
+pub mod hpack;
 pub(crate) mod limits;
 pub(crate) mod pool;
 pub(crate) mod retry;
