@@ -4,6 +4,7 @@ mod link;
 
 use crate::connect;
 use crate::detect::{self, Verdict};
+use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Encoder, FIELD_OVERHEAD, Refusal};
 use crate::sni::{self, Hello};
 
 /// Detection: what is decided for a prefix holds for everything that begins with it, and silence always decides.
@@ -52,6 +53,40 @@ pub fn session(bytes: &[u8]) {
     }
 }
 
+/// HPACK: any blocks are read within their limit or refused, and what was read goes on over another hop as it is.
+pub fn hpack(bytes: &[u8]) {
+    const LIMIT: usize = 16 * 1024;
+    let (mut decoder, mut encoder, mut next) =
+        (Decoder::new(8192), Encoder::new(), Decoder::new(DEFAULT_TABLE));
+    let mut rest = bytes;
+    while let [length, size, blocks @ ..] = rest {
+        let (block, behind) = blocks.split_at(blocks.len().min(usize::from(*length)));
+        rest = behind;
+        if *size < 64 {
+            encoder.resize(usize::from(*size) * 80);
+        }
+        let (mut fields, mut written, mut left) = (Vec::new(), Vec::new(), LIMIT);
+        let read = decoder.block(block, LIMIT, &mut |name, value, never| {
+            left =
+                left.checked_sub(name.len() + value.len() + FIELD_OVERHEAD).expect("fields within the limit");
+            encoder.field(name, value, never, &mut written);
+            fields.push((name.to_vec(), value.to_vec(), never));
+            if name == b"refused" { Err(()) } else { Ok(()) }
+        });
+        let mut expected = fields.iter();
+        let reread = next.block(&written, LIMIT, &mut |name, value, never| {
+            let (sent_name, sent_value, sent_never) = expected.next().expect("no field more");
+            assert!(name == sent_name && value == sent_value && never >= *sent_never, "another field");
+            Ok::<_, ()>(())
+        });
+        assert_eq!(reread, Ok(()));
+        assert!(expected.next().is_none(), "a field less");
+        if let Err(Refusal::Malformed(_)) = read {
+            return;
+        }
+    }
+}
+
 /// Lengths of prefixes that are tried: all of a short input, some of a long one, always the whole.
 fn prefixes(bytes: &[u8]) -> impl Iterator<Item = usize> {
     (0..bytes.len()).step_by(bytes.len() / 512 + 1).chain([bytes.len()])
@@ -76,6 +111,7 @@ mod tests {
             super::detect(&bytes);
             super::sni(&bytes);
             super::connect(&bytes);
+            super::hpack(&bytes);
         }
 
         #[test]

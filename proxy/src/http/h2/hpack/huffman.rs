@@ -228,11 +228,11 @@ pub(super) mod tests {
     #[test]
     fn padding_is_less_than_a_byte_of_ones() {
         assert_eq!(decoded(b""), Ok(vec![]));
-        assert_eq!(decoded(&[0b00000_111]), Ok(b"0".to_vec()));
-        assert_eq!(decoded(&[0b00000_110]), Err(Malformed::Huffman));
-        assert_eq!(decoded(&[0b00000_011]), Err(Malformed::Huffman));
-        assert_eq!(decoded(&[0b11111000]), Ok(b"&".to_vec()));
-        assert_eq!(decoded(&[0b11111000, 0xff]), Err(Malformed::Huffman));
+        assert_eq!(decoded(&[0b0000_0111]), Ok(b"0".to_vec()));
+        assert_eq!(decoded(&[0b0000_0110]), Err(Malformed::Huffman));
+        assert_eq!(decoded(&[0b0000_0011]), Err(Malformed::Huffman));
+        assert_eq!(decoded(&[0b1111_1000]), Ok(b"&".to_vec()));
+        assert_eq!(decoded(&[0b1111_1000, 0xff]), Err(Malformed::Huffman));
         assert_eq!(decoded(&[0xff]), Err(Malformed::Huffman));
         for ones in 1..20 {
             assert_eq!(

@@ -1,5 +1,6 @@
 //! Both directions together, the vectors of RFC 7541, and the `h2` crate as the other end.
 
+mod peer;
 mod vectors;
 
 use proptest::prelude::*;
