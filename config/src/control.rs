@@ -1,6 +1,7 @@
 //! The control plane's own file: `lighter control --config FILE`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::build::check;
 use crate::document::{At, Document};
 use crate::error::{ConfigError, ConfigErrors};
 use crate::load::read_text;
+use crate::resource;
 
 /// What one control plane does. Every field has a default; ports as in the README's table.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +32,7 @@ pub struct ControlConfig {
     pub resources: Vec<PathBuf>,
     /// How long a registration outlives its stream. Default 30 s.
     pub lease: Duration,
-    /// How long a sidecar's certificate is good for. Default 24 h.
+    /// How long a certificate is good for, of a sidecar and of the control plane itself. Default 24 h.
     pub svid_lifetime: Duration,
     /// Where every change is noted. None: nowhere but in the log.
     pub audit_log: Option<AuditLog>,
@@ -128,9 +130,9 @@ pub(crate) struct ControlFile {
     /// How long a registration outlives its stream, in seconds. Default 30.
     #[schemars(range(min = 1, max = 3600))]
     lease_seconds: Option<u32>,
-    /// How long a sidecar's certificate is good for, in hours. Default 24.
-    #[schemars(range(min = 1, max = 8760))]
-    svid_hours: Option<u32>,
+    /// How long a certificate is good for, of a sidecar and of the control plane itself: from `10s` to `8760h`. Each is
+    /// renewed at half its life. Default `24h`.
+    svid_lifetime: Option<resource::Duration>,
     /// Where every change is noted: a file, relative to this one, or `stdout`. Default: nowhere but in the log.
     audit_log: Option<PathBuf>,
 }
@@ -146,7 +148,10 @@ impl Reader<'_> {
             self.note(check::dns_name(&at.field("trustDomain"), name));
         }
         let seconds = self.within(file.lease_seconds, 1..=3600, &at.field("leaseSeconds"));
-        let hours = self.within(file.svid_hours, 1..=8760, &at.field("svidHours"));
+        if file.svid_lifetime.is_some_and(|life| !SVID_LIFETIMES.contains(&life.0)) {
+            let error = at.field("svidLifetime").error("is out of range");
+            self.errors.push(error.hint("from 10s to 8760h"));
+        }
         let config = ControlConfig {
             trust_domain: file.trust_domain.unwrap_or(usual.trust_domain),
             state: self.folder.join(file.state.unwrap_or(usual.state)),
@@ -155,7 +160,7 @@ impl Reader<'_> {
             plaintext_ads: self.address(file.plaintext_ads, &at.field("plaintextAds")),
             resources: file.resources.into_iter().map(|path| self.folder.join(path)).collect(),
             lease: seconds.map_or(usual.lease, Duration::from_secs),
-            svid_lifetime: hours.map_or(usual.svid_lifetime, |hours| Duration::from_secs(hours * 3600)),
+            svid_lifetime: file.svid_lifetime.map_or(usual.svid_lifetime, |life| life.0),
             audit_log: file.audit_log.map(|path| match path.to_str() {
                 Some("stdout") => AuditLog::Stdout,
                 _ => AuditLog::File(self.folder.join(path)),
@@ -175,12 +180,7 @@ impl Reader<'_> {
         self.note(check::socket_address(at, &text?))
     }
 
-    fn within(
-        &mut self,
-        number: Option<u32>,
-        range: std::ops::RangeInclusive<u32>,
-        at: &At<'_>,
-    ) -> Option<u64> {
+    fn within(&mut self, number: Option<u32>, range: RangeInclusive<u32>, at: &At<'_>) -> Option<u64> {
         let number = number?;
         if !range.contains(&number) {
             let error = at.error(format!("{number} is out of range"));
@@ -195,6 +195,9 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let wide = |ip: IpAddr| ip.is_unspecified();
     one.port() == other.port() && (one.ip() == other.ip() || wide(one.ip()) || wide(other.ip()))
 }
+
+/// Below, the renewals of many sidecars would be all that the control plane does; above, a stolen key is good for years.
+const SVID_LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(8760 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -217,7 +220,7 @@ mod tests {
     fn everything_can_be_said() {
         let config = parse(
             "trustDomain: example.org\nstate: /var/lib/lighter\nads: 0.0.0.0:1\napi: '[::1]:2'\n\
-             plaintextAds: 127.0.0.1:3\nresources: [mesh]\nleaseSeconds: 5\nsvidHours: 1\nauditLog: audit.log\n",
+             plaintextAds: 127.0.0.1:3\nresources: [mesh]\nleaseSeconds: 5\nsvidLifetime: 1h\nauditLog: audit.log\n",
         );
         let expected = ControlConfig {
             trust_domain: "example.org".into(),
@@ -236,10 +239,10 @@ mod tests {
 
     #[test]
     fn every_fault_is_found_at_once_and_in_its_place() {
-        let text = "trustDomain: Example\nads: localhost:1\nleaseSeconds: 0\nsvidHours: 9000\n";
+        let text = "trustDomain: Example\nads: localhost:1\nleaseSeconds: 0\nsvidLifetime: 9s\n";
         let faults: Vec<_> =
             parse(text).unwrap_err().errors.iter().map(|e| (e.line, e.path.clone())).collect();
-        let expected = [(1, "trustDomain"), (2, "ads"), (3, "leaseSeconds"), (4, "svidHours")];
+        let expected = [(1, "trustDomain"), (2, "ads"), (3, "leaseSeconds"), (4, "svidLifetime")];
         assert_eq!(faults, expected.map(|(line, path)| (line, path.to_owned())));
         assert!(parse("ad: 127.0.0.1:1").unwrap_err().to_string().contains("did you mean `ads`?"));
     }
