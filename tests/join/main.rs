@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod load;
 mod member;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
@@ -12,11 +13,13 @@ mod place;
 mod roles;
 mod run;
 mod together;
+mod under_load;
 mod world;
 
 fn main() {
     if let Some(status) = roles::play() {
         std::process::exit(status);
     }
-    support::run([together::tests(), member::tests(), run::tests()].into_iter().flatten().collect())
+    let suites = [under_load::tests(), together::tests(), member::tests(), run::tests()];
+    support::run(suites.into_iter().flatten().collect())
 }

@@ -13,7 +13,6 @@ pub fn tests() -> Vec<Trial> {
         test("join::a_restart_of_the_control_plane_is_not_noticed", restart_of_the_control_plane),
         test("join::a_sidecar_starts_again_while_the_control_plane_is_away", starts_again),
         test("join::who_leaves_is_called_no_more", who_leaves),
-        test("join::new_roots_fail_no_request", new_roots),
         test("join::who_stands_by_takes_over_from_who_dies", stands_by),
     ]
 }
@@ -112,30 +111,6 @@ fn who_leaves() {
         assert_eq!(get(listen), (200, "two".into()));
     }
     assert_eq!(web.endpoints(), 1);
-}
-
-fn new_roots() {
-    let app = Upstream::answering("five stars");
-    let world = World::new();
-    let reviews = world.reviews("reviews", app.address);
-    let (web, listen) = world.web();
-    wait_until("the instance is found", || get(listen).0 == 200);
-    let mut renewed = 0.0;
-    // Trusted, signing, alone: each time both have to follow before the next.
-    for step in [&["rotate"][..], &["rotate", "--hurry"], &["rotate", "--hurry"]] {
-        world.ca(step);
-        renewed += 1.0;
-        wait_until("both have new certificates", || {
-            assert_eq!(get(listen), (200, "five stars".into()));
-            [&web, &reviews].iter().all(|sidecar| sidecar.asked("renew", "received") >= renewed)
-        });
-    }
-    let said = world.ca(&["list"]);
-    assert!(said.contains("root 2") && !said.contains("root 1"), "{said}");
-    // A connection that begins now is between certificates of the new root.
-    drop(web);
-    let (_web, listen) = world.web_again();
-    assert_eq!(get(listen), (200, "five stars".into()));
 }
 
 fn stands_by() {

@@ -20,19 +20,25 @@ pub struct World {
     plane: Option<Program>,
     /// Where sidecars reach it.
     pub address: SocketAddr,
+    api: SocketAddr,
     folder: TempDir,
 }
 
 impl World {
     /// A control plane that runs.
     pub fn new() -> Self {
+        Self::with("")
+    }
+
+    /// The same, with more in its own file.
+    pub fn with(more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("lighter-join-").tempdir().unwrap();
         let (address, api) = (free_address(), free_address());
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("mesh.yaml"), service("reviews", "http", &[])).unwrap();
-        let own = format!("ads: {address}\napi: {api}\nstate: state\nresources: [mesh.yaml]\n");
+        let own = format!("ads: {address}\napi: {api}\nstate: state\nresources: [mesh.yaml]\n{more}\n");
         std::fs::write(at("control.yaml"), own).unwrap();
-        let mut world = World { plane: None, address, folder };
+        let mut world = World { plane: None, address, api, folder };
         world.start_plane();
         world
     }
@@ -50,6 +56,24 @@ impl World {
         let mut plane = self.plane.take().expect("it runs");
         plane.signal(Signal::TERM);
         assert!(plane.wait().success());
+    }
+
+    /// Ends it at once, whatever it is doing.
+    pub fn kill_plane(&mut self) {
+        let mut plane = self.plane.take().expect("it runs");
+        plane.signal(Signal::KILL);
+        plane.wait();
+    }
+
+    /// Pushes resources beside those of its file.
+    pub fn apply(&self, resources: &str) {
+        let file = self.path("pushed.yaml");
+        std::fs::write(&file, resources).unwrap();
+        let mut command = Command::new(LIGHTER);
+        command.args(["apply", "--server", &format!("https://{}", self.api), "-f"]).arg(file);
+        command.arg("--token-file").arg(self.path("state/operator-token"));
+        command.arg("--ca-file").arg(self.path("state/api.pem"));
+        output(&mut command);
     }
 
     pub fn plane(&self) -> &Program {
@@ -89,9 +113,7 @@ impl World {
             self.address
         );
         std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(LIGHTER);
-        command.args(["proxy", "--config"]).arg(file);
-        Sidecar { program: Program::start(command, self.folder.path()), admin }
+        Sidecar { program: proxy(&file), admin, file }
     }
 
     /// The sidecar `name` of an instance of `reviews` before `app`, with a token of its own.
@@ -101,16 +123,29 @@ impl World {
 
     /// The same with more in its own file. It may never be ready.
     pub fn reviews_with(&self, name: &str, app: SocketAddr, more: &str) -> Sidecar {
-        self.token(name, "reviews");
+        self.instance("reviews", name, app, more)
+    }
+
+    /// The same of another service.
+    pub fn instance(&self, service: &str, name: &str, app: SocketAddr, more: &str) -> Sidecar {
+        self.token(name, service);
         let listen = free_address();
         let inbound = format!("inbound: [{{listen: '{listen}', app: '{app}', port: 80}}]");
-        self.start(name, &format!("service: reviews\n{inbound}\n{more}"))
+        self.start(name, &format!("service: {service}\n{inbound}\n{more}"))
     }
 
     /// The sidecar of the caller `web`, and its listener for `reviews`.
     pub fn web(&self) -> (Sidecar, SocketAddr) {
         self.token("web", "web");
         self.web_again()
+    }
+
+    /// The sidecar `name` of another replica of `web`, and its listener for `service`.
+    pub fn caller(&self, name: &str, service: &str) -> (Sidecar, SocketAddr) {
+        self.token(name, "web");
+        let listen = free_address();
+        let own = format!("listeners: [{{listen: '{listen}', service: {service}, port: 80}}]");
+        (self.start(name, &own).ready(), listen)
     }
 
     /// The same, with what is kept.
@@ -125,6 +160,7 @@ impl World {
 pub struct Sidecar {
     pub program: Program,
     pub admin: SocketAddr,
+    file: PathBuf,
 }
 
 impl Sidecar {
@@ -139,6 +175,14 @@ impl Sidecar {
             TcpStream::connect_timeout(&admin, Duration::from_secs(1)).is_ok()
                 && metrics::get(admin, "/ready").0 == 200
         });
+    }
+
+    /// Ends it in good order, and starts it again as it was.
+    pub fn restart(&mut self) {
+        self.program.signal(Signal::TERM);
+        assert!(self.program.wait().success());
+        self.program = proxy(&self.file);
+        self.wait_until_ready();
     }
 
     pub fn metrics(&self) -> Metrics {
@@ -162,9 +206,22 @@ impl Sidecar {
 
 /// What `lighter ca` says of the authority in `state`.
 pub fn ca(state: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(LIGHTER).arg("ca").args(arguments).arg("--state").arg(state).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    let said = output(Command::new(LIGHTER).arg("ca").args(arguments).arg("--state").arg(state));
+    said.trim_end().to_owned()
+}
+
+/// What a command that succeeds writes.
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A sidecar with this file of its own.
+fn proxy(file: &Path) -> Program {
+    let mut command = Command::new(LIGHTER);
+    command.args(["proxy", "--config"]).arg(file);
+    Program::start(command, file.parent().expect("a folder"))
 }
 
 /// What one request is answered, with status.
