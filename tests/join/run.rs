@@ -61,8 +61,7 @@ fn talk_by_name(world: &World, place: &Place) {
 
     running.signal(libc::SIGTERM);
     assert_eq!(running.program.wait().code(), Some(143), "{}", running.program.said());
-    let said = call(world, place);
-    assert!(said.starts_with("503 no_endpoint\n"), "it has left: {said}");
+    wait_until("it has left", || call(world, place).starts_with("503 no_endpoint\n"));
 }
 
 fn waits_until_joined(world: &World, place: &Place) {
