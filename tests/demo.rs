@@ -50,7 +50,7 @@ fn check_report(report: &Value) {
     assert_eq!(report.as_object().unwrap().len(), 2, "only what is documented");
     let steps = report["steps"].as_array().unwrap();
     let names: Vec<_> = steps.iter().map(|step| step["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["intercept", "route-shift", "heal"]);
+    assert_eq!(names, ["intercept", "route-shift", "heal", "mtls", "push", "control-down"]);
     for step in steps {
         assert_eq!(step["status"], "passed", "{step:#}");
         assert_eq!(step["reason"], Value::Null, "{step:#}");
@@ -86,6 +86,61 @@ fn check_report(report: &Value) {
     let killed = heal["killed"]["name"].as_str().unwrap().replace("reviews-v2-", "v2/");
     assert!(heal["instances_before"][&killed].as_u64() > Some(0), "{heal:#}");
     assert!(heal["instances_after"][&killed].as_u64() > Some(0), "{heal:#}");
+
+    let [mtls, push, down] = [3, 4, 5].map(|step| &steps[step]["evidence"]);
+    check_mtls(mtls, &intercept["host_network_namespace"]);
+    check_push(push);
+    assert_eq!(down["killed"]["pid"], mtls["control_plane"]["pid"]);
+    assert_ne!(down["control_plane_pid_after"], down["killed"]["pid"], "{down:#}");
+    assert!(down["requests_while_away"].as_u64().unwrap() >= 300, "{down:#}");
+    let restarted = &down["restarted"];
+    assert_ne!(restarted["sidecar_pid"], restarted["sidecar_pid_after"], "{down:#}");
+    assert_eq!(restarted["certificates_received"], 0, "{down:#}");
+    assert_eq!(restarted["plain_text_caller"], "plaintext_refused", "{down:#}");
+    assert!(down["instances_after_restart"]["v2/a"].as_u64() > Some(0), "{down:#}");
+    check_accepted(down);
+    assert_ne!(down["lighter_get_sidecars"]["version"], push["lighter_get_sidecars"]["version"]);
+}
+
+fn check_mtls(mtls: &Value, host_network_namespace: &Value) {
+    assert_ne!(&mtls["control_plane"]["network_namespace"], host_network_namespace, "{mtls:#}");
+    let identity = |service: &str| format!("spiffe://mesh.lighter/ns/default/sa/{service}");
+    let members = ["web", "catalog", "reviews-v1", "reviews-v2", "reviews-v2"].map(identity);
+    assert_eq!(mtls["identities"], serde_json::json!(members));
+    for row in mtls["connections"].as_array().unwrap() {
+        assert_eq!(row["caller"], members[0], "{mtls:#}");
+        assert!(row["connections"].as_u64() > Some(0), "{mtls:#}");
+        assert_eq!(row["connections"], row["all_connections"], "{mtls:#}");
+    }
+    for service in mtls["requests"].as_array().unwrap() {
+        assert_eq!(service["sent_by_web"], service["received"], "{mtls:#}");
+    }
+    let plain = serde_json::json!({"status": 403, "cause": "plaintext_refused", "refused_at_catalog": 1});
+    assert_eq!(mtls["plain_text_caller"], plain);
+    let stranger = &mtls["wrong_identity_caller"];
+    assert_eq!(
+        (&stranger["identity"], &stranger["denied_at_catalog"]),
+        (&identity("stranger").into(), &1.into())
+    );
+    assert!(stranger["was_told"].as_str().unwrap().contains("catalog answered 403"), "{stranger:#}");
+}
+
+fn check_push(push: &Value) {
+    check_accepted(push);
+    assert!(push["generation"]["after"].as_u64() > push["generation"]["before"].as_u64(), "{push:#}");
+    assert!(push["routes_accepted"].as_u64() > Some(0), "{push:#}");
+    assert_eq!(push["upstream_connections_closed"], 0, "{push:#}");
+    let v2: Vec<_> = push["phases"].as_array().unwrap().iter().map(|phase| phase["v2"].as_f64()).collect();
+    assert_eq!(v2, [Some(0.0), Some(1.0)]);
+}
+
+/// A route was pushed, and web's sidecar said that it took it.
+fn check_accepted(evidence: &Value) {
+    assert_eq!(evidence["lighter_apply"], serde_json::json!(["HTTPRoute default/reviews configured"]));
+    let sidecar = &evidence["lighter_get_sidecars"];
+    assert!(sidecar["name"].as_str().unwrap().starts_with("default/web/"), "{sidecar:#}");
+    assert!(!sidecar["version"].as_str().unwrap().is_empty(), "{sidecar:#}");
+    assert_eq!((&sidecar["accepted"], &sidecar["rejected"]), (&sidecar["version"], &Value::Null));
 }
 
 fn people_read_what_happened() -> Outcome {
@@ -96,12 +151,12 @@ fn people_read_what_happened() -> Outcome {
     let output = place.lighter(&["demo", "--requests", "60"]).output()?;
     let text = String::from_utf8(output.stdout)?;
     assert!(output.status.success(), "{text}");
-    for expected in
-        ["passed  intercept", "passed  route-shift", "passed  heal", "network_namespace", "p99 ms"]
-    {
+    let steps = ["intercept", "route-shift", "heal", "mtls", "push", "control-down"];
+    let passed = steps.map(|step| format!("passed  {step}"));
+    for expected in passed.iter().map(String::as_str).chain(["network_namespace", "p99 ms"]) {
         assert!(text.contains(expected), "no {expected} in\n{text}");
     }
-    assert!(text.trim_end().ends_with("3 passed, 0 failed, 0 skipped"), "{text}");
+    assert!(text.trim_end().ends_with("6 passed, 0 failed, 0 skipped"), "{text}");
     place.check_empty()
 }
 

@@ -1,7 +1,7 @@
 //! How a command reaches the control plane: where it is, whom to trust, and what to show.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,13 @@ pub enum Answered<T> {
 }
 
 impl Access {
+    /// To the control plane whose API is at `address` and whose state is in the folder `state`.
+    pub fn of(address: SocketAddr, state: &Path) -> Self {
+        // An address is a good URL.
+        let server = Uri::try_from(format!("https://{address}")).unwrap_or_default();
+        Access { server, token_file: state.join("operator-token"), ca_file: state.join("api.pem") }
+    }
+
     /// Asks, and waits for the answer.
     pub fn ask<T: DeserializeOwned>(
         &self,

@@ -21,6 +21,8 @@ mod sidecars;
 mod table;
 mod trust;
 
+pub use access::Access;
+
 /// Says what was done with `files`, and warns of what is hardly meant.
 fn tell(done: &Done, files: &Files) -> miette::Result<Exit> {
     show(&done.warnings, Severity::Warning, files);

@@ -69,6 +69,26 @@ impl Client {
 
 /// Asks `address` for `path` once, on a connection of its own. A status other than 200 is an error.
 pub async fn fetch(address: SocketAddr, path: &str) -> io::Result<String> {
+    let Told { status, body, .. } = ask(address, path).await?;
+    match status {
+        200 => Ok(body),
+        other => Err(io::Error::other(format!("{path} answered {other}: {}", body.trim()))),
+    }
+}
+
+/// What one request was answered.
+#[derive(Debug)]
+pub struct Told {
+    /// The status.
+    pub status: u16,
+    /// What the mesh says of it: `x-lighter-error`.
+    pub cause: Option<String>,
+    /// The body.
+    pub body: String,
+}
+
+/// Asks `address` for `path` once, on a connection of its own.
+pub async fn ask(address: SocketAddr, path: &str) -> io::Result<Told> {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;
         // HTTP/1.0: the answer ends with the connection, whatever its length.
@@ -76,19 +96,15 @@ pub async fn fetch(address: SocketAddr, path: &str) -> io::Result<String> {
         socket.write_all(request.as_bytes()).await?;
         let mut received = Vec::new();
         socket.read_to_end(&mut received).await?;
-        let (status, _, body) = split(&received)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let body = String::from_utf8_lossy(&received[body..]).into_owned();
-        match status {
-            200 => Ok(body),
-            other => Err(io::Error::other(format!("{path} answered {other}: {}", body.trim()))),
-        }
+        let Head { status, cause, length: _, end } = head(&received)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Told { status, cause, body: String::from_utf8_lossy(&received[end..]).into_owned() })
     };
     timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The answer in `received`, if it is all there.
 fn parse(received: &[u8]) -> io::Result<Option<Answer>> {
-    let Some((status, length, start)) = split(received)? else { return Ok(None) };
+    let Some(Head { status, length, end: start, .. }) = head(received)? else { return Ok(None) };
     let length = length.ok_or_else(|| malformed("an answer without Content-Length"))?;
     match received.get(start..start + length) {
         Some(body) if received.len() == start + length => Ok(Some(Answer { status, body: body.to_vec() })),
@@ -97,23 +113,33 @@ fn parse(received: &[u8]) -> io::Result<Option<Answer>> {
     }
 }
 
-/// Status, Content-Length and where the body begins, if the head is all there.
-fn split(received: &[u8]) -> io::Result<Option<(u16, Option<usize>, usize)>> {
+/// What is read of an answer's head.
+struct Head {
+    status: u16,
+    length: Option<usize>,
+    cause: Option<String>,
+    /// Where the body begins.
+    end: usize,
+}
+
+/// The head, if it is all there.
+fn head(received: &[u8]) -> io::Result<Option<Head>> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut fields);
-    let start = match head.parse(received).map_err(|error| malformed(&error.to_string()))? {
-        httparse::Status::Complete(start) => start,
+    let end = match head.parse(received).map_err(|error| malformed(&error.to_string()))? {
+        httparse::Status::Complete(end) => end,
         httparse::Status::Partial => return Ok(None),
     };
-    let length = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
-    let length = match length {
-        Some(field) => {
-            let text = str::from_utf8(field.value).ok().and_then(|text| text.trim().parse().ok());
-            Some(text.ok_or_else(|| malformed("a Content-Length that is no number"))?)
-        }
+    let field = |name: &str| {
+        let field = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+        Some(String::from_utf8_lossy(field.value).trim().to_owned())
+    };
+    let length = match field("content-length").map(|length| length.parse()) {
+        Some(Ok(length)) => Some(length),
+        Some(Err(_)) => return Err(malformed("a Content-Length that is no number")),
         None => None,
     };
-    Ok(Some((head.code.unwrap_or_default(), length, start)))
+    Ok(Some(Head { status: head.code.unwrap_or_default(), length, cause: field("x-lighter-error"), end }))
 }
 
 fn malformed(what: &str) -> io::Error {

@@ -12,11 +12,15 @@ use crate::exit::Exit;
 use crate::output;
 
 mod client;
+mod instance;
 mod load;
+mod plane;
+mod ports;
 mod processes;
 mod progress;
 mod report;
 mod resources;
+mod runner;
 mod samples;
 pub mod serve;
 mod steps;
@@ -58,6 +62,14 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
     let runtime = runtime.map_err(|error| miette!("cannot start: {error}"))?;
     // The children are asked to end when this very thread ends, so everything is done on it.
     LocalSet::new().block_on(&runtime, demo(args))
+}
+
+/// Between two looks at something that is to change.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Says of an error what it is about.
+fn say(what: &'static str) -> impl Fn(std::io::Error) -> String {
+    move |error| format!("{what}: {error}")
 }
 
 /// What the sidecars run by at first.
@@ -157,7 +169,7 @@ fn how_to_look(world: &World) -> String {
         text +=
             &format!("  {name:<19} curl http://{admin}/metrics    also /config_dump /clusters /intercept\n");
     }
-    text += &format!("  move the traffic    edit {}\n", world.resources().display());
+    text += &format!("  move the traffic    {}\n", world.how_to_move());
     text
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{CALLERS, POLL, Stage, check, check_none_failed};
+use super::{CALLERS, Stage, check, check_none_failed};
+use crate::demo::POLL;
 use crate::demo::load::{Counts, Load};
 use crate::demo::report::Evidence;
 use crate::demo::resources::Split;
@@ -42,9 +43,8 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
     check(counted.retries > 0, || "no request was tried again".into())?;
     check(counted.ejections > 0, || "the dead instance was not ejected".into())?;
 
-    let resources = stage.world.resources();
     let instance = stage.world.instance(victim)?;
-    instance.start_elsewhere(&resources)?;
+    instance.start_elsewhere()?;
     instance.serves().await?;
     evidence.keep("sidecar_pid_after", instance.runner_pid());
     // Whoever lists endpoints lists one when it serves; here that is the file.

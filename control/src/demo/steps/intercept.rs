@@ -9,10 +9,10 @@ use serde_json::json;
 use super::{Stage, check, check_unharmed};
 use crate::demo::SERVE;
 use crate::demo::client::fetch;
+use crate::demo::instance::Instance;
 use crate::demo::processes;
 use crate::demo::report::Evidence;
 use crate::demo::samples::Samples;
-use crate::demo::world::Instance;
 
 pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(), String> {
     check_namespaces(stage, evidence)?;
@@ -91,13 +91,13 @@ fn check_rules(before: &[Rule], after: &[Rule], evidence: &mut Evidence) -> Resu
 }
 
 /// Requests to one Service as counted at both ends: by web's sidecar, and by the sidecars of those it went to.
-struct Ends {
+pub(super) struct Ends {
     catalog: [u64; 2],
     reviews: [u64; 2],
 }
 
 impl Ends {
-    async fn read(stage: &mut Stage<'_>) -> Result<Self, String> {
+    pub(super) async fn read(stage: &mut Stage<'_>) -> Result<Self, String> {
         let web = stage.world.instance("web")?.samples().await?;
         let mut received = [0, 0];
         for instance in &stage.world.instances {
@@ -116,7 +116,12 @@ impl Ends {
 
     /// Each page made one request to each Service, which was counted once at each end. The counters of `before`
     /// have the readiness checks in them, which did not come from web.
-    fn check_since(&self, before: &Ends, pages: u64, evidence: &mut Evidence) -> Result<(), String> {
+    pub(super) fn check_since(
+        &self,
+        before: &Ends,
+        pages: u64,
+        evidence: &mut Evidence,
+    ) -> Result<(), String> {
         let mut rows = Vec::new();
         for (service, now, before) in
             [("catalog", self.catalog, before.catalog), ("reviews", self.reviews, before.reviews)]

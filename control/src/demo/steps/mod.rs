@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::POLL;
 use super::load::{Counts, Load};
 use super::report::Evidence;
 use super::resources::Split;
 use super::samples::Samples;
 use super::world::World;
 
+mod down;
 mod heal;
 mod intercept;
+mod mtls;
+mod push;
 mod shift;
 
-/// The steps' names, in order.
-pub const NAMES: [&str; 3] = ["intercept", "route-shift", "heal"];
+/// The steps' names, in order. From `mtls` on there is a control plane.
+pub const NAMES: [&str; 6] = ["intercept", "route-shift", "heal", "mtls", "push", "control-down"];
 
 /// What a step works with.
 pub struct Stage<'a> {
@@ -33,6 +37,9 @@ pub async fn execute(name: &str, stage: &mut Stage<'_>, evidence: &mut Evidence)
         "intercept" => intercept::execute(stage, evidence).await,
         "route-shift" => shift::execute(stage, evidence).await,
         "heal" => heal::execute(stage, evidence).await,
+        "mtls" => mtls::execute(stage, evidence).await,
+        "push" => push::execute(stage, evidence).await,
+        "control-down" => down::execute(stage, evidence).await,
         other => Err(format!("no step {other}")),
     }
 }
@@ -75,8 +82,17 @@ impl Stage<'_> {
     }
 }
 
-/// Between two looks at something that is to change.
-const POLL: Duration = Duration::from_millis(20);
+/// Looks again and again until nothing is missing, for `limit` at most. Fails with what is missing then.
+async fn until(limit: Duration, mut look: impl AsyncFnMut() -> Result<(), String>) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match look().await {
+            Err(missing) if Instant::now() > deadline => return Err(missing),
+            Err(_) => sleep(POLL).await,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
 
 /// Says what is wrong if `holds` is false.
 fn check(holds: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {

@@ -43,13 +43,13 @@ const PHASES: [(&str, Split); 3] = [
 ];
 
 /// Connections to upstreams that a sidecar has closed or lost.
-fn closed(samples: &Samples) -> u64 {
+pub(super) fn closed(samples: &Samples) -> u64 {
     samples.count("lighter_pool_connections_closed_total", &[])
 }
 
 /// A version without weight gets nothing at all. With weight it gets its share, give or take what chance does to a
 /// fair choice: five standard deviations, which by chance alone is passed once in two million runs.
-fn check_share(phase: &str, split: Split, counts: &Counts) -> Result<(), String> {
+pub(super) fn check_share(phase: &str, split: Split, counts: &Counts) -> Result<(), String> {
     let expected = f64::from(split.v2) / f64::from(split.v1 + split.v2);
     let deviation = (expected * (1.0 - expected) / counts.requests as f64).sqrt();
     let measured = counts.share("v2");
@@ -58,7 +58,7 @@ fn check_share(phase: &str, split: Split, counts: &Counts) -> Result<(), String>
     })
 }
 
-fn rounded(share: f64) -> f64 {
+pub(super) fn rounded(share: f64) -> f64 {
     (share * 1000.0).round() / 1000.0
 }
 
