@@ -38,16 +38,16 @@ pub fn tests() -> Vec<Trial> {
 const GET: &str = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
 
 /// A caller and a workload whose sidecar accepts links.
-struct World {
+pub struct World {
     root: Root,
-    web: Sidecar,
-    listen: SocketAddr,
-    reviews: Sidecar,
+    pub web: Sidecar,
+    pub listen: SocketAddr,
+    pub reviews: Sidecar,
     resources: String,
 }
 
 impl World {
-    fn before(protocol: &str, app: SocketAddr) -> Self {
+    pub fn before(protocol: &str, app: SocketAddr) -> Self {
         World::with(protocol, app, REVIEWS, "")
     }
 
@@ -67,7 +67,7 @@ impl World {
     }
 
     /// Streams that the caller's sidecar opened, and those that the workload's accepted.
-    fn streams(&self) -> (f64, f64) {
+    pub fn streams(&self) -> (f64, f64) {
         let of = |sidecar: &Sidecar, side| {
             sidecar.metrics().sum("lighter_link_streams_total", &[("side", side), ("wire", "tcp")])
         };
@@ -75,14 +75,14 @@ impl World {
     }
 
     /// Links that either opened or accepted.
-    fn links(&self) -> (f64, f64) {
+    pub fn links(&self) -> (f64, f64) {
         let of =
             |sidecar: &Sidecar, side| sidecar.metrics().sum("lighter_link_opened_total", &[("side", side)]);
         (of(&self.web, "opener"), of(&self.reviews, "acceptor"))
     }
 
     /// Streams that did not end by themselves, as the workload's sidecar saw it.
-    fn cuts(&self, code: &str) -> f64 {
+    pub fn cuts(&self, code: &str) -> f64 {
         self.reviews.metrics().sum("lighter_link_resets_total", &[("code", code)])
     }
 }

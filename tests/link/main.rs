@@ -11,9 +11,10 @@ mod foreign;
 mod links;
 mod pair;
 mod refused;
+mod streams;
 mod world;
 
 fn main() {
-    let suites = [foreign::tests(), links::tests(), pair::tests(), refused::tests()];
+    let suites = [foreign::tests(), links::tests(), pair::tests(), refused::tests(), streams::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -54,6 +54,13 @@ pub struct Endpoint {
     group: Arc<Group>,
 }
 
+impl Endpoint {
+    /// Where its sidecar accepts links, and who it has to prove to be there.
+    pub(crate) fn link(&self) -> Option<(&Secure, SocketAddr)> {
+        self.secure.as_ref().and_then(|secure| Some((secure, secure.link?)))
+    }
+}
+
 /// An endpoint that was picked, counted as in flight until this is dropped.
 pub struct Picked {
     /// Which.

@@ -6,6 +6,7 @@ pub mod h1;
 pub mod h2;
 pub mod hop;
 pub mod local;
+pub(crate) mod stream;
 
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -45,6 +45,22 @@ struct Waiting {
     cut: Option<Cut>,
 }
 
+/// What takes the streams that the other side opens.
+pub(crate) trait Takes {
+    /// One was opened.
+    fn take(&mut self, opened: Opened);
+
+    /// The link's task runs.
+    fn poll(&mut self, _cx: &mut Context<'_>) {}
+}
+
+/// Of the side that dialled: the session gives up a link on which the other side opens a stream.
+pub(crate) struct Nothing;
+
+impl Takes for Nothing {
+    fn take(&mut self, _opened: Opened) {}
+}
+
 /// A stream that the other side opened.
 pub(crate) struct Opened {
     /// What it asks for.
@@ -98,14 +114,14 @@ impl Link {
     }
 
     /// Moves bytes between the session and `io` until the link ends: when one side has left it, when no stream was open
-    /// for as long as `rest`, or when the connection breaks. `opened` gets what the other side opens. `ticket`: a drain
+    /// for as long as `rest`, or when the connection breaks. `takes` gets what the other side opens. `ticket`: a drain
     /// asks callers to leave it.
     pub(crate) async fn drive(
         self: Rc<Self>,
         mut io: Io,
         ticket: Option<Ticket>,
         rest: Option<Duration>,
-        mut opened: impl FnMut(Opened),
+        mut takes: impl Takes,
     ) {
         let mut input = BytesMut::new();
         let mut timer = Box::pin(tokio::time::sleep(FAR));
@@ -114,12 +130,13 @@ impl Link {
         let mut told = ticket.as_ref().map_or(Phase::Serving, Ticket::phase).min(Phase::Lame);
         let fault = poll_fn(|cx| {
             self.remember(cx);
+            takes.poll(cx);
             if let Some(ticket) = &ticket {
                 ticket.watch(cx.waker());
                 self.follow(ticket.phase(), &mut told);
             }
             let ended = self.poll_in(&mut io, &mut input, cx);
-            self.dispatch_all(&mut opened);
+            self.dispatch_all(&mut takes);
             if let Err(fault) = ended {
                 // It is told why, as far as it listens.
                 let _ = self.poll_out(&mut io, cx);
@@ -127,7 +144,7 @@ impl Link {
             }
             let out = self.poll_out(&mut io, cx);
             // What went out made room.
-            self.dispatch_all(&mut opened);
+            self.dispatch_all(&mut takes);
             if let Poll::Ready(Err(_)) = out {
                 return Poll::Ready(Fault::Lost);
             }
@@ -143,7 +160,7 @@ impl Link {
         })
         .await;
         self.session.borrow_mut().close(fault);
-        let lost = self.dispatch_all(&mut opened);
+        let lost = self.dispatch_all(&mut takes);
         // Whoever closes the connection between exchanges says no more of it.
         if fault != Fault::Closed && (fault != Fault::Lost || lost) {
             telemetry::links().fault(fault);
@@ -247,14 +264,14 @@ impl Link {
     }
 
     /// Tells whoever waits what happened. True: streams were lost with the connection.
-    fn dispatch_all(self: &Rc<Self>, opened: &mut impl FnMut(Opened)) -> bool {
+    fn dispatch_all(self: &Rc<Self>, takes: &mut impl Takes) -> bool {
         let mut lost = false;
         loop {
             let Some(event) = self.session.borrow_mut().event() else { return lost };
             match event {
                 Event::Opened { stream, head, end } => {
                     telemetry::links().stream_opened(self.side);
-                    opened(Opened { head, end, stream: self.end(stream) });
+                    takes.take(Opened { head, end, stream: self.end(stream) });
                 }
                 Event::Readable(stream) => self.wake_end(stream, None, true, false),
                 Event::Writable(stream) => self.wake_end(stream, None, false, true),

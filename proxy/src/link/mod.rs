@@ -2,10 +2,11 @@
 //! session of frames over one TLS connection; PROTOCOL.md beside this file is its byte-level contract.
 
 pub mod accept;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod dial;
 pub(crate) mod exchange;
 pub mod frame;
+pub(crate) mod halves;
 pub mod head;
 pub(crate) mod pool;
 mod send;

@@ -13,7 +13,7 @@ use lighter_config::snapshot::Secure;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::Link;
+use super::connection::{Link, Nothing};
 use super::exchange::Exchange;
 use super::frame::Cut;
 use super::head::{Opening, Protocol, Scheme};
@@ -72,8 +72,7 @@ impl Links {
         let io = dialled.await?;
         // Jittered, so that links made together do not all end together.
         let link = Link::aging(Side::Opener, MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0));
-        // The session gives up a link on which the other side opens a stream.
-        tokio::task::spawn_local(link.clone().drive(io, None, Some(REST), drop));
+        tokio::task::spawn_local(link.clone().drive(io, None, Some(REST), Nothing));
         place.links.borrow_mut().push(link.clone());
         Ok(link)
     }

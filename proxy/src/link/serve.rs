@@ -2,22 +2,30 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Context as Task;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol as Spoken;
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::accept::Caller;
-use super::connection::{Link, Opened};
+use super::connection::{Link, Opened, Takes};
 use super::exchange::{self, Exchange};
+use super::frame::{Code, Cut};
+use super::halves;
 use super::head::Protocol;
 use super::session::Side;
 use super::stream::End;
 use crate::carry::{Call, Engine};
 use crate::error::Cause;
+use crate::http::h2::deadline::Deadlines;
+use crate::http::h2::exchange::Arrived;
+use crate::http::h2::{self, Downstream};
+use crate::http::stream::{Respond, Source};
 use crate::http::{Context, Scope, serve_http1};
 use crate::identity::{self, ALPN_LINK};
 use crate::inbound;
@@ -53,16 +61,38 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     };
     let caller = identity::peer(tls.get_ref().1).ok().and_then(|peer| Caller::new(peer.id))?;
     let link = Link::new(Side::Acceptor);
-    let from = Rc::new(From { worker, caller, peer, own, counted: RefCell::default() });
-    let opened = move |opened: Opened| {
-        let from = from.clone();
+    let from = Rc::new(From {
+        worker,
+        caller,
+        peer,
+        own,
+        counted: RefCell::default(),
+        asked: RefCell::default(),
+        deadlines: Rc::default(),
+    });
+    Some(Box::pin(link.drive(Io::secure(tls), Some(ticket), None, Taking { from, timer: None })))
+}
+
+/// Takes what the caller opens.
+struct Taking {
+    from: Rc<From>,
+    /// Of the deadlines of `from`.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Takes for Taking {
+    fn take(&mut self, opened: Opened) {
+        let from = self.from.clone();
         tokio::task::spawn_local(async move {
             if let Some(engine) = from.serve(opened).await {
                 engine.await;
             }
         });
-    };
-    Some(Box::pin(link.drive(Io::secure(tls), Some(ticket), None, opened)))
+    }
+
+    fn poll(&mut self, cx: &mut Task<'_>) {
+        self.from.deadlines.poll(&mut self.timer, cx);
+    }
 }
 
 /// Whose link it is.
@@ -74,23 +104,26 @@ struct From {
     own: SocketAddr,
     /// The ports of which it is counted that this caller was served.
     counted: RefCell<Vec<ServicePort>>,
+    /// What was asked for in HTTP/2, as a caller's connection of its own would see it.
+    asked: RefCell<Vec<Rc<Downstream>>>,
+    deadlines: Rc<Deadlines>,
 }
 
 impl From {
     /// Serves what the caller opened.
     async fn serve(&self, opened: Opened) -> Engine {
-        let Opened { head, end, stream } = opened;
         if inbound::is_barred(&self.worker.shared) {
-            exchange::refuse(stream, Cause::NoConfig);
+            exchange::refuse(opened.stream, Cause::NoConfig);
             return None;
         }
-        let target = exchange::endpoint_of(&head)
+        let target = exchange::endpoint_of(&opened.head)
             .and_then(|meant| inbound::over_link(&self.worker, meant, self.own.ip()));
         let Some(target) = target else {
-            exchange::refuse(stream, Cause::NotInRegistry);
+            exchange::refuse(opened.stream, Cause::NotInRegistry);
             return None;
         };
-        let tunnel = head.protocol == Protocol::Tunnel;
+        let protocol = opened.head.protocol;
+        let tunnel = protocol == Protocol::Tunnel;
         let fits = match target.destination.speech() {
             // What is looked into is not carried past its reader.
             Speech::Http => !tunnel,
@@ -98,18 +131,58 @@ impl From {
             Speech::Unknown => true,
         };
         if !fits {
-            exchange::refuse(stream, Cause::Unsupported);
+            exchange::refuse(opened.stream, Cause::Unsupported);
             return None;
         }
         self.count(&target);
-        if tunnel {
-            return self.tunnel(target, stream).await;
+        match protocol {
+            Protocol::Tunnel => self.tunnel(target, opened.stream).await,
+            Protocol::Http1 => {
+                let Opened { head, end, stream } = opened;
+                let io = Io::over_link(Exchange::called(stream, &head, end));
+                Some(serve_http1(io, self.context(target)))
+            }
+            Protocol::Http2 => self.in_http2(target, opened),
         }
+    }
+
+    /// Serves a request whose caller speaks HTTP/2.
+    fn in_http2(&self, target: Target, opened: Opened) -> Engine {
+        let left = opened.head.deadline;
+        match halves::taken(opened) {
+            Ok((parts, body, respond)) => {
+                let (body, respond) = (Source::Link(body), Respond::Link(respond));
+                let arrived = Arrived { parts, body, respond, left };
+                Some(Box::pin(h2::exchange::serve(self.downstream(target), arrived)))
+            }
+            Err((cause, stream)) => {
+                stream.reset(Cut::new(Code::Protocol, cause));
+                None
+            }
+        }
+    }
+
+    /// The caller's connection, as requests to `target` see it.
+    fn downstream(&self, target: Target) -> Rc<Downstream> {
+        let mut asked = self.asked.borrow_mut();
+        if let Some(known) = asked.iter().find(|known| known.leads_to(&target.destination)) {
+            return known.clone();
+        }
+        if asked.len() >= MOST_COUNTED {
+            asked.clear();
+        }
+        let downstream = Downstream::new(self.context(target), self.deadlines.clone());
+        asked.push(Rc::new(downstream));
+        asked[asked.len() - 1].clone()
+    }
+
+    /// What serves requests to `target`.
+    fn context(&self, target: Target) -> Context {
         let upstream = match target.destination.protocol() {
             spoken @ (Spoken::Http | Spoken::Http2 | Spoken::Grpc) => Some(spoken),
             Spoken::Auto | Spoken::Tls | Spoken::Tcp => None,
         };
-        let context = Context {
+        Context {
             worker: self.worker.clone(),
             direction: Direction::Inbound,
             scope: Scope::Fixed(target),
@@ -117,8 +190,7 @@ impl From {
             caller: Some(self.caller.clone()),
             ticket: self.worker.connections.enter_inbound(),
             upstream,
-        };
-        Some(serve_http1(Io::over_link(Exchange::called(stream, &head, end)), context))
+        }
     }
 
     /// Carries bytes both ways to the application.

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::connection::{For, Link};
 use super::frame::{Code, Cut};
 use super::session::{Read, SendError, Session, StreamId};
@@ -24,21 +26,31 @@ impl End {
 
     /// What came next. What was cut off is an error that tells how; see [`cut_in`].
     pub(super) fn poll_read(&self, cx: &Context<'_>) -> Poll<io::Result<Read>> {
+        self.poll_next(cx).map_err(broken)
+    }
+
+    /// What came next, or how it was cut off.
+    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Result<Read, Cut>> {
         let read = self.link.session.borrow_mut().read(self.stream);
         match read {
-            Some(Read::Cut(cut)) => Poll::Ready(Err(broken(cut))),
+            Some(Read::Cut(cut)) => Poll::Ready(Err(cut)),
             Some(read) => Poll::Ready(Ok(read)),
-            None => self.poll_cut(cx),
+            None => self.poll_cut(cx).map(Err),
         }
     }
 
     /// Ready if it was cut off.
-    fn poll_cut<T>(&self, cx: &Context<'_>) -> Poll<io::Result<T>> {
+    pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<Cut> {
         if let Some(cut) = self.link.cut_of(self.stream) {
-            return Poll::Ready(Err(broken(cut)));
+            return Poll::Ready(cut);
         }
         self.link.wait(self.stream, For::Read, cx);
         Poll::Pending
+    }
+
+    /// Whether nothing more is to be read than that it has ended well.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.link.session.borrow().is_at_end(self.stream)
     }
 
     /// `bytes` of what was read are passed on.
@@ -67,6 +79,30 @@ impl End {
     pub(super) fn send(&self, content: &[u8], end: bool) -> io::Result<usize> {
         let sent = self.link.session.borrow_mut().send_slice(self.stream, content, end);
         self.sent(sent)
+    }
+
+    /// The same for bytes that are shared and not copied: what is taken is split off.
+    pub(super) fn send_bytes(&self, content: &mut Bytes, end: bool) -> io::Result<usize> {
+        let sent = self.link.session.borrow_mut().send_data(self.stream, content, end);
+        self.sent(sent)
+    }
+
+    /// How many bytes can be sent now.
+    pub(super) fn room(&self) -> usize {
+        self.link.session.borrow().can_send(self.stream)
+    }
+
+    /// How many bytes can be sent, once that is any. `Err`: it was cut off.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, Cut>> {
+        let room = self.link.session.borrow_mut().ask_room(self.stream);
+        if room > 0 {
+            return Poll::Ready(Ok(room));
+        }
+        if let Some(cut) = self.link.cut_of(self.stream) {
+            return Poll::Ready(Err(cut));
+        }
+        self.wait_for_room(cx);
+        Poll::Pending
     }
 
     /// Ends this half with fields behind the body.

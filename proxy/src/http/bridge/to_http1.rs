@@ -8,8 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use tokio::io::AsyncWrite;
@@ -21,11 +19,11 @@ use crate::error::{Cause, ProxyError};
 use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
-use crate::http::h2::answer;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::exchange::{Call, Interims, aborted, watched};
 use crate::http::h2::retry::Again;
 use crate::http::hop;
+use crate::http::stream::{Closed, Respond, Sink, Source};
 use crate::link;
 use crate::link::frame::{Code, Cut};
 
@@ -35,8 +33,8 @@ const WRITE_AHEAD: usize = 32 * 1024;
 /// Serves one stream by an endpoint that speaks HTTP/1.
 pub(crate) async fn exchange(
     call: &mut Call<'_>,
-    mut body: RecvStream,
-    respond: &mut SendResponse<Bytes>,
+    mut body: Source,
+    respond: &mut Respond,
 ) -> Result<(), ProxyError> {
     let mut avoid: Option<Arc<Endpoint>> = None;
     call.limits.start(call.downstream).await;
@@ -62,15 +60,15 @@ pub(crate) async fn exchange(
 async fn attempt(
     call: &mut Call<'_>,
     picked: &Picked,
-    body: &mut RecvStream,
-    respond: &mut SendResponse<Bytes>,
+    body: &mut Source,
+    respond: &mut Respond,
     sent: Instant,
 ) -> Result<Outcome, ProxyError> {
     let upstream = connect(call, &picked.endpoint, respond).await?;
     let reused = upstream.reused;
     let head_only = call.parts.method == Method::HEAD;
     let sized = match () {
-        () if body.is_end_stream() => Sized::Empty,
+        () if body.is_end() => Sized::Empty,
         () if call.parts.headers.contains_key(CONTENT_LENGTH) => Sized::Length,
         () => Sized::Chunked,
     };
@@ -105,12 +103,12 @@ async fn attempt(
                 Poll::Pending => break,
                 Poll::Ready(Ok(Answer { mut response, .. })) if response.status().is_informational() => {
                     interims.pass(downstream, &mut response)?;
-                    let _ = respond.send_informational(response);
+                    respond.interim(response);
                 }
                 Poll::Ready(answer) => return Poll::Ready(answer),
             }
         }
-        if respond.poll_reset(cx).is_ready() {
+        if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
         limits.check(moved).map(Err)
@@ -143,7 +141,7 @@ async fn attempt(
         call.tally.grpc_status = grpc_status(&response.headers);
     }
     let end = body.is_done();
-    let to = respond.send_response(Response::from_parts(response, ()), end).map_err(|_| aborted())?;
+    let to = respond.answer(Response::from_parts(response, ()), end).map_err(|Closed| aborted())?;
     let mut download = Download { to, body, bytes: 0, pending: Bytes::new(), trailers: None, done: end };
     let limits = &mut call.limits;
     let ended = poll_fn(|cx| {
@@ -157,7 +155,7 @@ async fn attempt(
             return Poll::Ready(ended);
         }
         moved |= download.bytes > before;
-        if download.to.poll_reset(cx).is_ready() {
+        if download.to.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
         limits.check(moved).map(Err)
@@ -182,7 +180,7 @@ async fn attempt(
             Ok(outcome)
         }
         Err(error) => {
-            answer::cut(&mut download.to, &error, None);
+            download.to.cut(&error, None);
             Err(error)
         }
     }
@@ -192,7 +190,7 @@ async fn attempt(
 async fn connect(
     call: &mut Call<'_>,
     endpoint: &Endpoint,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut Respond,
 ) -> Result<Upstream, ProxyError> {
     let worker = &call.downstream.context.worker;
     let now = tokio::time::Instant::now();
@@ -212,7 +210,7 @@ fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {
 
 /// The request's body on its way to the endpoint.
 struct Upload<'a> {
-    from: &'a mut RecvStream,
+    from: &'a mut Source,
     /// What is to be written: the head, then framed content.
     out: BytesMut,
     /// Content in `out`, whose window is given back when it is written.
@@ -245,7 +243,7 @@ impl Upload<'_> {
             }
             let released = std::mem::take(&mut self.unreleased);
             if released > 0 {
-                let _ = self.from.flow_control().release_capacity(released);
+                self.from.release(released);
             }
             if self.ended {
                 return Poll::Ready(Ok(moved));
@@ -391,7 +389,7 @@ impl Connection {
 
 /// The answer's body on its way to the caller.
 struct Download {
-    to: SendStream<Bytes>,
+    to: Sink,
     body: Body,
     bytes: u64,
     /// Content that waits for the caller's window.
@@ -404,18 +402,12 @@ impl Download {
     fn poll(&mut self, from: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         while !self.done {
             while !self.pending.is_empty() {
-                self.to.reserve_capacity(self.pending.len());
-                let granted = match self.to.capacity() {
-                    0 => match ready!(self.to.poll_capacity(cx)) {
-                        Some(Ok(granted)) => granted,
-                        _ => return Poll::Ready(Err(aborted())),
-                    },
-                    granted => granted,
-                };
+                let granted =
+                    ready!(self.to.poll_room(self.pending.len(), cx)).map_err(|Closed| aborted())?;
                 let chunk = self.pending.split_to(granted.min(self.pending.len()));
                 self.bytes += chunk.len() as u64;
                 self.done = self.pending.is_empty() && self.body.is_done() && self.trailers.is_none();
-                if self.to.send_data(chunk, self.done).is_err() {
+                if self.to.send(chunk, self.done).is_err() {
                     return Poll::Ready(Err(aborted()));
                 }
             }
@@ -424,7 +416,7 @@ impl Download {
             }
             if self.body.is_done() {
                 self.done = true;
-                if self.trailers.is_none() && self.to.send_data(Bytes::new(), true).is_err() {
+                if self.trailers.is_none() && self.to.send(Bytes::new(), true).is_err() {
                     return Poll::Ready(Err(aborted()));
                 }
                 break;

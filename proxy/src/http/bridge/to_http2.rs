@@ -10,8 +10,6 @@ use std::task::{Context as Task, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use h2::client::ResponseFuture;
-use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Response};
 use tokio::time::Sleep;
 
@@ -24,11 +22,12 @@ use crate::http::h2::body::grpc_status;
 use crate::http::h2::deadline::Deadline;
 use crate::http::h2::exchange::{Call, Interims, Tally, aborted, account, is_ours, prepare};
 use crate::http::h2::limits::Limits;
-use crate::http::h2::pool::Lease;
 use crate::http::h2::retry::{Again, Crowded};
 use crate::http::h2::upstream::Handles;
+use crate::http::h2::way::Way;
 use crate::http::h2::{Downstream, answer, head};
 use crate::http::local::{self, ErrorAnswer};
+use crate::http::stream::{Awaited, Sink, Source};
 use crate::http::{Context, HEAD_TIMEOUT, LINGER};
 use crate::io::Io;
 use crate::telemetry::Spoken;
@@ -42,7 +41,7 @@ const WRITE_AHEAD: usize = 64 * 1024;
 /// Serves one HTTP/1 connection whose requests go to endpoints that speak HTTP/2, until it ends.
 pub(crate) async fn serve(io: Io, context: Context) {
     let most = context.worker.shared.config.max_head_bytes;
-    let downstream = Rc::new(Downstream::new(context));
+    let downstream = Rc::new(Downstream::new(context, Rc::default()));
     let client = Client::new(io, most);
     let mut connection = Connection { client, downstream: downstream.clone(), timer: None };
     while let Some(head) = connection.next(&downstream).await {
@@ -290,18 +289,13 @@ impl Connection {
         close: &mut bool,
         sent: Instant,
     ) -> Result<Outcome, ProxyError> {
-        let context = &call.downstream.context;
-        let lease =
-            context.worker.http2.lease(&context.worker, context.direction, &picked.endpoint, call.policy);
-        let mut lease = std::pin::pin!(lease);
-        let lease = poll_fn(|cx| match lease.as_mut().poll(cx) {
-            Poll::Ready(lease) => Poll::Ready(lease),
+        let mut way = std::pin::pin!(Way::find(call.downstream, call.policy, &picked.endpoint));
+        let way = poll_fn(|cx| match way.as_mut().poll(cx) {
+            Poll::Ready(way) => Poll::Ready(way),
             Poll::Pending => self.check(call, false, cx).map(Err),
         })
         .await?;
-        let (mut response, send) = lease.upstream().send(call.head(), upload.empty).map_err(|_| {
-            ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
-        })?;
+        let (mut response, send) = way.open(call, &picked.endpoint, upload.empty)?;
         upload.start(send);
         let mut interims = Interims::default();
         let answered =
@@ -310,17 +304,17 @@ impl Connection {
         let answered = match answered {
             Ok(answered) => answered,
             Err(error) => {
-                call.refused(&error, &lease);
+                call.refused(&error, &way);
                 if is_ours(&error) {
-                    lease.cancel(Handles { send: upload.to.take(), response: Some(response), body: None });
+                    way.cancel(Handles { send: upload.to.take(), response: Some(response), body: None });
                 }
                 return Err(error);
             }
         };
-        let end = answered.body().is_end_stream();
+        let end = answered.body().is_end();
         let outcome = match call.unreached(answered.status(), answered.headers(), end) {
             Some(error) if call.asks_elsewhere(upload.sent.is_some()) => {
-                lease.cancel(Handles { send: None, response: None, body: Some(answered.into_body()) });
+                way.cancel(Handles { send: None, response: None, body: Some(answered.into_body()) });
                 return Err(error.safe());
             }
             Some(_) => Outcome::Failed,
@@ -344,18 +338,18 @@ impl Connection {
         let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, cx)).await;
         call.tally.bytes_in = upload.bytes;
         call.tally.bytes_out = download.bytes;
-        self.finish(lease, upload, download, ended).map(|()| outcome)
+        self.finish(way, upload, download, ended).map(|()| outcome)
     }
 
     fn finish(
         &mut self,
-        lease: Lease,
+        way: Way,
         upload: &mut Upload<'_>,
         download: Download,
         ended: Result<(), ProxyError>,
     ) -> Result<(), ProxyError> {
         if ended.as_ref().err().map_or(upload.running, is_ours) {
-            lease.cancel(Handles { send: upload.to.take(), response: None, body: Some(download.from) });
+            way.cancel(Handles { send: upload.to.take(), response: None, body: Some(download.from) });
         }
         ended
     }
@@ -364,19 +358,19 @@ impl Connection {
         &mut self,
         call: &mut Call<'_>,
         upload: &mut Upload<'_>,
-        response: &mut ResponseFuture,
+        response: &mut Awaited,
         interims: &mut Interims,
         minor: u8,
         cx: &mut Task<'_>,
-    ) -> Poll<Result<Response<RecvStream>, ProxyError>> {
+    ) -> Poll<Result<Response<Source>, ProxyError>> {
         let before = upload.bytes;
         if let Poll::Ready(error) = upload.poll(&mut self.client, cx) {
             return Poll::Ready(Err(error));
         }
         loop {
-            match response.poll_informational(cx) {
+            match response.poll_interim(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Some(Ok(mut interim))) => {
+                Poll::Ready(Some(mut interim)) => {
                     interims.pass(call.downstream, &mut interim)?;
                     // A client of HTTP/1.0 does not know interim answers.
                     if minor == 1 {
@@ -385,7 +379,7 @@ impl Connection {
                     }
                 }
                 Poll::Ready(_) => {
-                    let answer = ready!(Pin::new(response).poll(cx));
+                    let answer = ready!(response.poll(cx));
                     return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
                 }
             }
@@ -449,7 +443,7 @@ impl Connection {
 struct Upload<'a> {
     body: &'a mut Body,
     empty: bool,
-    to: Option<SendStream<Bytes>>,
+    to: Option<Sink>,
     /// Read, and not sent.
     queue: VecDeque<Bytes>,
     /// All that was sent, as long as there is room for it.
@@ -462,7 +456,7 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    fn start(&mut self, to: SendStream<Bytes>) {
+    fn start(&mut self, to: Sink) {
         self.to = Some(to);
         self.running = !self.empty;
         for chunk in self.sent.iter_mut().flat_map(|sent| sent.drain(..)).rev() {
@@ -477,17 +471,10 @@ impl Upload<'_> {
         while self.running {
             let Some(to) = &mut self.to else { break };
             while let Some(front) = self.queue.front_mut() {
-                to.reserve_capacity(front.len());
-                let granted = match to.capacity() {
-                    0 => match ready!(to.poll_capacity(cx)) {
-                        Some(Ok(granted)) => granted,
-                        // What the endpoint makes of it, its answer tells.
-                        _ => {
-                            self.running = false;
-                            return Poll::Pending;
-                        }
-                    },
-                    granted => granted,
+                let Ok(granted) = ready!(to.poll_room(front.len(), cx)) else {
+                    // What the endpoint makes of it, its answer tells.
+                    self.running = false;
+                    return Poll::Pending;
                 };
                 let chunk = front.split_to(granted.min(front.len()));
                 if front.is_empty() {
@@ -499,7 +486,7 @@ impl Upload<'_> {
                     Some(sent) if self.kept <= REPLAY => sent.push(chunk.clone()),
                     _ => self.sent = None,
                 }
-                if to.send_data(chunk, false).is_err() {
+                if to.send(chunk, false).is_err() {
                     self.running = false;
                     return Poll::Pending;
                 }
@@ -511,7 +498,7 @@ impl Upload<'_> {
                     self.running = false;
                     let _ = match self.trailers.clone() {
                         Some(trailers) => to.send_trailers(trailers),
-                        None => to.send_data(Bytes::new(), true),
+                        None => to.send(Bytes::new(), true),
                     };
                 }
             }
@@ -522,7 +509,7 @@ impl Upload<'_> {
 
 /// The answer's body on its way.
 struct Download {
-    from: RecvStream,
+    from: Source,
     framed: Framed,
     bytes: u64,
     /// Everything is in the client's output.
@@ -539,7 +526,7 @@ impl Download {
                 }
                 put_content(client.output(), &bytes, self.framed);
                 // The output has a limit of its own, so the window may open before the socket has taken this.
-                let _ = self.from.flow_control().release_capacity(bytes.len());
+                self.from.release(bytes.len());
             }
             Some(Err(error)) => return Poll::Ready(Err(answer::after_head(&error))),
             None => match ready!(self.from.poll_trailers(cx)) {

@@ -1,4 +1,4 @@
-//! A body on its way from one HTTP/2 stream to another.
+//! A body on its way from one stream to another.
 //!
 //! Bytes are sent only as far as the receiver has opened its window, and the sender's window is opened again only
 //! for bytes that were sent: what one stream can make this process hold is one window.
@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use smallvec::SmallVec;
 
 use super::{STREAM_WINDOW, head};
+use crate::http::stream::{Broken, Closed, Sink, Source};
 
 /// Frames below this size are copied together while they wait: each one kept as it came costs more than its bytes.
 const SMALL: usize = 2048;
@@ -21,8 +21,8 @@ const REPLAY: usize = 64 * 1024;
 
 /// Moves one body.
 pub(crate) struct Pump {
-    from: RecvStream,
-    to: SendStream<Bytes>,
+    from: Source,
+    to: Sink,
     queue: Queue,
     /// What was sent, as long as all of it is kept.
     sent: Option<Sent>,
@@ -42,7 +42,7 @@ pub(crate) enum End {
     /// With its END_STREAM.
     Clean,
     /// Its sender cut it.
-    Source(h2::Error),
+    Source(Broken),
     /// Its receiver wants no more.
     Sink,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Sent {
 
 impl Pump {
     /// A body from `from` to `to`. `grpc`: trailers have a status that is worth reading.
-    pub(crate) fn new(from: RecvStream, to: SendStream<Bytes>, grpc: bool) -> Self {
+    pub(crate) fn new(from: Source, to: Sink, grpc: bool) -> Self {
         Pump {
             from,
             to,
@@ -89,7 +89,7 @@ impl Pump {
     }
 
     /// The same body from its beginning to another stream; `None` if not all of it is kept.
-    pub(crate) fn again(self, to: SendStream<Bytes>) -> Option<Self> {
+    pub(crate) fn again(self, to: Sink) -> Option<Self> {
         let mut sent = self.sent?;
         let mut queue =
             Queue { replay: sent.chunks.drain(..).collect(), end: sent.end.take(), ..Queue::default() };
@@ -115,12 +115,12 @@ impl Pump {
     }
 
     /// The stream it goes to.
-    pub(crate) fn to(&mut self) -> &mut SendStream<Bytes> {
+    pub(crate) fn to(&mut self) -> &mut Sink {
         &mut self.to
     }
 
     /// Both streams.
-    pub(crate) fn into_parts(self) -> (RecvStream, SendStream<Bytes>) {
+    pub(crate) fn into_parts(self) -> (Source, Sink) {
         (self.from, self.to)
     }
 
@@ -131,17 +131,13 @@ impl Pump {
         }
         loop {
             while self.queue.bytes > 0 {
-                self.to.reserve_capacity(self.queue.bytes);
-                let granted = match self.to.capacity() {
-                    0 => match self.to.poll_capacity(cx) {
-                        Poll::Ready(Some(Ok(granted))) => granted,
-                        Poll::Ready(_) => return Poll::Ready(End::Sink),
-                        Poll::Pending => return self.wait(cx),
-                    },
-                    granted => granted,
+                let granted = match self.to.poll_room(self.queue.bytes, cx) {
+                    Poll::Ready(Ok(granted)) => granted,
+                    Poll::Ready(Err(Closed)) => return Poll::Ready(End::Sink),
+                    Poll::Pending => return self.wait(cx),
                 };
                 let (chunk, fresh) = self.queue.take(granted);
-                let end = self.queue.bytes == 0 && self.queue.end.is_none() && self.from.is_end_stream();
+                let end = self.queue.bytes == 0 && self.queue.end.is_none() && self.from.is_end();
                 if self.send(chunk, fresh, end).is_err() {
                     return Poll::Ready(End::Sink);
                 }
@@ -158,7 +154,7 @@ impl Pump {
                     self.moved = true;
                     // As nearly always, the receiver takes it as it came.
                     if self.has_room(bytes.len()) {
-                        let end = self.from.is_end_stream();
+                        let end = self.from.is_end();
                         if self.send(bytes, true, end).is_err() {
                             return Poll::Ready(End::Sink);
                         }
@@ -168,7 +164,7 @@ impl Pump {
                         continue;
                     }
                     self.queue.push(bytes);
-                    if self.queue.bytes == 0 && self.from.is_end_stream() {
+                    if self.queue.bytes == 0 && self.from.is_end() {
                         return self.send_end(None);
                     }
                 }
@@ -184,11 +180,7 @@ impl Pump {
 
     /// Whether the receiver takes so many bytes at once, now. False for none of them.
     fn has_room(&mut self, length: usize) -> bool {
-        if length == 0 {
-            return false;
-        }
-        self.to.reserve_capacity(length);
-        self.to.capacity() >= length
+        length > 0 && self.to.room(length) >= length
     }
 
     /// The receiver's window is closed. Small frames are gathered meanwhile: many of them would exhaust what `h2`
@@ -210,7 +202,7 @@ impl Pump {
         Poll::Pending
     }
 
-    fn send(&mut self, chunk: Bytes, fresh: bool, end: bool) -> Result<(), h2::Error> {
+    fn send(&mut self, chunk: Bytes, fresh: bool, end: bool) -> Result<(), Closed> {
         let length = chunk.len();
         match &mut self.sent {
             Some(sent) if sent.bytes + length <= REPLAY => {
@@ -220,12 +212,11 @@ impl Pump {
             Some(_) => self.sent = None,
             None => {}
         }
-        self.to.send_data(chunk, end)?;
+        self.to.send(chunk, end)?;
         self.bytes += length as u64;
         self.moved = true;
         if fresh {
-            // An error means that the stream is gone, which the next poll tells.
-            let _ = self.from.flow_control().release_capacity(length);
+            self.from.release(length);
         }
         Ok(())
     }
@@ -240,7 +231,7 @@ impl Pump {
         let kept = self.sent.is_some().then(|| trailers.clone());
         let sent = match trailers {
             Some(trailers) => self.to.send_trailers(trailers),
-            None => self.to.send_data(Bytes::new(), true),
+            None => self.to.send(Bytes::new(), true),
         };
         if sent.is_err() { Poll::Ready(End::Sink) } else { self.finish(kept.flatten()) }
     }

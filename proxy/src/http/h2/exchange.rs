@@ -1,30 +1,28 @@
 //! One request's life: route, filter, pick, send, stream both ways, account.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use lighter_config::snapshot::{Protocol, TrafficPolicy};
 
 use super::body::{self, End, Pump};
 use super::limits::Limits;
-use super::pool::Lease;
 use super::retry::{Again, Crowded};
 use super::upstream::Handles;
+use super::way::Way;
 use super::{Downstream, answer, head};
 use crate::authorize;
 use crate::balance::{Cluster, Endpoint, Outcome, Picked};
 use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
 use crate::http::hop::Half;
+use crate::http::stream::{Respond, Sink, Source};
 use crate::mesh::{RouteState, Target};
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
 
@@ -61,14 +59,19 @@ pub(crate) struct Call<'a> {
     pub(crate) crowded: Crowded,
 }
 
+/// A request that came.
+pub(crate) struct Arrived {
+    pub(crate) parts: Parts,
+    pub(crate) body: Source,
+    pub(crate) respond: Respond,
+    /// How long its caller waits, where it says so beside the head.
+    pub(crate) left: Option<Duration>,
+}
+
 /// Serves one stream.
-pub(crate) async fn serve(
-    downstream: Rc<Downstream>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) {
+pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
     let began = Instant::now();
-    let (mut parts, body) = request.into_parts();
+    let Arrived { mut parts, body, mut respond, left } = arrived;
     let grpc = head::is_grpc(&parts.headers);
     let target = match head::unify_authority(&mut parts).and_then(|()| downstream.target(&parts)) {
         Ok(target) => target,
@@ -103,7 +106,7 @@ pub(crate) async fn serve(
     let received = (!state.chain.is_empty()).then(|| parts.uri.clone());
     let policy = destination.policy();
     let prepared = prepare(&downstream, &mut parts, &target, state, route);
-    let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began);
+    let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began).within(left);
     let mut call = Call {
         downstream: &downstream,
         state,
@@ -177,11 +180,7 @@ pub(crate) fn prepare(
 
 /// Sends the request to an endpoint that speaks HTTP/2, to a second one if the first has not read it, and streams
 /// the answer back.
-async fn relay(
-    call: &mut Call<'_>,
-    body: RecvStream,
-    respond: &mut SendResponse<Bytes>,
-) -> Result<(), ProxyError> {
+async fn relay(call: &mut Call<'_>, body: Source, respond: &mut Respond) -> Result<(), ProxyError> {
     let mut upload = Upload::new(body);
     let mut avoid: Option<Arc<Endpoint>> = None;
     call.limits.start(call.downstream).await;
@@ -214,21 +213,12 @@ async fn attempt(
     call: &mut Call<'_>,
     picked: &Picked,
     upload: &mut Upload,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut Respond,
     sent: Instant,
 ) -> Result<Outcome, ProxyError> {
-    let worker = &call.downstream.context.worker;
-    let direction = call.downstream.context.direction;
-    let lease = worker.http2.lease(worker, direction, &picked.endpoint, call.policy);
-    let lease = watched(&mut call.limits, respond, lease).await??;
-    let (mut response, send) = match lease.upstream().send(call.head(), upload.is_empty()) {
-        Ok(opened) => opened,
-        Err(_) => {
-            return Err(
-                ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
-            );
-        }
-    };
+    let way = Way::find(call.downstream, call.policy, &picked.endpoint);
+    let way = watched(&mut call.limits, respond, way).await??;
+    let (mut response, send) = way.open(call, &picked.endpoint, upload.is_empty())?;
     let unused = upload.start(send);
     let (downstream, mut interims) = (call.downstream, Interims::default());
     let answered = {
@@ -239,16 +229,15 @@ async fn attempt(
             }
             // gRPC has no interim answers, and asking for them is not free.
             if !grpc {
-                while let Poll::Ready(Some(Ok(mut interim))) = response.poll_informational(cx) {
+                while let Poll::Ready(Some(mut interim)) = response.poll_interim(cx) {
                     interims.pass(downstream, &mut interim)?;
-                    // Only 1xx comes here; a caller that is gone is noticed below.
-                    let _ = respond.send_informational(interim);
+                    respond.interim(interim);
                 }
             }
-            if let Poll::Ready(answer) = Pin::new(&mut response).poll(cx) {
+            if let Poll::Ready(answer) = response.poll(cx) {
                 return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
             }
-            if respond.poll_reset(cx).is_ready() {
+            if respond.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err(aborted()));
             }
             limits.check(upload.moved()).map(Err)
@@ -260,9 +249,9 @@ async fn attempt(
     let answered = match answered {
         Ok(answered) => answered,
         Err(error) => {
-            call.refused(&error, &lease);
+            call.refused(&error, &way);
             if is_ours(&error) {
-                lease.cancel(Handles {
+                way.cancel(Handles {
                     send: upload.take_stream().or(unused),
                     response: Some(response),
                     body: None,
@@ -271,37 +260,37 @@ async fn attempt(
             return Err(error);
         }
     };
-    let end = answered.body().is_end_stream();
+    let end = answered.body().is_end();
     let outcome = match call.unreached(answered.status(), answered.headers(), end) {
         Some(error) if call.asks_elsewhere(upload.can_replay()) => {
-            lease.cancel(Handles { send: None, response: None, body: Some(answered.into_body()) });
+            way.cancel(Handles { send: None, response: None, body: Some(answered.into_body()) });
             return Err(error.safe());
         }
         Some(_) => Outcome::Failed,
         None => Outcome::Answered,
     };
     upload.forget();
-    stream(call, answered, lease, upload, unused, respond).await.map(|()| outcome)
+    stream(call, answered, way, upload, unused, respond).await.map(|()| outcome)
 }
 
 /// Passes the answer on, and what is left of the request.
 async fn stream(
     call: &mut Call<'_>,
-    answered: Response<RecvStream>,
-    lease: Lease,
+    answered: Response<Source>,
+    way: Way,
     upload: &mut Upload,
-    unused: Option<SendStream<Bytes>>,
-    respond: &mut SendResponse<Bytes>,
+    unused: Option<Sink>,
+    respond: &mut Respond,
 ) -> Result<(), ProxyError> {
     let (mut response, body) = answered.into_parts();
-    let end = body.is_end_stream();
+    let end = body.is_end();
     call.finish_head(&mut response)?;
     call.tally.status = response.status.as_u16();
     if call.grpc && end {
         call.tally.grpc_status = body::grpc_status(&response.headers);
     }
-    let Ok(to) = respond.send_response(Response::from_parts(response, ()), end) else {
-        lease.cancel(Handles { send: upload.take_stream().or(unused), response: None, body: Some(body) });
+    let Ok(to) = respond.answer(Response::from_parts(response, ()), end) else {
+        way.cancel(Handles { send: upload.take_stream().or(unused), response: None, body: Some(body) });
         return Err(aborted());
     };
     let mut download = (!end).then(|| Pump::new(body, to, call.grpc));
@@ -316,12 +305,12 @@ async fn stream(
                 match download.poll(cx) {
                     Poll::Ready(End::Clean) => return Poll::Ready(Ok(())),
                     Poll::Ready(End::Source(error)) => {
-                        return Poll::Ready(Err((answer::after_head(&error), error.reason())));
+                        return Poll::Ready(Err((answer::after_head(&error), Some(error))));
                     }
                     Poll::Ready(End::Sink) => return Poll::Ready(Err((aborted(), None))),
                     Poll::Pending => {}
                 }
-                if download.to().poll_reset(cx).is_ready() {
+                if download.to().poll_cut(cx).is_ready() {
                     return Poll::Ready(Err((aborted(), None)));
                 }
                 let moved = upload.moved() | std::mem::take(&mut download.moved);
@@ -343,14 +332,14 @@ async fn stream(
         None => None,
         Some(download) => {
             let (body, mut to) = download.into_parts();
-            if let Err((error, reason)) = &ended {
-                answer::cut(&mut to, error, *reason);
+            if let Err((error, broken)) = &ended {
+                to.cut(error, broken.as_ref());
             }
             Some(body)
         }
     };
     if ended.as_ref().err().is_none_or(|(error, _)| is_ours(error)) {
-        lease.cancel(Handles { send: upload.take_stream().or(unused), response: None, body });
+        way.cancel(Handles { send: upload.take_stream().or(unused), response: None, body });
     }
     ended.map_err(|(error, _)| error)
 }
@@ -358,7 +347,7 @@ async fn stream(
 /// Resolves with `work`, unless the caller goes away or the time is over.
 pub(crate) async fn watched<F: Future>(
     limits: &mut Limits,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut Respond,
     work: F,
 ) -> Result<F::Output, ProxyError> {
     let mut work = pin!(work);
@@ -366,7 +355,7 @@ pub(crate) async fn watched<F: Future>(
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        if respond.poll_reset(cx).is_ready() {
+        if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
         limits.check(false).map(Err)
@@ -442,12 +431,15 @@ impl Call<'_> {
         } else {
             std::mem::take(&mut self.parts.headers)
         };
-        if self.grpc
-            && let Some(left) = self.limits.left_of_grpc()
-        {
+        if let Some(left) = self.left_of_grpc() {
             request.headers_mut().insert(head::GRPC_TIMEOUT, head::grpc_timeout_value(left));
         }
         request
+    }
+
+    /// What is left of `grpc-timeout`, where that has to be said anew.
+    pub(crate) fn left_of_grpc(&self) -> Option<Duration> {
+        self.grpc.then(|| self.limits.left_of_grpc()).flatten()
     }
 
     /// What this hop and the route's filters do to an answer's head.
@@ -464,15 +456,15 @@ impl Call<'_> {
 /// The request's body on its way to one endpoint, and to a second one if the first has not read it.
 struct Upload {
     /// Nothing of it was sent yet.
-    unsent: Option<RecvStream>,
+    unsent: Option<Source>,
     pump: Option<Pump>,
     /// Whether there is more to send, and someone who wants it.
     running: bool,
 }
 
 impl Upload {
-    fn new(body: RecvStream) -> Self {
-        Upload { unsent: (!body.is_end_stream()).then_some(body), pump: None, running: false }
+    fn new(body: Source) -> Self {
+        Upload { unsent: (!body.is_end()).then_some(body), pump: None, running: false }
     }
 
     /// Whether the request has no body at all.
@@ -481,7 +473,7 @@ impl Upload {
     }
 
     /// Sends the body to `to` from its beginning. Gives `to` back where there is nothing to send.
-    fn start(&mut self, to: SendStream<Bytes>) -> Option<SendStream<Bytes>> {
+    fn start(&mut self, to: Sink) -> Option<Sink> {
         let (pump, rest) = match (self.unsent.take(), self.pump.take()) {
             (Some(body), _) => (Some(Pump::new(body, to, false).replayable()), None),
             (None, Some(pump)) => (pump.again(to), None),
@@ -531,7 +523,7 @@ impl Upload {
     }
 
     /// The stream to the upstream. What is left of the request is dropped.
-    fn take_stream(&mut self) -> Option<SendStream<Bytes>> {
+    fn take_stream(&mut self) -> Option<Sink> {
         self.pump.take().map(|pump| pump.into_parts().1)
     }
 }

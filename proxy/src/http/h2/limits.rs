@@ -36,6 +36,13 @@ impl Limits {
         Limits { end, grpc_end, began, idle, moved: false, deadline: None }
     }
 
+    /// Its caller waits no longer than `left`, from its beginning on.
+    pub(crate) fn within(mut self, left: Option<Duration>) -> Self {
+        let asked = left.and_then(|left| self.began.checked_add(left));
+        self.end = self.end.into_iter().chain(asked).min();
+        self
+    }
+
     /// Begins to watch the time for the task that runs.
     pub(crate) async fn start(&mut self, downstream: &Downstream) {
         let idle_end = self.idle.map(|idle| self.began + idle);
@@ -63,6 +70,11 @@ impl Limits {
             deadline.set(at);
         }
         Poll::Pending
+    }
+
+    /// What is left of the time that the exchange may take in all.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.end.map(|end| end.saturating_duration_since(Instant::now()))
     }
 
     /// What is left of `grpc-timeout`, where enough of it was used to be worth saying.

@@ -14,6 +14,7 @@ pub(crate) mod limits;
 pub(crate) mod pool;
 pub(crate) mod retry;
 pub(crate) mod upstream;
+pub(crate) mod way;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod tests;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
@@ -32,7 +34,9 @@ use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol;
 
 use self::deadline::{Deadline, Deadlines};
+use self::exchange::Arrived;
 pub use self::pool::Pool;
+use super::stream::{Respond, Source};
 use super::{Context, Scope, Vouched};
 use crate::drain::Phase;
 use crate::error::Cause;
@@ -83,7 +87,7 @@ pub async fn serve(io: Io, context: Context) {
         Ok(Err(error)) => return tracing::debug!(%error, peer = %context.peer, "no HTTP/2 preface"),
         Err(_) => return tracing::debug!(peer = %context.peer, "no HTTP/2 preface in time"),
     };
-    let downstream = Rc::new(Downstream::new(context));
+    let downstream = Rc::new(Downstream::new(context, Rc::default()));
     let mut timer = None;
     let mut leaving = false;
     let mut rest = Rest { limit: downstream.rest(), end: None, used: false };
@@ -111,8 +115,11 @@ pub async fn serve(io: Io, context: Context) {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     rest.used = true;
+                    let (parts, body) = request.into_parts();
+                    let (body, respond) = (Source::Http2(body), Respond::Http2(respond));
+                    let arrived = Arrived { parts, body, respond, left: None };
                     // Boxed: the runtime moves a task about several times before and after it runs.
-                    let stream = Box::pin(exchange::serve(downstream.clone(), request, respond));
+                    let stream = Box::pin(exchange::serve(downstream.clone(), arrived));
                     tokio::task::spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -155,7 +162,8 @@ impl Rest {
 }
 
 impl Downstream {
-    pub(crate) fn new(context: Context) -> Self {
+    /// `deadlines`: those of its streams, which its task has to poll.
+    pub(crate) fn new(context: Context, deadlines: Rc<Deadlines>) -> Self {
         let known = match &context.scope {
             Scope::Fixed(target) => Some((None, target.clone())),
             Scope::Authority => None,
@@ -163,7 +171,12 @@ impl Downstream {
         let peer = HeaderValue::try_from(context.peer.ip().to_canonical().to_string())
             .unwrap_or(HeaderValue::from_static("unknown"));
         let vouched = context.vouched();
-        Downstream { vouched, context, known: RefCell::new(known), deadlines: Rc::default(), peer }
+        Downstream { vouched, context, known: RefCell::new(known), deadlines, peer }
+    }
+
+    /// Whether its requests go to `destination`, whatever they say.
+    pub(crate) fn leads_to(&self, destination: &Arc<Destination>) -> bool {
+        matches!(&self.context.scope, Scope::Fixed(target) if Arc::ptr_eq(&target.destination, destination))
     }
 
     /// What the endpoints of `destination` are spoken to in.

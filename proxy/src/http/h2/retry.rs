@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 
 use super::exchange::{Call, outcome};
-use super::pool::Lease;
+use super::way::Way;
 use crate::balance::{Endpoint, Picked};
 use crate::error::{Cause, ProxyError, Retry};
 use crate::http::{hop, local};
@@ -76,9 +76,9 @@ impl Call<'_> {
     }
 
     /// Notes why a try failed on this connection.
-    pub(crate) fn refused(&mut self, error: &ProxyError, lease: &Lease) {
+    pub(crate) fn refused(&mut self, error: &ProxyError, way: &Way) {
         let refused = error.retry == Retry::Safe && error.cause == Cause::UpstreamReset;
-        self.crowded.now = refused && lease.was_crowded();
+        self.crowded.now = refused && way.was_crowded();
     }
 
     /// How long to wait before the next try, if the last one met a crowd.

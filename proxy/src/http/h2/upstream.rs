@@ -9,14 +9,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream, SendStream};
+use h2::client::{Connection, SendRequest};
 use http::Request;
 use tokio::time::Sleep;
 
 use super::pool::{Group, Lease};
 use super::{SEND_BUFFER, STREAM_WINDOW};
 use crate::error::{Cause, ProxyError};
+use crate::http::stream::{Awaited, Sink, Source};
 use crate::identity::ALPN_H2;
 use crate::io::Io;
 use crate::link;
@@ -65,11 +65,11 @@ pub(crate) struct Upstream {
 /// What keeps a stream open.
 pub(crate) struct Handles {
     /// Towards the endpoint.
-    pub(crate) send: Option<SendStream<Bytes>>,
+    pub(crate) send: Option<Sink>,
     /// The answer that has not come.
-    pub(crate) response: Option<ResponseFuture>,
+    pub(crate) response: Option<Awaited>,
     /// The answer's body.
-    pub(crate) body: Option<RecvStream>,
+    pub(crate) body: Option<Source>,
 }
 
 /// Opens a connection and starts its task.
@@ -113,14 +113,11 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
 
 impl Upstream {
     /// Opens a stream. An error means that nothing of the request was sent.
-    pub(crate) fn send(
-        &self,
-        request: Request<()>,
-        end: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), Option<h2::Error>> {
+    pub(crate) fn send(&self, request: Request<()>, end: bool) -> Result<(Awaited, Sink), Option<h2::Error>> {
         let mut send = self.send.borrow_mut();
         let send = send.as_mut().ok_or(None)?;
-        send.send_request(request, end).map_err(Some)
+        let (answer, sink) = send.send_request(request, end).map_err(Some)?;
+        Ok((Awaited::Http2(answer), Sink::Http2(sink)))
     }
 
     /// Whether one more stream fits.
@@ -235,9 +232,9 @@ impl Upstream {
 }
 
 impl Handles {
-    fn reset(self) {
+    pub(super) fn reset(self) {
         if let Some(mut send) = self.send {
-            send.send_reset(Reason::CANCEL);
+            send.cancel();
         }
         drop(self.response);
         drop(self.body);

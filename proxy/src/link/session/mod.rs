@@ -234,6 +234,11 @@ impl Session {
         Some(last)
     }
 
+    /// Whether nothing more is to be read from `stream` than that it has ended well.
+    pub fn is_at_end(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream.0).is_some_and(|entry| entry.inward.is_at_end())
+    }
+
     /// `bytes` of what was read are no longer held. Of a stream that is over nothing is.
     pub fn release(&mut self, stream: StreamId, bytes: usize) {
         let Some(entry) = self.streams.get_mut(&stream.0) else { return };

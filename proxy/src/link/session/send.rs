@@ -198,6 +198,15 @@ impl Session {
         self.streams.get(&stream.0).map_or(0, |stream| self.room(stream))
     }
 
+    /// The same for whoever would wait where that is none: [`Event::Writable`] tells then when there is some.
+    ///
+    /// [`Event::Writable`]: super::Event::Writable
+    pub fn ask_room(&mut self, stream: StreamId) -> usize {
+        let room = self.can_send(stream);
+        self.mark_short(stream.0, room == 0);
+        room
+    }
+
     /// Streams that wait for credit of the session are told that there is some.
     pub(super) fn feed_starved(&mut self) {
         while self.credit > 0

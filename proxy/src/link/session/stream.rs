@@ -183,6 +183,15 @@ impl Inward {
             + self.trailers.as_ref().map_or(0, |trailers| trailers.held())
     }
 
+    /// Whether only the end is left to be read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.ended
+            && self.infos.is_empty()
+            && self.head.is_none()
+            && self.body.is_empty()
+            && self.trailers.is_none()
+    }
+
     /// Forgets what waits to be read, and that there was an end to it.
     pub(super) fn forget(&mut self) {
         self.body = Pieces::default();

@@ -1,0 +1,79 @@
+//! By what a try reaches its endpoint: a connection of the pool, or a link to its sidecar.
+
+use std::rc::Rc;
+
+use lighter_config::snapshot::TrafficPolicy;
+
+use super::exchange::Call;
+use super::head::{GRPC_TIMEOUT, grpc_timeout_value};
+use super::pool::Lease;
+use super::upstream::Handles;
+use super::{Downstream, answer};
+use crate::balance::Endpoint;
+use crate::error::{Cause, ProxyError};
+use crate::http::stream::{Awaited, Broken, Sink};
+use crate::link::connection::Link;
+use crate::link::halves;
+
+/// The way to an endpoint, with room for one stream.
+pub(crate) enum Way {
+    Http2(Lease),
+    Link(Rc<Link>),
+}
+
+impl Way {
+    /// Finds it. Waits where there is no room.
+    pub(crate) async fn find(
+        downstream: &Downstream,
+        policy: &TrafficPolicy,
+        endpoint: &Endpoint,
+    ) -> Result<Self, ProxyError> {
+        let (worker, direction) = (&downstream.context.worker, downstream.context.direction);
+        match endpoint.link() {
+            Some((secure, address)) => {
+                worker.links.link(worker, secure, address, policy.connect_timeout).await.map(Way::Link)
+            }
+            None => worker.http2.lease(worker, direction, endpoint, policy).await.map(Way::Http2),
+        }
+    }
+
+    /// Sends the request's head to `endpoint`. `end`: nothing is behind it. An error means that nothing was sent.
+    pub(crate) fn open(
+        &self,
+        call: &mut Call<'_>,
+        endpoint: &Endpoint,
+        end: bool,
+    ) -> Result<(Awaited, Sink), ProxyError> {
+        match self {
+            Way::Http2(lease) => lease.upstream().send(call.head(), end).map_err(|_| {
+                ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
+            }),
+            Way::Link(link) => {
+                let left = call.left_of_grpc().map(grpc_timeout_value);
+                let name = GRPC_TIMEOUT;
+                let fields = call.parts.headers.iter().filter(|(known, _)| left.is_none() || **known != name);
+                let fields = fields.chain(left.iter().map(|left| (&name, left)));
+                let (said, deadline) = (endpoint.address.to_string(), call.limits.left());
+                let opened = halves::open(link, &said, &call.parts, fields, deadline, end);
+                let (awaited, sink) = opened.map_err(|cut| answer::before_head(&Broken::Link(cut)))?;
+                Ok((Awaited::Link(awaited), Sink::Link(sink)))
+            }
+        }
+    }
+
+    /// Gives the stream up.
+    pub(crate) fn cancel(self, handles: Handles) {
+        match self {
+            Way::Http2(lease) => lease.cancel(handles),
+            Way::Link(_) => handles.reset(),
+        }
+    }
+
+    /// The stream was refused unread. Whether that says more of the connection than of the stream.
+    pub(crate) fn was_crowded(&self) -> bool {
+        match self {
+            Way::Http2(lease) => lease.was_crowded(),
+            Way::Link(_) => false,
+        }
+    }
+}
