@@ -191,16 +191,16 @@ struct InstanceAt {
 /// Where each port of the Service is reached: at explicit listeners, and where connections to the application are
 /// intercepted.
 fn ports(shared: &Shared, own: Option<&Service>, local: IpAddr) -> Vec<InstanceAt> {
-    let at = |port: u16, mut address: SocketAddr, app: SocketAddr| {
+    let reached = |mut address: SocketAddr| {
         if address.ip().is_unspecified() {
             address.set_ip(local);
         }
-        let said = InstancePort {
-            port: port.into(),
-            address: address.to_string(),
-            // Links arrive where everything else does.
-            link_address: String::new(),
-        };
+        address.to_string()
+    };
+    let link_address = shared.config.link.map(reached).unwrap_or_default();
+    let at = |port: u16, address: SocketAddr, app: SocketAddr| {
+        let said =
+            InstancePort { port: port.into(), address: reached(address), link_address: link_address.clone() };
         InstanceAt { said, is_served: shared.inside.listens(app) }
     };
     let declared = || own.iter().flat_map(|own| &own.ports);
