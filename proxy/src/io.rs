@@ -108,6 +108,14 @@ impl Stream {
         }
     }
 
+    /// What is known of the other side, if this is within TLS.
+    pub(crate) fn tls(&self) -> Option<&rustls::CommonState> {
+        match self {
+            Stream::Tls(tls) => Some(tls.get_ref().1),
+            Stream::Plain(_) | Stream::Link(_) => None,
+        }
+    }
+
     /// The socket, whatever it carries: for its addresses and options, and never for bytes. A stream of a link has none
     /// of its own.
     pub fn socket(&self) -> Option<&TcpStream> {

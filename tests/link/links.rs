@@ -39,11 +39,14 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
 
 /// A caller and a workload whose sidecar accepts links.
 pub struct World {
-    root: Root,
+    pub root: Root,
     pub web: Sidecar,
     pub listen: SocketAddr,
     pub reviews: Sidecar,
-    resources: String,
+    /// Where the workload's sidecar takes connections, and links.
+    pub endpoint: SocketAddr,
+    pub link: SocketAddr,
+    pub resources: String,
 }
 
 impl World {
@@ -63,7 +66,7 @@ impl World {
         );
         let reviews = Sidecar::start(&(resources.clone() + more), &own);
         let (web, listen) = caller(&resources, &root.identity(WEB));
-        World { root, web, listen, reviews, resources }
+        World { root, web, listen, reviews, endpoint, link, resources }
     }
 
     /// Streams that the caller's sidecar opened, and those that the workload's accepted.

@@ -8,13 +8,23 @@
 mod support;
 
 mod foreign;
+mod hostile;
 mod links;
+mod lives;
 mod pair;
 mod refused;
 mod streams;
 mod world;
 
 fn main() {
-    let suites = [foreign::tests(), links::tests(), pair::tests(), refused::tests(), streams::tests()];
+    let suites = [
+        foreign::tests(),
+        hostile::tests(),
+        links::tests(),
+        lives::tests(),
+        pair::tests(),
+        refused::tests(),
+        streams::tests(),
+    ];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -1,12 +1,13 @@
 //! Between two sidecars that open links to each other: callers and applications that speak HTTP/2, gRPC among them.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use libtest_mimic::Trial;
+use tokio::sync::Notify;
 
 use crate::links::World;
 use crate::support::raw::{Body, Peer};
@@ -124,18 +125,19 @@ fn streams_both_ways() {
 }
 
 fn what_is_left_of_a_deadline() {
-    let app = http2::Upstream::start(|request, respond| async move {
-        // Answers only those who are not in a hurry.
+    let app = http2::Upstream::start(|request, mut respond| async move {
         if request.uri().path() == "/late" {
             std::future::pending::<()>().await;
         }
-        drop(respond);
+        let _ = respond.send_response(Response::new(()), true);
     });
     let world = World::before("grpc", app.address);
     http2::run(async {
         let client = http2::connect(world.listen).await;
+        // The link is there before time counts.
+        assert_eq!(http2::get(&client, "/").await.unwrap().head.status, 200);
         let request = Request::post("http://reviews/late").header("content-type", "application/grpc");
-        let request = request.header("grpc-timeout", "200m").body(Vec::new()).unwrap();
+        let request = request.header("grpc-timeout", "1S").body(Vec::new()).unwrap();
         let answer = http2::exchange(&client, request).await.unwrap();
         // DEADLINE_EXCEEDED.
         assert_eq!(answer.head.headers["grpc-status"], "4");
@@ -151,21 +153,30 @@ fn what_is_left_of_a_deadline() {
 }
 
 fn a_reset_stream() {
-    let app = http2::Upstream::start(|request, mut respond| async move {
-        if request.uri().path() == "/within" {
-            let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
-            let _ = stream.send_data(Bytes::from_static(b"half"), false);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            stream.send_reset(Reason::CANCEL);
-        } else {
-            respond.send_reset(Reason::INTERNAL_ERROR);
+    let half_read = Arc::new(Notify::new());
+    let told = half_read.clone();
+    let app = http2::Upstream::start(move |request, mut respond| {
+        let told = told.clone();
+        async move {
+            if request.uri().path() == "/within" {
+                let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
+                let _ = stream.send_data(Bytes::from_static(b"half"), false);
+                told.notified().await;
+                stream.send_reset(Reason::CANCEL);
+            } else {
+                respond.send_reset(Reason::INTERNAL_ERROR);
+            }
         }
     });
     let world = World::before("http2", app.address);
     http2::run(async {
         let client = http2::connect(world.listen).await;
-        let answer = http2::get(&client, "/within").await.unwrap();
-        assert_eq!((answer.body, answer.cut), (b"half".to_vec(), Some(Some(Reason::CANCEL))));
+        let request = Request::get("http://reviews/within").body(()).unwrap();
+        let answer = client.clone().ready().await.unwrap().send_request(request, true).unwrap().0;
+        let mut body = answer.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "half");
+        half_read.notify_one();
+        assert_eq!(body.data().await.unwrap().unwrap_err().reason(), Some(Reason::CANCEL));
         let answer = http2::get(&client, "/at-once").await.unwrap();
         assert_eq!((answer.head.status.as_u16(), answer.cut), (502, None));
         assert_eq!(answer.head.headers["x-lighter-error"], "upstream_reset");
@@ -261,7 +272,7 @@ fn many_streams() {
 }
 
 fn a_stalled_reader() {
-    const BYTES: usize = 16 << 20;
+    const BYTES: usize = 2 << 20;
     let app = http2::Upstream::start(|request, mut respond| async move {
         let size = if request.uri().path() == "/small" { 2 } else { BYTES };
         let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
@@ -274,8 +285,11 @@ fn a_stalled_reader() {
         }
     });
     let world = World::before("http2", app.address);
+    // The client's own window for all streams together must not be what stalls the others.
+    let mut wide = h2::client::Builder::new();
+    wide.initial_connection_window_size(16 << 20);
     http2::run(async {
-        let client = http2::connect(world.listen).await;
+        let client = http2::connect_with(world.listen, &wide).await;
         let mut stalled = Vec::new();
         for _ in 0..8 {
             let mut client = client.clone().ready().await.unwrap();

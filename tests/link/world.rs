@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType,
@@ -44,12 +45,18 @@ impl Root {
 
     /// Files that prove to be `id`: certificate and key.
     pub fn issue(&self, id: &str) -> (PathBuf, PathBuf) {
+        self.issue_for(id, Duration::from_secs(24 * 3600))
+    }
+
+    /// The same, of a certificate that lives so long.
+    pub fn issue_for(&self, id: &str, life: Duration) -> (PathBuf, PathBuf) {
         let name = id.rsplit('/').next().unwrap();
         let mut params = CertificateParams::default();
         // Another name than the root's, or some would take it for one that has signed itself.
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.not_after = (SystemTime::now() + life).into();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = [("pem", certificate.pem()), ("key", key.serialize_pem())].map(|(kind, pem)| {

@@ -19,10 +19,12 @@ use tokio::time::Sleep;
 
 use super::frame::{Code, Cut, Fault};
 use super::head::RequestHead;
+use super::life::{LEAVE, Life};
 use super::session::{Event, IdHasher, Leave, Limits, Session, Side, Slices, StreamId};
 use super::stream::End;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
+use crate::identity::Svid;
 use crate::io::Io;
 use crate::telemetry::{self, LinkOpen};
 
@@ -32,8 +34,9 @@ pub(crate) struct Link {
     pub(super) session: RefCell<Session>,
     ends: RefCell<HashMap<u32, Waiting, BuildHasherDefault<IdHasher>>>,
     driver: RefCell<Option<Waker>>,
-    /// After this no stream is opened on it.
-    retires: Cell<Option<Instant>>,
+    life: RefCell<Life>,
+    /// The other side was asked to leave, and has not been told yet that nothing more is taken.
+    asked: Cell<bool>,
     _counted: LinkOpen,
 }
 
@@ -82,23 +85,17 @@ pub(super) enum For {
 
 impl Link {
     /// A link on which nothing has happened yet. [`Link::drive`] is what moves it.
-    pub(crate) fn new(side: Side) -> Rc<Self> {
+    pub(crate) fn new(side: Side, life: Life) -> Rc<Self> {
         let session = Session::new(side, Limits::default(), Instant::now());
         Rc::new(Link {
             side,
             session: RefCell::new(session),
             ends: RefCell::default(),
             driver: RefCell::default(),
-            retires: Cell::new(None),
+            life: RefCell::new(life),
+            asked: Cell::new(false),
             _counted: telemetry::links().open(side),
         })
-    }
-
-    /// A link of the side that dialled it, which opens no stream once it is `age` old.
-    pub(crate) fn aging(side: Side, age: Duration) -> Rc<Self> {
-        let link = Link::new(side);
-        link.retires.set(Some(Instant::now() + age));
-        link
     }
 
     /// Whether no stream will ever be opened on it again.
@@ -111,6 +108,29 @@ impl Link {
     pub(crate) fn has_room(&self) -> bool {
         let session = self.session.borrow();
         session.can_open() && !session.is_starved()
+    }
+
+    /// This side is somebody else by now, or trusts others. New streams go by other links; what is open is cut in a
+    /// while only if the other side is not trusted any more.
+    pub(crate) fn identity_changed(&self, svid: &Svid) {
+        let trusted = self.life.borrow().is_trusted(svid, self.side);
+        if trusted {
+            self.leave(Leave::Soon, "identity");
+        } else {
+            tracing::info!("the other side of a link is not trusted any more");
+            let mut life = self.life.borrow_mut();
+            life.ends = life.ends.min(Instant::now() + LEAVE);
+            drop(life);
+            self.leave(Leave::Now, "untrusted");
+        }
+    }
+
+    /// Asks the other side to leave it.
+    pub(crate) fn leave(&self, how: Leave, cause: &str) {
+        self.asked.set(self.side == Side::Acceptor && how == Leave::Soon);
+        telemetry::links().left(self.side, false);
+        self.session.borrow_mut().leave(how, LEAVE, cause);
+        self.wake();
     }
 
     /// Moves bytes between the session and `io` until the link ends: when one side has left it, when no stream was open
@@ -148,7 +168,7 @@ impl Link {
             if let Poll::Ready(Err(_)) = out {
                 return Poll::Ready(Fault::Lost);
             }
-            if told == Phase::Closed || self.is_left(told) {
+            if told == Phase::Closed || self.is_left() {
                 return Poll::Ready(Fault::Closed);
             }
             let now = Instant::now();
@@ -170,11 +190,9 @@ impl Link {
     }
 
     /// Whether all is done on a link that one of the sides has left.
-    fn is_left(&self, told: Phase) -> bool {
-        let session = self.session.borrow();
+    fn is_left(&self) -> bool {
         // Whoever accepts waits until the other side has heard it: what it opened before is still taken.
-        let waits = self.side == Side::Acceptor && told == Phase::Lame;
-        session.is_done() && !waits
+        self.session.borrow().is_done() && !self.asked.get()
     }
 
     /// Tells the other side as the drain moves on.
@@ -184,7 +202,7 @@ impl Link {
         }
         *told = phase;
         let how = if phase == Phase::Lame { Leave::Soon } else { Leave::Now };
-        self.session.borrow_mut().leave(how, LEAVE, Cause::Draining.label());
+        self.leave(how, Cause::Draining.label());
     }
 
     /// Takes in all that is there. `Err`: nothing more comes.
@@ -226,7 +244,7 @@ impl Link {
         }
     }
 
-    /// Does what is due. Ready: the link has rested long enough, or its other side is silent.
+    /// Does what is due. Ready: the link has rested or lived long enough, or its other side is silent.
     fn poll_time(
         &self,
         mut timer: Pin<&mut Sleep>,
@@ -243,11 +261,24 @@ impl Link {
             if rested.is_some_and(|at| now >= at) {
                 return Poll::Ready(Fault::Closed);
             }
-            if self.retires.get().is_some_and(|at| now >= at) {
-                self.retires.set(None);
-                session.leave(Leave::Now, LEAVE, "old");
+            let Life { leaves, ends, .. } = *self.life.borrow();
+            if now >= ends {
+                if session.open_streams() > 0 {
+                    tracing::warn!(
+                        streams = session.open_streams(),
+                        "a link was closed with what it carried: its time was over"
+                    );
+                }
+                return Poll::Ready(Fault::Closed);
             }
-            let due = session.timeout().into_iter().chain(rested).chain(self.retires.get()).min();
+            let is_old = now >= leaves && !session.is_leaving();
+            if is_old {
+                drop(session);
+                self.leave(Leave::Soon, "old");
+                continue;
+            }
+            let leaves = Some(leaves).filter(|_| !session.is_leaving());
+            let due = session.timeout().into_iter().chain(rested).chain(leaves).chain([ends]).min();
             let asks = session.wants_transmit();
             drop(session);
             if asks {
@@ -281,6 +312,7 @@ impl Link {
                     self.wake_end(stream, Some(cut), true, true);
                 }
                 Event::Leave { cause, .. } => {
+                    telemetry::links().left(self.side, true);
                     tracing::debug!(cause = cause.as_str(), "the other side leaves a link");
                 }
                 // Nothing is offered on this side yet.
@@ -359,9 +391,6 @@ async fn farewell(io: &mut Io) {
 
 /// Room for one read. The session keeps bodies as parts of it.
 const READ: usize = 32 * 1024;
-
-/// How long a peer has to leave a link; the drain's own deadline cuts what is left.
-const LEAVE: Duration = Duration::from_secs(30);
 
 /// Longest wait for the end of TLS.
 const FAREWELL: Duration = Duration::from_secs(1);

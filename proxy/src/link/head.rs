@@ -414,7 +414,8 @@ impl Found {
             Kind::Connection | Kind::Hop | Kind::TransferEncoding | Kind::Http2Settings => {
                 return Err(ambiguous("a field of a connection"));
             }
-            Kind::Host => return Err(ambiguous("Host beside the authority")),
+            // In an answer it means nothing.
+            Kind::Host if !self.answer => return Err(ambiguous("Host beside the authority")),
             Kind::ContentLength => {
                 let length =
                     content_length(field.value).ok_or(ambiguous("Content-Length is not one number"))?;

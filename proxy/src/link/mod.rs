@@ -8,6 +8,7 @@ pub(crate) mod exchange;
 pub mod frame;
 pub(crate) mod halves;
 pub mod head;
+mod life;
 pub(crate) mod pool;
 mod send;
 pub(crate) mod serve;

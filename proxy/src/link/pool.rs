@@ -1,11 +1,11 @@
 //! Links of one worker to the sidecars of endpoints.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use super::connection::{Link, Nothing};
 use super::exchange::Exchange;
 use super::frame::Cut;
 use super::head::{Opening, Protocol, Scheme};
-use super::session::{Read, Side};
+use super::life::Life;
+use super::session::{Leave, Read, Side};
 use super::{dial, send, stream};
 use crate::error::{Cause, ProxyError};
 use crate::identity::ALPN_LINK;
@@ -29,6 +30,10 @@ use crate::worker::Worker;
 #[derive(Default)]
 pub(crate) struct Links {
     known: RefCell<HashMap<Key, Rc<Place>>>,
+    /// All that are open, those that others opened among them.
+    open: RefCell<Vec<Weak<Link>>>,
+    /// A task looks after them when this sidecar's identity changes.
+    followed: Cell<bool>,
 }
 
 type Key = (SocketAddr, Arc<str>);
@@ -39,6 +44,19 @@ struct Place {
     links: RefCell<Vec<Rc<Link>>>,
     /// Held by whoever dials, so that a hundred who ask at once make one link.
     dialling: Mutex<()>,
+    failed: Cell<Option<Failed>>,
+}
+
+/// How the last dial failed.
+#[derive(Clone, Copy)]
+struct Failed {
+    cause: Cause,
+    detail: &'static str,
+    at: Instant,
+    /// Nobody tries again before.
+    until: Instant,
+    /// So often in a row.
+    times: u32,
 }
 
 impl Links {
@@ -55,11 +73,15 @@ impl Links {
         if let Some(link) = place.room() {
             return Ok(link);
         }
-        let until = Instant::now() + limit;
+        let began = Instant::now();
+        let until = began + limit;
         let late = || ProxyError::new(Cause::ConnectTimeout, "no link in time").at(address).safe();
         let _dials = timeout_at(until, place.dialling.lock()).await.map_err(|_elapsed| late())?;
         if let Some(link) = place.room() {
             return Ok(link);
+        }
+        if let Some(error) = place.failed_since(began) {
+            return Err(error.at(address).safe());
         }
         if place.links.borrow().len() >= MOST_LINKS {
             return Err(ProxyError::new(Cause::Overloaded, "no link to this endpoint takes more streams")
@@ -69,12 +91,69 @@ impl Links {
         let left = until.saturating_duration_since(Instant::now());
         let dialled =
             dial::connect(&worker.shared, Direction::Outbound, address, Some(secure), ALPN_LINK, left);
-        let io = dialled.await?;
+        let io = match dialled.await {
+            Ok(io) => io,
+            Err(error) => {
+                place.note(&error);
+                return Err(error);
+            }
+        };
+        place.failed.set(None);
+        let life = worker.shared.identity.get().and_then(|identity| Life::of(&io, identity));
+        let Some(life) = life else {
+            return Err(ProxyError::new(Cause::TlsIdentity, "who is there is not known").at(address).safe());
+        };
         // Jittered, so that links made together do not all end together.
-        let link = Link::aging(Side::Opener, MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0));
-        tokio::task::spawn_local(link.clone().drive(io, None, Some(REST), Nothing));
+        let link = Link::new(Side::Opener, life.aging(MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0)));
+        self.follow(worker, &link);
         place.links.borrow_mut().push(link.clone());
+        let (driven, place) = (link.clone(), place.clone());
+        tokio::task::spawn_local(async move {
+            driven.clone().drive(io, None, Some(REST), Nothing).await;
+            place.links.borrow_mut().retain(|link| !Rc::ptr_eq(link, &driven));
+        });
         Ok(link)
+    }
+
+    /// `link` is open: it hears when this sidecar becomes somebody else or trusts others.
+    pub(crate) fn follow(&self, worker: &Rc<Worker>, link: &Rc<Link>) {
+        let mut open = self.open.borrow_mut();
+        if open.len() == open.capacity() {
+            open.retain(|link| link.strong_count() > 0);
+        }
+        open.push(Rc::downgrade(link));
+        drop(open);
+        if let Some(identity) = worker.shared.identity.get()
+            && !self.followed.replace(true)
+        {
+            let (worker, identity) = (Rc::downgrade(worker), identity.clone());
+            let mut changes = identity.changes();
+            tokio::task::spawn_local(async move {
+                while changes.changed().await.is_ok() {
+                    let Some(worker) = worker.upgrade() else { return };
+                    let svid = identity.current();
+                    // Who was not believed, or did not believe, may by now.
+                    worker.links.known.borrow().values().for_each(|place| place.failed.set(None));
+                    worker.links.each(|link| link.identity_changed(&svid));
+                }
+            });
+        }
+    }
+
+    /// Leaves them all: this side has nothing more to say. Resolves when they have ended.
+    pub(crate) async fn close(&self) {
+        self.each(|link| link.leave(Leave::Now, Cause::Draining.label()));
+        self.known.borrow_mut().clear();
+        let ended = || self.open.borrow().iter().all(|link| link.strong_count() == 0);
+        while !ended() {
+            // A few turns of their tasks; whoever calls has a limit.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn each(&self, what: impl Fn(&Link)) {
+        let open: Vec<_> = self.open.borrow().iter().filter_map(Weak::upgrade).collect();
+        open.iter().for_each(|link| what(link));
     }
 
     /// A tunnel to the endpoint at `address`, whose sidecar accepts links at `link`. Resolves when the other side says that
@@ -131,6 +210,25 @@ impl Place {
         links.iter().find(|link| link.has_room()).cloned()
     }
 
+    /// Why no link came about, if that was found out since `asked`, or so lately that nobody tries again yet.
+    fn failed_since(&self, asked: Instant) -> Option<ProxyError> {
+        let failed = self.failed.get()?;
+        let fresh = failed.at >= asked || Instant::now() < failed.until;
+        fresh.then(|| ProxyError::new(failed.cause, failed.detail))
+    }
+
+    /// A dial failed. Where nobody listens, the next try costs as little as this one. Handshakes that come to nothing cost
+    /// both sides, so they are tried less and less often.
+    fn note(&self, error: &ProxyError) {
+        let handshakes = matches!(error.cause, Cause::TlsIdentity | Cause::TlsFailed);
+        let times = self.failed.get().map_or(0, |failed| failed.times);
+        let times = if handshakes { (times + 1).min(MOST_DOUBLED) } else { 0 };
+        let pause = if handshakes { BACK_OFF * 2u32.pow(times - 1) } else { Duration::ZERO };
+        let at = Instant::now();
+        let until = at + pause.mul_f64(0.75 + fastrand::f64() / 2.0);
+        self.failed.set(Some(Failed { cause: error.cause, detail: error.detail, at, until, times }));
+    }
+
     fn is_left(&self) -> bool {
         self.links.borrow().iter().all(|link| link.is_over())
     }
@@ -151,6 +249,12 @@ const REST: Duration = Duration::from_secs(60);
 
 /// How old a link becomes, before jitter: what is proved is proved again, and load moves on to new instances.
 const MAX_AGE: Duration = Duration::from_secs(20 * 60);
+
+/// How long it is until the next try where handshakes come to nothing, at first. It doubles each time.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// So often: then it is some three seconds.
+const MOST_DOUBLED: u32 = 7;
 
 /// Most links of one worker to one place.
 const MOST_LINKS: usize = 8;

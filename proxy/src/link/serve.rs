@@ -18,6 +18,7 @@ use super::exchange::{self, Exchange};
 use super::frame::{Code, Cut};
 use super::halves;
 use super::head::Protocol;
+use super::life::Life;
 use super::session::Side;
 use super::stream::End;
 use crate::carry::{Call, Engine};
@@ -60,7 +61,9 @@ pub(crate) async fn accepted(call: Call) -> Engine {
         }
     };
     let caller = identity::peer(tls.get_ref().1).ok().and_then(|peer| Caller::new(peer.id))?;
-    let link = Link::new(Side::Acceptor);
+    let io = Io::secure(tls);
+    let link = Link::new(Side::Acceptor, Life::of(&io, &identity)?);
+    worker.links.follow(&worker, &link);
     let from = Rc::new(From {
         worker,
         caller,
@@ -70,7 +73,7 @@ pub(crate) async fn accepted(call: Call) -> Engine {
         asked: RefCell::default(),
         deadlines: Rc::default(),
     });
-    Some(Box::pin(link.drive(Io::secure(tls), Some(ticket), None, Taking { from, timer: None })))
+    Some(Box::pin(link.drive(io, Some(ticket), None, Taking { from, timer: None })))
 }
 
 /// Takes what the caller opens.
@@ -114,6 +117,10 @@ impl From {
     async fn serve(&self, opened: Opened) -> Engine {
         if inbound::is_barred(&self.worker.shared) {
             exchange::refuse(opened.stream, Cause::NoConfig);
+            return None;
+        }
+        if opened.head.held() > self.worker.shared.config.max_head_bytes {
+            opened.stream.reset(Cut::new(Code::Protocol, Cause::HeadTooLarge));
             return None;
         }
         let target = exchange::endpoint_of(&opened.head)

@@ -55,6 +55,11 @@ impl LinkMetrics {
         self.0.add(SENT, bytes);
     }
 
+    /// A link of `side` is to be left: this end said so, or its peer did.
+    pub fn left(&self, side: Side, by_peer: bool) {
+        self.0.add(LEFT + 2 * side as usize + usize::from(by_peer), 1);
+    }
+
     /// A link was lost.
     pub fn fault(&self, fault: Fault) {
         self.0.add(FAULTS + fault as usize, 1);
@@ -70,6 +75,10 @@ impl LinkMetrics {
             out.sample(&OPENED_TOTAL, &labels, cells.sum(OPENED + side as usize));
             out.sample(&OPEN_NOW, &labels, cells.level(OPEN + side as usize));
             out.sample(&STREAMS_TOTAL, &labels, cells.sum(STREAMS + side as usize));
+            for (at, by) in ["this", "peer"].into_iter().enumerate() {
+                let labels = format!("side=\"{}\",by=\"{by}\"", label(side));
+                out.sample(&LEFT_TOTAL, &labels, cells.sum(LEFT + 2 * side as usize + at));
+            }
         }
         out.sample(&REFUSED_TOTAL, "", cells.sum(REFUSED));
         for (direction, cell) in [("received", RECEIVED), ("sent", SENT)] {
@@ -115,7 +124,8 @@ const STREAMS: usize = 4;
 const REFUSED: usize = 6;
 const RECEIVED: usize = 7;
 const SENT: usize = 8;
-const CUTS: usize = 9;
+const LEFT: usize = 9;
+const CUTS: usize = LEFT + 4;
 const FAULTS: usize = CUTS + Code::ALL.len();
 const CELLS: usize = FAULTS + Fault::ALL.len();
 
@@ -131,6 +141,12 @@ static STREAMS_TOTAL: Family = Family::new(
     Unit::None,
     "lighter_link_streams",
     "Streams that were opened on links: exchanges and tunnels.",
+);
+static LEFT_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_left",
+    "Times that one end asked for a link to be left, by the side that this sidecar is of, and by which end.",
 );
 static REFUSED_TOTAL: Family = Family::new(
     Kind::Counter,

@@ -153,7 +153,11 @@ async fn drained(
         tokio::select! {
             // The control thread is gone: there is nobody to serve for.
             changed = stands.changed() => if changed.is_err() { return cut + connections.open() },
-            () = &mut finish => return cut,
+            () = &mut finish => {
+                // Those at the other end know that nothing more comes, and lose nothing.
+                let _ = tokio::time::timeout(LAST_WORDS, worker.links.close()).await;
+                return cut;
+            }
         }
     }
 }
