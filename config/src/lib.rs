@@ -9,6 +9,7 @@ pub mod identity;
 pub mod load;
 pub mod manifest;
 pub mod name;
+pub mod probe;
 pub mod resource;
 pub mod schema;
 pub mod sidecar;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::identity::JoinToken;
+use crate::probe::Probe;
 use crate::snapshot::Protocol;
 
 pub(crate) mod file;
@@ -47,6 +48,8 @@ pub struct SidecarConfig {
     pub connect: Option<SocketAddr>,
     /// Where the sidecars of callers open links to this workload. Needs an identity. Default none; usually port 15008.
     pub link: Option<SocketAddr>,
+    /// How this workload's application is asked whether it is well. None: it is, if it listens.
+    pub app_probe: Option<Probe>,
     /// Longest drain after SIGTERM. Default 30 s.
     pub drain_deadline: Duration,
     /// Where the access log goes. None: no access log.

@@ -18,6 +18,7 @@ mod exit;
 mod index;
 mod metrics;
 mod output;
+mod probes;
 mod proxy;
 mod registry;
 mod run;

@@ -23,6 +23,8 @@ pub struct Metrics {
     /// Leases that ended.
     pub expired_leases: AtomicU64,
     certificates: [AtomicU64; Signed::ALL.len()],
+    /// Answers to probes: those that failed, and those that did not.
+    probes: [AtomicU64; 2],
 }
 
 /// What became of a request for a certificate.
@@ -71,6 +73,11 @@ impl Metrics {
     /// Counts a request for a certificate.
     pub fn signed(&self, outcome: Signed) {
         self.certificates[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts an answer to a probe, or that there was none.
+    pub fn probed(&self, is_well: bool) {
+        self.probes[usize::from(is_well)].fetch_add(1, Relaxed);
     }
 
     /// Counts an answer with so many resources, of so many bytes.
@@ -139,6 +146,13 @@ pub fn render(state: &State, now: Instant) -> String {
         let _ =
             writeln!(text.0, "lighter_control_certificates_total{{outcome=\"{}\"}} {count}", outcome.label());
     }
+    text.head("probes_total", "counter", "Endpoints of resources asked whether they are well.");
+    for (outcome, count) in ["failed", "passed"].into_iter().zip(&metrics.probes) {
+        let count = count.load(Relaxed);
+        let _ = writeln!(text.0, "lighter_control_probes_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    let unwell = state.index.unwell() as f64;
+    text.one("unwell_endpoints", "gauge", "Endpoints of resources that do not answer their probe.", unwell);
     text.0
 }
 

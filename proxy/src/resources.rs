@@ -157,7 +157,7 @@ mod tests {
             let name = ServiceName::new("default", name);
             let virtual_ips =
                 VirtualIps { v4: [198, 19, 0, *host].into(), v6: [0xfd00, 0, 0, 0, 0, 0, 0, 1].into() };
-            (name.clone(), Arc::new(Service { name, virtual_ips, ports: Vec::new() }))
+            (name.clone(), Arc::new(Service { name, virtual_ips, ports: Vec::new(), probe: None }))
         };
         let services = services.iter().map(service).collect();
         Arc::new(Snapshot { version: version.into(), services, ..Snapshot::default() })

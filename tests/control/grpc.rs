@@ -185,12 +185,12 @@ fn only(name: &str, count: u32) -> BTreeMap<String, u32> {
     BTreeMap::from([(name.to_owned(), count)])
 }
 
-fn script(name: &str) -> String {
+pub fn script(name: &str) -> String {
     format!("{}/../tests/control/scripts/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A Python that has gRPC.
-fn python() -> Result<PathBuf, String> {
+pub fn python() -> Result<PathBuf, String> {
     let python = match std::env::var_os("PYTHON") {
         Some(python) => python.into(),
         None => find("python3")?,

@@ -9,11 +9,12 @@ mod ads;
 mod grpc;
 mod operation;
 mod plane;
+mod probe;
 mod push;
 mod registry;
 mod rpc;
 
 fn main() {
-    let suites = [grpc::tests(), operation::tests(), push::tests(), registry::tests()];
+    let suites = [grpc::tests(), operation::tests(), probe::tests(), push::tests(), registry::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::support::metrics::Metrics;
 use crate::support::process::{Program, free_address, listens};
 use crate::support::sidecar::LIGHTER;
 
@@ -16,6 +17,7 @@ pub struct Plane {
     pub ads: SocketAddr,
     /// Everything, over TLS.
     pub tls: SocketAddr,
+    pub api: SocketAddr,
     folder: TempDir,
 }
 
@@ -33,7 +35,7 @@ impl Plane {
         let own = format!("ads: {tls}\napi: {api}\nplaintextAds: {ads}\nresources: [mesh.yaml]\n{more}");
         std::fs::write(folder.path().join("control.yaml"), own).unwrap();
         let program = start(&folder, ads);
-        Plane { program, ads, tls, folder }
+        Plane { program, ads, tls, api, folder }
     }
 
     /// Puts other resources in place of those it has, at once.
@@ -45,6 +47,15 @@ impl Plane {
     /// Starts it again after it has ended.
     pub fn start_again(&mut self) {
         self.program = start(&self.folder, self.ads);
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> Metrics {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--noproxy", "*", "--cacert"]).arg(self.state().join("api.pem"));
+        let output = command.arg(format!("https://{}/metrics", self.api)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Metrics::parse(&String::from_utf8(output.stdout).unwrap())
     }
 
     /// The folder of its state.

@@ -106,13 +106,13 @@ impl Sidecar {
 }
 
 /// Whoever follows the endpoints of `a`.
-struct Watch {
+pub struct Watch {
     stream: Stream,
-    now: Vec<u32>,
+    pub now: Vec<u32>,
 }
 
 impl Watch {
-    fn new(plane: &Plane) -> Self {
+    pub fn new(plane: &Plane) -> Self {
         let mut stream = Stream::open(plane.ads);
         stream.ask(Kind::Endpoints, &CLUSTER);
         let mut watch = Watch { stream, now: Vec::new() };
@@ -121,7 +121,7 @@ impl Watch {
     }
 
     /// The next set of endpoints, by port.
-    fn next(&mut self) -> Vec<u32> {
+    pub fn next(&mut self) -> Vec<u32> {
         let answer = self.stream.next();
         self.stream.accept(&answer, &CLUSTER);
         let [(_, ports)] = ports(&answer).try_into().unwrap();

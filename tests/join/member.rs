@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
+use crate::support::raw::Upstream;
 use crate::support::{metrics, test, wait_until};
-use crate::world::{World, ca};
+use crate::world::{World, ca, get};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -14,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
         test("join::a_foreign_control_plane_gets_no_token", foreign_control_plane),
         test("join::a_token_for_another_service_is_not_spent", token_for_another),
         test("join::what_is_kept_is_for_its_owner_alone", kept_for_its_owner),
+        test("join::an_instance_is_listed_while_its_application_answers_its_probe", application_answers),
         test("join::what_is_kept_of_another_service_is_not_used", kept_of_another),
     ]
 }
@@ -88,4 +90,26 @@ fn kept_of_another() {
     let said = world.plane().said();
     let joined = said.lines().filter(|line| line.contains(issued) && line.contains("/sa/reviews")).count();
     assert_eq!(joined, 1, "{said}");
+}
+
+fn application_answers() {
+    let app = Upstream::answering("five stars");
+    let world = World::new();
+    let flag = world.path("well");
+    let (web, listen) = world.web();
+    let probe = format!("{{exec: [test, -e, {}], interval: 20ms, failureThreshold: 2}}", flag.display());
+    let reviews = world.reviews_with("reviews", app.address, &format!("appProbe: {probe}")).ready();
+    let read = |name: &str| reviews.metrics().sum(name, &[]);
+    wait_until("it has been asked", || read("lighter_probe_answers_total") > 2.0);
+    assert_eq!((read("lighter_probe_well"), read("lighter_registry_ready"), web.endpoints()), (0.0, 0.0, 0));
+    std::fs::write(&flag, "").unwrap();
+    wait_until("the instance is found", || get(listen) == (200, "five stars".into()));
+    assert_eq!((read("lighter_probe_well"), read("lighter_registry_ready")), (1.0, 1.0));
+    std::fs::remove_file(&flag).unwrap();
+    wait_until("it is listed no more", || web.endpoints() == 0);
+    // It asks by HTTP and gRPC as the control plane does.
+    let probe = "appProbe: {http: /, interval: 20ms}";
+    let _second = world.reviews_with("second", app.address, probe).ready();
+    wait_until("the second instance is found", || get(listen) == (200, "five stars".into()));
+    assert!(app.received().contains("user-agent: lighter-probe"), "{}", app.received());
 }

@@ -10,6 +10,7 @@ use crate::document::At;
 use crate::error::{ConfigError, ConfigErrors, sort};
 use crate::load::{Loaded, Resources};
 use crate::name::{ServiceName, ServicePort};
+use crate::probe::Probe;
 use crate::resource::Spec;
 use crate::snapshot::{
     Authorization, Backend, EndpointSpec, Mtls, Port, Protocol, RouteTable, Service, Snapshot, TrafficPolicy,
@@ -112,6 +113,7 @@ struct Draft<'r> {
     /// Where it is written.
     at: At<'r>,
     ports: Vec<PortDraft<'r>>,
+    probe: Option<Arc<Probe>>,
 }
 
 /// The port that `key` names.
@@ -157,7 +159,8 @@ fn finish(drafts: Drafts<'_>, report: &mut Report) -> BTreeMap<ServiceName, Arc<
         .into_iter()
         .zip(addresses)
         .map(|((name, draft), virtual_ips)| {
-            let service = Service { name: name.clone(), virtual_ips, ports: of_ports(draft.ports) };
+            let Draft { ports, probe, .. } = draft;
+            let service = Service { name: name.clone(), virtual_ips, ports: of_ports(ports), probe };
             (name, Arc::new(service))
         })
         .collect()

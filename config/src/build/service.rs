@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::{Draft, Drafts, PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::name::{ServiceName, ServicePort};
+use crate::probe::{Probe, ProbeSpec};
 use crate::resource::service::{Endpoint, Secure as SecureSpec, ServicePort as PortSpec, ServiceSpec};
 use crate::snapshot::{EndpointSpec, Mtls, Secure, TrafficPolicy, is_virtual};
 
@@ -58,7 +60,16 @@ fn draft<'r>(service: &'r Loaded<ServiceSpec>, report: &mut Report) -> Draft<'r>
         });
     }
     add_endpoints(&spec.endpoints, &at.field("endpoints"), &mut ports, report);
-    Draft { at: service.at().field("metadata").field("name"), ports }
+    let probe = spec.probe.as_ref().map(|probe| self::probe(probe, &at.field("probe"), report));
+    Draft { at: service.at().field("metadata").field("name"), ports, probe }
+}
+
+fn probe(spec: &ProbeSpec, at: &At<'_>, report: &mut Report) -> Arc<Probe> {
+    if spec.exec.is_some() {
+        let error = at.field("exec").error("the control plane runs no command");
+        report.error(error.hint("a sidecar asks its own application by a command: `appProbe` in its file"));
+    }
+    Arc::new(spec.read(at, |error| report.error(error)))
 }
 
 fn check_port(port: &PortSpec, at: &At<'_>, siblings: usize, report: &mut Report) {

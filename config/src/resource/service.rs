@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error};
 
+use crate::probe::ProbeSpec;
 use crate::snapshot::Protocol;
 use crate::suggest::closest;
 use crate::wording::HINT;
@@ -20,6 +21,10 @@ pub struct ServiceSpec {
     /// The replicas that serve them.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// How the control plane asks those of `endpoints` whether they are well for which no sidecar speaks; not by `exec`. One
+    /// that is not is listed to nobody. Default: they are not asked.
+    #[serde(default)]
+    pub probe: Option<ProbeSpec>,
 }
 
 /// One port of a Service.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::probe::ProbeSpec;
 use crate::resource::Duration;
 use crate::resource::service::AppProtocol;
 
@@ -48,6 +49,9 @@ pub(crate) struct SidecarFile {
     pub(crate) connect: Option<String>,
     /// Where the sidecars of callers open links to this workload, `address:port`. Default: none.
     pub(crate) link: Option<String>,
+    /// How this workload's application is asked whether it is well, beside that it has to listen on every port. The control
+    /// plane lists it only while it is. Default: it has to listen.
+    pub(crate) app_probe: Option<ProbeSpec>,
     /// Longest drain after SIGTERM. Default 30s.
     pub(crate) drain_deadline: Option<Duration>,
     /// Where the access log goes. Default: no access log.

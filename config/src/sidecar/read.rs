@@ -18,6 +18,7 @@ use crate::error::{ConfigError, ConfigErrors};
 use crate::identity::JoinToken;
 use crate::load::read_text;
 use crate::name::DEFAULT_NAMESPACE;
+use crate::probe::{Probe, ProbeSpec};
 
 /// Where the DNS server listens if nothing else is said.
 const DNS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15053);
@@ -47,6 +48,7 @@ impl Default for SidecarConfig {
             probe: None,
             dns: None,
             connect: None,
+            app_probe: None,
             link: None,
             drain_deadline: Duration::from_secs(30),
             access_log: None,
@@ -134,9 +136,16 @@ impl Reader<'_> {
         let intercept = file.intercept.map(|intercept| self.intercept(intercept, &at.field("intercept")));
         let dns = file.dns.map(|dns| self.dns(dns, &at.field("dns")));
         let by_files = file.identity.is_some();
+        let app_probe = file.app_probe.map(|probe| self.app_probe(&probe, &at.field("appProbe")));
+        if app_probe.is_some() && (service.is_none() || file.control.is_none()) {
+            let error = at.field("appProbe").error("nobody hears of it");
+            self.errors
+                .push(error.hint("an instance of a `service` tells the control plane that `control` names"));
+        }
         let control = file.control.and_then(|control| self.control(control, by_files, &at.field("control")));
         let config = SidecarConfig {
             control,
+            app_probe,
             listeners: listeners
                 .filter_map(|(n, one)| self.listener(one, &at.field("listeners").index(n)))
                 .collect(),
@@ -200,6 +209,10 @@ impl Reader<'_> {
             self.errors.push(at.error(format!("{workers} workers")).hint(format!("from 1 to {MAX_WORKERS}")));
         }
         Some(workers as usize)
+    }
+
+    fn app_probe(&mut self, probe: &ProbeSpec, at: &At<'_>) -> Probe {
+        probe.read(at, |error| self.errors.push(error))
     }
 
     fn priority(&mut self, priority: Option<u32>, at: &At<'_>) -> Option<u32> {

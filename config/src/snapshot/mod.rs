@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
+use crate::probe::Probe;
 
 pub mod authorization;
 mod query;
@@ -73,6 +74,8 @@ pub struct Service {
     pub virtual_ips: VirtualIps,
     /// Its ports, in the order of the file.
     pub ports: Vec<Arc<Port>>,
+    /// How its control plane asks endpoints of the resource whether they are well. None: it does not.
+    pub probe: Option<Arc<Probe>>,
 }
 
 /// The stable addresses of one Service, from the reserved ranges [`VIRTUAL_V4`] and [`VIRTUAL_V6`].

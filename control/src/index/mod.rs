@@ -5,6 +5,7 @@
 //! versions, which are hashes of contents: what comes out as it was is sent to nobody.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lighter_config::name::{ServiceName, ServicePort};
@@ -36,9 +37,20 @@ pub struct Index {
     changes: broadcast::Sender<Change>,
 }
 
+/// What is known of a port's endpoints by registration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Registered {
+    /// Those that take traffic.
+    pub listed: Vec<EndpointSpec>,
+    /// Where instances are that take none now: not ready, or draining.
+    pub unlisted: BTreeSet<SocketAddr>,
+}
+
 struct Contents {
     snapshot: Arc<Snapshot>,
-    registered: BTreeMap<ServicePort, Arc<[EndpointSpec]>>,
+    registered: BTreeMap<ServicePort, Arc<Registered>>,
+    /// Endpoints of resources that do not answer their probe.
+    unwell: BTreeMap<ServicePort, BTreeSet<SocketAddr>>,
     addresses: Addresses,
     /// What was encoded, by kind. Only what there is: names that clients make up cost nothing.
     encoded: [HashMap<Arc<str>, Encoded>; Kind::ALL.len()],
@@ -52,6 +64,7 @@ impl Index {
             contents: Mutex::new(Contents {
                 snapshot: Arc::default(),
                 registered: BTreeMap::new(),
+                unwell: BTreeMap::new(),
                 addresses: Addresses::default(),
                 encoded: Default::default(),
             }),
@@ -97,21 +110,44 @@ impl Index {
         self.tell(Change::Any);
     }
 
-    /// Takes over which endpoints of a port are registered and ready.
-    pub fn set_registered(&self, port: &ServicePort, endpoints: Vec<EndpointSpec>) {
+    /// Takes over what is registered of a port.
+    pub fn set_registered(&self, port: &ServicePort, now: Registered) {
         let mut contents = self.lock();
         let before = contents.registered.get(port).cloned().unwrap_or_default();
-        if *before == *endpoints {
+        if *before == now {
             return;
         }
-        contents.addresses.replace_registered(port, &before, &endpoints);
+        contents.addresses.replace_registered(port, &before.listed, &now.listed);
         let mut touched = Touched::default();
-        touched.endpoints(port, before.iter().chain(&endpoints));
-        match endpoints.is_empty() {
+        touched.endpoints(port, before.listed.iter().chain(&now.listed));
+        match now == Registered::default() {
             true => drop(contents.registered.remove(port)),
-            false => drop(contents.registered.insert(port.clone(), endpoints.into())),
+            false => drop(contents.registered.insert(port.clone(), Arc::new(now))),
         }
         self.publish(contents, touched.into_names());
+    }
+
+    /// Takes over whether an endpoint of a resource answers its probe. Until this is said, it is taken for well.
+    pub fn set_well(&self, port: &ServicePort, endpoint: SocketAddr, is_well: bool) {
+        let mut contents = self.lock();
+        let unwell = contents.unwell.entry(port.clone()).or_default();
+        let changed = if is_well { unwell.remove(&endpoint) } else { unwell.insert(endpoint) };
+        contents.unwell.retain(|_, endpoints| !endpoints.is_empty());
+        if changed {
+            let mut touched = Touched::default();
+            touched.endpoints(port, []);
+            self.publish(contents, touched.into_names());
+        }
+    }
+
+    /// Whether an endpoint is taken for well.
+    pub fn is_well(&self, port: &ServicePort, endpoint: SocketAddr) -> bool {
+        !self.lock().unwell.get(port).is_some_and(|unwell| unwell.contains(&endpoint))
+    }
+
+    /// How many endpoints do not answer their probe.
+    pub fn unwell(&self) -> usize {
+        self.lock().unwell.values().map(BTreeSet::len).sum()
     }
 
     fn publish(&self, mut contents: MutexGuard<'_, Contents>, names: Arc<[(Kind, Arc<str>)]>) {
@@ -168,17 +204,24 @@ impl Contents {
         self.service(&key.service)?.ports.iter().find(|port| port.key == *key)
     }
 
-    /// The endpoints of a port: those of its resource, and those that are registered, which are known better; but what an
-    /// operator wrote of an endpoint's share and priority holds.
+    /// The endpoints of a port: those of its resource that answer their probe, and those that are registered. An instance
+    /// knows better than its resource whether it takes traffic; but what an operator wrote of an endpoint's share and priority
+    /// holds.
     fn endpoints(&self, port: &Port) -> Vec<EndpointSpec> {
-        let registered = self.registered.get(&port.key).map(|endpoints| &**endpoints).unwrap_or_default();
+        let nobody = Arc::default();
+        let registered = self.registered.get(&port.key).unwrap_or(&nobody);
         let of = |address, among: &[EndpointSpec]| among.iter().find(|one| one.address == address).cloned();
-        let configured = port.endpoints.iter().filter(|one| of(one.address, registered).is_none()).cloned();
-        let registered = registered.iter().map(|one| match of(one.address, &port.endpoints) {
+        let unwell = self.unwell.get(&port.key);
+        let configured = port.endpoints.iter().filter(|EndpointSpec { address, .. }| {
+            let is_known =
+                of(*address, &registered.listed).is_some() || registered.unlisted.contains(address);
+            !is_known && !unwell.is_some_and(|unwell| unwell.contains(address))
+        });
+        let listed = registered.listed.iter().map(|one| match of(one.address, &port.endpoints) {
             Some(EndpointSpec { weight, priority, .. }) => EndpointSpec { weight, priority, ..one.clone() },
             None => one.clone(),
         });
-        configured.chain(registered).collect()
+        configured.cloned().chain(listed).collect()
     }
 }
 

@@ -39,6 +39,10 @@ fn registered(address: &str) -> EndpointSpec {
     EndpointSpec { address: address.parse().unwrap(), weight: 1, priority: 0, secure }
 }
 
+fn listed(listed: Vec<EndpointSpec>) -> Registered {
+    Registered { listed, ..Registered::default() }
+}
+
 fn message<M: Message + Default>(index: &Index, kind: Kind, name: &str) -> M {
     M::decode(&*index.get(kind, name).unwrap().message).unwrap()
 }
@@ -97,22 +101,22 @@ fn registered_endpoints_are_beside_those_of_the_resource() {
     let index = index(&[service("a", &[1])]);
     let mut changes = index.changes();
     assert_eq!(endpoints(&index, "default/a:80"), 1);
-    index.set_registered(&port("a"), vec![registered("10.0.0.2:1"), registered("10.0.0.1:1")]);
+    index.set_registered(&port("a"), listed(vec![registered("10.0.0.2:1"), registered("10.0.0.1:1")]));
     assert_eq!(endpoints(&index, "default/a:80"), 2, "one that is in both is one");
     let change = changes.try_recv().unwrap();
     assert_eq!(names(&change, Kind::Endpoints), ["default/a:80"]);
     assert_eq!(names(&change, Kind::Address), ["10.0.0.1:1", "10.0.0.2:1"]);
     assert_eq!(names(&change, Kind::Cluster), Vec::<String>::new());
-    index.set_registered(&port("a"), vec![registered("10.0.0.2:1"), registered("10.0.0.1:1")]);
+    index.set_registered(&port("a"), listed(vec![registered("10.0.0.2:1"), registered("10.0.0.1:1")]));
     assert!(changes.try_recv().is_err());
-    index.set_registered(&port("a"), Vec::new());
+    index.set_registered(&port("a"), listed(Vec::new()));
     assert_eq!(endpoints(&index, "default/a:80"), 1);
 }
 
 #[test]
 fn who_registers_before_the_service_is_there_is_found_when_it_comes() {
     let index = index(&[]);
-    index.set_registered(&port("a"), vec![registered("10.0.0.2:1")]);
+    index.set_registered(&port("a"), listed(vec![registered("10.0.0.2:1")]));
     assert_eq!(index.get(Kind::Endpoints, "default/a:80"), None);
     let address: lighter::Address = message(&index, Kind::Address, "10.0.0.2:1");
     assert_eq!(address.service, "");
@@ -127,7 +131,7 @@ fn who_registers_before_the_service_is_there_is_found_when_it_comes() {
 #[test]
 fn nobody_takes_an_address_over_from_a_resource() {
     let index = index(&[service("a", &[]), service("b", &[1])]);
-    index.set_registered(&port("a"), vec![registered("10.0.0.1:1")]);
+    index.set_registered(&port("a"), listed(vec![registered("10.0.0.1:1")]));
     let address: lighter::Address = message(&index, Kind::Address, "10.0.0.1:1");
     assert_eq!(address.service, "default/b");
 }
@@ -188,4 +192,22 @@ fn what_holds_for_all_workloads_reaches_them_all() {
         assert_eq!((&*after.service, &*after.outbound_policy), (name, "registryOnly"));
     }
     assert_eq!(index.get(Kind::Workload, "-/No Namespace"), None);
+}
+
+#[test]
+fn an_endpoint_of_the_resource_is_listed_while_it_is_well_and_its_instance_takes_traffic() {
+    let index = index(&[service("a", &[1, 2])]);
+    let mut changes = index.changes();
+    let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
+    index.set_well(&port("a"), address(1), true);
+    assert!(changes.try_recv().is_err(), "it is taken for well until something else is known");
+    index.set_well(&port("a"), address(1), false);
+    assert_eq!(names(&changes.try_recv().unwrap(), Kind::Endpoints), ["default/a:80"]);
+    assert_eq!((endpoints(&index, "default/a:80"), index.unwell()), (1, 1));
+    let unlisted = BTreeSet::from([address(2)]);
+    index.set_registered(&port("a"), Registered { unlisted, ..Registered::default() });
+    assert_eq!(endpoints(&index, "default/a:80"), 0);
+    index.set_well(&port("a"), address(1), true);
+    index.set_registered(&port("a"), Registered::default());
+    assert_eq!((endpoints(&index, "default/a:80"), index.unwell()), (2, 0));
 }

@@ -91,10 +91,10 @@ impl Instance {
         self.ready && !self.draining
     }
 
-    /// The ports at which callers are told of it.
-    pub fn listed_ports(&self) -> BTreeSet<ServicePort> {
-        let ports = self.ports.iter().filter(|_| self.is_listed());
-        ports.map(|port| ServicePort { service: self.service.clone(), port: port.port }).collect()
+    /// The ports of its Service that it has.
+    pub fn service_ports(&self) -> BTreeSet<ServicePort> {
+        let port = |port: &Port| ServicePort { service: self.service.clone(), port: port.port };
+        self.ports.iter().map(port).collect()
     }
 
     /// As it is kept, to be read again by [`Instance::kept`].

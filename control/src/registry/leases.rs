@@ -12,6 +12,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{EndpointSpec, Secure};
 
 use super::instance::Instance;
+use crate::index::Registered;
 
 /// All instances.
 #[derive(Debug)]
@@ -112,8 +113,8 @@ impl Leases {
         if let Some(address) = self.taken(&instance) {
             return Err(Refused::Taken(address));
         }
-        let mut ports = instance.listed_ports();
-        ports.extend(before.map(|before| before.instance.listed_ports()).unwrap_or_default());
+        let mut ports = instance.service_ports();
+        ports.extend(before.map(|before| before.instance.service_ports()).unwrap_or_default());
         if let Some(Leased { held: Held::By(other), .. }) = before {
             // It is not known to be lost yet, and speaks for nobody any more.
             self.streams.remove(other);
@@ -142,7 +143,7 @@ impl Leases {
         while let Some((end, key)) = self.ends.first().cloned().filter(|(end, _)| *end <= now) {
             self.ends.remove(&(end, key.clone()));
             if let Some(leased) = self.take(&key) {
-                ports.extend(leased.instance.listed_ports());
+                ports.extend(leased.instance.service_ports());
                 keys.push(key);
             }
         }
@@ -154,23 +155,27 @@ impl Leases {
         self.ends.first().map(|(end, _)| *end)
     }
 
-    /// The endpoints of a port: of every instance that is ready and does not drain.
-    pub fn endpoints(&self, port: &ServicePort) -> Vec<EndpointSpec> {
+    /// The endpoints of a port: of every instance that is ready and does not drain, and where the others are.
+    pub fn endpoints(&self, port: &ServicePort) -> Registered {
         let names = self.services.get(&port.service).into_iter().flatten();
         let keys = names.map(|name| Key { service: port.service.clone(), name: name.clone() });
-        let listed =
-            keys.filter_map(|key| self.instances.get(&key)).filter(|leased| leased.instance.is_listed());
-        let mut endpoints = BTreeMap::new();
-        for leased in listed {
-            let instance = &leased.instance;
+        let mut listed = BTreeMap::new();
+        let mut unlisted = BTreeSet::new();
+        for Leased { instance, .. } in keys.filter_map(|key| self.instances.get(&key)) {
             for one in instance.ports.iter().filter(|one| one.port == port.port) {
+                if !instance.is_listed() {
+                    unlisted.insert(one.address);
+                    continue;
+                }
                 let secure = Some(Secure { identity: instance.identity.clone(), link: one.link });
                 let priority = instance.priority;
                 let spec = EndpointSpec { address: one.address, weight: 1, priority, secure };
-                endpoints.insert(one.address, spec);
+                listed.insert(one.address, spec);
             }
         }
-        endpoints.into_values().collect()
+        // Whoever drains may have left its address to another already.
+        unlisted.retain(|address| !listed.contains_key(address));
+        Registered { listed: listed.into_values().collect(), unlisted }
     }
 
     /// How many instances there are.
@@ -280,7 +285,7 @@ mod tests {
 
         fn listed(&self, of: &str) -> Vec<String> {
             let port = ServicePort { service: service(of), port: 80 };
-            self.leases.endpoints(&port).iter().map(|endpoint| endpoint.address.to_string()).collect()
+            self.leases.endpoints(&port).listed.iter().map(|endpoint| endpoint.address.to_string()).collect()
         }
     }
 
@@ -330,10 +335,8 @@ mod tests {
             world.register(1, "a-1", with(ready, draining)).unwrap();
             assert_eq!(world.listed("a").len(), listed, "{ready} {draining}");
         }
-        // Of what is not listed before or after, nobody has to hear.
-        assert_eq!(world.register(1, "a-1", with(false, false)), Ok(0));
-        assert_eq!(world.register(1, "a-1", with(true, false)), Ok(1));
-        assert_eq!(world.register(1, "a-1", with(false, false)), Ok(1));
+        let port = ServicePort { service: service("a"), port: 80 };
+        assert_eq!(world.leases.endpoints(&port).unlisted.len(), 1, "its resource may have its address too");
     }
 
     #[test]

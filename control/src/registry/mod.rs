@@ -41,7 +41,7 @@ impl Registry {
         for (key, bytes) in store.facts(FACTS)? {
             match Instance::kept(&bytes) {
                 Some((name, instance)) => {
-                    ports.extend(instance.listed_ports());
+                    ports.extend(instance.service_ports());
                     leases.restore(name, instance, now);
                 }
                 None => tracing::warn!(%key, "a registration in the store cannot be read"),

@@ -22,6 +22,7 @@ use crate::api::{self, Api};
 use crate::ca::{Authority, Tls};
 use crate::exit::Exit;
 use crate::index::Index;
+use crate::probes;
 use crate::registry::{self, Registry};
 use crate::state::State;
 use crate::store::Store;
@@ -117,6 +118,7 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     tasks.spawn(follow(state.clone()));
     tasks.spawn(source::watch(state.clone(), seen));
     tasks.spawn(registry::keep(state.clone()));
+    tasks.spawn(probes::keep(state.clone()));
     if let Some(address) = state.config.plaintext_ads {
         let listener = listen(address, "plaintextAds").await?;
         tracing::info!(%address, "ADS in plain text");

@@ -15,7 +15,8 @@ use lighter_config::xds::wire::lighter::registry::v1::{
     InstancePort, Registration, ReportRequest, ReportResponse,
 };
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -23,6 +24,7 @@ use crate::channel;
 use crate::drain::Phase;
 use crate::worker::Shared;
 
+mod probe;
 mod reporter;
 
 use reporter::Reporter;
@@ -42,8 +44,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let Some(service) = shared.service().cloned() else { return };
     let instance = instance();
     tracing::debug!(instance, %service, "this instance registers");
+    let (opinion, is_well) = watch::channel(shared.config.app_probe.is_none());
+    if let Some(probe) = shared.config.app_probe.clone() {
+        spawn_local(probe::run(shared.clone(), probe, opinion));
+    }
     let mut registrar = Registrar {
         shared: &shared,
+        is_well,
         control,
         service,
         instance,
@@ -64,6 +71,8 @@ fn is_registry(control: &ControlConfig) -> bool {
 
 struct Registrar<'a> {
     shared: &'a Shared,
+    /// What is thought of the application, if it is asked.
+    is_well: watch::Receiver<bool>,
     control: ControlConfig,
     service: ServiceName,
     /// The name of this process among all instances.
@@ -101,6 +110,12 @@ impl Registrar<'_> {
                     None => std::future::pending().await,
                 }
             };
+            let opinion = async {
+                // Nobody asks: nothing changes.
+                if self.is_well.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
             tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => self.heard(answer),
@@ -109,6 +124,7 @@ impl Registrar<'_> {
                 },
                 () = self.shared.stand_changed() => {}
                 _ = news => {}
+                () = opinion => {}
                 // Whether the application listens is found out by looking.
                 () = sleep(LOOK) => {}
             }
@@ -117,7 +133,8 @@ impl Registrar<'_> {
 
     /// Tells what is true now, unless it is told already.
     fn speak(&mut self, requests: &mpsc::UnboundedSender<ReportRequest>, local: IpAddr) {
-        let truth = registration(self.shared, &self.service, &self.instance, local);
+        let mut truth = registration(self.shared, &self.service, &self.instance, local);
+        truth.ready &= *self.is_well.borrow();
         self.metrics.ready.set(f64::from(u8::from(truth.ready && !truth.draining)));
         self.reporter.set(truth);
         if let Some(registration) = self.reporter.poll() {

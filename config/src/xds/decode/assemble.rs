@@ -47,7 +47,7 @@ pub fn assemble<'r>(resources: impl IntoIterator<Item = &'r Resource>) -> Snapsh
 }
 
 fn service(name: &ServiceName, virtual_ips: VirtualIps, ports: &[Arc<Port>]) -> Service {
-    Service { name: name.clone(), virtual_ips, ports: ports.to_vec() }
+    Service { name: name.clone(), virtual_ips, ports: ports.to_vec(), probe: None }
 }
 
 /// Resources by what they are looked up by.

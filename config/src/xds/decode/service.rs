@@ -44,7 +44,7 @@ fn check_service(service: &wire::Service, at: &At<'_>) -> Result<Service, Config
     if ports.is_empty() {
         return Err(at_ports.error("a Service has at least one port"));
     }
-    Ok(Service { name, virtual_ips, ports })
+    Ok(Service { name, virtual_ips, ports, probe: None })
 }
 
 fn service_port(port: &wire::Port, service: &ServiceName, at: &At<'_>) -> Result<Port, ConfigError> {

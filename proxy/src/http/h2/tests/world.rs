@@ -78,6 +78,7 @@ impl World {
             name: key.service.clone(),
             virtual_ips: VirtualIps { v4: Ipv4Addr::new(198, 19, 0, 1), v6: Ipv6Addr::LOCALHOST },
             ports: vec![Arc::new(port)],
+            probe: None,
         };
         let services = [(key.service.clone(), Arc::new(service))].into();
         let mesh = Mesh::build(Arc::new(Snapshot { services, ..Snapshot::default() }), &Mesh::default());
