@@ -33,6 +33,8 @@ pub enum Command {
     Delete(client::delete::Args),
     /// Show what `apply` would change
     Diff(client::diff::Args),
+    /// Have a sidecar finish what it carries, and end
+    Drain(client::drain::Args),
     /// Copy every resource of the control plane into one file
     Backup(client::backup::Args),
     /// Put every resource back as `backup` found it
@@ -67,6 +69,7 @@ impl Command {
             Command::Get(args) => client::get::execute(&args),
             Command::Delete(args) => client::delete::execute(&args),
             Command::Diff(args) => client::diff::execute(&args),
+            Command::Drain(args) => client::drain::execute(&args),
             Command::Backup(args) => client::backup::execute(&args),
             Command::Restore(args) => client::backup::restore(&args),
             Command::Ca(args) => ca::command::execute(args),

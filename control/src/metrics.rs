@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lighter_config::xds::Kind;
 
+use crate::registry::sidecars::Sum;
 use crate::state::State;
 
 /// The counters of one control plane.
@@ -105,7 +106,7 @@ impl Metrics {
 pub fn render(state: &State, now: Instant) -> String {
     let mut text = Text::default();
     let metrics = &state.metrics;
-    let streams = state.streams.reading(now);
+    let streams = state.streams.reading(&state.registry.sidecars, now);
     text.one("streams", "gauge", "ADS streams that are open.", streams.open as f64);
     text.one(
         "lag_seconds",
@@ -119,6 +120,27 @@ pub fn render(state: &State, now: Instant) -> String {
         "ADS streams whose client rejected the last answer of some kind.",
         streams.rejecting as f64,
     );
+    text.one(
+        "behind_sidecars",
+        "gauge",
+        "Sidecars that do not run by what they were told last, as they report.",
+        streams.behind as f64,
+    );
+    let Sum { sidecars, load } = state.registry.sidecars.sum();
+    text.one("reporting_sidecars", "gauge", "Sidecars that report.", sidecars as f64);
+    for (name, help, value) in [
+        ("requests_in_flight", "Requests and opaque connections that", load.requests_in_flight as f64),
+        ("requests_per_second", "Requests and opaque connections a second that", load.requests_per_second),
+        ("cpus", "Processors that", load.cpus),
+    ] {
+        let doing = if name == "cpus" { "use" } else { "carry" };
+        text.one(
+            &format!("sidecar_{name}"),
+            "gauge",
+            &format!("{help} all sidecars together {doing}."),
+            value,
+        );
+    }
     let count = |counter: fn(&OfKind) -> &AtomicU64| move |of: &OfKind| counter(of).load(Relaxed) as f64;
     text.by_kind(metrics, "pushes_total", "Answers sent.", count(|of| &of.pushes));
     text.by_kind(metrics, "pushed_resources_total", "Resources in answers sent.", count(|of| &of.resources));

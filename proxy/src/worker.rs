@@ -38,6 +38,8 @@ pub use control::run;
 pub struct Shared {
     /// The sidecar's own file.
     pub config: SidecarConfig,
+    /// The name of this process among all instances.
+    pub instance: String,
     /// The mesh of the moment.
     pub mesh: ArcSwap<Mesh>,
     /// Dials endpoints (from the host's side).
@@ -184,6 +186,7 @@ impl Shared {
             service,
             listeners: listeners.collect(),
             config,
+            instance: instance(),
             mesh: ArcSwap::default(),
             outside,
             inside,
@@ -298,6 +301,14 @@ impl Shared {
         let admitted = Admitted(self.clone());
         (self.open.fetch_add(1, Ordering::Relaxed) < self.most).then_some(admitted)
     }
+}
+
+/// A name that no other process has, on this host or another, now or later.
+fn instance() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Longer ones are refused.
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
+    format!("{host}-{}-{:016x}", std::process::id(), fastrand::u64(..))
 }
 
 /// Lookups of names of the world at once: each takes a thread for as long as it lasts.

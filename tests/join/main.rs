@@ -10,6 +10,7 @@ mod member;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
 mod place;
+mod reports;
 mod roles;
 mod run;
 mod together;
@@ -20,6 +21,6 @@ fn main() {
     if let Some(status) = roles::play() {
         std::process::exit(status);
     }
-    let suites = [under_load::tests(), together::tests(), member::tests(), run::tests()];
+    let suites = [under_load::tests(), reports::tests(), together::tests(), member::tests(), run::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

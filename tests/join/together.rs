@@ -40,7 +40,9 @@ fn find_each_other() {
         assert_eq!(metrics.sum(&format!("lighter_registry_{known}"), &[]), 1.0, "{known}");
     }
     assert_eq!(metrics.sum("lighter_registry_lease_seconds", &[]), 30.0);
-    assert!(!web.metrics().has("lighter_registry_connected", &[]), "a pure caller is nobody's instance");
+    let of_caller = |fact: &str| web.metrics().sum(&format!("lighter_registry_{fact}"), &[]);
+    wait_until("the caller reports too", || of_caller("known") == 1.0);
+    assert_eq!(of_caller("ready"), 0.0, "a pure caller is nobody's instance");
 }
 
 fn restart_of_the_control_plane() {

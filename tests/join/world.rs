@@ -36,7 +36,9 @@ impl World {
         let (address, api) = (free_address(), free_address());
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("mesh.yaml"), service("reviews", "http", &[])).unwrap();
-        let own = format!("ads: {address}\napi: {api}\nstate: state\nresources: [mesh.yaml]\n{more}\n");
+        let own = format!(
+            "ads: {address}\napi: {api}\nstate: state\nresources: [mesh.yaml]\nauditLog: audit.log\n{more}\n"
+        );
         std::fs::write(at("control.yaml"), own).unwrap();
         let mut world = World { plane: None, address, api, folder };
         world.start_plane();
@@ -69,15 +71,34 @@ impl World {
     pub fn apply(&self, resources: &str) {
         let file = self.path("pushed.yaml");
         std::fs::write(&file, resources).unwrap();
-        let mut command = Command::new(LIGHTER);
-        command.args(["apply", "--server", &format!("https://{}", self.api), "-f"]).arg(file);
-        command.arg("--token-file").arg(self.path("state/operator-token"));
-        command.arg("--ca-file").arg(self.path("state/api.pem"));
-        output(&mut command);
+        self.operator(&["apply", "-f", file.to_str().unwrap()]);
     }
 
     pub fn plane(&self) -> &Program {
         self.plane.as_ref().expect("it runs")
+    }
+
+    /// What `lighter` says to an operator.
+    pub fn operator(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(LIGHTER);
+        command.args(arguments).env("LIGHTER_SERVER", format!("https://{}", self.api));
+        command.env("LIGHTER_TOKEN_FILE", self.path("state/operator-token"));
+        output(command.env("LIGHTER_CA_FILE", self.path("state/api.pem")))
+    }
+
+    /// How the sidecars stand, by who they proved to be of.
+    pub fn sidecar(&self, of: &str) -> Value {
+        let all: Value = serde_json::from_str(&self.operator(&["get", "sidecars", "-o", "json"])).unwrap();
+        let begins = format!("default/{of}/");
+        let is_it = |one: &&Value| one["id"].as_str().is_some_and(|id| id.starts_with(&begins));
+        all["sidecars"].as_array().unwrap().iter().find(is_it).cloned().unwrap_or_default()
+    }
+
+    /// What the control plane counts.
+    pub fn counts(&self) -> Metrics {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--noproxy", "*", "--cacert"]).arg(self.path("state/api.pem"));
+        Metrics::parse(&output(command.arg(format!("https://{}/metrics", self.api))))
     }
 
     /// A path for a file beside its own.

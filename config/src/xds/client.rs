@@ -293,6 +293,12 @@ impl<C: Codec> Client<C> {
         self.subscription(kind).version()
     }
 
+    /// Whether everything that was accepted of this kind is in force: nothing of it waits for what it needs.
+    pub fn is_settled(&self, kind: Kind) -> bool {
+        let mut held = self.held.iter().filter(|(key, _)| key.kind == kind && self.reached.contains(*key));
+        held.all(|(key, held)| self.in_force.get(key).is_some_and(|now| Arc::ptr_eq(now, held)))
+    }
+
     fn subscription(&self, kind: Kind) -> &Subscription {
         &self.kinds[kind as usize]
     }

@@ -1,4 +1,4 @@
-//! The audit log: one line of JSON for each change of the store.
+//! The audit log: one line of JSON for each change of the store, and for all else that operators have done.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ enum To {
     Log,
 }
 
-/// One change of the store, and who made it.
+/// What was done, and by whom.
 pub struct Entry<'a> {
     /// When, in seconds since 1970.
     pub at: u64,
@@ -28,10 +28,18 @@ pub struct Entry<'a> {
     pub who: &'a str,
     /// From where.
     pub peer: SocketAddr,
-    /// What was asked for: `apply`, `put`, `delete`, `restore`.
+    /// What was asked for: `apply`, `put`, `delete`, `restore`, `drain`, `token`, `revoke`.
     pub action: &'static str,
-    /// What was done.
-    pub changes: &'a Changes,
+    /// To what.
+    pub about: &'a About<'a>,
+}
+
+/// What something was done to.
+pub enum About<'a> {
+    /// The store.
+    Store(&'a Changes),
+    /// A sidecar.
+    Sidecar(&'a str),
 }
 
 impl Audit {
@@ -58,7 +66,7 @@ impl Audit {
             To::File(file) => file.write_all(line.as_bytes()),
             To::Stdout => io::stdout().lock().write_all(line.as_bytes()),
             To::Log => {
-                tracing::info!(audit = line.trim_end(), "the store was changed");
+                tracing::info!(audit = line.trim_end(), "an operator changed something");
                 Ok(())
             }
         }
@@ -67,32 +75,41 @@ impl Audit {
 
 impl Entry<'_> {
     fn to_json(&self) -> Value {
-        let changed = self.changes.changes.iter().filter(|change| change.before != change.after);
-        let resources: Vec<Value> = changed
-            .map(|change| {
-                let mut line = json!({
-                    "resource": change.key.to_string(),
-                    "change": change.effect.word(),
-                    "before": change.before.as_ref().map(|stored| stored.generation),
-                    "after": change.after.as_ref().map(|stored| stored.generation),
-                });
-                // It says what it said, and belongs to another set: that decides what a later push prunes.
-                if change.effect == Effect::Unchanged {
-                    line["change"] = "moved".into();
-                    line["setBefore"] = json!(change.before.as_ref().and_then(|stored| stored.set.as_ref()));
-                    line["set"] = json!(change.after.as_ref().and_then(|stored| stored.set.as_ref()));
-                }
-                line
-            })
-            .collect();
-        json!({
+        let mut line = json!({
             "time": rfc3339(self.at),
             "who": self.who,
             "peer": self.peer.to_string(),
             "action": self.action,
-            "generationBefore": self.changes.before,
-            "generation": self.changes.after,
-            "resources": resources,
-        })
+        });
+        match self.about {
+            About::Store(changes) => {
+                line["generationBefore"] = changes.before.into();
+                line["generation"] = changes.after.into();
+                line["resources"] = resources(changes).into();
+            }
+            About::Sidecar(name) => line["sidecar"] = (*name).into(),
+        }
+        line
     }
+}
+
+/// A line for each resource that changed.
+fn resources(changes: &Changes) -> Vec<Value> {
+    let changed = changes.changes.iter().filter(|change| change.before != change.after);
+    let line = changed.map(|change| {
+        let mut line = json!({
+            "resource": change.key.to_string(),
+            "change": change.effect.word(),
+            "before": change.before.as_ref().map(|stored| stored.generation),
+            "after": change.after.as_ref().map(|stored| stored.generation),
+        });
+        // It says what it said, and belongs to another set: that decides what a later push prunes.
+        if change.effect == Effect::Unchanged {
+            line["change"] = "moved".into();
+            line["setBefore"] = json!(change.before.as_ref().and_then(|stored| stored.set.as_ref()));
+            line["set"] = json!(change.after.as_ref().and_then(|stored| stored.set.as_ref()));
+        }
+        line
+    });
+    line.collect()
 }

@@ -92,6 +92,14 @@ pub struct Item {
     pub at: u64,
 }
 
+/// A sidecar was told to drain.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Draining {
+    /// Which.
+    pub sidecar: String,
+}
+
 /// Why something was not done.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

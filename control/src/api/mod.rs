@@ -10,7 +10,8 @@
 //! | `DELETE /v1/resources/KIND/NAMESPACE/NAME?dryRun=&ignoreMissing=` | removes one |
 //! | `POST /v1/apply?dryRun=&prune=&set=&namespace=` | takes files, all or nothing |
 //! | `POST /v1/delete?dryRun=&ignoreMissing=` | removes resources, all or none |
-//! | `GET /v1/sidecars` | how every client of ADS stands |
+//! | `GET /v1/sidecars` | how every client of ADS stands, what it runs by and what it has to do |
+//! | `POST /v1/sidecars/ID/drain` | has a sidecar drain; its ID is `NAMESPACE/NAME/INSTANCE` |
 //! | `GET /v1/backup`, `POST /v1/restore?dryRun=` | every resource in one file, and back |
 //!
 //! Bodies are those of [`message`]. A refusal is a [`message::Refused`]: 400 not understood, 401 no token, 404 not there,
@@ -78,9 +79,9 @@ impl Api {
 }
 
 /// Who asks.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Caller {
-    name: &'static str,
+    name: Arc<str>,
     peer: SocketAddr,
 }
 

@@ -9,10 +9,10 @@ use lighter_config::name::DEFAULT_NAMESPACE;
 use serde::de::DeserializeOwned;
 
 use super::answer::{self, Answer, refused, store_error};
-use super::audit::Entry;
+use super::audit::{About, Entry};
 use super::conditions::status;
 use super::counters::Counters;
-use super::message::{Changed, Done, Files, Item, Keys, List};
+use super::message::{Changed, Done, Draining, Files, Item, Keys, List};
 use super::query::Query;
 use super::{Api, Caller, DEFAULT_SET};
 use crate::store::{Author, Backup, Change, Changes, Push, StoreError, Stored, seconds};
@@ -37,7 +37,7 @@ impl Api {
         }
     }
 
-    pub(super) fn put(&self, key: &Key, body: &[u8], query: &Query, caller: Caller) -> Answer {
+    pub(super) fn put(&self, key: &Key, body: &[u8], query: &Query, caller: &Caller) -> Answer {
         let manifests = match utf8(body).map(|text| Manifest::parse("the body", text, &key.namespace)) {
             Ok(Ok(manifests)) => manifests,
             Ok(Err(errors)) => return self.finish("put", query, caller, Err(errors.into())),
@@ -54,7 +54,7 @@ impl Api {
         self.push(Push { manifests, set: None, prune: false }, "put", query, caller)
     }
 
-    pub(super) fn apply(&self, body: &[u8], query: &Query, caller: Caller) -> Answer {
+    pub(super) fn apply(&self, body: &[u8], query: &Query, caller: &Caller) -> Answer {
         let files: Files = match read(body) {
             Ok(files) => files,
             Err(answer) => return *answer,
@@ -71,34 +71,44 @@ impl Api {
         self.push(Push { manifests, set: Some(set), prune: query.prune }, "apply", query, caller)
     }
 
-    pub(super) fn delete_many(&self, body: &[u8], query: &Query, caller: Caller) -> Answer {
+    pub(super) fn delete_many(&self, body: &[u8], query: &Query, caller: &Caller) -> Answer {
         match read::<Keys>(body) {
             Ok(keys) => self.delete(&keys.keys, query, caller),
             Err(answer) => *answer,
         }
     }
 
-    pub(super) fn delete(&self, keys: &[Key], query: &Query, caller: Caller) -> Answer {
+    pub(super) fn delete(&self, keys: &[Key], query: &Query, caller: &Caller) -> Answer {
         let done = self.state.store.delete(keys, query.ignore_missing, query.dry_run);
         self.finish("delete", query, caller, done)
     }
 
     pub(super) fn sidecars(&self) -> Answer {
-        let sidecars = self.state.streams.sidecars(Instant::now());
+        let sidecars = self.state.streams.sidecars(&self.state.registry.sidecars, Instant::now());
         answer::json(StatusCode::OK, &serde_json::json!({ "sidecars": sidecars }))
+    }
+
+    /// Has a sidecar drain.
+    pub(super) fn drain(&self, name: &str, caller: &Caller) -> Answer {
+        if !self.state.registry.sidecars.drain(name, "an operator asked for it") {
+            let message = format!("no sidecar `{name}` reports here");
+            return refused(StatusCode::NOT_FOUND, message);
+        }
+        self.note("drain", caller, &About::Sidecar(name));
+        answer::json(StatusCode::OK, &Draining { sidecar: name.to_owned() })
     }
 
     pub(super) fn backup(&self) -> Answer {
         answer::json(StatusCode::OK, &self.state.store.backup())
     }
 
-    pub(super) fn restore(&self, body: &[u8], query: &Query, caller: Caller) -> Answer {
+    pub(super) fn restore(&self, body: &[u8], query: &Query, caller: &Caller) -> Answer {
         let done = Backup::read(body).and_then(|backup| self.state.store.restore(backup, query.dry_run));
         self.finish("restore", query, caller, done)
     }
 
-    fn push(&self, push: Push, action: &'static str, query: &Query, caller: Caller) -> Answer {
-        let author = Author { name: caller.name, now: SystemTime::now() };
+    fn push(&self, push: Push, action: &'static str, query: &Query, caller: &Caller) -> Answer {
+        let author = Author { name: &caller.name, now: SystemTime::now() };
         self.finish(action, query, caller, self.state.store.apply(push, author, query.dry_run))
     }
 
@@ -107,7 +117,7 @@ impl Api {
         &self,
         action: &'static str,
         query: &Query,
-        caller: Caller,
+        caller: &Caller,
         done: Result<Changes, StoreError>,
     ) -> Answer {
         let changes = match done {
@@ -123,18 +133,25 @@ impl Api {
         };
         if !query.dry_run && changes.before != changes.after {
             Counters::count(&self.counters.changes);
-            let at = seconds(SystemTime::now());
-            let entry = Entry { at, who: caller.name, peer: caller.peer, action, changes: &changes };
-            if let Err(error) = self.audit.write(&entry) {
-                Counters::count(&self.counters.audit_lost);
-                tracing::error!(%error, generation = changes.after, "the audit log did not take a change");
-            }
+            self.note(action, caller, &About::Store(&changes));
         }
         let dry_run = query.dry_run;
         let (generation_before, generation) = (changes.before, changes.after);
         let warnings = changes.warnings;
         let changes = changes.changes.into_iter().map(changed).collect();
         answer::json(StatusCode::OK, &Done { dry_run, generation_before, generation, changes, warnings })
+    }
+}
+
+impl Api {
+    /// Writes down what was done.
+    pub(super) fn note(&self, action: &'static str, caller: &Caller, about: &About<'_>) {
+        let at = seconds(SystemTime::now());
+        let entry = Entry { at, who: &caller.name, peer: caller.peer, action, about };
+        if let Err(error) = self.audit.write(&entry) {
+            Counters::count(&self.counters.audit_lost);
+            tracing::error!(%error, action, "the audit log did not take a change");
+        }
     }
 }
 

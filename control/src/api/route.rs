@@ -34,6 +34,8 @@ enum Asked {
     Apply,
     DeleteMany,
     Sidecars,
+    /// Which.
+    Drain(String),
     Backup,
     Restore,
 }
@@ -72,18 +74,19 @@ impl Api {
             Ok(body) => body,
             Err(answer) => return *answer,
         };
-        let caller = Caller { name: OPERATOR, peer };
+        let caller = Caller { name: OPERATOR.into(), peer };
         // Judging and writing keep a processor and a disk busy. A client that goes away stops neither.
         let answering = tokio::task::spawn_blocking(move || match asked {
             Asked::List => self.list(&query),
             Asked::Get(key) => self.get(&key),
-            Asked::Put(key) => self.put(&key, &body, &query, caller),
-            Asked::Delete(key) => self.delete(&[key], &query, caller),
-            Asked::Apply => self.apply(&body, &query, caller),
-            Asked::DeleteMany => self.delete_many(&body, &query, caller),
+            Asked::Put(key) => self.put(&key, &body, &query, &caller),
+            Asked::Delete(key) => self.delete(&[key], &query, &caller),
+            Asked::Apply => self.apply(&body, &query, &caller),
+            Asked::DeleteMany => self.delete_many(&body, &query, &caller),
             Asked::Sidecars => self.sidecars(),
+            Asked::Drain(sidecar) => self.drain(&sidecar, &caller),
             Asked::Backup => self.backup(),
-            Asked::Restore => self.restore(&body, &query, caller),
+            Asked::Restore => self.restore(&body, &query, &caller),
         });
         answering.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a request was not answered");
@@ -116,6 +119,9 @@ impl Asked {
             "/v1/sidecars" => allowed(&[Method::GET], Asked::Sidecars),
             "/v1/backup" => allowed(&[Method::GET], Asked::Backup),
             "/v1/restore" => allowed(&[Method::POST], Asked::Restore),
+            _ if let Some(sidecar) = drained(path) => {
+                allowed(&[Method::POST], Asked::Drain(sidecar.to_owned()))
+            }
             _ => {
                 let missing = || Box::new(refused(StatusCode::NOT_FOUND, format!("there is no {path}")));
                 let name = path.strip_prefix("/v1/resources/").ok_or_else(missing)?;
@@ -139,7 +145,7 @@ impl Asked {
     fn words(&self) -> &'static [&'static str] {
         match self {
             Asked::List => &["kind", "namespace"],
-            Asked::Get(_) | Asked::Sidecars | Asked::Backup => &[],
+            Asked::Get(_) | Asked::Sidecars | Asked::Drain(_) | Asked::Backup => &[],
             Asked::Put(_) | Asked::Restore => &["dryRun"],
             Asked::Delete(_) | Asked::DeleteMany => &["dryRun", "ignoreMissing"],
             Asked::Apply => &["dryRun", "prune", "set", "namespace"],
@@ -155,7 +161,12 @@ impl Asked {
         let most = match self {
             Asked::Restore => MOST_BACKUP_BYTES,
             Asked::Put(_) | Asked::Apply | Asked::DeleteMany => MOST_BODY_BYTES,
-            Asked::List | Asked::Get(_) | Asked::Delete(_) | Asked::Sidecars | Asked::Backup => 0,
+            Asked::List
+            | Asked::Get(_)
+            | Asked::Delete(_)
+            | Asked::Sidecars
+            | Asked::Drain(_)
+            | Asked::Backup => 0,
         };
         let reading = Limited::new(body, most).collect();
         match tokio::time::timeout(BODY_TIMEOUT, reading).await {
@@ -168,6 +179,11 @@ impl Asked {
             Err(_) => Err(Box::new(refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))),
         }
     }
+}
+
+/// The sidecar of `/v1/sidecars/ID/drain`. An ID has slashes.
+fn drained(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1/sidecars/")?.strip_suffix("/drain")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

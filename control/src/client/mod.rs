@@ -1,4 +1,4 @@
-//! The commands of operators: `apply`, `get`, `delete`, `diff`, `backup`, `restore`. Each asks the control plane's API.
+//! The commands of operators: `apply`, `get`, `delete`, `diff`, `drain`, `backup`, `restore`. Each asks the control plane's API.
 
 use lighter_config::error::ConfigError;
 use miette::Severity;
@@ -13,6 +13,7 @@ pub mod apply;
 pub mod backup;
 pub mod delete;
 pub mod diff;
+pub mod drain;
 mod files;
 pub mod get;
 mod kind;

@@ -15,15 +15,19 @@ use crate::store::{Store, StoreError};
 mod instance;
 mod leases;
 mod service;
+pub mod sidecars;
 
 pub use instance::Instance;
 pub use leases::{Key, Leases, Refused};
 pub use service::{Reports, Server};
+use sidecars::Sidecars;
 
 /// Everyone who is there.
 pub struct Registry {
     leases: Mutex<Leases>,
     streams: AtomicU64,
+    /// What sidecars report beside where they are.
+    pub sidecars: Sidecars,
     /// What has yet to be written to the store.
     unwritten: Mutex<Facts>,
     /// A lease began to run, or there is something to write.
@@ -50,6 +54,7 @@ impl Registry {
         let registry = Registry {
             leases: Mutex::new(leases),
             streams: AtomicU64::new(0),
+            sidecars: Sidecars::default(),
             unwritten: Mutex::default(),
             woken: Notify::new(),
         };

@@ -7,12 +7,15 @@ use std::time::Instant;
 use lighter_config::identity::Spiffe;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
-use lighter_config::xds::wire::lighter::registry::v1::{Lease, Registration, ReportRequest, ReportResponse};
+use lighter_config::xds::wire::lighter::registry::v1::{
+    Drain, Lease, Registration, ReportRequest, ReportResponse,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Instance;
+use super::sidecars::Id;
 use crate::serve::grpc::Caller;
 use crate::serve::rpc::lighter::registry::v1::registry_server::Registry;
 use crate::state::State;
@@ -44,7 +47,8 @@ impl Registry for Reports {
         let identity = peer.id.clone();
         let (sender, receiver) = mpsc::channel(1);
         let stream = self.state.registry.stream();
-        let talk = Talk { state: self.state.clone(), stream, identity, sender };
+        let (drains, orders) = mpsc::channel(MOST_ORDERS);
+        let talk = Talk { state: self.state.clone(), stream, identity, sender, drains, orders, id: None };
         tokio::spawn(talk.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -56,21 +60,35 @@ struct Talk {
     stream: u64,
     identity: Spiffe,
     sender: mpsc::Sender<Result<ReportResponse, Status>>,
+    /// To have it drain.
+    drains: mpsc::Sender<Drain>,
+    orders: mpsc::Receiver<Drain>,
+    /// Which sidecar speaks, once it has said so.
+    id: Option<Id>,
+}
+
+/// What is said on a stream.
+enum Said {
+    By(Option<ReportRequest>),
+    ToIt(Drain),
 }
 
 impl Talk {
-    async fn run(self, mut requests: Streaming<ReportRequest>) {
+    async fn run(mut self, mut requests: Streaming<ReportRequest>) {
         let mut stopping = self.state.stopping();
         loop {
             let request = tokio::select! {
                 () = stopping.asked() => return,
-                request = requests.message() => request,
+                request = requests.message() => request.map(Said::By),
+                Some(drain) = self.orders.recv() => Ok(Said::ToIt(drain)),
             };
-            let Ok(Some(ReportRequest { report })) = request else { return };
-            let answer = match report {
-                Some(Report::Registration(said)) => self.register(&said),
-                // Known to be in force, and how much there is to do: nothing here depends on it.
-                Some(Report::InForce(_) | Report::Load(_)) | None => continue,
+            let answer = match request {
+                Ok(Said::ToIt(drain)) => Ok(ReportResponse { order: Some(Order::Drain(drain)) }),
+                Ok(Said::By(Some(ReportRequest { report }))) => match self.take(report) {
+                    Some(answer) => answer,
+                    None => continue,
+                },
+                Ok(Said::By(None)) | Err(_) => return,
             };
             let refused = answer.is_err();
             let sent = tokio::select! {
@@ -83,7 +101,20 @@ impl Talk {
         }
     }
 
-    fn register(&self, said: &Registration) -> Result<ReportResponse, Status> {
+    /// Takes a report in. Returns the answer, if it gets one.
+    fn take(&mut self, report: Option<Report>) -> Option<Result<ReportResponse, Status>> {
+        let sidecars = &self.state.registry.sidecars;
+        match (report?, &self.id) {
+            (Report::Registration(said), _) => return Some(self.register(&said)),
+            (Report::InForce(said), Some(id)) => sidecars.in_force(id, said),
+            (Report::Load(said), Some(id)) => sidecars.load(id, said),
+            // It has not said who it is.
+            (Report::InForce(_) | Report::Load(_), None) => {}
+        }
+        None
+    }
+
+    fn register(&mut self, said: &Registration) -> Result<ReportResponse, Status> {
         let State { registry, metrics, index, .. } = &*self.state;
         let taken = match Instance::read(said, &self.identity) {
             Ok(Some((name, instance))) => registry
@@ -94,6 +125,11 @@ impl Talk {
         };
         match taken {
             Ok(()) => {
+                if self.id.is_none() {
+                    let id = Id { identity: self.identity.clone(), instance: said.instance.as_str().into() };
+                    registry.sidecars.enter(id.clone(), self.stream, self.drains.clone());
+                    self.id = Some(id);
+                }
                 metrics.registrations.fetch_add(1, Relaxed);
                 let seconds = self.state.config.lease.as_secs() as u32;
                 Ok(ReportResponse { order: Some(Order::Lease(Lease { seconds })) })
@@ -110,6 +146,12 @@ impl Talk {
 
 impl Drop for Talk {
     fn drop(&mut self) {
+        if let Some(id) = &self.id {
+            self.state.registry.sidecars.leave(id, self.stream);
+        }
         self.state.registry.lost(self.stream, Instant::now());
     }
 }
+
+/// Most orders that a sidecar may leave unheard.
+const MOST_ORDERS: usize = 4;

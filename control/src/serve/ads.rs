@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use lighter_config::identity::Spiffe;
 use lighter_config::name::ServiceName;
 use lighter_config::xds::Kind;
 use lighter_config::xds::server::{Encoded, Resources, Said, Stream};
@@ -44,9 +45,11 @@ impl AggregatedDiscoveryService for Ads {
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let caller = request.extensions().get::<Caller>();
         let peer = caller.map(|caller| caller.address);
-        let own = caller.and_then(|caller| caller.peer.as_ref()).and_then(|peer| peer.id.service_name());
+        let identity = caller.and_then(|caller| caller.peer.as_ref()).map(|peer| peer.id.clone());
+        let own = identity.as_ref().and_then(Spiffe::service_name);
         let (sender, receiver) = mpsc::channel(1);
-        let talk = Talk { state: self.state.clone(), stream: Stream::new(self.served), sender, peer, own };
+        let talk =
+            Talk { state: self.state.clone(), stream: Stream::new(self.served), sender, peer, identity, own };
         tokio::spawn(talk.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -58,6 +61,8 @@ struct Talk {
     stream: Stream,
     sender: mpsc::Sender<Result<DiscoveryResponse, Status>>,
     peer: Option<SocketAddr>,
+    /// Who the client proved to be.
+    identity: Option<Spiffe>,
     /// The service that the client proved to be of.
     own: Option<ServiceName>,
 }
@@ -89,7 +94,7 @@ impl Resources for Told<'_> {
 impl Talk {
     async fn run(mut self, mut requests: Streaming<DiscoveryRequest>) {
         let state = self.state.clone();
-        let entry = state.streams.enter(self.peer);
+        let entry = state.streams.enter(self.peer, self.identity.take());
         let mut changes = state.index.changes();
         let mut stopping = state.stopping();
         loop {

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use lighter_config::identity::Spiffe;
 use lighter_config::xds::server::Standing;
 use serde::Serialize;
+
+use crate::registry::sidecars::{Id, Load, Sidecars};
 
 /// Every open stream.
 #[derive(Debug, Default)]
@@ -20,6 +23,8 @@ pub struct Streams {
 #[derive(Debug)]
 pub struct Connected {
     peer: Option<SocketAddr>,
+    /// Who the client proved to be.
+    identity: Option<Spiffe>,
     since: SystemTime,
     said: Mutex<SaidSoFar>,
 }
@@ -46,12 +51,16 @@ pub struct Reading {
     pub rejecting: usize,
     /// How long the oldest answer waits to be accepted or rejected.
     pub lag: Duration,
+    /// How many clients report that they do not run by what they were told last.
+    pub behind: usize,
 }
 
 /// How one client stands, as `lighter get sidecars` shows it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sidecar {
+    /// Which it is, if it proved who it is: `namespace/name/instance`.
+    pub id: Option<String>,
     /// What it calls itself.
     pub node: String,
     /// Where it connected from.
@@ -60,6 +69,8 @@ pub struct Sidecar {
     pub since: u64,
     /// Kind by kind.
     pub kinds: Vec<OfKind>,
+    /// How much there is to do, if it reports that.
+    pub load: Option<Load>,
 }
 
 /// How a client stands with one kind of resource.
@@ -78,6 +89,8 @@ pub struct OfKind {
     pub version: Arc<str>,
     /// The version that it accepted last.
     pub accepted: Arc<str>,
+    /// The version that it runs by, if it reports that. Accepted means understood, and no more.
+    pub in_force: Option<Arc<str>>,
     /// Why it rejected the last answer, if it did.
     pub rejected: Option<String>,
     /// How long an answer waits, in seconds, if one does.
@@ -86,15 +99,16 @@ pub struct OfKind {
 
 impl Streams {
     /// Enters a stream.
-    pub fn enter(&self, peer: Option<SocketAddr>) -> Entry<'_> {
+    pub fn enter(&self, peer: Option<SocketAddr>, identity: Option<Spiffe>) -> Entry<'_> {
         let number = self.next.fetch_add(1, Relaxed);
-        let connected = Arc::new(Connected { peer, since: SystemTime::now(), said: Mutex::default() });
+        let connected = Connected { peer, identity, since: SystemTime::now(), said: Mutex::default() };
+        let connected = Arc::new(connected);
         self.lock().insert(number, connected.clone());
         Entry { streams: self, number, connected }
     }
 
     /// All of them in numbers.
-    pub fn reading(&self, now: Instant) -> Reading {
+    pub fn reading(&self, sidecars: &Sidecars, now: Instant) -> Reading {
         let open = self.lock();
         let mut reading = Reading { open: open.len(), ..Reading::default() };
         for connected in open.values() {
@@ -104,13 +118,20 @@ impl Streams {
             let waiting = said.standing.iter().filter_map(|standing| standing.waiting_since).min();
             let lag = waiting.map(|since| now.saturating_duration_since(since)).unwrap_or_default();
             reading.lag = reading.lag.max(lag);
+            let reported = connected.id(&said).and_then(|id| sidecars.reported(&id));
+            let is_behind = |standing: &Standing| {
+                let in_force = reported.as_ref().map(|reported| reported.in_force.get(&standing.kind));
+                !standing.version.is_empty()
+                    && in_force.is_some_and(|in_force| in_force != Some(&standing.version))
+            };
+            reading.behind += usize::from(said.standing.iter().any(is_behind));
         }
         reading
     }
 
     /// Each of them, the oldest first.
-    pub fn sidecars(&self, now: Instant) -> Vec<Sidecar> {
-        self.lock().values().map(|connected| connected.sidecar(now)).collect()
+    pub fn sidecars(&self, sidecars: &Sidecars, now: Instant) -> Vec<Sidecar> {
+        self.lock().values().map(|connected| connected.sidecar(sidecars, now)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Connected>>> {
@@ -123,8 +144,16 @@ impl Connected {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sidecar(&self, now: Instant) -> Sidecar {
+    /// Which sidecar it is, if it proved who it is. What it calls itself ends with the name of its instance.
+    fn id(&self, said: &SaidSoFar) -> Option<Id> {
+        let instance = said.node.rsplit('/').next().unwrap_or_default();
+        Some(Id { identity: self.identity.clone()?, instance: instance.into() })
+    }
+
+    fn sidecar(&self, sidecars: &Sidecars, now: Instant) -> Sidecar {
         let said = self.said();
+        let id = self.id(&said);
+        let reported = id.as_ref().and_then(|id| sidecars.reported(id));
         let kinds = said.standing.iter().map(|standing| OfKind {
             kind: standing.kind.label(),
             all: standing.all,
@@ -132,11 +161,19 @@ impl Connected {
             told: standing.told,
             version: standing.version.clone(),
             accepted: standing.accepted.clone(),
+            in_force: reported.as_ref().and_then(|reported| reported.in_force.get(&standing.kind).cloned()),
             rejected: standing.rejected.as_ref().map(|rejection| rejection.reason.clone()),
             waiting: standing.waiting_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         });
         let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Sidecar { node: said.node.clone(), peer: self.peer, since: since.as_secs(), kinds: kinds.collect() }
+        Sidecar {
+            id: id.map(|id| id.to_string()),
+            node: said.node.clone(),
+            peer: self.peer,
+            since: since.as_secs(),
+            kinds: kinds.collect(),
+            load: reported.as_ref().and_then(|reported| reported.load),
+        }
     }
 }
 

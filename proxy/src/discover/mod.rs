@@ -4,7 +4,7 @@
 //! server ([`stream`]), the file in which what is in force outlives the process ([`store`]), the task that drives them
 //! ([`task`]), and the lookups of connections that wait for an answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -53,6 +53,20 @@ struct State {
     client: Client<Codec>,
     /// Why there is no stream, or why the last one ended.
     fault: Option<String>,
+    /// The version of each kind that the mesh of the moment is made of.
+    in_force: BTreeMap<Kind, String>,
+}
+
+impl State {
+    /// The mesh of the moment is made of what is in force now. Of a kind of which something waits, an older version is.
+    fn note_in_force(&mut self) {
+        for kind in Kind::ALL.into_iter().filter(|kind| self.client.is_settled(*kind)) {
+            let version = self.client.version(kind);
+            if !version.is_empty() && self.in_force.get(&kind).is_none_or(|noted| noted != version) {
+                self.in_force.insert(kind, version.to_owned());
+            }
+        }
+    }
 }
 
 /// By the key of the Address resource: whether it is of some Service.
@@ -82,7 +96,7 @@ impl Discover {
         let (asks, inbox) = mpsc::unbounded_channel();
         Some(Discover {
             config: control,
-            state: Mutex::new(State { client, fault: None }),
+            state: Mutex::new(State { client, fault: None, in_force: BTreeMap::new() }),
             answers: ArcSwap::default(),
             connected: AtomicBool::new(false),
             settled: AtomicBool::new(false),
@@ -128,6 +142,12 @@ impl Discover {
     /// Says when something of it may have changed.
     pub(crate) fn news(&self) -> watch::Receiver<()> {
         self.news.subscribe()
+    }
+
+    /// The version of each kind, by type URL, that this sidecar runs by: not only parsed, but what requests go by.
+    pub(crate) fn in_force(&self) -> BTreeMap<String, String> {
+        let state = self.state();
+        state.in_force.iter().map(|(kind, version)| (kind.url().to_owned(), version.clone())).collect()
     }
 
     /// How things stand, for people.

@@ -36,7 +36,7 @@ pub(crate) fn restore(shared: &Shared, discover: &Discover) {
             over.iter().for_each(|key| state.client.unwant(key));
             let resources = state.client.in_force().count();
             tracing::info!(path = %path.display(), resources, "what was in force last is in force again");
-            publish(shared, discover, &state);
+            publish(shared, discover, &mut state);
         }
         Ok(None) => {}
         Err(error) => tracing::warn!(path = %path.display(), %error, "what was in force last cannot be read"),
@@ -166,13 +166,14 @@ impl<'a> Task<'a> {
 
     /// Puts in force what is new.
     fn publish(&mut self) {
-        let state = self.discover.state();
+        let mut state = self.discover.state();
         if self.published.replace(state.client.revision()) != Some(state.client.revision()) {
-            publish(self.shared, self.discover, &state);
+            publish(self.shared, self.discover, &mut state);
             if self.discover.config.state.is_some() {
                 self.keep_at.get_or_insert(Instant::now() + KEEP_AFTER);
             }
         } else {
+            state.note_in_force();
             self.discover.tell(&state);
         }
         self.discover.metrics.show(&state.client);
@@ -287,8 +288,9 @@ impl<'a> Task<'a> {
 }
 
 /// Makes what is in force the mesh's, and lets lookups see it.
-fn publish(shared: &Shared, discover: &Discover, state: &State) {
+fn publish(shared: &Shared, discover: &Discover, state: &mut State) {
     resources::pushed(shared, snapshot(state));
+    state.note_in_force();
     discover.tell(state);
 }
 
@@ -308,9 +310,8 @@ fn node(shared: &Shared) -> Node {
         Some(service) => service.to_string(),
         None => format!("-/{}", shared.config.namespace),
     };
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Node {
-        id: format!("{service}/{host}-{}", std::process::id()),
+        id: format!("{service}/{}", shared.instance),
         cluster: service,
         user_agent_name: "lighter".into(),
         user_agent_version: env!("CARGO_PKG_VERSION").into(),

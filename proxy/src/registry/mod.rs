@@ -1,9 +1,10 @@
-//! Registration: the control plane is told that this instance is there, where it is reached, and whether it takes
-//! traffic. Of the control thread.
+//! Reports: the control plane is told that this instance is there, where it is reached, and whether it takes traffic; by
+//! what it runs, and how much there is to do. Of the control thread.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
 use lighter_config::sidecar::{ControlConfig, ControlSecurity};
@@ -12,7 +13,7 @@ use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
-    InstancePort, Registration, ReportRequest, ReportResponse,
+    InForce, InstancePort, Registration, ReportRequest, ReportResponse,
 };
 use metrics::{Counter, Gauge, counter, gauge};
 use tokio::sync::{mpsc, watch};
@@ -24,9 +25,11 @@ use crate::channel;
 use crate::drain::Phase;
 use crate::worker::Shared;
 
+mod meter;
 mod probe;
 mod reporter;
 
+use meter::Meter;
 use reporter::Reporter;
 
 /// The client of the service, as compiled from its protobuf file.
@@ -37,13 +40,10 @@ mod service {
 
 use service::registry_client::RegistryClient;
 
-/// Keeps the control plane told until it is dropped. A pure caller is nobody's instance, and only Lighter's own control
-/// plane wants to know.
+/// Keeps the control plane told until it is dropped. Only Lighter's own wants to know.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let Some(control) = shared.config.control.clone().filter(is_registry) else { return };
-    let Some(service) = shared.service().cloned() else { return };
-    let instance = instance();
-    tracing::debug!(instance, %service, "this instance registers");
+    tracing::debug!(instance = shared.instance, "this instance registers");
     let (opinion, is_well) = watch::channel(shared.config.app_probe.is_none());
     if let Some(probe) = shared.config.app_probe.clone() {
         spawn_local(probe::run(shared.clone(), probe, opinion));
@@ -52,8 +52,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         shared: &shared,
         is_well,
         control,
-        service,
-        instance,
+        in_force: None,
+        meter: Meter::new(Instant::now()),
         reporter: Reporter::default(),
         backoff: Backoff::default(),
         metrics: Metrics::new(),
@@ -74,9 +74,9 @@ struct Registrar<'a> {
     /// What is thought of the application, if it is asked.
     is_well: watch::Receiver<bool>,
     control: ControlConfig,
-    service: ServiceName,
-    /// The name of this process among all instances.
-    instance: String,
+    /// What this stream was told to be in force.
+    in_force: Option<BTreeMap<String, String>>,
+    meter: Meter,
     reporter: Reporter,
     backoff: Backoff,
     metrics: Metrics,
@@ -94,6 +94,7 @@ impl Registrar<'_> {
         let (requests, queue) = mpsc::unbounded_channel();
         let mut client = RegistryClient::new(opened.channel);
         self.reporter.connected();
+        self.in_force = None;
         self.speak(&requests, opened.local);
         let mut answers = match client.report(UnboundedReceiverStream::new(queue)).await {
             Ok(answers) => answers.into_inner(),
@@ -133,16 +134,34 @@ impl Registrar<'_> {
 
     /// Tells what is true now, unless it is told already.
     fn speak(&mut self, requests: &mpsc::UnboundedSender<ReportRequest>, local: IpAddr) {
-        let mut truth = registration(self.shared, &self.service, &self.instance, local);
+        let mut truth = registration(self.shared, local);
         truth.ready &= *self.is_well.borrow();
         self.metrics.ready.set(f64::from(u8::from(truth.ready && !truth.draining)));
         self.reporter.set(truth);
         if let Some(registration) = self.reporter.poll() {
-            self.metrics.reports.increment(1);
-            // Fails on a stream that is lost, which is heard of next.
-            let _ = requests.send(ReportRequest { report: Some(Report::Registration(registration)) });
+            self.metrics.registrations.increment(1);
+            send(requests, Report::Registration(registration));
+        }
+        // What is said first on a stream is who speaks.
+        if self.reporter.is_said() {
+            self.say_in_force(requests);
+            if let Some(load) = self.meter.read(Instant::now()) {
+                self.metrics.loads.increment(1);
+                send(requests, Report::Load(load));
+            }
         }
         self.metrics.known.set(f64::from(u8::from(self.reporter.is_known())));
+    }
+
+    /// Tells by what this sidecar runs, unless it is told already.
+    fn say_in_force(&mut self, requests: &mpsc::UnboundedSender<ReportRequest>) {
+        let Some(discover) = &self.shared.discover else { return };
+        let versions = discover.in_force();
+        if self.in_force.as_ref() != Some(&versions) {
+            self.metrics.in_force.increment(1);
+            send(requests, Report::InForce(InForce { versions: versions.clone() }));
+            self.in_force = Some(versions);
+        }
     }
 
     fn heard(&mut self, answer: ReportResponse) {
@@ -157,6 +176,7 @@ impl Registrar<'_> {
             }
             Some(Order::Drain(drain)) => {
                 tracing::info!(cause = drain.cause, "the control plane asks for a drain");
+                self.metrics.drains.increment(1);
                 self.shared.drain();
             }
             // Something newer than this sidecar.
@@ -178,18 +198,27 @@ impl Registrar<'_> {
     }
 }
 
-/// What is true of this instance. `local` is where others reach this host.
-fn registration(shared: &Shared, service: &ServiceName, instance: &str, local: IpAddr) -> Registration {
+fn send(requests: &mpsc::UnboundedSender<ReportRequest>, report: Report) {
+    // Fails on a stream that is lost, which is heard of next.
+    let _ = requests.send(ReportRequest { report: Some(report) });
+}
+
+/// What is true of this instance. `local` is where others reach this host. A pure caller takes no traffic.
+fn registration(shared: &Shared, local: IpAddr) -> Registration {
     let phase = shared.phase();
     let mesh = shared.mesh.load();
-    let own = mesh.config.services.get(service).map(|own| &**own);
+    let service = shared.service();
+    let own = service.and_then(|service| mesh.config.services.get(service)).map(|own| &**own);
     let ports = ports(shared, own, local);
     let is_barred = shared.discover.as_ref().is_some_and(|discover| discover.bars_callers());
     let accepts = shared.is_up() && !is_barred;
     Registration {
-        instance: instance.to_owned(),
-        service: service.to_string(),
-        ready: accepts && phase == Phase::Serving && ports.iter().all(|port| port.is_served),
+        instance: shared.instance.clone(),
+        service: service.map(ServiceName::to_string).unwrap_or_default(),
+        ready: service.is_some()
+            && accepts
+            && phase == Phase::Serving
+            && ports.iter().all(|port| port.is_served),
         draining: phase != Phase::Serving,
         ports: ports.into_iter().map(|port| port.said).collect(),
         wires: vec!["tcp".to_owned()],
@@ -240,14 +269,6 @@ fn ports(shared: &Shared, own: Option<&Service>, local: IpAddr) -> Vec<InstanceA
     ports
 }
 
-/// A name that no other process has, on this host or another, now or later.
-fn instance() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // Longer ones are refused.
-    let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
-    format!("{host}-{}-{:016x}", std::process::id(), fastrand::u64(..))
-}
-
 struct Metrics {
     connected: Gauge,
     known: Gauge,
@@ -255,12 +276,16 @@ struct Metrics {
     lease: Gauge,
     opened: Counter,
     lost: Counter,
-    reports: Counter,
+    registrations: Counter,
+    in_force: Counter,
+    loads: Counter,
+    drains: Counter,
 }
 
 impl Metrics {
     fn new() -> Self {
         let stream = |outcome: &'static str| counter!("lighter_registry_streams_total", "outcome" => outcome);
+        let report = |what: &'static str| counter!("lighter_registry_reports_total", "report" => what);
         Metrics {
             connected: gauge!("lighter_registry_connected"),
             known: gauge!("lighter_registry_known"),
@@ -268,10 +293,13 @@ impl Metrics {
             lease: gauge!("lighter_registry_lease_seconds"),
             opened: stream("opened"),
             lost: stream("lost"),
-            reports: counter!("lighter_registry_reports_total"),
+            registrations: report("registration"),
+            in_force: report("in_force"),
+            loads: report("load"),
+            drains: counter!("lighter_registry_drains_total"),
         }
     }
 }
 
-/// How often it is looked whether the application listens.
+/// How often it is looked whether the application listens, and what there is to do.
 const LOOK: Duration = Duration::from_secs(1);

@@ -43,6 +43,11 @@ impl Reporter {
         !self.is_awaited && self.sent.as_ref() == Some(&self.truth)
     }
 
+    /// Whether anything was sent on this stream.
+    pub(super) fn is_said(&self) -> bool {
+        self.sent.is_some()
+    }
+
     /// What to send now.
     pub(super) fn poll(&mut self) -> Option<Registration> {
         if !self.is_connected || self.is_awaited || self.is_known() {

@@ -27,6 +27,7 @@ pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReadin
 pub use identity::{IdentityMetrics, Request, RequestOutcome, identity};
 pub use link::{LinkMetrics, LinkOpen, links};
 pub use pool::{PoolClosed, Pooled};
+pub use process::cpu_seconds;
 pub use recorder::{install, render, routes};
 pub use route::{RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;

@@ -463,3 +463,25 @@ proptest! {
         bench.check();
     }
 }
+
+#[test]
+fn what_is_accepted_is_not_settled_before_it_is_in_force() {
+    let mut client = Client::new(Text, Duration::from_secs(3));
+    let (listener, route) = (key(Kind::Listener, "l"), key(Kind::Route, "r"));
+    client.want(listener.clone());
+    client.connected();
+    while client.poll(Instant::now()).is_some() {}
+    let answer = |kind: Kind, name: &str, needs: Vec<Key>| DiscoveryResponse {
+        type_url: kind.url().into(),
+        version_info: "1".into(),
+        nonce: "1".into(),
+        resources: vec![wrapped(kind, name, &Body { tag: 1, bad: false, needs, leads: Vec::new() })],
+        ..DiscoveryResponse::default()
+    };
+    assert_eq!(client.receive(answer(Kind::Listener, "l", vec![route])), Received::Accepted(Kind::Listener));
+    assert_eq!((client.version(Kind::Listener), client.is_settled(Kind::Listener)), ("1", false));
+    while client.poll(Instant::now()).is_some() {}
+    client.receive(answer(Kind::Route, "r", Vec::new()));
+    assert!(client.is_settled(Kind::Listener) && client.is_settled(Kind::Route));
+    assert_eq!(client.standing(&listener), Standing::InForce);
+}

@@ -1,0 +1,186 @@
+//! What sidecars report of themselves beside where they are, and how one is told to drain.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lighter_config::identity::Spiffe;
+use lighter_config::xds::Kind;
+use lighter_config::xds::wire::lighter::registry::v1 as wire;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// Every sidecar that reports now.
+#[derive(Debug, Default)]
+pub struct Sidecars(Mutex<BTreeMap<Id, Reporting>>);
+
+/// Which sidecar: a name that it gives itself, among those of who it proved to be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    /// Who it proved to be.
+    pub identity: Spiffe,
+    /// What it calls itself.
+    pub instance: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Reporting {
+    stream: u64,
+    reported: Reported,
+    drains: mpsc::Sender<wire::Drain>,
+}
+
+/// What a sidecar said last.
+#[derive(Clone, Debug, Default)]
+pub struct Reported {
+    /// The version of each kind that it runs by.
+    pub in_force: BTreeMap<Kind, Arc<str>>,
+    /// How much there is to do.
+    pub load: Option<Load>,
+}
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// Requests and opaque connections that it carries.
+    pub requests_in_flight: u64,
+    /// How many of them ended, a second.
+    pub requests_per_second: f64,
+    /// Processor time of its process, in processors.
+    pub cpus: f64,
+}
+
+/// All of them in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sum {
+    /// How many there are.
+    pub sidecars: usize,
+    /// What they have to do together.
+    pub load: Load,
+}
+
+impl std::fmt::Display for Id {
+    /// `namespace/name/instance`, of what it proved to be of.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.identity.service_name() {
+            Some(service) => write!(f, "{service}/{}", self.instance),
+            None => write!(f, "{}/{}", self.identity, self.instance),
+        }
+    }
+}
+
+impl Sidecars {
+    /// A sidecar speaks on a stream. One of its name on another stream is gone, and not known to be yet.
+    pub fn enter(&self, id: Id, stream: u64, drains: mpsc::Sender<wire::Drain>) {
+        let mut all = self.lock();
+        let reported = all.remove(&id).map(|before| before.reported).unwrap_or_default();
+        all.insert(id, Reporting { stream, reported, drains });
+    }
+
+    /// Its stream was lost.
+    pub fn leave(&self, id: &Id, stream: u64) {
+        let mut all = self.lock();
+        if all.get(id).is_some_and(|reporting| reporting.stream == stream) {
+            all.remove(id);
+        }
+    }
+
+    /// Takes over by what it runs. Kinds that are not known are of something newer.
+    pub fn in_force(&self, id: &Id, said: wire::InForce) {
+        if let Some(reporting) = self.lock().get_mut(id) {
+            let known = said.versions.iter().filter_map(|(url, version)| {
+                Some((
+                    Kind::of_url(url)?,
+                    Arc::from(&version[..version.floor_char_boundary(LONGEST_VERSION)]),
+                ))
+            });
+            reporting.reported.in_force = known.collect();
+        }
+    }
+
+    /// Takes over how much there is to do. What is no number is none.
+    pub fn load(&self, id: &Id, said: wire::Load) {
+        let number = |number: f64| if number.is_finite() { number.max(0.0) } else { 0.0 };
+        if let Some(reporting) = self.lock().get_mut(id) {
+            reporting.reported.load = Some(Load {
+                requests_in_flight: said.requests_in_flight,
+                requests_per_second: number(said.requests_per_second),
+                cpus: number(said.cpus),
+            });
+        }
+    }
+
+    /// What a sidecar said last.
+    pub fn reported(&self, id: &Id) -> Option<Reported> {
+        self.lock().get(id).map(|reporting| reporting.reported.clone())
+    }
+
+    /// Has the sidecar drain that is called so. Returns whether there is one to hear it.
+    pub fn drain(&self, name: &str, cause: &str) -> bool {
+        let all = self.lock();
+        let Some((_, reporting)) = all.iter().find(|(id, _)| id.to_string() == name) else { return false };
+        // One that has not taken the orders before it does not take this one either.
+        reporting.drains.try_send(wire::Drain { cause: cause.to_owned() }).is_ok()
+    }
+
+    /// All of them in numbers.
+    pub fn sum(&self) -> Sum {
+        let all = self.lock();
+        let mut sum = Sum { sidecars: all.len(), ..Sum::default() };
+        for load in all.values().filter_map(|reporting| reporting.reported.load) {
+            sum.load.requests_in_flight = sum.load.requests_in_flight.saturating_add(load.requests_in_flight);
+            sum.load.requests_per_second += load.requests_per_second;
+            sum.load.cpus += load.cpus;
+        }
+        sum
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Reporting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Most bytes of a version that are kept.
+const LONGEST_VERSION: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> Id {
+        let identity = Spiffe::parse("spiffe://mesh.lighter/ns/shop/sa/web").unwrap();
+        Id { identity, instance: "host-1".into() }
+    }
+
+    #[test]
+    fn a_stream_that_is_lost_late_takes_nothing_away() {
+        let sidecars = Sidecars::default();
+        let (first, _) = mpsc::channel(1);
+        let (second, mut orders) = mpsc::channel(1);
+        sidecars.enter(id(), 1, first);
+        sidecars.load(&id(), wire::Load { requests_in_flight: 7, ..wire::Load::default() });
+        sidecars.enter(id(), 2, second);
+        sidecars.leave(&id(), 1);
+        assert_eq!(sidecars.sum().load.requests_in_flight, 7);
+        assert!(sidecars.drain("shop/web/host-1", "an operator"));
+        assert_eq!(orders.try_recv().unwrap().cause, "an operator");
+        assert!(!sidecars.drain("shop/web/host-2", ""));
+        sidecars.leave(&id(), 2);
+        assert_eq!(sidecars.sum(), Sum::default());
+    }
+
+    #[test]
+    fn what_makes_no_sense_does_no_harm() {
+        let sidecars = Sidecars::default();
+        let (drains, _) = mpsc::channel(1);
+        sidecars.enter(id(), 1, drains);
+        sidecars
+            .load(&id(), wire::Load { requests_per_second: f64::NAN, cpus: -1.0, ..wire::Load::default() });
+        let versions =
+            [(Kind::Route.url().to_owned(), "é".repeat(100)), ("other".to_owned(), "1".to_owned())];
+        sidecars.in_force(&id(), wire::InForce { versions: versions.into() });
+        let reported = sidecars.reported(&id()).unwrap();
+        assert_eq!(reported.load, Some(Load::default()));
+        assert_eq!((reported.in_force.len(), reported.in_force[&Kind::Route].len()), (1, LONGEST_VERSION));
+    }
+}

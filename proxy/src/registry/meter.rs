@@ -1,0 +1,83 @@
+//! How much there is to do for this sidecar.
+
+use std::time::{Duration, Instant};
+
+use lighter_config::xds::wire::lighter::registry::v1::Load;
+
+use crate::telemetry;
+
+/// Reads what was counted, every few seconds.
+#[derive(Debug)]
+pub(super) struct Meter {
+    at: Instant,
+    before: Counted,
+}
+
+/// What is counted of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counted {
+    /// Requests and opaque connections that it carries.
+    open: u64,
+    /// Those that ended.
+    ended: u64,
+    /// Its processor time, in seconds.
+    cpu_seconds: f64,
+}
+
+impl Meter {
+    /// Counts from now on.
+    pub(super) fn new(now: Instant) -> Self {
+        Meter { at: now, before: Counted::now() }
+    }
+
+    /// What there was to do since the last time, if that is long enough ago.
+    pub(super) fn read(&mut self, now: Instant) -> Option<Load> {
+        let since = now.saturating_duration_since(self.at);
+        if since < EVERY {
+            return None;
+        }
+        let counted = Counted::now();
+        self.at = now;
+        Some(counted.since(&std::mem::replace(&mut self.before, counted), since))
+    }
+}
+
+impl Counted {
+    fn now() -> Self {
+        let mut counted = Counted { cpu_seconds: telemetry::cpu_seconds(), ..Counted::default() };
+        for route in telemetry::routes() {
+            let reading = route.read();
+            counted.open += reading.open;
+            counted.ended += reading.ended;
+        }
+        counted
+    }
+
+    /// Routes that nobody uses are forgotten with what they counted: nothing goes below zero.
+    fn since(&self, before: &Counted, time: Duration) -> Load {
+        let seconds = time.as_secs_f64();
+        Load {
+            requests_in_flight: self.open,
+            requests_per_second: self.ended.saturating_sub(before.ended) as f64 / seconds,
+            cpus: (self.cpu_seconds - before.cpu_seconds).max(0.0) / seconds,
+        }
+    }
+}
+
+/// How often it is told.
+const EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_a_rate() {
+        let before = Counted { open: 9, ended: 100, cpu_seconds: 1.0 };
+        let now = Counted { open: 2, ended: 140, cpu_seconds: 2.0 };
+        let load = now.since(&before, Duration::from_secs(4));
+        assert_eq!(load, Load { requests_in_flight: 2, requests_per_second: 10.0, cpus: 0.25 });
+        let load = before.since(&now, Duration::from_secs(4));
+        assert_eq!((load.requests_per_second, load.cpus), (0.0, 0.0));
+    }
+}
