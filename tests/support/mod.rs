@@ -13,6 +13,7 @@ pub mod http2;
 pub mod metrics;
 pub mod process;
 pub mod raw;
+pub mod root;
 pub mod sidecar;
 
 /// How long anything may take that is waited for. Reached only when it never comes.
