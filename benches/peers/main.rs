@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench peers` builds Lighter as it is shipped, starts it (alone, and as a pair), HAProxy, nginx and
 //! Envoy with one worker each, and sends the same requests through each, round after round, so that a change of
-//! the machine's mood falls on all alike. It prints the medians as Markdown, and as JSON with `--json FILE`.
+//! the machine's mood falls on all alike. Then it does the same with a pair of each, with mTLS in between. It prints
+//! the medians as Markdown, and as JSON with `--json FILE`.
 //!
 //! What is measured is the proxy's own processor time: it is steadier than throughput, and it is what a sidecar takes
 //! from the service beside it. Load generator and upstream run in this process and are not counted. Where there
@@ -17,6 +18,9 @@ mod measure;
 mod options;
 mod proxies;
 mod report;
+#[path = "../../tests/support/root.rs"]
+#[allow(dead_code)]
+mod root;
 mod stream;
 
 use std::time::Duration;
@@ -24,6 +28,28 @@ use std::time::Duration;
 use measure::Sample;
 use options::Options;
 use proxies::{Proxy, Upstreams};
+use report::Report;
+use rustix::thread::CpuSet;
+
+/// Those who meet in one run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Each proxy by itself, in plain text.
+    Plain,
+    /// Two of each: the caller's and the service's. Between them both prove who they are.
+    Mtls,
+}
+
+impl Part {
+    pub const ALL: [Part; 2] = [Part::Plain, Part::Mtls];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Plain => "plain",
+            Part::Mtls => "mtls",
+        }
+    }
+}
 
 /// One kind of load.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,6 +90,26 @@ impl Scenario {
         }
     }
 
+    /// Whether requests come at a pace of their own. Then latency is that of the proxy and not of a queue, and the best
+    /// round is the one that the machine disturbed least.
+    pub fn is_paced(self) -> bool {
+        self == Scenario::Fixed
+    }
+
+    /// Whether the proxies of `part` are to carry it: what is opaque does not go over mTLS.
+    pub fn is_of(self, part: Part) -> bool {
+        part == Part::Plain || self != Scenario::Tcp
+    }
+
+    /// Whether it gets through a proxy at all.
+    pub fn probe(self, ports: proxies::Ports) -> bool {
+        match self {
+            Scenario::Small | Scenario::Large | Scenario::Fixed => http1::probe(ports.http),
+            Scenario::Grpc => grpc::probe(ports.grpc),
+            Scenario::Tcp => stream::probe(ports.tcp),
+        }
+    }
+
     fn load(self, proxy: &Proxy, time: Duration) -> measure::Load {
         match self {
             Scenario::Small => http1::closed_loop(proxy.ports.http, "/small", 64, time),
@@ -82,31 +128,56 @@ fn main() {
     let (ours, theirs) = measure::split_processors(options.pin);
     measure::run_on(&ours);
     let upstreams = Upstreams::start();
-    measure::run_on(&theirs);
-    let (mut proxies, missing) = proxies::start_all(&upstreams, &options);
-    measure::run_on(&ours);
+    let mut parts = serde_json::Map::new();
+    for part in options.parts.iter().copied() {
+        let report = run(part, &upstreams, &options, [&ours, &theirs]);
+        println!("{}", report.markdown());
+        parts.insert(part.name().into(), report.json());
+    }
+    if let Some(path) = &options.json {
+        std::fs::write(path, report::json(&options, parts)).expect("the JSON file can be written");
+    }
+}
 
-    let memory: Vec<_> = proxies.iter().map(|proxy| measure::memory(proxy, options.idle)).collect();
+/// Starts the proxies of a part, measures them in turns, and ends them.
+fn run<'a>(
+    part: Part,
+    upstreams: &Upstreams,
+    options: &'a Options,
+    [ours, theirs]: [&CpuSet; 2],
+) -> Report<'a> {
+    measure::run_on(theirs);
+    let (proxies, missing) = proxies::start_all(part, upstreams, options);
+    measure::run_on(ours);
 
-    let mut samples = vec![vec![Vec::<Sample>::new(); proxies.len()]; options.scenarios.len()];
+    let memory = proxies.iter().map(|proxy| measure::memory(proxy, options.idle)).collect();
+
+    let scenarios: Vec<_> = options.scenarios_of(part).collect();
+    let mut samples = vec![vec![Vec::<Sample>::new(); proxies.len()]; scenarios.len()];
     for round in 0..options.rounds {
-        for (scenario, row) in options.scenarios.iter().zip(&mut samples) {
+        for (scenario, row) in scenarios.iter().zip(&mut samples) {
             for (proxy, cell) in proxies.iter().zip(row.iter_mut()) {
-                scenario.load(proxy, options.time / 5);
+                warm_up(*scenario, proxy, options.time / 5);
                 let before = proxy.cpu();
                 let load = scenario.load(proxy, options.time);
                 let sample = Sample::new(load, before, proxy.cpu());
-                eprintln!("round {}: {:14} {:14} {}", round + 1, scenario.name(), proxy.name, sample);
+                let (part, scenario) = (part.name(), scenario.name());
+                eprintln!("round {}: {part:5} {scenario:14} {:14} {sample}", round + 1, proxy.name);
                 cell.push(sample);
             }
         }
     }
-    let report = report::Report::new(&options, &proxies, &samples, &memory, &missing);
-    println!("{}", report.markdown());
-    if let Some(path) = &options.json {
-        std::fs::write(path, report.json()).expect("the JSON file can be written");
-    }
-    for proxy in &mut proxies {
-        proxy.stop();
+    Report { options, part, proxies, samples, memory, missing }
+}
+
+/// Lets a proxy open its connections and fill its caches. One that hardly gets the processor is given more time, or
+/// handshakes would be measured as if they were requests.
+fn warm_up(scenario: Scenario, proxy: &Proxy, time: Duration) {
+    let mut done = 0.0;
+    for _ in 0..10 {
+        done += scenario.load(proxy, time).units;
+        if done >= 500.0 {
+            break;
+        }
     }
 }

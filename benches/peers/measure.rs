@@ -79,15 +79,24 @@ impl Sample {
 
     /// The median of each number on its own.
     pub fn median(samples: &[Sample]) -> Sample {
+        Sample::of_each(samples, |numbers| {
+            let half = numbers.len() / 2;
+            if numbers.len() % 2 == 1 { numbers[half] } else { (numbers[half - 1] + numbers[half]) / 2.0 }
+        })
+    }
+
+    /// The median, but the latencies of the round that had the lowest.
+    pub fn median_of_quiet(samples: &[Sample]) -> Sample {
+        let Sample { p50, p99, .. } = Sample::of_each(samples, |numbers| numbers[0]);
+        Sample { p50, p99, ..Sample::median(samples) }
+    }
+
+    /// What `pick` takes of the sorted values of each number.
+    fn of_each(samples: &[Sample], pick: fn(&[f64]) -> f64) -> Sample {
         let of = |number: fn(&Sample) -> f64| {
             let mut numbers: Vec<f64> = samples.iter().map(number).collect();
             numbers.sort_by(f64::total_cmp);
-            let half = numbers.len() / 2;
-            match numbers.len() {
-                0 => 0.0,
-                odd if odd % 2 == 1 => numbers[half],
-                _ => (numbers[half - 1] + numbers[half]) / 2.0,
-            }
+            if numbers.is_empty() { 0.0 } else { pick(&numbers) }
         };
         Sample {
             rate: of(|sample| sample.rate),

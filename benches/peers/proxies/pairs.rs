@@ -1,0 +1,69 @@
+//! Two of a proxy, the caller's and the service's, as every request in a mesh passes both. Between them is TLS 1.3 in
+//! which both prove who they are; what comes before and behind is plain.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::config::{self, Place, Proof};
+use super::{Ports, Start, Started, Upstreams, free_ports, lighter_version, sidecar};
+use crate::root::Root;
+
+/// Those that take part.
+pub const ALL: [(&str, Start); 5] = [
+    ("direct", super::direct),
+    ("lighter", lighter),
+    ("haproxy", |upstreams, folder| two(upstreams, folder, super::one_haproxy)),
+    ("nginx", |upstreams, folder| two(upstreams, folder, super::one_nginx)),
+    ("envoy", |upstreams, folder| two(upstreams, folder, super::one_envoy)),
+];
+
+/// Who the two ends of a pair are, with keys of one kind: ECDSA over P-256.
+pub struct Ends {
+    caller: Proof,
+    service: Proof,
+    /// Holds the files.
+    _root: Root,
+}
+
+const CALLER: &str = "spiffe://mesh.lighter/ns/default/sa/caller";
+const SERVICE: &str = "spiffe://mesh.lighter/ns/default/sa/bench";
+
+impl Ends {
+    pub fn new() -> Self {
+        let root = Root::new();
+        let proof = |own: &str, peer: &'static str| {
+            let (certificate, key) = root.issue(own);
+            let both = certificate.with_extension("both");
+            let parts = [&certificate, &key].map(|file| std::fs::read(file).expect("the root wrote it"));
+            std::fs::write(&both, parts.concat()).expect("the root's folder can be written to");
+            let peer_name = peer.rsplit('/').next().expect("an ID ends in a name");
+            Proof { certificate, key, both, bundle: root.bundle(), peer, peer_name }
+        };
+        Ends { caller: proof(CALLER, SERVICE), service: proof(SERVICE, CALLER), _root: root }
+    }
+}
+
+/// HTTP/1.1 and HTTP/2 as they are, within TLS.
+fn lighter(upstreams: &Upstreams, folder: &Path) -> Started {
+    let (ports, between) = (Ports::free(), Ports::free());
+    let Ends { caller, service, .. } = &upstreams.ends;
+    let resources = config::resources(between, &format!(", secure: {{identity: '{}'}}", caller.peer));
+    let near = config::outbound(ports, free_ports()) + &config::identity(caller);
+    let far = config::inbound(between, upstreams.ports, free_ports()) + &config::identity(service);
+    let near = sidecar(folder, "out", &resources, &near)?;
+    let far = sidecar(folder, "in", &(resources + config::STRICT), &far)?;
+    Ok((ports, vec![near, far], lighter_version()?))
+}
+
+/// Makes one process of a proxy, whose files are called by the name given, and says its version.
+type One = fn(Place<'_>, &Path, &str) -> Result<(Command, String), String>;
+
+fn two(upstreams: &Upstreams, folder: &Path, one: One) -> Started {
+    let (ports, between) = (Ports::free(), Ports::free());
+    let Ends { caller, service, .. } = &upstreams.ends;
+    let near = Place { calls: Some(caller), ..Place::plain(ports, between) };
+    let far = Place { called: Some(service), ..Place::plain(between, upstreams.ports) };
+    let (far, version) = one(far, folder, "far")?;
+    let (near, _) = one(near, folder, "near")?;
+    Ok((ports, vec![near, far], version))
+}
