@@ -11,6 +11,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+#[path = "../../tests/support/envoy.rs"]
+mod envoy;
 mod epoll;
 mod grpc;
 mod http1;

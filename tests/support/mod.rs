@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
 
+pub mod envoy;
 pub mod http2;
 pub mod metrics;
 pub mod process;
