@@ -9,9 +9,10 @@ use super::{Ports, Start, Started, Upstreams, free_ports, lighter_version, sidec
 use crate::root::Root;
 
 /// Those that take part.
-pub const ALL: [(&str, Start); 5] = [
+pub const ALL: [(&str, Start); 6] = [
     ("direct", super::direct),
-    ("lighter", lighter),
+    ("lighter", |upstreams, folder| lighter(upstreams, folder, None)),
+    ("lighter-link", |upstreams, folder| lighter(upstreams, folder, Some(free_ports()))),
     ("haproxy", |upstreams, folder| two(upstreams, folder, super::one_haproxy)),
     ("nginx", |upstreams, folder| two(upstreams, folder, super::one_nginx)),
     ("envoy", |upstreams, folder| two(upstreams, folder, super::one_envoy)),
@@ -43,16 +44,22 @@ impl Ends {
     }
 }
 
-/// HTTP/1.1 and HTTP/2 as they are, within TLS.
-fn lighter(upstreams: &Upstreams, folder: &Path) -> Started {
+/// HTTP/1.1 and HTTP/2 as they are, within TLS; with a port for links, over a link what goes over links.
+fn lighter(upstreams: &Upstreams, folder: &Path, link: Option<[u16; 1]>) -> Started {
     let (ports, between) = (Ports::free(), Ports::free());
     let Ends { caller, service, .. } = &upstreams.ends;
-    let resources = config::resources(between, &format!(", secure: {{identity: '{}'}}", caller.peer));
     let near = config::outbound(ports, free_ports()) + &config::identity(caller);
-    let far = config::inbound(between, upstreams.ports, free_ports()) + &config::identity(service);
+    let mut far = config::inbound(between, upstreams.ports, free_ports()) + &config::identity(service);
+    let mut secure = format!("identity: '{}'", caller.peer);
+    if let Some([link]) = link {
+        secure += &format!(", link: '127.0.0.1:{link}'");
+        far += &format!("link: 127.0.0.1:{link}\n");
+    }
+    let resources = config::resources(between, &format!(", secure: {{{secure}}}"));
     let near = sidecar(folder, "out", &resources, &near)?;
     let far = sidecar(folder, "in", &(resources + config::STRICT), &far)?;
-    Ok((ports, vec![near, far], lighter_version()?))
+    let version = if link.is_none() { lighter_version()? } else { String::new() };
+    Ok((ports, vec![near, far], version))
 }
 
 /// Makes one process of a proxy, whose files are called by the name given, and says its version.
