@@ -11,6 +11,8 @@
 
 mod functions;
 mod load;
+#[path = "../../tests/support/root.rs"]
+mod root;
 mod sidecar;
 
 use std::collections::BTreeMap;

@@ -2,11 +2,12 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::root::Root;
 use crate::{Case, callgrind, load};
 
 pub fn cases() -> Vec<Case> {
@@ -17,10 +18,10 @@ pub fn cases() -> Vec<Case> {
         steady: !matches!(name, "http1-64k" | "tcp"),
         limit,
         run: Box::new(move |file, count| {
-            through_sidecar(file, protocol, upstream(), |port| drive(port, count))
+            through_sidecar(file, protocol, upstream(), |port| drive(port, count));
         }),
     };
-    vec![
+    let alone = vec![
         // As a sidecar lives, and as `peers` measures: 64 connections, so that one turn of the runtime (one `epoll_wait`)
         // serves many of them. This is the case with the limit.
         case(
@@ -53,51 +54,123 @@ pub fn cases() -> Vec<Case> {
         ),
         case("http2-grpc", "call", 500, None, "grpc", load::grpc_upstream, load::grpc),
         case("tcp", "MiB", 200, None, "tcp", load::tcp_upstream, load::tcp),
+    ];
+    alone.into_iter().chain(pair_cases()).collect()
+}
+
+/// Which sidecar of a pair is counted.
+#[derive(Clone, Copy)]
+enum End {
+    Caller,
+    Service,
+}
+
+/// Small requests on 64 connections, as `http1-small`, through a pair with mTLS in between.
+fn pair_cases() -> Vec<Case> {
+    let case = |name, end, link| Case {
+        name,
+        unit: "request",
+        count: 64 * 40,
+        steady: true,
+        limit: None,
+        run: Box::new(move |file, count| {
+            through_pair(file, end, link, load::http1_upstream(128), |port| {
+                load::http1(port, 128, 64, count);
+            });
+        }),
+    };
+    vec![
+        case("http1-mtls-caller", End::Caller, false),
+        case("http1-mtls-service", End::Service, false),
+        case("http1-link-caller", End::Caller, true),
+        case("http1-link-service", End::Service, true),
     ]
 }
 
 fn through_sidecar(file: &Path, protocol: &str, upstream: u16, drive: impl FnOnce(u16)) {
     let folder = tempfile::tempdir().unwrap();
-    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [port, admin] = held.each_ref().map(|listener| listener.local_addr().unwrap().port());
-    drop(held);
-    let resources = folder.path().join("resources.yaml");
-    std::fs::write(
-        &resources,
-        format!(
-            "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: bench}}\nspec:\n  \
-             ports: [{{name: main, port: 80, targetPort: {upstream}, appProtocol: {protocol}}}]\n  \
-             endpoints: [{{address: 127.0.0.1}}]\n"
-        ),
-    )
-    .unwrap();
-    let config = folder.path().join("sidecar.yaml");
-    std::fs::write(
-        &config,
-        format!(
-            "resources: [{}]\nworkers: 1\nadmin: 127.0.0.1:{admin}\n\
-             listeners: [{{listen: '127.0.0.1:{port}', service: bench, port: 80}}]\n",
-            resources.display()
-        ),
-    )
-    .unwrap();
-    let log = std::fs::File::create(folder.path().join("log")).unwrap();
-    let mut sidecar = callgrind(file, env!("CARGO_BIN_EXE_lighter"))
-        .args(["proxy", "--config"])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        let said = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-        assert!(sidecar.try_wait().unwrap().is_none(), "the sidecar ended at its start:\n{}", said());
-        assert!(start.elapsed() < Duration::from_secs(60), "the sidecar does not listen:\n{}", said());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let [port] = free_ports();
+    let resources = format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: bench}}\nspec:\n  \
+         ports: [{{name: main, port: 80, targetPort: {upstream}, appProtocol: {protocol}}}]\n  \
+         endpoints: [{{address: 127.0.0.1}}]\n"
+    );
+    let own = format!("listeners: [{{listen: '127.0.0.1:{port}', service: bench, port: 80}}]\n");
+    let sidecar = Sidecar::start(callgrind(file, LIGHTER), folder.path(), &resources, &own, port);
     drive(port);
-    kill_process(Pid::from_child(&sidecar), Signal::TERM).unwrap();
-    sidecar.wait().unwrap();
+    sidecar.end();
+}
+
+fn through_pair(file: &Path, end: End, link: bool, upstream: u16, drive: impl FnOnce(u16)) {
+    let root = Root::new();
+    let [port, between, links] = free_ports();
+    let service = "spiffe://mesh.lighter/ns/default/sa/bench";
+    let over = if link { format!(", link: '127.0.0.1:{links}'") } else { String::new() };
+    let resources = format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: bench}}\nspec:\n  \
+         ports: [{{name: main, port: 80, targetPort: 8080, appProtocol: http}}]\n  \
+         endpoints: [{{address: 127.0.0.1, port: {between}, secure: {{identity: '{service}'{over}}}}}]\n"
+    );
+    let program = |counted: bool| if counted { callgrind(file, LIGHTER) } else { Command::new(LIGHTER) };
+    let start = |name: &str, counted, own: String, port| {
+        let folder = root.folder().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        Sidecar::start(program(counted), &folder, &resources, &own, port)
+    };
+    let mut own = format!(
+        "service: bench\ninbound: [{{listen: '127.0.0.1:{between}', app: '127.0.0.1:{upstream}', port: 80}}]\n{}",
+        root.identity(service)
+    );
+    if link {
+        own += &format!("link: 127.0.0.1:{links}\n");
+    }
+    let far = start("far", matches!(end, End::Service), own, between);
+    let own = format!(
+        "listeners: [{{listen: '127.0.0.1:{port}', service: bench, port: 80}}]\n{}",
+        root.identity("spiffe://mesh.lighter/ns/default/sa/caller")
+    );
+    let near = start("near", matches!(end, End::Caller), own, port);
+    drive(port);
+    near.end();
+    far.end();
+}
+
+const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
+
+struct Sidecar(Child);
+
+impl Sidecar {
+    /// Starts `program` as a sidecar with files in `folder`, and waits until it listens on `port`.
+    fn start(mut program: Command, folder: &Path, resources: &str, own: &str, port: u16) -> Self {
+        let [admin] = free_ports();
+        let file = folder.join("resources.yaml");
+        std::fs::write(&file, resources).unwrap();
+        let config = folder.join("sidecar.yaml");
+        let common = format!("resources: [{}]\nworkers: 1\nadmin: 127.0.0.1:{admin}\n", file.display());
+        std::fs::write(&config, common + own).unwrap();
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        program.args(["proxy", "--config"]).arg(config);
+        program.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut child = program.spawn().unwrap();
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let said = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+            assert!(child.try_wait().unwrap().is_none(), "the sidecar ended at its start:\n{}", said());
+            assert!(start.elapsed() < Duration::from_secs(60), "the sidecar does not listen:\n{}", said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Sidecar(child)
+    }
+
+    /// Ends it, so that callgrind writes what it counted.
+    fn end(mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Ports that nobody has at the moment, all different.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.each_ref().map(|listener| listener.local_addr().unwrap().port())
 }
