@@ -104,7 +104,7 @@ pub const fn lighter_passes(direction: Direction, half: Half) -> bool {
 /// Whether a field may stand in an HTTP/2 message (RFC 9113 §8.2.1, §8.2.2): the name in lower case and without a
 /// colon, nothing connection-specific, `te` only as `trailers`.
 pub fn allowed_in_http2(name: &[u8], value: &[u8]) -> bool {
-    if !is_token(name) || name.iter().any(u8::is_ascii_uppercase) || !is_field_value(value) {
+    if !is_http2_name(name) || !is_field_value(value) {
         return false;
     }
     match classify(name) {
@@ -219,6 +219,17 @@ pub fn is_token(bytes: &[u8]) -> bool {
 #[inline]
 pub fn is_token_byte(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
+}
+
+/// Whether `bytes` is a token in lower case: a field's name in HTTP/2 (RFC 9113 §8.2.1).
+pub fn is_http2_name(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|byte| is_token_byte(*byte) && !byte.is_ascii_uppercase())
+}
+
+/// Whether `bytes` may be a request's path and query: no white space, no control character, no fragment. More than RFC
+/// 3986 allows, as there are applications that do.
+pub fn is_target(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..) && *byte != b'#')
 }
 
 /// Whether `bytes` may be a field's value: no control character but the tab (RFC 9110 §5.5).

@@ -358,7 +358,7 @@ fn target_form<'b>(
             Err(bad("CONNECT without host and port"))
         };
     }
-    if !target.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..) && *byte != b'#') {
+    if !hop::is_target(target) {
         return Err(bad("the target has a character that it must not have"));
     }
     match target {

@@ -6,11 +6,15 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+pub mod conn;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
+pub mod fields;
+pub mod frame;
 pub(crate) mod head;
 pub mod hpack;
 pub(crate) mod limits;
+pub(crate) mod pieces;
 pub(crate) mod pool;
 pub(crate) mod retry;
 pub(crate) mod upstream;

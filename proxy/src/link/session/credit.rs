@@ -11,7 +11,7 @@ pub const SESSION_CREDIT: u32 = 1024 * 1024;
 /// `size` is what was granted and not yet consumed, by whichever side holds it: `left` is the peer's, `owed` was consumed
 /// and is not granted anew yet, and the rest is held here.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     size: u32,
     left: u32,
     owed: u32,
@@ -20,33 +20,33 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(size: u32) -> Self {
+    pub(crate) fn new(size: u32) -> Self {
         Window { size, left: size, owed: 0, used: 0 }
     }
 
-    pub(super) fn size(&self) -> u32 {
+    pub(crate) fn size(&self) -> u32 {
         self.size
     }
 
     /// What was received and not released.
-    pub(super) fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> u64 {
         u64::from(self.size) - u64::from(self.left) - u64::from(self.owed)
     }
 
     /// What the peer may send.
-    pub(super) fn left(&self) -> u32 {
+    pub(crate) fn left(&self) -> u32 {
         self.left
     }
 
     /// The peer sent `bytes`. Whether it may.
-    pub(super) fn charge(&mut self, bytes: u32) -> bool {
+    pub(crate) fn charge(&mut self, bytes: u32) -> bool {
         let Some(left) = self.left.checked_sub(bytes) else { return false };
         self.left = left;
         true
     }
 
     /// `bytes` were consumed.
-    pub(super) fn release(&mut self, bytes: u32) {
+    pub(crate) fn release(&mut self, bytes: u32) {
         debug_assert!(self.left + self.owed + bytes <= self.size);
         self.owed += bytes;
         self.used = self.used.saturating_add(bytes);
@@ -55,17 +55,17 @@ impl Window {
     /// Whether a grant is due: as much is owed as the peer has left. So it is granted in halves of a window that is
     /// consumed, and in ever smaller parts of one of which others hold the most; the peer is never left without any
     /// while something is owed.
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.owed > 0 && self.owed >= self.left
     }
 
     /// Whether a whole window was consumed since it last grew.
-    pub(super) fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.used >= self.size
     }
 
     /// Makes it twice as large, at most `most`. Returns by how much it grew.
-    pub(super) fn grow(&mut self, most: u32) -> u32 {
+    pub(crate) fn grow(&mut self, most: u32) -> u32 {
         let more = self.size.min(most.saturating_sub(self.size));
         self.size += more;
         self.owed += more;
@@ -74,7 +74,7 @@ impl Window {
     }
 
     /// What is to be granted now.
-    pub(super) fn grant(&mut self) -> u32 {
+    pub(crate) fn grant(&mut self) -> u32 {
         let granted = std::mem::take(&mut self.owed);
         self.left += granted;
         granted

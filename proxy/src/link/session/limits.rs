@@ -50,18 +50,18 @@ impl Default for Limits {
 
 /// Counts how often something happens in a second.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     since: Instant,
     count: u32,
 }
 
 impl Meter {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Meter { since: now, count: 0 }
     }
 
     /// It happened. Whether it may, this second.
-    pub(super) fn count(&mut self, now: Instant, limit: u32) -> bool {
+    pub(crate) fn count(&mut self, now: Instant, limit: u32) -> bool {
         if now.saturating_duration_since(self.since) >= SECOND {
             *self = Meter::new(now);
         }

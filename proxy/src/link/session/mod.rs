@@ -8,7 +8,7 @@
 //! read; or it was [reset](Session::reset) here. Whoever gives a stream up must reset it.
 
 mod check;
-mod credit;
+pub(crate) mod credit;
 mod limits;
 mod outbox;
 mod recv;
@@ -28,7 +28,7 @@ use bytes::Bytes;
 use self::credit::Window;
 pub use self::credit::{SESSION_CREDIT, STREAM_CREDIT};
 pub use self::limits::Limits;
-use self::limits::Meter;
+pub(crate) use self::limits::Meter;
 pub use self::outbox::{Outbox, Slices};
 use self::recv::Inbox;
 pub use self::send::{OpenError, SendError};
@@ -485,7 +485,7 @@ impl StreamId {
 
 /// Numbers of streams are counted upwards and never chosen: a multiplication spreads them.
 #[derive(Debug, Default)]
-pub(in crate::link) struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

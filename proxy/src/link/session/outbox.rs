@@ -101,17 +101,25 @@ impl Outbox {
     }
 
     /// Appends `bytes` by copying.
-    pub(super) fn copy(&mut self, bytes: &[u8]) {
-        self.own.extend_from_slice(bytes);
-        self.len += bytes.len();
+    pub(crate) fn copy(&mut self, bytes: &[u8]) {
+        self.put(|own| own.extend_from_slice(bytes));
+    }
+
+    /// Appends what `write` puts behind what it is given. That must stay as it is.
+    #[inline]
+    pub(crate) fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.own.len();
+        write(&mut self.own);
+        let more = self.own.len() - before;
+        self.len += more;
         match self.pieces.back_mut() {
-            Some(Piece::Own(length)) => *length += bytes.len(),
-            _ => self.pieces.push_back(Piece::Own(bytes.len())),
+            Some(Piece::Own(length)) => *length += more,
+            _ => self.pieces.push_back(Piece::Own(more)),
         }
     }
 
     /// Appends part of a body.
-    pub(super) fn body(&mut self, body: Bytes) {
+    pub(crate) fn body(&mut self, body: Bytes) {
         if body.len() <= COPIED {
             self.copy(&body);
         } else {
