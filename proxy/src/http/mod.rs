@@ -1,5 +1,5 @@
-//! HTTP on the data path: the codec of HTTP/1 is our own, HTTP/2 is the `h2` crate, and one module owns the
-//! hop-by-hop rules of both.
+//! HTTP on the data path: the codecs of HTTP/1 and HTTP/2 are our own, and one module owns the hop-by-hop rules of
+//! both.
 
 pub(crate) mod bridge;
 pub mod h1;

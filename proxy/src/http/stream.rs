@@ -1,47 +1,41 @@
 //! The streams that an exchange is moved between, each of an HTTP/2 connection or of a link: what the engine does with
 //! them, whichever they are.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Response};
 
+use super::h2::conn;
+use super::h2::fields::{Fields, ResponseHead};
+use super::h2::frame::Code;
+use super::h2::wire;
 use crate::error::{Cause, ProxyError};
-use crate::link::frame::{Code, Cut};
-use crate::link::halves;
+use crate::link::frame::{self, Cut};
+use crate::link::halves::Half;
 
-/// What comes: a body, and what is behind it.
-pub(crate) enum Source {
-    Http2(RecvStream),
-    Link(halves::Coming),
+/// One end of a stream: what comes on it, and what goes. Dropping it gives up what is left of it.
+pub(crate) enum Stream {
+    Http2(wire::Stream),
+    Link(Half),
 }
 
-/// Where a body goes.
-pub(crate) enum Sink {
-    Http2(SendStream<Bytes>),
-    Link(halves::Going),
-}
-
-/// Whom a request is answered to.
-pub(crate) enum Respond {
-    Http2(SendResponse<Bytes>),
-    Link(halves::Answering),
-}
-
-/// The answer that is waited for.
-pub(crate) enum Awaited {
-    Http2(ResponseFuture),
-    Link(halves::Awaited),
+/// What comes next on a stream.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// Part of the body, to be released when it is no longer held. `end`: nothing comes behind it.
+    Data { part: Bytes, end: bool },
+    /// Fields behind the body. Nothing comes behind them.
+    Trailers(Box<Fields>),
+    /// It has ended well.
+    End,
+    /// It was cut off: what came is not whole.
+    Cut(Broken),
 }
 
 /// How a stream was cut off.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    Http2(h2::Error),
+    Http2(conn::Cut),
     Link(Cut),
 }
 
@@ -49,118 +43,126 @@ pub(crate) enum Broken {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Closed;
 
-impl Source {
-    /// Whether all of it was read.
+impl Stream {
+    /// The next head of the answer; interim ones come before the one of the answer.
+    pub(crate) fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
+        match self {
+            Stream::Http2(stream) => stream.poll_head(cx).map_err(Broken::Http2),
+            Stream::Link(stream) => stream.poll_head(cx).map_err(Broken::Link),
+        }
+    }
+
+    /// Bytes of body that can be read now. Those of a link are looked for, so that this task is woken where there are
+    /// none.
+    pub(crate) fn readable(&self, cx: &Context<'_>) -> usize {
+        match self {
+            Stream::Http2(stream) => stream.readable(),
+            Stream::Link(stream) => stream.readable(cx),
+        }
+    }
+
+    /// What comes next behind the head, at most `most` bytes of a body, which is not zero.
+    pub(crate) fn poll_read(&self, most: usize, cx: &Context<'_>) -> Poll<Read> {
+        match self {
+            Stream::Http2(stream) => stream.poll_read(most, cx).map(|read| match read {
+                conn::Read::Data { part, end } => Read::Data { part, end },
+                conn::Read::Trailers(trailers) => Read::Trailers(trailers),
+                conn::Read::End => Read::End,
+                conn::Read::Cut(cut) => Read::Cut(Broken::Http2(cut)),
+            }),
+            Stream::Link(stream) => stream.poll_read(most, cx),
+        }
+    }
+
+    /// Whether all was read, and has ended well.
     pub(crate) fn is_end(&self) -> bool {
         match self {
-            Source::Http2(stream) => stream.is_end_stream(),
-            Source::Link(stream) => stream.is_end(),
-        }
-    }
-
-    /// The next part of the body. None: it is whole, or trailers come.
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        match self {
-            Source::Http2(stream) => stream.poll_data(cx).map_err(Broken::Http2),
-            Source::Link(stream) => stream.poll_data(cx).map_err(Broken::Link),
-        }
-    }
-
-    /// What is behind the body, when that is whole.
-    pub(crate) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Broken>> {
-        match self {
-            Source::Http2(stream) => stream.poll_trailers(cx).map_err(Broken::Http2),
-            Source::Link(stream) => stream.poll_trailers(cx).map_err(Broken::Link),
+            Stream::Http2(stream) => stream.is_end(),
+            Stream::Link(stream) => stream.is_end(),
         }
     }
 
     /// So many bytes of what was read are passed on.
-    pub(crate) fn release(&mut self, bytes: usize) {
+    pub(crate) fn release(&self, bytes: usize) {
         match self {
-            // An error means that the stream is gone, which the next poll tells.
-            Source::Http2(stream) => drop(stream.flow_control().release_capacity(bytes)),
-            Source::Link(stream) => stream.release(bytes),
-        }
-    }
-}
-
-impl Sink {
-    /// How many of `wanted` bytes it takes now.
-    pub(crate) fn room(&mut self, wanted: usize) -> usize {
-        match self {
-            Sink::Http2(stream) => {
-                stream.reserve_capacity(wanted);
-                stream.capacity()
-            }
-            Sink::Link(stream) => stream.room(),
-        }
-    }
-
-    /// The same, once it takes any.
-    pub(crate) fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Closed>> {
-        match self {
-            Sink::Http2(stream) => {
-                stream.reserve_capacity(wanted);
-                match stream.capacity() {
-                    0 => match ready!(stream.poll_capacity(cx)) {
-                        Some(Ok(granted)) => Poll::Ready(Ok(granted)),
-                        _ => Poll::Ready(Err(Closed)),
-                    },
-                    granted => Poll::Ready(Ok(granted)),
-                }
-            }
-            Sink::Link(stream) => stream.poll_room(cx).map_err(|_| Closed),
-        }
-    }
-
-    /// Sends `content`, for which there is room, or which is short. `end`: nothing follows it.
-    pub(crate) fn send(&mut self, content: Bytes, end: bool) -> Result<(), Closed> {
-        match self {
-            Sink::Http2(stream) => stream.send_data(content, end).map_err(|_| Closed),
-            Sink::Link(stream) => stream.send(content, end).map_err(|_| Closed),
-        }
-    }
-
-    /// Ends it with trailers.
-    pub(crate) fn send_trailers(&mut self, trailers: HeaderMap) -> Result<(), Closed> {
-        match self {
-            Sink::Http2(stream) => stream.send_trailers(trailers).map_err(|_| Closed),
-            Sink::Link(stream) => stream.send_trailers(&trailers).map_err(|_| Closed),
+            Stream::Http2(stream) => stream.release(bytes),
+            Stream::Link(stream) => stream.release(bytes),
         }
     }
 
     /// Ready if the other side has cut it off.
-    pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         match self {
-            Sink::Http2(stream) => stream.poll_reset(cx).map(|_| ()),
-            Sink::Link(stream) => stream.poll_cut(cx).map(|_| ()),
+            Stream::Http2(stream) => stream.poll_cut(cx).map(|_| ()),
+            Stream::Link(stream) => stream.poll_cut(cx).map(|_| ()),
+        }
+    }
+
+    /// How much of a body may be sent, at most `want`, which is not zero; once that is any.
+    pub(crate) fn poll_capacity(&self, want: usize, cx: &Context<'_>) -> Poll<Result<usize, Closed>> {
+        match self {
+            Stream::Http2(stream) => stream.poll_capacity(want, cx).map_err(|_| Closed),
+            Stream::Link(stream) => stream.poll_capacity(want, cx).map_err(|_| Closed),
+        }
+    }
+
+    /// Whether so much of a body may be sent now.
+    pub(crate) fn has_capacity(&self, want: usize) -> bool {
+        match self {
+            Stream::Http2(stream) => stream.has_capacity(want),
+            Stream::Link(stream) => stream.has_capacity(want),
+        }
+    }
+
+    /// Sends the head of an answer, or of an interim one.
+    pub(crate) fn send_head(&self, head: &ResponseHead, end: bool) -> Result<(), Closed> {
+        match self {
+            Stream::Http2(stream) => stream.send_head(head, end).map_err(|_| Closed),
+            Stream::Link(stream) => stream.send_head(head, end).map_err(|_| Closed),
+        }
+    }
+
+    /// Sends part of a body, no more than there is capacity for. `end`: nothing follows it.
+    pub(crate) fn send_data(&self, part: Bytes, end: bool) -> Result<(), Closed> {
+        match self {
+            Stream::Http2(stream) => stream.send_data(part, end).map_err(|_| Closed),
+            Stream::Link(stream) => stream.send_data(part, end).map_err(|_| Closed),
+        }
+    }
+
+    /// Ends it with trailers.
+    pub(crate) fn send_trailers(&self, trailers: &Fields) -> Result<(), Closed> {
+        match self {
+            Stream::Http2(stream) => stream.send_trailers(trailers).map_err(|_| Closed),
+            Stream::Link(stream) => stream.send_trailers(trailers).map_err(|_| Closed),
         }
     }
 
     /// Nobody wants its answer any more.
-    pub(crate) fn cancel(&mut self) {
+    pub(crate) fn cancel(&self) {
         match self {
-            Sink::Http2(stream) => stream.send_reset(Reason::CANCEL),
-            Sink::Link(stream) => stream.reset(Cut { code: Code::Cancelled, cause: None }),
+            Stream::Http2(stream) => stream.reset(Code::CANCEL),
+            Stream::Link(stream) => stream.reset(Cut { code: frame::Code::Cancelled, cause: None }),
         }
     }
 
     /// Cuts an answer whose head was sent, so that it cannot be taken for a whole one. `broken`: how it was cut where it
     /// came from.
-    pub(crate) fn cut(&mut self, error: &ProxyError, broken: Option<&Broken>) {
+    pub(crate) fn cut(&self, error: &ProxyError, broken: Option<Broken>) {
         let late = matches!(error.cause, Cause::RequestTimeout | Cause::IdleTimeout);
+        let said = broken.and_then(Broken::code);
         match self {
-            Sink::Http2(stream) => stream.send_reset(match broken.and_then(Broken::reason) {
+            Stream::Http2(stream) => stream.reset(match said {
                 // Some clients take NO_ERROR for a clean end.
-                Some(reason) if reason != Reason::NO_ERROR => reason,
-                _ if late => Reason::CANCEL,
-                _ => Reason::INTERNAL_ERROR,
+                Some(code) if code != Code::NO_ERROR => code,
+                _ if late => Code::CANCEL,
+                _ => Code::INTERNAL_ERROR,
             }),
-            Sink::Link(stream) => {
-                let code = match broken.and_then(Broken::reason) {
-                    Some(Reason::CANCEL) => Code::Cancelled,
-                    _ if late => Code::TooSlow,
-                    _ => Code::Internal,
+            Stream::Link(stream) => {
+                let code = match said {
+                    Some(Code::CANCEL) => frame::Code::Cancelled,
+                    _ if late => frame::Code::TooSlow,
+                    _ => frame::Code::Internal,
                 };
                 stream.reset(Cut::new(code, error.cause));
             }
@@ -168,63 +170,13 @@ impl Sink {
     }
 }
 
-impl Respond {
-    /// Sends an interim answer. One that cannot be sent is left out: whoever is gone is noticed elsewhere.
-    pub(crate) fn interim(&mut self, answer: Response<()>) {
-        match self {
-            Respond::Http2(stream) => drop(stream.send_informational(answer)),
-            Respond::Link(stream) => drop(stream.interim(&answer)),
-        }
-    }
-
-    /// Sends the answer's head. `end`: nothing follows it.
-    pub(crate) fn answer(&mut self, answer: Response<()>, end: bool) -> Result<Sink, Closed> {
-        match self {
-            Respond::Http2(stream) => stream.send_response(answer, end).map(Sink::Http2).map_err(|_| Closed),
-            Respond::Link(stream) => stream.answer(&answer, end).map(Sink::Link).map_err(|_| Closed),
-        }
-    }
-
-    /// Ready if the caller wants no answer any more.
-    pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Respond::Http2(stream) => stream.poll_reset(cx).map(|_| ()),
-            Respond::Link(stream) => stream.poll_cut(cx).map(|_| ()),
-        }
-    }
-}
-
-impl Awaited {
-    /// The next interim answer. None: the answer itself has come, or what came is told with it.
-    pub(crate) fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<()>>> {
-        match self {
-            Awaited::Http2(stream) => stream.poll_informational(cx).map(|came| came.and_then(Result::ok)),
-            Awaited::Link(stream) => stream.poll_interim(cx).map(|came| came.and_then(Result::ok)),
-        }
-    }
-
-    /// The answer.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Source>, Broken>> {
-        match self {
-            Awaited::Http2(stream) => {
-                let answer = ready!(Future::poll(Pin::new(stream), cx));
-                Poll::Ready(answer.map(|answer| answer.map(Source::Http2)).map_err(Broken::Http2))
-            }
-            Awaited::Link(stream) => {
-                let answer = ready!(stream.poll(cx));
-                Poll::Ready(answer.map(|answer| answer.map(Source::Link)).map_err(Broken::Link))
-            }
-        }
-    }
-}
-
 impl Broken {
     /// Why, in HTTP/2's words, if it was said in words.
-    fn reason(&self) -> Option<Reason> {
+    fn code(self) -> Option<Code> {
         match self {
-            Broken::Http2(error) => error.reason(),
-            Broken::Link(Cut { code: Code::Cancelled, .. }) => Some(Reason::CANCEL),
-            Broken::Link(_) => None,
+            Broken::Http2(conn::Cut::Reset(code)) => Some(code),
+            Broken::Link(Cut { code: frame::Code::Cancelled, .. }) => Some(Code::CANCEL),
+            Broken::Http2(_) | Broken::Link(_) => None,
         }
     }
 }

@@ -1,302 +1,204 @@
-//! A stream of a link in the terms in which HTTP/2 is moved: heads of the `http` crate, bodies, trailers.
+//! A stream of a link in the terms in which HTTP/2 is moved: heads, bodies, trailers.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
 
 use super::connection::{Link, Opened};
 use super::exchange::ENDPOINT;
 use super::frame::{Code, Cut};
-use super::head::{Opening, Protocol, RequestHead, ResponseHead, Scheme};
+use super::head::{Opening, Protocol, Scheme};
 use super::send;
-use super::session::Read;
+use super::session;
 use super::stream::{End, cut_in};
 use crate::error::Cause;
 use crate::http::h1::head::Field;
+use crate::http::h2::fields::{Fields, RequestHead, ResponseHead};
 use crate::http::hop::{self, Kind};
+use crate::http::stream::{Broken, Read};
 
-/// What comes on a stream: a body, and what is behind it.
-pub(crate) struct Coming {
-    end: Rc<End>,
-    trailers: Option<HeaderMap>,
+/// One end of a stream.
+pub(crate) struct Half {
+    end: End,
+    ahead: RefCell<Ahead>,
+}
+
+/// What was read and not asked for yet.
+#[derive(Default)]
+struct Ahead {
+    content: Bytes,
+    next: Option<Result<session::Read, Cut>>,
     ended: bool,
 }
 
-/// What goes out on a stream behind its head.
-pub(crate) struct Going(Rc<End>);
-
-/// The answer to a request that came: to be given.
-pub(crate) struct Answering(Rc<End>);
-
-/// The answer to a request that was sent: to come.
-pub(crate) struct Awaited {
-    end: Rc<End>,
-    /// It was come upon while only interim answers were asked for.
-    head: Option<ResponseHead>,
-}
-
-/// A request that came, in the words of the `http` crate. `Err`: it cannot be said so.
-pub(crate) fn taken(opened: Opened) -> Result<(Parts, Coming, Answering), (Cause, Answering)> {
+/// A request that came, in the words of HTTP/2. `Err`: it cannot be said so.
+pub(crate) fn taken(opened: Opened) -> Result<(RequestHead, Half), (Cause, Half)> {
     let Opened { head, end, stream } = opened;
-    let stream = Rc::new(stream);
-    match parts(&head) {
-        Ok(parts) => {
-            let coming = Coming { end: stream.clone(), trailers: None, ended: end };
-            Ok((parts, coming, Answering(stream)))
-        }
-        Err(cause) => Err((cause, Answering(stream))),
+    let half = Half::new(stream, end);
+    if head.path_and_query().is_empty() {
+        // CONNECT has none.
+        return Err((Cause::Unsupported, half));
     }
+    let scheme: &[u8] = match head.scheme {
+        Scheme::Http => b"http",
+        Scheme::Https => b"https",
+    };
+    let mut request = RequestHead::new(head.method(), scheme, head.authority(), head.path_and_query());
+    // What is between sidecars only ends here.
+    put(&mut request.fields, head.fields().filter(|field| !hop::is_lighter(field.name)));
+    Ok((request, half))
 }
 
 /// Sends a request's head. `end`: there is nothing behind it. `endpoint`: the address that it is for. `deadline`: what is
-/// left of its time. Of `fields` those go that are no hop's own.
-pub(crate) fn open<'f>(
+/// left of its time. Of its fields those go that are no hop's own.
+pub(crate) fn open(
     link: &Rc<Link>,
-    endpoint: &'f str,
-    parts: &Parts,
-    fields: impl Iterator<Item = (&'f HeaderName, &'f HeaderValue)>,
+    endpoint: &str,
+    head: &RequestHead,
     deadline: Option<Duration>,
     end: bool,
-) -> Result<(Awaited, Going), Cut> {
+) -> Result<Half, Cut> {
     let opening = Opening {
         protocol: Protocol::Http2,
-        scheme: if parts.uri.scheme() == Some(&http::uri::Scheme::HTTPS) {
-            Scheme::Https
-        } else {
-            Scheme::Http
-        },
-        method: parts.method.as_str().as_bytes(),
-        authority: parts.uri.authority().map_or(b"", |authority| authority.as_str().as_bytes()),
-        path: parts.uri.path_and_query().map_or(b"/", |path| path.as_str().as_bytes()),
+        scheme: if head.scheme() == b"https" { Scheme::Https } else { Scheme::Http },
+        method: head.method(),
+        authority: head.authority(),
+        path: head.target(),
         deadline,
     };
-    let fields = crossing(fields).chain([(ENDPOINT, endpoint.as_bytes())]);
+    let crossing = head.fields.iter().filter(|field| field.kind != Kind::Lighter && !is_hops(field.kind));
+    let fields = crossing.map(|field| (field.name, field.value)).chain([(ENDPOINT, endpoint.as_bytes())]);
     let stream = send::open(link, &opening, fields, end).map_err(|error| cut_of(&error))?;
-    let stream = Rc::new(stream);
-    Ok((Awaited { end: stream.clone(), head: None }, Going(stream)))
+    Ok(Half::new(stream, false))
 }
 
-impl Coming {
-    /// Whether all of it was read.
-    pub(crate) fn is_end(&self) -> bool {
-        self.ended || (self.trailers.is_none() && self.end.is_at_end())
+impl Half {
+    /// `ended`: nothing comes on it.
+    fn new(end: End, ended: bool) -> Self {
+        Half { end, ahead: RefCell::new(Ahead { ended, ..Ahead::default() }) }
     }
 
-    /// The next part of the body. None: it is whole, or trailers come.
-    pub(crate) fn poll_data(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
-        if self.ended || self.trailers.is_some() {
-            return Poll::Ready(None);
-        }
+    /// The next head of the answer.
+    pub(crate) fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<ResponseHead, Cut>> {
         match ready!(self.end.poll_next(cx)) {
-            Ok(Read::Data(bytes)) => return Poll::Ready(Some(Ok(bytes))),
-            Ok(Read::Trailers(trailers)) => self.trailers = Some(map(trailers.fields())),
-            Ok(Read::End) => self.ended = true,
-            Ok(Read::Head(_)) => return Poll::Ready(Some(Err(misplaced()))),
-            Ok(Read::Cut(cut)) | Err(cut) => return Poll::Ready(Some(Err(cut))),
+            Ok(session::Read::Head(from)) => {
+                let mut head = ResponseHead { status: from.status, fields: Fields::with_room() };
+                put(&mut head.fields, from.fields());
+                Poll::Ready(Ok(head))
+            }
+            Ok(session::Read::Cut(cut)) | Err(cut) => Poll::Ready(Err(cut)),
+            Ok(_) => Poll::Ready(Err(misplaced())),
         }
-        Poll::Ready(None)
     }
 
-    /// What is behind the body, when that is whole.
-    pub(crate) fn poll_trailers(&mut self, cx: &Context<'_>) -> Poll<Result<Option<HeaderMap>, Cut>> {
-        while !self.ended {
-            if let Some(trailers) = self.trailers.take() {
-                self.ended = true;
-                return Poll::Ready(Ok(Some(trailers)));
-            }
-            match ready!(self.poll_data(cx)) {
-                // Whoever asks for trailers does not want what comes before them.
-                Some(Ok(bytes)) => self.release(bytes.len()),
-                Some(Err(cut)) => return Poll::Ready(Err(cut)),
-                None => {}
+    /// Bytes of body that can be read now. Where there are none, this task is woken when something comes.
+    pub(crate) fn readable(&self, cx: &Context<'_>) -> usize {
+        let mut ahead = self.ahead.borrow_mut();
+        if ahead.content.is_empty()
+            && ahead.next.is_none()
+            && !ahead.ended
+            && let Poll::Ready(next) = self.end.poll_next(cx)
+        {
+            match next {
+                Ok(session::Read::Data(content)) => ahead.content = content,
+                other => ahead.next = Some(other),
             }
         }
-        Poll::Ready(Ok(None))
+        ahead.content.len()
+    }
+
+    /// What comes next behind the head, at most `most` bytes of a body.
+    pub(crate) fn poll_read(&self, most: usize, cx: &Context<'_>) -> Poll<Read> {
+        let waiting = self.readable(cx);
+        let mut ahead = self.ahead.borrow_mut();
+        if waiting > 0 {
+            let part = ahead.content.split_to(waiting.min(most));
+            let end = ahead.content.is_empty() && self.end.is_at_end();
+            ahead.ended |= end;
+            return Poll::Ready(Read::Data { part, end });
+        }
+        let next = ahead.next.take();
+        ahead.ended |= matches!(next, Some(Ok(session::Read::Trailers(_) | session::Read::End)));
+        Poll::Ready(match next {
+            None if ahead.ended => Read::End,
+            None => return Poll::Pending,
+            Some(Ok(session::Read::End)) => Read::End,
+            Some(Ok(session::Read::Trailers(trailers))) => {
+                let mut fields = Fields::default();
+                put(&mut fields, trailers.fields());
+                Read::Trailers(Box::new(fields))
+            }
+            Some(Ok(session::Read::Cut(cut)) | Err(cut)) => Read::Cut(Broken::Link(cut)),
+            Some(Ok(session::Read::Head(_) | session::Read::Data(_))) => Read::Cut(Broken::Link(misplaced())),
+        })
+    }
+
+    /// Whether all was read, and has ended well.
+    pub(crate) fn is_end(&self) -> bool {
+        let ahead = self.ahead.borrow();
+        ahead.ended || (ahead.content.is_empty() && ahead.next.is_none() && self.end.is_at_end())
     }
 
     /// So many bytes of what was read are no longer held.
     pub(crate) fn release(&self, bytes: usize) {
         self.end.release(bytes);
     }
-}
 
-impl Going {
-    /// How many bytes can be sent now.
-    pub(crate) fn room(&self) -> usize {
-        self.0.room()
+    /// How many of `want` bytes can be sent, once that is any.
+    pub(crate) fn poll_capacity(&self, want: usize, cx: &Context<'_>) -> Poll<Result<usize, Cut>> {
+        self.end.poll_room(cx).map_ok(|room| room.min(want))
     }
 
-    /// How many bytes can be sent, once that is any.
-    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, Cut>> {
-        self.0.poll_room(cx)
+    /// Whether `want` bytes can be sent now.
+    pub(crate) fn has_capacity(&self, want: usize) -> bool {
+        self.end.room() >= want
     }
 
     /// Sends `content`, for which there is room. `end`: nothing follows it.
-    pub(crate) fn send(&self, mut content: Bytes, end: bool) -> Result<(), Cut> {
-        let sent = self.0.send_bytes(&mut content, end).map_err(|error| cut_of(&error));
+    pub(crate) fn send_data(&self, mut content: Bytes, end: bool) -> Result<(), Cut> {
+        let sent = self.end.send_bytes(&mut content, end).map_err(|error| cut_of(&error));
         debug_assert!(sent.is_err() || content.is_empty());
         sent.map(|_| ())
     }
 
     /// Ends it with trailers.
-    pub(crate) fn send_trailers(&self, trailers: &HeaderMap) -> Result<(), Cut> {
-        let fields = trailers.iter().filter(|(name, _)| hop::allowed_in_trailers(name.as_str().as_bytes()));
-        let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-        self.0.send_trailers(fields).map_err(|error| cut_of(&error))
+    pub(crate) fn send_trailers(&self, trailers: &Fields) -> Result<(), Cut> {
+        let fields = trailers.iter().filter(|field| hop::allowed_in_trailers(field.name));
+        let fields = fields.map(|field| (field.name, field.value));
+        self.end.send_trailers(fields).map_err(|error| cut_of(&error))
+    }
+
+    /// Sends the head of an answer, or of an interim one. In it sidecars say something to each other.
+    pub(crate) fn send_head(&self, head: &ResponseHead, end: bool) -> Result<(), Cut> {
+        let crossing = head.fields.iter().filter(|field| field.kind != Kind::Te && !is_hops(field.kind));
+        let fields = crossing.map(|field| (field.name, field.value));
+        self.end.send_head(head.status, fields, end).map_err(|error| cut_of(&error))
     }
 
     /// Ready if the other side has cut it off.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<Cut> {
-        self.0.poll_cut(cx)
+        self.end.poll_cut(cx)
     }
 
     /// Cuts it off.
     pub(crate) fn reset(&self, cut: Cut) {
-        self.0.reset(cut);
+        self.end.reset(cut);
     }
 }
 
-impl Answering {
-    /// Sends an interim answer.
-    pub(crate) fn interim(&self, answer: &Response<()>) -> Result<(), Cut> {
-        self.send(answer, false)
-    }
-
-    /// Sends the answer's head.
-    pub(crate) fn answer(&self, answer: &Response<()>, end: bool) -> Result<Going, Cut> {
-        self.send(answer, end).map(|()| Going(self.0.clone()))
-    }
-
-    /// Ready if the other side wants no answer any more.
-    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<Cut> {
-        self.0.poll_cut(cx)
-    }
-
-    /// Cuts it off.
-    pub(crate) fn reset(&self, cut: Cut) {
-        self.0.reset(cut);
-    }
-
-    fn send(&self, answer: &Response<()>, end: bool) -> Result<(), Cut> {
-        let sent = self.0.send_head(answer.status().as_u16(), answered(answer.headers().iter()), end);
-        sent.map_err(|error| cut_of(&error))
+/// Every name and value was seen to be one when it came. What only HTTP/1 can say is left out.
+fn put<'f>(fields: &mut Fields, from: impl Iterator<Item = Field<'f>>) {
+    for field in from.filter(|field| !is_hops(hop::classify(field.name))) {
+        fields.push_lower(field.name, field.value);
     }
 }
 
-impl Awaited {
-    /// The next interim answer. None: the answer itself has come.
-    pub(crate) fn poll_interim(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Response<()>, Cut>>> {
-        if self.head.is_some() {
-            return Poll::Ready(None);
-        }
-        match ready!(self.poll_head(cx)) {
-            Ok(head) if head.is_informational() => Poll::Ready(Some(response(&head))),
-            Ok(head) => {
-                self.head = Some(head);
-                Poll::Ready(None)
-            }
-            Err(cut) => Poll::Ready(Some(Err(cut))),
-        }
-    }
-
-    /// The answer. Interim ones are left out.
-    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Response<Coming>, Cut>> {
-        loop {
-            let head = match self.head.take() {
-                Some(head) => head,
-                None => ready!(self.poll_head(cx))?,
-            };
-            if !head.is_informational() {
-                let coming = Coming { end: self.end.clone(), trailers: None, ended: false };
-                return Poll::Ready(response(&head).map(|answer| answer.map(|()| coming)));
-            }
-        }
-    }
-
-    fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<ResponseHead, Cut>> {
-        match ready!(self.end.poll_next(cx)) {
-            Ok(Read::Head(head)) => Poll::Ready(Ok(head)),
-            Ok(Read::Cut(cut)) | Err(cut) => Poll::Ready(Err(cut)),
-            Ok(_) => Poll::Ready(Err(misplaced())),
-        }
-    }
-}
-
-/// A request's head, without what is between sidecars only.
-fn parts(head: &RequestHead) -> Result<Parts, Cause> {
-    let mut request = http::Request::new(());
-    *request.method_mut() = Method::from_bytes(head.method()).map_err(|_| Cause::BadRequest)?;
-    let mut uri = http::uri::Parts::default();
-    uri.path_and_query = match head.path_and_query() {
-        // CONNECT has none.
-        b"" => return Err(Cause::Unsupported),
-        path => Some(path.try_into().map_err(|_| Cause::BadRequest)?),
-    };
-    if head.authority().is_empty() {
-        *request.version_mut() = Version::HTTP_11;
-    } else {
-        *request.version_mut() = Version::HTTP_2;
-        uri.authority = Some(head.authority().try_into().map_err(|_| Cause::BadRequest)?);
-        uri.scheme = Some(match head.scheme {
-            Scheme::Http => http::uri::Scheme::HTTP,
-            Scheme::Https => http::uri::Scheme::HTTPS,
-        });
-    }
-    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Cause::BadRequest)?;
-    let between_sidecars = |field: &Field<'_>| !hop::is_lighter(field.name);
-    *request.headers_mut() = map(head.fields().filter(between_sidecars));
-    Ok(request.into_parts().0)
-}
-
-fn response(head: &ResponseHead) -> Result<Response<()>, Cut> {
-    let mut answer = Response::new(());
-    *answer.version_mut() = Version::HTTP_2;
-    let malformed = Cut::new(Code::Protocol, Cause::UpstreamMalformed);
-    *answer.status_mut() = StatusCode::from_u16(head.status).map_err(|_| malformed)?;
-    *answer.headers_mut() = map(head.fields());
-    Ok(answer)
-}
-
-/// Every name and value was seen to be one when it came.
-fn map<'f>(fields: impl Iterator<Item = Field<'f>>) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for field in fields {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value))
-        {
-            map.append(name, value);
-        }
-    }
-    map
-}
-
-/// The fields of a request that are no hop's own.
-fn crossing<'f>(
-    fields: impl Iterator<Item = (&'f HeaderName, &'f HeaderValue)>,
-) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
-    bare(fields).filter(|(name, _)| !matches!(hop::classify(name), Kind::Lighter) && !is_hops(name))
-}
-
-/// The same of an answer, in which sidecars say something to each other.
-fn answered<'f>(
-    fields: impl Iterator<Item = (&'f HeaderName, &'f HeaderValue)>,
-) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
-    bare(fields).filter(|(name, _)| !matches!(hop::classify(name), Kind::Te) && !is_hops(name))
-}
-
-fn bare<'f>(
-    fields: impl Iterator<Item = (&'f HeaderName, &'f HeaderValue)>,
-) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
-    fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
-}
-
-fn is_hops(name: &[u8]) -> bool {
+fn is_hops(kind: Kind) -> bool {
     matches!(
-        hop::classify(name),
+        kind,
         Kind::Connection
             | Kind::Hop
             | Kind::TransferEncoding

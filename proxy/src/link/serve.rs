@@ -26,7 +26,7 @@ use crate::error::Cause;
 use crate::http::h2::deadline::Deadlines;
 use crate::http::h2::exchange::Arrived;
 use crate::http::h2::{self, Downstream};
-use crate::http::stream::{Respond, Source};
+use crate::http::stream;
 use crate::http::{Context, Scope, serve_http1};
 use crate::identity::{self, ALPN_LINK};
 use crate::inbound;
@@ -157,9 +157,8 @@ impl From {
     fn in_http2(&self, target: Target, opened: Opened) -> Engine {
         let left = opened.head.deadline;
         match halves::taken(opened) {
-            Ok((parts, body, respond)) => {
-                let (body, respond) = (Source::Link(body), Respond::Link(respond));
-                let arrived = Arrived { parts, body, respond, left };
+            Ok((head, half)) => {
+                let arrived = Arrived { head: Ok(head), stream: stream::Stream::Link(half), left };
                 Some(Box::pin(h2::exchange::serve(self.downstream(target), arrived)))
             }
             Err((cause, stream)) => {

@@ -5,8 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use tokio::io::AsyncWrite;
 
 use super::heads;
@@ -14,12 +13,13 @@ use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::error::Cause;
 use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Refusal};
-use crate::http::hop;
+use crate::http::h2::fields::{Fields, RequestHead, ResponseHead};
+use crate::http::hop::{self, Kind};
 use crate::io::Io;
 
 /// A request's head, in the words of HTTP/2, and what it says about this hop.
 pub(super) struct Head {
-    pub(super) parts: http::request::Parts,
+    pub(super) request: RequestHead,
     pub(super) body: Body,
     /// 0 or 1: the minor version.
     pub(super) minor: u8,
@@ -119,7 +119,7 @@ impl Client {
     pub(super) fn poll_body(
         &mut self,
         body: &mut Body,
-        trailers: &mut Option<HeaderMap>,
+        trailers: &mut Fields,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Refusal>>> {
         loop {
@@ -133,11 +133,8 @@ impl Client {
                 Ok(Step::Framing(count) | Step::End(count)) => (count, None),
                 Ok(Step::Trailer(line)) => {
                     let (name, value) = line.split(bytes);
-                    if line.passes
-                        && let (Ok(name), Ok(value)) =
-                            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-                    {
-                        trailers.get_or_insert_default().append(name, value);
+                    if line.passes {
+                        trailers.push_lower(name, value);
                     }
                     (line.len, None)
                 }
@@ -230,46 +227,48 @@ impl Client {
 /// or its end came with the head).
 pub(super) fn put_response(
     out: &mut BytesMut,
-    response: &http::response::Parts,
+    response: &ResponseHead,
     (head_only, end): (bool, bool),
     minor: u8,
     close: bool,
 ) -> Framed {
     let status = response.status;
     out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(status.as_str().as_bytes());
+    out.put_slice(itoa::Buffer::new().format(status).as_bytes());
     out.put_slice(b" ");
-    out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    let reason = StatusCode::from_u16(status).ok().and_then(|known| known.canonical_reason());
+    out.put_slice(reason.unwrap_or("").as_bytes());
     out.put_slice(b"\r\n");
-    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
+    let informational = status < 200;
+    let bodiless = informational || status == 204;
     let none = hop::Options::default();
-    for (name, value) in &response.headers {
-        if name != CONTENT_LENGTH && hop::crosses_versions(name.as_str().as_bytes(), &none) {
-            heads::put_field(out, name, value.as_bytes());
+    for field in response.fields.iter() {
+        if field.kind != Kind::ContentLength && hop::crosses_versions(field.name, &none) {
+            heads::put_field(out, field.name, field.value);
         }
     }
-    // Once, as `h2` has held the body to it, and not where none may stand (RFC 9110 §8.6).
-    let length = response.headers.get(CONTENT_LENGTH).filter(|_| !bodiless);
+    // Once, as the body was held to it, and not where none may stand (RFC 9110 §8.6).
+    let length = response.fields.of(Kind::ContentLength).filter(|_| !bodiless);
     if let Some(length) = length {
-        heads::put_field(out, &CONTENT_LENGTH, length.as_bytes());
+        heads::put_field(out, b"content-length", length);
     }
     let sized = length.is_some();
     let framed = match () {
-        () if head_only || bodiless || status == StatusCode::NOT_MODIFIED => Framed::Empty,
+        () if head_only || bodiless || status == 304 => Framed::Empty,
         () if end => {
             if !sized {
-                heads::put_field(out, &CONTENT_LENGTH, b"0");
+                heads::put_field(out, b"content-length", b"0");
             }
             Framed::Empty
         }
         () if sized => Framed::Length,
         () if minor == 0 => Framed::Close,
         () => {
-            heads::put_field(out, &TRANSFER_ENCODING, b"chunked");
+            heads::put_field(out, b"transfer-encoding", b"chunked");
             Framed::Chunked
         }
     };
-    if !status.is_informational() {
+    if !informational {
         match (minor, close || framed == Framed::Close) {
             (_, true) => out.put_slice(b"connection: close\r\n"),
             (0, false) => out.put_slice(b"connection: keep-alive\r\n"),
@@ -295,14 +294,14 @@ pub(super) fn put_content(out: &mut BytesMut, content: &[u8], framed: Framed) {
 }
 
 /// Puts the end of a body into `out`.
-pub(super) fn put_end(out: &mut BytesMut, trailers: Option<&HeaderMap>, framed: Framed) {
+pub(super) fn put_end(out: &mut BytesMut, trailers: &Fields, framed: Framed) {
     if framed != Framed::Chunked {
         return;
     }
     out.put_slice(b"0\r\n");
-    for (name, value) in trailers.into_iter().flatten() {
-        if hop::allowed_in_trailers(name.as_str().as_bytes()) {
-            heads::put_field(out, name, value.as_bytes());
+    for field in trailers.iter() {
+        if hop::allowed_in_trailers(field.name) {
+            heads::put_field(out, field.name, field.value);
         }
     }
     out.put_slice(b"\r\n");
@@ -310,7 +309,7 @@ pub(super) fn put_end(out: &mut BytesMut, trailers: Option<&HeaderMap>, framed: 
 
 fn translate(request: &head::Request<'_, '_>) -> Result<Head, Refusal> {
     Ok(Head {
-        parts: heads::request(request)?,
+        request: heads::request(request)?,
         body: Body::new(request.framing),
         minor: request.minor,
         keep_alive: request.keep_alive,
@@ -322,14 +321,9 @@ mod tests {
     use super::*;
 
     fn written(status: u16) -> String {
-        let response = http::Response::builder()
-            .status(status)
-            .header("content-length", "5")
-            .header("content-length", "5")
-            .body(())
-            .unwrap();
+        let fields = Fields::from([("content-length", "5"), ("content-length", "5")]);
         let mut out = BytesMut::new();
-        put_response(&mut out, &response.into_parts().0, (false, false), 1, false);
+        put_response(&mut out, &ResponseHead { status, fields }, (false, false), 1, false);
         String::from_utf8(out.to_vec()).unwrap()
     }
 

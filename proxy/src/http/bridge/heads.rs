@@ -1,13 +1,11 @@
 //! Heads from one version of HTTP to the other (RFC 9113 §8.2, §8.3).
 
 use bytes::{BufMut, BytesMut};
-use http::header::{CONTENT_LENGTH, COOKIE, TE};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::error::{Cause, ProxyError};
 use crate::http::h1::head::{self, Refusal};
-use crate::http::hop;
+use crate::http::h2::fields::{Fields, RequestHead, ResponseHead};
+use crate::http::hop::{self, Kind};
 
 /// How a request's body is framed in HTTP/1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,157 +19,139 @@ pub(crate) enum Sized {
 }
 
 /// Writes the head of an HTTP/2 request as HTTP/1.1. `host` stands in where the request names no authority.
-pub(crate) fn put_request(out: &mut BytesMut, parts: &http::request::Parts, host: &str, body: Sized) {
-    let authority = parts.uri.authority().map_or(host, |authority| authority.as_str());
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    for part in [parts.method.as_str(), " ", target, " HTTP/1.1\r\nhost: ", authority, "\r\n"] {
-        out.put_slice(part.as_bytes());
+pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, host: &str, body: Sized) {
+    let authority = if head.authority().is_empty() { host.as_bytes() } else { head.authority() };
+    for part in [head.method(), b" ", head.target(), b" HTTP/1.1\r\nhost: ", authority, b"\r\n"] {
+        out.put_slice(part);
     }
     let none = hop::Options::default();
-    for (name, value) in &parts.headers {
-        if name != COOKIE && name != CONTENT_LENGTH && hop::crosses_versions(name.as_str().as_bytes(), &none)
-        {
-            put_field(out, name, value.as_bytes());
+    for field in head.fields.iter() {
+        let crosses = hop::crosses_versions(field.name, &none);
+        if crosses && field.name != COOKIE && field.kind != Kind::ContentLength {
+            put_field(out, field.name, field.value);
         }
     }
-    put_cookies(out, &parts.headers);
-    if parts.headers.get(TE).is_some_and(|value| hop::te_trailers(value.as_bytes())) {
+    put_cookies(out, &head.fields);
+    if head.fields.of(Kind::Te).is_some_and(hop::te_trailers) {
         out.put_slice(b"te: trailers\r\nconnection: te\r\n");
     }
-    match (body, parts.headers.get(CONTENT_LENGTH)) {
+    match (body, head.fields.of(Kind::ContentLength)) {
         (Sized::Chunked, _) => out.put_slice(b"transfer-encoding: chunked\r\n"),
-        (_, Some(length)) => put_field(out, &CONTENT_LENGTH, length.as_bytes()),
+        (_, Some(length)) => put_field(out, CONTENT_LENGTH, length),
         (_, None) => {}
     }
     out.put_slice(b"\r\n");
 }
 
 /// Writes one line of a head or of a trailer section.
-pub(crate) fn put_field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    out.put_slice(name.as_str().as_bytes());
+pub(crate) fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.put_slice(name);
     out.put_slice(b": ");
     out.put_slice(value);
     out.put_slice(b"\r\n");
 }
 
 /// The head of an HTTP/1 request as HTTP/2 says it.
-pub(crate) fn request(from: &head::Request<'_, '_>) -> Result<http::request::Parts, Refusal> {
-    let bad = |detail| Refusal { cause: Cause::BadRequest, detail };
+pub(crate) fn request(from: &head::Request<'_, '_>) -> Result<RequestHead, Refusal> {
     if from.method == b"CONNECT" {
         return Err(Refusal { cause: Cause::Unsupported, detail: "CONNECT is not translated" });
     }
-    let mut to = Request::new(());
-    *to.version_mut() = Version::HTTP_11;
-    *to.method_mut() = Method::from_bytes(from.method).map_err(|_| bad("no such method"))?;
-    let target = from.path_and_query();
-    let target = match target {
-        b"" if from.method == b"OPTIONS" => PathAndQuery::from_static("*"),
-        b"" => PathAndQuery::from_static("/"),
-        [b'?', ..] => PathAndQuery::try_from([b"/", target].concat()).map_err(|_| bad("no such target"))?,
-        _ => PathAndQuery::try_from(target).map_err(|_| bad("no such target"))?,
+    let slashed;
+    let target: &[u8] = match from.path_and_query() {
+        b"" if from.method == b"OPTIONS" => b"*",
+        b"" => b"/",
+        target @ [b'?', ..] => {
+            slashed = [b"/", target].concat();
+            &slashed
+        }
+        target => target,
     };
-    let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(target);
-    if !from.authority.is_empty() {
-        uri.authority = Some(Authority::try_from(from.authority).map_err(|_| bad("no such authority"))?);
-        uri.scheme = Some(Scheme::HTTP);
-        *to.version_mut() = Version::HTTP_2;
-    }
-    *to.uri_mut() = Uri::from_parts(uri).map_err(|_| bad("no such target"))?;
-    let headers = to.headers_mut();
-    headers.reserve(from.fields.list.len() + 1);
+    let mut to = RequestHead::new(from.method, b"http", from.authority, target);
     for field in from.fields.list {
-        let name = field.name;
-        if hop::crosses_versions(name, &from.fields.connection) {
-            let name = HeaderName::from_bytes(name).map_err(|_| bad("no such field"))?;
-            headers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| bad("no such field"))?);
-        } else if hop::classify(name) == hop::Kind::Te && hop::te_trailers(field.value) {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
+        if hop::crosses_versions(field.name, &from.fields.connection) {
+            to.fields.push_lower(field.name, field.value);
+        } else if hop::classify(field.name) == Kind::Te && hop::te_trailers(field.value) {
+            to.fields.set(b"te", b"trailers");
         }
     }
-    if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
-        headers.insert(CONTENT_LENGTH, length);
-    }
-    Ok(to.into_parts().0)
+    Ok(to)
 }
 
 /// The head of an HTTP/1 answer as HTTP/2 says it.
-pub(crate) fn response(from: &head::Response<'_, '_>) -> Result<Response<()>, ProxyError> {
-    let mut to = Response::new(());
-    *to.version_mut() = Version::HTTP_2;
-    *to.status_mut() = StatusCode::from_u16(from.status).map_err(|_| malformed())?;
-    let headers = to.headers_mut();
-    headers.reserve(from.fields.list.len());
+pub(crate) fn response(from: &head::Response<'_, '_>) -> Result<ResponseHead, ProxyError> {
+    // What the codec lets pass only where an upgrade was asked for.
+    if from.status == 101 {
+        return Err(ProxyError::new(Cause::UpstreamMalformed, "the answer's head cannot be said in HTTP/2"));
+    }
+    let mut to = ResponseHead { status: from.status, fields: Fields::with_room() };
     for field in from.fields.list {
         if hop::crosses_versions(field.name, &from.fields.connection) {
-            let name = HeaderName::from_bytes(field.name).map_err(|_| malformed())?;
-            headers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| malformed())?);
+            to.fields.push_lower(field.name, field.value);
         }
     }
     // Repeated but equal, or where no body can be: the codec has found what matters.
     if from.status < 200 || from.status == 204 {
-        headers.remove(CONTENT_LENGTH);
-    } else if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
-        headers.insert(CONTENT_LENGTH, length);
+        to.fields.remove(Kind::ContentLength);
+    } else if let Some(length) = to.fields.of(Kind::ContentLength) {
+        let length = length.to_vec();
+        to.fields.set(CONTENT_LENGTH, &length);
     }
     Ok(to)
 }
 
 /// Crumbs of a cookie become one again (RFC 9113 §8.2.3).
-fn put_cookies(out: &mut BytesMut, headers: &HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
+fn put_cookies(out: &mut BytesMut, fields: &Fields) {
+    let mut crumbs = fields.values(COOKIE);
     let Some(first) = crumbs.next() else { return };
     out.put_slice(b"cookie: ");
-    out.put_slice(first.as_bytes());
+    out.put_slice(first);
     for crumb in crumbs {
         out.put_slice(b"; ");
-        out.put_slice(crumb.as_bytes());
+        out.put_slice(crumb);
     }
     out.put_slice(b"\r\n");
 }
 
-fn malformed() -> ProxyError {
-    ProxyError::new(Cause::UpstreamMalformed, "the answer's head cannot be said in HTTP/2")
-}
+const COOKIE: &[u8] = b"cookie";
+const CONTENT_LENGTH: &[u8] = b"content-length";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn written(request: Request<()>, body: Sized) -> String {
+    fn written<const N: usize>(
+        [method, authority, target]: [&str; 3],
+        fields: [(&str, &str); N],
+        body: Sized,
+    ) -> String {
+        let parts = [method, authority, target].map(str::as_bytes);
+        let mut head = RequestHead::new(parts[0], b"http", parts[1], parts[2]);
+        fields.iter().for_each(|(name, value)| head.fields.push(name.as_bytes(), value.as_bytes()));
         let mut out = BytesMut::new();
-        put_request(&mut out, &request.into_parts().0, "10.0.0.1:80", body);
+        put_request(&mut out, &head, "10.0.0.1:80", body);
         String::from_utf8(out.to_vec()).unwrap()
     }
 
     #[test]
     fn authority_becomes_host_and_cookie_crumbs_become_one() {
-        let request = Request::get("http://reviews/x?y=1")
-            .header("cookie", "a=1")
-            .header("x-b", "2")
-            .header("cookie", "c=3")
-            .body(())
-            .unwrap();
+        let fields = [("cookie", "a=1"), ("x-b", "2"), ("cookie", "c=3")];
         let text = "GET /x?y=1 HTTP/1.1\r\nhost: reviews\r\nx-b: 2\r\ncookie: a=1; c=3\r\n\r\n";
-        assert_eq!(written(request, Sized::Empty), text);
+        assert_eq!(written(["GET", "reviews", "/x?y=1"], fields, Sized::Empty), text);
     }
 
     #[test]
     fn a_body_without_a_length_is_sent_in_chunks() {
-        let request = Request::post("http://a/").header("te", "trailers").body(()).unwrap();
         let text = "POST / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\ntransfer-encoding: chunked\r\n\r\n";
-        assert_eq!(written(request, Sized::Chunked), text);
-        let request = Request::post("http://a/").header("content-length", "5").body(()).unwrap();
-        assert_eq!(
-            written(request, Sized::Length),
-            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"
-        );
+        let post = ["POST", "a", "/"];
+        assert_eq!(written(post, [("te", "trailers")], Sized::Chunked), text);
+        let text = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n";
+        assert_eq!(written(post, [("content-length", "5")], Sized::Length), text);
     }
 
     #[test]
     fn a_request_without_authority_gets_a_host_all_the_same() {
-        let request = Request::get("/").body(()).unwrap();
-        assert_eq!(written(request, Sized::Empty), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
+        let text = "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n";
+        assert_eq!(written(["GET", "", "/"], [], Sized::Empty), text);
     }
 
     #[test]
@@ -182,8 +162,7 @@ mod tests {
         let mut room = head::room();
         let parsed = head::response(bytes, &mut room, head::Asked::default()).unwrap().unwrap();
         let response = response(&parsed).unwrap();
-        assert_eq!(response.headers().len(), 1);
-        assert_eq!(response.headers()["x-end"], "2");
+        assert_eq!(response.fields, Fields::from([("x-end", "2")]));
     }
 
     #[test]
@@ -191,6 +170,6 @@ mod tests {
         let bytes = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
         let mut room = head::room();
         let parsed = head::response(bytes, &mut room, head::Asked::default()).unwrap().unwrap();
-        assert!(response(&parsed).unwrap().headers().is_empty());
+        assert!(response(&parsed).unwrap().fields.is_empty());
     }
 }

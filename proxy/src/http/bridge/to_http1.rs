@@ -8,8 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use tokio::io::AsyncWrite;
 
 use super::heads::{self, Sized};
@@ -21,9 +19,10 @@ use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::exchange::{Call, Interims, aborted, watched};
+use crate::http::h2::fields::{Fields, ResponseHead};
 use crate::http::h2::retry::Again;
-use crate::http::hop;
-use crate::http::stream::{Closed, Respond, Sink, Source};
+use crate::http::hop::{self, Kind};
+use crate::http::stream::{Read, Stream};
 use crate::link;
 use crate::link::frame::{Code, Cut};
 
@@ -31,18 +30,14 @@ use crate::link::frame::{Code, Cut};
 const WRITE_AHEAD: usize = 32 * 1024;
 
 /// Serves one stream by an endpoint that speaks HTTP/1.
-pub(crate) async fn exchange(
-    call: &mut Call<'_>,
-    mut body: Source,
-    respond: &mut Respond,
-) -> Result<(), ProxyError> {
+pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> {
     let mut avoid: Option<Arc<Endpoint>> = None;
     call.limits.start(call.downstream).await;
     loop {
         let picked = call.pick(avoid.as_deref())?;
         call.tally.endpoint = Some(picked.endpoint.address);
         let sent = Instant::now();
-        let error = match attempt(call, &picked, &mut body, respond, sent).await {
+        let error = match attempt(call, &picked, respond, sent).await {
             Ok(outcome) => {
                 picked.finish(outcome, call.tally.latency, Instant::now());
                 return Ok(());
@@ -60,20 +55,19 @@ pub(crate) async fn exchange(
 async fn attempt(
     call: &mut Call<'_>,
     picked: &Picked,
-    body: &mut Source,
-    respond: &mut Respond,
+    respond: &Stream,
     sent: Instant,
 ) -> Result<Outcome, ProxyError> {
     let upstream = connect(call, &picked.endpoint, respond).await?;
     let reused = upstream.reused;
-    let head_only = call.parts.method == Method::HEAD;
+    let head_only = call.head.method() == b"HEAD";
     let sized = match () {
-        () if body.is_end() => Sized::Empty,
-        () if call.parts.headers.contains_key(CONTENT_LENGTH) => Sized::Length,
+        () if respond.is_end() => Sized::Empty,
+        () if call.head.fields.of(Kind::ContentLength).is_some() => Sized::Length,
         () => Sized::Chunked,
     };
     let mut upload = Upload {
-        from: body,
+        from: respond,
         out: BytesMut::with_capacity(1024),
         unreleased: 0,
         sized,
@@ -81,7 +75,7 @@ async fn attempt(
         ended: sized == Sized::Empty,
         failed: false,
     };
-    heads::put_request(&mut upload.out, &call.parts, &picked.endpoint.address.to_string(), sized);
+    heads::put_request(&mut upload.out, &call.head, &picked.endpoint.address.to_string(), sized);
     let mut connection = Connection {
         upstream,
         buffer: None,
@@ -101,9 +95,9 @@ async fn attempt(
         loop {
             match connection.poll_head(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(Answer { mut response, .. })) if response.status().is_informational() => {
+                Poll::Ready(Ok(Answer { mut response, .. })) if response.status < 200 => {
                     interims.pass(downstream, &mut response)?;
-                    respond.interim(response);
+                    let _ = respond.send_head(&response, false);
                 }
                 Poll::Ready(answer) => return Poll::Ready(answer),
             }
@@ -115,18 +109,18 @@ async fn attempt(
     })
     .await;
     call.tally.bytes_in = upload.bytes;
-    let Answer { response, body, keep_alive } = match answered {
+    let Answer { mut response, body, keep_alive } = match answered {
         Ok(answer) => answer,
         Err(error) => {
             // A kept connection that was closed while it rested: the request may be sent again if that is harmless.
             let unread = reused
                 && sized == Sized::Empty
                 && error.cause == Cause::UpstreamClosed
-                && hop::is_idempotent(call.parts.method.as_str().as_bytes());
+                && hop::is_idempotent(call.head.method());
             return Err(if unread { error.safe() } else { error });
         }
     };
-    let outcome = match call.unreached(response.status(), response.headers(), body.is_done()) {
+    let outcome = match call.unreached(&response, body.is_done()) {
         // What was sent of a body is not at hand any more.
         Some(error) if call.asks_elsewhere(sized == Sized::Empty) => return Err(error.safe()),
         Some(_) => Outcome::Failed,
@@ -134,15 +128,21 @@ async fn attempt(
     };
     call.tally.latency = sent.elapsed();
 
-    let (mut response, ()) = response.into_parts();
     call.finish_head(&mut response)?;
-    call.tally.status = response.status.as_u16();
+    call.tally.status = response.status;
     if call.grpc && body.is_done() {
-        call.tally.grpc_status = grpc_status(&response.headers);
+        call.tally.grpc_status = grpc_status(&response.fields);
     }
     let end = body.is_done();
-    let to = respond.answer(Response::from_parts(response, ()), end).map_err(|Closed| aborted())?;
-    let mut download = Download { to, body, bytes: 0, pending: Bytes::new(), trailers: None, done: end };
+    respond.send_head(&response, end).map_err(|_| aborted())?;
+    let mut download = Download {
+        to: respond,
+        body,
+        bytes: 0,
+        pending: Bytes::new(),
+        trailers: Fields::default(),
+        done: end,
+    };
     let limits = &mut call.limits;
     let ended = poll_fn(|cx| {
         let mut moved = match upload.poll(&mut connection.upstream, cx) {
@@ -155,7 +155,7 @@ async fn attempt(
             return Poll::Ready(ended);
         }
         moved |= download.bytes > before;
-        if download.to.poll_cut(cx).is_ready() {
+        if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
         limits.check(moved).map(Err)
@@ -163,16 +163,14 @@ async fn attempt(
     .await;
     call.tally.bytes_in = upload.bytes;
     call.tally.bytes_out = download.bytes;
-    if let Some(trailers) = &download.trailers
-        && call.grpc
-    {
-        call.tally.grpc_status = grpc_status(trailers);
+    if call.grpc && !download.trailers.is_empty() {
+        call.tally.grpc_status = grpc_status(&download.trailers);
     }
     let whole = upload.ended && upload.out.is_empty() && !upload.failed;
     match ended {
         Ok(()) => {
-            if let Some(trailers) = download.trailers.take() {
-                let _ = download.to.send_trailers(trailers);
+            if !download.trailers.is_empty() {
+                let _ = respond.send_trailers(&download.trailers);
             }
             if keep_alive && whole && connection.is_empty() {
                 keep(call, &picked.endpoint, connection.upstream);
@@ -180,18 +178,14 @@ async fn attempt(
             Ok(outcome)
         }
         Err(error) => {
-            download.to.cut(&error, None);
+            respond.cut(&error, None);
             Err(error)
         }
     }
 }
 
 /// A kept connection, or a new one.
-async fn connect(
-    call: &mut Call<'_>,
-    endpoint: &Endpoint,
-    respond: &mut Respond,
-) -> Result<Upstream, ProxyError> {
+async fn connect(call: &mut Call<'_>, endpoint: &Endpoint, respond: &Stream) -> Result<Upstream, ProxyError> {
     let worker = &call.downstream.context.worker;
     let now = tokio::time::Instant::now();
     let kept = poll_fn(|cx| Poll::Ready(worker.http1.borrow_mut().take(endpoint.id, now, cx))).await;
@@ -210,7 +204,7 @@ fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {
 
 /// The request's body on its way to the endpoint.
 struct Upload<'a> {
-    from: &'a mut Source,
+    from: &'a Stream,
     /// What is to be written: the head, then framed content.
     out: BytesMut,
     /// Content in `out`, whose window is given back when it is written.
@@ -249,13 +243,11 @@ impl Upload<'_> {
                 return Poll::Ready(Ok(moved));
             }
             while self.out.len() < WRITE_AHEAD && !self.ended {
-                match self.from.poll_data(cx) {
-                    Poll::Ready(Some(Ok(bytes))) => self.put(&bytes),
-                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(aborted())),
-                    Poll::Ready(None) => match ready!(self.from.poll_trailers(cx)) {
-                        Ok(trailers) => self.put_end(trailers),
-                        Err(_) => return Poll::Ready(Err(aborted())),
-                    },
+                match self.from.poll_read(WRITE_AHEAD, cx) {
+                    Poll::Ready(Read::Data { part, .. }) => self.put(&part),
+                    Poll::Ready(Read::Trailers(trailers)) => self.put_end(&trailers),
+                    Poll::Ready(Read::End) => self.put_end(&Fields::default()),
+                    Poll::Ready(Read::Cut(_)) => return Poll::Ready(Err(aborted())),
                     Poll::Pending if self.out.is_empty() => return Poll::Ready(Ok(moved)),
                     Poll::Pending => break,
                 }
@@ -279,15 +271,15 @@ impl Upload<'_> {
         }
     }
 
-    fn put_end(&mut self, trailers: Option<HeaderMap>) {
+    fn put_end(&mut self, trailers: &Fields) {
         self.ended = true;
         if self.sized != Sized::Chunked {
             return;
         }
         self.out.put_slice(b"0\r\n");
-        for (name, value) in trailers.iter().flatten() {
-            if hop::allowed_in_trailers(name.as_str().as_bytes()) {
-                heads::put_field(&mut self.out, name, value.as_bytes());
+        for field in trailers.iter() {
+            if hop::allowed_in_trailers(field.name) {
+                heads::put_field(&mut self.out, field.name, field.value);
             }
         }
         self.out.put_slice(b"\r\n");
@@ -307,7 +299,7 @@ struct Connection {
 }
 
 struct Answer {
-    response: Response<()>,
+    response: ResponseHead,
     body: Body,
     keep_alive: bool,
 }
@@ -388,26 +380,27 @@ impl Connection {
 }
 
 /// The answer's body on its way to the caller.
-struct Download {
-    to: Sink,
+struct Download<'a> {
+    to: &'a Stream,
     body: Body,
     bytes: u64,
     /// Content that waits for the caller's window.
     pending: Bytes,
-    trailers: Option<HeaderMap>,
+    trailers: Fields,
     done: bool,
 }
 
-impl Download {
+impl Download<'_> {
     fn poll(&mut self, from: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         while !self.done {
             while !self.pending.is_empty() {
-                let granted =
-                    ready!(self.to.poll_room(self.pending.len(), cx)).map_err(|Closed| aborted())?;
-                let chunk = self.pending.split_to(granted.min(self.pending.len()));
+                let Ok(granted) = ready!(self.to.poll_capacity(self.pending.len(), cx)) else {
+                    return Poll::Ready(Err(aborted()));
+                };
+                let chunk = self.pending.split_to(granted);
                 self.bytes += chunk.len() as u64;
-                self.done = self.pending.is_empty() && self.body.is_done() && self.trailers.is_none();
-                if self.to.send(chunk, self.done).is_err() {
+                self.done = self.pending.is_empty() && self.body.is_done() && self.trailers.is_empty();
+                if self.to.send_data(chunk, self.done).is_err() {
                     return Poll::Ready(Err(aborted()));
                 }
             }
@@ -416,7 +409,7 @@ impl Download {
             }
             if self.body.is_done() {
                 self.done = true;
-                if self.trailers.is_none() && self.to.send(Bytes::new(), true).is_err() {
+                if self.trailers.is_empty() && self.to.send_data(Bytes::new(), true).is_err() {
                     return Poll::Ready(Err(aborted()));
                 }
                 break;
@@ -444,11 +437,8 @@ impl Download {
             Step::Framing(count) | Step::End(count) => count,
             Step::Trailer(line) => {
                 let (name, value) = line.split(bytes);
-                if line.passes
-                    && let (Ok(name), Ok(value)) =
-                        (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-                {
-                    self.trailers.get_or_insert_default().append(name, value);
+                if line.passes {
+                    self.trailers.push_lower(name, value);
                 }
                 line.len
             }

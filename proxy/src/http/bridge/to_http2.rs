@@ -10,7 +10,6 @@ use std::task::{Context as Task, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use http::{HeaderMap, Method, Response};
 use tokio::time::Sleep;
 
 use super::client::{Client, Framed, Head, put_content, put_end, put_response};
@@ -21,13 +20,13 @@ use crate::http::h1::body::Body;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::deadline::Deadline;
 use crate::http::h2::exchange::{Call, Interims, Tally, aborted, account, is_ours, prepare};
+use crate::http::h2::fields::{Fields, ResponseHead};
 use crate::http::h2::limits::Limits;
 use crate::http::h2::retry::{Again, Crowded};
-use crate::http::h2::upstream::Handles;
 use crate::http::h2::way::Way;
 use crate::http::h2::{Downstream, answer, head};
 use crate::http::local::{self, ErrorAnswer};
-use crate::http::stream::{Awaited, Sink, Source};
+use crate::http::stream::{Read, Stream};
 use crate::http::{Context, HEAD_TIMEOUT, LINGER};
 use crate::io::Io;
 use crate::telemetry::Spoken;
@@ -161,41 +160,41 @@ impl Connection {
     /// One request's life.
     async fn exchange(&mut self, downstream: &Downstream, head: Head) -> After {
         let began = Instant::now();
-        let Head { mut parts, mut body, minor, keep_alive } = head;
-        let grpc = head::is_grpc(&parts.headers);
+        let Head { request: mut asked, mut body, minor, keep_alive } = head;
+        let grpc = head::is_grpc(&asked.fields);
+        let head_only = asked.method() == b"HEAD";
         let phase = downstream.context.ticket.phase();
         let mut close = !keep_alive || phase >= Phase::Lame;
-        let target = match downstream.target(&parts) {
+        let target = match downstream.target(&asked) {
             Ok(target) => target,
             Err(cause) => {
                 let error = ProxyError::new(cause, head::misdirected(cause));
-                self.answer(&error, grpc, parts.method == Method::HEAD);
+                self.answer(&error, grpc, head_only);
                 return After::Linger;
             }
         };
         let destination = target.destination.clone();
-        let routed = destination.route(&head::View(&parts));
+        let routed = destination.route(&asked);
         let metrics = routed.as_ref().map_or(&destination.unrouted, |(_, state)| &state.metrics);
         metrics.begin(Spoken::Http1);
         let Some((route, state)) = routed else {
             let error = ProxyError::new(Cause::NoRoute, "no route matches");
-            let (status, bytes_out) = self.answer(&error, grpc, parts.method == Method::HEAD);
+            let (status, bytes_out) = self.answer(&error, grpc, head_only);
             let tally = Tally { status, bytes_out, ..Tally::default() };
-            let named = (&parts.method, &parts.uri, parts.headers.get(head::REQUEST_ID));
+            let named = (&asked, head::request_id(&asked.fields));
             account(downstream, metrics, named, Spoken::Http1, Some(error.cause), began, &tally);
             return After::Linger;
         };
-        let received = (!state.chain.is_empty()).then(|| parts.uri.clone());
+        let received = (!state.chain.is_empty()).then(|| asked.clone());
         let policy = destination.policy();
-        let prepared = prepare(downstream, &mut parts, &target, state, route);
-        let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &parts, began);
+        let prepared = prepare(downstream, &mut asked, &target, state, route);
+        let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &asked.fields, began);
         let mut call = Call {
             downstream,
             state,
             policy,
             pinned: target.pinned.as_ref(),
-            request_id: parts.headers.get(head::REQUEST_ID).cloned(),
-            parts,
+            head: asked,
             grpc,
             began,
             limits,
@@ -219,14 +218,12 @@ impl Connection {
             Ok(()) => After::Linger,
             Err(error) if call.tally.status != 0 || error.cause == Cause::DownstreamAborted => After::Reset,
             Err(error) => {
-                let head_only = call.parts.method == Method::HEAD;
                 (call.tally.status, call.tally.bytes_out) = self.answer(error, grpc, head_only);
                 After::Linger
             }
         };
         let cause = ended.err().map(|error| error.cause);
-        let uri = received.as_ref().unwrap_or(&call.parts.uri);
-        let named = (&call.parts.method, uri, call.request_id.as_ref());
+        let named = (received.as_ref().unwrap_or(&call.head), head::request_id(&call.head.fields));
         account(downstream, metrics, named, Spoken::Http1, cause, began, &call.tally);
         after
     }
@@ -248,11 +245,10 @@ impl Connection {
         let mut upload = Upload {
             empty: body.is_done(),
             body,
-            to: None,
             queue: VecDeque::new(),
             sent: Some(Vec::new()),
             kept: 0,
-            trailers: None,
+            trailers: Fields::default(),
             bytes: 0,
             running: false,
         };
@@ -295,26 +291,25 @@ impl Connection {
             Poll::Pending => self.check(call, false, cx).map(Err),
         })
         .await?;
-        let (mut response, send) = way.open(call, &picked.endpoint, upload.empty)?;
-        upload.start(send);
+        let stream = way.open(call, &picked.endpoint, upload.empty)?;
+        upload.start();
         let mut interims = Interims::default();
-        let answered =
-            poll_fn(|cx| self.poll_answer(call, upload, &mut response, &mut interims, minor, cx)).await;
+        let answered = poll_fn(|cx| self.poll_answer(call, upload, &stream, &mut interims, minor, cx)).await;
         call.tally.bytes_in = upload.bytes;
-        let answered = match answered {
+        let mut response = match answered {
             Ok(answered) => answered,
             Err(error) => {
                 call.refused(&error, &way);
                 if is_ours(&error) {
-                    way.cancel(Handles { send: upload.to.take(), response: Some(response), body: None });
+                    way.cancel(stream);
                 }
                 return Err(error);
             }
         };
-        let end = answered.body().is_end();
-        let outcome = match call.unreached(answered.status(), answered.headers(), end) {
+        let end = stream.is_end();
+        let outcome = match call.unreached(&response, end) {
             Some(error) if call.asks_elsewhere(upload.sent.is_some()) => {
-                way.cancel(Handles { send: None, response: None, body: Some(answered.into_body()) });
+                way.cancel(stream);
                 return Err(error.safe());
             }
             Some(_) => Outcome::Failed,
@@ -323,65 +318,49 @@ impl Connection {
         call.tally.latency = sent.elapsed();
         upload.sent = None;
 
-        let (mut response, from) = answered.into_parts();
         call.finish_head(&mut response)?;
-        call.tally.status = response.status.as_u16();
+        call.tally.status = response.status;
         if call.grpc && end {
-            call.tally.grpc_status = grpc_status(&response.headers);
+            call.tally.grpc_status = grpc_status(&response.fields);
         }
-        let head_only = call.parts.method == Method::HEAD;
+        let head_only = call.head.method() == b"HEAD";
         // Whether the request will be read to its end is not known yet if it still runs.
         *close |= upload.running;
         let framed = put_response(self.client.output(), &response, (head_only, end), minor, *close);
         *close |= framed == Framed::Close;
-        let mut download = Download { from, framed, bytes: 0, ended: end };
-        let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, cx)).await;
+        let mut download = Download { framed, bytes: 0, ended: end };
+        let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, &stream, cx)).await;
         call.tally.bytes_in = upload.bytes;
         call.tally.bytes_out = download.bytes;
-        self.finish(way, upload, download, ended).map(|()| outcome)
-    }
-
-    fn finish(
-        &mut self,
-        way: Way,
-        upload: &mut Upload<'_>,
-        download: Download,
-        ended: Result<(), ProxyError>,
-    ) -> Result<(), ProxyError> {
         if ended.as_ref().err().map_or(upload.running, is_ours) {
-            way.cancel(Handles { send: upload.to.take(), response: None, body: Some(download.from) });
+            way.cancel(stream);
         }
-        ended
+        ended.map(|()| outcome)
     }
 
     fn poll_answer(
         &mut self,
         call: &mut Call<'_>,
         upload: &mut Upload<'_>,
-        response: &mut Awaited,
+        stream: &Stream,
         interims: &mut Interims,
         minor: u8,
         cx: &mut Task<'_>,
-    ) -> Poll<Result<Response<Source>, ProxyError>> {
+    ) -> Poll<Result<ResponseHead, ProxyError>> {
         let before = upload.bytes;
-        if let Poll::Ready(error) = upload.poll(&mut self.client, cx) {
+        if let Poll::Ready(error) = upload.poll(&mut self.client, stream, cx) {
             return Poll::Ready(Err(error));
         }
-        loop {
-            match response.poll_interim(cx) {
-                Poll::Pending => break,
-                Poll::Ready(Some(mut interim)) => {
+        while let Poll::Ready(answer) = stream.poll_head(cx) {
+            match answer {
+                Ok(mut interim) if interim.status < 200 => {
                     interims.pass(call.downstream, &mut interim)?;
                     // A client of HTTP/1.0 does not know interim answers.
                     if minor == 1 {
-                        let (interim, ()) = interim.into_parts();
                         put_response(self.client.output(), &interim, (false, true), minor, false);
                     }
                 }
-                Poll::Ready(_) => {
-                    let answer = ready!(response.poll(cx));
-                    return Poll::Ready(answer.map_err(|error| answer::before_head(&error)));
-                }
+                answer => return Poll::Ready(answer.map_err(answer::before_head)),
             }
         }
         if let Poll::Ready(Err(_)) = self.client.poll_flush(cx) {
@@ -398,10 +377,11 @@ impl Connection {
         call: &mut Call<'_>,
         upload: &mut Upload<'_>,
         download: &mut Download,
+        stream: &Stream,
         cx: &mut Task<'_>,
     ) -> Poll<Result<(), ProxyError>> {
         let before = (upload.bytes, download.bytes);
-        if let Poll::Ready(error) = upload.poll(&mut self.client, cx) {
+        if let Poll::Ready(error) = upload.poll(&mut self.client, stream, cx) {
             return Poll::Ready(Err(error));
         }
         loop {
@@ -413,7 +393,7 @@ impl Connection {
                     Poll::Pending => break,
                 }
             }
-            match download.poll(&mut self.client, cx) {
+            match download.poll(&mut self.client, stream, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
@@ -443,21 +423,19 @@ impl Connection {
 struct Upload<'a> {
     body: &'a mut Body,
     empty: bool,
-    to: Option<Sink>,
     /// Read, and not sent.
     queue: VecDeque<Bytes>,
     /// All that was sent, as long as there is room for it.
     sent: Option<Vec<Bytes>>,
     kept: usize,
-    trailers: Option<HeaderMap>,
+    trailers: Fields,
     bytes: u64,
     /// Whether there is more to send, and someone who wants it.
     running: bool,
 }
 
 impl Upload<'_> {
-    fn start(&mut self, to: Sink) {
-        self.to = Some(to);
+    fn start(&mut self) {
         self.running = !self.empty;
         for chunk in self.sent.iter_mut().flat_map(|sent| sent.drain(..)).rev() {
             self.queue.push_front(chunk);
@@ -467,16 +445,15 @@ impl Upload<'_> {
     }
 
     /// Ready if the client cut it, or broke its framing.
-    fn poll(&mut self, client: &mut Client, cx: &mut Task<'_>) -> Poll<ProxyError> {
+    fn poll(&mut self, client: &mut Client, to: &Stream, cx: &mut Task<'_>) -> Poll<ProxyError> {
         while self.running {
-            let Some(to) = &mut self.to else { break };
             while let Some(front) = self.queue.front_mut() {
-                let Ok(granted) = ready!(to.poll_room(front.len(), cx)) else {
+                let Ok(granted) = ready!(to.poll_capacity(front.len(), cx)) else {
                     // What the endpoint makes of it, its answer tells.
                     self.running = false;
                     return Poll::Pending;
                 };
-                let chunk = front.split_to(granted.min(front.len()));
+                let chunk = front.split_to(granted);
                 if front.is_empty() {
                     self.queue.pop_front();
                 }
@@ -486,7 +463,7 @@ impl Upload<'_> {
                     Some(sent) if self.kept <= REPLAY => sent.push(chunk.clone()),
                     _ => self.sent = None,
                 }
-                if to.send(chunk, false).is_err() {
+                if to.send_data(chunk, false).is_err() {
                     self.running = false;
                     return Poll::Pending;
                 }
@@ -496,9 +473,9 @@ impl Upload<'_> {
                 Some(Err(refusal)) => return Poll::Ready(ProxyError::new(refusal.cause, refusal.detail)),
                 None => {
                     self.running = false;
-                    let _ = match self.trailers.clone() {
-                        Some(trailers) => to.send_trailers(trailers),
-                        None => to.send(Bytes::new(), true),
+                    let _ = match self.trailers.is_empty() {
+                        true => to.send_data(Bytes::new(), true),
+                        false => to.send_trailers(&self.trailers),
                     };
                 }
             }
@@ -509,7 +486,6 @@ impl Upload<'_> {
 
 /// The answer's body on its way.
 struct Download {
-    from: Source,
     framed: Framed,
     bytes: u64,
     /// Everything is in the client's output.
@@ -518,24 +494,30 @@ struct Download {
 
 impl Download {
     /// Puts the next bytes into the client's output.
-    fn poll(&mut self, client: &mut Client, cx: &mut Task<'_>) -> Poll<Result<(), ProxyError>> {
-        match ready!(self.from.poll_data(cx)) {
-            Some(Ok(bytes)) => {
+    fn poll(
+        &mut self,
+        client: &mut Client,
+        from: &Stream,
+        cx: &mut Task<'_>,
+    ) -> Poll<Result<(), ProxyError>> {
+        match ready!(from.poll_read(WRITE_AHEAD, cx)) {
+            Read::Data { part, .. } => {
                 if self.framed != Framed::Empty {
-                    self.bytes += bytes.len() as u64;
+                    self.bytes += part.len() as u64;
                 }
-                put_content(client.output(), &bytes, self.framed);
+                put_content(client.output(), &part, self.framed);
                 // The output has a limit of its own, so the window may open before the socket has taken this.
-                self.from.release(bytes.len());
+                from.release(part.len());
             }
-            Some(Err(error)) => return Poll::Ready(Err(answer::after_head(&error))),
-            None => match ready!(self.from.poll_trailers(cx)) {
-                Ok(trailers) => {
-                    put_end(client.output(), trailers.as_ref(), self.framed);
-                    self.ended = true;
-                }
-                Err(error) => return Poll::Ready(Err(answer::after_head(&error))),
-            },
+            Read::Trailers(trailers) => {
+                put_end(client.output(), &trailers, self.framed);
+                self.ended = true;
+            }
+            Read::End => {
+                put_end(client.output(), &Fields::default(), self.framed);
+                self.ended = true;
+            }
+            Read::Cut(broken) => return Poll::Ready(Err(answer::after_head(broken))),
         }
         Poll::Ready(Ok(()))
     }

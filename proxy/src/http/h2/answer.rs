@@ -1,94 +1,89 @@
-//! Answers of our own on an HTTP/2 stream, and what an error of `h2` means.
+//! Answers of our own on an HTTP/2 stream, and what a cut of a stream means.
 
-use h2::Reason;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use lighter_filters::LocalAnswer;
 
+use super::conn;
+use super::fields::ResponseHead;
+use super::frame::Code;
 use crate::error::{Cause, ProxyError};
+use crate::http::hop;
 use crate::http::local::ErrorAnswer;
-use crate::http::stream::{Broken, Respond};
-use crate::link::frame::{Code, Cut};
+use crate::http::stream::{Broken, Stream};
+use crate::link::frame::{self, Cut};
 
 /// Tells the caller that its request failed here. Returns the status and the body's length.
-pub(crate) fn error(respond: &mut Respond, error: &ProxyError, grpc: bool, head_only: bool) -> (u16, u64) {
+pub(crate) fn error(respond: &Stream, error: &ProxyError, grpc: bool, head_only: bool) -> (u16, u64) {
     let answer = ErrorAnswer::of(error, grpc);
-    let body = answer.body();
-    let mut response = start(answer.status());
+    let mut body = answer.body();
+    if !head_only && !respond.has_capacity(body.len()) {
+        // The caller takes no bodies yet. The head says all that matters.
+        body.clear();
+    }
+    let mut head = ResponseHead::new(answer.status());
     for (name, value) in answer.fields() {
-        if let Ok(value) = HeaderValue::from_bytes(&value) {
-            response.headers_mut().insert(HeaderName::from_static(name), value);
-        }
+        head.fields.push(name.as_bytes(), &value);
     }
     if !grpc {
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        put_length(&mut head, body.len());
     }
     let bare = head_only || body.is_empty();
     let sent = if bare { 0 } else { body.len() as u64 };
-    if let Ok(mut stream) = respond.answer(response, bare)
-        && !bare
-    {
-        // One short line: it may wait for the caller's window.
-        let _ = stream.send(body.into(), true);
+    if respond.send_head(&head, bare).is_ok() && !bare {
+        let _ = respond.send_data(body.into(), true);
     }
     (answer.status(), sent)
 }
 
 /// Passes on what a filter answered. Returns the status.
-pub(crate) fn filtered(respond: &mut Respond, answer: &LocalAnswer) -> u16 {
-    let mut response = start(answer.status);
+pub(crate) fn filtered(respond: &Stream, answer: &LocalAnswer) -> u16 {
+    let mut head = ResponseHead::new(answer.status);
     for (name, value) in &answer.fields {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
-        {
-            response.headers_mut().append(name, value);
+        let name = name.to_ascii_lowercase();
+        if hop::allowed_in_http2(name.as_bytes(), value) {
+            head.fields.push(name.as_bytes(), value);
         }
     }
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
-    let _ = respond.answer(response, true);
+    put_length(&mut head, 0);
+    let _ = respond.send_head(&head, true);
     answer.status
 }
 
 /// What `broken`, which came before the answer's head, says of the upstream.
-pub(crate) fn before_head(broken: &Broken) -> ProxyError {
-    let error = match broken {
-        Broken::Http2(error) => error,
-        Broken::Link(cut) => return cut_before_head(*cut),
+pub(crate) fn before_head(broken: Broken) -> ProxyError {
+    let cut = match broken {
+        Broken::Http2(cut) => cut,
+        Broken::Link(cut) => return cut_before_head(cut),
     };
-    if error.is_go_away() && error.is_remote() {
-        // `h2` ends with GOAWAY only streams above its last id, which the peer has not looked at (RFC 9113 §6.8).
-        return ProxyError::new(Cause::UpstreamClosed, "the upstream went away before it read the request")
-            .safe();
-    }
-    if error.is_reset() && error.is_remote() {
-        return match error.reason() {
-            Some(Reason::REFUSED_STREAM) => {
-                ProxyError::new(Cause::UpstreamReset, "the upstream refused the stream unread").safe()
-            }
-            _ => ProxyError::new(Cause::UpstreamReset, "the upstream reset the stream"),
-        };
-    }
-    if error.is_library() || error.is_go_away() {
-        return ProxyError::new(Cause::UpstreamMalformed, "the upstream broke the rules of HTTP/2");
-    }
-    ProxyError::new(Cause::UpstreamClosed, "the upstream closed before it answered")
+    let (cause, detail) = match cut {
+        conn::Cut::Unread => {
+            let detail = "the upstream went away before it read the request";
+            return ProxyError::new(Cause::UpstreamClosed, detail).safe();
+        }
+        conn::Cut::Reset(Code::REFUSED_STREAM) => {
+            let detail = "the upstream refused the stream unread";
+            return ProxyError::new(Cause::UpstreamReset, detail).safe();
+        }
+        conn::Cut::Reset(_) => (Cause::UpstreamReset, "the upstream reset the stream"),
+        conn::Cut::Malformed => (Cause::UpstreamMalformed, "the upstream broke the rules of HTTP/2"),
+        conn::Cut::Given | conn::Cut::Lost => {
+            (Cause::UpstreamClosed, "the upstream closed before it answered")
+        }
+    };
+    ProxyError::new(cause, detail)
 }
 
 /// What `broken`, which came after the answer's head, says of the upstream.
-pub(crate) fn after_head(broken: &Broken) -> ProxyError {
-    let error = match broken {
-        Broken::Http2(error) => error,
-        Broken::Link(Cut { cause: Some(cause), .. }) => {
-            return ProxyError::new(*cause, "the sidecar of the endpoint cut the answer");
+pub(crate) fn after_head(broken: Broken) -> ProxyError {
+    let (cause, detail) = match broken {
+        Broken::Http2(conn::Cut::Reset(_)) => {
+            (Cause::UpstreamReset, "the upstream reset the stream within the answer")
         }
-        Broken::Link(_) => return ProxyError::new(Cause::UpstreamTruncated, "the answer was cut"),
-    };
-    let (cause, detail) = if error.is_reset() && error.is_remote() {
-        (Cause::UpstreamReset, "the upstream reset the stream within the answer")
-    } else if error.is_library() {
-        (Cause::UpstreamMalformed, "the answer breaks the rules of HTTP/2")
-    } else {
-        (Cause::UpstreamTruncated, "the upstream closed within the answer")
+        Broken::Http2(conn::Cut::Malformed) => {
+            (Cause::UpstreamMalformed, "the answer breaks the rules of HTTP/2")
+        }
+        Broken::Http2(_) => (Cause::UpstreamTruncated, "the upstream closed within the answer"),
+        Broken::Link(Cut { cause: Some(cause), .. }) => (cause, "the sidecar of the endpoint cut the answer"),
+        Broken::Link(_) => (Cause::UpstreamTruncated, "the answer was cut"),
     };
     ProxyError::new(cause, detail)
 }
@@ -96,11 +91,11 @@ pub(crate) fn after_head(broken: &Broken) -> ProxyError {
 fn cut_before_head(cut: Cut) -> ProxyError {
     match cut {
         // It was not executed.
-        Cut { code: Code::Refused, cause } => {
+        Cut { code: frame::Code::Refused, cause } => {
             let detail = "the sidecar of the endpoint refused the request";
             ProxyError::new(cause.unwrap_or(Cause::UpstreamClosed), detail).safe()
         }
-        Cut { code: Code::Lost, .. } => {
+        Cut { code: frame::Code::Lost, .. } => {
             ProxyError::new(Cause::UpstreamClosed, "the link was lost before the answer")
         }
         Cut { cause, .. } => ProxyError::new(
@@ -110,9 +105,6 @@ fn cut_before_head(cut: Cut) -> ProxyError {
     }
 }
 
-fn start(status: u16) -> Response<()> {
-    let mut response = Response::new(());
-    *response.version_mut() = Version::HTTP_2;
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response
+fn put_length(head: &mut ResponseHead, length: usize) {
+    head.fields.push(b"content-length", itoa::Buffer::new().format(length).as_bytes());
 }

@@ -4,9 +4,8 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::request::Parts;
-
 use super::deadline::Deadline;
+use super::fields::Fields;
 use super::{Downstream, head};
 use crate::error::{Cause, ProxyError};
 
@@ -26,10 +25,10 @@ impl Limits {
         timeout: Option<Duration>,
         idle: Option<Duration>,
         grpc: bool,
-        parts: &Parts,
+        fields: &Fields,
         began: Instant,
     ) -> Self {
-        let asked = grpc.then(|| head::grpc_timeout(&parts.headers)).flatten();
+        let asked = grpc.then(|| head::grpc_timeout(fields)).flatten();
         let grpc_end = asked.and_then(|timeout| began.checked_add(timeout));
         let own_end = timeout.and_then(|timeout| began.checked_add(timeout));
         let end = grpc_end.into_iter().chain(own_end).min();

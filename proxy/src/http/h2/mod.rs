@@ -1,7 +1,7 @@
-//! HTTP/2: relay between `h2` connections with real backpressure.
+//! HTTP/2: relay between connections with real backpressure, by a codec of our own.
 //!
-//! A downstream connection is one task; so is each of its streams, and each connection to an endpoint. All of them
-//! are on the worker's own thread. What a peer can make grow has a limit: streams, windows, what waits to be sent,
+//! [`conn`] is one connection without a socket, [`wire`] puts it on one. A downstream connection is one task; so is each
+//! of its streams, and each connection to an endpoint. All of them are on the worker's own thread. What a peer can make grow has a limit: streams, windows, what waits to be sent,
 //! heads, resets.
 
 pub(crate) mod answer;
@@ -19,6 +19,7 @@ pub(crate) mod pool;
 pub(crate) mod retry;
 pub(crate) mod upstream;
 pub(crate) mod way;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -30,17 +31,18 @@ use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::Reason;
-use http::HeaderValue;
-use http::request::Parts;
+use http::uri::Authority;
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol;
 
+use self::conn::{Connection, Limits, Side};
 use self::deadline::{Deadline, Deadlines};
 use self::exchange::Arrived;
+use self::fields::RequestHead;
+use self::frame::Code;
 pub use self::pool::Pool;
-use super::stream::{Respond, Source};
+use self::wire::Wire;
+use super::stream::Stream;
 use super::{Context, Scope, Vouched};
 use crate::drain::Phase;
 use crate::error::Cause;
@@ -56,12 +58,6 @@ const CALLER_WINDOW: u32 = 16 * 1024 * 1024;
 /// Streams of a caller at once.
 const MAX_STREAMS: u32 = 1024;
 
-/// Most bytes of one stream that wait for a slow socket, however large the peer's window is.
-const SEND_BUFFER: usize = 64 * 1024;
-
-/// Streams that a caller may reset before they were even looked at; more are taken for an attack (CVE-2023-44487).
-const MAX_RESETS_UNSEEN: usize = 256;
-
 /// How long a caller may take for the connection preface.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -72,70 +68,64 @@ pub(crate) struct Downstream {
     known: RefCell<Option<(Option<u64>, Target)>>,
     pub(crate) deadlines: Rc<Deadlines>,
     /// The caller's address for `x-forwarded-for`.
-    peer: HeaderValue,
+    peer: Box<str>,
     vouched: Vouched,
 }
 
 /// Serves one HTTP/2 connection (prior knowledge) until it ends.
 pub async fn serve(io: Io, context: Context) {
-    let handshake = h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CALLER_WINDOW)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(context.worker.shared.config.max_head_bytes.min(u32::MAX as usize) as u32)
-        .max_pending_accept_reset_streams(MAX_RESETS_UNSEEN)
-        .handshake::<_, Bytes>(io);
-    let mut connection = match tokio::time::timeout(HANDSHAKE, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(%error, peer = %context.peer, "no HTTP/2 preface"),
-        Err(_) => return tracing::debug!(peer = %context.peer, "no HTTP/2 preface in time"),
+    let limits = Limits {
+        streams: MAX_STREAMS,
+        stream_window: STREAM_WINDOW,
+        window: CALLER_WINDOW,
+        head_list: context.worker.shared.config.max_head_bytes.min(u32::MAX as usize) as u32,
+        ..Limits::default()
     };
+    let mut io = io;
+    let wire = Wire::new(Side::Server, limits);
     let downstream = Rc::new(Downstream::new(context, Rc::default()));
     let mut timer = None;
-    let mut leaving = false;
+    let mut handshake = None;
     let mut rest = Rest { limit: downstream.rest(), end: None, used: false };
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         downstream.context.ticket.watch(cx.waker());
         match downstream.context.ticket.phase() {
             Phase::Serving => {}
-            Phase::Closed => connection.abrupt_shutdown(Reason::NO_ERROR),
-            Phase::Lame | Phase::Draining if leaving => {}
-            Phase::Lame | Phase::Draining => {
-                connection.graceful_shutdown();
-                leaving = true;
-            }
+            Phase::Lame | Phase::Draining => wire.leave(),
+            Phase::Closed => wire.close(),
         }
         if rest.is_over(&downstream, cx) {
-            if leaving {
+            if wire.ask(Connection::is_leaving) {
                 // Told to go, and asked for nothing since: nobody is there.
-                return Poll::Ready(());
+                return Poll::Ready(None);
             }
-            connection.graceful_shutdown();
-            leaving = true;
+            wire.leave();
+        }
+        let ended = wire.poll(&mut io, cx);
+        while let Some((stream, head)) = wire.accept() {
+            rest.used = true;
+            // Boxed: the runtime moves a task about several times before and after it runs.
+            let arrived = Arrived { head, stream: Stream::Http2(stream), left: None };
+            tokio::task::spawn_local(Box::pin(exchange::serve(downstream.clone(), arrived)));
+        }
+        if ended.is_pending() && !wire.ask(Connection::is_greeted) {
+            let until = || tokio::time::Instant::now().into_std() + HANDSHAKE;
+            let end = handshake.get_or_insert_with(|| downstream.deadlines.add(until(), cx.waker()));
+            if end.is_due() {
+                tracing::debug!(peer = %downstream.context.peer, "no HTTP/2 preface in time");
+                return Poll::Ready(None);
+            }
+        } else {
+            handshake = None;
         }
         downstream.deadlines.poll(&mut timer, cx);
-        loop {
-            match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    rest.used = true;
-                    let (parts, body) = request.into_parts();
-                    let (body, respond) = (Source::Http2(body), Respond::Http2(respond));
-                    let arrived = Arrived { parts, body, respond, left: None };
-                    // Boxed: the runtime moves a task about several times before and after it runs.
-                    let stream = Box::pin(exchange::serve(downstream.clone(), arrived));
-                    tokio::task::spawn_local(stream);
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(%error, peer = %downstream.context.peer, "an HTTP/2 connection ended");
-                    return Poll::Ready(());
-                }
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+        ended
     })
     .await;
+    if let Some(fault) = ended.filter(|fault| fault.code != Code::NO_ERROR) {
+        let (code, detail) = (fault.code.0, fault.detail);
+        tracing::debug!(code, detail, peer = %downstream.context.peer, "an HTTP/2 connection ended");
+    }
 }
 
 /// Finds out that a caller has asked for nothing for as long as its connection may rest.
@@ -172,8 +162,7 @@ impl Downstream {
             Scope::Fixed(target) => Some((None, target.clone())),
             Scope::Authority => None,
         };
-        let peer = HeaderValue::try_from(context.peer.ip().to_canonical().to_string())
-            .unwrap_or(HeaderValue::from_static("unknown"));
+        let peer = context.peer.ip().to_canonical().to_string().into();
         let vouched = context.vouched();
         Downstream { vouched, context, known: RefCell::new(known), deadlines, peer }
     }
@@ -205,7 +194,7 @@ impl Downstream {
     }
 
     /// Where this request goes, by the mesh of the moment.
-    pub(crate) fn target(&self, request: &Parts) -> Result<Target, Cause> {
+    pub(crate) fn target(&self, request: &RequestHead) -> Result<Target, Cause> {
         let mesh = self.context.worker.shared.mesh.load();
         let Some((seen, target)) = &mut *self.known.borrow_mut() else {
             return self.by_authority(&mesh, request);
@@ -217,8 +206,8 @@ impl Downstream {
         Ok(target.clone())
     }
 
-    fn by_authority(&self, mesh: &Mesh, request: &Parts) -> Result<Target, Cause> {
-        let authority = request.uri.authority().ok_or(Cause::BadRequest)?;
+    fn by_authority(&self, mesh: &Mesh, request: &RequestHead) -> Result<Target, Cause> {
+        let authority = Authority::try_from(request.authority()).map_err(|_| Cause::BadRequest)?;
         let own = &self.context.worker.shared.config.namespace;
         let service = mesh.service(authority.host(), own).ok_or(Cause::NotInRegistry)?;
         let key = ServicePort { service, port: authority.port_u16().unwrap_or(80) };

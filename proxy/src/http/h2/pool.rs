@@ -15,6 +15,7 @@ use lighter_config::snapshot::{Secure, TrafficPolicy};
 use tokio::sync::oneshot;
 
 use super::upstream::{self, Upstream};
+use super::wire::Stream;
 use crate::balance::Endpoint;
 use crate::error::{Cause, ProxyError, Retry};
 use crate::telemetry::{Direction, EndpointMetrics};
@@ -272,9 +273,9 @@ impl Lease {
     }
 
     /// Gives the stream up, in a pace that the peer does not take for an attack.
-    pub(crate) fn cancel(self, handles: upstream::Handles) {
+    pub(crate) fn cancel(self, stream: Stream) {
         let (group, upstream) = (self.group.clone(), self.upstream.clone());
-        if upstream.cancel(handles, self) {
+        if upstream.cancel(stream, self) {
             group.retire(&upstream);
         }
     }

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, StatusCode};
-
 use super::exchange::{Call, outcome};
+use super::fields::ResponseHead;
 use super::way::Way;
 use crate::balance::{Endpoint, Picked};
 use crate::error::{Cause, ProxyError, Retry};
@@ -58,21 +57,18 @@ impl Call<'_> {
 
     /// The error that an answer stands for, if it is one of the sidecar beside the endpoint whose application could not
     /// be reached. `end`: it has no body.
-    pub(crate) fn unreached(&self, status: StatusCode, fields: &HeaderMap, end: bool) -> Option<ProxyError> {
-        let may_be = status.is_server_error() || (self.grpc && end);
+    pub(crate) fn unreached(&self, head: &ResponseHead, end: bool) -> Option<ProxyError> {
+        let may_be = (500..600).contains(&head.status) || (self.grpc && end);
         if !may_be || self.downstream.context.direction != Direction::Outbound {
             return None;
         }
-        let cause = local::unreached(fields.get(local::ERROR_FIELD)?.as_bytes())?;
+        let cause = local::unreached(head.fields.get(local::ERROR_FIELD.as_bytes())?)?;
         Some(ProxyError::new(cause, "the sidecar of the endpoint cannot reach its application"))
     }
 
     /// Whether such an answer is asked for elsewhere, and not passed on. `whole` as in [`Self::again`].
     pub(crate) fn asks_elsewhere(&self, whole: bool) -> bool {
-        whole
-            && self.policy.safe_retry
-            && self.tally.retries == 0
-            && hop::is_idempotent(self.parts.method.as_str().as_bytes())
+        whole && self.policy.safe_retry && self.tally.retries == 0 && hop::is_idempotent(self.head.method())
     }
 
     /// Notes why a try failed on this connection.

@@ -5,18 +5,18 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
-use http::Request;
 use tokio::time::Sleep;
 
+use super::STREAM_WINDOW;
+use super::conn::{Closed, Connection, Limits, Side};
+use super::fields::RequestHead;
+use super::frame::Code;
 use super::pool::{Group, Lease};
-use super::{SEND_BUFFER, STREAM_WINDOW};
-use crate::error::{Cause, ProxyError};
-use crate::http::stream::{Awaited, Sink, Source};
+use super::wire::{Stream, Wire};
+use crate::error::ProxyError;
 use crate::identity::ALPN_H2;
 use crate::io::Io;
 use crate::link;
@@ -24,9 +24,6 @@ use crate::telemetry::{PoolClosed, Pooled, Spoken};
 
 /// Most streams of ours at once on one connection, whatever more the peer allows.
 const MAX_STREAMS: usize = 128;
-
-/// Stands for a limit that the peer has not yet told: no peer can say this number.
-const UNTOLD: usize = usize::MAX - 1;
 
 /// A window for every stream: streams whose callers do not read cannot stop the others.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
@@ -46,30 +43,18 @@ const RESETS_PER_CONNECTION: u32 = 500;
 
 /// A connection as its streams see it.
 pub(crate) struct Upstream {
-    /// `None`: no new stream; `h2` ends the connection with its last one.
-    send: RefCell<Option<SendRequest<Bytes>>>,
+    wire: Rc<Wire>,
+    /// It takes no new stream, and ends with its last one.
+    retired: Cell<bool>,
     streams: Cell<usize>,
-    /// What the peer allows.
-    allowed: Cell<usize>,
-    /// How far below that limit this side stays, because the peer has refused streams within its limit.
+    /// How far below the peer's limit this side stays, because the peer has refused streams within it.
     margin: Cell<usize>,
     resets: Cell<u32>,
     tokens: Cell<u32>,
     refilled: Cell<Instant>,
     /// Streams that were given up and whose reset is still to be sent.
-    given_up: RefCell<VecDeque<(Handles, Lease)>>,
-    driver: RefCell<Option<Waker>>,
+    given_up: RefCell<VecDeque<(Stream, Lease)>>,
     counted: Pooled,
-}
-
-/// What keeps a stream open.
-pub(crate) struct Handles {
-    /// Towards the endpoint.
-    pub(crate) send: Option<Sink>,
-    /// The answer that has not come.
-    pub(crate) response: Option<Awaited>,
-    /// The answer's body.
-    pub(crate) body: Option<Source>,
 }
 
 /// Opens a connection and starts its task.
@@ -81,43 +66,31 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         link::dial::connect(&how.shared, how.direction, group.address(), secure, ALPN_H2, timeout).await;
     how.metrics.dialled(dialled.is_ok());
     let io = dialled?;
-    let failed = |_| {
-        ProxyError::new(Cause::UpstreamClosed, "the HTTP/2 preface could not be sent").at(group.address())
+    let limits = Limits {
+        stream_window: STREAM_WINDOW,
+        window: CONNECTION_WINDOW,
+        head_list: how.shared.config.max_head_bytes.min(u32::MAX as usize) as u32,
+        ..Limits::default()
     };
-    let (send, connection) = h2::client::Builder::new()
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(how.shared.config.max_head_bytes.min(u32::MAX as usize) as u32)
-        .initial_max_send_streams(UNTOLD)
-        .max_concurrent_reset_streams(MAX_STREAMS)
-        .handshake(io)
-        .await
-        .map_err(failed)?;
     let upstream = Rc::new(Upstream {
-        send: RefCell::new(Some(send)),
+        wire: Wire::new(Side::Client, limits),
+        retired: Cell::new(false),
         streams: Cell::new(0),
-        allowed: Cell::new(UNTOLD),
         margin: Cell::new(0),
         resets: Cell::new(0),
         tokens: Cell::new(RESET_BURST),
         refilled: Cell::new(Instant::now()),
         given_up: RefCell::default(),
-        driver: RefCell::default(),
         counted: Pooled::open(Spoken::Http2),
     });
-    tokio::task::spawn_local(drive(group.clone(), upstream.clone(), connection));
+    tokio::task::spawn_local(drive(group.clone(), upstream.clone(), io));
     Ok(upstream)
 }
 
 impl Upstream {
     /// Opens a stream. An error means that nothing of the request was sent.
-    pub(crate) fn send(&self, request: Request<()>, end: bool) -> Result<(Awaited, Sink), Option<h2::Error>> {
-        let mut send = self.send.borrow_mut();
-        let send = send.as_mut().ok_or(None)?;
-        let (answer, sink) = send.send_request(request, end).map_err(Some)?;
-        Ok((Awaited::Http2(answer), Sink::Http2(sink)))
+    pub(crate) fn send(&self, request: &RequestHead, end: bool) -> Result<Stream, Closed> {
+        if self.retired.get() { Err(Closed) } else { self.wire.open(request, end) }
     }
 
     /// Whether one more stream fits.
@@ -128,37 +101,41 @@ impl Upstream {
     /// Most streams at once. One goes ahead of the peer's SETTINGS; more could be above a limit that these tell, and
     /// be refused.
     fn most(&self) -> usize {
-        if self.is_settled() { self.allowed.get().min(MAX_STREAMS) - self.margin.get() } else { 1 }
+        match self.allowed() {
+            Some(allowed) => allowed.min(MAX_STREAMS) - self.margin.get().min(allowed / 2),
+            None => 1,
+        }
+    }
+
+    /// What the peer allows, once it has told.
+    fn allowed(&self) -> Option<usize> {
+        self.wire.ask(Connection::allowed).map(|allowed| allowed as usize)
     }
 
     /// A stream was refused unread. Whether that says more of the connection than of the stream: a peer with a limit
     /// may count a stream for a moment longer than its last frame needs to get here, and refuse the one that takes its
     /// place.
     pub(crate) fn was_crowded(&self) -> bool {
-        let allowed = self.allowed.get();
+        let Some(allowed) = self.allowed() else { return true };
         if allowed <= MAX_STREAMS {
             self.margin.set((self.margin.get() + 1).min(allowed / 2));
         }
-        allowed <= MAX_STREAMS || !self.is_settled()
+        allowed <= MAX_STREAMS
     }
 
     /// Whether the peer has told how many streams it allows.
     pub(crate) fn is_settled(&self) -> bool {
-        self.allowed.get() != UNTOLD
+        self.allowed().is_some()
     }
 
     /// Whether the connection still takes streams; false after GOAWAY or an error.
     pub(crate) fn is_usable(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        match &mut *self.send.borrow_mut() {
-            Some(send) => !matches!(send.poll_ready(&mut cx), Poll::Ready(Err(_))),
-            None => false,
-        }
+        !self.retired.get() && self.wire.ask(Connection::is_usable)
     }
 
     /// Whether the connection has just ceased to take streams.
     fn has_gone_away(&self) -> bool {
-        self.send.borrow().is_some() && !self.is_usable()
+        !self.retired.get() && !self.is_usable()
     }
 
     /// One stream more.
@@ -177,21 +154,19 @@ impl Upstream {
 
     /// Takes no more streams, and ends with the last one.
     pub(crate) fn retire(&self) {
-        // Dropping the handle may wake the driver; the borrow must not last that long.
-        let send = self.send.borrow_mut().take();
-        drop(send);
-        self.wake();
+        self.retired.set(true);
+        self.wire.leave();
     }
 
     /// Gives a stream up, now or as soon as the pace allows. Returns whether the connection has seen enough resets.
-    pub(crate) fn cancel(&self, handles: Handles, lease: Lease) -> bool {
+    pub(crate) fn cancel(&self, stream: Stream, lease: Lease) -> bool {
         self.resets.set(self.resets.get() + 1);
         if self.token(Instant::now()) {
-            handles.reset();
-            drop(lease);
+            stream.reset(Code::CANCEL);
+            drop((stream, lease));
         } else {
-            self.given_up.borrow_mut().push_back((handles, lease));
-            self.wake();
+            self.given_up.borrow_mut().push_back((stream, lease));
+            self.wire.wake();
         }
         self.resets.get() == RESETS_PER_CONNECTION
     }
@@ -207,12 +182,6 @@ impl Upstream {
         left > 0
     }
 
-    fn wake(&self) {
-        if let Some(driver) = &*self.driver.borrow() {
-            driver.wake_by_ref();
-        }
-    }
-
     /// Sends the resets that are due; returns when the next one is.
     fn reset_paced(&self, now: Instant) -> Option<Instant> {
         loop {
@@ -223,34 +192,24 @@ impl Upstream {
                 return Some(now + RESET_EVERY);
             }
             let next = self.given_up.borrow_mut().pop_front();
-            if let Some((handles, lease)) = next {
-                handles.reset();
-                drop(lease);
+            if let Some((stream, lease)) = next {
+                stream.reset(Code::CANCEL);
+                drop((stream, lease));
             }
         }
     }
 }
 
-impl Handles {
-    pub(super) fn reset(self) {
-        if let Some(mut send) = self.send {
-            send.cancel();
-        }
-        drop(self.response);
-        drop(self.body);
-    }
-}
-
 /// Runs a connection until it ends.
-async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connection<Io, Bytes>) {
+async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut io: Io) {
     let old_at = Instant::now() + MAX_AGE.mul_f64(0.75 + fastrand::f64() / 2.0);
     let mut idle_since = Some(Instant::now());
     let mut timer = pin!(tokio::time::sleep(group.dial().connect_timeout.get()));
+    let mut told = None;
     let ended = poll_fn(|cx| {
-        remember(&upstream.driver, cx);
         let any_given_up = !upstream.given_up.borrow().is_empty();
         let paced = if any_given_up { upstream.reset_paced(Instant::now()) } else { None };
-        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+        if let Poll::Ready(ended) = upstream.wire.poll(&mut io, cx) {
             return Poll::Ready(ended);
         }
         // Who waits for room on it would wait until its streams end.
@@ -258,10 +217,9 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
             group.retire(&upstream);
             group.serve();
         }
-        let allowed = connection.max_concurrent_send_streams();
-        if allowed != upstream.allowed.get() {
-            upstream.allowed.set(allowed);
-            upstream.margin.set(upstream.margin.get().min(allowed / 2));
+        let allowed = upstream.allowed();
+        if allowed != told {
+            told = allowed;
             group.serve();
         }
         if upstream.streams.get() > 0 {
@@ -281,7 +239,7 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
                 upstream.counted.closes(PoolClosed::Expired);
                 group.retire(&upstream);
                 group.serve();
-                // What is left is to wait for the last stream; `h2` wakes this task then.
+                // What is left is to wait for the last stream, which wakes this task.
                 arm(timer.as_mut(), now + Duration::from_secs(3600));
             } else {
                 let paced = upstream.reset_paced(now);
@@ -291,10 +249,11 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
         Poll::Pending
     })
     .await;
-    if let Err(error) = ended {
-        tracing::debug!(%error, upstream = %group.address(), "an HTTP/2 connection ended");
+    if let Some(fault) = ended.filter(|fault| fault.code != Code::NO_ERROR) {
+        let (code, detail) = (fault.code.0, fault.detail);
+        tracing::debug!(code, detail, upstream = %group.address(), "an HTTP/2 connection ended");
     }
-    drop(connection);
+    drop(io);
     upstream.counted.closes(PoolClosed::Upstream);
     group.retire(&upstream);
     let given_up = std::mem::take(&mut *upstream.given_up.borrow_mut());
@@ -306,13 +265,5 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut connection: Connect
 fn arm(mut timer: Pin<&mut Sleep>, at: Instant) {
     if timer.deadline().into_std() != at {
         timer.as_mut().reset(at.into());
-    }
-}
-
-fn remember(place: &RefCell<Option<Waker>>, cx: &Context<'_>) {
-    let mut place = place.borrow_mut();
-    match &mut *place {
-        Some(known) => known.clone_from(cx.waker()),
-        None => *place = Some(cx.waker().clone()),
     }
 }

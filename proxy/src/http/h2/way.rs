@@ -5,13 +5,11 @@ use std::rc::Rc;
 use lighter_config::snapshot::TrafficPolicy;
 
 use super::exchange::Call;
-use super::head::{GRPC_TIMEOUT, grpc_timeout_value};
 use super::pool::Lease;
-use super::upstream::Handles;
 use super::{Downstream, answer};
 use crate::balance::Endpoint;
 use crate::error::{Cause, ProxyError};
-use crate::http::stream::{Awaited, Broken, Sink};
+use crate::http::stream::{Broken, Stream};
 use crate::link::connection::Link;
 use crate::link::halves;
 
@@ -43,29 +41,25 @@ impl Way {
         call: &mut Call<'_>,
         endpoint: &Endpoint,
         end: bool,
-    ) -> Result<(Awaited, Sink), ProxyError> {
+    ) -> Result<Stream, ProxyError> {
+        call.refresh_deadline();
         match self {
-            Way::Http2(lease) => lease.upstream().send(call.head(), end).map_err(|_| {
+            Way::Http2(lease) => lease.upstream().send(&call.head, end).map(Stream::Http2).map_err(|_| {
                 ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
             }),
             Way::Link(link) => {
-                let left = call.left_of_grpc().map(grpc_timeout_value);
-                let name = GRPC_TIMEOUT;
-                let fields = call.parts.headers.iter().filter(|(known, _)| left.is_none() || **known != name);
-                let fields = fields.chain(left.iter().map(|left| (&name, left)));
                 let (said, deadline) = (endpoint.address.to_string(), call.limits.left());
-                let opened = halves::open(link, &said, &call.parts, fields, deadline, end);
-                let (awaited, sink) = opened.map_err(|cut| answer::before_head(&Broken::Link(cut)))?;
-                Ok((Awaited::Link(awaited), Sink::Link(sink)))
+                let opened = halves::open(link, &said, &call.head, deadline, end);
+                opened.map(Stream::Link).map_err(|cut| answer::before_head(Broken::Link(cut)))
             }
         }
     }
 
     /// Gives the stream up.
-    pub(crate) fn cancel(self, handles: Handles) {
-        match self {
-            Way::Http2(lease) => lease.cancel(handles),
-            Way::Link(_) => handles.reset(),
+    pub(crate) fn cancel(self, stream: Stream) {
+        match (self, stream) {
+            (Way::Http2(lease), Stream::Http2(stream)) => lease.cancel(stream),
+            (_, stream) => stream.cancel(),
         }
     }
 

@@ -38,8 +38,14 @@ fn pipelined_requests_are_answered_in_their_order() {
         .await;
         let expected = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n\
                         HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\nx-sum: 5\r\n\r\n\
-                        HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n0\r\n\r\n";
-        assert_eq!(answer, expected);
+                        HTTP/1.1 200 OK\r\n";
+        let last = answer.strip_prefix(expected).expect(&answer);
+        // By then the end of an empty body may be known, or not.
+        let empty = [
+            "content-length: 0\r\nconnection: close\r\n\r\n",
+            "transfer-encoding: chunked\r\nconnection: close\r\n\r\n0\r\n\r\n",
+        ];
+        assert!(empty.contains(&last), "{last}");
     });
 }
 
