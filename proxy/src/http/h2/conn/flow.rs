@@ -34,14 +34,15 @@ impl Connection {
         own.min(shared).min(want)
     }
 
-    /// What of it is used.
+    /// What of it is used. What was kept for the stream beyond that is for others: it may not send more for hours.
     pub(super) fn use_up(&mut self, key: usize, bytes: usize) {
         self.window_out -= bytes as i64;
-        if let Some(stream) = self.streams.get_mut(key) {
-            stream.out.window -= bytes as i64;
-            let kept = bytes.min(stream.out.grant);
-            stream.out.grant -= kept;
-            self.granted -= kept;
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.out.window -= bytes as i64;
+        let kept = std::mem::take(&mut stream.out.grant);
+        self.granted -= kept;
+        if kept > bytes {
+            self.feed_starved();
         }
     }
 

@@ -165,11 +165,13 @@ fn is_value(value: &[u8]) -> bool {
 fn is_request(head: &RequestHead, seen: u8) -> Result<(), Malformed> {
     let connect = head.method() == b"CONNECT";
     let whole = match connect {
-        true => seen & (METHOD | AUTHORITY | SCHEME | TARGET) == METHOD | AUTHORITY,
+        true => {
+            seen & (METHOD | AUTHORITY | SCHEME | TARGET) == METHOD | AUTHORITY && !head.authority().is_empty()
+        }
         false => seen & (METHOD | SCHEME | TARGET) == METHOD | SCHEME | TARGET,
     };
     let scheme = head.scheme();
-    let is_scheme = scheme.first().is_none_or(u8::is_ascii_alphabetic)
+    let is_scheme = scheme.first().map_or(connect, u8::is_ascii_alphabetic)
         && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
     let target = head.target();
     let is_target = match target {

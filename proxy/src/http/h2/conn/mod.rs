@@ -141,6 +141,8 @@ pub struct Connection {
     ids: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
     /// The highest number of a stream that was opened, by the side that opens them.
     highest: u32,
+    /// What `highest` was when this side had said goodbye: what came after it was not looked at.
+    settled: Option<u32>,
     opened: VecDeque<Opened>,
     woken: Vec<Key>,
     inbox: Inbox,
@@ -180,6 +182,7 @@ impl Connection {
             streams: Slab::new(),
             ids: HashMap::default(),
             highest: 0,
+            settled: None,
             opened: VecDeque::new(),
             woken: Vec::new(),
             inbox: Inbox::new(side),
@@ -188,7 +191,8 @@ impl Connection {
             decoder: hpack::Decoder::new(settings::TABLE),
             peer: Peer::default(),
             window_out: i64::from(settings::WINDOW),
-            window: Window::new(limits.window),
+            // A peer may use the window that RFC 9113 §6.9.2 gives it before it has heard of any other.
+            window: Window::new(limits.window.max(settings::WINDOW)),
             starved: VecDeque::new(),
             granted: 0,
             reset: VecDeque::new(),
@@ -356,7 +360,7 @@ impl Connection {
     /// The highest stream of the peer's that was looked at.
     fn last_seen(&self) -> u32 {
         match self.side {
-            Side::Server => self.highest,
+            Side::Server => self.settled.unwrap_or(self.highest),
             // The server opens none.
             Side::Client => 0,
         }

@@ -175,7 +175,7 @@ impl Connection {
             Kind::Continuation => self.continuation_came(now, head, payload),
             Kind::Priority if head.stream == 0 => Err(out_of_place()),
             Kind::Priority if head.len != 5 => self.break_off(now, head.stream, Code::FRAME_SIZE_ERROR),
-            Kind::Priority => Ok(()),
+            Kind::Priority => self.useless(now),
             Kind::RstStream => self.reset_came(now, head.stream, word(payload)?),
             Kind::Settings if head.stream != 0 => Err(out_of_place()),
             Kind::Settings => self.settings_came(now, head.flags, payload),
@@ -226,7 +226,7 @@ impl Connection {
         }
         if self.is_past(id)? {
             heads::skip(&mut self.decoder, block)?;
-            return self.stray(now, id);
+            return self.stray(now, id, 0);
         }
         // Only a client's stream can be one that was not there before.
         self.highest = id;
@@ -285,7 +285,8 @@ impl Connection {
         let read = heads::trailers(&mut self.decoder, block, self.limits.head_list)?;
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
         match read {
-            Ok(trailers) if end => {
+            // Not before the body is whole: whoever reads them takes it for that.
+            Ok(trailers) if end && stream.inward.expected.is_none_or(|left| left == 0) => {
                 stream.inward.trailers = (!trailers.is_empty()).then(|| Box::new(trailers));
                 let id = stream.id;
                 self.end_came(now, id)
@@ -340,7 +341,7 @@ impl Connection {
                     self.break_off_open(now, key, code)?;
                 }
             }
-            None if self.is_past(head.stream)? => self.stray(now, head.stream)?,
+            None if self.is_past(head.stream)? => self.stray(now, head.stream, head.len)?,
             None => return Err(Fault::new(Code::PROTOCOL_ERROR, "DATA before HEADERS")),
         }
         let end = head.flags & frame::END_STREAM != 0;
@@ -369,6 +370,9 @@ impl Connection {
             let content = (data.content - 1).checked_sub(data.padding);
             data.content = content.ok_or(Fault::new(Code::PROTOCOL_ERROR, "more padding than payload"))?;
             self.padding_came(data.stream, 1);
+            if data.content == 0 && !data.end {
+                self.useless(now)?;
+            }
         }
         let part = data.content.min(bytes.len());
         if part > 0 {
@@ -442,10 +446,16 @@ impl Connection {
                 false => Err(Fault::new(Code::PROTOCOL_ERROR, "RST_STREAM before HEADERS")),
             };
         };
+        self.count_reset(now)?;
+        self.cut_off(key, Cut::Reset(Code(code)));
+        Ok(())
+    }
+
+    /// A caller has broken off one of its streams: it may open another, though work for that one may go on.
+    fn count_reset(&mut self, now: Instant) -> Result<(), Fault> {
         if self.side == Side::Server && !self.resets_seen.count(now, self.limits.resets_per_second) {
             return Err(Fault::new(Code::ENHANCE_YOUR_CALM, "too many streams are reset"));
         }
-        self.cut_off(key, Cut::Reset(Code(code)));
         Ok(())
     }
 
@@ -461,8 +471,9 @@ impl Connection {
         }
         if self.leaving == Leaving::Announced && payload == super::send::GOODBYE {
             self.settle_goodbye();
+            return Ok(());
         }
-        Ok(())
+        self.useless(now)
     }
 
     fn goaway_came(&mut self, payload: &[u8]) -> Result<(), Fault> {
@@ -506,9 +517,10 @@ impl Connection {
 
     /// A frame for a stream that has ended. It may have been on its way when this side reset the stream; otherwise the
     /// peer is told that it is late.
-    fn stray(&mut self, now: Instant, id: u32) -> Result<(), Fault> {
+    fn stray(&mut self, now: Instant, id: u32, bytes: usize) -> Result<(), Fault> {
         if self.reset.contains(&id) {
-            return self.useless(now);
+            // Its window has paid for what comes, as long as that is more than nothing.
+            return if bytes > 0 { Ok(()) } else { self.useless(now) };
         }
         self.refuse(now, id, Code::STREAM_CLOSED)
     }
@@ -520,17 +532,20 @@ impl Connection {
         self.reply(Kind::RstStream, 0, id, &code.0.to_be_bytes())
     }
 
-    /// Resets a stream on which the peer broke the rules.
+    /// Resets a stream on which the peer broke the rules. One that was never opened cannot be reset.
     fn break_off(&mut self, now: Instant, id: u32, code: Code) -> Result<(), Fault> {
         match self.ids.get(&id) {
             Some(&key) => self.break_off_open(now, key, code),
-            None => self.refuse(now, id, code),
+            None if id <= self.highest => self.refuse(now, id, code),
+            None => Err(Fault::new(code, "a frame that is wrong, on a stream that was never opened")),
         }
     }
 
     fn break_off_open(&mut self, now: Instant, key: usize, code: Code) -> Result<(), Fault> {
         let Some(stream) = self.streams.get(key) else { return Ok(()) };
         let id = stream.id;
+        // Whoever makes this side reset streams has reset them (CVE-2025-8671).
+        self.count_reset(now)?;
         self.cut_off(key, Cut::Malformed);
         self.refuse(now, id, code)
     }

@@ -126,6 +126,7 @@ impl Connection {
     /// The peer knows of the goodbye.
     pub(super) fn settle_goodbye(&mut self) {
         self.leaving = Leaving::Settled;
+        self.settled = Some(self.highest);
         self.send_goaway(self.last_seen(), Code::NO_ERROR);
     }
 

@@ -76,7 +76,7 @@ impl Connection {
     pub(super) fn settings_came(&mut self, now: Instant, flags: u8, payload: &[u8]) -> Result<(), Fault> {
         if flags & frame::ACK != 0 {
             return match payload.is_empty() {
-                true => Ok(()),
+                true => self.useless(now),
                 false => Err(Fault::new(Code::FRAME_SIZE_ERROR, "an acknowledgement says something")),
             };
         }
@@ -86,9 +86,16 @@ impl Connection {
         if !self.settings_seen.count(now, self.limits.settings_per_second) {
             return Err(Fault::new(Code::ENHANCE_YOUR_CALM, "too many SETTINGS"));
         }
+        let mut resized = false;
         for setting in payload.as_chunks::<6>().0 {
             let [n1, n0, value @ ..] = *setting;
-            self.setting_came(u16::from_be_bytes([n1, n0]), u32::from_be_bytes(value))?;
+            let name = u16::from_be_bytes([n1, n0]);
+            // Each concerns every stream, so that a frame with a thousand of them is a thousand SETTINGS.
+            let again = name == INITIAL_WINDOW_SIZE && std::mem::replace(&mut resized, true);
+            if again && !self.settings_seen.count(now, self.limits.settings_per_second) {
+                return Err(Fault::new(Code::ENHANCE_YOUR_CALM, "too many SETTINGS"));
+            }
+            self.setting_came(name, u32::from_be_bytes(value))?;
         }
         self.peer.allowed.get_or_insert(u32::MAX);
         self.reply(Kind::Settings, frame::ACK, 0, &[])
