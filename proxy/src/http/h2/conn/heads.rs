@@ -166,7 +166,8 @@ fn is_request(head: &RequestHead, seen: u8) -> Result<(), Malformed> {
     let connect = head.method() == b"CONNECT";
     let whole = match connect {
         true => {
-            seen & (METHOD | AUTHORITY | SCHEME | TARGET) == METHOD | AUTHORITY && !head.authority().is_empty()
+            seen & (METHOD | AUTHORITY | SCHEME | TARGET) == METHOD | AUTHORITY
+                && !head.authority().is_empty()
         }
         false => seen & (METHOD | SCHEME | TARGET) == METHOD | SCHEME | TARGET,
     };

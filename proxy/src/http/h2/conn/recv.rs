@@ -71,6 +71,12 @@ impl Inbox {
         self.greeted
     }
 
+    /// Bytes that are still to come of a DATA frame.
+    #[cfg(test)]
+    pub(super) fn coming(&self) -> usize {
+        self.data.map_or(0, |data| data.content + data.padding)
+    }
+
     /// The next frame's header, when all of it has come.
     fn next_head(&mut self, bytes: &mut BytesMut) -> Option<Head> {
         if self.have == 0

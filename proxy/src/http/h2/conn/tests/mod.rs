@@ -1,6 +1,7 @@
 //! Tests by section of RFC 9113.
 
 mod attacks;
+mod peer;
 
 use std::time::Instant;
 
