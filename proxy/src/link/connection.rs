@@ -176,7 +176,7 @@ impl Link {
                 used = now;
             }
             let rested = rest.map(|rest| used + rest);
-            self.poll_time(timer.as_mut(), rested, cx)
+            self.poll_time(timer.as_mut(), rested, out.is_pending(), cx)
         })
         .await;
         self.session.borrow_mut().close(fault);
@@ -244,11 +244,13 @@ impl Link {
         }
     }
 
-    /// Does what is due. Ready: the link has rested or lived long enough, or its other side is silent.
+    /// Does what is due. Ready: the link has rested or lived long enough, or its other side is silent. `full`: the
+    /// connection takes no more at the moment.
     fn poll_time(
         &self,
         mut timer: Pin<&mut Sleep>,
         rested: Option<Instant>,
+        full: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Fault> {
         loop {
@@ -279,7 +281,8 @@ impl Link {
             }
             let leaves = Some(leaves).filter(|_| !session.is_leaving());
             let due = session.timeout().into_iter().chain(rested).chain(leaves).chain([ends]).min();
-            let asks = session.wants_transmit();
+            // While the connection takes no more, it wakes this task when it does.
+            let asks = !full && session.wants_transmit();
             drop(session);
             if asks {
                 // A PING, resets that had to wait, or that the link is left.
