@@ -3,6 +3,7 @@
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
+use crate::support::process::free_address;
 use crate::support::raw::Upstream;
 use crate::support::{test, wait_until};
 use crate::world::{WEB, World, get};
@@ -14,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
         test("join::a_sidecar_starts_again_while_the_control_plane_is_away", starts_again),
         test("join::who_leaves_is_called_no_more", who_leaves),
         test("join::who_stands_by_takes_over_from_who_dies", stands_by),
+        test("join::sidecars_that_joined_use_links_and_lose_nothing_on_them", by_links),
     ]
 }
 
@@ -135,4 +137,43 @@ fn stands_by() {
     }
     assert!(failovers() >= 20.0, "{}", failovers());
     assert_eq!(web.endpoints(), 2);
+}
+
+fn by_links() {
+    let (one, two) = (Upstream::answering("one"), Upstream::answering("two"));
+    let world = World::new();
+    let linked = |name, app| {
+        let mut sidecar = world.reviews_with(name, app, &format!("link: '{}'", free_address()));
+        sidecar.wait_until_ready();
+        sidecar
+    };
+    let mut first = linked("reviews", one.address);
+    let second = linked("second", two.address);
+    let (web, listen) = world.web();
+    wait_until("both are found", || web.endpoints() == 2);
+    let served = || assert_eq!(get(listen).0, 200);
+    let mut renewed = 0.0;
+    for step in [&["rotate"][..], &["rotate", "--hurry"], &["rotate", "--hurry"]] {
+        world.ca(step);
+        renewed += 1.0;
+        wait_until("all have new certificates", || {
+            served();
+            [&web, &first, &second].iter().all(|sidecar| sidecar.asked("renew", "received") >= renewed)
+        });
+    }
+    first.program.signal(Signal::TERM);
+    while !first.program.has_ended() {
+        served();
+    }
+    for _ in 0..20 {
+        assert_eq!(get(listen), (200, "two".into()));
+    }
+    let metrics = web.metrics();
+    let streams = metrics.sum("lighter_link_streams_total", &[("side", "opener")]);
+    let labels = [("direction", "outbound"), ("code_class", "2xx")];
+    // All of it went over links, each of them left in good order.
+    assert!(streams >= metrics.sum("lighter_requests_total", &labels) && streams > 20.0);
+    assert_eq!(metrics.sum("lighter_link_resets_total", &[("code", "lost")]), 0.0);
+    assert!(metrics.sum("lighter_link_left_total", &[("side", "opener")]) >= 2.0);
+    assert!(second.metrics().sum("lighter_link_streams_total", &[("side", "acceptor")]) >= 20.0);
 }
