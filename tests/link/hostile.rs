@@ -149,8 +149,11 @@ fn smuggling_heads() {
     }
     // Nothing of all that came through, and the link itself is as good as before.
     assert_eq!((app.connections(), app.received()), (0, String::new()));
-    let stream = link.open(&PLAIN, &[to, ("content-length", "2")], b"hi", true);
-    assert_eq!(link.outcome(stream), Ok(200));
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let opening = Opening { protocol, ..PLAIN };
+        let stream = link.open(&opening, &[to, ("content-length", "2")], b"hi", true);
+        assert_eq!(link.outcome(stream), Ok(200));
+    }
     assert!(!app.received().contains("smuggled"));
     assert_eq!(app.connections(), 1);
 }

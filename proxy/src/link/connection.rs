@@ -127,9 +127,16 @@ impl Link {
 
     /// Asks the other side to leave it.
     pub(crate) fn leave(&self, how: Leave, cause: &str) {
-        self.asked.set(self.side == Side::Acceptor && how == Leave::Soon);
+        let mut session = self.session.borrow_mut();
+        match how {
+            Leave::Now => self.asked.set(false),
+            // Who was asked, or leaves by itself, is not waited for anew.
+            Leave::Soon if session.is_leaving() => {}
+            Leave::Soon => self.asked.set(self.side == Side::Acceptor),
+        }
         telemetry::links().left(self.side, false);
-        self.session.borrow_mut().leave(how, LEAVE, cause);
+        session.leave(how, LEAVE, cause);
+        drop(session);
         self.wake();
     }
 

@@ -65,11 +65,11 @@ pub(crate) async fn exchange(
     timeout: Duration,
 ) -> Result<Upstream, ProxyError> {
     let now = tokio::time::Instant::now;
-    let secure = endpoint.secure.as_ref();
-    if let Some((secure, link)) = secure.and_then(|secure| Some((secure, secure.link?))) {
+    if let Some((secure, link)) = endpoint.link() {
         let link = worker.links.link(worker, secure, link, timeout).await?;
         return Ok(Upstream::stream(Io::over_link(Exchange::calling(link, endpoint.address)), now()));
     }
+    let secure = endpoint.secure.as_ref();
     let dialled = connect(&worker.shared, direction, endpoint.address, secure, ALPN_HTTP1, timeout).await;
     endpoint.metrics.dialled(dialled.is_ok());
     dialled.map(|io| Upstream::new(io, now()))

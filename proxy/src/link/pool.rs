@@ -261,3 +261,45 @@ const MOST_LINKS: usize = 8;
 
 /// So many places are known before those that are left are looked for.
 const MOST_PLACES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(cause: Cause) -> ProxyError {
+        ProxyError::new(cause, "so it is")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handshakes_that_come_to_nothing_are_tried_less_and_less_often() {
+        let place = Place::default();
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            place.note(&failed(Cause::TlsIdentity));
+            let before = Instant::now();
+            tokio::time::advance(Duration::from_millis(1)).await;
+            while let Some(error) = place.failed_since(Instant::now()) {
+                assert_eq!(error.cause, Cause::TlsIdentity);
+                tokio::time::advance(Duration::from_millis(1)).await;
+            }
+            pauses.push(before.elapsed());
+        }
+        assert!(
+            pauses[0] >= Duration::from_millis(37) && pauses[0] <= Duration::from_millis(64),
+            "{pauses:?}"
+        );
+        assert!(pauses[3] > 2 * pauses[0], "{pauses:?}");
+        assert!(pauses[9] <= Duration::from_millis(4100), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_for_a_dial_shares_its_failure_and_who_comes_later_does_not() {
+        let place = Place::default();
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        place.note(&failed(Cause::ConnectRefused));
+        assert_eq!(place.failed_since(asked).map(|error| error.cause), Some(Cause::ConnectRefused));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(place.failed_since(Instant::now()).is_none());
+    }
+}

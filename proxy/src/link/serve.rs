@@ -85,12 +85,9 @@ struct Taking {
 
 impl Takes for Taking {
     fn take(&mut self, opened: Opened) {
-        let from = self.from.clone();
-        tokio::task::spawn_local(async move {
-            if let Some(engine) = from.serve(opened).await {
-                engine.await;
-            }
-        });
+        if let Some(engine) = self.from.serve(opened) {
+            tokio::task::spawn_local(engine);
+        }
     }
 
     fn poll(&mut self, cx: &mut Task<'_>) {
@@ -114,7 +111,7 @@ struct From {
 
 impl From {
     /// Serves what the caller opened.
-    async fn serve(&self, opened: Opened) -> Engine {
+    fn serve(self: &Rc<Self>, opened: Opened) -> Engine {
         if inbound::is_barred(&self.worker.shared) {
             exchange::refuse(opened.stream, Cause::NoConfig);
             return None;
@@ -143,7 +140,10 @@ impl From {
         }
         self.count(&target);
         match protocol {
-            Protocol::Tunnel => self.tunnel(target, opened.stream).await,
+            Protocol::Tunnel => {
+                let (from, stream) = (self.clone(), opened.stream);
+                Some(Box::pin(async move { from.tunnel(target, stream).await }))
+            }
             Protocol::Http1 => {
                 let Opened { head, end, stream } = opened;
                 let io = Io::over_link(Exchange::called(stream, &head, end));
@@ -200,7 +200,7 @@ impl From {
     }
 
     /// Carries bytes both ways to the application.
-    async fn tunnel(&self, target: Target, stream: End) -> Engine {
+    async fn tunnel(&self, target: Target, stream: End) {
         let identity = Some(self.caller.id.as_str());
         let denied =
             target.guard.as_ref().is_some_and(|guard| guard.connection(self.peer, identity).is_err());
@@ -214,19 +214,16 @@ impl From {
         };
         if denied {
             opaque.count_refusal(Cause::Denied);
-            exchange::refuse(stream, Cause::Denied);
-            return None;
+            return exchange::refuse(stream, Cause::Denied);
         }
         let upstream = match opaque.reach().await {
             Ok(upstream) => upstream,
-            Err(cause) => {
-                exchange::refuse(stream, cause);
-                return None;
-            }
+            Err(cause) => return exchange::refuse(stream, cause),
         };
-        stream.send_head(200, [], false).ok()?;
+        // A caller that is gone is found out, and accounted for, when it is read from.
+        let _ = stream.send_head(200, [], false);
         let ticket = self.worker.connections.enter_inbound();
-        Some(Box::pin(opaque.carry(Io::over_link(Exchange::tunnel(stream)), upstream, ticket)))
+        opaque.carry(Io::over_link(Exchange::tunnel(stream)), upstream, ticket).await;
     }
 
     /// Counts the caller, once for each port that it calls on this link.
