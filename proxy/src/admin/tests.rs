@@ -163,7 +163,10 @@ async fn the_configuration_and_its_endpoints_are_shown() {
     assert_eq!(endpoint["health"], "in_service");
     assert_eq!(endpoint["weight"], 3);
     let (_, _, text) = get(fixture.admin, "/clusters").await;
-    assert!(text.starts_with("admin/admin-page:80\n  192.0.2.1:9101 in_service weight 3 "), "{text}");
+    assert!(
+        text.starts_with("admin/admin-page:80\n  192.0.2.1:9101 in_service priority 0 weight 3 "),
+        "{text}"
+    );
 }
 
 #[tokio::test]
