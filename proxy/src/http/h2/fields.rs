@@ -70,7 +70,12 @@ const PLACES: usize = 16;
 impl Fields {
     /// None, with room for those of a usual head.
     pub fn with_room() -> Self {
-        Fields { text: Vec::with_capacity(TEXT), places: Vec::with_capacity(PLACES) }
+        Fields::with_capacity(TEXT, PLACES)
+    }
+
+    /// None, with room for so many of them, and so many bytes of text.
+    pub fn with_capacity(text: usize, fields: usize) -> Self {
+        Fields { text: Vec::with_capacity(text), places: Vec::with_capacity(fields) }
     }
 
     /// How many there are.

@@ -72,7 +72,8 @@ pub(super) fn response(decoder: &mut Decoder, block: &[u8], limit: u32) -> Outco
 
 /// Reads trailers.
 pub(super) fn trailers(decoder: &mut Decoder, block: &[u8], limit: u32) -> Outcome<Fields> {
-    let mut fields = Fields::default();
+    // A status, and a word about it.
+    let mut fields = Fields::with_capacity(64, 4);
     let mut check = Check::default();
     let read = decoder.block(block, limit as usize, &mut |name, value, sensitive| {
         check.field(&mut fields, name, value, sensitive)

@@ -232,7 +232,8 @@ impl Connection {
     /// The next head of an answer; interim ones come before the one of the answer.
     pub fn read_head(&mut self, key: Key) -> Option<Result<ResponseHead, Cut>> {
         let stream = self.streams.get_mut(key.0)?;
-        match (stream.inward.heads.pop_front(), stream.cut) {
+        let inward = &mut stream.inward;
+        match (inward.interims.pop_front().or_else(|| inward.head.take()), stream.cut) {
             (Some(head), _) => Some(Ok(head)),
             (None, Some(cut)) => Some(Err(cut)),
             (None, None) => None,

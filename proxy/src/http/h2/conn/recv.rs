@@ -308,10 +308,10 @@ impl Connection {
         let Taken { head, length } = taken;
         let inward = &mut stream.inward;
         if head.status < 200 {
-            if end || inward.heads.len() >= self.limits.interims {
+            if end || inward.interims.len() >= self.limits.interims {
                 return false;
             }
-            inward.heads.push_back(head);
+            inward.interims.push_back(head);
             self.wake(key);
             return true;
         }
@@ -321,7 +321,7 @@ impl Connection {
         if end && inward.expected.is_some_and(|length| length > 0) {
             return false;
         }
-        inward.heads.push_back(head);
+        inward.head = Some(head);
         inward.ended = end;
         self.wake(key);
         if end {

@@ -26,8 +26,9 @@ pub(super) struct Stream {
 /// The half that comes in. Its parts come in the order of these fields.
 #[derive(Debug)]
 pub(super) struct Inward {
-    /// Interim heads, and the answer's head behind them.
-    pub(super) heads: VecDeque<ResponseHead>,
+    pub(super) interims: VecDeque<ResponseHead>,
+    /// The answer's head.
+    pub(super) head: Option<ResponseHead>,
     pub(super) body: Pieces,
     pub(super) trailers: Option<Box<Fields>>,
     /// The head has come. Always so where the peer opened the stream.
@@ -65,7 +66,8 @@ impl Stream {
         Stream {
             id,
             inward: Inward {
-                heads: VecDeque::new(),
+                interims: VecDeque::new(),
+                head: None,
                 body: Pieces::default(),
                 trailers: None,
                 headed: !opened_here,
@@ -100,6 +102,6 @@ impl Inward {
 
     /// Whether nothing is left to be read but the end.
     pub(super) fn is_read(&self) -> bool {
-        self.heads.is_empty() && self.body.is_empty() && self.trailers.is_none()
+        self.interims.is_empty() && self.head.is_none() && self.body.is_empty() && self.trailers.is_none()
     }
 }
