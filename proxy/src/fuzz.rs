@@ -1,5 +1,6 @@
 //! What the fuzzers drive: each function takes any bytes, and panics where a promise is broken.
 
+mod http2;
 mod link;
 
 use crate::connect;
@@ -49,6 +50,17 @@ pub fn session(bytes: &[u8]) {
         Some((0..64, bytes)) => link::hostile(bytes),
         Some((64..128, bytes)) => link::hostile_frames(bytes),
         Some((_, choices)) => link::agreement(choices),
+        None => {}
+    }
+}
+
+/// HTTP/2 connections. The first byte chooses: a peer that sends anything, one that sends anything in frames, or both ends
+/// of a connection that do anything in any order.
+pub fn http2(bytes: &[u8]) {
+    match bytes.split_first() {
+        Some((0..64, bytes)) => http2::hostile(bytes),
+        Some((64..128, bytes)) => http2::hostile_frames(bytes),
+        Some((_, choices)) => http2::agreement(choices),
         None => {}
     }
 }
@@ -104,6 +116,11 @@ mod tests {
         fn two_ends_of_a_link_agree_in_any_order(choices in prop::collection::vec(any::<u8>(), 0..800)) {
             super::link::agreement(&choices);
         }
+
+        #[test]
+        fn two_ends_of_http2_agree_in_any_order(choices in prop::collection::vec(any::<u8>(), 0..800)) {
+            super::http2::agreement(&choices);
+        }
     }
 
     proptest! {
@@ -119,6 +136,12 @@ mod tests {
         fn a_hostile_peer_of_a_link_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             super::link::hostile(&bytes);
             super::link::hostile_frames(&bytes);
+        }
+
+        #[test]
+        fn a_hostile_peer_of_http2_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            super::http2::hostile(&bytes);
+            super::http2::hostile_frames(&bytes);
         }
 
         #[test]

@@ -10,6 +10,7 @@
 //!
 //! Whoever has a [`Key`] has to [let go](Connection::let_go) of it.
 
+mod check;
 mod flow;
 mod heads;
 mod limits;

@@ -13,7 +13,7 @@ use crate::http::h2::fields::{RequestHead, ResponseHead};
 use crate::http::h2::frame::{self, Code, Head, Kind};
 
 /// So many streams that were reset here are remembered.
-const REMEMBERED: usize = 256;
+pub(super) const REMEMBERED: usize = 256;
 
 /// Bytes that are not a whole frame yet, and what the frames before them began.
 #[derive(Debug)]
@@ -72,7 +72,6 @@ impl Inbox {
     }
 
     /// Bytes that are still to come of a DATA frame.
-    #[cfg(test)]
     pub(super) fn coming(&self) -> usize {
         self.data.map_or(0, |data| data.content + data.padding)
     }

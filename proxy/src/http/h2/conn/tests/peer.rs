@@ -91,6 +91,7 @@ async fn drive(
     poll_fn(|cx| {
         loop {
             let mut moved = step(connection);
+            connection.assert_sound();
             connection.woken().for_each(drop);
             moved |= write(io, size(), connection, cx);
             if connection.is_done() && connection.outbox().is_empty() {
@@ -131,15 +132,6 @@ fn write(io: &mut DuplexStream, most: usize, connection: &mut Connection, cx: &m
         }
         _ => false,
     }
-}
-
-/// Nothing is left of what streams had.
-fn is_empty(connection: &Connection) {
-    assert!(connection.streams.is_empty() && connection.ids.is_empty(), "streams are left");
-    assert_eq!(connection.granted, 0);
-    assert!(connection.starved.is_empty());
-    // A frame that has not come to its end is charged whole.
-    assert_eq!(connection.window.held(), connection.inbox.coming() as u64);
 }
 
 /// A stream that this side answers.
@@ -340,7 +332,8 @@ async fn serves(setup: Setup) {
     drop(far);
     running.await.unwrap();
     assert_eq!(ours.fault().map(|fault| fault.code), Some(Code::NO_ERROR), "{:?}", ours.fault());
-    is_empty(&ours);
+    ours.assert_sound();
+    assert!(ours.is_empty(), "streams are left");
 }
 
 /// What the `h2` crate asks for.
@@ -455,7 +448,8 @@ async fn calls(setup: Setup) {
     .await;
     assert_eq!(ours.fault(), None);
     assert!(streams.is_empty() && ours.is_done(), "all was answered");
-    is_empty(&ours);
+    ours.assert_sound();
+    assert!(ours.is_empty(), "streams are left");
     drop(near);
     server.await.unwrap();
 }
