@@ -79,20 +79,21 @@ impl Call {
     }
 }
 
-/// Runs a connection on `io` until it is done, or lost. `step` does what there is to do, and says whether it did any.
+/// Runs a connection on `io` until it is done, or lost. `step` does what there is to do, and says whether it did any. It is
+/// told which streams were woken: others that had nothing to do have nothing to do still.
 async fn drive(
     io: &mut DuplexStream,
     splits: &[usize],
     connection: &mut Connection,
-    mut step: impl FnMut(&mut Connection) -> bool,
+    mut step: impl FnMut(&mut Connection, &[Key]) -> bool,
 ) {
     let (now, mut splits) = (Instant::now(), splits.iter().copied().cycle());
     let mut size = || splits.next().unwrap();
     poll_fn(|cx| {
         loop {
-            let mut moved = step(connection);
+            let woken: Vec<Key> = connection.woken().collect();
+            let mut moved = step(connection, &woken);
             connection.assert_sound();
-            connection.woken().for_each(drop);
             moved |= write(io, size(), connection, cx);
             if connection.is_done() && connection.outbox().is_empty() {
                 return Pin::new(&mut *io).poll_shutdown(cx).map(drop);
@@ -106,7 +107,8 @@ async fn drive(
                     bytes => connection.recv(now, &mut BytesMut::from(bytes)),
                 }
                 if connection.fault().is_some() {
-                    step(connection);
+                    let woken: Vec<Key> = connection.woken().collect();
+                    step(connection, &woken);
                     while write(io, usize::MAX, connection, cx) {}
                     return Poll::Ready(());
                 }
@@ -137,6 +139,7 @@ fn write(io: &mut DuplexStream, most: usize, connection: &mut Connection, cx: &m
 /// A stream that this side answers.
 struct Echo {
     key: Key,
+    busy: bool,
     path: Vec<u8>,
     part: Bytes,
     trailers: Option<Box<Fields>>,
@@ -157,7 +160,7 @@ impl Echo {
                 let _ = connection.send_head(key, &answer, path == b"/early");
             }
         }
-        Echo { key, path, part: Bytes::new(), trailers: None, ended: false }
+        Echo { key, busy: true, path, part: Bytes::new(), trailers: None, ended: false }
     }
 
     /// Goes on as far as it can. Whether anything was done, and whether it is over.
@@ -198,6 +201,7 @@ impl Echo {
 struct Ask {
     call: Call,
     key: Key,
+    busy: bool,
     sent: usize,
     sent_end: bool,
     answered: bool,
@@ -211,7 +215,7 @@ impl Ask {
         head.fields.push(b"x-field", "f".repeat(call.field).as_bytes());
         let end = call.parts.is_empty() && !call.trailers && call.fate != Fate::Cancelled;
         let key = connection.open(&head, end).unwrap();
-        Ask { call, key, sent: 0, sent_end: end, answered: false, received: 0, trailers: false }
+        Ask { call, key, busy: true, sent: 0, sent_end: end, answered: false, received: 0, trailers: false }
     }
 
     /// Goes on as far as it can. Whether anything was done, and whether it is over.
@@ -309,14 +313,18 @@ async fn serves(setup: Setup) {
     // What comes in small parts goes back in small frames, of which the `h2` crate takes few at once.
     let splits: Vec<usize> = setup.splits.iter().map(|split| split + 300).collect();
     let most = splits[0];
-    drive(&mut far, &splits, &mut ours, |connection| {
+    drive(&mut far, &splits, &mut ours, |connection, woken| {
         let mut moved = false;
         while let Some(opened) = connection.accept() {
             streams.push(Echo::new(connection, opened));
             moved = true;
         }
         streams.retain_mut(|stream| {
+            if !stream.busy && !woken.contains(&stream.key) {
+                return true;
+            }
             let (did, over) = stream.step(connection, most);
+            stream.busy = did;
             moved |= did;
             if over {
                 connection.let_go(stream.key);
@@ -423,7 +431,7 @@ async fn calls(setup: Setup) {
     let mut waiting = setup.calls.into_iter();
     let mut streams: Vec<Ask> = Vec::new();
     let most = setup.splits[0];
-    drive(&mut near, &setup.splits, &mut ours, |connection| {
+    drive(&mut near, &setup.splits, &mut ours, |connection, woken| {
         let mut moved = false;
         while connection.allowed().is_some_and(|allowed| connection.open_streams() < allowed as usize)
             && let Some(call) = waiting.next()
@@ -432,7 +440,11 @@ async fn calls(setup: Setup) {
             moved = true;
         }
         streams.retain_mut(|stream| {
+            if !stream.busy && !woken.contains(&stream.key) {
+                return true;
+            }
             let (did, over) = stream.step(connection, most);
+            stream.busy = did;
             moved |= did;
             if over {
                 connection.let_go(stream.key);
