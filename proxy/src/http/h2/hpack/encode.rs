@@ -64,8 +64,6 @@ impl Encoder {
     /// Appends a field. `sensitive`: it must never be indexed, here and on all hops that follow (RFC 7541 §7.1.3), as it
     /// must where it came so.
     pub fn field(&mut self, name: &[u8], value: &[u8], sensitive: bool, out: &mut Vec<u8>) {
-        // What a field takes that is not its name or value.
-        out.reserve(name.len() + value.len() + 16);
         if self.resized.is_some() {
             self.tell_size(out);
         }
@@ -75,7 +73,7 @@ impl Encoder {
         // Most of what begins so is an entry of the static table.
         let pseudo = name.first() == Some(&b':');
         if pseudo && let Found::Field(index) = static_table::find(name, value) {
-            return put_number(0x80, 7, index, out);
+            return put_index(index, out);
         }
         let size = name.len() + value.len() + FIELD_OVERHEAD;
         if size > self.table.max() / 4 {
@@ -90,12 +88,12 @@ impl Encoder {
         if let Some(place) = place {
             let age = self.entered.wrapping_sub(set[place].entry) as usize;
             if self.table.get(age) == Some((name, value)) {
-                return put_number(0x80, 7, static_table::LEN + 1 + age, out);
+                return put_index(static_table::LEN + 1 + age, out);
             }
         }
         let known = static_table::find(name, value);
         if let Found::Field(index) = known {
-            return put_number(0x80, 7, index, out);
+            return put_index(index, out);
         }
         let Some(place) = place else {
             // Behind those that have entries, so that what may never come again forgets none of them.
@@ -149,8 +147,19 @@ fn is_secret(name: &[u8], value: &[u8]) -> bool {
     }
 }
 
+/// Appends a field that is an entry of a table (RFC 7541 §6.1).
+#[inline(always)]
+fn put_index(index: usize, out: &mut Vec<u8>) {
+    match u8::try_from(index) {
+        Ok(index @ 0..0x7f) => out.push(0x80 | index),
+        _ => put_number(0x80, 7, index, out),
+    }
+}
+
 /// Appends a field as it is, but for its name if the static table has that.
 fn literal(kind: Literal, known: Found, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    // What a field takes that is not its name or value.
+    out.reserve(name.len() + value.len() + 16);
     let (first, prefix) = match kind {
         Literal::Entered => (0x40, 6),
         Literal::Plain => (0x00, 4),
@@ -174,7 +183,6 @@ fn put_string(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a number whose first `prefix` bits are in a byte with `first` (RFC 7541 §5.1).
-#[inline]
 fn put_number(first: u8, prefix: u32, number: usize, out: &mut Vec<u8>) {
     let most = (1 << prefix) - 1;
     if number < most {
