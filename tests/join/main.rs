@@ -10,6 +10,7 @@ mod member;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
 mod place;
+mod quiet;
 mod reports;
 mod roles;
 mod run;
@@ -21,6 +22,13 @@ fn main() {
     if let Some(status) = roles::play() {
         std::process::exit(status);
     }
-    let suites = [under_load::tests(), reports::tests(), together::tests(), member::tests(), run::tests()];
+    let suites = [
+        quiet::tests(),
+        under_load::tests(),
+        reports::tests(),
+        together::tests(),
+        member::tests(),
+        run::tests(),
+    ];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -74,6 +74,13 @@ impl World {
         self.operator(&["apply", "-f", file.to_str().unwrap()]);
     }
 
+    /// What the control plane counts.
+    pub fn counts(&self) -> Metrics {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--noproxy", "*", "--cacert"]).arg(self.path("state/api.pem"));
+        Metrics::parse(&output(command.arg(format!("https://{}/metrics", self.api))))
+    }
+
     pub fn plane(&self) -> &Program {
         self.plane.as_ref().expect("it runs")
     }
@@ -210,12 +217,19 @@ impl Sidecar {
         Metrics::of(self.admin)
     }
 
-    /// How many endpoints of `reviews` it knows.
+    /// How many endpoints it knows of `reviews`, where that is all it calls.
     pub fn endpoints(&self) -> usize {
-        let dump = metrics::get(self.admin, "/config_dump").1;
-        let dump: Value = serde_json::from_str(&dump).unwrap();
-        let endpoints = &dump["snapshot"]["services"][0]["ports"][0]["endpoints"];
-        endpoints.as_array().map_or(0, Vec::len)
+        self.known()[0]["ports"][0]["endpoints"].as_array().map_or(0, Vec::len)
+    }
+
+    /// How many Services it knows.
+    pub fn services(&self) -> usize {
+        self.known().as_array().map_or(0, Vec::len)
+    }
+
+    fn known(&self) -> Value {
+        let dump: Value = serde_json::from_str(&metrics::get(self.admin, "/config_dump").1).unwrap();
+        dump["snapshot"]["services"].clone()
     }
 
     /// Certificates that were asked for, by what for and what became of it.
