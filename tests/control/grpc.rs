@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test_where("grpc::follows_routes_and_weights", follows_routes_and_weights),
         test_where("grpc::follows_endpoints", follows_endpoints),
+        test_where("grpc::follows_priorities", follows_priorities),
         test_where("grpc::stays_with_the_last_good_config", stays_with_the_last_good_config),
         test_where("grpc::outlives_the_control_plane", outlives_the_control_plane),
     ]
@@ -55,6 +56,23 @@ fn follows_endpoints() -> Result<(), String> {
     wait_until("both answer", || client.call("all:80", "Are", 10, "").len() == 2);
     plane.apply(&world.endpoints(&["b"]));
     wait_until("only the other answers", || client.call("all:80", "Are", 10, "") == only("b", 10));
+    Ok(())
+}
+
+fn follows_priorities() -> Result<(), String> {
+    let world = World::new()?;
+    let mut first = world.serve("first");
+    let plane = Plane::start(&world.standing_by("first", "b"));
+    let mut client = world.client(&plane);
+    assert_eq!(client.call("all:80", "Are", 20, ""), only("first", 20));
+    first.signal(Signal::KILL);
+    first.wait();
+    wait_until("who stands by takes over", || client.call("all:80", "Are", 20, "") == only("b", 20));
+    let _again = world.serve("first");
+    wait_until("who was away is back", || client.call("all:80", "Are", 20, "") == only("first", 20));
+    // And by word of the control plane alone.
+    plane.apply(&world.standing_by("b", "first"));
+    wait_until("they have changed places", || client.call("all:80", "Are", 20, "") == only("b", 20));
     Ok(())
 }
 
@@ -101,15 +119,27 @@ struct World {
 impl World {
     fn new() -> Result<Self, String> {
         let python = python()?;
-        let servers: BTreeMap<_, _> =
-            ["a", "b", "v1", "v2"].into_iter().map(|name| (name, free_address())).collect();
+        let names = ["a", "b", "v1", "v2"];
+        let addresses = names.into_iter().chain(["first"]).map(|name| (name, free_address()));
+        let servers: BTreeMap<_, _> = addresses.collect();
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(&python);
-        command.arg(script("backends.py"));
-        command.args(servers.iter().map(|(name, address)| format!("{name}={}", address.port())));
-        let mut program = Program::start(command, folder.path());
-        program.wait_until_it_says("ready");
+        let program = serve(&python, folder.path(), names.map(|name| (name, servers[name])));
         Ok(World { python, servers, folder, _program: program })
+    }
+
+    /// Starts a server that has a process of its own.
+    fn serve(&self, name: &str) -> Program {
+        serve(&self.python, self.folder.path(), [(name, self.servers[name])])
+    }
+
+    /// `all`, where one server stands by for another.
+    fn standing_by(&self, first: &str, standby: &str) -> String {
+        let endpoint = |name: &str| {
+            let address = self.servers[name];
+            format!("address: '{}', port: {}", address.ip(), address.port())
+        };
+        let endpoints = format!(" [{{{}}}, {{{}, priority: 1}}]\n", endpoint(first), endpoint(standby));
+        service("all", "grpc", &[]).replace(" []\n", &endpoints)
     }
 
     /// `reviews` in two versions, by weight.
@@ -179,6 +209,20 @@ impl Drop for Client {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Starts a process with these servers.
+fn serve<'n>(
+    python: &Path,
+    folder: &Path,
+    servers: impl IntoIterator<Item = (&'n str, SocketAddr)>,
+) -> Program {
+    let mut command = Command::new(python);
+    command.arg(script("backends.py"));
+    command.args(servers.into_iter().map(|(name, address)| format!("{name}={}", address.port())));
+    let mut program = Program::start(command, folder);
+    program.wait_until_it_says("ready");
+    program
 }
 
 fn only(name: &str, count: u32) -> BTreeMap<String, u32> {

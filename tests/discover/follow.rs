@@ -15,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
         test_where("discover::endpoints_come_and_go", endpoints),
         test_where("discover::a_lower_priority_takes_over_and_gives_back", priorities),
         test_where("discover::a_bad_push_changes_nothing_and_says_why", bad_push),
+        test_where("discover::an_unknown_field_of_who_may_talk_is_refused", unknown_fields),
         test_where("discover::a_route_waits_for_all_that_it_needs", warming),
         test_where("discover::what_is_gone_is_gone", deletion),
         test_where("discover::a_sidecar_starts_without_its_server", restart),
@@ -107,6 +108,39 @@ fn bad_push() -> Result<(), String> {
         sidecar.metrics().sum("lighter_xds_resources", &[("kind", "cluster"), ("state", "refused")]),
         0.0
     );
+    Ok(())
+}
+
+fn unknown_fields() -> Result<(), String> {
+    let (one, two) = (Upstream::answering("one"), Upstream::answering("two"));
+    // How an endpoint is called: a field more might ask for TLS.
+    let good = Said::split(&[("v1", 1, one.address)]);
+    let mut world = World::new(&good)?;
+    let sidecar = world.sidecar();
+    assert_eq!(sidecar.shares(5)["one"], 5);
+    world.say(&Said { unknown: vec!["cluster"], ..good.clone() });
+    world.server().wait_until_it_says("refused cluster");
+    let refused = |world: &mut World, kind: &str| {
+        let said = world.server().said();
+        let line = said.lines().find(|line| line.starts_with(&format!("refused {kind}"))).map(str::to_owned);
+        line.unwrap_or(said)
+    };
+    let said = refused(&mut world, "cluster");
+    assert!(said.contains("v1: transport_socket: field number 2003 is not known"), "{said}");
+    assert_eq!(sidecar.shares(5)["one"], 5);
+
+    // Whom a workload lets in: a field more might keep somebody out.
+    let good = Said::services(&[("default/shop", 1, "default/shop:80", two.address)]);
+    let mut world = World::new(&good)?;
+    let sidecar = world.workload(two.address);
+    wait_until("callers are let in", || sidecar.get("/") == (200, "two".into()));
+    world.say(&Said { unknown: vec!["workload"], ..good });
+    world.server().wait_until_it_says("refused workload");
+    let said = refused(&mut world, "workload");
+    assert!(said.contains("default/shop: ports: field number 2003 is not known"), "{said}");
+    assert_eq!(sidecar.get("/"), (200, "two".into()));
+    let labels = [("kind", "workload"), ("state", "refused")];
+    assert_eq!(sidecar.metrics().sum("lighter_xds_resources", &labels), 1.0);
     Ok(())
 }
 

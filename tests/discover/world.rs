@@ -88,6 +88,13 @@ impl World {
         self.start(listen, &own, "serverFeatures: [lighter.v1]")
     }
 
+    /// Starts the sidecar of an instance of `shop`, before `app`.
+    pub fn workload(&self, app: SocketAddr) -> Sidecar {
+        let listen = free_address();
+        let own = format!("service: shop\ninbound: [{{listen: '{listen}', app: '{app}', port: 80}}]");
+        self.start(listen, &own, "serverFeatures: [lighter.v1]")
+    }
+
     fn start(&self, listen: SocketAddr, own: &str, control: &str) -> Sidecar {
         let admin = free_address();
         let config = self.folder.path().join(format!("sidecar-{}.yaml", admin.port()));
@@ -186,6 +193,8 @@ pub struct Said {
     pub services: BTreeMap<&'static str, (u8, u16)>,
     /// Addresses of which the server never speaks.
     pub mute: Vec<&'static str>,
+    /// Kinds, of `cluster` and `workload`, in which what decides who may talk has a field that no version knows.
+    pub unknown: Vec<&'static str>,
 }
 
 impl Said {
@@ -242,6 +251,7 @@ impl Said {
             "endpoints": endpoints,
             "services": services,
             "mute": self.mute,
+            "unknown": self.unknown,
         })
     }
 }

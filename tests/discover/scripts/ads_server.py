@@ -5,9 +5,10 @@ WORLD is a JSON file, looked at all the time:
 
     {"listeners": {NAME: ROUTES}, "routes": {NAME: [{"prefix": TEXT, "clusters": {NAME: WEIGHT}}]},
      "clusters": {NAME: TYPE}, "endpoints": {NAME: [[[ADDRESS, PORT, WEIGHT, HEALTH], ...] for each priority]},
-     "services": {NAMESPACE/NAME: [V4, V6, PORT]}, "mute": [NAME OF AN ADDRESS, ...]}
+     "services": {NAMESPACE/NAME: [V4, V6, PORT]}, "mute": [NAME OF AN ADDRESS, ...], "unknown": [KIND, ...]}
 
-Services are Lighter's own resources, with the addresses that follow from them; of what is mute it never speaks.
+Services are Lighter's own resources, with the addresses that follow from them; of what is mute it never speaks. In messages
+of the kinds `cluster` and `workload` that are unknown, what decides who may talk has a field that no version knows.
 
 It says on standard output, one line each: `asked KIND NAMES`, `sent KIND VERSION NAMES`, `accepted KIND VERSION`,
 `refused KIND VERSION REASON`, `left`, and `version VERSION` where WORLD says something else.
@@ -28,6 +29,7 @@ from envoy.config.listener.v3 import api_listener_pb2, listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import any_pb2
 
@@ -48,6 +50,8 @@ KINDS = {
     SERVICE: "service",
     ADDRESS: "address",
 }
+# Field 2003, a number.
+UNKNOWN = b"\x98\x7d\x01"
 WHOLE = (CLUSTER, LISTENER, SERVICE, WORKLOAD)
 
 
@@ -92,6 +96,17 @@ def route(name, rules):
 def cluster(name, kind):
     cluster = cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.DiscoveryType.Value(kind))
     cluster.eds_cluster_config.eds_config.CopyFrom(ads())
+    return cluster
+
+
+def with_unknown(make):
+    def cluster(name, kind):
+        cluster = make(name, kind)
+        cluster.transport_socket.name = "envoy.transport_sockets.raw_buffer"
+        cluster.transport_socket.typed_config.Pack(raw_buffer_pb2.RawBuffer())
+        cluster.transport_socket.MergeFromString(UNKNOWN)
+        return cluster
+
     return cluster
 
 
@@ -153,7 +168,8 @@ def own(url, names, said):
     elif url == ADDRESS:
         made = {name: address(name, services) for name in names if name not in said.get("mute", [])}
     else:
-        made = {name: encoded(name, "mesh.lighter", "registryOnly", encoded(None, "permissive")) for name in names}
+        port = encoded(None, "permissive") + (UNKNOWN if "workload" in said.get("unknown", []) else b"")
+        made = {name: encoded(name, "mesh.lighter", "registryOnly", port) for name in names}
     return {name: any_pb2.Any(type_url=url, value=message) for name, message in made.items()}
 
 
@@ -198,6 +214,8 @@ class World:
             if url not in MAKE:
                 return str(self.version), own(url, sorted(names), self.said)
             field, make = MAKE[url]
+            if KINDS[url] in self.said.get("unknown", []):
+                make = with_unknown(make)
             said = self.said.get(field, {})
             made = {name: packed(make(name, said[name])) for name in sorted(names) if name in said}
             return str(self.version), made
