@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
@@ -34,14 +35,19 @@ pub struct Call<Q, A> {
 impl<Q: Message, A: Message + Default + Debug> Call<Q, A> {
     /// Opens one of `method`, `package.Service/Method`.
     pub fn open(server: SocketAddr, method: &str, identity: Option<&Identity>) -> Self {
+        Self::over(server, method, identity.map(Identity::connector))
+    }
+
+    /// The same with what an identity connects by.
+    pub fn over(server: SocketAddr, method: &str, connector: Option<TlsConnector>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let opened = async {
             let socket = TcpStream::connect(server).await.unwrap();
-            match identity {
+            match connector {
                 None => call(socket, method).await,
-                Some(identity) => {
+                Some(connector) => {
                     let name = ServerName::from(server.ip());
-                    call(identity.connector().connect(name, socket).await.unwrap(), method).await
+                    call(connector.connect(name, socket).await.unwrap(), method).await
                 }
             }
         };
@@ -75,6 +81,16 @@ impl<Q: Message, A: Message + Default + Debug> Call<Q, A> {
 
     /// The next answer; none at the end.
     pub fn answer(&mut self) -> Option<A> {
+        self.within(Some(PATIENCE))
+    }
+
+    /// The same, however long it takes.
+    #[allow(dead_code)] // For the benchmark of the control plane.
+    pub fn wait(&mut self) -> Option<A> {
+        self.within(None)
+    }
+
+    fn within(&mut self, patience: Option<Duration>) -> Option<A> {
         loop {
             if let Some(length) =
                 self.read.get(1..5).map(|length| u32::from_be_bytes(length.try_into().unwrap()))
@@ -83,8 +99,14 @@ impl<Q: Message, A: Message + Default + Debug> Call<Q, A> {
                 self.read.advance(5);
                 return Some(A::decode(self.read.split_to(length as usize)).unwrap());
             }
-            let data = self.runtime.block_on(async { timeout(PATIENCE, self.answers.data()).await });
-            let data = data.expect("an answer in time")?.unwrap();
+            let data = self.answers.data();
+            let data = self.runtime.block_on(async {
+                match patience {
+                    Some(patience) => timeout(patience, data).await.expect("an answer in time"),
+                    None => data.await,
+                }
+            });
+            let data = data?.unwrap();
             self.answers.flow_control().release_capacity(data.len()).unwrap();
             self.read.extend_from_slice(&data);
         }
@@ -139,7 +161,8 @@ impl Identity {
         }
     }
 
-    fn connector(&self) -> TlsConnector {
+    /// What connects as it.
+    pub fn connector(&self) -> TlsConnector {
         let domain = TrustDomain::parse("mesh.lighter").unwrap();
         let expected = Spiffe::control_plane(&domain);
         let trust = Arc::new(Trust::new(domain, self.roots.clone()).unwrap());

@@ -132,6 +132,14 @@ pub fn resident(pid: u32) -> u64 {
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).expect("a living process has memory")
 }
 
+/// Processor time that a process took so far, with all its threads.
+pub fn cpu(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process has threads");
+    let line = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("schedstat")).ok();
+    let nanos = tasks.filter_map(|task| line(task.ok()?)?.split(' ').next()?.parse::<u64>().ok());
+    Duration::from_nanos(nanos.sum())
+}
+
 /// Where a program of this name is, or the reason why a test cannot run.
 pub fn find(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
