@@ -25,7 +25,7 @@ fn need(program: &str) -> Result<(), String> {
 }
 
 /// Asks `endpoint` with what `arguments` say of certificates.
-fn curl(endpoint: SocketAddr, arguments: &[&str]) -> Output {
+pub fn curl(endpoint: SocketAddr, arguments: &[&str]) -> Output {
     let mut command = Command::new("curl");
     // A SPIFFE ID is no host name: whom it speaks to, curl does not check.
     command.args(["--silent", "--show-error", "--insecure", "--max-time", "20", "-w", "\n%{http_version}"]);

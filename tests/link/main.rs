@@ -8,6 +8,7 @@
 mod support;
 
 mod envoy;
+mod fields;
 mod foreign;
 mod hostile;
 mod links;
@@ -20,6 +21,7 @@ mod world;
 fn main() {
     let suites = [
         envoy::tests(),
+        fields::tests(),
         foreign::tests(),
         hostile::tests(),
         links::tests(),

@@ -1,16 +1,22 @@
 //! Who is refused, on either side, and that nothing falls back to plain text.
 
 use std::net::TcpStream;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
+use crate::foreign::curl;
+use crate::support::process::find;
 use crate::support::raw::{Body, Peer, Upstream};
-use crate::support::test;
-use crate::world::{RATINGS, REVIEWS, Root, STRICT, WEB, caller, reviews, workload};
+use crate::support::sidecar::Sidecar;
+use crate::support::{test, test_where, wait_until};
+use crate::world::{RATINGS, REVIEWS, Root, STRICT, WEB, caller, reviews, workload, workload_as};
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("an_endpoint_that_is_somebody_else_gets_no_request", an_endpoint_that_is_somebody_else),
+        test("why_an_endpoint_is_refused_is_logged_and_counted", why_an_endpoint_is_refused),
+        test_where("why_a_caller_is_refused_is_logged_and_counted", why_a_caller_is_refused),
         test("an_endpoint_in_plain_text_gets_no_request", an_endpoint_in_plain_text),
         test("an_endpoint_of_a_foreign_root_gets_no_request", an_endpoint_of_a_foreign_root),
         test("a_caller_without_an_identity_does_not_call", a_caller_without_an_identity),
@@ -33,6 +39,62 @@ fn an_endpoint_that_is_somebody_else() {
     let labels = [("direction", "outbound"), ("cause", "tls_identity")];
     assert_eq!(web.metrics().sum("lighter_requests_total", &labels), 1.0);
     assert_eq!(app.connections(), 0);
+}
+
+fn why_an_endpoint_is_refused() {
+    let (root, foreign, old, app) = (Root::new(), Root::new(), Root::new(), Upstream::answering("never"));
+    let ended = old.identity_for(REVIEWS, Duration::from_secs(8));
+    let (expired, late) = workload_as(&old, &ended, "http", app.address, "");
+    let (_elsewhere, there) = workload(&foreign, "http", app.address, "");
+    let (_workload, here) = workload(&root, "http", app.address, "");
+    wait_until("a certificate has ended", || {
+        expired.metrics().sum("lighter_identity_seconds_left", &[]) < 0.0
+    });
+    for (reason, root, endpoint, expected) in [
+        ("foreign", &root, there, REVIEWS),
+        ("wrong_identity", &root, here, RATINGS),
+        ("expired", &old, late, REVIEWS),
+    ] {
+        let (web, listen) = caller(&reviews("http", endpoint, expected), &root.identity(WEB));
+        let (head, _) = Peer::connect(listen).exchange(GET);
+        assert_eq!((head.status(), head.cause()), (502, Some("tls_identity")), "{reason}");
+        assert_told(&web, reason);
+    }
+    assert_eq!(app.connections(), 0);
+}
+
+fn why_a_caller_is_refused() -> Result<(), String> {
+    find("curl")?;
+    let (root, foreign, app) = (Root::new(), Root::new(), Upstream::answering("never"));
+    let (workload, endpoint) = workload(&root, "http", app.address, STRICT);
+    let shown = [
+        ("foreign", foreign.issue(WEB)),
+        ("foreign_domain", root.issue("spiffe://elsewhere/ns/default/sa/intruder")),
+        ("bad_identity", root.issue("https://mesh.lighter/ns/default/sa/nobody")),
+        ("expired", root.issue_for(RATINGS, Duration::ZERO)),
+    ];
+    // A certificate is good to the end of its last second.
+    std::thread::sleep(Duration::from_secs(2));
+    for (reason, (certificate, key)) in shown {
+        let proof = ["--cert", certificate.to_str().unwrap(), "--key", key.to_str().unwrap()];
+        assert!(!curl(endpoint, &proof).status.success(), "{reason}");
+        assert_told(&workload, reason);
+    }
+    let labels = [("outcome", "handshake_failed")];
+    assert_eq!(workload.metrics().sum("lighter_inbound_connections_total", &labels), 4.0);
+    assert_eq!(app.connections(), 0);
+    Ok(())
+}
+
+/// That a sidecar says why it refused somebody.
+fn assert_told(sidecar: &Sidecar, reason: &str) {
+    let counted = || sidecar.metrics().sum("lighter_identity_refusals_total", &[("reason", reason)]);
+    wait_until("it is counted", || counted() >= 1.0);
+    let said = sidecar.program.said();
+    assert!(
+        said.contains("a certificate was refused: ") && said.contains(&format!("reason=\"{reason}\"")),
+        "{said}"
+    );
 }
 
 fn an_endpoint_in_plain_text() {
@@ -130,9 +192,7 @@ fn opaque_bytes_never_go_out() {
     }
     assert_eq!(app.connections(), 0);
     let labels = [("direction", "outbound"), ("cause", "unsupported")];
-    crate::support::wait_until("it is counted", || {
-        web.metrics().sum("lighter_connections_total", &labels) == 1.0
-    });
+    wait_until("it is counted", || web.metrics().sum("lighter_connections_total", &labels) == 1.0);
 }
 
 fn a_policy_goes_by_who_the_caller_proved_to_be() {

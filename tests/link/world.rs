@@ -27,14 +27,24 @@ pub const STRICT: &str =
 
 /// The sidecar of `reviews` before `app`, and where callers reach it.
 pub fn workload(root: &Root, protocol: &str, app: SocketAddr, more: &str) -> (Sidecar, SocketAddr) {
+    workload_as(root, &root.identity(REVIEWS), protocol, app, more)
+}
+
+/// The same; `identity` is what its file says of that.
+pub fn workload_as(
+    root: &Root,
+    identity: &str,
+    protocol: &str,
+    app: SocketAddr,
+    more: &str,
+) -> (Sidecar, SocketAddr) {
     let listen = free_address();
     let resources = reviews(protocol, listen, REVIEWS) + more;
     let log = root.folder().join("reviews.log");
     let own = format!(
         "service: reviews\nworkers: 1\ninbound: [{{listen: '{listen}', app: '{app}', port: 80}}]\naccessLog: {{path: \
-         {}}}\n{}",
+         {}}}\n{identity}",
         log.display(),
-        root.identity(REVIEWS)
     );
     (Sidecar::start(&resources, &own), listen)
 }

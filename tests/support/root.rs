@@ -61,7 +61,12 @@ impl Root {
 
     /// What a sidecar's file says of `id`.
     pub fn identity(&self, id: &str) -> String {
-        let (certificate, key) = self.issue(id);
+        self.identity_for(id, Duration::from_secs(24 * 3600))
+    }
+
+    /// The same, of a certificate that lives so long.
+    pub fn identity_for(&self, id: &str, life: Duration) -> String {
+        let (certificate, key) = self.issue_for(id, life);
         let [certificate, key, bundle] =
             [certificate, key, self.bundle()].map(|path| path.display().to_string());
         format!("identity: {{certificate: {certificate}, key: {key}, bundle: {bundle}}}\n")
