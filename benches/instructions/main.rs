@@ -12,6 +12,7 @@
 mod functions;
 mod load;
 #[path = "../../tests/support/root.rs"]
+#[allow(dead_code)] // It has more than is needed here.
 mod root;
 mod sidecar;
 

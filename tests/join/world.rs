@@ -74,13 +74,6 @@ impl World {
         self.operator(&["apply", "-f", file.to_str().unwrap()]);
     }
 
-    /// What the control plane counts.
-    pub fn counts(&self) -> Metrics {
-        let mut command = Command::new("curl");
-        command.args(["-sS", "--noproxy", "*", "--cacert"]).arg(self.path("state/api.pem"));
-        Metrics::parse(&output(command.arg(format!("https://{}/metrics", self.api))))
-    }
-
     pub fn plane(&self) -> &Program {
         self.plane.as_ref().expect("it runs")
     }
