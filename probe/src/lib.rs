@@ -43,7 +43,7 @@ where
     let at = SocketAddr::new(at.ip(), probe.port.unwrap_or(at.port()));
     let asking = async {
         match &probe.how {
-            How::Tcp => Ok(drop(connect(at).await?)),
+            How::Tcp => connect(at).await.map(drop).map_err(Fault::from),
             How::Http(path) => http1::ask(connect(at).await?, at, path).await,
             How::Grpc(service) => grpc::ask(connect(at).await?, at, service).await,
             How::Exec(command) => exec(command).await,
