@@ -38,6 +38,8 @@ pub struct Discover {
     /// What addresses and names are known to mean, for lookups.
     answers: ArcSwap<Answers>,
     connected: AtomicBool,
+    /// The server cannot be reached, as far as is known.
+    away: AtomicBool,
     /// Everything that is asked for from the start is in force, or does not exist.
     settled: AtomicBool,
     /// Nobody is let in: the server did not say yet who may call.
@@ -99,6 +101,7 @@ impl Discover {
             state: Mutex::new(State { client, fault: None, in_force: BTreeMap::new() }),
             answers: ArcSwap::default(),
             connected: AtomicBool::new(false),
+            away: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             barred: AtomicBool::new(guarded),
             asks,
@@ -204,7 +207,7 @@ impl Discover {
             let _ = self.asks.send(Key { kind: Kind::Address, name: name.clone() });
         }
         let unknown = || answers(|answer| answer != Some(&true));
-        let hopeless = || !must && unknown() && !self.connected.load(Ordering::Acquire);
+        let hopeless = || !must && unknown() && self.away.load(Ordering::Acquire);
         let found = self.wait(shared, is_held, || nothing() || hopeless()).await;
         self.metrics.looked_up(found);
         // Nobody said that it is of a Service.
@@ -254,6 +257,8 @@ impl Discover {
         let answers = wanted.filter_map(|key| Some((key.name.clone(), answer(key)?))).collect();
         self.answers.store(Arc::new(answers));
         self.connected.store(client.is_connected(), Ordering::Release);
+        // Before the first try has ended, nobody knows.
+        self.away.store(!client.is_connected() && state.fault.is_some(), Ordering::Release);
         self.settled.store(client.awaited().next().is_none(), Ordering::Release);
         if !client.awaited().any(|key| key.kind == Kind::Workload) {
             self.barred.store(false, Ordering::Release);
