@@ -6,10 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+
+use crate::identity::Hold;
 
 mod course;
 
@@ -115,6 +118,8 @@ pub struct Ticket {
     state: Rc<State>,
     seat: usize,
     inbound: bool,
+    /// What ends the connection before a drain does, if something was proved on it.
+    hold: Option<Arc<Hold>>,
 }
 
 #[derive(Default)]
@@ -152,7 +157,7 @@ impl Connections {
     fn seat(&self, inbound: bool) -> Ticket {
         let seat = self.state.seats.borrow_mut().insert(None);
         self.state.inbound.set(self.state.inbound.get() + usize::from(inbound));
-        Ticket { state: self.state.clone(), seat, inbound }
+        Ticket { state: self.state.clone(), seat, inbound, hold: None }
     }
 
     /// How many of them callers made to this workload.
@@ -233,14 +238,22 @@ impl Drop for Waiting<'_> {
 }
 
 impl Ticket {
-    /// Where its side of this process stands: one read of a cell.
+    /// Where its connection stands: with its side of this process, unless it is to leave before that.
+    #[inline]
     pub fn phase(&self) -> Phase {
         let stand = self.state.stand.get();
-        if self.inbound { stand.callers } else { stand.workload }
+        let side = if self.inbound { stand.callers } else { stand.workload };
+        self.hold.as_ref().map_or(side, |hold| side.max(hold.phase()))
+    }
+
+    /// From now on the connection goes by what was proved on it, too.
+    pub(crate) fn bind(&mut self, hold: Arc<Hold>) {
+        self.hold = Some(hold);
     }
 
     /// Which task to wake. Cheap when it is the same as before.
     pub fn watch(&self, waker: &Waker) {
+        self.hold.iter().for_each(|hold| hold.watch(waker));
         let mut seats = self.state.seats.borrow_mut();
         let Some(seat) = seats.get_mut(self.seat) else { return };
         match seat {
@@ -286,7 +299,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Wake};
 

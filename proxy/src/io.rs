@@ -4,13 +4,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::identity::Hold;
 use crate::link::exchange::Exchange;
 
 /// A downstream or upstream connection. What was read ahead of it comes out first.
@@ -44,6 +46,8 @@ pub struct Carrier {
     tcp: TcpStream,
     /// What was read of it.
     early: Bytes,
+    /// What ends it, once something was proved on it.
+    hold: Option<Arc<Hold>>,
 }
 
 impl Io {
@@ -60,6 +64,21 @@ impl Io {
     /// A connection whose handshake is done.
     pub fn secure(tls: impl Into<Tls>) -> Self {
         Io { stream: Stream::Tls(Box::new(tls.into())), early: Bytes::new() }
+    }
+
+    /// The same, which ends when what was proved in the handshake holds no more.
+    pub(crate) fn held(tls: impl Into<Tls>, hold: Arc<Hold>) -> Self {
+        let mut tls = tls.into();
+        tls.get_mut().0.hold = Some(hold);
+        Io::secure(tls)
+    }
+
+    /// What ends it, if something was proved on it.
+    pub(crate) fn hold(&self) -> Option<&Arc<Hold>> {
+        match &self.stream {
+            Stream::Tls(tls) => tls.get_ref().0.hold.as_ref(),
+            Stream::Plain(_) | Stream::Link(_) => None,
+        }
     }
 
     /// A stream of a link.
@@ -130,7 +149,14 @@ impl Stream {
 impl Carrier {
     /// A socket of which `early` was read already.
     pub fn new(tcp: TcpStream, early: Bytes) -> Self {
-        Carrier { tcp, early }
+        Carrier { tcp, early, hold: None }
+    }
+}
+
+impl Carrier {
+    /// An error once what was proved on it holds no more.
+    fn check(&self, waker: Option<&Waker>) -> io::Result<()> {
+        self.hold.as_ref().map_or(Ok(()), |hold| hold.check(waker))
     }
 }
 
@@ -258,12 +284,18 @@ impl AsyncRead for Carrier {
         if take(&mut self.early, buf) {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+        self.check(None)?;
+        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        if read.is_pending() {
+            self.check(Some(cx.waker()))?;
+        }
+        read
     }
 }
 
 impl AsyncWrite for Carrier {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(None)?;
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
@@ -280,6 +312,7 @@ impl AsyncWrite for Carrier {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(None)?;
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }
 

@@ -6,11 +6,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod held;
 mod join;
 mod sidecar;
 mod world;
 
 fn main() {
-    let suites = [join::tests(), sidecar::tests()];
+    let suites = [held::tests(), join::tests(), sidecar::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -8,19 +8,22 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use lighter_config::identity::{Peer, Refusal, Spiffe};
+use lighter_config::identity::{Peer, Refusal, Spiffe, Usage};
 use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
 use tokio::sync::watch;
 
 use crate::telemetry;
 
 pub(crate) mod files;
+pub(crate) mod holds;
 pub(crate) mod join;
 mod keep;
 mod schedule;
 mod svid;
 
 pub use files::FilesError;
+pub(crate) use holds::Hold;
+use holds::Holds;
 pub use svid::{Svid, SvidError};
 
 /// The protocol of links: session frames inside TLS 1.3.
@@ -36,13 +39,15 @@ pub const ALPN_H2: &[u8] = b"h2";
 pub struct Identity {
     current: ArcSwap<Svid>,
     changes: watch::Sender<u64>,
+    holds: Holds,
 }
 
 impl Identity {
     /// A sidecar that is who `svid` says.
     pub fn new(svid: Svid) -> Arc<Self> {
         telemetry::identity().replaced(svid.not_after());
-        Arc::new(Identity { current: ArcSwap::from_pointee(svid), changes: watch::Sender::new(0) })
+        let current = ArcSwap::from_pointee(svid);
+        Arc::new(Identity { current, changes: watch::Sender::new(0), holds: Holds::default() })
     }
 
     /// What it proves itself by, and whom it trusts, at this moment.
@@ -61,6 +66,19 @@ impl Identity {
     /// Changes with each replacement. Links look then whether their peers are still trusted ([`Svid::trusts`]).
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// A connection other than a link whose handshake is done, by `own`: who is at the other end, and what ends the connection
+    /// when that is proved no more.
+    pub(crate) fn hold(
+        &self,
+        connection: &CommonState,
+        usage: Usage,
+        own: &Svid,
+    ) -> Result<(Spiffe, Arc<Hold>), Refusal> {
+        let peer = peer(connection)?;
+        let id = peer.id.clone();
+        Ok((id, self.holds.add(peer, usage, own.not_after(), now())))
     }
 
     /// For accepting: `lighter/1` and `h2`, from anyone of the trust domain. Who it was says [`peer`].

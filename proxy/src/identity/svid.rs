@@ -96,11 +96,11 @@ impl Svid {
         self.trust.check(&peer.chain, usage, now, algorithms).map(|_| ())
     }
 
-    pub(super) fn server_config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
 
-    pub(super) fn client_config(&self, expected: &Spiffe, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    pub(crate) fn client_config(&self, expected: &Spiffe, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         let mut config = if alpn.contains(&ALPN_LINK) { &self.link } else { &self.foreign }.clone();
         let verifier = Verifier::server(self.trust.clone(), expected.clone(), judge);
         config.dangerous().set_certificate_verifier(Arc::new(verifier));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::HeaderValue;
-use lighter_config::identity::Spiffe;
+use lighter_config::identity::{Spiffe, Usage};
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{Mtls, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +22,7 @@ use crate::detect::{self, Verdict};
 use crate::error::Cause;
 use crate::http::local::ErrorAnswer;
 use crate::http::{LINGER, h2, serve_http1};
-use crate::identity::{self, ALPN_H2, ALPN_HTTP1, Identity};
+use crate::identity::{ALPN_H2, ALPN_HTTP1, Identity};
 use crate::io::{Carrier, Io, Stream};
 use crate::mesh::{Learned, Speech, Target};
 use crate::sni::{self, Hello};
@@ -143,7 +143,8 @@ impl Call {
     /// Serves what a caller says within TLS.
     async fn into_tls(mut self, target: Target, identity: &Arc<Identity>) -> Engine {
         let Stream::Plain(tcp) = self.io.stream else { return None };
-        let acceptor = TlsAcceptor::from(identity.server_config());
+        let own = identity.current();
+        let acceptor = TlsAcceptor::from(own.server_config());
         let carrier = Carrier::new(tcp, std::mem::take(&mut self.io.early));
         let accepted = timeout(HANDSHAKE, Box::pin(acceptor.accept(carrier))).await;
         let key = &target.destination.port.key;
@@ -169,9 +170,11 @@ impl Call {
             }
         };
         // What is wrong with it is counted and logged there.
-        let caller = identity::peer(connection).ok().and_then(|peer| Caller::new(peer.id))?;
+        let (id, hold) = identity.hold(connection, Usage::Client, &own).ok()?;
+        let caller = Caller::new(id)?;
         CallerMetrics::of(key, Some(&caller.id)).count(Welcome::Served);
-        self.io = Io::secure(tls);
+        self.ticket.bind(hold.clone());
+        self.io = Io::held(tls, hold);
         let (io, mut context) = self.into_fixed(target);
         context.caller = Some(caller);
         Some(if http2 { Box::pin(h2::serve(io, context)) } else { serve_http1(io, context) })

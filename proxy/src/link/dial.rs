@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lighter_config::identity::Spiffe;
+use lighter_config::identity::{Spiffe, Usage};
 use lighter_config::snapshot::Secure;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ use crate::balance::Endpoint;
 use crate::dial;
 use crate::error::{Cause, ProxyError};
 use crate::http::h1::pool::Upstream;
-use crate::identity::ALPN_HTTP1;
+use crate::identity::{ALPN_HTTP1, ALPN_LINK};
 use crate::io::{Carrier, Io};
 use crate::telemetry::Direction;
 use crate::worker::{Shared, Worker};
@@ -93,7 +93,8 @@ fn prove<'a>(
             return Err(ProxyError::new(Cause::TlsIdentity, "what the endpoint is to prove is no SPIFFE ID"));
         };
         let peer = tcp.peer_addr().map_err(failed)?;
-        let connector = TlsConnector::from(identity.client_config(&expected, &[protocol]));
+        let own = identity.current();
+        let connector = TlsConnector::from(own.client_config(&expected, &[protocol]));
         // Who is there is told by the SPIFFE ID; no name is asked for.
         let name = ServerName::IpAddress(peer.ip().into());
         let tls = connector.connect(name, Carrier::new(tcp, Bytes::new())).await.map_err(failed)?;
@@ -103,7 +104,14 @@ fn prove<'a>(
                 "the endpoint does not speak this protocol within TLS",
             ));
         }
-        Ok(Io::secure(tls))
+        if protocol == ALPN_LINK {
+            // A link looks after itself.
+            return Ok(Io::secure(tls));
+        }
+        let held = identity.hold(tls.get_ref().1, Usage::Server, &own);
+        let (_, hold) =
+            held.map_err(|_| ProxyError::new(Cause::TlsIdentity, "the endpoint is not who it is to be"))?;
+        Ok(Io::held(tls, hold))
     })
 }
 

@@ -32,6 +32,8 @@ pub enum RequestOutcome {
 /// Counts of identities.
 pub struct IdentityMetrics {
     refusals: Cells,
+    /// Open connections that are left, by why.
+    left: Cells,
     /// When each reason was last said in the log, in seconds since 1970.
     said: [AtomicU64; REASONS],
     /// The end of the own certificate's life, in milliseconds since 1970; zero where there is none.
@@ -58,6 +60,11 @@ impl IdentityMetrics {
         }
     }
 
+    /// Open connections are left, since what was proved on them holds no more.
+    pub fn left(&self, refusal: &Refusal, connections: u64) {
+        self.left.add(refusal.index(), connections);
+    }
+
     /// There is a new certificate or bundle.
     pub fn replaced(&self, not_after: SystemTime) {
         self.not_after.store(millis(not_after), Relaxed);
@@ -72,6 +79,9 @@ impl IdentityMetrics {
     pub(super) fn collect(&self, out: &mut Exposition, now: SystemTime) {
         for (reason, label) in Refusal::LABELS.iter().enumerate() {
             out.sample(&REFUSALS, format_args!("reason=\"{label}\""), self.refusals.sum(reason));
+        }
+        for (reason, label) in Refusal::LABELS.iter().enumerate().filter(|(at, _)| self.left.sum(*at) > 0) {
+            out.sample(&LEFT, format_args!("reason=\"{label}\""), self.left.sum(reason));
         }
         out.sample(&REPLACEMENTS, "", self.replacements.load(Relaxed));
         for (request, counts) in [Request::Join, Request::Renew].into_iter().zip(&self.requests) {
@@ -101,6 +111,7 @@ impl Default for IdentityMetrics {
     fn default() -> Self {
         IdentityMetrics {
             refusals: Cells::new(REASONS),
+            left: Cells::new(REASONS),
             said: Default::default(),
             not_after: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
@@ -123,6 +134,12 @@ static REFUSALS: Family = Family::new(
     Unit::None,
     "lighter_identity_refusals",
     "Certificates of peers that were not taken, by reason.",
+);
+static LEFT: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_identity_connections_left",
+    "Open connections that were left because what was proved on them was about to hold no more, by reason.",
 );
 static REPLACEMENTS: Family = Family::new(
     Kind::Counter,

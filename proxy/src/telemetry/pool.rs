@@ -22,6 +22,8 @@ pub enum PoolClosed {
     Ended,
     /// This sidecar is draining.
     Draining,
+    /// What was proved on it is about to hold no more.
+    Unproven,
 }
 
 /// A connection to an endpoint, counted from its opening until this is dropped.
@@ -111,12 +113,13 @@ impl Pools {
 }
 
 impl PoolClosed {
-    const ALL: [PoolClosed; 5] = [
+    const ALL: [PoolClosed; 6] = [
         PoolClosed::Expired,
         PoolClosed::Full,
         PoolClosed::Upstream,
         PoolClosed::Ended,
         PoolClosed::Draining,
+        PoolClosed::Unproven,
     ];
 
     const fn label(self) -> &'static str {
@@ -126,6 +129,7 @@ impl PoolClosed {
             PoolClosed::Upstream => "upstream",
             PoolClosed::Ended => "ended",
             PoolClosed::Draining => "draining",
+            PoolClosed::Unproven => "unproven",
         }
     }
 }

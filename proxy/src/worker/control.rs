@@ -64,6 +64,9 @@ async fn control(
         tracing::info!("asked to end before there was an identity");
         return Ok(Summary::default());
     }
+    if let Some(identity) = shared.identity.get() {
+        spawn_local(identity::holds::keep(identity.clone(), shared.config.drain_deadline));
+    }
     if let Some(discover) = &shared.discover {
         discover::restore(&shared, discover);
         spawn_local(discover::run(shared.clone()));

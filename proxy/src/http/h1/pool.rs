@@ -52,6 +52,11 @@ impl Upstream {
         Upstream { io, retires: now, reused: false, counted: None }
     }
 
+    /// Whether what was proved on it is about to hold no more.
+    fn is_leaving(&self) -> bool {
+        self.io.hold().is_some_and(|hold| hold.is_leaving())
+    }
+
     fn closes(&self, why: PoolClosed) {
         self.counted.iter().for_each(|counted| counted.closes(why));
     }
@@ -110,6 +115,8 @@ impl Pool {
         };
         if now >= upstream.retires {
             upstream.closes(PoolClosed::Expired);
+        } else if upstream.is_leaving() {
+            upstream.closes(PoolClosed::Unproven);
         } else if kept.len() >= most as usize {
             upstream.closes(PoolClosed::Full);
         } else {
@@ -153,6 +160,10 @@ impl Pool {
 fn is_fit(upstream: &mut Upstream, until: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
     if now >= until || now >= upstream.retires {
         upstream.closes(PoolClosed::Expired);
+        return false;
+    }
+    if upstream.is_leaving() {
+        upstream.closes(PoolClosed::Unproven);
         return false;
     }
     let quiet = is_quiet(&mut upstream.io, cx);

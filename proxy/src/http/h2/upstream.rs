@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::frame::Code;
 use super::pool::{Group, Lease};
 use super::wire::{Stream, Wire};
 use crate::error::ProxyError;
-use crate::identity::ALPN_H2;
+use crate::identity::{ALPN_H2, Hold};
 use crate::io::Io;
 use crate::link;
 use crate::telemetry::{PoolClosed, Pooled, Spoken};
@@ -55,6 +56,8 @@ pub(crate) struct Upstream {
     /// Streams that were given up and whose reset is still to be sent.
     given_up: RefCell<VecDeque<(Stream, Lease)>>,
     counted: Pooled,
+    /// What ends it, if something was proved on it.
+    hold: Option<Arc<Hold>>,
 }
 
 /// Opens a connection and starts its task.
@@ -66,6 +69,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         link::dial::connect(&how.shared, how.direction, group.address(), secure, ALPN_H2, timeout).await;
     how.metrics.dialled(dialled.is_ok());
     let io = dialled?;
+    let hold = io.hold().cloned();
     let limits = Limits {
         stream_window: STREAM_WINDOW,
         window: CONNECTION_WINDOW,
@@ -82,6 +86,7 @@ pub(crate) async fn dial(group: &Rc<Group>) -> Result<Rc<Upstream>, ProxyError> 
         refilled: Cell::new(Instant::now()),
         given_up: RefCell::default(),
         counted: Pooled::open(Spoken::Http2),
+        hold,
     });
     tokio::task::spawn_local(drive(group.clone(), upstream.clone(), io));
     Ok(upstream)
@@ -128,9 +133,14 @@ impl Upstream {
         self.allowed().is_some()
     }
 
+    /// Whether what was proved on it is about to hold no more.
+    fn is_leaving(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.is_leaving())
+    }
+
     /// Whether the connection still takes streams; false after GOAWAY or an error.
     pub(crate) fn is_usable(&self) -> bool {
-        !self.retired.get() && self.wire.ask(Connection::is_usable)
+        !self.retired.get() && !self.is_leaving() && self.wire.ask(Connection::is_usable)
     }
 
     /// Whether the connection has just ceased to take streams.
@@ -211,6 +221,11 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut io: Io) {
         let paced = if any_given_up { upstream.reset_paced(Instant::now()) } else { None };
         if let Poll::Ready(ended) = upstream.wire.poll(&mut io, cx) {
             return Poll::Ready(ended);
+        }
+        if upstream.is_leaving() && !upstream.retired.get() {
+            upstream.counted.closes(PoolClosed::Unproven);
+            group.retire(&upstream);
+            group.serve();
         }
         // Who waits for room on it would wait until its streams end.
         if group.is_awaited() && upstream.has_gone_away() {
