@@ -9,6 +9,7 @@
 mod support;
 
 mod dns;
+mod joined;
 mod namespace;
 mod place;
 mod proxy;
@@ -20,6 +21,6 @@ fn main() {
     if let Some(status) = roles::play() {
         std::process::exit(status);
     }
-    let suites = [rules::tests(), dns::tests(), proxy::tests(), run::tests()];
+    let suites = [rules::tests(), dns::tests(), proxy::tests(), joined::tests(), run::tests()];
     support::run(suites.into_iter().flatten().collect())
 }
