@@ -93,11 +93,15 @@ fn check_report(report: &Value) {
     assert_eq!(down["killed"]["pid"], mtls["control_plane"]["pid"]);
     assert_ne!(down["control_plane_pid_after"], down["killed"]["pid"], "{down:#}");
     assert!(down["requests_while_away"].as_u64().unwrap() >= 300, "{down:#}");
-    let restarted = &down["restarted"];
-    assert_ne!(restarted["sidecar_pid"], restarted["sidecar_pid_after"], "{down:#}");
-    assert_eq!(restarted["certificates_received"], 0, "{down:#}");
-    assert_eq!(restarted["plain_text_caller"], "plaintext_refused", "{down:#}");
-    assert!(down["instances_after_restart"]["v2/a"].as_u64() > Some(0), "{down:#}");
+    for restarted in down["restarted"].as_array().unwrap() {
+        assert_ne!(restarted["sidecar_pid"], restarted["sidecar_pid_after"], "{down:#}");
+        assert_eq!(restarted["certificates_received"], 0, "{down:#}");
+        assert_eq!(restarted["plain_text_caller"], "plaintext_refused", "{down:#}");
+        let meanwhile = restarted["instances_meanwhile"].as_object().unwrap();
+        let own = restarted["name"].as_str().unwrap().replace("reviews-v2-", "v2/");
+        assert!(meanwhile.len() == 1 && !meanwhile.contains_key(&own), "{down:#}");
+    }
+    assert_eq!(down["restarted"].as_array().map(Vec::len), Some(2), "{down:#}");
     check_accepted(down);
     assert_ne!(down["lighter_get_sidecars"]["version"], push["lighter_get_sidecars"]["version"]);
 }
@@ -107,11 +111,14 @@ fn check_mtls(mtls: &Value, host_network_namespace: &Value) {
     let identity = |service: &str| format!("spiffe://mesh.lighter/ns/default/sa/{service}");
     let members = ["web", "catalog", "reviews-v1", "reviews-v2", "reviews-v2"].map(identity);
     assert_eq!(mtls["identities"], serde_json::json!(members));
+    let mut streams = 0;
     for row in mtls["connections"].as_array().unwrap() {
+        streams += row["link_streams"].as_u64().unwrap();
         assert_eq!(row["caller"], members[0], "{mtls:#}");
         assert!(row["connections"].as_u64() > Some(0), "{mtls:#}");
         assert_eq!(row["connections"], row["all_connections"], "{mtls:#}");
     }
+    assert!(streams >= 600 && mtls["link_streams_of_web"] == streams, "{mtls:#}");
     for service in mtls["requests"].as_array().unwrap() {
         assert_eq!(service["sent_by_web"], service["received"], "{mtls:#}");
     }

@@ -48,6 +48,7 @@ fn talk_by_name(world: &World, place: &Place) {
     let said = call(world, place);
     assert!(said.starts_with("200 ok\n") && said.contains(&as_web), "{said}");
     assert!(reviews.connections("mtls", "served") >= 1.0);
+    assert_eq!(reviews.sum("lighter_link_streams_total", &[("side", "acceptor")]), 1.0);
     assert_eq!(reviews.connections("plaintext", "served"), 0.0);
 
     assert_eq!(get(reviews.listen).0, 200, "who proves nothing is served");
@@ -92,7 +93,8 @@ impl Reviews {
     fn new(world: &World, place: &Place) -> Self {
         let (listen, admin) = (free_address(), free_address());
         let options = format!(
-            "--service reviews --port {APP} --listen {listen} --admin {admin} --control {} --token-file {} --state {}",
+            "--service reviews --port {APP} --listen {listen} --admin {admin} --link {} --control {} --token-file {} --state {}",
+            free_address(),
             world.address,
             place.path("reviews.token").display(),
             place.path("reviews-state").display()

@@ -27,6 +27,8 @@ pub struct Instance {
     pub inbound: SocketAddr,
     /// Its sidecar's admin port.
     pub admin: SocketAddr,
+    /// Where its sidecar takes links, once it has an identity.
+    link: SocketAddr,
     log: PathBuf,
     /// By whom it was led when it was started last.
     led_by: Option<LedBy>,
@@ -55,9 +57,9 @@ impl Instance {
         [name, service, role, version, instance]: [&'static str; 5],
         folder: &Path,
     ) -> io::Result<Self> {
-        let ports = ports::free(2)?;
+        let ports = ports::free(3)?;
         let log = folder.join(format!("{name}.log"));
-        let (inbound, admin) = (ports[0], ports[1]);
+        let [inbound, admin, link] = [ports[0], ports[1], ports[2]];
         Ok(Instance {
             name,
             service,
@@ -66,6 +68,7 @@ impl Instance {
             instance,
             inbound,
             admin,
+            link,
             log,
             led_by: None,
             runner: None,
@@ -89,6 +92,7 @@ impl Instance {
                 ("--control", address.to_string()),
                 ("--token-file", text(token)),
                 ("--state", text(state)),
+                ("--link", self.link.to_string()),
             ]),
         }
         let options: Vec<_> =

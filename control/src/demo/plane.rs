@@ -143,11 +143,10 @@ impl Plane {
 
     /// How to move the traffic by hand.
     pub fn how_to_apply(&self) -> String {
-        let state = self.text("control-state");
+        let (state, file) = (self.text("control-state"), self.text("push.yaml"));
         format!(
-            "edit {}, then LIGHTER_SERVER=https://{} LIGHTER_TOKEN_FILE={state}/operator-token \
-             LIGHTER_CA_FILE={state}/api.pem lighter apply -f it",
-            self.text("push.yaml"),
+            "edit {file}, then lighter apply -f {file} --server https://{} --token-file {state}/operator-token \
+             --ca-file {state}/api.pem",
             self.api
         )
     }

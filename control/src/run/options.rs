@@ -31,6 +31,9 @@ pub struct Args {
     /// Where callers reach that port on this host, for each --port in turn [default: 0.0.0.0:PORT]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<SocketAddr>,
+    /// Where the sidecars of callers open links on this host, if they are to: many requests over one connection
+    #[arg(long, value_name = "ADDRESS")]
+    link: Option<SocketAddr>,
     /// A file or folder with resources; may be given again
     #[arg(long, value_name = "PATH")]
     resources: Vec<PathBuf>,
@@ -81,6 +84,7 @@ impl Options {
             out_of_reach(&config).map_err(|error| format!("{}: {error}", file.display()))?;
         }
         config.inbound.extend(inbound(&args.ports, &args.listen)?);
+        config.link = args.link.or(config.link);
         config.service = args.service.or(config.service);
         config.namespace = args.namespace.unwrap_or(config.namespace);
         config.resources.extend(args.resources);

@@ -1,21 +1,21 @@
-//! The control plane dies under load, and one sidecar has to start again while it is away. Everything goes on as it was
-//! told last. The control plane comes back, finds its sidecars again, and what is pushed then arrives.
+//! The control plane dies under load, and while it is away two sidecars start again, one after the other, as for an update.
+//! Everything goes on as it was told last. The control plane comes back, finds its sidecars again, and what is pushed then
+//! arrives.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::push::push;
 use super::shift::check_share;
 use super::{Stage, check, check_none_failed, until};
 use crate::demo::client::ask;
-use crate::demo::load::Counts;
+use crate::demo::load::{Counts, Load};
 use crate::demo::report::Evidence;
 use crate::demo::resources::Split;
 use crate::demo::say;
 
 pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(), String> {
     let load = stage.load()?;
-    let both = |counts: &Counts| counts.requests >= stage.requests && counts.instances.len() == 2;
-    load.wait(stage.limit, both).await.map_err(|error| format!("not both instances: {error}"))?;
+    load.measure(stage.requests, stage.limit).await?;
 
     let plane = stage.world.plane()?;
     let (killed, _) = plane.process()?;
@@ -26,11 +26,12 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
     evidence.keep("requests_while_away", away.requests);
     check_share("while it is away", TOLD_LAST, &away)?;
 
-    restart(stage, evidence).await?;
-    let back = |counts: &Counts| counts.instances.get(SIGNATURE).is_some_and(|count| *count >= ENOUGH);
-    let after = load.wait(stage.limit, back).await;
-    let after = after.map_err(|error| format!("{RESTARTED} gets no traffic after its restart: {error}"))?;
-    evidence.keep("instances_after_restart", &after.instances);
+    let mut rows = Vec::new();
+    let [one, other] = INSTANCES;
+    for ((name, _), (_, other)) in [(one, other), (other, one)] {
+        rows.push(restart(stage, &load, name, other).await?);
+        evidence.keep("restarted", &rows);
+    }
     check_none_failed(&load.total())?;
 
     let plane = stage.world.plane()?;
@@ -50,12 +51,8 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
 const TOLD_LAST: Split = Split { v1: 0, v2: 100 };
 const PUSHED_THEN: Split = Split { v1: 100, v2: 0 };
 
-/// The instance that starts again, and how it signs its answers.
-const RESTARTED: &str = "reviews-v2-a";
-const SIGNATURE: &str = "v2/a";
-
-/// Answers by which an instance is seen to be back.
-const ENOUGH: u64 = 10;
+/// The instances that start again, and how each signs its answers.
+const INSTANCES: [(&str, &str); 2] = [("reviews-v2-a", "v2/a"), ("reviews-v2-b", "v2/b")];
 
 /// Waits until every sidecar has a stream to the control plane, or until none has.
 async fn connected(stage: &mut Stage<'_>, expected: f64) -> Result<(), String> {
@@ -70,29 +67,45 @@ async fn connected(stage: &mut Stage<'_>, expected: f64) -> Result<(), String> {
     Ok(())
 }
 
-/// Ends one instance in good order, as for an update, and starts it again: with nobody to ask, it is who it was, and lets
-/// in whom it was told to.
-async fn restart(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(), String> {
-    let instance = stage.world.instance(RESTARTED)?;
+/// Ends an instance in good order and starts it again: with nobody to ask, it is who it was, and lets in whom it was told
+/// to. In between, the one that signs as `other` answers alone.
+async fn restart(
+    stage: &mut Stage<'_>,
+    load: &Load,
+    name: &'static str,
+    other: &str,
+) -> Result<Value, String> {
+    let instance = stage.world.instance(name)?;
     let before = instance.runner_pid();
     instance.stop().await;
+    let answers = |counts: &Counts| counts.instances.get(other).copied().unwrap_or_default();
+    let alone = load.wait(stage.limit, |counts| answers(counts) >= ENOUGH).await;
+    let alone = alone.map_err(|error| format!("without {name}: {error}"))?;
     instance.start_again()?;
     instance.serves().await?;
-    let samples = instance.samples().await?;
-    let asked = samples.count("lighter_identity_requests_total", &[("outcome", "received")]);
-    let told = ask(instance.inbound, "/reviews").await.map_err(say(RESTARTED))?;
-    evidence.keep(
-        "restarted",
-        json!({
-            "name": RESTARTED,
-            "sidecar_pid": before,
-            "sidecar_pid_after": instance.runner_pid(),
-            "certificates_received": asked,
-            "plain_text_caller": told.cause,
-        }),
-    );
-    check(asked == 0, || format!("{RESTARTED} asked somebody for an identity"))?;
+    let certificates = [("outcome", "received")];
+    let certificates = instance.samples().await?.count("lighter_identity_requests_total", &certificates);
+    let told = ask(instance.inbound, "/reviews").await.map_err(say(name))?;
+    let restarted = json!({
+        "name": name,
+        "sidecar_pid": before,
+        "sidecar_pid_after": instance.runner_pid(),
+        "instances_meanwhile": alone.instances,
+        "certificates_received": certificates,
+        "plain_text_caller": told.cause,
+    });
+    check(certificates == 0, || format!("{name} asked somebody for an identity"))?;
     check(told.cause.as_deref() == Some("plaintext_refused"), || {
-        format!("{RESTARTED} answered a caller in plain text {} after its restart", told.status)
+        format!("{name} answered a caller in plain text {} after its restart", told.status)
+    })?;
+    // As in any update, the next one has to wait until callers take this one for good.
+    until(stage.limit, async || {
+        let ejected = stage.web().await?.sum("lighter_endpoint_ejected", &[]);
+        check(ejected == 0.0, || format!("web's sidecar still leaves {name} alone"))
     })
+    .await?;
+    Ok(restarted)
 }
+
+/// Answers by which an instance is seen to serve.
+const ENOUGH: u64 = 10;

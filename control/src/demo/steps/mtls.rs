@@ -30,27 +30,43 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
     evidence.keep("load", &total);
     check_unharmed(&total)?;
     Ends::read(stage).await?.check_since(&before, total.requests, evidence)?;
-    check_proofs(stage, evidence).await?;
+    check_proofs(stage, total.requests, evidence).await?;
     refuse_plain_text(stage, evidence).await?;
     refuse_stranger(stage, evidence).await
 }
 
 const SPLIT: Split = Split { v1: 100, v2: 0 };
 
-/// The services that web called were called by web alone, which proved to be web each time.
-async fn check_proofs(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(), String> {
+/// The services that web called were called by web alone, which proved to be web each time, and every request went over a
+/// link: one connection for all of them.
+async fn check_proofs(stage: &mut Stage<'_>, pages: u64, evidence: &mut Evidence) -> Result<(), String> {
+    let streams = |samples: &Samples, side| samples.count("lighter_link_streams_total", &[("side", side)]);
+    let opened = streams(&stage.web().await?, "opener");
+    evidence.keep("link_streams_of_web", opened);
     let mut rows = Vec::new();
+    let mut accepted = 0;
     for name in ["catalog", "reviews-v1"] {
         let samples = stage.world.instance(name)?.samples().await?;
         let by_web = connections(&samples, &[("security", "mtls"), ("caller", WEB), ("outcome", "served")]);
         let served = connections(&samples, &[("outcome", "served")]);
-        rows.push(json!({"service": name, "caller": WEB, "connections": by_web, "all_connections": served}));
+        let taken = streams(&samples, "acceptor");
+        accepted += taken;
+        rows.push(json!({
+            "service": name,
+            "caller": WEB,
+            "connections": by_web,
+            "all_connections": served,
+            "link_streams": taken,
+        }));
         evidence.keep("connections", &rows);
         check(by_web > 0 && by_web == served, || {
             format!("{name} served {served} connections, and {by_web} of them to web in mTLS")
         })?;
+        check(taken >= pages, || format!("{pages} pages, and {taken} requests to {name} over links"))?;
     }
-    Ok(())
+    check(opened == accepted, || {
+        format!("web sent {opened} requests over links, and {accepted} of them arrived")
+    })
 }
 
 /// A caller that is not in the mesh.
