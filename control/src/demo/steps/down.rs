@@ -2,6 +2,8 @@
 //! Everything goes on as it was told last. The control plane comes back, finds its sidecars again, and what is pushed then
 //! arrives.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::push::push;
@@ -57,7 +59,8 @@ const INSTANCES: [(&str, &str); 2] = [("reviews-v2-a", "v2/a"), ("reviews-v2-b",
 /// Waits until every sidecar has a stream to the control plane, or until none has.
 async fn connected(stage: &mut Stage<'_>, expected: f64) -> Result<(), String> {
     for instance in &stage.world.instances {
-        until(stage.limit, async || {
+        // Whoever lost it tries again less and less often.
+        until(stage.limit.max(LONGEST_BACK_OFF), async || {
             let connected = instance.samples().await?.sum("lighter_xds_connected", &[]);
             let wrong = if connected == 0.0 { "has lost the control plane" } else { "has a control plane" };
             check(connected == expected, || format!("{} {wrong}", instance.name))
@@ -106,6 +109,9 @@ async fn restart(
     .await?;
     Ok(restarted)
 }
+
+/// Longest wait of a sidecar before it tries to reach the control plane again.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(25);
 
 /// Answers by which an instance is seen to serve.
 const ENOUGH: u64 = 10;
