@@ -30,6 +30,7 @@ mod loopback;
 pub mod mesh;
 pub mod outbound;
 mod registry;
+mod resident;
 mod resources;
 pub mod sni;
 pub mod tcp;

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::support::metrics;
-use crate::support::process::{free_address, listens};
+use crate::support::process::{free_address, listens, most_resident};
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::{Sidecar, route, service};
 use crate::support::{http2, test, wait_until};
@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         test("operation::both_ends_count_the_same", both_ends_count),
         test("operation::weights_are_kept", weights),
         test("operation::the_admin_port_answers", admin),
+        test("operation::what_only_the_start_needed_is_given_back", start_is_given_back),
     ]
 }
 
@@ -346,4 +347,13 @@ fn admin() {
     let metrics = sidecar.metrics();
     assert!(metrics.sum("process_resident_memory_bytes", &[]) > 0.0);
     assert!(metrics.sum("process_open_fds", &[]) > 0.0);
+}
+
+fn start_is_given_back() {
+    let upstream = Upstream::answering("x");
+    let (sidecar, at) = Sidecar::before(upstream.address, "http");
+    wait_until("it takes less than two thirds of what its start took", || {
+        assert_eq!(Peer::connect(at).exchange(GET).0.status(), 200);
+        sidecar.program.resident() * 3 < most_resident(sidecar.program.pid()) * 2
+    });
 }

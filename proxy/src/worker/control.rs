@@ -17,6 +17,7 @@ use crate::drain::{Course, Phase, Stand};
 use crate::identity::{self, Identity};
 use crate::intercept::{self, Installed, Ports};
 use crate::registry;
+use crate::resident;
 use crate::resources::{self, Stamp};
 use crate::telemetry;
 
@@ -84,6 +85,7 @@ async fn control(
     }
     shared.set_up();
     ready();
+    resident::forget_start();
     let summary = workers.see_out(&shared, callers_gone).await?;
     rules.remove();
     Ok(summary)
