@@ -473,7 +473,7 @@ fn take_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Fault> {
     let value = take_length(rest)?;
     let name = take(rest, name)?;
     let value = take(rest, value)?;
-    Ok(Field { name, value })
+    Ok(Field::new(name, value))
 }
 
 fn take_array<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], Wrong> {

@@ -70,7 +70,7 @@ pub(crate) fn request(from: &head::Request<'_, '_>) -> Result<RequestHead, Refus
     for field in from.fields.list {
         if hop::crosses_versions(field.name, &from.fields.connection) {
             to.fields.push_lower(field.name, field.value);
-        } else if hop::classify(field.name) == Kind::Te && hop::te_trailers(field.value) {
+        } else if field.kind == Kind::Te && hop::te_trailers(field.value) {
             to.fields.set(b"te", b"trailers");
         }
     }

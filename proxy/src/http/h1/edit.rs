@@ -125,8 +125,7 @@ impl Edit {
         let (mut id, mut te, mut host, mut forwarded) = (Span::default(), false, false, false);
         for at in special(&request.fields) {
             let field = &request.fields.list[at];
-            let name = field.name;
-            let drops = match hop::classify(name) {
+            let drops = match field.kind {
                 Kind::Host => {
                     host = true;
                     false
@@ -139,7 +138,7 @@ impl Edit {
                 Kind::Upgrade => request.upgrade.is_none(),
                 Kind::ClientCert if rules.vouch.is_some() => true,
                 Kind::Expect => request.minor == 0,
-                _ if request.fields.connection.names(name) => true,
+                _ if request.fields.connection.names(field.name) => true,
                 Kind::RequestId => {
                     id = Span::of(head, field.value);
                     false
@@ -233,14 +232,14 @@ impl Edit {
         let decoded = response.framing == Framing::Chunked && rules.client_minor == 0;
         let mut sized = false;
         for at in special(&response.fields) {
-            let name = response.fields.list[at].name;
-            let drops = match hop::classify(name) {
+            let field = &response.fields.list[at];
+            let drops = match field.kind {
                 Kind::Connection | Kind::Hop => true,
                 Kind::Upgrade => !keeps_upgrade(response.status),
                 Kind::Lighter => !hop::lighter_passes(rules.direction, Half::Response),
                 Kind::TransferEncoding => bodiless || decoded,
                 Kind::ContentLength => bodiless || std::mem::replace(&mut sized, true),
-                _ => response.fields.connection.names(name),
+                _ => response.fields.connection.names(field.name),
             };
             if drops {
                 let (start, end) = line(head, &response.fields, at, response.len);
@@ -437,7 +436,7 @@ fn filter_fields<'b>(fields: &Fields<'_, 'b>, passes: impl Fn(Kind) -> bool) -> 
     fields
         .list
         .iter()
-        .filter(|field| match hop::classify(field.name) {
+        .filter(|field| match field.kind {
             Kind::Connection
             | Kind::Hop
             | Kind::TransferEncoding
@@ -489,5 +488,5 @@ fn line(head: &[u8], fields: &Fields<'_, '_>, at: usize, len: usize) -> (usize, 
 
 /// Whether no `X-Forwarded-For` comes behind field `at`.
 fn is_last(fields: &Fields<'_, '_>, at: usize) -> bool {
-    !fields.list[at + 1..].iter().any(|field| hop::classify(field.name) == Kind::ForwardedFor)
+    !fields.list[at + 1..].iter().any(|field| field.kind == Kind::ForwardedFor)
 }

@@ -108,13 +108,13 @@ pub struct Asked {
 
 /// Reads a request's head from the front of `bytes`. `None`: more bytes are needed.
 pub fn request<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Result<Option<Request<'h, 'b>>, Refusal> {
-    let Some(scan::RequestLine { len, method, target, minor }) = scan::request(bytes, room)? else {
+    let Some(scan::RequestLine { len, method, target, sound, minor }) = scan::request(bytes, room)? else {
         return Ok(None);
     };
     let mut found = Found::default();
     let fields = read_fields(room, &mut found)?;
 
-    let (form, authority) = target_form(method, target, &found)?;
+    let (form, authority) = target_form(method, target, sound, &found)?;
     if minor == 1 && found.host.is_none() {
         return Err(ambiguous("no Host"));
     }
@@ -291,10 +291,9 @@ struct Found<'b> {
 fn read_fields<'h, 'b>(list: &'h [Field<'b>], found: &mut Found<'b>) -> Result<Fields<'h, 'b>, Refusal> {
     let mut fields = Fields { list, special: 0, connection: Options::default() };
     for (at, field) in list.iter().enumerate() {
-        let kind = hop::classify(field.name);
-        if kind != Kind::EndToEnd {
+        if field.kind != Kind::EndToEnd {
             fields.special |= 1 << at;
-            note(kind, field.value, found, &mut fields.connection)?;
+            note(field.kind, field.value, found, &mut fields.connection)?;
         }
     }
     Ok(fields)
@@ -348,6 +347,7 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
 fn target_form<'b>(
     method: &[u8],
     target: &'b [u8],
+    sound: bool,
     found: &Found<'b>,
 ) -> Result<(Form<'b>, &'b [u8]), Refusal> {
     let host = found.host.unwrap_or_default();
@@ -358,7 +358,7 @@ fn target_form<'b>(
             Err(bad("CONNECT without host and port"))
         };
     }
-    if !hop::is_target(target) {
+    if !sound {
         return Err(bad("the target has a character that it must not have"));
     }
     match target {
@@ -388,7 +388,7 @@ fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
 /// Whether `host` looks like `host` or `host:port`: no user, no path, no list (RFC 3986 §3.2 without user
 /// information). Empty is allowed, as for a target without authority.
 pub(crate) fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|byte| AUTHORITY[*byte as usize])
+    scan::end_of(host, 0, |byte| AUTHORITY[usize::from(byte)]).is_none()
 }
 
 const AUTHORITY: [bool; 256] = {
