@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{Backend, Mtls, Port, Protocol, Route, Snapshot, TrafficPolicy};
 use lighter_filters::Chain;
@@ -30,6 +31,14 @@ pub struct Mesh {
     destinations: HashMap<ServicePort, Arc<Destination>>,
     by_virtual_ip: HashMap<SocketAddr, Arc<Destination>>,
     by_endpoint: HashMap<SocketAddr, (Arc<Destination>, Arc<Endpoint>)>,
+}
+
+/// The mesh of the moment.
+#[derive(Default)]
+pub struct InForce {
+    mesh: ArcSwap<Mesh>,
+    /// Of `mesh`: to see that nothing changed takes no more than to read this.
+    generation: AtomicU64,
 }
 
 /// One port of one Service: routes with their state.
@@ -276,6 +285,31 @@ impl Target {
                 *pinned = now.clone();
             }
         }
+    }
+}
+
+impl InForce {
+    /// The mesh, for a moment.
+    pub fn load(&self) -> arc_swap::Guard<Arc<Mesh>> {
+        self.mesh.load()
+    }
+
+    /// The mesh, to keep.
+    pub fn load_full(&self) -> Arc<Mesh> {
+        self.mesh.load_full()
+    }
+
+    /// The generation of the mesh; whoever sees a new one loads that mesh or a later one.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts a mesh in force.
+    pub fn store(&self, mesh: Arc<Mesh>) {
+        let generation = mesh.generation;
+        self.mesh.store(mesh);
+        self.generation.store(generation, Ordering::Release);
     }
 }
 

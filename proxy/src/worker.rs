@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
 use tokio::sync::{Notify, Semaphore};
@@ -21,7 +20,7 @@ use crate::drain::{Connections, Phase};
 use crate::identity::{self, Identity};
 use crate::inbound::Apps;
 use crate::intercept::Installed;
-use crate::mesh::{self, Mesh};
+use crate::mesh;
 use crate::outbound::Listener;
 use crate::resources::Sources;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
@@ -41,7 +40,7 @@ pub struct Shared {
     /// The name of this process among all instances.
     pub instance: String,
     /// The mesh of the moment.
-    pub mesh: ArcSwap<Mesh>,
+    pub mesh: mesh::InForce,
     /// Dials endpoints (from the host's side).
     pub outside: Arc<dyn SocketFactory>,
     /// Dials this workload's application (from its own namespace).
@@ -187,7 +186,7 @@ impl Shared {
             listeners: listeners.collect(),
             config,
             instance: instance(),
-            mesh: ArcSwap::default(),
+            mesh: mesh::InForce::default(),
             outside,
             inside,
             rules: OnceLock::new(),

@@ -162,9 +162,10 @@ impl Connection {
 
     /// Finds where the request goes, by the mesh of the moment.
     fn aim(&mut self, request: &Request<'_, '_>) -> Result<(), Fault> {
-        let mesh = self.worker.shared.mesh.load();
+        let in_force = &self.worker.shared.mesh;
         if !self.by_authority {
-            if self.seen != Some(mesh.generation) {
+            if self.seen != Some(in_force.generation()) {
+                let mesh = in_force.load();
                 self.seen = Some(mesh.generation);
                 if let Some(target) = &mut self.target {
                     target.refresh(&mesh);
@@ -172,6 +173,7 @@ impl Connection {
             }
             return Ok(());
         }
+        let mesh = in_force.load();
         self.target = None;
         let unknown = Fault::new(Cause::NotInRegistry, "the authority is no Service of this mesh");
         let authority = std::str::from_utf8(request.authority).map_err(|_| unknown)?;
