@@ -7,10 +7,12 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use rustix::buffer::spare_capacity;
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 
 /// Bytes in one buffer. Large enough for a head at the default limit and for one read of a 64 KiB body.
@@ -45,7 +47,7 @@ impl Buffer {
     /// How many bytes fit behind what is filled.
     #[inline]
     pub fn room(&self) -> usize {
-        BUFFER_BYTES - self.bytes.len()
+        self.bytes.capacity() - self.bytes.len()
     }
 
     /// Reads once behind what is filled; returns how many bytes came. Zero: the stream has ended, or there is no room.
@@ -58,6 +60,30 @@ impl Buffer {
         let room = self.room();
         let mut room = (&mut self.bytes).limit(room);
         pin!(from.read_buf(&mut room)).poll(cx)
+    }
+
+    /// The same from a socket, with nothing between this and the system call.
+    #[inline]
+    pub fn poll_recv(&mut self, from: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = self.room();
+        loop {
+            let mut came = None;
+            let tried = from.try_io(Interest::READABLE, || {
+                let spare = spare_capacity(&mut self.bytes);
+                let (_, bytes) = rustix::net::recv(from, spare, RecvFlags::empty())?;
+                came = Some(bytes);
+                // Less than there is room for: nothing is left, and the runtime need not ask again before it is told of
+                // more. That is what this error says to it.
+                if (1..room).contains(&bytes) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (came, tried) {
+                (Some(bytes), _) => return Poll::Ready(Ok(bytes)),
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                (None, _) => ready!(from.poll_read_ready(cx))?,
+            }
+        }
     }
 
     /// Reads what is there behind what is filled, at most `most` bytes; returns how many came.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -132,6 +133,31 @@ impl Stream {
         match self {
             Stream::Tls(tls) => Some(tls.get_ref().1),
             Stream::Plain(_) | Stream::Link(_) => None,
+        }
+    }
+
+    /// Writes `slices`, as much as is taken. Where nothing lies between the bytes and the socket, there is nothing between
+    /// this and the system call either: a head is written once for each request.
+    #[inline]
+    pub(crate) fn poll_send(
+        &mut self,
+        slices: &[io::IoSlice<'_>],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if let Stream::Plain(tcp) = self {
+            let sent = tcp.try_io(Interest::WRITABLE, || match slices {
+                [whole] => Ok(rustix::net::send(&*tcp, whole, SendFlags::NOSIGNAL)?),
+                _ => Ok(rustix::io::writev(&*tcp, slices)?),
+            });
+            match sent {
+                Err(full) if full.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+        // Waits as well: the task is woken when the socket takes more.
+        match slices {
+            [whole] => Pin::new(self).poll_write(cx, whole),
+            _ => Pin::new(self).poll_write_vectored(cx, slices),
         }
     }
 

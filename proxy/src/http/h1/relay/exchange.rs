@@ -166,9 +166,9 @@ impl Exchange {
         self.picked = None;
         self.up = None;
         self.failed = None;
-        self.upload = Flow::none();
-        self.up_out = Outbox::default();
-        self.download = Flow::none();
+        self.upload.let_go();
+        self.up_out.clear();
+        self.download.let_go();
     }
 
     /// Forgets an attempt.
@@ -269,7 +269,7 @@ impl Connection {
         x.endpoint = Some(picked.endpoint.address);
         x.picked = Some(picked);
         x.up = None;
-        x.up_out = Outbox::default();
+        x.up_out.clear();
         x.download.buffer = None;
         x.retries = 1;
         x.again();

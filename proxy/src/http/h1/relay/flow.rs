@@ -64,6 +64,14 @@ impl Flow {
         }
     }
 
+    /// Lets go of what is left of a body.
+    pub(super) fn let_go(&mut self) {
+        self.body = Body::Done;
+        self.buffer = None;
+        self.pipe = None;
+        (self.ready, self.omit, self.moved) = (0, 0, 0);
+    }
+
     /// Begins a body. `decode`: passes the content on without its framing. Keeps the buffer with what is in it.
     pub(super) fn begin(&mut self, framing: Framing, decode: bool) {
         self.body = Body::new(framing);

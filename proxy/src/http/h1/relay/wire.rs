@@ -24,7 +24,10 @@ pub(super) fn poll_fill(
         buffer.compact();
     }
     debug_assert!(buffer.room() > 0);
-    let polled = buffer.poll_read(io, cx);
+    let polled = match io.stream.plain() {
+        Some(tcp) if io.early.is_empty() => buffer.poll_recv(tcp, cx),
+        _ => buffer.poll_read(io, cx),
+    };
     if buffer.is_empty() {
         *slot = None;
     }
@@ -50,6 +53,13 @@ impl Outbox {
         self.bytes.is_empty()
     }
 
+    /// Forgets what is kept, and gives its memory back.
+    pub(super) fn clear(&mut self) {
+        if !self.is_empty() {
+            *self = Outbox::default();
+        }
+    }
+
     /// Writes `slices`, and keeps what the socket does not take at once.
     pub(super) fn send(
         &mut self,
@@ -58,25 +68,25 @@ impl Outbox {
         cx: &mut Context<'_>,
     ) -> io::Result<()> {
         let mut written = 0;
-        if self.is_empty() {
-            let to = Pin::new(to);
-            let polled = match slices {
-                [whole] => to.poll_write(cx, whole),
-                _ => to.poll_write_vectored(cx, slices),
-            };
-            match polled {
-                Poll::Ready(result) => written = result?,
-                Poll::Pending => {}
-            }
+        if self.is_empty()
+            && let Poll::Ready(result) = to.poll_send(slices, cx)
+        {
+            written = result?;
         }
+        if written < slices.iter().map(|slice| slice.len()).sum() {
+            self.keep(slices, written);
+        }
+        Ok(())
+    }
+
+    /// Keeps what is behind the first `written` bytes.
+    #[cold]
+    fn keep(&mut self, slices: &[IoSlice<'_>], mut written: usize) {
         for slice in slices {
             let skipped = written.min(slice.len());
             written -= skipped;
-            if skipped < slice.len() {
-                self.bytes.extend_from_slice(&slice[skipped..]);
-            }
+            self.bytes.extend_from_slice(&slice[skipped..]);
         }
-        Ok(())
     }
 
     /// What is kept, to add to.
@@ -85,10 +95,16 @@ impl Outbox {
     }
 
     /// Writes what is kept, and what a TLS stream keeps.
+    #[inline]
     pub(super) fn poll_flush(&mut self, to: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.bytes.is_empty() {
-            return Pin::new(to).poll_flush(cx);
+        if self.bytes.is_empty() && to.plain().is_some() {
+            return Poll::Ready(Ok(()));
         }
+        self.poll_flush_kept(to, cx)
+    }
+
+    #[inline(never)]
+    fn poll_flush_kept(&mut self, to: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.sent..]))?;
             if written == 0 {
