@@ -294,9 +294,21 @@ impl EndpointLoad for Endpoint {
 impl Picked {
     /// Tells how it ended. `latency` is from sending the request to the answer's head.
     #[inline]
-    pub fn finish(mut self, outcome: Outcome, latency: Duration, now: Instant) {
+    pub fn finish(self, outcome: Outcome, latency: Duration, now: Instant) {
+        let at = self.endpoint.group.clock(now);
+        self.finish_at(outcome, latency, at);
+    }
+
+    /// The same for one who knows how long ago it was picked.
+    #[inline]
+    pub fn finish_after(self, outcome: Outcome, latency: Duration, held: Duration) {
+        let at = self.at + crate::telemetry::histogram::nanos(held);
+        self.finish_at(outcome, latency, at);
+    }
+
+    #[inline]
+    fn finish_at(mut self, outcome: Outcome, latency: Duration, at: u64) {
         let endpoint = &*self.endpoint;
-        let at = endpoint.group.clock(now);
         match outcome {
             Outcome::Answered => {
                 if endpoint.health.success(self.at, at, || endpoint.group.law.load().rules) {

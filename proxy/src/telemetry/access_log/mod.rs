@@ -51,10 +51,16 @@ pub fn flush(patience: Duration) {
     drop(log.flushed.wait_timeout_while(state, patience, |state| state.flushes_done < wanted));
 }
 
+/// Whether there is an access log. Without one nobody reads the texts of a [`Record`].
+#[inline]
+pub(crate) fn is_on() -> bool {
+    ON.load(Relaxed)
+}
+
 /// Writes one line if there is an access log.
 #[inline]
 pub(super) fn write(record: &Record<'_>) {
-    if ON.load(Relaxed) {
+    if is_on() {
         write_line(record);
     }
 }

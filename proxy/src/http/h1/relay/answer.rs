@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use lighter_filters::LocalAnswer;
 use tokio::time::Instant;
@@ -15,10 +16,10 @@ use crate::drain::Phase;
 use crate::error::{Cause, Side};
 use crate::http::h1::Pool;
 use crate::http::h1::body::{Framing, Pass};
-use crate::http::h1::edit::{self, Edit, ResponseRules, Slices};
+use crate::http::h1::edit::{self, Edit, ResponseRules, Slices, Span};
 use crate::http::h1::head::{self, Response};
 use crate::http::local::{self, ErrorAnswer};
-use crate::telemetry::{self, Direction, Record, Spoken};
+use crate::telemetry::{self, Direction, Record, Spoken, access_log};
 
 thread_local! {
     /// An answer's head is edited and written in one step, so one scratch for all is enough.
@@ -223,7 +224,14 @@ impl Connection {
     /// not, and accounts.
     pub(super) fn settle(&mut self, result: Result<(), Fault>) -> After {
         let x = &mut *self.exchange;
-        let now = x.clock.take().unwrap_or_else(Instant::now);
+        // Mostly the answer's head came in this same turn.
+        let (now, duration) = match x.clock.take() {
+            Some(now) => (now, x.latency),
+            None => {
+                let now = Instant::now();
+                (now, now - x.began)
+            }
+        };
         if x.tunnel && result.is_ok() {
             if let Some(picked) = x.picked.take() {
                 picked.finish(Outcome::Answered, x.latency, now.into_std());
@@ -231,7 +239,7 @@ impl Connection {
             return After::Tunnel;
         }
         let fault = result.err();
-        self.settle_upstream(fault.as_ref(), now);
+        self.settle_upstream(fault.as_ref(), now, duration);
         let x = &mut *self.exchange;
         let whole = x.uploaded || (x.framing == Framing::None && x.head_len > 0);
         let after = match fault {
@@ -243,20 +251,20 @@ impl Connection {
                 let stays = x.keep_alive && whole && self.ticket.phase() == Phase::Serving;
                 let answer = ErrorAnswer { cause: fault.cause, detail: fault.detail, grpc: x.grpc };
                 x.status = answer.status();
-                x.latency = now - x.began;
+                x.latency = duration;
                 let bytes = answer.http1(x.asked.head, !stays);
                 self.out.queue().extend_from_slice(&bytes);
                 if stays { After::Next } else { After::Linger }
             }
         };
-        self.account(fault.map(|fault| fault.cause), now);
+        self.account(fault.map(|fault| fault.cause), duration);
         if after == After::Next {
             self.use_up();
         }
         after
     }
 
-    fn settle_upstream(&mut self, fault: Option<&Fault>, now: Instant) {
+    fn settle_upstream(&mut self, fault: Option<&Fault>, now: Instant, duration: Duration) {
         let Connection { exchange: x, target, worker, .. } = self;
         let x = &mut **x;
         let up = x.up.take();
@@ -285,24 +293,28 @@ impl Connection {
                 if fault.is_some() || !x.uploaded {
                     up.io.reset_on_close();
                 }
-                x.up_out = Default::default();
+                x.up_out.clear();
             }
             None => {}
         }
         x.download.buffer = None;
         x.failed = None;
-        picked.finish(outcome, x.latency, now.into_std());
+        match x.retries {
+            // Picked when the request began.
+            0 => picked.finish_after(outcome, x.latency, duration),
+            _ => picked.finish(outcome, x.latency, now.into_std()),
+        }
     }
 
     /// An answer that a filter gives.
     pub(super) fn answer_locally(&mut self, answer: &LocalAnswer) -> After {
-        let now = Instant::now();
         let x = &mut *self.exchange;
         let stays = x.keep_alive && x.framing == Framing::None && self.ticket.phase() == Phase::Serving;
         x.status = answer.status;
-        x.latency = now - x.began;
+        x.latency = x.began.elapsed();
+        let duration = x.latency;
         self.out.queue().extend_from_slice(&local::filter_answer_http1(answer, !stays));
-        self.account(None, now);
+        self.account(None, duration);
         if !stays {
             return After::Linger;
         }
@@ -327,13 +339,8 @@ impl Connection {
     }
 
     /// Counts the exchange.
-    pub(super) fn account(&self, cause: Option<Cause>, now: Instant) {
+    pub(super) fn account(&self, cause: Option<Cause>, duration: Duration) {
         let head = self.input.as_ref().map_or(&b""[..], |input| input.filled());
-        self.account_for(head, cause, now);
-    }
-
-    /// The same, with the request's head where it is not in the input any more.
-    pub(super) fn account_for(&self, head: &[u8], cause: Option<Cause>, now: Instant) {
         let x = &*self.exchange;
         let Some(target) = &self.target else { return };
         let destination = &target.destination;
@@ -342,6 +349,9 @@ impl Connection {
             None => &destination.unrouted,
         };
         let caller = self.vouched.as_ref().and_then(Option::as_ref);
+        // Only a log shows the request's own words.
+        let logged = access_log::is_on();
+        let words = |span: Span| if logged { span.get(head, &x.edit) } else { &[] };
         telemetry::account(&Record {
             caller: caller.map_or("", |caller| caller.id.as_str()),
             metrics,
@@ -351,14 +361,14 @@ impl Connection {
             status: x.status,
             grpc_status: None,
             cause,
-            method: x.method.get(head, &x.edit),
-            path: x.path.get(head, &x.edit),
-            authority: x.authority.get(head, &x.edit),
-            request_id: x.request_id.get(head, &x.edit),
+            method: words(x.method),
+            path: words(x.path),
+            authority: words(x.authority),
+            request_id: words(x.request_id),
             bytes_in: u64::from(x.early) + x.upload.moved,
             bytes_out: x.download.moved,
             latency: x.latency,
-            duration: now - x.began,
+            duration,
             retries: x.retries,
         });
     }

@@ -288,7 +288,7 @@ impl Connection {
         let relayed = crate::tcp::relay(&mut self.down, &mut up.io, idle, &self.ticket).await;
         self.exchange.upload.moved += relayed.bytes_in;
         self.exchange.download.moved += relayed.bytes_out;
-        self.account(relayed.cause, Instant::now());
+        self.account(relayed.cause, self.exchange.began.elapsed());
     }
 
     /// Writes `slices` to the client.
