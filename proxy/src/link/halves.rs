@@ -34,13 +34,13 @@ struct Ahead {
     ended: bool,
 }
 
-/// A request that came, in the words of HTTP/2. `Err`: it cannot be said so.
-pub(crate) fn taken(opened: Opened) -> Result<(RequestHead, Half), (Cause, Half)> {
+/// A stream that was opened, and its request in the words of HTTP/2. `Err`: it cannot be said so.
+pub(crate) fn taken(opened: Opened) -> (Half, Result<RequestHead, Cause>) {
     let Opened { head, end, stream } = opened;
     let half = Half::new(stream, end);
     if head.path_and_query().is_empty() {
         // CONNECT has none.
-        return Err((Cause::Unsupported, half));
+        return (half, Err(Cause::Unsupported));
     }
     let scheme: &[u8] = match head.scheme {
         Scheme::Http => b"http",
@@ -49,7 +49,7 @@ pub(crate) fn taken(opened: Opened) -> Result<(RequestHead, Half), (Cause, Half)
     let mut request = RequestHead::new(head.method(), scheme, head.authority(), head.path_and_query());
     // What is between sidecars only ends here.
     put(&mut request.fields, head.fields().filter(|field| !hop::is_lighter(field.name)));
-    Ok((request, half))
+    (half, Ok(request))
 }
 
 /// Sends a request's head. `end`: there is nothing behind it. `endpoint`: the address that it is for. `deadline`: what is

@@ -157,12 +157,12 @@ impl From {
     fn in_http2(&self, target: Target, opened: Opened) -> Engine {
         let left = opened.head.deadline;
         match halves::taken(opened) {
-            Ok((head, half)) => {
+            (half, Ok(head)) => {
                 let arrived = Arrived { head: Ok(head), stream: stream::Stream::Link(half), left };
                 Some(Box::pin(h2::exchange::serve(self.downstream(target), arrived)))
             }
-            Err((cause, stream)) => {
-                stream.reset(Cut::new(Code::Protocol, cause));
+            (half, Err(cause)) => {
+                half.reset(Cut::new(Code::Protocol, cause));
                 None
             }
         }

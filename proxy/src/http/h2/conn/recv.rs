@@ -514,7 +514,7 @@ impl Connection {
 
     /// Whether a stream that is not open was open once. A number that the peer must not use is a fault.
     fn is_past(&self, id: u32) -> Result<bool, Fault> {
-        if id % 2 == 0 || (self.side == Side::Client && id > self.highest) {
+        if id.is_multiple_of(2) || (self.side == Side::Client && id > self.highest) {
             return Err(Fault::new(Code::PROTOCOL_ERROR, "a stream that was never opened"));
         }
         Ok(id <= self.highest)
