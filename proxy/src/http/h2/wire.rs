@@ -291,7 +291,10 @@ impl Stream {
 
     fn poll<T>(&self, cx: &Context<'_>, work: impl FnOnce(&mut Connection, Key) -> Option<T>) -> Poll<T> {
         let mut state: RefMut<'_, State> = self.wire.state.borrow_mut();
-        match work(&mut state.connection, self.key) {
+        let done = work(&mut state.connection, self.key);
+        // It may have given back room for which another one waits.
+        state.tell_streams();
+        match done {
             Some(done) => Poll::Ready(done),
             None => {
                 state.watch(self.key, cx);
