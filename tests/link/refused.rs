@@ -47,8 +47,9 @@ fn why_an_endpoint_is_refused() {
     let (expired, late) = workload_as(&old, &ended, "http", app.address, "");
     let (_elsewhere, there) = workload(&foreign, "http", app.address, "");
     let (_workload, here) = workload(&root, "http", app.address, "");
+    // It is good to the end of its last second.
     wait_until("a certificate has ended", || {
-        expired.metrics().sum("lighter_identity_seconds_left", &[]) < 0.0
+        expired.metrics().sum("lighter_identity_seconds_left", &[]) < -1.0
     });
     for (reason, root, endpoint, expected) in [
         ("foreign", &root, there, REVIEWS),
