@@ -220,7 +220,7 @@ fn thorough_request<'b>(bytes: &'b [u8], room: &mut Room<'b>) -> Result<Option<R
         return Err(ambiguous("the request line does not end as it must"));
     }
     read_lines(bytes, len, method.len() + target.len() + 12, parsed.headers, room)?;
-    let sound = target.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..) && *byte != b'#');
+    let sound = hop::is_target(target);
     Ok(Some(RequestLine { len, method, target, sound, minor }))
 }
 
