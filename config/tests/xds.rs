@@ -290,7 +290,10 @@ proptest! {
             let (port, found) = (&service.ports[0], found.expect("every listener is a Service"));
             prop_assert_eq!(&found.key, &port.key);
             prop_assert_eq!(&found.routes, &port.routes);
-            prop_assert_eq!(&found.endpoints, &port.endpoints);
+            // They come by priority.
+            let mut endpoints = found.endpoints.clone();
+            endpoints.sort_by_key(|endpoint| endpoint.address);
+            prop_assert_eq!(&endpoints, &port.endpoints);
         }
     }
 
