@@ -92,6 +92,67 @@ fn what_is_applied_is_shown_compared_pruned_and_kept() {
 }
 
 #[test]
+fn an_operator_with_a_certificate_needs_no_token_and_is_named() {
+    let world = World::new();
+    let folder = world.folder.path();
+    let state = folder.join("state").display().to_string();
+    let ca = |arguments: &[&str]| {
+        let output =
+            Command::new(LIGHTER).arg("ca").args(arguments).args(["--state", &state]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let alice = folder.join("alice").display().to_string();
+    assert_eq!(ca(&["operator", "alice", "--out", &alice]), "spiffe://mesh.lighter/lighter/operator/alice\n");
+    let (certificate, key) = (format!("{alice}/certificate.pem"), format!("{alice}/key.pem"));
+    let with = |arguments: &[&str]| {
+        let shown = ["--cert-file", &certificate, "--key-file", &key, "--token-file", "/nonexistent"];
+        world.lighter(&[arguments, &shown[..]].concat())
+    };
+    let shop = world.file("shop.yaml", SHOP);
+    assert!(with(&["apply", "-f", &shop]).said().contains("created"));
+    let table = with(&["get", "-o", "wide"]).said();
+    assert!(table.contains("operator:alice"), "{table}");
+    let audit = std::fs::read_to_string(folder.join("audit.log")).unwrap();
+    assert!(audit.contains("\"who\":\"operator:alice\""), "{audit}");
+
+    // A workload is no operator, and neither is somebody of another authority.
+    let web = folder.join("web").display().to_string();
+    ca(&["issue", "--service", "web", "--out", &web]);
+    let elsewhere = folder.join("elsewhere").display().to_string();
+    let forged = folder.join("forged").display().to_string();
+    for arguments in [&["init"][..], &["operator", "alice", "--out", &forged]] {
+        let said =
+            Command::new(LIGHTER).arg("ca").args(arguments).args(["--state", &elsewhere]).output().unwrap();
+        assert!(said.status.success());
+    }
+    for other in [web, forged] {
+        let (certificate, key) = (format!("{other}/certificate.pem"), format!("{other}/key.pem"));
+        let refused = world.lighter(&["get", "--cert-file", &certificate, "--key-file", &key]);
+        assert_ne!(refused.status, 0, "{refused:?}");
+    }
+
+    // Join tokens by the API: made, listed, taken back.
+    let token = with(&["ca", "token", "--service", "web", "--remote"]).said();
+    assert!(token.starts_with("lighter-join.default.web."), "{token}");
+    let listed = with(&["ca", "list", "--remote"]).said();
+    let id = listed.split_whitespace().nth(1).unwrap().to_owned();
+    assert!(listed.contains("open     default/web") && !listed.contains(token.trim()), "{listed}");
+    assert_eq!(ca(&["list"]).matches(&id).count(), 1);
+    assert_eq!(with(&["ca", "revoke", &id, "--remote"]).said(), format!("token {id} is taken back\n"));
+    assert_eq!(with(&["ca", "list", "--remote"]).said(), "");
+    for gone in [id.as_str(), "../authority", "zz"] {
+        assert_eq!(with(&["ca", "revoke", gone, "--remote"]).status, 1);
+        assert_ne!(world.lighter(&["ca", "revoke", gone, "--state", &state]).status, 0);
+    }
+    let audit = std::fs::read_to_string(folder.join("audit.log")).unwrap();
+    let actions: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = &actions[actions.len() - 2..];
+    assert_eq!((&last[0]["action"], &last[1]["action"]), (&"token".into(), &"revoke".into()));
+    assert_eq!((&last[1]["service"], &last[1]["who"]), (&"default/web".into(), &"operator:alice".into()));
+}
+
+#[test]
 fn a_bad_push_names_file_line_and_column_and_changes_nothing() {
     let world = World::new();
     world.lighter(&["apply", "-f", &world.file("shop.yaml", SHOP)]).said();

@@ -88,6 +88,17 @@ impl Spiffe {
         Spiffe { path: SCHEME.len() + domain.0.len(), text: text.into() }
     }
 
+    /// The identity of an operator, who is no workload: `spiffe://DOMAIN/lighter/operator/NAME`.
+    pub fn operator(domain: &TrustDomain, name: &str) -> Result<Self, SpiffeError> {
+        check_segment(name)?;
+        Self::parse(&format!("{SCHEME}{domain}{OPERATOR}{name}"))
+    }
+
+    /// The operator's name, where this is one's identity.
+    pub fn operator_name(&self) -> Option<&str> {
+        self.path().strip_prefix(OPERATOR).filter(|name| !name.contains('/'))
+    }
+
     /// The whole ID.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -178,6 +189,9 @@ fn check_segment(segment: &str) -> Result<(), SpiffeError> {
 
 const SCHEME: &str = "spiffe://";
 
+/// What paths of operators begin with.
+const OPERATOR: &str = "/lighter/operator/";
+
 /// Longest ID that everyone must support, and so the longest here (SPIFFE-ID §2.3).
 const MOST_BYTES: usize = 2048;
 
@@ -205,6 +219,10 @@ mod tests {
         let control = Spiffe::control_plane(&domain);
         assert_eq!(Spiffe::parse(control.as_str()), Ok(control.clone()));
         assert_eq!(control.service_name(), None);
+        let operator = Spiffe::operator(&domain, "alice").unwrap();
+        assert_eq!((operator.operator_name(), operator.service_name()), (Some("alice"), None));
+        assert_eq!(Spiffe::operator(&domain, "a/b"), Err(SpiffeError::PathCharacter));
+        assert_eq!(control.operator_name(), None);
     }
 
     #[test]

@@ -44,9 +44,12 @@ pub fn refused(status: StatusCode, message: impl Into<String>) -> Answer {
     json(status, &Refused { message: message.into(), errors: Vec::new() })
 }
 
-/// The request has not shown the operator's token.
+/// The request has shown neither the operator's token nor an operator's certificate.
 pub fn unauthorized() -> Answer {
-    let mut answer = refused(StatusCode::UNAUTHORIZED, "the operator's token is missing or wrong");
+    let mut answer = refused(
+        StatusCode::UNAUTHORIZED,
+        "the operator's token is missing or wrong, and no operator's certificate was shown",
+    );
     answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
 }

@@ -40,6 +40,8 @@ pub enum About<'a> {
     Store(&'a Changes),
     /// A sidecar.
     Sidecar(&'a str),
+    /// A join token, for this service.
+    Token(&'a str),
 }
 
 impl Audit {
@@ -88,6 +90,7 @@ impl Entry<'_> {
                 line["resources"] = resources(changes).into();
             }
             About::Sidecar(name) => line["sidecar"] = (*name).into(),
+            About::Token(service) => line["service"] = (*service).into(),
         }
         line
     }

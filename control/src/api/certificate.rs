@@ -11,35 +11,78 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use lighter_config::identity::provider;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+
+use crate::ca::Tls;
 
 /// The certificate, for clients to copy.
 pub const FILE: &str = "api.pem";
 /// Its key, for nobody else.
 const KEY_FILE: &str = "api-key.pem";
 
-/// TLS 1.3 with the certificate in `folder`, which is made if there is none, for a server that listens on `address`.
-pub fn server_config(folder: &Path, address: IpAddr) -> io::Result<Arc<ServerConfig>> {
-    let (file, key_file) = (folder.join(FILE), folder.join(KEY_FILE));
-    if !file.exists() || !key_file.exists() {
-        make(&file, &key_file, address)?;
+/// What the port speaks. Which certificates of operators are taken changes with the roots of the mesh.
+pub struct Port {
+    own: Arc<SingleCertAndKey>,
+    roots: Arc<Tls>,
+    /// With the sequence of the roots that it goes by.
+    current: ArcSwap<(u64, Arc<ServerConfig>)>,
+}
+
+impl Port {
+    /// TLS 1.3 with the certificate in `folder`, which is made if there is none, for a server that listens on `address`.
+    pub fn open(folder: &Path, address: IpAddr, roots: Arc<Tls>) -> io::Result<Self> {
+        let (file, key_file) = (folder.join(FILE), folder.join(KEY_FILE));
+        if !file.exists() || !key_file.exists() {
+            make(&file, &key_file, address)?;
+        }
+        let chain = CertificateDer::pem_file_iter(&file)
+            .and_then(Iterator::collect)
+            .map_err(|error| named(&file, error))?;
+        let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| named(&key_file, error))?;
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| named(&file, error))?;
+        let own = Arc::new(SingleCertAndKey::from(key));
+        let current = ArcSwap::from_pointee(build(&own, &roots).map_err(io::Error::other)?);
+        Ok(Port { own, roots, current })
     }
-    let chain = CertificateDer::pem_file_iter(&file)
-        .and_then(Iterator::collect)
-        .map_err(|error| named(&file, error))?;
-    let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| named(&key_file, error))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| named(&file, error))?;
+
+    /// For accepting a connection now.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        let current = self.current.load();
+        if current.0 == self.roots.judge().1 {
+            return current.1.clone();
+        }
+        match build(&self.own, &self.roots) {
+            Ok(built) => {
+                self.current.store(Arc::new(built));
+                self.current.load().1.clone()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the API goes by the roots before");
+                current.1.clone()
+            }
+        }
+    }
+}
+
+fn build(own: &Arc<SingleCertAndKey>, roots: &Tls) -> Result<(u64, Arc<ServerConfig>), rustls::Error> {
+    let (judge, sequence) = roots.judge();
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(judge))
+        .with_cert_resolver(own.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    // A resumed session would skip the check of its client's certificate.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok((sequence, Arc::new(config)))
 }
 
 /// Makes a key and a certificate of its own, with the names by which this machine is likely to be called.

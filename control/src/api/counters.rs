@@ -8,7 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Counters {
     /// Requests answered, whatever the answer.
     pub requests: AtomicU64,
-    /// Requests without the operator's token.
+    /// Requests with the operator's token.
+    pub by_token: AtomicU64,
+    /// Requests of operators who had shown a certificate.
+    pub by_certificate: AtomicU64,
+    /// Requests of nobody who may ask.
     pub unauthorized: AtomicU64,
     /// Changes refused: a fault in what was pushed.
     pub invalid: AtomicU64,
@@ -44,6 +48,9 @@ impl Counters {
         family("store_resources", "gauge", "Resources in the store.", &[("", resources as u64)]);
         family("store_changes_total", "counter", "Changes of the store.", &[("", read(&self.changes))]);
         family("api_requests_total", "counter", "Requests answered.", &[("", read(&self.requests))]);
+        let by =
+            [("{by=\"token\"}", read(&self.by_token)), ("{by=\"certificate\"}", read(&self.by_certificate))];
+        family("api_operators_total", "counter", "Requests of operators, by what they showed.", &by);
         let refused = [
             ("{cause=\"unauthorized\"}", read(&self.unauthorized)),
             ("{cause=\"invalid\"}", read(&self.invalid)),

@@ -1,9 +1,13 @@
 //! What the API and its clients say to each other: JSON, in these words.
 
+use std::time::SystemTime;
+
 use lighter_config::error::ConfigError;
 use lighter_config::manifest::Key;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::ca::TokenInfo;
 
 /// Files, as a client read them.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -98,6 +102,55 @@ pub struct Item {
 pub struct Draining {
     /// Which.
     pub sidecar: String,
+}
+
+/// What a join token is to be for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewToken {
+    /// For which service, `namespace/name`.
+    pub service: String,
+    /// How long it can be used. Default: 15 minutes.
+    #[serde(default)]
+    pub life_seconds: Option<u64>,
+}
+
+/// A join token that was made. It is shown once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MadeToken {
+    /// The token.
+    pub token: String,
+}
+
+/// A join token on record, without its secret.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinToken {
+    /// Its id.
+    pub id: String,
+    /// For which service.
+    pub service: String,
+    /// Until when, in seconds since 1970.
+    pub expires: u64,
+    /// `open`, `spent` or `expired`.
+    pub state: String,
+}
+
+impl JoinToken {
+    /// What may be known of it.
+    pub fn of(info: &TokenInfo, now: SystemTime) -> Self {
+        let (service, state) = (info.service(), info.state(now).to_owned());
+        JoinToken { id: info.id.clone(), service, expires: info.expires, state }
+    }
+}
+
+/// Every join token on record.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinTokens {
+    /// Those that expire soonest first.
+    pub tokens: Vec<JoinToken>,
 }
 
 /// Why something was not done.

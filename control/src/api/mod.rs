@@ -1,4 +1,5 @@
-//! The API of the control plane: resources, over HTTP and TLS, for whoever has the operator's token.
+//! The API of the control plane: resources, over HTTP and TLS, for whoever has the operator's token
+//! or an operator's certificate.
 //!
 //! | request | what it does |
 //! |---|---|
@@ -12,17 +13,20 @@
 //! | `POST /v1/delete?dryRun=&ignoreMissing=` | removes resources, all or none |
 //! | `GET /v1/sidecars` | how every client of ADS stands, what it runs by and what it has to do |
 //! | `POST /v1/sidecars/ID/drain` | has a sidecar drain; its ID is `NAMESPACE/NAME/INSTANCE` |
+//! | `GET /v1/tokens`, `POST /v1/tokens` | lists join tokens, and makes one |
+//! | `DELETE /v1/tokens/ID` | takes one back |
 //! | `GET /v1/backup`, `POST /v1/restore?dryRun=` | every resource in one file, and back |
 //!
-//! Bodies are those of [`message`]. A refusal is a [`message::Refused`]: 400 not understood, 401 no token, 404 not there,
+//! Bodies are those of [`message`]. A refusal is a [`message::Refused`]: 400 not understood, 401 neither token nor certificate, 404 not there,
 //! 409 changed by someone else, 413 too large, 422 faults in what was sent.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use rustls::ServerConfig;
+use lighter_config::identity::Peer;
 
 use crate::state::State;
 
@@ -37,8 +41,10 @@ mod resources;
 mod route;
 mod server;
 mod token;
+mod tokens;
 
 use audit::Audit;
+use certificate::Port;
 use counters::Counters;
 pub use query::is_name;
 pub use server::serve;
@@ -72,9 +78,22 @@ impl Api {
         Ok(Api { state, token, audit, counters: Counters::default() })
     }
 
-    /// What its port speaks: TLS, with the certificate in the state folder.
-    pub fn tls(&self) -> io::Result<Arc<ServerConfig>> {
-        certificate::server_config(&self.state.config.state, self.state.config.api.ip())
+    /// What its port speaks: TLS, with the certificate in the state folder. Clients may show one of an operator.
+    pub fn tls(&self) -> io::Result<Port> {
+        Port::open(&self.state.config.state, self.state.config.api.ip(), self.state.tls.clone())
+    }
+
+    /// Who asks: whoever shows the token, or has shown an operator's certificate that still holds.
+    fn caller(&self, bearer: Option<&str>, shown: Option<&Peer>) -> Option<Arc<str>> {
+        if bearer.is_some_and(|offered| self.token.is(offered)) {
+            Counters::count(&self.counters.by_token);
+            return Some(OPERATOR.into());
+        }
+        let shown = shown?;
+        let name = format!("{OPERATOR}:{}", shown.id.operator_name()?);
+        self.state.tls.verify(shown, SystemTime::now()).ok()?;
+        Counters::count(&self.counters.by_certificate);
+        Some(name.into())
     }
 }
 

@@ -193,7 +193,8 @@ fn manifests(files: &Files, namespace: &str) -> Result<Vec<Manifest>, ConfigErro
     if errors.is_empty() { Ok(manifests) } else { Err(ConfigErrors { errors }) }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Answer>> {
+/// A body in JSON.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Answer>> {
     serde_json::from_slice(body).map_err(|error| {
         Box::new(refused(StatusCode::BAD_REQUEST, format!("the body is not as expected: {error}")))
     })

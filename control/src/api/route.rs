@@ -15,8 +15,8 @@ use lighter_config::manifest::Key;
 use super::answer::{self, Answer, refused};
 use super::counters::Counters;
 use super::query::Query;
-use super::server::Trusted;
-use super::{Api, Caller, OPERATOR};
+use super::server::{Shown, Trusted};
+use super::{Api, Caller};
 
 /// Bytes of a body.
 const MOST_BODY_BYTES: usize = 16 << 20;
@@ -36,12 +36,16 @@ enum Asked {
     Sidecars,
     /// Which.
     Drain(String),
+    Tokens,
+    MakeToken,
+    /// Which.
+    Revoke(String),
     Backup,
     Restore,
 }
 
 impl Api {
-    /// Answers one request. Nothing of a body is read before the token was seen.
+    /// Answers one request. Nothing of a body is read before it is known who asks.
     pub(super) async fn answer<B>(self: Arc<Self>, request: Request<B>, peer: SocketAddr) -> Answer
     where
         B: Body<Data = Bytes>,
@@ -54,11 +58,12 @@ impl Api {
             (&Method::GET, "/metrics") => return answer::metrics(self.metrics()),
             _ => {}
         }
-        if !bearer(&parts.headers).is_some_and(|offered| self.token.is(offered)) {
+        let shown = parts.extensions.get::<Shown>().and_then(|shown| shown.0.as_deref());
+        let Some(name) = self.caller(bearer(&parts.headers), shown) else {
             Counters::count(&self.counters.unauthorized);
-            tracing::warn!(%peer, path = parts.uri.path(), "the operator's token is missing or wrong");
+            tracing::warn!(%peer, path = parts.uri.path(), "the operator's token is missing or wrong, and no operator's certificate holds");
             return answer::unauthorized();
-        }
+        };
         if let Some(trusted) = parts.extensions.get::<Trusted>() {
             trusted.set();
         }
@@ -74,7 +79,7 @@ impl Api {
             Ok(body) => body,
             Err(answer) => return *answer,
         };
-        let caller = Caller { name: OPERATOR.into(), peer };
+        let caller = Caller { name, peer };
         // Judging and writing keep a processor and a disk busy. A client that goes away stops neither.
         let answering = tokio::task::spawn_blocking(move || match asked {
             Asked::List => self.list(&query),
@@ -85,6 +90,9 @@ impl Api {
             Asked::DeleteMany => self.delete_many(&body, &query, &caller),
             Asked::Sidecars => self.sidecars(),
             Asked::Drain(sidecar) => self.drain(&sidecar, &caller),
+            Asked::Tokens => self.tokens(),
+            Asked::MakeToken => self.make_token(&body, &caller),
+            Asked::Revoke(id) => self.revoke(&id, &caller),
             Asked::Backup => self.backup(),
             Asked::Restore => self.restore(&body, &query, &caller),
         });
@@ -117,8 +125,13 @@ impl Asked {
             "/v1/apply" => allowed(&[Method::POST], Asked::Apply),
             "/v1/delete" => allowed(&[Method::POST], Asked::DeleteMany),
             "/v1/sidecars" => allowed(&[Method::GET], Asked::Sidecars),
+            "/v1/tokens" if *method == Method::POST => Ok(Asked::MakeToken),
+            "/v1/tokens" => allowed(&[Method::GET], Asked::Tokens),
             "/v1/backup" => allowed(&[Method::GET], Asked::Backup),
             "/v1/restore" => allowed(&[Method::POST], Asked::Restore),
+            _ if let Some(id) = path.strip_prefix("/v1/tokens/") => {
+                allowed(&[Method::DELETE], Asked::Revoke(id.to_owned()))
+            }
             _ if let Some(sidecar) = drained(path) => {
                 allowed(&[Method::POST], Asked::Drain(sidecar.to_owned()))
             }
@@ -145,7 +158,13 @@ impl Asked {
     fn words(&self) -> &'static [&'static str] {
         match self {
             Asked::List => &["kind", "namespace"],
-            Asked::Get(_) | Asked::Sidecars | Asked::Drain(_) | Asked::Backup => &[],
+            Asked::Get(_)
+            | Asked::Sidecars
+            | Asked::Drain(_)
+            | Asked::Tokens
+            | Asked::MakeToken
+            | Asked::Revoke(_)
+            | Asked::Backup => &[],
             Asked::Put(_) | Asked::Restore => &["dryRun"],
             Asked::Delete(_) | Asked::DeleteMany => &["dryRun", "ignoreMissing"],
             Asked::Apply => &["dryRun", "prune", "set", "namespace"],
@@ -160,12 +179,14 @@ impl Asked {
     {
         let most = match self {
             Asked::Restore => MOST_BACKUP_BYTES,
-            Asked::Put(_) | Asked::Apply | Asked::DeleteMany => MOST_BODY_BYTES,
+            Asked::Put(_) | Asked::Apply | Asked::DeleteMany | Asked::MakeToken => MOST_BODY_BYTES,
             Asked::List
             | Asked::Get(_)
             | Asked::Delete(_)
             | Asked::Sidecars
             | Asked::Drain(_)
+            | Asked::Tokens
+            | Asked::Revoke(_)
             | Asked::Backup => 0,
         };
         let reading = Limited::new(body, most).collect();

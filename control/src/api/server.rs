@@ -12,15 +12,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lighter_config::identity::Peer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::Api;
+use super::certificate::Port;
 use super::counters::Counters;
 
-/// Open connections. One more pushes out the oldest of those that have not shown the token, so that idle or stuck clients
+/// Open connections. One more pushes out the oldest of those that have not shown who they are, so that idle or stuck clients
 /// neither keep an operator away nor cut one off.
 const MOST_CONNECTIONS: usize = 128;
 /// How long a handshake, or a request's head, may take; and the rest between two requests.
@@ -30,9 +32,13 @@ const LIFETIME: Duration = Duration::from_secs(300);
 /// Bytes of a request's head.
 const MOST_HEAD_BYTES: usize = 16 * 1024;
 
-/// Whether a connection has carried a request with the operator's token.
+/// Whether a connection has carried a request of an operator.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trusted(Arc<AtomicBool>);
+
+/// What a client has shown of itself in the handshake.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown(pub(super) Option<Arc<Peer>>);
 
 impl Trusted {
     /// It has.
@@ -42,8 +48,7 @@ impl Trusted {
 }
 
 /// Answers requests on `listener` until the control plane is to stop; requests that are there by then are answered.
-pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: Arc<Api>) {
-    let tls = TlsAcceptor::from(tls);
+pub async fn serve(listener: TcpListener, tls: Port, api: Arc<Api>) {
     let mut tasks = JoinSet::new();
     let mut open = VecDeque::<(AbortHandle, Trusted)>::new();
     let mut stopping = api.state.stopping();
@@ -71,7 +76,8 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: A
             }
         }
         let trusted = Trusted::default();
-        let task = tasks.spawn(secured(stream, peer, tls.clone(), api.clone(), trusted.clone()));
+        let task =
+            tasks.spawn(secured(stream, peer, TlsAcceptor::from(tls.config()), api.clone(), trusted.clone()));
         open.push_back((task, trusted));
     }
     drop(listener);
@@ -85,7 +91,11 @@ async fn secured(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, api: Arc
         shaken = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)) => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => connection(stream, peer, api, trusted).await,
+        Ok(Ok(stream)) => {
+            // Whoever shows something that cannot be read has not got here.
+            let shown = Peer::of(stream.get_ref().1.peer_certificates().unwrap_or_default()).ok();
+            connection(stream, peer, api, trusted, Shown(shown.map(Arc::new))).await;
+        }
         Ok(Err(error)) => {
             Counters::count(&api.counters.handshakes_failed);
             tracing::debug!(%peer, %error, "no TLS on the API port");
@@ -100,10 +110,12 @@ pub(super) async fn connection(
     peer: SocketAddr,
     api: Arc<Api>,
     trusted: Trusted,
+    shown: Shown,
 ) {
     let mut stopping = api.state.stopping();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(trusted.clone());
+        request.extensions_mut().insert(shown.clone());
         let api = api.clone();
         async move { Ok::<_, Infallible>(api.answer(request, peer).await) }
     });

@@ -46,7 +46,13 @@ impl World {
     async fn ask(&self, method: Method, target: &str, token: &str, body: String) -> (StatusCode, String) {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let peer = "192.0.2.1:1234".parse().unwrap();
-        tokio::spawn(server::connection(far, peer, self.api.clone(), server::Trusted::default()));
+        tokio::spawn(server::connection(
+            far,
+            peer,
+            self.api.clone(),
+            server::Trusted::default(),
+            server::Shown::default(),
+        ));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);

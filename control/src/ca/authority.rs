@@ -240,6 +240,17 @@ impl Authority {
         token::make(&self.folder, service, roots.into_iter(), life, now)
     }
 
+    /// The identity of an operator.
+    pub fn operator(&self, name: &str) -> Result<Spiffe, CaError> {
+        Spiffe::operator(&self.domain, name).map_err(|error| CaError::Name(name.to_owned(), error))
+    }
+
+    /// Takes a join token back. Returns whether there was one of this id.
+    pub fn revoke(&self, id: &str) -> Result<bool, CaError> {
+        let _lock = disk::lock(&self.folder).map_err(CaError::at(&self.folder))?;
+        token::remove(&self.folder, id)
+    }
+
     /// Every join token on record.
     pub fn tokens(&self, now: SystemTime) -> Result<Vec<TokenInfo>, CaError> {
         let _lock = disk::lock(&self.folder).map_err(CaError::at(&self.folder))?;

@@ -3,15 +3,18 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use lighter_config::identity::{DEFAULT_TRUST_DOMAIN, TrustDomain};
+use lighter_config::identity::{DEFAULT_TRUST_DOMAIN, Spiffe, TrustDomain};
 use lighter_config::name::{DEFAULT_NAMESPACE, ServiceName};
 use lighter_config::resource;
-use miette::{Context, IntoDiagnostic};
+use miette::{Context, IntoDiagnostic, miette};
 use serde::Serialize;
 
 use super::root::seconds;
-use super::{Authority, RootInfo, Step, TokenInfo, disk};
-use crate::exit::Exit;
+use super::{Authority, RootInfo, Step, disk};
+use crate::api::message::JoinToken;
+use crate::client::access::Access;
+use crate::client::tokens;
+use crate::exit::{self, Exit};
 use crate::output;
 
 /// Arguments of `lighter ca`.
@@ -49,15 +52,39 @@ enum What {
         /// How long it can be used
         #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration)]
         life: Duration,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Take a join token back
+    Revoke {
+        /// Which, as `list` calls it
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        remote: Remote,
     },
     /// List the roots and the join tokens
     List {
         /// Write one JSON object
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        remote: Remote,
     },
     /// Write the roots, as PEM
     Bundle,
+    /// Make a key and a certificate for an operator, who shows it to the control plane's API instead of the token
+    Operator {
+        /// Who: letters, digits, `.`, `-` and `_`. The audit log has the name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// How long the certificate lives
+        #[arg(long, value_name = "DURATION", default_value = "720h", value_parser = duration)]
+        life: Duration,
+        /// The folder for `certificate.pem`, `key.pem` and `bundle.pem`
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Make a key and a certificate without a control plane, for a sidecar's `identity`
     Issue {
         /// For which service, `name` or `namespace/name`
@@ -72,23 +99,30 @@ enum What {
     },
 }
 
+/// Whether the authority is elsewhere.
+#[derive(Debug, clap::Args)]
+struct Remote {
+    /// Ask the control plane's API, not the files on this machine. Of roots it says nothing
+    #[arg(long)]
+    remote: bool,
+    #[command(flatten)]
+    access: Access,
+}
+
+impl Remote {
+    /// The API, if it is to be asked.
+    fn api(&self) -> Option<&Access> {
+        self.remote.then_some(&self.access)
+    }
+}
+
 /// What `list` shows.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Listed {
     trust_domain: String,
     roots: Vec<RootInfo>,
-    tokens: Vec<Token>,
-}
-
-/// A token without the hash of its secret.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Token {
-    id: String,
-    service: String,
-    expires: u64,
-    state: &'static str,
+    tokens: Vec<JoinToken>,
 }
 
 /// Runs the command.
@@ -103,34 +137,56 @@ pub fn execute(args: Args) -> miette::Result<Exit> {
         What::Rotate { hurry, svid_life } => {
             output::line(said(open()?.rotate(hurry, svid_life, now).into_diagnostic()?))?;
         }
-        What::Token { service, life } => {
-            output::line(open()?.token(&service, life, now).into_diagnostic()?)?;
+        What::Token { service, life, remote } => match remote.api() {
+            Some(api) => return tokens::make(api, &service, life),
+            None => output::line(open()?.token(&service, life, now).into_diagnostic()?)?,
+        },
+        What::Revoke { id, remote } => {
+            if let Some(api) = remote.api() {
+                return tokens::revoke(api, &id);
+            }
+            if !open()?.revoke(&id).into_diagnostic()? {
+                exit::explain(&miette!("there is no join token {id}"));
+                return Ok(Exit::Fault);
+            }
+            output::line(format_args!("token {id} is taken back"))?;
         }
-        What::List { json } => {
+        What::List { json, remote } => {
+            if let Some(api) = remote.api() {
+                return tokens::list(api, json);
+            }
             let authority = open()?;
             let tokens = authority.tokens(now).into_diagnostic()?;
             let listed = Listed {
                 trust_domain: authority.domain().to_string(),
                 roots: authority.roots(),
-                tokens: tokens.into_iter().map(|info| Token::of(info, now)).collect(),
+                tokens: tokens.iter().map(|info| JoinToken::of(info, now)).collect(),
             };
             if json { output::json(&listed)? } else { listed.show(now)? }
         }
+        What::Operator { name, life, out } => {
+            let authority = open()?;
+            let id = authority.operator(&name).into_diagnostic()?;
+            issue(&authority, &id, life, &out, now)?;
+        }
         What::Bundle => output::line(open()?.bundle_pem().trim_end())?,
-        What::Issue { service, life, out } => issue(&open()?, &service, life, &out, now)?,
+        What::Issue { service, life, out } => {
+            let authority = open()?;
+            let id = authority.identity(&service).into_diagnostic()?;
+            issue(&authority, &id, life, &out, now)?;
+        }
     }
     Ok(Exit::Ok)
 }
 
 fn issue(
     authority: &Authority,
-    service: &ServiceName,
+    id: &Spiffe,
     life: Duration,
     out: &std::path::Path,
     now: SystemTime,
 ) -> miette::Result<()> {
-    let id = authority.identity(service).into_diagnostic()?;
-    let (issued, key) = authority.make(&id, &[], life, now).into_diagnostic()?;
+    let (issued, key) = authority.make(id, &[], life, now).into_diagnostic()?;
     disk::folder(out)
         .into_diagnostic()
         .wrap_err_with(|| format!("cannot make the folder {}", out.display()))?;
@@ -170,22 +226,7 @@ impl Listed {
             let minutes = seconds(now).saturating_sub(root.since) / 60;
             output::line(format_args!("root {:<6} {state:<8} for {minutes} min", root.number))?;
         }
-        for token in &self.tokens {
-            output::line(format_args!("token {} {:<8} {}", token.id, token.state, token.service))?;
-        }
-        Ok(())
-    }
-}
-
-impl Token {
-    fn of(info: TokenInfo, now: SystemTime) -> Self {
-        let state = match &info.spent_by {
-            Some(_) => "spent",
-            None if info.expires < seconds(now) => "expired",
-            None => "open",
-        };
-        let service = format!("{}/{}", info.namespace, info.name);
-        Token { id: info.id, service, expires: info.expires, state }
+        self.tokens.iter().try_for_each(tokens::show)
     }
 }
 

@@ -51,6 +51,12 @@ impl Tls {
         self.current.load().config.clone()
     }
 
+    /// Who judges the certificates that clients of another port may show, and the sequence of the bundle it goes by.
+    pub fn judge(&self) -> (Verifier, u64) {
+        let current = self.current.load();
+        (Verifier::client(current.trust.clone(), judge).or_nobody(), current.sequence)
+    }
+
     /// Whether a peer that was verified when it connected would be verified still: its certificate may have expired since,
     /// or its root may be trusted no more.
     pub fn verify(&self, peer: &Peer, now: SystemTime) -> Result<(), Refusal> {

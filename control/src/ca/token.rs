@@ -57,6 +57,22 @@ pub struct TokenInfo {
     pub spent_by: Option<String>,
 }
 
+impl TokenInfo {
+    /// What it is for, `namespace/name`.
+    pub fn service(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether it can be used: `open`, `spent` or `expired`.
+    pub fn state(&self, now: SystemTime) -> &'static str {
+        match &self.spent_by {
+            Some(_) => "spent",
+            None if self.expires < seconds(now) => "expired",
+            None => "open",
+        }
+    }
+}
+
 /// Makes a token.
 pub(super) fn make(
     folder: &Path,
@@ -112,6 +128,20 @@ pub(super) fn spend(
         }
     }
     Ok(Ok(ServiceName::new(&info.namespace, &info.name)))
+}
+
+/// Forgets a token. Returns whether there was one of this id.
+pub(super) fn remove(folder: &Path, id: &str) -> Result<bool, CaError> {
+    // Anything else is no name of a file here.
+    if unhex(id).is_none_or(|bytes| bytes.len() != ID) {
+        return Ok(false);
+    }
+    let path = path(folder, &id.to_ascii_lowercase());
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(CaError::at(&path)(error)),
+    }
 }
 
 /// Every token on record, and forgets those that expired long ago.

@@ -41,6 +41,12 @@ pub struct Access {
         default_value = "lighter-state/operator-token"
     )]
     token_file: PathBuf,
+    /// The file with an operator's certificate, as `lighter ca operator` makes it: then no token is shown
+    #[arg(long, value_name = "FILE", env = "LIGHTER_CERT_FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The file with its key
+    #[arg(long, value_name = "FILE", env = "LIGHTER_KEY_FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
     /// The file with the certificate by which the control plane is known, or with those that sign it
     #[arg(long, value_name = "FILE", env = "LIGHTER_CA_FILE", default_value = "lighter-state/api.pem")]
     ca_file: PathBuf,
@@ -59,7 +65,13 @@ impl Access {
     pub fn of(address: SocketAddr, state: &Path) -> Self {
         // An address is a good URL.
         let server = Uri::try_from(format!("https://{address}")).unwrap_or_default();
-        Access { server, token_file: state.join("operator-token"), ca_file: state.join("api.pem") }
+        Access {
+            server,
+            token_file: state.join("operator-token"),
+            cert_file: None,
+            key_file: None,
+            ca_file: state.join("api.pem"),
+        }
     }
 
     /// Asks, and waits for the answer.
@@ -74,6 +86,14 @@ impl Access {
         let strange =
             || format!("{} answered {status}, and not as Lighter's control plane does", self.server);
         if status == StatusCode::UNAUTHORIZED {
+            if let Some(certificate) = &self.cert_file {
+                return Err(miette!(
+                    help =
+                        "`lighter ca operator NAME --out DIR` makes one, where the control plane's state is",
+                    "the control plane does not take the certificate in {}",
+                    certificate.display()
+                ));
+            }
             return Err(miette!(
                 help = "the right token is in the file `operator-token` of the control plane's state; name a copy with \
                         --token-file or LIGHTER_TOKEN_FILE",
@@ -97,7 +117,8 @@ impl Access {
         body: Vec<u8>,
     ) -> miette::Result<(StatusCode, Bytes)> {
         let host = self.host()?;
-        let tls = trust::client_config(&self.ca_file)?;
+        let tls =
+            trust::client_config(&self.ca_file, self.cert_file.as_deref().zip(self.key_file.as_deref()))?;
         let request = self.request(method, target, body)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().into_diagnostic()?;
         runtime.block_on(async {
@@ -137,6 +158,20 @@ impl Access {
     }
 
     fn request(&self, method: Method, target: &str, body: Vec<u8>) -> miette::Result<Request<Full<Bytes>>> {
+        let host = self.server.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let mut request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(HOST, host)
+            .header(CONTENT_TYPE, "application/json");
+        if self.cert_file.is_none() {
+            request = request.header(AUTHORIZATION, self.bearer()?);
+        }
+        request.body(Full::new(body.into())).into_diagnostic()
+    }
+
+    /// The operator's token.
+    fn bearer(&self) -> miette::Result<HeaderValue> {
         let path = &self.token_file;
         let token = std::fs::read_to_string(path).map_err(|error| {
             miette!(
@@ -148,15 +183,7 @@ impl Access {
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
             .map_err(|_| miette!("{} has no token in it", path.display()))?;
         bearer.set_sensitive(true);
-        let host = self.server.authority().map(|authority| authority.as_str()).unwrap_or_default();
-        Request::builder()
-            .method(method)
-            .uri(target)
-            .header(HOST, host)
-            .header(AUTHORIZATION, bearer)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body.into()))
-            .into_diagnostic()
+        Ok(bearer)
     }
 
     fn away(&self, error: impl std::fmt::Display) -> miette::Report {

@@ -8,7 +8,7 @@ use crate::check::files::Shown;
 use crate::exit::{self, Exit};
 use crate::output;
 
-mod access;
+pub mod access;
 pub mod apply;
 pub mod backup;
 pub mod delete;
@@ -20,6 +20,7 @@ mod kind;
 mod lines;
 mod sidecars;
 mod table;
+pub mod tokens;
 mod trust;
 
 pub use access::Access;

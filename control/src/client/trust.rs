@@ -7,11 +7,11 @@ use miette::{Context, IntoDiagnostic, miette};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Trusts what is in the file, and nothing else of the world.
-pub fn client_config(path: &Path) -> miette::Result<Arc<ClientConfig>> {
+/// Trusts what is in the file, and nothing else of the world. `own`: the files with a certificate to show, and its key.
+pub fn client_config(path: &Path, own: Option<(&Path, &Path)>) -> miette::Result<Arc<ClientConfig>> {
     let pinned = certificates(path)?;
     let mut roots = RootCertStore::empty();
     for certificate in &pinned {
@@ -27,8 +27,16 @@ pub fn client_config(path: &Path) -> miette::Result<Arc<ClientConfig>> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .into_diagnostic()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let Some((certificate, key)) = own else { return Ok(Arc::new(config.with_no_client_auth())) };
+    let fault = |path: &Path, error: &dyn std::fmt::Display| {
+        miette!("the operator's certificate cannot be used: {}: {error}", path.display())
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|error| fault(certificate, &error))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
+    let config = config.with_client_auth_cert(chain, secret).map_err(|error| fault(certificate, &error))?;
     Ok(Arc::new(config))
 }
 
