@@ -37,12 +37,12 @@ pub(crate) fn load(shared: &Shared, why: Why) -> Result<Load, ConfigErrors> {
             tracing::error!(
                 "there are no resources any more: what was in force stays; if this is meant, ask by SIGHUP or POST /reload"
             );
-            telemetry::config().loaded(Load::Rejected, 0);
+            telemetry::config().loaded(Load::Rejected);
             return Ok(Load::Rejected);
         }
         Ok((_, snapshot)) => snapshot,
         Err(errors) => {
-            telemetry::config().loaded(Load::Rejected, 0);
+            telemetry::config().loaded(Load::Rejected);
             return Err(errors);
         }
     };
@@ -51,14 +51,14 @@ pub(crate) fn load(shared: &Shared, why: Why) -> Result<Load, ConfigErrors> {
     }
     let services = snapshot.services.len();
     if snapshot.version == before {
-        telemetry::config().loaded(Load::Unchanged, services);
+        telemetry::config().loaded(Load::Unchanged);
         return Ok(Load::Unchanged);
     }
     let version = snapshot.version.clone();
     let mut sources = shared.sources();
     sources.files = Arc::new(snapshot);
     put_in_force(shared, &sources);
-    telemetry::config().loaded(Load::Applied, services);
+    telemetry::config().loaded(Load::Applied);
     tracing::info!(services, %version, "resources in force");
     Ok(Load::Applied)
 }
@@ -130,7 +130,10 @@ fn stricter(pushed: &Arc<Service>, own: Option<&Service>) -> Arc<Service> {
 
 fn put_in_force(shared: &Shared, sources: &Sources) {
     let before = shared.mesh.load_full();
-    shared.mesh.store(Arc::new(Mesh::build(sources.joined(), &before)));
+    let joined = sources.joined();
+    let services = joined.services.len();
+    shared.mesh.store(Arc::new(Mesh::build(joined, &before)));
+    telemetry::config().in_force(services);
 }
 
 /// Loads again while the sidecar runs; what is wrong is said in the log, fault by fault.

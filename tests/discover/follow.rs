@@ -28,6 +28,7 @@ fn routes_and_weights() -> Result<(), String> {
     let mut said = Said::split(&[("v1", 80, one.address), ("v2", 20, two.address)]);
     let world = World::new(&said)?;
     let mut sidecar = world.sidecar();
+    assert_eq!(sidecar.metrics().sum("lighter_config_services", &[]), 3.0);
     let shares = sidecar.shares(500);
     // Five standard deviations around 100.
     assert!((56..=144).contains(&shares["two"]), "{shares:?}");

@@ -113,15 +113,17 @@ impl DetectMetrics {
 }
 
 impl ConfigMetrics {
-    /// A configuration was loaded. `services` is how many it has, if it is in force.
-    pub fn loaded(&self, outcome: Load, services: usize) {
+    /// Resource files were loaded.
+    pub fn loaded(&self, outcome: Load) {
         self.cells.add(outcome as usize, 1);
         self.current.store(u64::from(outcome != Load::Rejected), Relaxed);
-        if outcome == Load::Applied {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.services.store(services as u64, Relaxed);
-            self.applied_at.store(now.as_millis() as u64, Relaxed);
-        }
+    }
+
+    /// A configuration is in force now that has so many services, wherever they come from.
+    pub fn in_force(&self, services: usize) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.services.store(services as u64, Relaxed);
+        self.applied_at.store(now.as_millis() as u64, Relaxed);
     }
 }
 
