@@ -74,7 +74,11 @@ impl Connection {
 
     /// What may still be sent on the connection, and is not kept for anybody.
     fn room(&self) -> usize {
-        let unsent = self.limits.unsent.saturating_sub(self.outbox.len());
+        // Not a few bytes at a time, as the socket takes them: peers count frames that are too small.
+        let unsent = match self.limits.unsent.saturating_sub(self.outbox.len()) {
+            0 => 0,
+            left => left.max(QUANTUM),
+        };
         usize::try_from(self.window_out).unwrap_or(0).min(unsent).saturating_sub(self.granted)
     }
 

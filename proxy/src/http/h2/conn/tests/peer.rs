@@ -523,7 +523,8 @@ fn any_setup() -> impl Strategy<Value = Setup> {
         ours,
         prop_oneof![Just(16_384), 16_384..100_000u32],
         1..12u32,
-        16..100_000usize,
+        // At least the preface: the `h2` crate waits until it is written.
+        64..100_000usize,
         prop::collection::vec(prop_oneof![1..30usize, 1..40_000usize], 1..6),
     )
         .prop_map(|(calls, windows, (stream_window, window, unsent), frame, streams, pipe, splits)| {
