@@ -200,6 +200,8 @@ impl Echo {
 /// A stream that this side has opened.
 struct Ask {
     call: Call,
+    /// It is to be asked again.
+    refused: bool,
     key: Key,
     busy: bool,
     sent: usize,
@@ -215,7 +217,17 @@ impl Ask {
         head.fields.push(b"x-field", "f".repeat(call.field).as_bytes());
         let end = call.parts.is_empty() && !call.trailers && call.fate != Fate::Cancelled;
         let key = connection.open(&head, end).unwrap();
-        Ask { call, key, busy: true, sent: 0, sent_end: end, answered: false, received: 0, trailers: false }
+        Ask {
+            call,
+            refused: false,
+            key,
+            busy: true,
+            sent: 0,
+            sent_end: end,
+            answered: false,
+            received: 0,
+            trailers: false,
+        }
     }
 
     /// Goes on as far as it can. Whether anything was done, and whether it is over.
@@ -256,6 +268,11 @@ impl Ask {
         while !self.answered {
             match connection.read_head(self.key) {
                 None => return (moved, false),
+                // The `h2` crate may count a stream for a moment longer than its last frame needs to get here.
+                Some(Err(Cut::Reset(Code::REFUSED_STREAM))) => {
+                    self.refused = true;
+                    return (true, true);
+                }
                 Some(Err(cut)) => {
                     assert_eq!((cut, self.call.fate), (Cut::Reset(Code::INTERNAL_ERROR), Fate::Refused));
                     return (true, true);
@@ -428,13 +445,13 @@ async fn calls(setup: Setup) {
     };
     let server = tokio::task::spawn_local(server);
     let mut ours = Connection::new(Side::Client, setup.limits, Instant::now());
-    let mut waiting = setup.calls.into_iter();
+    let mut waiting = VecDeque::from(setup.calls);
     let mut streams: Vec<Ask> = Vec::new();
     let most = setup.splits[0];
     drive(&mut near, &setup.splits, &mut ours, |connection, woken| {
         let mut moved = false;
         while connection.allowed().is_some_and(|allowed| connection.open_streams() < allowed as usize)
-            && let Some(call) = waiting.next()
+            && let Some(call) = waiting.pop_front()
         {
             streams.push(Ask::new(connection, call));
             moved = true;
@@ -449,9 +466,12 @@ async fn calls(setup: Setup) {
             if over {
                 connection.let_go(stream.key);
             }
+            if stream.refused {
+                waiting.push_back(stream.call.clone());
+            }
             !over
         });
-        if waiting.len() == 0 && streams.is_empty() && !connection.is_leaving() {
+        if waiting.is_empty() && streams.is_empty() && !connection.is_leaving() {
             connection.leave();
             moved = true;
         }
