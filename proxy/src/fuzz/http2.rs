@@ -205,6 +205,7 @@ struct End {
 struct Half {
     key: Key,
     sent: usize,
+    interims: usize,
     headed: bool,
     /// All was sent.
     ended: bool,
@@ -354,7 +355,8 @@ impl End {
         let End { connection, streams, .. } = self;
         let Some(half) = streams.get_mut(&number).filter(|half| !half.ended && !half.cut) else { return };
         if !half.headed {
-            let interim = length.is_multiple_of(3);
+            let interim = length.is_multiple_of(3) && half.interims < LIMITS.interims;
+            half.interims += usize::from(interim);
             let head = ResponseHead::new(if interim { 103 } else { 200 });
             half.cut = connection.send_head(half.key, &head, false).is_err();
             half.headed = !interim;
@@ -430,7 +432,17 @@ impl End {
 
 impl Half {
     fn new(key: Key) -> Self {
-        Half { key, sent: 0, headed: false, ended: false, read: 0, held: 0, over: false, cut: false }
+        Half {
+            key,
+            sent: 0,
+            interims: 0,
+            headed: false,
+            ended: false,
+            read: 0,
+            held: 0,
+            over: false,
+            cut: false,
+        }
     }
 }
 
