@@ -17,10 +17,10 @@ fuzz_target!(|data: &[u8]| {
     assert!(!resource.name().is_empty());
     resource.needs(true);
     if let Resource::Endpoints(assignment) = &resource {
-        for endpoint in assignment.priorities.iter().flatten() {
+        for endpoint in &assignment.endpoints {
             assert!(endpoint.weight > 0 && endpoint.address.port() > 0 && !is_virtual(endpoint.address.ip()));
         }
-        assert!(assignment.priorities.iter().all(|endpoints| !endpoints.is_empty()));
+        assert!(assignment.endpoints.is_sorted_by_key(|endpoint| endpoint.priority));
     }
     if let Resource::Route(routes) = &resource {
         for route in routes.hosts.iter().flat_map(|host| &host.table.routes) {
