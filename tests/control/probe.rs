@@ -63,8 +63,9 @@ fn listed_while_it_listens() {
     let app = Upstream::answering("");
     let plane = Plane::start(&(service("a", "tcp", &[app.address, gone]) + &probed("")));
     let mut watch = Watch::new(&plane);
-    assert_eq!(watch.now.len(), 2);
-    assert_eq!(watch.next(), [u32::from(app.address.port())]);
+    // Where nobody listens may have been found out before anybody looked.
+    let listed = if watch.now.len() == 2 { watch.next() } else { watch.now };
+    assert_eq!(listed, [u32::from(app.address.port())]);
 }
 
 fn listed_while_it_serves() -> Result<(), String> {
