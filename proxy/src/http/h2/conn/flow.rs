@@ -72,14 +72,14 @@ impl Connection {
         }
     }
 
-    /// What may still be sent on the connection, and is not kept for anybody.
+    /// What may still be sent on the connection, and is not kept for anybody. Not a few bytes at a time, as the socket takes
+    /// them: peers count frames that are too small.
     fn room(&self) -> usize {
-        // Not a few bytes at a time, as the socket takes them: peers count frames that are too small.
-        let unsent = match self.limits.unsent.saturating_sub(self.outbox.len()) {
+        let window = usize::try_from(self.window_out).unwrap_or(0).saturating_sub(self.granted);
+        match self.limits.unsent.saturating_sub(self.outbox.len() + self.granted) {
             0 => 0,
-            left => left.max(QUANTUM),
-        };
-        usize::try_from(self.window_out).unwrap_or(0).min(unsent).saturating_sub(self.granted)
+            unsent => window.min(unsent.max(QUANTUM)),
+        }
     }
 
     /// WINDOW_UPDATE has come for the connection.
