@@ -175,6 +175,11 @@ fn a_body_too_long() {
     assert_eq!(app.connections(), 0);
 }
 
+/// A tunnel to `endpoint`.
+fn tunnel_to(endpoint: &str) -> Opening<'_> {
+    Opening { protocol: Protocol::Tunnel, method: b"", authority: endpoint.as_bytes(), path: b"", ..PLAIN }
+}
+
 fn nowhere_else() {
     let app = Upstream::answering("five stars");
     let secret = Upstream::answering("secret");
@@ -187,14 +192,7 @@ fn nowhere_else() {
         for address in elsewhere {
             for ip in ["127.0.0.1", "0.0.0.0", "[::1]", "198.18.0.1"] {
                 let meant = format!("{ip}:{}", address.port());
-                let tunnel = Opening {
-                    protocol: Protocol::Tunnel,
-                    method: b"",
-                    authority: meant.as_bytes(),
-                    path: b"",
-                    ..PLAIN
-                };
-                let stream = link.open(&tunnel, &[], b"", false);
+                let stream = link.open(&tunnel_to(&meant), &[], b"", false);
                 let cut = Cut::new(Code::Refused, Cause::NotInRegistry);
                 assert_eq!(link.outcome(stream), Err(cut), "{meant}");
                 let stream = link.open(&PLAIN, &[("x-lighter-endpoint", &meant)], b"", true);
@@ -203,14 +201,7 @@ fn nowhere_else() {
         }
         // What is looked into is not carried past its reader, and the other way round.
         let meant = world.endpoint.to_string();
-        let tunnel = Opening {
-            protocol: Protocol::Tunnel,
-            method: b"",
-            authority: meant.as_bytes(),
-            path: b"",
-            ..PLAIN
-        };
-        let stream = link.open(&tunnel, &[], b"", false);
+        let stream = link.open(&tunnel_to(&meant), &[], b"", false);
         let request = link.open(&PLAIN, &[("x-lighter-endpoint", &meant)], b"", true);
         let unsupported = Err(Cut::new(Code::Refused, Cause::Unsupported));
         let (as_tunnel, as_request) = (link.outcome(stream), link.outcome(request));

@@ -11,7 +11,7 @@ use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{self, http2, test, wait_until};
-use crate::world::{RATINGS, REVIEWS, Root, WEB, caller};
+use crate::world::{RATINGS, REVIEWS, Root, WEB, bodies_come_back, caller};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -176,33 +176,9 @@ fn heads_as_they_were_said() {
 }
 
 fn bodies_pass_whole() {
-    const BYTES: usize = 5_000_011;
-    let pattern: Vec<u8> = (0..BYTES).map(|at| (at * 7 + at / 251) as u8).collect();
-    // Gives back what it gets.
-    let app = Upstream::start(|mut peer, _| {
-        while let Some(head) = peer.head() {
-            let Body::Whole(body) = peer.body(&head) else { return };
-            let start = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-            if !peer.try_send(start) || !peer.try_send(body) {
-                return;
-            }
-        }
-    });
+    let app = Upstream::echoing();
     let world = World::before("http", app.address);
-    let mut peer = Peer::connect(world.listen);
-    for _ in 0..2 {
-        peer.send(format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {BYTES}\r\n\r\n"))
-            .send(&pattern);
-        let head = peer.expect_head();
-        assert!(peer.body(&head) == Body::Whole(pattern.clone()));
-    }
-    peer.send("POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for part in pattern.chunks(100_003) {
-        peer.send(format!("{:x}\r\n", part.len())).send(part).send("\r\n");
-    }
-    peer.send("0\r\n\r\n");
-    let head = peer.expect_head();
-    assert!(peer.body(&head) == Body::Whole(pattern));
+    bodies_come_back(world.listen);
     assert_eq!(world.streams(), (3.0, 3.0));
 }
 

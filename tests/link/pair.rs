@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{self, http2, test, wait_until};
-use crate::world::{Pair, WEB};
+use crate::world::{Pair, WEB, bodies_come_back};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -88,34 +88,9 @@ fn http2_callers_are_known_too() {
 }
 
 fn bodies_pass_whole() {
-    const BYTES: usize = 5_000_011;
-    let pattern: Vec<u8> = (0..BYTES).map(|at| (at * 7 + at / 251) as u8).collect();
-    // Gives back what it gets.
-    let app = Upstream::start(|mut peer, _| {
-        while let Some(head) = peer.head() {
-            let Body::Whole(body) = peer.body(&head) else { return };
-            let start = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-            if !peer.try_send(start) || !peer.try_send(body) {
-                return;
-            }
-        }
-    });
+    let app = Upstream::echoing();
     let pair = Pair::before("http", app.address);
-    let mut peer = Peer::connect(pair.listen);
-    for _ in 0..2 {
-        peer.send(format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {BYTES}\r\n\r\n"))
-            .send(&pattern);
-        let head = peer.expect_head();
-        assert!(peer.body(&head) == Body::Whole(pattern.clone()));
-    }
-    // In chunks, with a trailer's section behind them.
-    peer.send("POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for part in pattern.chunks(100_003) {
-        peer.send(format!("{:x}\r\n", part.len())).send(part).send("\r\n");
-    }
-    peer.send("0\r\n\r\n");
-    let head = peer.expect_head();
-    assert!(peer.body(&head) == Body::Whole(pattern));
+    bodies_come_back(pair.listen);
     assert_eq!(pair.plain(), 0.0);
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::support::process::free_address;
+use crate::support::raw::{Body, Peer};
 pub use crate::support::root::Root;
 use crate::support::sidecar::Sidecar;
 
@@ -19,6 +20,27 @@ pub fn reviews(protocol: &str, endpoint: SocketAddr, identity: &str) -> String {
         endpoint.ip(),
         endpoint.port()
     )
+}
+
+/// Sends bodies, of a length and in chunks, on one connection to `listen`, where what is sent is to come back.
+pub fn bodies_come_back(listen: SocketAddr) {
+    const BYTES: usize = 5_000_011;
+    let pattern: Vec<u8> = (0..BYTES).map(|at| (at * 7 + at / 251) as u8).collect();
+    let mut peer = Peer::connect(listen);
+    for _ in 0..2 {
+        peer.send(format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {BYTES}\r\n\r\n"))
+            .send(&pattern);
+        let head = peer.expect_head();
+        assert!(peer.body(&head) == Body::Whole(pattern.clone()));
+    }
+    // In chunks, with a trailer's section behind them.
+    peer.send("POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for part in pattern.chunks(100_003) {
+        peer.send(format!("{:x}\r\n", part.len())).send(part).send("\r\n");
+    }
+    peer.send("0\r\n\r\n");
+    let head = peer.expect_head();
+    assert!(peer.body(&head) == Body::Whole(pattern));
 }
 
 /// A MeshPolicy that lets only callers in who prove who they are.

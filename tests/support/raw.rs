@@ -279,6 +279,19 @@ impl Upstream {
         })
     }
 
+    /// Answers each request with its own body, and keeps the connection.
+    pub fn echoing() -> Self {
+        Self::start(|mut peer, _| {
+            while let Some(head) = peer.head() {
+                let Body::Whole(body) = peer.body(&head) else { return };
+                let start = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                if !peer.try_send(start) || !peer.try_send(body) {
+                    return;
+                }
+            }
+        })
+    }
+
     /// How many connections came.
     pub fn connections(&self) -> usize {
         self.seen.lock().unwrap().len()
