@@ -128,6 +128,11 @@ impl Stream {
         }
     }
 
+    /// Whether it is a stream of a link.
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self, Stream::Link(_))
+    }
+
     /// What is known of the other side, if this is within TLS.
     pub(crate) fn tls(&self) -> Option<&rustls::CommonState> {
         match self {

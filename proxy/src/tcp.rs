@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lighter_config::snapshot::Secure;
 
-use crate::balance::{Cluster, Endpoint, Outcome, Picked};
+use crate::balance::{Avoid, Cluster, Outcome, Picked};
 use crate::dial;
 use crate::drain::Ticket;
 use crate::error::{Cause, ProxyError, Retry};
@@ -172,13 +172,13 @@ pub(crate) async fn dial(worker: &Rc<Worker>, onward: &Onward) -> Result<Upstrea
         }
     };
     let policy = target.destination.policy();
-    let mut failed: Option<(Arc<Endpoint>, ProxyError)> = None;
+    let mut failed: Option<(Avoid, ProxyError)> = None;
     loop {
         let began = Instant::now();
-        let picked = match (pick(target, failed.as_ref().map(|(endpoint, _)| &**endpoint), began), &failed) {
+        let picked = match (pick(target, failed.as_ref().map(|(avoid, _)| avoid), began), &failed) {
             (Ok(picked), None) => picked,
             // Nobody else is there: what went wrong first is what went wrong.
-            (Ok(again), Some((first, _))) if !Arc::ptr_eq(&again.endpoint, first) => again,
+            (Ok(again), Some((first, _))) if !first.is(&again.endpoint) => again,
             (_, Some(_)) => break,
             (Err(cause), None) => return Err(ProxyError::new(cause, "no endpoint to connect to")),
         };
@@ -208,7 +208,7 @@ pub(crate) async fn dial(worker: &Rc<Worker>, onward: &Onward) -> Result<Upstrea
                     && policy.safe_retry
                     && target.pinned.is_none()
                     && error.retry == Retry::Safe;
-                failed = Some((endpoint, error));
+                failed = Some((Avoid::after(endpoint, error.cause), error));
                 if !again {
                     break;
                 }
@@ -218,7 +218,7 @@ pub(crate) async fn dial(worker: &Rc<Worker>, onward: &Onward) -> Result<Upstrea
     Err(failed.map_or_else(|| ProxyError::new(Cause::Internal, "no endpoint was tried"), |(_, error)| error))
 }
 
-fn pick(target: &Target, avoid: Option<&Endpoint>, now: Instant) -> Result<Picked, Cause> {
+fn pick(target: &Target, avoid: Option<&Avoid>, now: Instant) -> Result<Picked, Cause> {
     match &target.pinned {
         Some(endpoint) => Ok(Cluster::take(endpoint, now)),
         None => target.destination.tcp.pick()?.pick(avoid, now),

@@ -69,6 +69,13 @@ pub struct Picked {
     probe: bool,
 }
 
+/// An endpoint at which a try failed: the next one goes elsewhere if it can.
+pub struct Avoid {
+    endpoint: Arc<Endpoint>,
+    /// Nobody was there. Otherwise there was a connection, and another one may do.
+    gone: bool,
+}
+
 /// How an exchange with an endpoint ended, as the balancer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -131,7 +138,7 @@ impl Cluster {
 
     /// Picks an endpoint, not `avoid` if there is another.
     #[inline]
-    pub fn pick(&self, avoid: Option<&Endpoint>, now: Instant) -> Result<Picked, Cause> {
+    pub fn pick(&self, avoid: Option<&Avoid>, now: Instant) -> Result<Picked, Cause> {
         // One random number seeds all draws of a pick; a linear congruential step makes each next one.
         let mut state = fastrand::u64(..);
         self.pick_with(avoid, now, |below| {
@@ -143,12 +150,13 @@ impl Cluster {
     /// The same, with `draw` giving a random number below its argument.
     pub fn pick_with(
         &self,
-        avoid: Option<&Endpoint>,
+        avoid: Option<&Avoid>,
         now: Instant,
         mut draw: impl FnMut(u64) -> u64,
     ) -> Result<Picked, Cause> {
         let at = self.group.clock(now);
-        let avoid = avoid.and_then(|avoid| self.endpoints.iter().position(|known| known.id == avoid.id));
+        let gone = avoid.is_some_and(|avoid| avoid.gone);
+        let avoid = avoid.and_then(|avoid| self.endpoints.iter().position(|known| avoid.is(known)));
         let available = |index: usize| Some(index) != avoid && self.endpoints[index].health.is_available(at);
         for tier in &self.tiers {
             // Again only if another worker was faster with the one request of a half-open endpoint.
@@ -164,8 +172,9 @@ impl Cluster {
                 }
             }
         }
-        // One that just failed, but is in service, is better than one that is ejected.
-        if let Some(picked) = avoid.and_then(|avoid| self.endpoints[avoid].begin(at)) {
+        // One that just failed, but is in service, is better than one that is ejected. Not so where nobody was there: the
+        // ejected one may be back meanwhile.
+        if let Some(picked) = avoid.filter(|_| !gone).and_then(|avoid| self.endpoints[avoid].begin(at)) {
             return Ok(picked);
         }
         let other = |tier: &Tier| tier.draw(None, &mut draw, |index| Some(index) != avoid);
@@ -274,6 +283,19 @@ impl Endpoint {
             self.metrics.ejected();
             tracing::warn!(service = %self.group.key, endpoint = %self.address, "endpoint ejected");
         }
+    }
+}
+
+impl Avoid {
+    /// The one at which a try failed by `cause`.
+    pub fn after(endpoint: Arc<Endpoint>, cause: Cause) -> Self {
+        let gone = matches!(cause, Cause::ConnectRefused | Cause::ConnectTimeout | Cause::ConnectFailed);
+        Avoid { endpoint, gone }
+    }
+
+    /// Whether it is this one.
+    pub fn is(&self, endpoint: &Endpoint) -> bool {
+        self.endpoint.id == endpoint.id
     }
 }
 

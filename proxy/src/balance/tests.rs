@@ -47,6 +47,16 @@ fn eject(cluster: &Cluster, index: usize, now: Instant) {
     }
 }
 
+/// A connection to it broke.
+fn closed(endpoint: &Arc<Endpoint>) -> Avoid {
+    Avoid::after(endpoint.clone(), Cause::UpstreamClosed)
+}
+
+/// Nobody listens there.
+fn refused(endpoint: &Arc<Endpoint>) -> Avoid {
+    Avoid::after(endpoint.clone(), Cause::ConnectRefused)
+}
+
 /// Runs `requests` one after another at a steady rate, each with the latency that its endpoint has, and at most
 /// `concurrency` at once. Returns each endpoint's share.
 fn shares(
@@ -120,14 +130,18 @@ fn no_endpoint_is_a_cause_of_its_own() {
 fn a_retry_goes_elsewhere_if_there_is_an_elsewhere() {
     let cluster = cluster(&[1, 1, 5]);
     let now = Instant::now();
-    for avoid in cluster.endpoints() {
-        for _ in 0..200 {
-            assert_ne!(cluster.pick(Some(avoid), now).unwrap().endpoint.id, avoid.id);
+    for endpoint in cluster.endpoints() {
+        for avoid in [closed(endpoint), refused(endpoint)] {
+            for _ in 0..200 {
+                assert_ne!(cluster.pick(Some(&avoid), now).unwrap().endpoint.id, endpoint.id);
+            }
         }
     }
     let alone = self::cluster(&[1]);
     let only = &alone.endpoints()[0];
-    assert_eq!(alone.pick(Some(only), now).unwrap().endpoint.id, only.id);
+    for avoid in [closed(only), refused(only)] {
+        assert_eq!(alone.pick(Some(&avoid), now).unwrap().endpoint.id, only.id);
+    }
 }
 
 #[test]
@@ -136,7 +150,20 @@ fn a_retry_prefers_the_endpoint_that_failed_to_one_that_is_ejected() {
     let now = Instant::now();
     eject(&cluster, 1, now);
     let alive = &cluster.endpoints()[0];
-    assert_eq!(cluster.pick(Some(alive), now).unwrap().endpoint.id, alive.id);
+    assert_eq!(cluster.pick(Some(&closed(alive)), now).unwrap().endpoint.id, alive.id);
+}
+
+#[test]
+fn a_retry_prefers_an_ejected_endpoint_to_one_at_which_nobody_is() {
+    let cluster = cluster(&[1, 1]);
+    let now = Instant::now();
+    eject(&cluster, 1, now);
+    let [gone, back] = cluster.endpoints() else { unreachable!() };
+    let picked = cluster.pick(Some(&refused(gone)), now).unwrap();
+    assert_eq!(picked.endpoint.id, back.id);
+    // Its answer brings it back, before its time is over.
+    picked.finish(Outcome::Answered, Duration::ZERO, now);
+    assert_eq!(back.state(now), State::InService);
 }
 
 #[test]
@@ -270,7 +297,7 @@ fn the_first_priority_with_an_endpoint_in_service_takes_everything() {
 fn a_retry_goes_to_the_next_priority_rather_than_to_who_just_failed() {
     let cluster = tiers(&[0, 1]);
     let failed = cluster.endpoints()[0].clone();
-    let picked = cluster.pick(Some(&failed), Instant::now()).unwrap();
+    let picked = cluster.pick(Some(&closed(&failed)), Instant::now()).unwrap();
     assert_eq!(index(&cluster, &picked), 1);
 }
 
@@ -323,7 +350,8 @@ proptest! {
             match step {
                 Step::Pick { avoid } => {
                     let avoid = avoid.and_then(|at| cluster.endpoints().get(at)).cloned();
-                    let Ok(picked) = cluster.pick_with(avoid.as_deref(), now, |below| rng.u64(..below)) else {
+                    let failed = avoid.as_ref().map(if rng.bool() { closed } else { refused });
+                    let Ok(picked) = cluster.pick_with(failed.as_ref(), now, |below| rng.u64(..below)) else {
                         prop_assert!(cluster.endpoints().is_empty());
                         continue;
                     };

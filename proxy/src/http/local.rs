@@ -12,7 +12,8 @@ pub const ERROR_FIELD: &str = "x-lighter-error";
 ///
 /// A sidecar takes this field from whatever its application answers, so with a sidecar beside the endpoint it is true.
 /// Without one it can be a lie, or an answer of another hop that the endpoint passed on after it had done its own part.
-/// That is why it moves only requests that may run twice anyway. An endpoint that lies is avoided for it.
+/// That is why it moves only requests that may run twice anyway, unless it came by a link, at whose other end there is a
+/// sidecar for certain. An endpoint that lies is avoided for it.
 pub fn unreached(value: &[u8]) -> Option<Cause> {
     [Cause::ConnectRefused, Cause::ConnectTimeout, Cause::ConnectFailed]
         .into_iter()

@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::heads::{self, Sized};
-use crate::balance::{Endpoint, Outcome, Picked};
+use crate::balance::{Avoid, Endpoint, Outcome, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::error::{Cause, ProxyError};
 use crate::http::h1::body::{Body, Step};
@@ -31,10 +30,10 @@ const WRITE_AHEAD: usize = 32 * 1024;
 
 /// Serves one stream by an endpoint that speaks HTTP/1.
 pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> {
-    let mut avoid: Option<Arc<Endpoint>> = None;
+    let mut avoid: Option<Avoid> = None;
     call.limits.start(call.downstream).await;
     loop {
-        let picked = call.pick(avoid.as_deref())?;
+        let picked = call.pick(avoid.as_ref())?;
         call.tally.endpoint = Some(picked.endpoint.address);
         let sent = Instant::now();
         let error = match attempt(call, &picked, respond, sent).await {
@@ -45,7 +44,7 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
             Err(error) => error,
         };
         avoid = match call.again(picked, error, sent, true)? {
-            Again::Elsewhere(endpoint) => Some(endpoint),
+            Again::Elsewhere(avoid) => Some(avoid),
             // HTTP/1 has no crowds.
             Again::After(_) => None,
         };
@@ -122,7 +121,7 @@ async fn attempt(
     };
     let outcome = match call.unreached(&response, body.is_done()) {
         // What was sent of a body is not at hand any more.
-        Some(error) if call.asks_elsewhere(sized == Sized::Empty) => return Err(error.safe()),
+        Some(error) if call.asks_elsewhere(sized == Sized::Empty, picked.endpoint.link().is_some()) => return Err(error.safe()),
         Some(_) => Outcome::Failed,
         None => Outcome::Answered,
     };

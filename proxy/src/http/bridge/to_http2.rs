@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context as Task, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use bytes::{BufMut, Bytes};
 use tokio::time::Sleep;
 
 use super::client::{Client, Framed, Head, put_content, put_end, put_response};
-use crate::balance::{Endpoint, Outcome, Picked};
+use crate::balance::{Avoid, Outcome, Picked};
 use crate::drain::Phase;
 use crate::error::{Cause, ProxyError};
 use crate::http::h1::body::Body;
@@ -252,10 +251,10 @@ impl Connection {
             bytes: 0,
             running: false,
         };
-        let mut avoid: Option<Arc<Endpoint>> = None;
+        let mut avoid: Option<Avoid> = None;
         call.limits.start(call.downstream).await;
         loop {
-            let picked = call.pick(avoid.as_deref())?;
+            let picked = call.pick(avoid.as_ref())?;
             call.tally.endpoint = Some(picked.endpoint.address);
             let sent = Instant::now();
             let error = match self.attempt(call, &picked, &mut upload, minor, close, sent).await {
@@ -266,7 +265,7 @@ impl Connection {
                 Err(error) => error,
             };
             avoid = match call.again(picked, error, sent, upload.sent.is_some())? {
-                Again::Elsewhere(endpoint) => Some(endpoint),
+                Again::Elsewhere(avoid) => Some(avoid),
                 Again::After(pause) => {
                     // Too short to watch client or clock meanwhile.
                     tokio::time::sleep(pause).await;
@@ -308,7 +307,7 @@ impl Connection {
         };
         let end = stream.is_end();
         let outcome = match call.unreached(&response, end) {
-            Some(error) if call.asks_elsewhere(upload.sent.is_some()) => {
+            Some(error) if call.asks_elsewhere(upload.sent.is_some(), way.is_link()) => {
                 way.cancel(stream);
                 return Err(error.safe());
             }

@@ -17,7 +17,7 @@ use super::retry::{Again, Crowded};
 use super::way::Way;
 use super::{Downstream, answer, head};
 use crate::authorize;
-use crate::balance::{Cluster, Endpoint, Outcome, Picked};
+use crate::balance::{Avoid, Cluster, Endpoint, Outcome, Picked};
 use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
 use crate::http::hop::Half;
@@ -179,11 +179,11 @@ pub(crate) fn prepare(
 /// the answer back.
 async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> {
     let mut upload = Upload::new(respond);
-    let mut avoid: Option<Arc<Endpoint>> = None;
+    let mut avoid: Option<Avoid> = None;
     call.limits.start(call.downstream).await;
     let mut sent = call.began;
     loop {
-        let picked = call.pick(avoid.as_deref())?;
+        let picked = call.pick(avoid.as_ref())?;
         call.tally.endpoint = Some(picked.endpoint.address);
         let error = match attempt(call, &picked, &mut upload, respond, sent).await {
             Ok(outcome) => {
@@ -195,7 +195,7 @@ async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> 
             Err(error) => error,
         };
         avoid = match call.again(picked, error, sent, upload.can_replay())? {
-            Again::Elsewhere(endpoint) => Some(endpoint),
+            Again::Elsewhere(avoid) => Some(avoid),
             Again::After(pause) => {
                 watched(&mut call.limits, respond, tokio::time::sleep(pause)).await?;
                 None
@@ -255,7 +255,7 @@ async fn attempt(
     };
     let end = stream.is_end();
     let outcome = match call.unreached(&answered, end) {
-        Some(error) if call.asks_elsewhere(upload.can_replay()) => {
+        Some(error) if call.asks_elsewhere(upload.can_replay(), way.is_link()) => {
             way.cancel(stream);
             return Err(error.safe());
         }
@@ -389,7 +389,7 @@ impl Interims {
 
 impl Call<'_> {
     /// Picks an endpoint, not `avoid` if there is another.
-    pub(crate) fn pick(&self, avoid: Option<&Endpoint>) -> Result<Picked, ProxyError> {
+    pub(crate) fn pick(&self, avoid: Option<&Avoid>) -> Result<Picked, ProxyError> {
         let now = self.began;
         match self.pinned {
             Some(endpoint) => Ok(Cluster::take(endpoint, now)),

@@ -1,13 +1,12 @@
 //! Whether a try that failed is followed by another one: the one place that decides it for every exchange that has
 //! an HTTP/2 side.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::exchange::{Call, outcome};
 use super::fields::ResponseHead;
 use super::way::Way;
-use crate::balance::{Endpoint, Picked};
+use crate::balance::{Avoid, Picked};
 use crate::error::{Cause, ProxyError, Retry};
 use crate::http::{hop, local};
 use crate::telemetry::Direction;
@@ -27,7 +26,7 @@ pub(crate) struct Crowded {
 /// How the next try is made.
 pub(crate) enum Again {
     /// At once, at another endpoint than this if there is one.
-    Elsewhere(Arc<Endpoint>),
+    Elsewhere(Avoid),
     /// After this time, wherever the balancer says.
     After(Duration),
 }
@@ -52,7 +51,7 @@ impl Call<'_> {
             return Err(error.at(endpoint.address));
         }
         self.tally.retries += 1;
-        Ok(Again::Elsewhere(endpoint))
+        Ok(Again::Elsewhere(Avoid::after(endpoint, error.cause)))
     }
 
     /// The error that an answer stands for, if it is one of the sidecar beside the endpoint whose application could not
@@ -66,9 +65,11 @@ impl Call<'_> {
         Some(ProxyError::new(cause, "the sidecar of the endpoint cannot reach its application"))
     }
 
-    /// Whether such an answer is asked for elsewhere, and not passed on. `whole` as in [`Self::again`].
-    pub(crate) fn asks_elsewhere(&self, whole: bool) -> bool {
-        whole && self.policy.safe_retry && self.tally.retries == 0 && hop::is_idempotent(self.head.method())
+    /// Whether such an answer is asked for elsewhere, and not passed on. `whole` as in [`Self::again`]. `vouched`: it came
+    /// by a link, so that it is the word of the sidecar there and of nobody else.
+    pub(crate) fn asks_elsewhere(&self, whole: bool, vouched: bool) -> bool {
+        let harmless = vouched || hop::is_idempotent(self.head.method());
+        whole && self.policy.safe_retry && self.tally.retries == 0 && harmless
     }
 
     /// Notes why a try failed on this connection.

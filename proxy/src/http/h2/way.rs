@@ -55,6 +55,11 @@ impl Way {
         }
     }
 
+    /// Whether a sidecar of the mesh is at its other end for certain.
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self, Way::Link(_))
+    }
+
     /// Gives the stream up.
     pub(crate) fn cancel(self, stream: Stream) {
         match (self, stream) {

@@ -122,7 +122,7 @@ impl Connection {
         if response.status >= 500
             && let Some(cause) = self.unreached(&response)
         {
-            if self.exchange.idempotent && self.asks_elsewhere() {
+            if (self.exchange.idempotent || self.is_vouched()) && self.asks_elsewhere() {
                 let detail = "the sidecar of the endpoint cannot reach its application";
                 return Err(Fault { cause, detail, safe: true });
             }
@@ -190,6 +190,11 @@ impl Connection {
             Direction::Outbound => local::unreached(response.fields.get(local::ERROR_FIELD)?),
             Direction::Inbound => None,
         }
+    }
+
+    /// Whether what is said by the upstream is the word of a sidecar of the mesh, and of nobody else.
+    fn is_vouched(&self) -> bool {
+        self.exchange.up.as_ref().is_some_and(|up| up.io.stream.is_link())
     }
 
     fn send_head(

@@ -3,7 +3,6 @@
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::flow::{Broken, Flow};
 use super::request::pick;
 use super::wire::{Expired, Outbox, is_silent, poll_fill};
 use super::{Connection, Fault};
-use crate::balance::{Endpoint, Outcome, Picked};
+use crate::balance::{Avoid, Outcome, Picked};
 use crate::buf::Buffer;
 use crate::dial;
 use crate::drain::Phase;
@@ -32,7 +31,7 @@ pub(super) struct Exchange {
     pub(super) picked: Option<Picked>,
     pub(super) up: Option<Upstream>,
     /// The endpoint of the attempt before.
-    pub(super) failed: Option<Arc<Endpoint>>,
+    pub(super) failed: Option<Avoid>,
     /// Where it went, if that far.
     pub(super) endpoint: Option<SocketAddr>,
     /// The route's place in its table, once there is one.
@@ -234,7 +233,7 @@ impl Connection {
                 if let Some(picked) = self.exchange.picked.take() {
                     let endpoint = picked.endpoint.clone();
                     picked.finish(dial::outcome(&error), Duration::ZERO, Instant::now().into_std());
-                    self.exchange.failed = Some(endpoint);
+                    self.exchange.failed = Some(Avoid::after(endpoint, error.cause));
                 }
                 Err(Fault { cause: error.cause, detail: error.detail, safe })
             }
@@ -258,14 +257,14 @@ impl Connection {
         let Some(route) = x.route else { return false };
         let now = Instant::now();
         if let Some(picked) = x.picked.take() {
-            x.failed = Some(picked.endpoint.clone());
+            x.failed = Some(Avoid::after(picked.endpoint.clone(), fault.cause));
             // A connection that rested too long says nothing about its endpoint.
             let closed = matches!(fault.cause, Cause::UpstreamClosed | Cause::UpstreamReset);
             let rested = closed && x.up.as_ref().is_some_and(|up| up.reused);
             let outcome = if rested { Outcome::Abandoned } else { Outcome::Failed };
             picked.finish(outcome, Duration::ZERO, now.into_std());
         }
-        let Ok(picked) = pick(target, route, x.failed.as_deref(), now) else { return false };
+        let Ok(picked) = pick(target, route, x.failed.as_ref(), now) else { return false };
         x.endpoint = Some(picked.endpoint.address);
         x.picked = Some(picked);
         x.up = None;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Connection, Fault, Next};
 use crate::authorize;
-use crate::balance::{Cluster, Endpoint, Picked};
+use crate::balance::{Avoid, Cluster, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::error::Cause;
 use crate::http::h1::edit::{self, RequestRules, Span};
@@ -196,7 +196,7 @@ impl Connection {
 pub(super) fn pick(
     target: &Target,
     index: usize,
-    avoid: Option<&Endpoint>,
+    avoid: Option<&Avoid>,
     now: Instant,
 ) -> Result<Picked, Cause> {
     let now = now.into_std();
