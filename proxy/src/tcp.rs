@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::snapshot::Secure;
@@ -249,6 +248,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use lighter_config::sidecar::SidecarConfig;
     use tokio::net::{TcpListener, TcpStream};
 

@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
         test("http2::auto_speaks_what_the_caller_speaks", auto),
         test("http2::grpc_errors_are_grpc", grpc_errors),
         test("http2::a_service_that_says_goodbye_costs_no_call", goodbye),
+        test("http2::who_breaks_the_rules_is_told_and_counted", rule_breakers),
         test("http2::a_burst_of_cancelled_calls_harms_no_other", cancelled_calls),
     ]
 }
@@ -154,6 +155,46 @@ fn grpc_errors() {
 }
 
 /// Says goodbye after every tenth request, as a service does when it is deployed anew.
+fn rule_breakers() {
+    let upstream = http2::Upstream::echo();
+    let (sidecar, at) = Sidecar::before(upstream.address, "http2");
+    let frame = |kind: u8, stream: u32, payload: &[u8]| {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, 0]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, &[])].concat();
+    // What each does wrong, and the code that it is told for it.
+    for (wrong, code, label) in [
+        (frame(0, 0, b"data of no stream"), 1, "protocol_error"),
+        (frame(6, 0, b"short"), 6, "frame_size_error"),
+        (frame(4, 0, &[]).repeat(5_000), 11, "enhance_your_calm"),
+    ] {
+        let before = told(&sidecar, label);
+        let mut peer = Peer::connect(at);
+        peer.send(&hello).try_send(&wrong);
+        // It goes on talking for a while, as somebody does who has not read yet.
+        for _ in 0..64 {
+            peer.try_send(frame(9, 1, &[0; 1024]));
+        }
+        let goaway = loop {
+            let head = peer.bytes(9);
+            let payload = peer.bytes(usize::from(head[1]) << 8 | usize::from(head[2]));
+            if head[3] == 7 {
+                break payload;
+            }
+        };
+        assert_eq!(goaway[4..8], [0, 0, 0, code], "{label}");
+        wait_until("it is counted", || told(&sidecar, label) == before + 1.0);
+    }
+}
+
+fn told(sidecar: &Sidecar, code: &str) -> f64 {
+    sidecar.metrics().sum("lighter_http2_faults_total", &[("peer", "caller"), ("code", code)])
+}
+
 fn goodbye() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

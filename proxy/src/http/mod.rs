@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use lighter_config::snapshot::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::drain::Ticket;
 use crate::io::Io;
@@ -60,6 +61,15 @@ pub(crate) fn serve_http1(io: Io, context: Context) -> Pin<Box<dyn Future<Output
     }
 }
 
+/// Ends what goes out, and listens for a while to a peer that has its last words, as [`LINGER`] says.
+pub(crate) async fn linger(io: &mut Io) {
+    let listening = async {
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(LINGER.1 as u64), &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(LINGER.0, listening).await;
+}
+
 /// Where a connection's requests go.
 pub enum Scope {
     /// All to one port.
@@ -75,5 +85,5 @@ pub(crate) const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_s
 pub(crate) const REST: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// How long, and for how many bytes, a client that has its last answer is listened to, so that the close does not
-/// destroy that answer on its way (RFC 9112 §9.6).
+/// destroy that answer on its way (RFC 9112 §9.6, RFC 9113 §5.4.1).
 pub(crate) const LINGER: (std::time::Duration, usize) = (std::time::Duration::from_secs(2), 1024 * 1024);

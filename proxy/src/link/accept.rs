@@ -12,7 +12,7 @@ use http::HeaderValue;
 use lighter_config::identity::{Spiffe, Usage};
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{Mtls, Protocol};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -21,7 +21,7 @@ use crate::carry::{Call, Engine};
 use crate::detect::{self, Verdict};
 use crate::error::Cause;
 use crate::http::local::ErrorAnswer;
-use crate::http::{LINGER, h2, serve_http1};
+use crate::http::{LINGER, h2, linger, serve_http1};
 use crate::identity::{ALPN_H2, ALPN_HTTP1, Identity};
 use crate::io::{Carrier, Io, Stream};
 use crate::mesh::{Learned, Speech, Target};
@@ -191,14 +191,9 @@ impl Call {
         self.count_refusal(onward, CAUSE);
         let detail = authorize::UNPROVEN;
         let answer = ErrorAnswer { cause: CAUSE, detail, grpc: false }.http1(false, true);
-        let last_words = async {
-            self.io.write_all(&answer).await?;
-            self.io.shutdown().await?;
-            // What it still sends must not destroy the answer on its way.
-            let mut left = (&mut self.io).take(LINGER.1 as u64);
-            tokio::io::copy(&mut left, &mut tokio::io::sink()).await
-        };
-        let _ = timeout(LINGER.0, last_words).await;
+        if let Ok(Ok(())) = timeout(LINGER.0, self.io.write_all(&answer)).await {
+            linger(&mut self.io).await;
+        }
     }
 }
 

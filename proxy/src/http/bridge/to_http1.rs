@@ -121,7 +121,9 @@ async fn attempt(
     };
     let outcome = match call.unreached(&response, body.is_done()) {
         // What was sent of a body is not at hand any more.
-        Some(error) if call.asks_elsewhere(sized == Sized::Empty, picked.endpoint.link().is_some()) => return Err(error.safe()),
+        Some(error) if call.asks_elsewhere(sized == Sized::Empty, picked.endpoint.link().is_some()) => {
+            return Err(error.safe());
+        }
         Some(_) => Outcome::Failed,
         None => Outcome::Answered,
     };

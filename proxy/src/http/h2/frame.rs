@@ -68,6 +68,27 @@ impl Code {
     pub const CANCEL: Code = Code(8);
     pub const COMPRESSION_ERROR: Code = Code(9);
     pub const ENHANCE_YOUR_CALM: Code = Code(11);
+
+    /// The code's name in RFC 9113 §7, in lower case.
+    pub fn label(self) -> &'static str {
+        const NAMES: [&str; 14] = [
+            "no_error",
+            "protocol_error",
+            "internal_error",
+            "flow_control_error",
+            "settings_timeout",
+            "stream_closed",
+            "frame_size_error",
+            "refused_stream",
+            "cancel",
+            "compression_error",
+            "connect_error",
+            "enhance_your_calm",
+            "inadequate_security",
+            "http_1_1_required",
+        ];
+        NAMES.get(self.0 as usize).copied().unwrap_or("unknown")
+    }
 }
 
 /// Reads a frame's head.

@@ -27,7 +27,7 @@ mod tests;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ use http::uri::Authority;
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol;
 
-use self::conn::{Connection, Limits, Side};
+use self::conn::{Connection, Fault, Limits, Side};
 use self::deadline::{Deadline, Deadlines};
 use self::exchange::Arrived;
 use self::fields::RequestHead;
@@ -43,7 +43,7 @@ use self::frame::Code;
 pub use self::pool::Pool;
 use self::wire::Wire;
 use super::stream::Stream;
-use super::{Context, Scope, Vouched};
+use super::{Context, Scope, Vouched, linger};
 use crate::drain::Phase;
 use crate::error::Cause;
 use crate::io::Io;
@@ -122,10 +122,27 @@ pub async fn serve(io: Io, context: Context) {
         ended
     })
     .await;
-    if let Some(fault) = ended.filter(|fault| fault.code != Code::NO_ERROR) {
-        let (code, detail) = (fault.code.0, fault.detail);
-        tracing::debug!(code, detail, peer = %downstream.context.peer, "an HTTP/2 connection ended");
+    if let Some(fault) = ended {
+        count_fault("caller", fault, &downstream.context.peer);
+        // It is to read why.
+        linger(&mut io).await;
     }
+}
+
+/// Counts a connection that this side gave up for what the peer did. `end`: which one the peer is at.
+fn count_fault(end: &'static str, fault: Fault, peer: &dyn std::fmt::Display) {
+    if fault.code == Code::NO_ERROR {
+        return;
+    }
+    static DESCRIBED: Once = Once::new();
+    DESCRIBED.call_once(|| {
+        metrics::describe_counter!(
+            "lighter_http2_faults_total",
+            "HTTP/2 connections that were given up for what the peer did, by the end at which it is, and by what it was told."
+        );
+    });
+    metrics::counter!("lighter_http2_faults_total", "peer" => end, "code" => fault.code.label()).increment(1);
+    tracing::debug!(code = fault.code.label(), detail = fault.detail, %peer, "an HTTP/2 connection was given up");
 }
 
 /// Finds out that a caller has asked for nothing for as long as its connection may rest.

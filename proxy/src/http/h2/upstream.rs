@@ -264,9 +264,8 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut io: Io) {
         Poll::Pending
     })
     .await;
-    if let Some(fault) = ended.filter(|fault| fault.code != Code::NO_ERROR) {
-        let (code, detail) = (fault.code.0, fault.detail);
-        tracing::debug!(code, detail, upstream = %group.address(), "an HTTP/2 connection ended");
+    if let Some(fault) = ended {
+        super::count_fault("endpoint", fault, &group.address());
     }
     drop(io);
     upstream.counted.closes(PoolClosed::Upstream);
