@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod elsewhere;
 mod envoy;
 mod fields;
 mod foreign;
@@ -20,6 +21,7 @@ mod world;
 
 fn main() {
     let suites = [
+        elsewhere::tests(),
         envoy::tests(),
         fields::tests(),
         foreign::tests(),
