@@ -227,7 +227,7 @@ static BALANCER_PANICS: Family = Family::new(
     Kind::Counter,
     Unit::None,
     "lighter_balancer_panics",
-    "Picks of an ejected endpoint because a port had no other.",
+    "Picks of an ejected endpoint because a port had no other left to try.",
 );
 static BALANCER_FAILOVERS: Family = Family::new(
     Kind::Counter,
