@@ -232,7 +232,9 @@ fn the_machine_is_checked_when_no_file_is_named() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let machine = found["machine"].as_array().unwrap();
     let names: Vec<_> = machine.iter().map(|finding| finding["name"].as_str().unwrap()).collect();
-    for name in ["kernel", "network namespaces", "user namespaces", "nf_tables", "splice", "descriptors"] {
+    for name in
+        ["kernel", "network namespaces", "user namespaces", "nf_tables", "splice", "descriptors", "RDMA"]
+    {
         assert!(names.contains(&name), "{found}");
     }
     for finding in machine {
@@ -242,9 +244,26 @@ fn the_machine_is_checked_when_no_file_is_named() {
             "what is missing says what to do: {finding}"
         );
     }
-    let all = machine.iter().all(|finding| finding["ok"] == true);
+    let all = machine.iter().all(|finding| finding["ok"] == true || finding["needed"] == false);
     assert_eq!((found["ok"] == true, status(&output) == 0), (all, all), "{found}");
     let text = stdout(&lighter(&["check"]));
-    let lines = text.lines().filter(|line| line.starts_with("ok ") || line.starts_with("missing "));
+    let statuses = ["ok ", "missing ", "absent "];
+    let lines = text.lines().filter(|line| statuses.iter().any(|status| line.starts_with(status)));
     assert_eq!(lines.count(), machine.len(), "{text}");
+}
+
+#[test]
+fn a_machine_without_rdma_is_told_why_and_is_not_at_fault() {
+    let output = lighter(&["check", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rdma = found["machine"].as_array().unwrap().iter().find(|finding| finding["name"] == "RDMA").unwrap();
+    assert_eq!(rdma["needed"], false, "{found}");
+    let devices = std::fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count);
+    if devices == 0 {
+        let detail = rdma["detail"].as_str().unwrap();
+        let reasons = ["libibverbs cannot be loaded: libibverbs.so.1: ", "there is no RDMA device"];
+        assert!(reasons.iter().any(|reason| detail.starts_with(reason)), "{detail}");
+        assert_eq!(detail.lines().count(), 1, "{detail}");
+        assert!(stdout(&lighter(&["check"])).contains("absent   RDMA: "));
+    }
 }

@@ -22,6 +22,8 @@ pub struct Finding {
     pub name: &'static str,
     /// Whether it is there.
     pub ok: bool,
+    /// Whether Lighter misses something without it. Otherwise it only goes another way.
+    pub needed: bool,
     /// What was found, or why it is missing.
     pub detail: String,
     /// What to do where it is missing.
@@ -39,6 +41,7 @@ pub fn findings() -> Vec<Finding> {
         Finding::new("nf_tables", trial.nf_tables, "rules can be set in a new namespace", FIX_TABLES),
         Finding::new("splice", splice(), "bytes pass between sockets inside the kernel", FIX_SPLICE),
         descriptors(),
+        super::rdma::finding(),
     ]
 }
 
@@ -79,16 +82,29 @@ const FEWEST_DESCRIPTORS: u64 = 4096;
 impl Finding {
     fn new(name: &'static str, tried: Result<(), String>, good: &str, fix: &'static str) -> Self {
         match tried {
-            Ok(()) => Finding { name, ok: true, detail: good.to_owned(), fix: None },
-            Err(reason) => Finding { name, ok: false, detail: reason, fix: Some(fix) },
+            Ok(()) => Finding { name, ok: true, needed: true, detail: good.to_owned(), fix: None },
+            Err(reason) => Finding { name, ok: false, needed: true, detail: reason, fix: Some(fix) },
         }
+    }
+
+    /// Something that makes Lighter faster where it is there, and that nobody misses elsewhere.
+    pub(super) fn optional(name: &'static str, tried: Result<String, String>, fix: &'static str) -> Self {
+        let (ok, detail) = match tried {
+            Ok(found) => (true, found),
+            Err(reason) => (false, reason),
+        };
+        Finding { name, ok, needed: false, detail, fix: (!ok).then_some(fix) }
     }
 }
 
 impl std::fmt::Display for Finding {
     /// `ok       name: detail`, and below it what to do.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let status = if self.ok { "ok" } else { "missing" };
+        let status = match (self.ok, self.needed) {
+            (true, _) => "ok",
+            (false, true) => "missing",
+            (false, false) => "absent",
+        };
         write!(f, "{status:8} {}: {}", self.name, self.detail)?;
         match self.fix {
             Some(fix) => write!(f, "\n         to do: {fix}"),
@@ -166,6 +182,7 @@ fn kernel() -> Finding {
     Finding {
         name: "kernel",
         ok: new_enough,
+        needed: true,
         detail: format!("Linux {release} on {machine}"),
         fix: (!new_enough).then_some(FIX_KERNEL),
     }
@@ -214,6 +231,7 @@ fn descriptors() -> Finding {
     Finding {
         name: "descriptors",
         ok: enough,
+        needed: true,
         detail: format!(
             "{} at first, raised at start to at most {}",
             number(limit.current),
