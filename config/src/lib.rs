@@ -1,7 +1,7 @@
 //! What can be said to Lighter: resources, their validation, and the snapshots a sidecar runs by. No sockets, no
 //! async.
 
-mod build;
+pub mod build;
 pub mod control;
 mod document;
 pub mod error;
@@ -12,6 +12,7 @@ pub mod name;
 pub mod probe;
 pub mod resource;
 pub mod schema;
+pub mod shared;
 pub mod sidecar;
 pub mod snapshot;
 mod suggest;
