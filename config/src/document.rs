@@ -91,6 +91,11 @@ impl Document {
         Document { value, resource: None, file: file.clone(), places: HashMap::new() }
     }
 
+    /// Has it be one that has no text, and so no places.
+    pub(crate) fn forget(&mut self, origin: &Arc<str>) {
+        (self.file, self.places) = (origin.clone(), HashMap::new());
+    }
+
     /// The file as it was named.
     pub(crate) fn file(&self) -> &str {
         &self.file

@@ -38,6 +38,11 @@ impl ConfigError {
         }
     }
 
+    /// Has it be about the same field where there is no text.
+    pub(crate) fn forget(&mut self, origin: &Arc<str>) {
+        (self.file, self.line, self.column) = (origin.clone(), 0, 0);
+    }
+
     /// The same with a hint.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -86,12 +91,13 @@ impl ConfigErrors {
     }
 }
 
-/// Sorts by place, and leaves out what is said twice.
+/// Sorts by place, and leaves out what is said twice. What comes out does not depend on the order before.
 pub(crate) fn sort(errors: &mut Vec<ConfigError>) {
-    errors.sort_by(|a, b| {
-        (&a.file, a.line, a.column, &a.path, &a.message)
-            .cmp(&(&b.file, b.line, b.column, &b.path, &b.message))
-    });
+    fn rank(error: &ConfigError) -> impl Ord {
+        let ConfigError { file, line, column, resource, path, message, hint } = error;
+        (file, line, column, path, message, resource, hint)
+    }
+    errors.sort_by(|a, b| rank(a).cmp(&rank(b)));
     errors.dedup();
 }
 

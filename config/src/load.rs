@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -23,13 +24,13 @@ use crate::suggest::closest;
 /// when a [`Snapshot`](crate::snapshot::Snapshot) is built.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
-    pub(crate) services: Vec<Loaded<ServiceSpec>>,
-    pub(crate) http_routes: Vec<Loaded<HttpRouteSpec>>,
-    pub(crate) grpc_routes: Vec<Loaded<GrpcRouteSpec>>,
-    pub(crate) tcp_routes: Vec<Loaded<TcpRouteSpec>>,
-    pub(crate) traffic_policies: Vec<Loaded<TrafficPolicySpec>>,
-    pub(crate) mesh_policies: Vec<Loaded<MeshPolicySpec>>,
-    pub(crate) authorization_policies: Vec<Loaded<AuthorizationPolicySpec>>,
+    pub(crate) services: Vec<Arc<Loaded<ServiceSpec>>>,
+    pub(crate) http_routes: Vec<Arc<Loaded<HttpRouteSpec>>>,
+    pub(crate) grpc_routes: Vec<Arc<Loaded<GrpcRouteSpec>>>,
+    pub(crate) tcp_routes: Vec<Arc<Loaded<TcpRouteSpec>>>,
+    pub(crate) traffic_policies: Vec<Arc<Loaded<TrafficPolicySpec>>>,
+    pub(crate) mesh_policies: Vec<Arc<Loaded<MeshPolicySpec>>>,
+    pub(crate) authorization_policies: Vec<Arc<Loaded<AuthorizationPolicySpec>>>,
     /// `kind namespace/name`, in the order of the files.
     names: Vec<String>,
 }
@@ -202,7 +203,7 @@ fn resource_name(kind: &str, value: &Value) -> String {
     }
 }
 
-fn typed<S: Spec>(mut document: Document) -> Result<Loaded<S>, Vec<ConfigError>> {
+fn typed<S: Spec>(mut document: Document) -> Result<Arc<Loaded<S>>, Vec<ConfigError>> {
     // Before the fields: those of another group's kind of the same name would be a long way round to the reason.
     match &document.value["apiVersion"] {
         Value::Null => {}
@@ -219,7 +220,7 @@ fn typed<S: Spec>(mut document: Document) -> Result<Loaded<S>, Vec<ConfigError>>
     let resource = document.read()?;
     // Only the places are needed from here on.
     document.value = Value::Null;
-    Ok(Loaded { document, resource })
+    Ok(Arc::new(Loaded { document, resource }))
 }
 
 /// The files that `path` stands for.

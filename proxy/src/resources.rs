@@ -90,12 +90,12 @@ impl Sources {
         let Some(pushed) = &self.pushed else { return self.files.clone() };
         let mut joined = Snapshot::clone(&self.files);
         joined.version = format!("{}+{}", self.files.version, pushed.version).into();
-        for (name, service) in &pushed.services {
+        for (name, service) in pushed.services.iter() {
             let own = joined.services.get(name).map(|own| &**own);
             joined.services.insert(name.clone(), stricter(service, own));
         }
         joined.warnings.extend(pushed.warnings.iter().cloned());
-        for (port, who) in &pushed.authorization {
+        for (port, who) in pushed.authorization.iter() {
             let both = match joined.authorization.get(port) {
                 Some(own) => Arc::new(own.and(who)),
                 None => who.clone(),

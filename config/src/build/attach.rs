@@ -2,12 +2,28 @@
 
 use std::sync::Arc;
 
-use super::order::Age;
+use super::order::{Age, Ranked};
 use super::reference::{self, Carries};
-use super::{Drafts, Report, check};
+use super::{Drafts, Making, Report, check};
 use crate::load::Loaded;
 use crate::name::ServicePort;
 use crate::resource::meta::ParentRef;
+
+/// A route that knows its place.
+#[derive(Clone, Default)]
+pub(super) struct Attached {
+    /// The ports to which it is attached.
+    pub(super) ports: Vec<ServicePort>,
+    /// What it is for each of them.
+    pub(super) routes: Vec<Ranked>,
+}
+
+impl Attached {
+    /// Those of `ports` to which it is attached.
+    pub(super) fn to<'p, 'm>(&self, ports: &'p mut [Making<'m>]) -> impl Iterator<Item = &'p mut Making<'m>> {
+        ports.iter_mut().filter(|port| self.ports.contains(&port.draft.key))
+    }
+}
 
 /// Where a route is attached, and what its rules are called.
 pub(super) struct Attachment {
@@ -23,7 +39,7 @@ pub(super) fn attachment<'r, S>(
     route: &'r Loaded<S>,
     parents: &[ParentRef],
     rules: impl Iterator<Item = (Option<&'r str>, usize)> + Clone,
-    drafts: &Drafts<'r>,
+    drafts: &Drafts,
     report: &mut Report,
 ) -> Option<Attachment> {
     let at = route.spec();

@@ -1,10 +1,10 @@
 //! AuthorizationPolicies.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Drafts, Report, check, reference};
+use super::kind::Refers;
+use super::{Drafts, Making, Report, check, reference};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
@@ -13,36 +13,52 @@ use crate::resource::authorization::{
     Action, AuthorizationPolicySpec, Mode, OperationSpec, RuleSpec, SourceSpec,
 };
 use crate::snapshot::Protocol;
-use crate::snapshot::authorization::{Authorization, AuthorizationRule, Operation, Source, TextMatch};
+use crate::snapshot::authorization::{AuthorizationRule, Operation, Source, TextMatch};
 
-/// What the policies say of each port that they are about.
-pub(super) fn build(
-    policies: &[Loaded<AuthorizationPolicySpec>],
-    drafts: &Drafts<'_>,
-    report: &mut Report,
-) -> BTreeMap<ServicePort, Arc<Authorization>> {
-    let mut built: BTreeMap<ServicePort, Authorization> = BTreeMap::new();
-    for policy in policies {
-        let (spec, at) = (&policy.resource.spec, policy.spec());
-        let name: Arc<str> = format!("{}/{}", policy.namespace(), policy.name()).into();
-        let rules = rules(spec, &name, &at.field("rules"), report);
-        for port in targets(policy, drafts, report) {
-            let authorization = built.entry(port).or_default();
-            authorization.rules.extend(rules.iter().cloned());
-            match (spec.action, spec.mode) {
-                (Action::Allow, Mode::Enforce) => authorization.allow.push(name.clone()),
-                (Action::Allow, Mode::Audit) => authorization.audit_allow.push(name.clone()),
+/// What a policy says.
+#[derive(Clone)]
+pub(super) struct Said {
+    /// `namespace/name`.
+    name: Arc<str>,
+    rules: Vec<AuthorizationRule>,
+    /// Where it holds.
+    ports: Vec<ServicePort>,
+}
+
+impl Refers for AuthorizationPolicySpec {
+    type Said = Said;
+
+    fn about(policy: &Loaded<Self>) -> Vec<ServiceName> {
+        reference::named(&policy.resource.spec.target_refs, policy.namespace())
+    }
+
+    fn follow(policy: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Said {
+        let name: Arc<str> = policy.full_name().to_string().into();
+        let rules = rules(&policy.resource.spec, &name, &policy.spec().field("rules"), report);
+        Said { name, rules, ports: targets(policy, drafts, report) }
+    }
+}
+
+/// Tells every port of a Service what the policies about it say, in the order of their names.
+pub(super) fn apply(mut policies: Vec<(&Loaded<AuthorizationPolicySpec>, &Said)>, ports: &mut [Making<'_>]) {
+    policies.sort_by(|(_, one), (_, two)| one.name.cmp(&two.name));
+    for port in ports {
+        let authorization = &mut port.authorization;
+        for (policy, said) in policies.iter().filter(|(_, said)| said.ports.contains(&port.draft.key)) {
+            authorization.rules.extend(said.rules.iter().cloned());
+            match (policy.resource.spec.action, policy.resource.spec.mode) {
+                (Action::Allow, Mode::Enforce) => authorization.allow.push(said.name.clone()),
+                (Action::Allow, Mode::Audit) => authorization.audit_allow.push(said.name.clone()),
                 (Action::Deny, _) => {}
             }
         }
     }
-    built.into_iter().map(|(port, authorization)| (port, Arc::new(authorization))).collect()
 }
 
 /// The ports that a policy is about, each once.
 fn targets(
     policy: &Loaded<AuthorizationPolicySpec>,
-    drafts: &Drafts<'_>,
+    drafts: &Drafts,
     report: &mut Report,
 ) -> Vec<ServicePort> {
     let spec = &policy.resource.spec;

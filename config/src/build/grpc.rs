@@ -2,56 +2,77 @@
 
 use std::sync::Arc;
 
-use super::attach::{Attachment, attachment};
+use super::attach::{Attached, Attachment, attachment};
+use super::kind::Refers;
 use super::order::Ranked;
-use super::{Drafts, Report, check, filter, http, port_mut, reference};
+use super::{Drafts, Making, Report, check, filter, http, reference};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
+use crate::name::ServiceName;
 use crate::resource::route::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteSpec, ValueMatchType};
 use crate::snapshot::route::{Matcher, PathMatch, Route};
 
-/// Attaches a GRPCRoute to the ports of its parents.
-pub(super) fn attach<'r>(route: &'r Loaded<GrpcRouteSpec>, drafts: &mut Drafts<'r>, report: &mut Report) {
-    let (spec, at) = (&route.resource.spec, route.spec());
-    let at_parents = at.field("parentRefs");
-    let rules = spec.rules.iter().map(|rule| (rule.name.as_deref(), rule.matches.len()));
-    let Some(Attachment { ports, age, labels }) = attachment(route, &spec.parent_refs, rules, drafts, report)
-    else {
-        return;
-    };
-    let mut made = Vec::new();
-    for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
-        let at = at.field("rules").index(index);
-        let actions = filter::grpc(&rule.filters, &at.field("filters"), report);
-        let at_backends = at.field("backendRefs");
-        let backends =
-            reference::backends(&rule.backend_refs, &at_backends, route.namespace(), drafts, report);
-        if rule.backend_refs.is_empty() {
-            report.warnings.push(at.error("the rule has no backends: the calls it matches fail"));
-        }
-        let any = [GrpcRouteMatch::default()];
-        let alternatives = if rule.matches.is_empty() { &any } else { rule.matches.as_slice() };
-        for (alternative, spec) in alternatives.iter().enumerate() {
-            let Some(matcher) = matcher(spec, &at.field("matches").index(alternative), report) else {
-                continue;
-            };
-            let route = of_match(matcher, label, &actions, &backends);
-            made.push((route, lengths(spec.method.as_ref()), index, alternative));
-        }
+impl Refers for GrpcRouteSpec {
+    type Said = Attached;
+
+    fn about(route: &Loaded<Self>) -> Vec<ServiceName> {
+        reference::named_parents(&route.resource.spec.parent_refs, route.namespace())
     }
-    for key in &ports {
-        let Some(port) = port_mut(drafts, key) else { continue };
-        if let Some(other) = &port.http_route {
-            let error = at_parents.error(format!("{} has an HTTPRoute already", port.key));
-            report.error(
-                error.hint(format!("the port is routed by one kind only; the other is at {}", other.place())),
-            );
+
+    fn names(route: &Loaded<Self>) -> Vec<ServiceName> {
+        let rules = route.resource.spec.rules.iter();
+        reference::named_backends(rules.flat_map(|rule| &rule.backend_refs), route.namespace())
+    }
+
+    fn follow(route: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Attached {
+        let (spec, at) = (&route.resource.spec, route.spec());
+        let rules = spec.rules.iter().map(|rule| (rule.name.as_deref(), rule.matches.len()));
+        let found = attachment(route, &spec.parent_refs, rules, drafts, report);
+        let Some(Attachment { ports, age, labels }) = found else { return Attached::default() };
+        let mut routes = Vec::new();
+        for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
+            let at = at.field("rules").index(index);
+            let actions = filter::grpc(&rule.filters, &at.field("filters"), report);
+            let at_backends = at.field("backendRefs");
+            let backends =
+                reference::backends(&rule.backend_refs, &at_backends, route.namespace(), drafts, report);
+            if rule.backend_refs.is_empty() {
+                report.warnings.push(at.error("the rule has no backends: the calls it matches fail"));
+            }
+            let any = [GrpcRouteMatch::default()];
+            let alternatives = if rule.matches.is_empty() { &any } else { rule.matches.as_slice() };
+            for (alternative, spec) in alternatives.iter().enumerate() {
+                let Some(matcher) = matcher(spec, &at.field("matches").index(alternative), report) else {
+                    continue;
+                };
+                let route = of_match(matcher, label, &actions, &backends);
+                routes.push(Ranked::grpc(route, lengths(spec.method.as_ref()), &age, index, alternative));
+            }
         }
-        port.grpc_route.get_or_insert_with(|| at_parents.clone());
-        port.routes.extend(made.iter().map(|(route, lengths, rule, alternative)| {
-            Ranked::grpc(route.clone(), *lengths, &age, *rule, *alternative)
-        }));
+        Attached { ports, routes }
+    }
+}
+
+/// Attaches GRPCRoutes to the ports of a Service, behind its HTTPRoutes.
+pub(super) fn attach<'m>(
+    routes: Vec<(&'m Loaded<GrpcRouteSpec>, &Attached)>,
+    ports: &mut [Making<'m>],
+    report: &mut Report,
+) {
+    for (route, attached) in routes {
+        let at_parents = route.spec().field("parentRefs");
+        for port in attached.to(ports) {
+            if let Some(other) = &port.http_route {
+                let error = at_parents.error(format!("{} has an HTTPRoute already", port.draft.key));
+                let place = other.place();
+                report.error(
+                    error.hint(format!("the port is routed by one kind only; the other is at {place}")),
+                );
+            }
+            port.has_grpc_route = true;
+            port.routes.extend(attached.routes.iter().cloned());
+        }
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::attach::{Attachment, attachment};
+use super::attach::{Attached, Attachment, attachment};
+use super::kind::Refers;
 use super::order::Ranked;
-use super::{Drafts, Report, check, filter, port_mut, reference};
+use super::{Drafts, Making, Report, check, filter, reference};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
+use crate::name::ServiceName;
 use crate::resource::route::{
     HttpPathMatch, HttpPathMatchType, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ValueMatch as ValueSpec,
     ValueMatchType,
@@ -15,28 +17,41 @@ use crate::resource::route::{
 use crate::snapshot::Action;
 use crate::snapshot::route::{Matcher, PathMatch, Route, ValueMatch};
 
-/// Attaches an HTTPRoute to the ports of its parents.
-pub(super) fn attach<'r>(route: &'r Loaded<HttpRouteSpec>, drafts: &mut Drafts<'r>, report: &mut Report) {
-    let (spec, at) = (&route.resource.spec, route.spec());
-    let at_parents = at.field("parentRefs");
-    let rules = spec.rules.iter().map(|rule| (rule.name.as_deref(), rule.matches.len()));
-    let Some(Attachment { ports, age, labels }) = attachment(route, &spec.parent_refs, rules, drafts, report)
-    else {
-        return;
-    };
-    let mut made: Vec<(Route, usize, usize)> = Vec::new();
-    for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
-        let at = at.field("rules").index(index);
-        let routes = of_rule(rule, label, &at, route.namespace(), drafts, report);
-        made.extend(routes.into_iter().enumerate().map(|(alternative, route)| (route, index, alternative)));
+impl Refers for HttpRouteSpec {
+    type Said = Attached;
+
+    fn about(route: &Loaded<Self>) -> Vec<ServiceName> {
+        reference::named_parents(&route.resource.spec.parent_refs, route.namespace())
     }
-    for key in &ports {
-        let Some(port) = port_mut(drafts, key) else { continue };
-        port.http_route.get_or_insert_with(|| at_parents.clone());
-        let ranked = |(route, rule, alternative): &(Route, usize, usize)| {
-            Ranked::http(route.clone(), &age, *rule, *alternative)
-        };
-        port.routes.extend(made.iter().map(ranked));
+
+    fn names(route: &Loaded<Self>) -> Vec<ServiceName> {
+        let rules = route.resource.spec.rules.iter();
+        reference::named_backends(rules.flat_map(|rule| &rule.backend_refs), route.namespace())
+    }
+
+    fn follow(route: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Attached {
+        let (spec, at) = (&route.resource.spec, route.spec());
+        let rules = spec.rules.iter().map(|rule| (rule.name.as_deref(), rule.matches.len()));
+        let found = attachment(route, &spec.parent_refs, rules, drafts, report);
+        let Some(Attachment { ports, age, labels }) = found else { return Attached::default() };
+        let mut routes = Vec::new();
+        for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
+            let at = at.field("rules").index(index);
+            let made = of_rule(rule, label, &at, route.namespace(), drafts, report);
+            let ranked = |(alternative, route)| Ranked::http(route, &age, index, alternative);
+            routes.extend(made.into_iter().enumerate().map(ranked));
+        }
+        Attached { ports, routes }
+    }
+}
+
+/// Attaches HTTPRoutes to the ports of a Service.
+pub(super) fn attach<'m>(routes: Vec<(&'m Loaded<HttpRouteSpec>, &Attached)>, ports: &mut [Making<'m>]) {
+    for (route, attached) in routes {
+        for port in attached.to(ports) {
+            port.http_route.get_or_insert_with(|| route.spec().field("parentRefs"));
+            port.routes.extend(attached.routes.iter().cloned());
+        }
     }
 }
 
@@ -45,7 +60,7 @@ fn of_rule(
     label: &Arc<str>,
     at: &At<'_>,
     namespace: &str,
-    drafts: &Drafts<'_>,
+    drafts: &Drafts,
     report: &mut Report,
 ) -> Vec<Route> {
     let actions = filter::http(&rule.filters, &at.field("filters"), report);

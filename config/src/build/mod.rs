@@ -1,20 +1,25 @@
 //! From resources, as written, to a snapshot, ready to be used.
+//!
+//! What is made of a resource or a Service is kept beside what it depends on, so that a change is judged, and a snapshot
+//! made of it, at the cost of what the change concerns:
+//!
+//! * A Service by itself is a [`Draft`]: nothing but its own document is in it.
+//! * A route or policy refers to Services by their names. What it says once its references are followed
+//!   ([`kind::Refers`]) depends on which of these Services there are, and on what of their ports can be referred to.
+//! * A finished Service ([`making`]) is its draft, its addresses, what is said about it, and what is said of the mesh.
+//!
+//! [`Mesh`] has the order of these steps. A snapshot that is made from resources at once is what a change of everything
+//! makes of a mesh of nothing: there is no other way.
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
-use crate::document::At;
-use crate::error::{ConfigError, ConfigErrors, sort};
+use crate::error::{ConfigError, ConfigErrors};
 use crate::load::{Loaded, Resources};
 use crate::name::{ServiceName, ServicePort};
 use crate::probe::Probe;
-use crate::resource::Spec;
-use crate::snapshot::{
-    Authorization, Backend, EndpointSpec, Mtls, Port, Protocol, RouteTable, Service, Snapshot, TrafficPolicy,
-};
+use crate::resource::service::ServiceSpec;
+use crate::shared::SharedMap;
+use crate::snapshot::{EndpointSpec, Protocol, Snapshot};
 
 mod attach;
 pub(crate) mod authorization;
@@ -22,13 +27,22 @@ pub(crate) mod check;
 mod filter;
 mod grpc;
 mod http;
+mod kind;
+mod making;
+mod mesh;
 mod mesh_policy;
 mod order;
 mod policy;
 mod reference;
 mod service;
 mod tcp;
+mod version;
 pub(crate) mod virtual_ips;
+
+use kind::Order;
+use making::Making;
+pub use mesh::{Mesh, Origin};
+pub(crate) use version::version;
 
 impl Snapshot {
     /// Checks what `resources` say together, and makes a snapshot of it: whole, or not at all.
@@ -36,59 +50,16 @@ impl Snapshot {
     /// A backend that does not exist is a warning: requests for its share are answered with 500, as the Gateway API
     /// says, since a route may be there before its backends are.
     pub fn build(resources: &Resources) -> Result<Snapshot, ConfigErrors> {
-        let mut report = Report::default();
-        names(resources, &mut report);
-        let mut drafts = service::drafts(&resources.services, &mut report);
-        policy::apply(&resources.traffic_policies, &mut drafts, &mut report);
-        let authorization = authorization::build(&resources.authorization_policies, &drafts, &mut report);
-        let outbound_policy = mesh_policy::outbound(&resources.mesh_policies, &mut report);
-        let mtls = mesh_policy::mtls(&resources.mesh_policies, &mut drafts, &mut report);
-        for route in &resources.http_routes {
-            http::attach(route, &mut drafts, &mut report);
-        }
-        for route in &resources.grpc_routes {
-            grpc::attach(route, &mut drafts, &mut report);
-        }
-        for route in &resources.tcp_routes {
-            tcp::attach(route, &mut drafts, &mut report);
-        }
-        one_policy_each(&drafts, &authorization, &mut report);
-        let services = finish(drafts, &mut report);
-        let version = version(&(&services, &authorization, outbound_policy, mtls));
-        sort(&mut report.warnings);
-        let snapshot =
-            Snapshot { version, services, authorization, outbound_policy, mtls, warnings: report.warnings };
-        ConfigErrors::or(report.errors, snapshot)
-    }
-}
-
-/// A workload cannot tell for which of two ports a connection to one address is: they must be guarded alike.
-fn one_policy_each(
-    drafts: &Drafts<'_>,
-    authorization: &BTreeMap<ServicePort, Arc<Authorization>>,
-    report: &mut Report,
-) {
-    for draft in drafts.values() {
-        for (at, port) in draft.ports.iter().enumerate() {
-            let is_twin = |other: &&PortDraft<'_>| {
-                other.target_port == port.target_port
-                    && (other.mtls != port.mtls
-                        || authorization.get(&other.key) != authorization.get(&port.key))
-            };
-            if let Some(other) = draft.ports[..at].iter().find(is_twin) {
-                let error = draft.at.error(format!(
-                    "ports {} and {} have one targetPort, and policies that differ",
-                    other.key.port, port.key.port
-                ));
-                report
-                    .error(error.hint("let each policy be about both, or give each port its own targetPort"));
-            }
-        }
+        let mut mesh = Mesh::default();
+        mesh.put(resources, Origin::Files);
+        let snapshot = mesh.judge()?;
+        drop(mesh);
+        Ok(Arc::unwrap_or_clone(snapshot))
     }
 }
 
 /// What is found wrong on the way.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Report {
     errors: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
@@ -105,148 +76,34 @@ impl Report {
     }
 }
 
-/// Services by name, while routes and policies are attached to them.
-type Drafts<'r> = BTreeMap<ServiceName, Draft<'r>>;
+/// Services by name, each by itself.
+type Drafts = SharedMap<ServiceName, Arc<Draft>>;
 
-/// A Service in the making.
-struct Draft<'r> {
-    /// Where it is written.
-    at: At<'r>,
-    ports: Vec<PortDraft<'r>>,
+/// A Service by itself, before anything is said about it.
+#[derive(Clone)]
+struct Draft {
+    written: Arc<Loaded<ServiceSpec>>,
+    order: Order,
+    ports: Vec<PortDraft>,
     probe: Option<Arc<Probe>>,
 }
 
-/// The port that `key` names.
-fn port_mut<'d, 'r>(drafts: &'d mut Drafts<'r>, key: &ServicePort) -> Option<&'d mut PortDraft<'r>> {
-    drafts.get_mut(&key.service)?.ports.iter_mut().find(|port| port.key == *key)
-}
-
-/// A port in the making.
-struct PortDraft<'r> {
+/// A port by itself.
+#[derive(Clone)]
+struct PortDraft {
     key: ServicePort,
     name: Option<Arc<str>>,
     protocol: Protocol,
     target_port: u16,
     endpoints: Vec<EndpointSpec>,
-    policy: TrafficPolicy,
-    mtls: Mtls,
-    /// HTTP or gRPC routes, in any order.
-    routes: Vec<order::Ranked>,
-    /// The first HTTPRoute and GRPCRoute attached, by place.
-    http_route: Option<At<'r>>,
-    grpc_route: Option<At<'r>>,
-    tcp: Option<TcpDraft<'r>>,
 }
 
-/// A port's TCPRoute.
-struct TcpDraft<'r> {
-    at: At<'r>,
-    name: Arc<str>,
-    backends: Vec<Backend>,
-}
-
-fn finish(drafts: Drafts<'_>, report: &mut Report) -> BTreeMap<ServiceName, Arc<Service>> {
-    let names: Vec<&ServiceName> = drafts.keys().collect();
-    let Some(addresses) = virtual_ips::assign(&names) else {
-        let message =
-            format!("more than {} Services: there are no virtual addresses left", virtual_ips::MOST);
-        report.errors.extend(drafts.values().next().map(|draft| draft.at.error(message)));
-        return BTreeMap::new();
-    };
-    let of_ports =
-        |ports: Vec<PortDraft<'_>>| ports.into_iter().map(|port| Arc::new(port.finish())).collect();
-    drafts
-        .into_iter()
-        .zip(addresses)
-        .map(|((name, draft), virtual_ips)| {
-            let Draft { ports, probe, .. } = draft;
-            let service = Service { name: name.clone(), virtual_ips, ports: of_ports(ports), probe };
-            (name, Arc::new(service))
-        })
-        .collect()
-}
-
-impl PortDraft<'_> {
-    fn finish(self) -> Port {
-        let has_route = self.http_route.is_some() || self.grpc_route.is_some();
-        let routes = if has_route { order::table(self.routes) } else { RouteTable::single(&self.key) };
-        let (tcp_route, tcp) = match self.tcp {
-            Some(route) => (route.name, route.backends),
-            None => {
-                let own = Backend { target: self.key.clone(), weight: 1, exists: true };
-                ("default".into(), vec![own])
-            }
-        };
-        Port {
-            key: self.key,
-            name: self.name,
-            protocol: self.protocol,
-            target_port: self.target_port,
-            routes,
-            tcp,
-            tcp_route,
-            endpoints: self.endpoints,
-            policy: self.policy,
-            mtls: self.mtls,
+impl Draft {
+    /// Whether whoever refers to it finds the same in both.
+    fn is_seen_as(&self, other: &Draft) -> bool {
+        fn seen(draft: &Draft) -> impl Iterator<Item = (u16, Option<&str>, Protocol)> {
+            draft.ports.iter().map(|port| (port.key.port, port.name.as_deref(), port.protocol))
         }
+        seen(self).eq(seen(other))
     }
-}
-
-/// Checks that every resource has a proper name of its own.
-fn names(resources: &Resources, report: &mut Report) {
-    unique(&resources.services, check::dns_label, report);
-    unique(&resources.http_routes, check::dns_name, report);
-    unique(&resources.grpc_routes, check::dns_name, report);
-    unique(&resources.tcp_routes, check::dns_name, report);
-    unique(&resources.traffic_policies, check::dns_name, report);
-    unique(&resources.mesh_policies, check::dns_name, report);
-    unique(&resources.authorization_policies, check::dns_name, report);
-}
-
-fn unique<S: Spec>(
-    loaded: &[Loaded<S>],
-    check_name: fn(&At<'_>, &str) -> Result<(), ConfigError>,
-    report: &mut Report,
-) {
-    let mut seen: BTreeMap<(&str, &str), At<'_>> = BTreeMap::new();
-    for one in loaded {
-        let metadata = one.at().field("metadata");
-        let name = metadata.field("name");
-        report.ok(check_name(&name, one.name()));
-        report.ok(check::dns_label(&metadata.field("namespace"), one.namespace()));
-        if let Some(timestamp) = &one.resource.metadata.creation_timestamp {
-            report.ok(check::timestamp(&metadata.field("creationTimestamp"), timestamp));
-        }
-        match seen.get(&(one.namespace(), one.name())) {
-            Some(first) => {
-                let message = format!("there is a {} {}/{} already", S::KIND, one.namespace(), one.name());
-                report.error(name.error(message).hint(format!("the first is at {}", first.place())));
-            }
-            None => {
-                seen.insert((one.namespace(), one.name()), name);
-            }
-        }
-    }
-}
-
-/// The first 16 hex digits of a SHA-256 over what a snapshot says. The text that is hashed is the `Debug` text of the
-/// snapshot's own types, since that has every field, in one order, and nothing of the files' form in it.
-pub(crate) fn version(content: &impl fmt::Debug) -> Arc<str> {
-    struct Hasher(Sha256);
-
-    impl Write for Hasher {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.update(text);
-            Ok(())
-        }
-    }
-
-    let mut hasher = Hasher(Sha256::new());
-    // Writing to a hash cannot fail.
-    let _ = write!(hasher, "{content:?}");
-    let mut version = String::new();
-    for byte in &hasher.0.finalize()[..8] {
-        let _ = write!(version, "{byte:02x}");
-    }
-    version.into()
 }

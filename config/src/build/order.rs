@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::snapshot::route::{PathMatch, Route, RouteTable};
 
 /// A route with what decides its place. The smaller rank is tried first.
+#[derive(Clone)]
 pub(super) struct Ranked {
     pub(super) rank: Rank,
     pub(super) route: Route,

@@ -3,57 +3,60 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Drafts, Report, reference};
+use super::kind::Refers;
+use super::reference::{self, Target};
+use super::{Drafts, Making, Report};
 use crate::document::At;
 use crate::load::Loaded;
 use crate::name::{ServiceName, ServicePort};
 use crate::resource::policy::TrafficPolicySpec;
 use crate::snapshot::TrafficPolicy;
 
-/// Applies every TrafficPolicy to the ports it is about: first those for whole Services, then those for single ports.
-pub(super) fn apply(policies: &[Loaded<TrafficPolicySpec>], drafts: &mut Drafts<'_>, report: &mut Report) {
-    let mut whole: BTreeMap<ServiceName, (&TrafficPolicySpec, At<'_>)> = BTreeMap::new();
-    let mut single: BTreeMap<ServicePort, (&TrafficPolicySpec, At<'_>)> = BTreeMap::new();
-    for policy in policies {
+impl Refers for TrafficPolicySpec {
+    type Said = Vec<Target>;
+
+    fn about(policy: &Loaded<Self>) -> Vec<ServiceName> {
+        reference::named(&policy.resource.spec.target_refs, policy.namespace())
+    }
+
+    fn follow(policy: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Vec<Target> {
         let (spec, at) = (&policy.resource.spec, policy.spec());
         check(spec, &at, report);
         let at_targets = at.field("targetRefs");
         if spec.target_refs.is_empty() {
             report.error(at_targets.error("a policy has at least one target"));
         }
-        for (index, target) in spec.target_refs.iter().enumerate() {
-            let at = at_targets.index(index);
-            match reference::target(target, &at, policy.namespace(), drafts, report) {
-                Some((service, None)) => conflict(&mut whole, service, spec, at, report),
-                Some((service, Some(port))) => {
-                    conflict(&mut single, ServicePort { service, port }, spec, at, report);
-                }
-                None => {}
-            }
-        }
-    }
-    for port in drafts.values_mut().flat_map(|draft| draft.ports.iter_mut()) {
-        for (spec, _) in whole.get(&port.key.service).into_iter().chain(single.get(&port.key)) {
-            fill_in(spec, &mut port.policy);
-        }
+        reference::targets(&spec.target_refs, &at_targets, policy.namespace(), drafts, report)
     }
 }
 
-/// Notes a policy for `key`, of which there can be one.
-fn conflict<'r, K: Ord + std::fmt::Display>(
-    known: &mut BTreeMap<K, (&'r TrafficPolicySpec, At<'r>)>,
-    key: K,
-    spec: &'r TrafficPolicySpec,
-    at: At<'r>,
+/// Applies the TrafficPolicies about a Service to its ports: first the one for the whole Service, then those for single
+/// ports.
+pub(super) fn apply<'m>(
+    policies: Vec<(&'m Loaded<TrafficPolicySpec>, &'m Vec<Target>)>,
+    service: &ServiceName,
+    ports: &mut [Making<'m>],
     report: &mut Report,
 ) {
-    match known.get(&key) {
-        Some((_, first)) => {
-            let error = at.error(format!("{key} has a TrafficPolicy already"));
-            report.error(error.hint(format!("the first is at {}", first.place())));
+    let mut said: BTreeMap<Option<u16>, (&TrafficPolicySpec, At<'_>)> = BTreeMap::new();
+    for (policy, targets) in policies {
+        for Target { index, port, .. } in targets.iter().filter(|target| target.service == *service) {
+            let at = policy.spec().field("targetRefs").index(*index);
+            if let Some((_, first)) = said.get(port) {
+                let about = match *port {
+                    Some(port) => ServicePort { service: service.clone(), port }.to_string(),
+                    None => service.to_string(),
+                };
+                let error = at.error(format!("{about} has a TrafficPolicy already"));
+                report.error(error.hint(format!("the first is at {}", first.place())));
+            } else {
+                said.insert(*port, (&policy.resource.spec, at));
+            }
         }
-        None => {
-            known.insert(key, (spec, at));
+    }
+    for port in ports {
+        for (spec, _) in said.get(&None).into_iter().chain(said.get(&Some(port.draft.key.port))) {
+            fill_in(spec, &mut port.policy);
         }
     }
 }

@@ -67,12 +67,57 @@ pub(super) fn labels<'n>(
     labels
 }
 
-/// The Service, and the port of it, that a policy in `namespace` is about.
-pub(super) fn target(
+/// What one of a policy's `targetRefs` leads to.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// Its place among them.
+    pub(super) index: usize,
+    pub(super) service: ServiceName,
+    /// None: all ports of it.
+    pub(super) port: Option<u16>,
+}
+
+/// What the `targetRefs` of a policy in `namespace` lead to, as far as that is there.
+pub(super) fn targets(
+    refs: &[TargetRef],
+    at: &At<'_>,
+    namespace: &str,
+    drafts: &Drafts,
+    report: &mut Report,
+) -> Vec<Target> {
+    let found = refs.iter().enumerate().filter_map(|(index, reference)| {
+        let (service, port) = target(reference, &at.index(index), namespace, drafts, report)?;
+        Some(Target { index, service, port })
+    });
+    found.collect()
+}
+
+/// The Services that the `targetRefs` of a policy in `namespace` name.
+pub(super) fn named(refs: &[TargetRef], namespace: &str) -> Vec<ServiceName> {
+    refs.iter().map(|target| ServiceName::new(namespace, &target.name)).collect()
+}
+
+/// The Services that the `parentRefs` of a route in `namespace` name.
+pub(super) fn named_parents(refs: &[ParentRef], namespace: &str) -> Vec<ServiceName> {
+    refs.iter().map(|parent| ServiceName::new(namespace, &parent.name)).collect()
+}
+
+/// The Services that `backendRefs` of a route in `namespace` name.
+pub(super) fn named_backends<'b>(
+    refs: impl IntoIterator<Item = &'b BackendRef>,
+    namespace: &str,
+) -> Vec<ServiceName> {
+    let name = |backend: &BackendRef| {
+        ServiceName::new(backend.namespace.as_deref().unwrap_or(namespace), &backend.name)
+    };
+    refs.into_iter().map(name).collect()
+}
+
+fn target(
     target: &TargetRef,
     at: &At<'_>,
     namespace: &str,
-    drafts: &Drafts<'_>,
+    drafts: &Drafts,
     report: &mut Report,
 ) -> Option<(ServiceName, Option<u16>)> {
     report.ok(is_service(at, target.group.as_deref(), target.kind.as_deref()))?;
@@ -94,7 +139,7 @@ pub(super) fn parents(
     at: &At<'_>,
     namespace: &str,
     carries: Carries,
-    drafts: &Drafts<'_>,
+    drafts: &Drafts,
     report: &mut Report,
 ) -> Vec<ServicePort> {
     let mut found: Vec<ServicePort> = Vec::new();
@@ -124,7 +169,7 @@ fn ports_of(
     at: &At<'_>,
     namespace: &str,
     carries: Carries,
-    drafts: &Drafts<'_>,
+    drafts: &Drafts,
 ) -> Result<Vec<ServicePort>, ConfigError> {
     if parent.kind.is_none() {
         let error = at.error("missing field `kind`");
@@ -137,11 +182,11 @@ fn ports_of(
     }
     let name = ServiceName::new(namespace, &parent.name);
     let draft = existing(&name, &at.field("name"), drafts)?;
-    let is_named = |port: &&PortDraft<'_>| {
+    let is_named = |port: &&PortDraft| {
         parent.port.is_none_or(|number| number == port.key.port)
             && parent.section_name.as_deref().is_none_or(|section| port.name.as_deref() == Some(section))
     };
-    let named: Vec<&PortDraft<'_>> = draft.ports.iter().filter(is_named).collect();
+    let named: Vec<&PortDraft> = draft.ports.iter().filter(is_named).collect();
     let at_port = if parent.port.is_some() { at.field("port") } else { at.field("sectionName") };
     if named.is_empty() {
         return Err(at_port.error(format!("{name} has no such port")).hint(ports_hint(&draft.ports)));
@@ -161,7 +206,7 @@ pub(super) fn backends(
     refs: &[BackendRef],
     at: &At<'_>,
     namespace: &str,
-    drafts: &Drafts<'_>,
+    drafts: &Drafts,
     report: &mut Report,
 ) -> Vec<Backend> {
     let mut backends: Vec<Backend> = Vec::new();
@@ -187,7 +232,7 @@ fn backend(
     reference: &BackendRef,
     at: &At<'_>,
     namespace: &str,
-    drafts: &Drafts<'_>,
+    drafts: &Drafts,
     report: &mut Report,
 ) -> Option<Backend> {
     report.ok(is_service(at, reference.group.as_deref(), reference.kind.as_deref()))?;
@@ -239,12 +284,12 @@ pub(super) fn is_service(at: &At<'_>, group: Option<&str>, kind: Option<&str>) -
 }
 
 /// The Service of that name.
-pub(super) fn existing<'d, 'r>(
+pub(super) fn existing<'d>(
     name: &ServiceName,
     at: &At<'_>,
-    drafts: &'d Drafts<'r>,
-) -> Result<&'d super::Draft<'r>, ConfigError> {
-    drafts.get(name).ok_or_else(|| {
+    drafts: &'d Drafts,
+) -> Result<&'d super::Draft, ConfigError> {
+    drafts.get(name).map(|draft| &**draft).ok_or_else(|| {
         let error = at.error(format!("there is no Service {name}"));
         // In a large mesh with many faults, a look at every name for each would take its time.
         let siblings = drafts.keys().filter(|known| known.namespace == name.namespace).take(MAX_SUGGESTED);
@@ -258,8 +303,8 @@ pub(super) fn existing<'d, 'r>(
 }
 
 /// "its ports are: 80 (http), 81".
-pub(super) fn ports_hint(ports: &[PortDraft<'_>]) -> String {
-    let of_port = |port: &PortDraft<'_>| match &port.name {
+pub(super) fn ports_hint(ports: &[PortDraft]) -> String {
+    let of_port = |port: &PortDraft| match &port.name {
         Some(name) => format!("{} ({name})", port.key.port),
         None => port.key.port.to_string(),
     };

@@ -4,36 +4,28 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Draft, Drafts, PortDraft, Report, check};
+use super::kind::Order;
+use super::{Draft, PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
-use crate::name::{ServiceName, ServicePort};
+use crate::name::ServicePort;
 use crate::probe::{Probe, ProbeSpec};
 use crate::resource::service::{Endpoint, Secure as SecureSpec, ServicePort as PortSpec, ServiceSpec};
-use crate::snapshot::{EndpointSpec, Mtls, Secure, TrafficPolicy, is_virtual};
+use crate::snapshot::{EndpointSpec, Secure, is_virtual};
 
 /// Most ports of one Service.
 const MAX_PORTS: usize = 256;
 
-/// Every Service. Of two with one name, which is an error already, the first.
-pub(super) fn drafts<'r>(services: &'r [Loaded<ServiceSpec>], report: &mut Report) -> Drafts<'r> {
-    let mut drafts = Drafts::new();
-    for service in services {
-        let draft = draft(service, report);
-        drafts.entry(ServiceName::new(service.namespace(), service.name())).or_insert(draft);
-    }
-    drafts
-}
-
-fn draft<'r>(service: &'r Loaded<ServiceSpec>, report: &mut Report) -> Draft<'r> {
+/// A Service by itself.
+pub(super) fn draft(service: &Arc<Loaded<ServiceSpec>>, order: Order, report: &mut Report) -> Draft {
     let (spec, at) = (&service.resource.spec, service.spec());
-    let name = ServiceName::new(service.namespace(), service.name());
+    let name = service.full_name();
     let at_ports = at.field("ports");
     if spec.ports.is_empty() {
         report.error(at_ports.error("a Service has at least one port"));
     }
-    let mut ports: Vec<PortDraft<'r>> = Vec::new();
+    let mut ports: Vec<PortDraft> = Vec::new();
     report.ok(check::at_most(&at_ports, spec.ports.len(), MAX_PORTS));
     for (index, port) in spec.ports.iter().enumerate().take(MAX_PORTS) {
         let at = at_ports.index(index);
@@ -51,17 +43,11 @@ fn draft<'r>(service: &'r Loaded<ServiceSpec>, report: &mut Report) -> Draft<'r>
             protocol: port.app_protocol.map(|hint| hint.0).unwrap_or_default(),
             target_port: port.target_port.unwrap_or(port.port),
             endpoints: Vec::new(),
-            policy: TrafficPolicy::default(),
-            mtls: Mtls::default(),
-            routes: Vec::new(),
-            http_route: None,
-            grpc_route: None,
-            tcp: None,
         });
     }
     add_endpoints(&spec.endpoints, &at.field("endpoints"), &mut ports, report);
     let probe = spec.probe.as_ref().map(|probe| self::probe(probe, &at.field("probe"), report));
-    Draft { at: service.at().field("metadata").field("name"), ports, probe }
+    Draft { written: service.clone(), order, ports, probe }
 }
 
 fn probe(spec: &ProbeSpec, at: &At<'_>, report: &mut Report) -> Arc<Probe> {
@@ -90,7 +76,7 @@ fn check_port(port: &PortSpec, at: &At<'_>, siblings: usize, report: &mut Report
     }
 }
 
-fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft<'_>], report: &mut Report) {
+fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft], report: &mut Report) {
     let mut seen: BTreeMap<(u16, SocketAddr), At<'_>> = BTreeMap::new();
     for (index, endpoint) in endpoints.iter().enumerate() {
         let at = at.index(index);

@@ -3,7 +3,6 @@
 //! A snapshot is made from resources in one step and is either whole or not made at all. Nothing in it has to be
 //! checked again.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
 use crate::probe::Probe;
+use crate::shared::SharedMap;
 
 pub mod authorization;
 mod query;
@@ -25,9 +25,9 @@ pub struct Snapshot {
     /// Content hash: equal versions say the same.
     pub version: Arc<str>,
     /// Every Service by its name.
-    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub services: SharedMap<ServiceName, Arc<Service>>,
     /// Who may call what, for each port that a policy is about.
-    pub authorization: BTreeMap<ServicePort, Arc<Authorization>>,
+    pub authorization: SharedMap<ServicePort, Arc<Authorization>>,
     /// What happens to destinations in no Service, where no narrower policy speaks.
     pub outbound_policy: OutboundPolicy,
     /// Whether a workload lets callers in whose identity is not proved, at ports that are in no Service.

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Cluster, Listener, LoadAssignment, Resource, RouteConfiguration, RouteSource};
-use crate::build::{version, virtual_ips};
+use crate::build::version;
+use crate::build::virtual_ips::Addresses;
 use crate::name::{ServiceName, ServicePort};
+use crate::shared::SharedMap;
 use crate::snapshot::{
     Authorization, Backend, EndpointSpec, Mtls, Port, Protocol, Route, RouteTable, Service, Snapshot,
     TrafficPolicy, VirtualIps,
@@ -25,16 +27,17 @@ use crate::xds::names;
 /// Lighter's own, and has no routes otherwise; a backend whose cluster is not there does not exist.
 pub fn assemble<'r>(resources: impl IntoIterator<Item = &'r Resource>) -> Snapshot {
     let parts = Parts::of(resources);
-    let mut services: BTreeMap<ServiceName, Arc<Service>> = BTreeMap::new();
+    let mut services: SharedMap<ServiceName, Arc<Service>> = SharedMap::default();
     for (name, service) in &parts.services {
         services.insert((*name).clone(), Arc::new(parts.own(service)));
     }
     let others = parts.others();
-    let names: Vec<&ServiceName> = others.keys().collect();
+    let mut addresses = Addresses::default();
+    // More than there are addresses for, nobody holds.
+    others.keys().for_each(|name| drop(addresses.insert(name)));
     let taken: BTreeSet<_> = services.values().map(|service| service.virtual_ips.v4).collect();
-    // More than there are addresses for: nobody holds so many.
-    let addresses = virtual_ips::assign(&names).unwrap_or_default();
-    for ((name, ports), virtual_ips) in others.iter().zip(addresses) {
+    for (name, ports) in &others {
+        let Some(virtual_ips) = addresses.of(name) else { continue };
         // An address that a Service has by its control plane's word stays that Service's.
         if !taken.contains(&virtual_ips.v4) {
             services.insert(name.clone(), Arc::new(self::service(name, virtual_ips, ports)));
@@ -42,8 +45,8 @@ pub fn assemble<'r>(resources: impl IntoIterator<Item = &'r Resource>) -> Snapsh
     }
     let outbound_policy = parts.workload.map(|workload| workload.outbound_policy).unwrap_or_default();
     let (authorization, mtls) = (parts.authorization(), parts.mtls(0));
-    let version = version(&(&services, &authorization, outbound_policy, mtls));
-    Snapshot { version, services, authorization, outbound_policy, mtls, warnings: Vec::new() }
+    let snapshot = Snapshot { services, authorization, outbound_policy, mtls, ..Snapshot::default() };
+    Snapshot { version: version(&snapshot), ..snapshot }
 }
 
 fn service(name: &ServiceName, virtual_ips: VirtualIps, ports: &[Arc<Port>]) -> Service {
@@ -198,7 +201,7 @@ impl<'r> Parts<'r> {
     }
 
     /// Who may call what at this workload's own ports.
-    fn authorization(&self) -> BTreeMap<ServicePort, Arc<Authorization>> {
+    fn authorization(&self) -> SharedMap<ServicePort, Arc<Authorization>> {
         let of_workload = |workload: &Workload| {
             let service = names::of_service(&workload.key)?;
             let said = workload.ports.iter().filter(|entry| !entry.authorization.is_empty());

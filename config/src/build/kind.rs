@@ -1,0 +1,249 @@
+//! All resources of one kind that refer to Services, with what they were found to say.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Drafts, Report};
+use crate::document::At;
+use crate::error::ConfigError;
+use crate::load::Loaded;
+use crate::name::ServiceName;
+use crate::resource::Spec;
+use crate::resource::authorization::AuthorizationPolicySpec;
+use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
+use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
+use crate::shared::SharedMap;
+
+/// Namespace and name of a resource of any kind.
+pub(super) type FullName = ServiceName;
+
+/// A kind of resource that refers to Services.
+pub(super) trait Refers: Spec + Clone {
+    /// What a resource says, once its references are followed.
+    type Said: Clone;
+
+    /// The Services that it is about: those that are others because of it. [`ServiceName::nobody`] stands for the mesh.
+    fn about(written: &Loaded<Self>) -> Vec<ServiceName>;
+
+    /// The Services that it names beside.
+    fn names(_: &Loaded<Self>) -> Vec<ServiceName> {
+        Vec::new()
+    }
+
+    /// Follows its references. Looks at nothing of `drafts` but at the Services of [`Refers::about`] and
+    /// [`Refers::names`]; only what is wrong with a reference may depend on others, for a hint.
+    fn follow(written: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Self::Said;
+}
+
+/// All that refers to Services, by kind.
+#[derive(Clone, Default)]
+pub(super) struct Kinds {
+    pub(super) http_routes: Kind<HttpRouteSpec>,
+    pub(super) grpc_routes: Kind<GrpcRouteSpec>,
+    pub(super) tcp_routes: Kind<TcpRouteSpec>,
+    pub(super) traffic_policies: Kind<TrafficPolicySpec>,
+    pub(super) mesh_policies: Kind<MeshPolicySpec>,
+    pub(super) authorization_policies: Kind<AuthorizationPolicySpec>,
+}
+
+/// Does the same to every kind.
+macro_rules! every_kind {
+    ($kinds:expr, |$kind:ident| $do:expr) => {
+        every_kind!($kinds, |$kind| $do; http_routes grpc_routes tcp_routes traffic_policies mesh_policies
+            authorization_policies)
+    };
+    ($kinds:expr, |$kind:ident| $do:expr; $($field:ident)+) => {{
+        let $crate::build::kind::Kinds { $($field),+ } = $kinds;
+        $({ let $kind = $field; $do; })+
+    }};
+}
+pub(super) use every_kind;
+
+/// One resource.
+#[derive(Clone)]
+pub(super) struct Unit<S: Refers> {
+    pub(super) written: Arc<Loaded<S>>,
+    order: Order,
+    /// None: it was not looked at yet.
+    said: Option<S::Said>,
+    warnings: Vec<ConfigError>,
+}
+
+/// Where two resources cannot both be, the later is at fault. Of two that are stored, the one that is later by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    /// It was read from a file, as the so manieth.
+    File(usize),
+    /// It is kept in a store.
+    Stored,
+    /// It is pushed now, as the so manieth.
+    Pushed(usize),
+}
+
+/// All resources of a kind. Copies share what is the same.
+#[derive(Clone)]
+pub(super) struct Kind<S: Refers> {
+    units: SharedMap<FullName, Arc<Unit<S>>>,
+    /// By Service, who refers to it, and whether it is about that Service.
+    referrers: SharedMap<(ServiceName, FullName), bool>,
+    /// Those of which something is to be warned.
+    warned: SharedMap<FullName, ()>,
+    /// Those that have to be looked at.
+    stale: BTreeSet<FullName>,
+    /// Those whose name another has, which comes first. This is a fault; what else is wrong with them is to be told, too.
+    surplus: Vec<Arc<Loaded<S>>>,
+}
+
+impl<S: Refers> Default for Kind<S> {
+    fn default() -> Self {
+        Kind {
+            units: SharedMap::default(),
+            referrers: SharedMap::default(),
+            warned: SharedMap::default(),
+            stale: BTreeSet::new(),
+            surplus: Vec::new(),
+        }
+    }
+}
+
+impl<S: Refers> Kind<S> {
+    /// Whether it is the kind of this name.
+    pub(super) fn is(&self, kind: &str) -> bool {
+        kind == S::KIND
+    }
+
+    /// Adds a resource. Of two with one name, the later is at fault.
+    pub(super) fn put(
+        &mut self,
+        written: &Arc<Loaded<S>>,
+        order: Order,
+        touched: &mut BTreeSet<ServiceName>,
+        report: &mut Report,
+    ) {
+        let name = written.full_name();
+        if let Some(known) = self.units.get(&name).cloned() {
+            let known_first = known.order <= order;
+            let (first, later) =
+                if known_first { (&known.written, written) } else { (written, &known.written) };
+            report.error(later.surplus(first));
+            self.surplus.push(later.clone());
+            if known_first {
+                return;
+            }
+            self.remove(&name, touched);
+        }
+        let about = S::about(written);
+        for service in S::names(written) {
+            self.referrers.insert((service, name.clone()), false);
+        }
+        for service in &about {
+            self.referrers.insert((service.clone(), name.clone()), true);
+        }
+        touched.extend(about);
+        self.stale.insert(name.clone());
+        let unit = Unit { written: written.clone(), order, said: None, warnings: Vec::new() };
+        self.units.insert(name, Arc::new(unit));
+    }
+
+    /// Removes a resource, if it is there.
+    pub(super) fn remove(&mut self, name: &FullName, touched: &mut BTreeSet<ServiceName>) {
+        let Some(unit) = self.units.remove(name) else { return };
+        let about = S::about(&unit.written);
+        for service in about.iter().cloned().chain(S::names(&unit.written)) {
+            self.referrers.remove(&(service, name.clone()));
+        }
+        touched.extend(about);
+        self.warned.remove(name);
+        self.stale.remove(name);
+    }
+
+    /// Has everything looked at again that refers to a Service.
+    pub(super) fn reshaped(&mut self, service: &ServiceName) {
+        let referrers: Vec<FullName> = self.referrers_of(service).map(|(name, _)| name.clone()).collect();
+        self.stale.extend(referrers);
+    }
+
+    /// Has everything looked at again of which something is warned: a hint goes by what other names there are.
+    pub(super) fn renamed(&mut self) {
+        self.stale.extend(self.warned.keys().cloned());
+    }
+
+    /// Follows the references of all that has to be looked at. The Services that it is about are touched.
+    pub(super) fn follow(
+        &mut self,
+        drafts: &Drafts,
+        touched: &mut BTreeSet<ServiceName>,
+        report: &mut Report,
+    ) {
+        for name in std::mem::take(&mut self.stale) {
+            let Some(unit) = self.units.get_mut(&name) else { continue };
+            let mut found = Report::default();
+            let said = Some(S::follow(&unit.written, drafts, &mut found));
+            touched.extend(S::about(&unit.written));
+            report.errors.append(&mut found.errors);
+            match found.warnings.is_empty() {
+                true => drop(self.warned.remove(&name)),
+                false => drop(self.warned.insert(name, ())),
+            }
+            *unit = Arc::new(Unit { said, warnings: found.warnings, ..Unit::clone(unit) });
+        }
+        for written in std::mem::take(&mut self.surplus) {
+            S::follow(&written, drafts, report);
+        }
+    }
+
+    /// What is said about a Service, in order.
+    pub(super) fn about(&self, service: &ServiceName) -> Vec<(&Loaded<S>, &S::Said)> {
+        let about = self.referrers_of(service).filter(|(_, about)| *about);
+        let mut units: Vec<&Arc<Unit<S>>> = about.filter_map(|(name, _)| self.units.get(name)).collect();
+        // They come by name.
+        units.sort_by_key(|unit| unit.order);
+        units.into_iter().filter_map(|unit| Some((&*unit.written, unit.said.as_ref()?))).collect()
+    }
+
+    /// What is to be warned of.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &ConfigError> {
+        self.warned.keys().filter_map(|name| self.units.get(name)).flat_map(|unit| &unit.warnings)
+    }
+
+    /// Those that are read from files.
+    pub(super) fn of_files(&self) -> Vec<FullName> {
+        let of_files = self.units.iter().filter(|(_, unit)| matches!(unit.order, Order::File(_)));
+        of_files.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Takes a resource that was pushed for one that is stored: without its text, in `origin`.
+    pub(super) fn keep(&mut self, name: &FullName, origin: &Arc<str>) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let unit = Arc::make_mut(unit);
+        unit.order = Order::Stored;
+        Arc::make_mut(&mut unit.written).document.forget(origin);
+        unit.warnings.iter_mut().for_each(|warning| warning.forget(origin));
+    }
+
+    fn referrers_of<'k>(&'k self, service: &'k ServiceName) -> impl Iterator<Item = (&'k FullName, bool)> {
+        let of_service = self.referrers.from(&(service.clone(), ServiceName::nobody()));
+        let of_service = of_service.take_while(move |((of, _), _)| of == service);
+        of_service.map(|((_, name), about)| (name, *about))
+    }
+}
+
+impl<S: Spec> Loaded<S> {
+    /// What is wrong with it if another of its name comes first.
+    pub(super) fn surplus(&self, first: &Self) -> ConfigError {
+        let message = format!("there is a {} {}/{} already", S::KIND, self.namespace(), self.name());
+        self.name_at().error(message).hint(format!("the first is at {}", first.name_at().place()))
+    }
+}
+
+impl<S> Loaded<S> {
+    /// Its namespace and name.
+    pub(super) fn full_name(&self) -> FullName {
+        ServiceName::new(self.namespace(), self.name())
+    }
+
+    /// Where its name is written.
+    pub(super) fn name_at(&self) -> At<'_> {
+        self.at().field("metadata").field("name")
+    }
+}

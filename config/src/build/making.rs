@@ -1,0 +1,141 @@
+//! A Service, put together from its draft and from what is said about it.
+
+use std::sync::Arc;
+
+use super::kind::Kinds;
+use super::mesh_policy::{self, Policies};
+use super::{Draft, PortDraft, Report, authorization, grpc, http, order, policy, tcp};
+use crate::document::At;
+use crate::name::{ServiceName, ServicePort};
+use crate::snapshot::{
+    Authorization, Backend, Mtls, OutboundPolicy, Port, RouteTable, Service, TrafficPolicy, VirtualIps,
+};
+
+/// A port in the making.
+pub(super) struct Making<'m> {
+    pub(super) draft: &'m PortDraft,
+    pub(super) policy: TrafficPolicy,
+    pub(super) mtls: Mtls,
+    pub(super) authorization: Authorization,
+    /// HTTP or gRPC routes, in any order.
+    pub(super) routes: Vec<order::Ranked>,
+    /// The first HTTPRoute attached, by its place.
+    pub(super) http_route: Option<At<'m>>,
+    pub(super) has_grpc_route: bool,
+    pub(super) tcp: Option<TcpMaking<'m>>,
+}
+
+/// A port's TCPRoute.
+pub(super) struct TcpMaking<'m> {
+    pub(super) at: At<'m>,
+    pub(super) name: &'m Arc<str>,
+    pub(super) backends: &'m [Backend],
+}
+
+/// A Service, and who may call it at each port of which that is said.
+pub(super) type Made = (Service, Vec<(ServicePort, Authorization)>);
+
+/// What holds where nothing narrower is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Everywhere {
+    pub(super) outbound_policy: OutboundPolicy,
+    pub(super) mtls: Mtls,
+}
+
+impl Everywhere {
+    /// By the policies that are about the mesh.
+    pub(super) fn of(kinds: &Kinds, report: &mut Report) -> Self {
+        let policies: Policies<'_> = kinds.mesh_policies.about(&ServiceName::nobody());
+        Everywhere {
+            outbound_policy: mesh_policy::outbound(&policies, report),
+            mtls: mesh_policy::mtls_of_mesh(&policies, report),
+        }
+    }
+}
+
+/// Puts a Service together.
+pub(super) fn service(
+    name: &ServiceName,
+    draft: &Draft,
+    kinds: &Kinds,
+    everywhere: &Everywhere,
+    virtual_ips: VirtualIps,
+    report: &mut Report,
+) -> Made {
+    let mut ports: Vec<Making<'_>> = draft.ports.iter().map(Making::new).collect();
+    policy::apply(kinds.traffic_policies.about(name), name, &mut ports, report);
+    mesh_policy::mtls(&kinds.mesh_policies.about(name), name, everywhere.mtls, &mut ports, report);
+    authorization::apply(kinds.authorization_policies.about(name), &mut ports);
+    http::attach(kinds.http_routes.about(name), &mut ports);
+    grpc::attach(kinds.grpc_routes.about(name), &mut ports, report);
+    tcp::attach(kinds.tcp_routes.about(name), &mut ports, report);
+    one_policy_each(draft, &ports, report);
+    let (mut finished, mut authorization) = (Vec::with_capacity(ports.len()), Vec::new());
+    for port in ports {
+        let (port, said) = port.finish();
+        if !said.is_empty() {
+            authorization.push((port.key.clone(), said));
+        }
+        finished.push(Arc::new(port));
+    }
+    let probe = draft.probe.clone();
+    (Service { name: name.clone(), virtual_ips, ports: finished, probe }, authorization)
+}
+
+impl<'m> Making<'m> {
+    fn new(draft: &'m PortDraft) -> Self {
+        Making {
+            draft,
+            policy: TrafficPolicy::default(),
+            mtls: Mtls::default(),
+            authorization: Authorization::default(),
+            routes: Vec::new(),
+            http_route: None,
+            has_grpc_route: false,
+            tcp: None,
+        }
+    }
+
+    fn finish(self) -> (Port, Authorization) {
+        let PortDraft { key, name, protocol, target_port, endpoints } = self.draft;
+        let has_route = self.http_route.is_some() || self.has_grpc_route;
+        let routes = if has_route { order::table(self.routes) } else { RouteTable::single(key) };
+        let (tcp_route, tcp) = match self.tcp {
+            Some(route) => (route.name.clone(), route.backends.to_vec()),
+            None => {
+                let own = Backend { target: key.clone(), weight: 1, exists: true };
+                ("default".into(), vec![own])
+            }
+        };
+        let port = Port {
+            key: key.clone(),
+            name: name.clone(),
+            protocol: *protocol,
+            target_port: *target_port,
+            routes,
+            tcp,
+            tcp_route,
+            endpoints: endpoints.clone(),
+            policy: self.policy,
+            mtls: self.mtls,
+        };
+        (port, self.authorization)
+    }
+}
+
+/// A workload cannot tell for which of two ports a connection to one address is: they must be guarded alike.
+fn one_policy_each(draft: &Draft, ports: &[Making<'_>], report: &mut Report) {
+    for (at, port) in ports.iter().enumerate() {
+        let is_twin = |other: &&Making<'_>| {
+            other.draft.target_port == port.draft.target_port
+                && (other.mtls != port.mtls || other.authorization != port.authorization)
+        };
+        if let Some(other) = ports[..at].iter().find(is_twin) {
+            let error = draft.written.name_at().error(format!(
+                "ports {} and {} have one targetPort, and policies that differ",
+                other.draft.key.port, port.draft.key.port
+            ));
+            report.error(error.hint("let each policy be about both, or give each port its own targetPort"));
+        }
+    }
+}
