@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lighter_config::name::ServicePort;
 use lighter_config::probe::Probe;
-use lighter_config::snapshot::Snapshot;
+use lighter_config::snapshot::{Service, Snapshot};
 use lighter_probe::Judge;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -24,25 +24,27 @@ pub async fn keep(state: Arc<State>) {
     let mut stopping = state.stopping();
     let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
     let mut tasks = JoinSet::new();
-    let mut asked: BTreeMap<Asked, (Arc<Probe>, AbortHandle)> = BTreeMap::new();
+    let mut asked: BTreeMap<Asked, AbortHandle> = BTreeMap::new();
+    let mut before = Arc::<Snapshot>::default();
     loop {
-        let wanted = wanted(&state.store.view().snapshot);
-        asked.retain(|key, (probe, task)| {
-            let goes_on = wanted.get(key) == Some(probe);
-            if !goes_on {
-                task.abort();
+        let now = state.store.snapshot();
+        for (_, old, new) in before.services.changes(&now.services) {
+            let (old, new) = (wanted(old), wanted(new));
+            for (key, _) in old.iter().filter(|(key, probe)| new.get(*key) != Some(*probe)) {
+                if let Some(task) = asked.remove(key) {
+                    task.abort();
+                }
+                if !new.contains_key(key) {
+                    state.index.set_well(&key.0, key.1, true);
+                }
             }
-            if !wanted.contains_key(key) {
-                state.index.set_well(&key.0, key.1, true);
+            for (key, probe) in new {
+                asked
+                    .entry(key.clone())
+                    .or_insert_with(|| tasks.spawn(ask(state.clone(), key, probe, places.clone())));
             }
-            goes_on
-        });
-        for (key, probe) in wanted {
-            asked.entry(key.clone()).or_insert_with(|| {
-                let asking = ask(state.clone(), key, probe.clone(), places.clone());
-                (probe, tasks.spawn(asking))
-            });
         }
+        before = now;
         tokio::select! {
             () = stopping.asked() => return,
             changed = changed.changed() => if changed.is_err() {
@@ -54,10 +56,10 @@ pub async fn keep(state: Arc<State>) {
     }
 }
 
-/// Whom to ask, and how.
-fn wanted(snapshot: &Snapshot) -> BTreeMap<Asked, Arc<Probe>> {
-    let services = snapshot.services.values().filter_map(|service| Some((service, service.probe.as_ref()?)));
-    let endpoints = services.flat_map(|(service, probe)| {
+/// Whom to ask of a Service, and how.
+fn wanted(service: Option<&Arc<Service>>) -> BTreeMap<Asked, Arc<Probe>> {
+    let probed = service.and_then(|service| Some((service, service.probe.as_ref()?)));
+    let endpoints = probed.into_iter().flat_map(|(service, probe)| {
         let ports = service.ports.iter();
         ports.flat_map(move |port| {
             port.endpoints.iter().map(move |one| (port.key.clone(), one.address, probe))

@@ -87,18 +87,13 @@ impl Index {
         let mut contents = self.lock();
         let before = std::mem::replace(&mut contents.snapshot, snapshot.clone());
         let mut touched = Touched::default();
-        let names: BTreeSet<&ServiceName> = before.services.keys().chain(snapshot.services.keys()).collect();
-        for name in names {
-            let (old, new) = (before.services.get(name), snapshot.services.get(name));
-            if old != new {
-                for service in [old, new].into_iter().flatten() {
-                    touched.service(service, |port| contents.endpoints(port));
-                }
-                contents.addresses.replace(old, new);
+        for (_, old, new) in before.services.changes(&snapshot.services) {
+            for service in [old, new].into_iter().flatten() {
+                touched.service(service, |port| contents.endpoints(port));
             }
+            contents.addresses.replace(old, new);
         }
-        let (old, new) = (&before.authorization, &snapshot.authorization);
-        for port in old.keys().chain(new.keys()).filter(|port| old.get(port) != new.get(port)) {
+        for (port, ..) in before.authorization.changes(&snapshot.authorization) {
             touched.add(Kind::Workload, &port.service.to_string());
         }
         if (before.outbound_policy, before.mtls) == (snapshot.outbound_policy, snapshot.mtls) {
@@ -132,7 +127,9 @@ impl Index {
         let mut contents = self.lock();
         let unwell = contents.unwell.entry(port.clone()).or_default();
         let changed = if is_well { unwell.remove(&endpoint) } else { unwell.insert(endpoint) };
-        contents.unwell.retain(|_, endpoints| !endpoints.is_empty());
+        if unwell.is_empty() {
+            contents.unwell.remove(port);
+        }
         if changed {
             let mut touched = Touched::default();
             touched.endpoints(port, []);

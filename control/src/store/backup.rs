@@ -54,7 +54,7 @@ impl Store {
 
     /// Replaces every resource by those of a backup, whole or not at all. What is the same in both stays as it is.
     pub fn restore(&self, backup: Backup, dry_run: bool) -> Result<Changes, StoreError> {
-        let files = self.lock();
+        let mesh = self.lock();
         let view = self.view();
         let origin = Arc::from(ORIGIN);
         let (mut plan, mut manifests) = (Plan::new(&view), Vec::new());
@@ -71,6 +71,6 @@ impl Store {
         }
         plan.judge(manifests);
         plan.remove_rest();
-        self.carry_out(plan, &files, dry_run)
+        self.carry_out(plan, mesh, dry_run)
     }
 }

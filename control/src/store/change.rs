@@ -1,16 +1,18 @@
 //! Changes of the store: planned on a copy, judged whole, written whole.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
+use lighter_config::build::{Mesh, Origin};
 use lighter_config::error::{ConfigError, ConfigErrors};
 use lighter_config::load::Resources;
 use lighter_config::manifest::{Key, Manifest};
+use lighter_config::shared::SharedMap;
 use serde_json::Value;
 
 use super::disk::Batch;
-use super::{Store, StoreError, Stored, View, build, manifest, time};
+use super::{ORIGIN, Store, StoreError, Stored, View, time};
 
 /// What Kubernetes writes beside what a user writes. It says nothing to Lighter, and is not kept.
 const FOREIGN: [&str; 6] =
@@ -97,7 +99,7 @@ impl Store {
     ///
     /// A document with a `metadata.resourceVersion` is taken only if the resource has that generation still.
     pub fn apply(&self, push: Push, author: Author<'_>, dry_run: bool) -> Result<Changes, StoreError> {
-        let files = self.lock();
+        let mesh = self.lock();
         let view = self.view();
         conflicts(&push.manifests, &view)?;
         let mut plan = Plan::new(&view);
@@ -107,13 +109,13 @@ impl Store {
         if let Some(set) = push.set.as_deref().filter(|_| push.prune) {
             plan.prune(set);
         }
-        self.carry_out(plan, &files, dry_run)
+        self.carry_out(plan, mesh, dry_run)
     }
 
     /// Removes resources, all or none; with `dry_run`, only says what it would do. Unless `ignore_missing`, each must
     /// be there.
     pub fn delete(&self, keys: &[Key], ignore_missing: bool, dry_run: bool) -> Result<Changes, StoreError> {
-        let files = self.lock();
+        let mesh = self.lock();
         let view = self.view();
         let missing: Vec<Key> =
             keys.iter().filter(|key| !view.resources.contains_key(key)).cloned().collect();
@@ -124,19 +126,23 @@ impl Store {
         for key in keys {
             plan.remove(key, Effect::Deleted);
         }
-        self.carry_out(plan, &files, dry_run)
+        self.carry_out(plan, mesh, dry_run)
     }
 
     /// Judges what there would be, writes it, and shows it.
     pub(super) fn carry_out(
         &self,
         plan: Plan<'_>,
-        files: &Resources,
+        mut mesh: MutexGuard<'_, Mesh>,
         dry_run: bool,
     ) -> Result<Changes, StoreError> {
-        let kept = plan.next.iter().filter(|(key, _)| !plan.named.contains(key));
-        let kept = kept.map(|(_, stored)| manifest(stored));
-        let snapshot = build(files, kept.chain(plan.pushed.into_iter().map(Ok)))?;
+        let mut next = mesh.clone();
+        for change in plan.changes.iter().filter(|change| change.before.is_some()) {
+            next.remove(&change.key);
+        }
+        let pushed: Vec<Key> = plan.pushed.iter().map(|manifest| manifest.key().clone()).collect();
+        next.put(&Resources::of(plan.pushed)?, Origin::Push);
+        let snapshot = next.judge()?;
         let done = Changes {
             before: plan.view.generation,
             after: if plan.changed { plan.generation } else { plan.view.generation },
@@ -145,7 +151,9 @@ impl Store {
         };
         if plan.changed && !dry_run {
             self.disk.commit(&batch(&done))?;
-            let snapshot = Arc::new(snapshot);
+            // From here on its place is the store, and its text is nobody's.
+            let snapshot = next.keep(&pushed, &Arc::from(ORIGIN));
+            *mesh = next;
             self.publish(View { generation: done.after, resources: plan.next, snapshot });
         }
         Ok(done)
@@ -156,7 +164,7 @@ impl Store {
 pub(super) struct Plan<'v> {
     view: &'v View,
     generation: u64,
-    next: BTreeMap<Key, Arc<Stored>>,
+    next: SharedMap<Key, Arc<Stored>>,
     named: HashSet<Key>,
     /// What was pushed, with its places, for errors.
     pushed: Vec<Manifest>,

@@ -1,16 +1,18 @@
 //! The store: every resource that was pushed, kept in one file of this process.
 //!
 //! A push is judged together with everything else there is, stored or read from files, and is taken whole or not at
-//! all. What readers see is one immutable [`View`]; it is replaced after the disk has the change.
+//! all. What readers see is one immutable [`View`]; it is replaced after the disk has the change. A change costs what it
+//! concerns, however much else there is: views share what is the same in them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use lighter_config::build::{Mesh, Origin};
 use lighter_config::error::ConfigErrors;
 use lighter_config::load::Resources;
 use lighter_config::manifest::{Key, Manifest};
+use lighter_config::shared::SharedMap;
 use lighter_config::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,8 +35,8 @@ const ORIGIN: &str = "the store";
 /// All resources of the mesh, and the one writer of them.
 pub struct Store {
     disk: disk::Disk,
-    /// The resources read from files. Held while anything changes.
-    files: Mutex<Resources>,
+    /// What the resources of files and those that are stored say together. Held while anything changes.
+    mesh: Mutex<Mesh>,
     view: ArcSwap<View>,
     changed: watch::Sender<u64>,
 }
@@ -45,7 +47,7 @@ pub struct View {
     /// Grows by one with each change of the store.
     pub generation: u64,
     /// What is stored.
-    pub resources: BTreeMap<Key, Arc<Stored>>,
+    pub resources: SharedMap<Key, Arc<Stored>>,
     /// What the stored resources and those of files say together.
     pub snapshot: Arc<Snapshot>,
 }
@@ -101,13 +103,19 @@ impl Store {
     /// the resources that are read from files.
     pub fn open(path: &Path, files: Resources) -> Result<Store, StoreError> {
         let (disk, generation, stored) = disk::Disk::open(path)?;
-        let resources: BTreeMap<Key, Arc<Stored>> =
+        let resources: SharedMap<Key, Arc<Stored>> =
             stored.into_iter().map(|stored| (stored.key.clone(), Arc::new(stored))).collect();
-        let snapshot = Arc::new(build(&files, resources.values().map(|stored| manifest(stored)))?);
+        let origin = Arc::from(ORIGIN);
+        let manifests = resources.values().map(|stored| Manifest::of_value(&origin, stored.document.clone()));
+        let stored = Resources::of(manifests.collect::<Result<Vec<_>, _>>()?)?;
+        let mut mesh = Mesh::default();
+        mesh.put(&files, Origin::Files);
+        mesh.put(&stored, Origin::Store);
+        let snapshot = mesh.judge()?;
         let view = View { generation, resources, snapshot };
         Ok(Store {
             disk,
-            files: Mutex::new(files),
+            mesh: Mutex::new(mesh),
             view: ArcSwap::from_pointee(view),
             changed: watch::Sender::new(0),
         })
@@ -130,10 +138,13 @@ impl Store {
 
     /// Takes what the files say now. Where that contradicts itself or the store, what was taken before stays.
     pub fn set_files(&self, files: Resources) -> Result<(), ConfigErrors> {
-        let mut held = self.lock();
+        let mut mesh = self.lock();
+        let mut next = mesh.clone();
+        next.remove_files();
+        next.put(&files, Origin::Files);
+        let snapshot = next.judge()?;
+        *mesh = next;
         let view = self.view();
-        let snapshot = Arc::new(build(&files, view.resources.values().map(|stored| manifest(stored)))?);
-        *held = files;
         self.publish(View { generation: view.generation, resources: view.resources.clone(), snapshot });
         Ok(())
     }
@@ -143,24 +154,11 @@ impl Store {
         self.changed.send_modify(|views| *views += 1);
     }
 
-    /// The right to change something. A panic of another writer has left nothing half done: views are replaced whole.
-    fn lock(&self) -> MutexGuard<'_, Resources> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The right to change something. A panic of another writer has left nothing half done: what there is, is replaced
+    /// whole.
+    fn lock(&self) -> MutexGuard<'_, Mesh> {
+        self.mesh.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What the resources of files and `stored` ones say together. Of two with one name, the later is at fault.
-fn build(
-    files: &Resources,
-    stored: impl Iterator<Item = Result<Manifest, ConfigErrors>>,
-) -> Result<Snapshot, ConfigErrors> {
-    let mut resources = files.clone();
-    resources.add(stored.collect::<Result<Vec<_>, _>>()?)?;
-    Snapshot::build(&resources)
-}
-
-fn manifest(stored: &Stored) -> Result<Manifest, ConfigErrors> {
-    Manifest::of_value(&Arc::from(ORIGIN), stored.document.clone())
 }
 
 #[cfg(test)]
