@@ -1,10 +1,12 @@
 //! Devices, open devices, their addresses, and what happens to them.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -260,14 +262,27 @@ fn open(device: &str) -> Result<NonNull<ibv_context>, Error> {
         .map(|found| {
             // SAFETY: the device is valid. What is opened outlives the list.
             let handle = NonNull::new(unsafe { ffi::ibv_open_device(found) });
-            handle.ok_or_else(|| match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::PermissionDenied => {
-                    Error::NoPermission(device.to_owned())
-                }
-                source => Error::Verb { verb: "ibv_open_device", source },
-            })
+            handle.ok_or_else(|| Error::last("ibv_open_device"))
         });
     // SAFETY: the list came from the library and is used no more.
     unsafe { ffi::ibv_free_device_list(list) };
-    opened.unwrap_or_else(|| Err(Error::UnknownDevice(device.to_owned())))
+    match opened {
+        Some(Err(_)) if is_forbidden(device) => Err(Error::NoPermission(device.to_owned())),
+        Some(opened) => opened,
+        None => Err(Error::UnknownDevice(device.to_owned())),
+    }
+}
+
+/// Whether the file of a device may not be opened: the library tries other ways after that one, and tells of the last.
+fn is_forbidden(device: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir("/sys/class/infiniband_verbs") else { return false };
+    let file = entries.flatten().find(|entry| {
+        let name = std::fs::read_to_string(entry.path().join("ibdev"));
+        name.is_ok_and(|name| name.trim_end() == device)
+    });
+    file.is_some_and(|file| {
+        let file = Path::new("/dev/infiniband").join(file.file_name());
+        let opened = File::options().read(true).write(true).open(file);
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    })
 }

@@ -1,0 +1,81 @@
+//! What goes wrong, as the device tells it. The carrier above relies on each of these.
+
+use lighter_verbs::{Event, Remote, Status};
+
+use super::peer::{Manner, Peer};
+use super::side::{REQUESTS, Side, block_on, hears};
+
+pub fn tests() -> Vec<(&'static str, fn())> {
+    vec![
+        ("a_write_to_a_killed_peer_is_given_up_and_the_next_is_flushed", killed_peer),
+        ("a_write_with_the_wrong_key_is_refused_on_both_sides", wrong_key),
+        ("a_peer_that_never_receives_is_given_up", never_ready),
+        ("a_pair_that_drains_says_when_it_has", drained),
+        ("a_pair_in_error_flushes_what_it_has_and_what_it_is_given", flushed),
+    ]
+}
+
+fn killed_peer() {
+    block_on(async {
+        let mut side = Side::new();
+        let mut peer = Peer::start(&mut side, Manner::Receives);
+        peer.kill();
+        for id in 0..2 {
+            side.pair.write(id, &side.region, 0..64, peer.card.memory, 0).unwrap();
+        }
+        let ends: Vec<_> = side.completed(2).await.iter().map(|end| (end.id, end.status)).collect();
+        assert_eq!(ends, [(0, Status::RetriesExceeded), (1, Status::Flushed)]);
+    });
+}
+
+fn wrong_key() {
+    block_on(async {
+        let mut side = Side::new();
+        let mut peer = Peer::start(&mut side, Manner::Receives);
+        let to = Remote { key: peer.card.memory.key ^ 0x100, ..peer.card.memory };
+        side.pair.write(1, &side.region, 0..64, to, 7).unwrap();
+        assert_eq!(side.completed(1).await[0].status, Status::RemoteAccess);
+        // The request that would have told of the write, and all others after it.
+        let told = peer.completed(REQUESTS as usize);
+        assert!(told[0].starts_with("RemoteAccess "), "{told:?}");
+        assert!(told[1..].iter().all(|told| told.starts_with("Flushed ")), "{told:?}");
+    });
+}
+
+fn never_ready() {
+    block_on(async {
+        let mut side = Side::new();
+        let peer = Peer::start(&mut side, Manner::NeverReady);
+        side.pair.write(1, &side.region, 0..64, peer.card.memory, 7).unwrap();
+        assert_eq!(side.completed(1).await[0].status, Status::ReceiverNotReady);
+    });
+}
+
+fn drained() {
+    block_on(async {
+        let mut side = Side::new();
+        let mut peer = Peer::start(&mut side, Manner::Receives);
+        side.pair.write(1, &side.region, 0..4096, peer.card.memory, 7).unwrap();
+        side.pair.drain().unwrap();
+        hears(&side.context, Event::Drained(side.pair.number())).await;
+        assert_eq!(side.completed(1).await[0].status, Status::Success);
+        assert_eq!(peer.completed(1), ["Success Some(7) 4096"]);
+    });
+}
+
+fn flushed() {
+    block_on(async {
+        let mut side = Side::new();
+        let peer = Peer::start(&mut side, Manner::Receives);
+        for id in 0..u64::from(REQUESTS) {
+            side.pair.receive(id).unwrap();
+        }
+        side.pair.fail().unwrap();
+        let ends = side.completed(REQUESTS as usize).await;
+        assert!(ends.iter().all(|end| end.status == Status::Flushed), "{ends:?}");
+        // It takes another one as if nothing were: only the completion tells.
+        side.pair.write(99, &side.region, 0..64, peer.card.memory, 0).unwrap();
+        let end = side.completed(1).await[0];
+        assert_eq!((end.id, end.status), (99, Status::Flushed));
+    });
+}
