@@ -9,7 +9,7 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use rustix::buffer::spare_capacity;
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncReadExt, Interest};
@@ -92,6 +92,12 @@ impl Buffer {
         from.try_read_buf(&mut (&mut self.bytes).limit(most))
     }
 
+    /// What is filled and not yet consumed, to be held elsewhere without being copied. The buffer is free again when
+    /// nothing of it is held any more.
+    pub fn share(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+
     /// How many bytes are filled and not yet consumed.
     #[inline]
     pub fn len(&self) -> usize {
@@ -136,6 +142,12 @@ impl Buffer {
     }
 }
 
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.filled()
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
@@ -163,6 +175,23 @@ mod tests {
         let second = Buffer::take();
         assert_eq!(second.filled().as_ptr(), at);
         assert!(second.is_empty());
+    }
+
+    #[test]
+    fn a_shared_buffer_is_free_when_its_last_part_is_dropped() {
+        let mut buffer = Buffer::take();
+        buffer.extend(b"abcdef");
+        buffer.consume(2);
+        let at = buffer.filled().as_ptr();
+        let mut shared = buffer.share();
+        let part = shared.split_to(3);
+        drop(shared);
+        assert_eq!(part, &b"cde"[..]);
+        assert_eq!(part.as_ptr(), at);
+        drop(part);
+        let mut again = Buffer::take();
+        again.extend(b"ab");
+        assert_eq!(again.filled().as_ptr_range().end, at);
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Io {
             }
     }
 
+    /// Whether content of a known length comes next, and is better passed on than read.
+    pub(crate) fn has_content(&self) -> bool {
+        self.early.is_empty() && matches!(&self.stream, Stream::Link(exchange) if exchange.has_content())
+    }
+
     /// Makes the close that follows a reset, so that the peer cannot take a cut for a clean end.
     pub fn reset_on_close(&self) {
         match &self.stream {

@@ -19,9 +19,11 @@ use super::frame::{Code, Cut};
 use super::head::{Protocol, RequestHead, ResponseHead, is_informational};
 use super::send::Sending;
 use super::session::Read;
-use super::stream::End;
+use super::stream::{End, broken};
 use crate::error::Cause;
+use crate::http::h1::edit::Slices;
 use crate::http::h1::head::Field;
+use crate::http::h2::pieces::Pieces;
 use crate::http::hop::{self, Kind};
 
 /// One exchange, or one tunnel.
@@ -45,7 +47,7 @@ struct Coming {
     /// Heads and framing in HTTP/1, to be read next.
     text: BytesMut,
     /// Content, to be read behind it.
-    content: Bytes,
+    content: Pieces,
     framed: Framed,
     ended: bool,
 }
@@ -120,6 +122,59 @@ impl Exchange {
         }
     }
 
+    /// Whether content comes next, so large that it is better [passed on](Self::poll_content) than read.
+    pub(crate) fn has_content(&self) -> bool {
+        self.coming.is_large()
+    }
+
+    /// Waits for content that is not read but written from where it is. False: what comes next is not content of a known
+    /// length, and is to be read.
+    pub(crate) fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // As with reading.
+        let _ = self.poll_sent(cx);
+        while self.coming.content.is_empty() {
+            if !self.coming.text.is_empty() || self.coming.framed != Framed::Plain || self.coming.ended {
+                return Poll::Ready(Ok(false));
+            }
+            ready!(self.poll_come(cx))?;
+        }
+        if !self.coming.text.is_empty() || self.coming.framed != Framed::Plain {
+            return Poll::Ready(Ok(false));
+        }
+        while self.coming.content.len() < GATHERED
+            && let Some(bytes) = self.stream.as_ref().and_then(End::next_data)
+        {
+            self.coming.content.push(bytes);
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// At most `most` bytes of content, to be written at once.
+    pub(crate) fn content<'a>(&'a self, most: usize, slices: &mut Slices<'a>) {
+        self.coming.content.slices(most, slices);
+    }
+
+    /// `bytes` of content were written.
+    pub(crate) fn passed(&mut self, bytes: usize) {
+        let mut left = bytes;
+        while left > 0 && !self.coming.content.is_empty() {
+            left -= self.coming.content.take(left).len();
+        }
+        if let Some(stream) = &self.stream {
+            stream.release(bytes);
+        }
+    }
+
+    /// Writes the front of `content`, as much as there is room for and without copying it; returns how many bytes.
+    pub(crate) fn poll_lend(&mut self, content: &mut Bytes, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.poll_sent(cx))?;
+        let Some(stream) = &self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let room = ready!(stream.poll_room(cx)).map_err(broken)?;
+        let front = content.split_to(room.min(content.len()));
+        self.going.lend(stream, &front)?;
+        Poll::Ready(Ok(front.len()))
+    }
+
     /// Takes in what came next on the stream. Ready: there is something to read, or the end.
     fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stream) = &self.stream else { return Poll::Pending };
@@ -136,7 +191,7 @@ impl Exchange {
                 if self.coming.framed == Framed::Chunked {
                     put_chunk_size(&mut self.coming.text, bytes.len());
                 }
-                self.coming.content = bytes;
+                self.coming.content.push(bytes);
             }
             Read::Trailers(trailers) => {
                 if self.coming.framed == Framed::Chunked {
@@ -178,7 +233,7 @@ impl Exchange {
 
 impl Coming {
     fn new(framed: Framed) -> Self {
-        Coming { text: BytesMut::new(), content: Bytes::new(), framed, ended: false }
+        Coming { text: BytesMut::new(), content: Pieces::default(), framed, ended: false }
     }
 
     /// Gives what is there to `buf`. Returns how many bytes of content that was.
@@ -190,16 +245,19 @@ impl Coming {
             return 0;
         }
         self.text = BytesMut::new();
-        let fitting = self.content.len().min(buf.remaining());
-        buf.put_slice(&self.content[..fitting]);
-        self.content.advance(fitting);
-        if self.content.is_empty() {
-            self.content = Bytes::new();
-            if self.framed == Framed::Chunked {
-                self.text.put_slice(b"\r\n");
-            }
+        let before = buf.remaining();
+        while !self.content.is_empty() && buf.remaining() > 0 {
+            buf.put_slice(&self.content.take(buf.remaining()));
         }
-        fitting
+        if self.content.is_empty() && self.framed == Framed::Chunked {
+            self.text.put_slice(b"\r\n");
+        }
+        before - buf.remaining()
+    }
+
+    /// Whether content comes next that is better passed on than copied.
+    fn is_large(&self) -> bool {
+        self.text.is_empty() && self.framed == Framed::Plain && self.content.len() >= PASSED
     }
 
     fn is_empty(&self) -> bool {
@@ -215,6 +273,10 @@ impl AsyncRead for Exchange {
         let before = buf.filled().len();
         let mut released = 0;
         let read = loop {
+            let given = buf.filled().len() > before;
+            if buf.remaining() == 0 || (given && this.coming.is_large()) {
+                break Poll::Ready(Ok(()));
+            }
             released += this.coming.give(buf);
             if buf.remaining() == 0 {
                 break Poll::Ready(Ok(()));
@@ -374,6 +436,12 @@ pub(super) fn endpoint_of(head: &RequestHead) -> Option<SocketAddr> {
 
 /// The field that says to which endpoint an exchange goes.
 pub(super) const ENDPOINT: &[u8] = b"x-lighter-endpoint";
+
+/// Content is passed on without being copied from this size on.
+const PASSED: usize = 8 * 1024;
+
+/// So much content is gathered for one write.
+const GATHERED: usize = 64 * 1024;
 
 /// A stream that is refused: nothing of it was executed.
 pub(super) fn refuse(stream: End, cause: Cause) {

@@ -10,7 +10,7 @@ pub(crate) mod halves;
 pub mod head;
 mod life;
 pub(crate) mod pool;
-mod send;
+pub(crate) mod send;
 pub(crate) mod serve;
 pub mod session;
 pub(crate) mod stream;

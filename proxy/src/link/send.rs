@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::connection::Link;
 use super::exchange::ENDPOINT;
@@ -140,15 +140,20 @@ impl Sending {
         if bytes.is_empty() {
             return Ok(());
         }
-        if self.is_raw() {
-            return self.content(stream, bytes, false);
-        }
         if self.partial.is_empty() {
-            return self.message(stream, bytes);
+            return self.message(stream, bytes, None);
         }
         let mut whole = std::mem::take(&mut self.partial);
         whole.extend_from_slice(bytes);
-        self.message(stream, &whole)
+        self.message(stream, &whole, None)
+    }
+
+    /// The same for bytes that are shared: large parts of content are not copied.
+    pub(super) fn lend(&mut self, stream: &End, bytes: &Bytes) -> io::Result<()> {
+        if self.partial.is_empty() {
+            return self.message(stream, bytes, Some(bytes));
+        }
+        self.write(stream, bytes)
     }
 
     /// Sends what is kept.
@@ -187,7 +192,8 @@ impl Sending {
         }
     }
 
-    fn message(&mut self, stream: &End, mut bytes: &[u8]) -> io::Result<()> {
+    /// `whole`: what `bytes` are a part of, if it may be shared.
+    fn message(&mut self, stream: &End, mut bytes: &[u8], whole: Option<&Bytes>) -> io::Result<()> {
         loop {
             match &mut self.state {
                 State::Answer => match self.answer_head(stream, bytes)? {
@@ -197,8 +203,8 @@ impl Sending {
                         return Ok(());
                     }
                 },
-                State::Body(_) => return self.body(stream, bytes),
-                State::Raw => return self.content(stream, bytes, false),
+                State::Body(_) => return self.body(stream, bytes, whole),
+                State::Raw => return self.content(stream, bytes, false, whole),
                 _ if bytes.is_empty() => return Ok(()),
                 State::Request(..) | State::Upgrading | State::Done => return Err(misplaced()),
             }
@@ -224,7 +230,7 @@ impl Sending {
         Ok(Some(answer.len))
     }
 
-    fn body(&mut self, stream: &End, mut bytes: &[u8]) -> io::Result<()> {
+    fn body(&mut self, stream: &End, mut bytes: &[u8], whole: Option<&Bytes>) -> io::Result<()> {
         while let State::Body(body) = &mut self.state {
             match body.step(bytes).map_err(refused)? {
                 Step::Data(count) => {
@@ -232,7 +238,7 @@ impl Sending {
                     if last {
                         self.state = State::Done;
                     }
-                    self.content(stream, &bytes[..count], last)?;
+                    self.content(stream, &bytes[..count], last, whole)?;
                     bytes = &bytes[count..];
                 }
                 Step::Framing(count) => bytes = &bytes[count..],
@@ -257,8 +263,12 @@ impl Sending {
         if bytes.is_empty() { Ok(()) } else { Err(misplaced()) }
     }
 
-    fn content(&mut self, stream: &End, bytes: &[u8], last: bool) -> io::Result<()> {
-        let taken = if self.left.is_empty() { stream.send(bytes, last)? } else { 0 };
+    fn content(&mut self, stream: &End, bytes: &[u8], last: bool, whole: Option<&Bytes>) -> io::Result<()> {
+        let taken = match whole {
+            _ if !self.left.is_empty() => 0,
+            Some(whole) if bytes.len() >= LENT => stream.send_bytes(&mut whole.slice_ref(bytes), last)?,
+            _ => stream.send(bytes, last)?,
+        };
         self.left.extend_from_slice(&bytes[taken..]);
         if last && !self.left.is_empty() {
             self.tail = Some(Tail::End);
@@ -266,6 +276,9 @@ impl Sending {
         Ok(())
     }
 }
+
+/// Content that is shared is not copied from this size on. What it is a part of is held until it is sent.
+pub(crate) const LENT: usize = 16 * 1024;
 
 /// Opens a stream.
 pub(super) fn open<'f>(

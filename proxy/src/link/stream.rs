@@ -39,6 +39,11 @@ impl End {
         }
     }
 
+    /// The next part of the body, if that is what comes next and if it came.
+    pub(super) fn next_data(&self) -> Option<Bytes> {
+        self.link.session.borrow_mut().read_data(self.stream)
+    }
+
     /// Ready if it was cut off.
     pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<Cut> {
         if let Some(cut) = self.link.cut_of(self.stream) {

@@ -1,8 +1,10 @@
 //! Bytes of a body that wait to be read, or are kept to be sent again.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 /// Pieces that are smaller are copied together where others wait before them. Otherwise a stream that nobody reads would
 /// hold a whole buffer for each of its bytes.
@@ -61,6 +63,19 @@ impl Pieces {
         taken
     }
 
+    /// At most `most` bytes from the front, to be written at once.
+    pub(crate) fn slices<'a>(&'a self, mut most: usize, slices: &mut SmallVec<[IoSlice<'a>; 16]>) {
+        for piece in
+            std::iter::once(&self.first).chain(&self.rest).map(|piece| &piece[..]).chain([&self.joined[..]])
+        {
+            let front = &piece[..piece.len().min(most)];
+            most -= front.len();
+            if !front.is_empty() {
+                slices.push(IoSlice::new(front));
+            }
+        }
+    }
+
     /// Puts all of `others` behind these.
     pub(crate) fn append(&mut self, mut others: Pieces) {
         while !others.is_empty() {
@@ -94,6 +109,23 @@ mod tests {
         assert_eq!(pieces.take(usize::MAX).len(), 9_990);
         assert!(pieces.is_empty());
         assert!(pieces.take(usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn the_front_is_shown_in_order_and_no_more_than_was_asked_for() {
+        let mut pieces = Pieces::default();
+        for (byte, length) in [(1, 10), (2, 5000), (3, 20)] {
+            pieces.push(Bytes::from(vec![byte; length]));
+        }
+        for most in [0, 7, 10, 5005, 5030, usize::MAX] {
+            let mut slices = SmallVec::new();
+            pieces.slices(most, &mut slices);
+            let shown: Vec<usize> = slices.iter().map(|slice| slice.len()).collect();
+            let expected =
+                [10.min(most), 5000.min(most.saturating_sub(10)), 20.min(most.saturating_sub(5010))];
+            let expected: Vec<usize> = expected.into_iter().filter(|length| *length > 0).collect();
+            assert_eq!(shown, expected, "{most}");
+        }
     }
 
     #[test]

@@ -234,6 +234,15 @@ impl Session {
         Some(last)
     }
 
+    /// The next part of the body, if that is what comes next and if it came.
+    pub fn read_data(&mut self, stream: StreamId) -> Option<Bytes> {
+        let inward = &mut self.streams.get_mut(&stream.0)?.inward;
+        if !inward.infos.is_empty() || inward.head.is_some() {
+            return None;
+        }
+        inward.body.pop()
+    }
+
     /// Whether nothing more is to be read from `stream` than that it has ended well.
     pub fn is_at_end(&self, stream: StreamId) -> bool {
         self.streams.get(&stream.0).is_some_and(|entry| entry.inward.is_at_end())

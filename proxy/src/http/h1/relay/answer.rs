@@ -19,6 +19,8 @@ use crate::http::h1::body::{Framing, Pass};
 use crate::http::h1::edit::{self, Edit, ResponseRules, Slices, Span};
 use crate::http::h1::head::{self, Response};
 use crate::http::local::{self, ErrorAnswer};
+use crate::io::Stream;
+use crate::link::send::LENT;
 use crate::telemetry::{self, Direction, Record, Spoken, access_log};
 
 thread_local! {
@@ -158,11 +160,14 @@ impl Connection {
             x.download.begin(if x.tunnel { Framing::None } else { response.framing }, decode);
             if !decode && !x.tunnel {
                 let rest = &bytes[response.len..];
-                pass = x
-                    .download
-                    .body
-                    .pass(rest)
-                    .map_err(|refusal| Fault::new(Cause::UpstreamMalformed, refusal.detail))?;
+                // To a link much goes by itself, without being copied.
+                if rest.len() < LENT || !matches!(self.down.stream, Stream::Link(_)) {
+                    pass = x
+                        .download
+                        .body
+                        .pass(rest)
+                        .map_err(|refusal| Fault::new(Cause::UpstreamMalformed, refusal.detail))?;
+                }
             }
         }
         let used = response.len + pass.pass;
@@ -222,6 +227,11 @@ impl Connection {
         let mut slices = Slices::new();
         edit.keep(response.len, response.len + pass.pass);
         edit.slices(bytes, &mut slices);
+        if self.exchange.up.as_ref().is_some_and(|up| up.io.has_content()) {
+            // It goes out with what follows.
+            self.out.hold(&slices);
+            return Ok(());
+        }
         self.send_down(&slices, cx)
     }
 

@@ -3,17 +3,22 @@
 //! Bytes are held in at most one place at a time, and nothing is read before what was read is written: a slow reader
 //! slows its writer down.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::AsyncWrite;
 
 use super::wire::{Outbox, poll_fill};
 use crate::buf::Buffer;
 use crate::http::h1::body::{Body, Framing};
+use crate::http::h1::edit::Slices;
 use crate::http::h1::head::Refusal;
-use crate::io::Io;
+use crate::io::{Io, Stream};
+use crate::link::exchange::Exchange;
+use crate::link::send::LENT;
 use crate::tcp::{PIPE_BYTES, Pipe};
 
 /// A run of content goes through a pipe from this size on. Below, the four system calls of a pipe cost more than the
@@ -32,6 +37,8 @@ pub(super) struct Flow {
     ready: usize,
     pub(super) omit: usize,
     decode: bool,
+    /// What a link is about to take without copying it.
+    lent: Bytes,
     pipe: Option<Box<Pipe>>,
     unspliced: bool,
 }
@@ -59,6 +66,7 @@ impl Flow {
             ready: 0,
             omit: 0,
             decode: false,
+            lent: Bytes::new(),
             pipe: None,
             unspliced: false,
         }
@@ -69,6 +77,7 @@ impl Flow {
         self.body = Body::Done;
         self.buffer = None;
         self.pipe = None;
+        self.lent = Bytes::new();
         (self.ready, self.omit, self.moved) = (0, 0, 0);
     }
 
@@ -88,9 +97,18 @@ impl Flow {
         to: &mut Io,
         out: &mut Outbox,
     ) -> Poll<Result<(), Broken>> {
+        if let Stream::Link(exchange) = &mut from.stream
+            && from.early.is_empty()
+        {
+            while self.passes() && ready!(self.poll_pass(cx, exchange, &mut to.stream, out))? {}
+        }
         ready!(out.poll_flush(&mut to.stream, cx)).map_err(|_| Broken::Sink)?;
         let mut wants_more = false;
         loop {
+            if !self.lent.is_empty() {
+                ready!(self.poll_lent(cx, to))?;
+                continue;
+            }
             if self.pipe.is_some() {
                 ready!(self.poll_splice(cx, from, to))?;
                 continue;
@@ -141,6 +159,11 @@ impl Flow {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
         let Some(buffer) = &mut self.buffer else { return Poll::Ready(Err(Broken::Sink)) };
+        if matches!(to.stream, Stream::Link(_)) && self.ready >= LENT && self.ready == buffer.len() {
+            self.ready = 0;
+            self.lent = self.buffer.take().map_or(Bytes::new(), Buffer::share);
+            return Poll::Ready(Ok(()));
+        }
         let front = &buffer.filled()[..self.ready];
         match ready!(Pin::new(&mut to.stream).poll_write(cx, front)) {
             Ok(written) if written > 0 => {
@@ -151,6 +174,55 @@ impl Flow {
             }
             _ => Poll::Ready(Err(Broken::Sink)),
         }
+    }
+
+    fn poll_lent(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
+        let Stream::Link(exchange) = &mut to.stream else { return Poll::Ready(Err(Broken::Sink)) };
+        let taken = ready!(exchange.poll_lend(&mut self.lent, cx)).map_err(|_| Broken::Sink)?;
+        self.moved += taken as u64;
+        if self.lent.is_empty() {
+            // Nothing of the buffer is held any longer than it has to be.
+            self.lent = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether content that comes over a link can be written from where it is.
+    fn passes(&self) -> bool {
+        self.buffer.is_none() && !self.decode && matches!(self.body, Body::Length(_))
+    }
+
+    /// Writes content of a link, behind what is kept in `out`. False: what comes next is to be read.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Exchange,
+        to: &mut Stream,
+        out: &mut Outbox,
+    ) -> Poll<Result<bool, Broken>> {
+        let Poll::Ready(comes) = from.poll_content(cx) else {
+            ready!(out.poll_flush(to, cx)).map_err(|_| Broken::Sink)?;
+            return Poll::Pending;
+        };
+        if !comes.map_err(|_| Broken::Source)? {
+            return Poll::Ready(Ok(false));
+        }
+        let mut slices = Slices::new();
+        if !out.is_empty() {
+            slices.push(IoSlice::new(out.front()));
+        }
+        let most = usize::try_from(self.body.run()).unwrap_or(usize::MAX);
+        from.content(most, &mut slices);
+        let written = ready!(to.poll_send(&slices, cx)).map_err(|_| Broken::Sink)?;
+        drop(slices);
+        if written == 0 {
+            return Poll::Ready(Err(Broken::Sink));
+        }
+        let passed = out.advance(written);
+        from.passed(passed);
+        self.body.skip(passed as u64);
+        self.moved += passed as u64;
+        Poll::Ready(Ok(true))
     }
 
     fn splices(&self, from: &Io, to: &Io) -> bool {

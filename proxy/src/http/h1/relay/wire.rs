@@ -89,6 +89,28 @@ impl Outbox {
         }
     }
 
+    /// Keeps `slices` behind what is kept already.
+    pub(super) fn hold(&mut self, slices: &[IoSlice<'_>]) {
+        self.keep(slices, 0);
+    }
+
+    /// What is kept, to be written before something else.
+    pub(super) fn front(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// The first `written` bytes of what is kept and of what was written behind it were taken. Returns how many of them
+    /// were not kept here.
+    pub(super) fn advance(&mut self, written: usize) -> usize {
+        let kept = written.min(self.front().len());
+        self.sent += kept;
+        if self.sent == self.bytes.len() {
+            self.bytes.clear();
+            self.sent = 0;
+        }
+        written - kept
+    }
+
     /// What is kept, to add to.
     pub(super) fn queue(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
