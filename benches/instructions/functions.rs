@@ -103,7 +103,7 @@ fn link_frames(count: u64) {
         slices.iter().for_each(|slice| wire.extend_from_slice(slice));
         drop(slices);
         outbox.advance(outbox.len());
-        to.recv(now, &mut wire).expect("valid frames");
+        to.recv(now, wire.split().freeze()).expect("valid frames");
     };
     let head = Opening {
         protocol: Protocol::Http1,

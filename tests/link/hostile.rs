@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use libtest_mimic::Trial;
 use lighter_proxy::error::Cause;
 use lighter_proxy::identity::{ALPN_LINK, Identity, Svid};
@@ -61,7 +61,6 @@ impl Link {
 
     /// What becomes of `stream`: the status of its answer, or how it is cut off.
     fn outcome(&mut self, stream: StreamId) -> Result<u16, Cut> {
-        let mut input = BytesMut::new();
         loop {
             self.send();
             match self.session.read(stream) {
@@ -80,8 +79,7 @@ impl Link {
             let mut part = [0; 4096];
             let count = self.io.read(&mut part).expect("the link stands");
             assert!(count > 0, "the link stands");
-            input.extend_from_slice(&part[..count]);
-            self.session.recv(Instant::now(), &mut input).unwrap();
+            self.session.recv(Instant::now(), Bytes::copy_from_slice(&part[..count])).unwrap();
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::error::Cause;
 use crate::http::h1::head;
@@ -30,7 +30,7 @@ pub(super) fn hostile(bytes: &[u8]) {
     while !rest.is_empty() {
         let (front, behind) = rest.split_at(step.min(rest.len()));
         rest = behind;
-        let given_up = session.recv(now, &mut BytesMut::from(front)).is_err();
+        let given_up = session.recv(now, Bytes::copy_from_slice(front)).is_err();
         session.assert_sound();
         assert!(session.holds().0 <= Limits::default().session_window as usize);
         let mut opened = Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn hostile(bytes: &[u8]) {
         let outbox = session.transmit();
         outbox.advance(outbox.len());
         if given_up {
-            assert!(session.fault().is_some() && session.recv(now, &mut BytesMut::from(front)).is_err());
+            assert!(session.fault().is_some() && session.recv(now, Bytes::copy_from_slice(front)).is_err());
             return;
         }
         now += Duration::from_millis(50);
@@ -240,8 +240,8 @@ impl World {
         self.ends[to].coming.extend(bytes);
         let end = &mut self.ends[to];
         let most = most.min(end.coming.len());
-        let mut bytes: BytesMut = end.coming.drain(..most).collect();
-        if let Err(fault) = end.session.recv(self.now, &mut bytes) {
+        let bytes: Bytes = end.coming.drain(..most).collect();
+        if let Err(fault) = end.session.recv(self.now, bytes) {
             panic!("a peer that keeps the rules was given up: {fault}");
         }
         while let Some(event) = end.session.event() {
@@ -412,11 +412,11 @@ impl World {
         assert_eq!(outbox.len(), HEADER_BYTES + 7 + "drain".len());
         let mut slices = Slices::new();
         outbox.slices(&mut slices);
-        let mut bytes: BytesMut = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let bytes: Bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         drop(slices);
         outbox.advance(bytes.len());
         let opener = &mut self.ends[0].session;
-        assert!(opener.recv(self.now, &mut bytes).is_ok());
+        assert!(opener.recv(self.now, bytes).is_ok());
         assert!(!opener.can_open() && opener.is_done() && self.ends[1].session.is_done());
     }
 }

@@ -1,14 +1,15 @@
 //! One link: the task that owns its TLS connection and its session, and what the ends of its streams see of it.
 //!
 //! The ends live in other tasks of the same worker. What they send waits in the session until the link's task has its
-//! turn, so that all that became ready meanwhile goes out in one write.
+//! turn, so that all that became ready meanwhile goes out in one write. Only what fills a write goes out at once: many
+//! large bodies that wait for each other would have left the processor's caches before they are sealed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::hash::BuildHasherDefault;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use super::head::RequestHead;
 use super::life::{LEAVE, Life};
 use super::session::{Event, IdHasher, Leave, Limits, Session, Side, Slices, StreamId};
 use super::stream::End;
+use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::identity::Svid;
@@ -31,6 +33,8 @@ use crate::telemetry::{self, LinkOpen};
 /// A link, as the ends of its streams see it.
 pub(crate) struct Link {
     side: Side,
+    /// The connection, while it is driven.
+    io: RefCell<Option<Io>>,
     pub(super) session: RefCell<Session>,
     ends: RefCell<HashMap<u32, Waiting, BuildHasherDefault<IdHasher>>>,
     driver: RefCell<Option<Waker>>,
@@ -89,6 +93,7 @@ impl Link {
         let session = Session::new(side, Limits::default(), Instant::now());
         Rc::new(Link {
             side,
+            io: RefCell::default(),
             session: RefCell::new(session),
             ends: RefCell::default(),
             driver: RefCell::default(),
@@ -145,12 +150,13 @@ impl Link {
     /// asks callers to leave it.
     pub(crate) async fn drive(
         self: Rc<Self>,
-        mut io: Io,
+        io: Io,
         ticket: Option<Ticket>,
         rest: Option<Duration>,
         mut takes: impl Takes,
     ) {
-        let mut input = BytesMut::new();
+        let peer = io.peer();
+        *self.io.borrow_mut() = Some(io);
         let mut timer = Box::pin(tokio::time::sleep(FAR));
         let mut used = Instant::now();
         // What comes in while callers are asked to leave has nowhere else to go.
@@ -162,14 +168,14 @@ impl Link {
                 ticket.watch(cx.waker());
                 self.follow(ticket.phase(), &mut told);
             }
-            let ended = self.poll_in(&mut io, &mut input, cx);
+            let ended = self.poll_in(cx);
             self.dispatch_all(&mut takes);
             if let Err(fault) = ended {
                 // It is told why, as far as it listens.
-                let _ = self.poll_out(&mut io, cx);
+                let _ = self.poll_out(cx);
                 return Poll::Ready(fault);
             }
-            let out = self.poll_out(&mut io, cx);
+            let out = self.poll_out(cx);
             // What went out made room.
             self.dispatch_all(&mut takes);
             if let Poll::Ready(Err(_)) = out {
@@ -191,9 +197,11 @@ impl Link {
         // Whoever closes the connection between exchanges says no more of it.
         if fault != Fault::Closed && (fault != Fault::Lost || lost) {
             telemetry::links().fault(fault);
-            tracing::warn!(%fault, peer = %io.peer(), "a link was lost");
+            tracing::warn!(%fault, %peer, "a link was lost");
         }
-        let _ = tokio::time::timeout(FAREWELL, farewell(&mut io)).await;
+        if let Some(mut io) = self.io.take() {
+            let _ = tokio::time::timeout(FAREWELL, farewell(&mut io)).await;
+        }
     }
 
     /// Whether all is done on a link that one of the sides has left.
@@ -212,43 +220,75 @@ impl Link {
         self.leave(how, Cause::Draining.label());
     }
 
-    /// Takes in all that is there. `Err`: nothing more comes.
-    fn poll_in(&self, io: &mut Io, input: &mut BytesMut, cx: &mut Context<'_>) -> Result<(), Fault> {
+    /// Takes in what is there, but not so much at once that it is cold when it is passed on. `Err`: nothing more comes.
+    fn poll_in(&self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        let mut io = self.io.borrow_mut();
+        let io = io.as_mut().ok_or(Fault::Closed)?;
+        let mut taken = 0;
         loop {
-            input.reserve(READ);
-            let read = match pin!(io.read_buf(input)).poll(cx) {
-                Poll::Pending => {
-                    // A link that rests holds no buffer.
-                    *input = BytesMut::new();
-                    return Ok(());
+            // Held while there is something in it only; bodies that wait in the session keep it.
+            let mut input = Buffer::take();
+            let more = loop {
+                match input.poll_read(io, cx) {
+                    Poll::Ready(Ok(1..)) if input.room() >= RECORD => {}
+                    Poll::Ready(Ok(1..)) => break Poll::Ready(Ok(())),
+                    Poll::Ready(_) => break Poll::Ready(Err(Fault::Lost)),
+                    Poll::Pending => break Poll::Pending,
                 }
-                Poll::Ready(read) => read,
             };
-            let Ok(bytes @ 1..) = read else { return Err(Fault::Lost) };
-            telemetry::links().received(bytes as u64);
-            self.session.borrow_mut().recv(Instant::now(), input)?;
+            if !input.is_empty() {
+                taken += input.len();
+                telemetry::links().received(input.len() as u64);
+                self.session.borrow_mut().recv(Instant::now(), input.share())?;
+            }
+            match more {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(ended) => ended?,
+            }
+            if taken >= AT_ONCE {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            }
         }
     }
 
     /// Writes what is to go out, as much as the connection takes.
-    fn poll_out(&self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut session = self.session.borrow_mut();
-        loop {
-            let outbox = session.transmit();
-            if outbox.is_empty() {
-                drop(session);
-                return Pin::new(io).poll_flush(cx);
-            }
-            let mut slices = Slices::new();
-            outbox.slices(&mut slices);
-            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?;
-            drop(slices);
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            telemetry::links().sent(written as u64);
-            outbox.advance(written);
+    fn poll_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(io) = &mut *self.io.borrow_mut() else { return Poll::Ready(Ok(())) };
+        while ready!(self.poll_write(io, cx))? > 0 {}
+        Pin::new(io).poll_flush(cx)
+    }
+
+    /// Writes what fills a write, if so much waits. What is wrong with the connection its own task is told.
+    pub(super) fn write_much(&self) {
+        if !self.session.borrow().fills_write() {
+            return;
         }
+        let Some(driver) = self.driver.borrow().clone() else { return };
+        let Some(io) = &mut *self.io.borrow_mut() else { return };
+        let mut cx = Context::from_waker(&driver);
+        while self.session.borrow().fills_write()
+            && matches!(self.poll_write(io, &mut cx), Poll::Ready(Ok(1..)))
+        {}
+    }
+
+    /// Writes once; returns how many bytes. Zero: nothing is to be written.
+    fn poll_write(&self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut session = self.session.borrow_mut();
+        let outbox = session.transmit();
+        if outbox.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut slices = Slices::new();
+        outbox.slices(&mut slices);
+        let written = ready!(Pin::new(io).poll_write_vectored(cx, &slices))?;
+        drop(slices);
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        telemetry::links().sent(written as u64);
+        outbox.advance(written);
+        Poll::Ready(Ok(written))
     }
 
     /// Does what is due. Ready: the link has rested or lived long enough, or its other side is silent. `full`: the
@@ -399,8 +439,11 @@ async fn farewell(io: &mut Io) {
     }
 }
 
-/// Room for one read. The session keeps bodies as parts of it.
-const READ: usize = 32 * 1024;
+/// Most bytes that one read gives: what is in a TLS record.
+const RECORD: usize = 16 * 1024;
+
+/// So much is taken in before those get their turn for whom it is.
+const AT_ONCE: usize = 256 * 1024;
 
 /// Longest wait for the end of TLS.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -146,6 +146,7 @@ impl End {
     }
 
     fn sent<T>(&self, sent: Result<T, SendError>) -> io::Result<T> {
+        self.link.write_much();
         self.link.wake();
         sent.map_err(|error| match error {
             SendError::Cut(cut) => broken(cut),

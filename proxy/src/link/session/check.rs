@@ -28,6 +28,7 @@ impl Session {
     #[doc(hidden)]
     pub fn holds(&self) -> (usize, usize) {
         let queued = self.streams.values().map(|stream| stream.out.queued as usize).sum();
+        assert_eq!(self.queued, queued);
         (self.window.held() as usize, queued)
     }
 

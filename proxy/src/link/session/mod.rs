@@ -126,6 +126,8 @@ pub struct Session {
     urgent_open: Option<u32>,
     /// Streams with bodies to be sent, in turn.
     ready: VecDeque<u32>,
+    /// Bytes of body that wait for their turn on all streams together.
+    queued: usize,
     /// Streams that wait for credit of the session.
     starved: VecDeque<u32>,
     /// What the peer still takes on all streams together.
@@ -175,6 +177,7 @@ impl Session {
             urgent: Vec::new(),
             urgent_open: None,
             ready: VecDeque::new(),
+            queued: 0,
             starved: VecDeque::new(),
             credit: SESSION_CREDIT,
             window: Window::new(SESSION_CREDIT),
@@ -438,7 +441,9 @@ impl Session {
             return;
         }
         stream.cut = Some(cut);
-        self.credit += stream.drop_out();
+        let unsent = stream.drop_out();
+        self.credit += unsent;
+        self.queued -= unsent as usize;
         // What was asked for is not wanted any more; what was answered may be.
         if self.side == Side::Acceptor && !stream.inward.done {
             let held = stream.inward.heads_held();
@@ -474,6 +479,7 @@ impl Session {
         let unsent = stream.drop_out();
         if unsent > 0 {
             self.credit += unsent;
+            self.queued -= unsent as usize;
             self.feed_starved();
         }
         if self.streams.is_empty() && self.streams.capacity() > KEPT_STREAMS {

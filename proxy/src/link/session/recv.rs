@@ -30,16 +30,15 @@ pub(super) struct Inbox {
 }
 
 impl Session {
-    /// Takes all of `bytes`, which came from the peer. Large parts of bodies are kept as parts of that very buffer; it
-    /// should be of some 16 to 64 KiB. `Err`: the link is given up; what is still to be transmitted says why, and the
-    /// connection is to be closed behind it.
-    pub fn recv(&mut self, now: Instant, bytes: &mut BytesMut) -> Result<(), Fault> {
-        let result = self.take_in(now, bytes);
-        bytes.clear();
+    /// Takes `bytes`, which came from the peer. Large parts of bodies are kept as parts of that very buffer; it should be
+    /// of some 16 to 64 KiB. `Err`: the link is given up; what is still to be transmitted says why, and the connection is
+    /// to be closed behind it.
+    pub fn recv(&mut self, now: Instant, mut bytes: Bytes) -> Result<(), Fault> {
+        let result = self.take_in(now, &mut bytes);
         result.map_err(|fault| self.give_up(fault))
     }
 
-    fn take_in(&mut self, now: Instant, bytes: &mut BytesMut) -> Result<(), Fault> {
+    fn take_in(&mut self, now: Instant, bytes: &mut Bytes) -> Result<(), Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -57,7 +56,7 @@ impl Session {
                 partial.extend_from_slice(&bytes[..more]);
                 bytes.advance(more);
                 if partial.len() == header.len {
-                    self.frame_came(now, header, &mut partial)?;
+                    self.frame_came(now, header, &mut partial.freeze())?;
                 } else {
                     self.inbox.partial = Some((header, partial));
                 }
@@ -68,7 +67,7 @@ impl Session {
         Ok(())
     }
 
-    fn header_came(&mut self, now: Instant, header: Header, bytes: &mut BytesMut) -> Result<(), Fault> {
+    fn header_came(&mut self, now: Instant, header: Header, bytes: &mut Bytes) -> Result<(), Fault> {
         if header.kind == Type::Data {
             self.data_header(now, header)?;
         } else if bytes.len() >= header.len {
@@ -81,7 +80,7 @@ impl Session {
     }
 
     /// A whole frame that is not DATA: its payload is the front of `bytes`, and is taken off there.
-    fn frame_came(&mut self, now: Instant, header: Header, bytes: &mut BytesMut) -> Result<(), Fault> {
+    fn frame_came(&mut self, now: Instant, header: Header, bytes: &mut Bytes) -> Result<(), Fault> {
         let payload = &bytes[..header.len];
         match header.kind {
             Type::Open => return self.open_came(now, header, bytes),
@@ -126,7 +125,7 @@ impl Session {
         Ok(())
     }
 
-    fn open_came(&mut self, now: Instant, header: Header, bytes: &mut BytesMut) -> Result<(), Fault> {
+    fn open_came(&mut self, now: Instant, header: Header, bytes: &mut Bytes) -> Result<(), Fault> {
         let id = header.stream;
         // Numbers are counted: one that is left out can only be a mistake, or an attempt at one.
         if self.side == Side::Opener || id != self.highest + 1 || id > self.peer_left {
@@ -186,7 +185,7 @@ impl Session {
         Ok(())
     }
 
-    fn head_came(&mut self, now: Instant, header: Header, bytes: &mut BytesMut) -> Result<(), Fault> {
+    fn head_came(&mut self, now: Instant, header: Header, bytes: &mut Bytes) -> Result<(), Fault> {
         let id = header.stream;
         self.must_answer(id)?;
         let read = ResponseHead::decode(&bytes[..header.len], Bytes::copy_from_slice);
@@ -287,7 +286,7 @@ impl Session {
         id: u32,
         flags: u8,
         left: usize,
-        bytes: &mut BytesMut,
+        bytes: &mut Bytes,
     ) -> Result<(), Fault> {
         let length = left.min(bytes.len());
         match self.streams.get_mut(&id).filter(|stream| stream.cut.is_none()) {
@@ -493,7 +492,7 @@ impl Inbox {
     }
 
     /// Takes a header off the front of `bytes`, if it is whole.
-    fn next_header(&mut self, bytes: &mut BytesMut) -> Result<Option<Header>, Fault> {
+    fn next_header(&mut self, bytes: &mut Bytes) -> Result<Option<Header>, Fault> {
         if self.have == 0
             && let Some(header) = bytes.first_chunk::<HEADER_BYTES>()
         {

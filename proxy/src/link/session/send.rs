@@ -311,6 +311,7 @@ impl Session {
         out.credit -= length;
         self.credit -= length;
         out.queued += length;
+        self.queued += length as usize;
         out.bodies.push_back(data);
         if !out.ready {
             out.ready = true;

@@ -10,7 +10,7 @@ use crate::link::head::{ResponseHead, Trailers};
 
 /// Pieces of a body that are smaller are copied out of the buffer that they were read into. Otherwise a stream that
 /// nobody reads would hold a whole buffer for each of its bytes.
-pub(super) const SHARED: usize = 4 * 1024;
+pub(super) const SHARED: usize = 8 * 1024;
 
 /// Small pieces are put together up to so many bytes.
 const JOINED: usize = 16 * 1024;
@@ -210,12 +210,12 @@ impl Inward {
 
 impl Pieces {
     /// Takes the first `length` bytes off `from`.
-    pub(super) fn take(&mut self, from: &mut BytesMut, length: usize) {
+    pub(super) fn take(&mut self, from: &mut Bytes, length: usize) {
         if length == 0 {
             return;
         }
         if length >= SHARED {
-            return self.push(Piece::Shared(from.split_to(length).freeze()));
+            return self.push(Piece::Shared(from.split_to(length)));
         }
         let last = if self.rest.is_empty() { self.first.as_mut() } else { self.rest.back_mut() };
         match last {

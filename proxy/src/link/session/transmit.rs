@@ -7,11 +7,16 @@ use super::stream::Tail;
 use super::{Session, Side, Word};
 use crate::link::frame::{Cut, END, HEADER_BYTES, Header, Type};
 
-/// Bytes of body that a stream sends when it is its turn.
-pub(super) const QUANTUM: usize = 16 * 1024;
+/// What is gathered is cut by the TLS layer into records of so many bytes. A stream sends one when it is its turn, with
+/// its frame's header: so a frame comes out of the other side's TLS in one piece.
+pub(super) const RECORD: usize = 16 * 1024;
 
-/// So many bytes are gathered for one write, unless a quantum or the frames that go first are more.
-const GATHERED: usize = 64 * 1024;
+/// So many bytes are gathered for one write, unless the frames that go first are more. It is what the TLS layer takes at
+/// once.
+const GATHERED: usize = 4 * RECORD;
+
+/// A body that could only begin so near the end of a record goes on into the next one.
+const SLIVER: usize = 512;
 
 impl Session {
     /// Gathers what can go out now, once all that was gathered before is written: control and heads first, then bodies
@@ -21,6 +26,11 @@ impl Session {
             self.gather();
         }
         &mut self.outbox
+    }
+
+    /// Whether so much waits that it fills a write.
+    pub fn fills_write(&self) -> bool {
+        self.outbox.len() + self.queued >= GATHERED
     }
 
     /// Whether there is anything to be written.
@@ -36,26 +46,27 @@ impl Session {
         self.grant();
         self.outbox.begin(&mut self.urgent);
         self.urgent_open = None;
-        while self.outbox.len() < GATHERED
+        while let Some(room) = frame_room(self.outbox.len())
             && let Some(id) = self.ready.pop_front()
         {
-            self.turn(id);
+            self.turn(id, room);
         }
         if self.ready.is_empty() && self.ready.capacity() > KEPT {
             self.ready = Default::default();
         }
     }
 
-    /// One stream's turn.
-    fn turn(&mut self, id: u32) {
+    /// One stream's turn, in which it sends at most `room` bytes.
+    fn turn(&mut self, id: u32, room: usize) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let out = &mut stream.out;
         out.ready = false;
-        let len = QUANTUM.min(out.queued as usize);
+        let len = room.min(out.queued as usize);
         if len == 0 {
             return;
         }
         out.queued -= len as u32;
+        self.queued -= len;
         let last = out.queued == 0;
         let flags = if last && matches!(out.tail, Tail::End) { END } else { 0 };
         self.outbox.copy(&Header { len, kind: Type::Data, flags, stream: id }.encode());
@@ -154,7 +165,33 @@ impl Session {
     }
 }
 
+/// How many bytes of body the next frame may have behind `gathered` bytes, so that it ends with a record. None: it is to
+/// wait for the next write.
+fn frame_room(gathered: usize) -> Option<usize> {
+    let within = gathered % RECORD;
+    let room = match RECORD - within {
+        rest if rest < SLIVER => rest + RECORD,
+        rest => rest,
+    };
+    (gathered + room <= GATHERED).then_some(room - HEADER_BYTES)
+}
+
 /// Places in a queue that an idle link keeps.
 const KEPT: usize = 64;
 
-const _: () = assert!(HEADER_BYTES + QUANTUM <= GATHERED);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_end_with_records_and_a_write_with_its_fourth() {
+        let whole = RECORD - HEADER_BYTES;
+        assert_eq!(frame_room(0), Some(whole));
+        assert_eq!(frame_room(100), Some(whole - 100));
+        assert_eq!(frame_room(3 * RECORD), Some(whole));
+        assert_eq!(frame_room(RECORD - 10), Some(10 + whole));
+        for full in [4 * RECORD - 10, 4 * RECORD, 9 * RECORD] {
+            assert_eq!(frame_room(full), None);
+        }
+    }
+}

@@ -130,7 +130,7 @@ fn bodies_take_turns_and_heads_go_first() {
     pair.acceptor.send_data(second, &mut bytes(40_000), true).unwrap();
     let third = pair.open(&get("/"), &[], b"", true);
     let asked = written(&mut pair.opener, usize::MAX);
-    pair.acceptor.recv(pair.now, &mut asked.clone()).unwrap();
+    pair.acceptor.recv(pair.now, asked.clone()).unwrap();
     let (third_there, ..) = opened(&mut pair.acceptor);
     assert_eq!(third, third_there);
     pair.acceptor.send_head(third_there, 204, none(), b"", true).unwrap();
@@ -142,17 +142,18 @@ fn bodies_take_turns_and_heads_go_first() {
         order.push((header.stream, header.len, header.flags));
         at += 8 + header.len;
     }
-    let quantum = transmit::QUANTUM;
-    let rest = 40_000 - 2 * quantum;
+    // Each ends with a record.
+    let whole = transmit::RECORD - 8;
+    let (first, rest) = (whole - 12, 40_000 - 2 * whole);
     assert_eq!(
         order,
         [
             (3, 4, 1),
-            (1, quantum, 0),
-            (2, quantum, 0),
-            (1, quantum, 0),
-            (2, quantum, 0),
-            (1, rest, 1),
+            (1, first, 0),
+            (2, whole, 0),
+            (1, whole, 0),
+            (2, whole, 0),
+            (1, rest + 12, 1),
             (2, rest, 1)
         ]
     );
@@ -274,7 +275,7 @@ fn what_crosses_with_the_last_leave_was_not_executed() {
     pair.acceptor.leave(Leave::Now, Duration::ZERO, "drain");
     let id = pair.open(&get("/"), &[], b"body", true);
     let asked = written(&mut pair.opener, usize::MAX);
-    pair.acceptor.recv(pair.now, &mut asked.clone()).unwrap();
+    pair.acceptor.recv(pair.now, asked.clone()).unwrap();
     assert!(pair.acceptor.event().is_none());
     pair.pump();
     assert_eq!(read_all(&mut pair.opener, id).1, ["cut: refused"]);

@@ -15,7 +15,7 @@ fn acceptor(limits: Limits) -> (Session, Instant) {
 }
 
 fn feed(session: &mut Session, now: Instant, frame: Vec<u8>) -> Result<(), Fault> {
-    let result = session.recv(now, &mut BytesMut::from(&frame[..]));
+    let result = session.recv(now, frame.into());
     session.assert_sound();
     result
 }
@@ -133,7 +133,7 @@ fn bytes_that_come_one_by_one_cost_little_more_than_themselves() {
     let (mut session, now) = acceptor(Limits::default());
     feed(&mut session, now, raw(Type::Open, 0, 1, POST)).unwrap();
     for _ in 0..STREAM_CREDIT {
-        session.recv(now, &mut BytesMut::from(&raw(Type::Data, 0, 1, b"x")[..])).unwrap();
+        session.recv(now, raw(Type::Data, 0, 1, b"x").into()).unwrap();
     }
     let stream = opened(&mut session).0;
     let mut pieces = 0;
@@ -159,13 +159,13 @@ fn floods_end_the_link_and_the_next_second_begins_anew() {
         let (mut session, now) = acceptor(limits);
         feed(&mut session, now, raw(Type::Open, 0, 1, POST)).unwrap();
         for at in 0..limit {
-            session.recv(now, &mut BytesMut::from(&frame(at)[..])).unwrap();
+            session.recv(now, frame(at).into()).unwrap();
             events(&mut session);
         }
         let later = now + Duration::from_secs(1);
         feed(&mut session, later, frame(limit)).unwrap();
         for at in 1..limit {
-            session.recv(later, &mut BytesMut::from(&frame(limit + at)[..])).unwrap();
+            session.recv(later, frame(limit + at).into()).unwrap();
         }
         assert_eq!(feed(&mut session, later, frame(2 * limit)), Err(fault));
     }

@@ -33,8 +33,8 @@ impl Pair {
     /// Carries bytes both ways until there are none.
     pub(super) fn pump(&mut self) {
         while self.opener.wants_transmit() || self.acceptor.wants_transmit() {
-            self.acceptor.recv(self.now, &mut written(&mut self.opener, usize::MAX)).unwrap();
-            self.opener.recv(self.now, &mut written(&mut self.acceptor, usize::MAX)).unwrap();
+            self.acceptor.recv(self.now, written(&mut self.opener, usize::MAX)).unwrap();
+            self.opener.recv(self.now, written(&mut self.acceptor, usize::MAX)).unwrap();
         }
     }
 
@@ -57,7 +57,7 @@ impl Pair {
 pub(super) type NameValue = (&'static str, &'static str);
 
 /// What `from` has to write, at most `most` bytes of it.
-pub(super) fn written(from: &mut Session, most: usize) -> BytesMut {
+pub(super) fn written(from: &mut Session, most: usize) -> Bytes {
     let mut bytes = BytesMut::new();
     while bytes.len() < most {
         let outbox = from.transmit();
@@ -76,7 +76,7 @@ pub(super) fn written(from: &mut Session, most: usize) -> BytesMut {
         drop(slices);
         outbox.advance(taken);
     }
-    bytes
+    bytes.freeze()
 }
 
 /// The stream that was opened first, and what it began with. Other events are passed over.

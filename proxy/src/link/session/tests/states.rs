@@ -4,11 +4,11 @@ use super::*;
 use crate::link::frame::{END, HEADER_BYTES, Header, INFO};
 
 /// A frame as a peer may send it.
-fn frame(kind: Type, flags: u8, stream: u32, payload: &[u8]) -> BytesMut {
+fn frame(kind: Type, flags: u8, stream: u32, payload: &[u8]) -> Bytes {
     let header = Header { len: payload.len(), kind, flags, stream };
     let mut bytes = BytesMut::from(&header.encode()[..]);
     bytes.extend_from_slice(payload);
-    bytes
+    bytes.freeze()
 }
 
 const HEAD: (Type, u8, &[u8]) = (Type::Head, 0, b"\x00\xc8\0\0");
@@ -30,7 +30,7 @@ fn check(state: &str, make: impl Fn(&mut Pair) -> u32, side: Side, taken: Taken)
         let mut pair = Pair::new(Limits::default());
         let stream = make(&mut pair);
         let session = if side == Side::Opener { &mut pair.opener } else { &mut pair.acceptor };
-        let result = session.recv(pair.now, &mut frame(kind, flags, stream, payload));
+        let result = session.recv(pair.now, frame(kind, flags, stream, payload));
         let expected = if taken { Ok(()) } else { Err(Fault::OutOfPlace) };
         assert_eq!(result, expected, "{kind:?} {flags} in state {state}");
         session.assert_sound();
