@@ -5,6 +5,7 @@
 //! whatever judges, counts, edits and times an exchange on a socket does so on a link. The end of a body is never
 //! guessed: what ends without END on the link ends here with an error.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -50,6 +51,11 @@ struct Coming {
     content: Pieces,
     framed: Framed,
     ended: bool,
+}
+
+thread_local! {
+    /// A head that is written is taken at once, so one place for all is enough.
+    static WHOLE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// How what is read is framed.
@@ -112,6 +118,19 @@ impl Exchange {
         self.stream = Some(stream);
         self.head_only = head_only;
         self.upgrade = upgrade;
+    }
+
+    /// Takes all of `bytes`, which are written next.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &self.stream {
+            Some(stream) => self.going.write(stream, bytes),
+            None => {
+                if let Some((stream, head_only, upgrade)) = self.going.open(bytes)? {
+                    self.opened(stream, head_only, upgrade);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Sends what is left of what was written.
@@ -317,15 +336,15 @@ impl AsyncWrite for Exchange {
         let this = self.get_mut();
         ready!(this.poll_sent(cx))?;
         let written = bufs.iter().map(|slice| slice.len()).sum();
-        for slice in bufs {
-            match &this.stream {
-                Some(stream) => this.going.write(stream, slice)?,
-                None => {
-                    if let Some((stream, head_only, upgrade)) = this.going.open(slice)? {
-                        this.opened(stream, head_only, upgrade);
-                    }
-                }
-            }
+        if bufs.len() > 1 && this.going.awaits_head() {
+            // A head comes in many parts, and is read once.
+            WHOLE.with_borrow_mut(|whole| {
+                whole.clear();
+                bufs.iter().for_each(|slice| whole.extend_from_slice(slice));
+                this.put(whole)
+            })?;
+        } else {
+            bufs.iter().try_for_each(|slice| this.put(slice))?;
         }
         if this.upgrade && this.going.is_raw() {
             this.coming.framed = Framed::Raw;

@@ -85,6 +85,11 @@ impl Sending {
         }
     }
 
+    /// Whether a head is to come.
+    pub(super) fn awaits_head(&self) -> bool {
+        matches!(self.state, State::Request(..) | State::Answer)
+    }
+
     /// Whether what is said here is no message any more.
     pub(super) fn is_raw(&self) -> bool {
         matches!(self.state, State::Raw)
@@ -101,12 +106,27 @@ impl Sending {
     /// Takes a part of a request's head. When it is whole the stream is opened; returns it, whether its method is HEAD,
     /// and whether it asks for an upgrade.
     pub(super) fn open(&mut self, bytes: &[u8]) -> io::Result<Option<(End, bool, bool)>> {
-        let State::Request(link, address) = &self.state else { return Err(misplaced()) };
-        self.partial.extend_from_slice(bytes);
-        let mut room = head::room();
-        let Some(request) = head::request(&self.partial, &mut room).map_err(refused)? else {
-            return Ok(None);
+        let mut whole = std::mem::take(&mut self.partial);
+        let opened = if whole.is_empty() {
+            self.open_with(bytes)?
+        } else {
+            whole.extend_from_slice(bytes);
+            self.open_with(&whole)?
         };
+        if opened.is_none() {
+            if whole.is_empty() {
+                whole.extend_from_slice(bytes);
+            }
+            self.partial = whole;
+        }
+        Ok(opened)
+    }
+
+    /// The same with all that has come of the head.
+    fn open_with(&mut self, bytes: &[u8]) -> io::Result<Option<(End, bool, bool)>> {
+        let State::Request(link, address) = &self.state else { return Err(misplaced()) };
+        let mut room = head::room();
+        let Some(request) = head::request(bytes, &mut room).map_err(refused)? else { return Ok(None) };
         let address = address.to_string();
         let opening = Opening {
             protocol: Protocol::Http1,
@@ -127,11 +147,7 @@ impl Sending {
             Body::Done => State::Upgrading,
             body => State::Body(body),
         };
-        let len = request.len;
-        drop(room);
-        self.partial.advance(len);
-        let behind = std::mem::take(&mut self.partial);
-        self.write(&stream, &behind)?;
+        self.write(&stream, &bytes[request.len..])?;
         Ok(Some((stream, head_only, upgrade)))
     }
 
