@@ -192,6 +192,6 @@ impl Call {
 
     fn into_http(self, scope: Scope, direction: Direction, upstream: Option<Protocol>) -> (Io, Context) {
         let Call { worker, io, peer, ticket } = self;
-        (io, Context { worker, direction, scope, peer, caller: None, ticket, upstream })
+        (io, Context { worker, direction, scope, peer, caller: None, caller_text: None, ticket, upstream })
     }
 }

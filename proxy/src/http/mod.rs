@@ -34,6 +34,8 @@ pub struct Context {
     pub peer: SocketAddr,
     /// Who that is, where it has proved it.
     pub caller: Option<Rc<Caller>>,
+    /// Its address for `X-Forwarded-For`, where that was made already.
+    pub caller_text: Option<Rc<[u8]>>,
     /// Counts this connection, and wakes its task when drain moves on.
     pub ticket: Ticket,
     /// Fixed by configuration where the port says `http`, `http2` or `grpc`: what the upstream speaks. `None`: what
@@ -51,6 +53,11 @@ impl Context {
         let ours = self.direction == Direction::Inbound && self.worker.shared.identity.get().is_some();
         ours.then(|| self.caller.clone())
     }
+}
+
+/// A caller's address as fields name it.
+pub(crate) fn address_text(peer: SocketAddr) -> Rc<[u8]> {
+    peer.ip().to_canonical().to_string().into_bytes().into()
 }
 
 /// Serves one HTTP/1 connection until it ends, by what its upstream speaks.

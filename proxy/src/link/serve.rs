@@ -27,7 +27,7 @@ use crate::http::h2::deadline::Deadlines;
 use crate::http::h2::exchange::Arrived;
 use crate::http::h2::{self, Downstream};
 use crate::http::stream;
-use crate::http::{Context, Scope, serve_http1};
+use crate::http::{Context, Scope, address_text, serve_http1};
 use crate::identity::{self, ALPN_LINK};
 use crate::inbound;
 use crate::io::{Carrier, Io, Stream};
@@ -68,6 +68,7 @@ pub(crate) async fn accepted(call: Call) -> Engine {
         worker,
         caller,
         peer,
+        peer_text: address_text(peer),
         own,
         counted: RefCell::default(),
         asked: RefCell::default(),
@@ -100,6 +101,8 @@ struct From {
     worker: Rc<Worker>,
     caller: Rc<Caller>,
     peer: SocketAddr,
+    /// Its address, as each request tells it.
+    peer_text: Rc<[u8]>,
     /// Where it came in.
     own: SocketAddr,
     /// The ports of which it is counted that this caller was served.
@@ -194,6 +197,7 @@ impl From {
             scope: Scope::Fixed(target),
             peer: self.peer,
             caller: Some(self.caller.clone()),
+            caller_text: Some(self.peer_text.clone()),
             ticket: self.worker.connections.enter_inbound(),
             upstream,
         }

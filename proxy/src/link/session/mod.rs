@@ -489,7 +489,7 @@ impl Session {
 }
 
 /// Places for streams that an idle link keeps.
-const KEPT_STREAMS: usize = 64;
+const KEPT_STREAMS: usize = 128;
 
 impl StreamId {
     /// Its number on the link.

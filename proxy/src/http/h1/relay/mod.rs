@@ -66,7 +66,7 @@ struct Connection {
     /// Who called, as far as it is this sidecar's to say: see [`crate::http::Context::vouched`].
     vouched: Vouched,
     /// The caller's address for `X-Forwarded-For`, once it was needed.
-    caller: Box<[u8]>,
+    caller: Option<Rc<[u8]>>,
     timer: Timer,
     /// Changes whenever something moves.
     progress: u64,
@@ -144,7 +144,7 @@ impl Connection {
             scanned: 0,
             out: Outbox::default(),
             vouched,
-            caller: Box::default(),
+            caller: context.caller_text,
             timer: Timer::default(),
             progress: 0,
             exchange: Seat::empty(),

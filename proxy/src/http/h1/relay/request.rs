@@ -13,7 +13,7 @@ use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::error::Cause;
 use crate::http::h1::edit::{self, RequestRules, Span};
 use crate::http::h1::head::{self, Asked, Form, Request};
-use crate::http::hop;
+use crate::http::{address_text, hop};
 use crate::mesh::Target;
 use crate::telemetry::{Direction, Spoken};
 
@@ -105,12 +105,12 @@ impl Connection {
                 .request(self.peer, identity, request, request.authority)
                 .map_err(|cause| Fault::new(cause, authorize::REFUSAL))?;
         }
-        if self.direction == Direction::Inbound && self.caller.is_empty() {
-            self.caller = self.peer.ip().to_canonical().to_string().into_bytes().into();
+        if self.direction == Direction::Inbound && self.caller.is_none() {
+            self.caller = Some(address_text(self.peer));
         }
         let rules = RequestRules {
             authority: destination.port.key.service.name.as_bytes(),
-            caller: &self.caller,
+            caller: self.caller.as_deref().unwrap_or_default(),
             vouch: self
                 .vouched
                 .as_ref()

@@ -40,6 +40,12 @@ impl Seat {
     }
 }
 
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 impl Deref for Seat {
     type Target = Exchange;
 

@@ -111,6 +111,7 @@ impl World {
             direction: Direction::Outbound,
             scope: Scope::Fixed(self.target.clone()),
             caller: None,
+            caller_text: None,
             peer,
             ticket: self.worker.connections.enter(),
             upstream: self.upstream,
