@@ -14,3 +14,4 @@ pub(crate) mod send;
 pub(crate) mod serve;
 pub mod session;
 pub(crate) mod stream;
+pub mod wire;
