@@ -14,7 +14,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::identity::Hold;
+use crate::link::carrier::{Beneath, Keys};
 use crate::link::exchange::Exchange;
+use crate::link::session::Side;
 
 /// A downstream or upstream connection. What was read ahead of it comes out first.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Carrier {
     early: Bytes,
     /// What ends it, once something was proved on it.
     hold: Option<Arc<Hold>>,
+    /// Of a link, whose bytes may go by other ways than the socket.
+    link: Option<Box<Beneath>>,
 }
 
 impl Io {
@@ -78,6 +82,14 @@ impl Io {
     pub(crate) fn hold(&self) -> Option<&Arc<Hold>> {
         match &self.stream {
             Stream::Tls(tls) => tls.get_ref().0.hold.as_ref(),
+            Stream::Plain(_) | Stream::Link(_) => None,
+        }
+    }
+
+    /// What carries a link beneath its TLS.
+    pub fn carrier(&mut self) -> Option<&mut Beneath> {
+        match &mut self.stream {
+            Stream::Tls(tls) => tls.get_mut().0.link.as_deref_mut(),
             Stream::Plain(_) | Stream::Link(_) => None,
         }
     }
@@ -185,11 +197,22 @@ impl Stream {
 impl Carrier {
     /// A socket of which `early` was read already.
     pub fn new(tcp: TcpStream, early: Bytes) -> Self {
-        Carrier { tcp, early, hold: None }
+        Carrier { tcp, early, hold: None, link: None }
     }
-}
 
-impl Carrier {
+    /// The same, of a link of which this is `side`.
+    pub(crate) fn of_link(tcp: TcpStream, early: Bytes, side: Side) -> Self {
+        let link = Some(Box::new(Beneath::new(side, early)));
+        Carrier { tcp, early: Bytes::new(), hold: None, link }
+    }
+
+    /// The handshake of a link is done: its bytes may go by other ways from now on.
+    pub(crate) fn establish(&mut self, keys: Keys) {
+        if let Some(link) = &mut self.link {
+            link.establish(keys);
+        }
+    }
+
     /// An error once what was proved on it holds no more.
     fn check(&self, waker: Option<&Waker>) -> io::Result<()> {
         self.hold.as_ref().map_or(Ok(()), |hold| hold.check(waker))
@@ -317,6 +340,9 @@ impl AsyncRead for Carrier {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Carrier { tcp, link: Some(link), .. } = &mut *self {
+            return link.poll_read(tcp, cx, buf);
+        }
         if take(&mut self.early, buf) {
             return Poll::Ready(Ok(()));
         }
@@ -331,16 +357,25 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Carrier { tcp, link: Some(link), .. } = &mut *self {
+            return link.poll_write(tcp, cx, &[io::IoSlice::new(buf)]);
+        }
         self.check(None)?;
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Carrier { tcp, link: Some(link), .. } => link.poll_flush(tcp, cx),
+            Carrier { link: None, .. } => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        match &mut *self {
+            Carrier { tcp, link: Some(link), .. } => link.poll_shutdown(tcp, cx),
+            Carrier { tcp, link: None, .. } => Pin::new(tcp).poll_shutdown(cx),
+        }
     }
 
     fn poll_write_vectored(
@@ -348,6 +383,9 @@ impl AsyncWrite for Carrier {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Carrier { tcp, link: Some(link), .. } = &mut *self {
+            return link.poll_write(tcp, cx, bufs);
+        }
         self.check(None)?;
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }

@@ -15,7 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use super::carrier::Keys;
 use super::exchange::Exchange;
+use super::session::Side;
 use crate::balance::Endpoint;
 use crate::dial;
 use crate::error::{Cause, ProxyError};
@@ -97,7 +99,11 @@ fn prove<'a>(
         let connector = TlsConnector::from(own.client_config(&expected, &[protocol]));
         // Who is there is told by the SPIFFE ID; no name is asked for.
         let name = ServerName::IpAddress(peer.ip().into());
-        let tls = connector.connect(name, Carrier::new(tcp, Bytes::new())).await.map_err(failed)?;
+        let carrier = match protocol {
+            ALPN_LINK => Carrier::of_link(tcp, Bytes::new(), Side::Opener),
+            _ => Carrier::new(tcp, Bytes::new()),
+        };
+        let mut tls = connector.connect(name, carrier).await.map_err(failed)?;
         if tls.get_ref().1.alpn_protocol() != Some(protocol) {
             return Err(ProxyError::new(
                 Cause::TlsFailed,
@@ -106,6 +112,10 @@ fn prove<'a>(
         }
         if protocol == ALPN_LINK {
             // A link looks after itself.
+            let (carrier, connection) = tls.get_mut();
+            let keys = Keys::of(connection)
+                .ok_or_else(|| ProxyError::new(Cause::TlsFailed, "a link is within TLS 1.3"))?;
+            carrier.establish(keys);
             return Ok(Io::secure(tls));
         }
         let held = identity.hold(tls.get_ref().1, Usage::Server, &own);

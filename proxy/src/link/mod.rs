@@ -2,6 +2,7 @@
 //! session of frames over one TLS connection; PROTOCOL.md beside this file is its byte-level contract.
 
 pub mod accept;
+pub mod carrier;
 pub(crate) mod connection;
 pub(crate) mod dial;
 pub(crate) mod exchange;

@@ -13,6 +13,7 @@ use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::accept::Caller;
+use super::carrier::Keys;
 use super::connection::{Link, Opened, Takes};
 use super::exchange::{self, Exchange};
 use super::frame::{Code, Cut};
@@ -47,8 +48,8 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     let Stream::Plain(tcp) = io.stream else { return None };
     let own = tcp.local_addr().ok()?;
     let acceptor = TlsAcceptor::from(identity.server_config());
-    let accepting = Box::pin(acceptor.accept(Carrier::new(tcp, io.early)));
-    let tls = match timeout(HANDSHAKE, accepting).await {
+    let accepting = Box::pin(acceptor.accept(Carrier::of_link(tcp, io.early, Side::Acceptor)));
+    let mut tls = match timeout(HANDSHAKE, accepting).await {
         Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINK) => tls,
         Ok(Ok(_)) | Err(_) => {
             telemetry::links().refused();
@@ -61,6 +62,8 @@ pub(crate) async fn accepted(call: Call) -> Engine {
         }
     };
     let caller = identity::peer(tls.get_ref().1).ok().and_then(|peer| Caller::new(peer.id))?;
+    let (carrier, connection) = tls.get_mut();
+    carrier.establish(Keys::of(connection)?);
     let io = Io::secure(tls);
     let link = Link::new(Side::Acceptor, Life::of(&io, &identity)?);
     worker.links.follow(&worker, &link);

@@ -37,7 +37,7 @@ use super::frame::{Code, Cut, Fault, MAX_STREAM, Type, Word};
 use super::head::{RequestHead, ResponseHead, Trailers};
 
 /// Which side of a link this is. Only the side that opened the link opens streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// It dialled.
     Opener,
