@@ -1,0 +1,548 @@
+//! What moves the bytes, under schedules that are drawn: TCP and the wire take and give what they like and wake late and
+//! in any order, wires are offered, proved, broken and left at any time. Who is not woken does not run.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::is_full;
+use crate::link::carrier::{Beneath, Cause, Counts, Event, Keys};
+use crate::link::session::Side;
+use crate::link::wire::{Wire, WireFault};
+
+/// All that one schedule shares: what is drawn, and who is to be woken.
+struct Script {
+    rng: RefCell<Rng>,
+    wakes: RefCell<Vec<Waker>>,
+    /// Wires lose what wakes the other side.
+    mute: Cell<bool>,
+}
+
+/// One direction of TCP.
+#[derive(Default)]
+struct Pipe {
+    bytes: VecDeque<u8>,
+    ended: bool,
+    broken: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// One side's end of TCP.
+struct Tcp {
+    script: Rc<Script>,
+    inward: Rc<RefCell<Pipe>>,
+    outward: Rc<RefCell<Pipe>>,
+}
+
+/// Both directions of a wire.
+#[derive(Default)]
+struct Rings {
+    /// From each side.
+    rings: [Ring; 2],
+    wakers: [Option<Waker>; 2],
+    /// Something happened that the side has not looked at.
+    news: [bool; 2],
+    /// A side waits for room, or for the end.
+    waits: [bool; 2],
+    gone: [bool; 2],
+    fault: Option<WireFault>,
+}
+
+/// One direction of a wire.
+#[derive(Default)]
+struct Ring {
+    bytes: Vec<u8>,
+    read: usize,
+    consumed: u64,
+}
+
+/// One end of a wire.
+struct End {
+    script: Rc<Script>,
+    rings: Rc<RefCell<Rings>>,
+    side: usize,
+    room: usize,
+    silent: bool,
+}
+
+/// One side, with what stands for TLS.
+struct Party {
+    beneath: Beneath,
+    tcp: Tcp,
+    side: usize,
+    woken: Arc<Woken>,
+    /// Records that are to be written, and what of the first has gone.
+    records: VecDeque<Vec<u8>>,
+    written: usize,
+    received: Vec<u8>,
+    ended: bool,
+    finished: bool,
+    failed: Option<io::Error>,
+    left: bool,
+    counts: Counts,
+}
+
+struct Woken(AtomicBool);
+
+impl Script {
+    fn chance(&self, percent: u8) -> bool {
+        self.rng.borrow_mut().u8(..100) < percent
+    }
+
+    fn upto(&self, most: usize) -> usize {
+        self.rng.borrow_mut().usize(1..=most)
+    }
+
+    /// Wakes `waker`, at some time.
+    fn later(&self, waker: Option<Waker>) {
+        self.wakes.borrow_mut().extend(waker);
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (script, mut pipe) = (&self.script, self.inward.borrow_mut());
+        if pipe.broken {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if pipe.bytes.is_empty() && pipe.ended {
+            return Poll::Ready(Ok(()));
+        }
+        if pipe.bytes.is_empty() || script.chance(10) {
+            if !pipe.bytes.is_empty() {
+                script.later(Some(cx.waker().clone()));
+            }
+            pipe.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let taken = script.upto(pipe.bytes.len()).min(buf.remaining());
+        buf.put_slice(&pipe.bytes.drain(..taken).collect::<Vec<u8>>());
+        script.later(pipe.writer.take());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let (script, mut pipe) = (&self.script, self.outward.borrow_mut());
+        if pipe.broken || pipe.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let free = TCP_ROOM - pipe.bytes.len();
+        if free == 0 || script.chance(10) {
+            if free > 0 {
+                script.later(Some(cx.waker().clone()));
+            }
+            pipe.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let taken = script.upto(bytes.len().min(free));
+        pipe.bytes.extend(&bytes[..taken]);
+        script.later(pipe.reader.take());
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut pipe = self.outward.borrow_mut();
+        pipe.ended = true;
+        self.script.later(pipe.reader.take());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl End {
+    fn check(&self) -> Result<(), WireFault> {
+        let rings = self.rings.borrow();
+        match rings.fault {
+            _ if self.silent => Err(WireFault::Silent),
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    /// The other side has something to look at.
+    fn tell(&self, rings: &mut Rings) {
+        let peer = 1 - self.side;
+        rings.news[peer] = true;
+        if !self.script.mute.get() {
+            self.script.later(rings.wakers[peer].take());
+        }
+    }
+}
+
+impl Wire for End {
+    fn write(&mut self, from: &[u8]) -> Result<usize, WireFault> {
+        self.check()?;
+        let mut rings = self.rings.borrow_mut();
+        if rings.gone[1 - self.side] {
+            return Err(WireFault::Gone);
+        }
+        let ring = &mut rings.rings[self.side];
+        let free = self.room - (ring.bytes.len() - ring.consumed as usize);
+        let taken = match from.len().min(free) {
+            0 => 0,
+            most => self.script.upto(most),
+        };
+        ring.bytes.extend_from_slice(&from[..taken]);
+        rings.waits[self.side] = taken < from.len();
+        if taken > 0 {
+            self.tell(&mut rings);
+            // Less was taken than there was room for: that is news at once.
+            let there = taken < from.len().min(free);
+            rings.news[self.side] |= there;
+        }
+        Ok(taken)
+    }
+
+    fn read(&mut self, to: &mut [u8]) -> Result<usize, WireFault> {
+        self.check()?;
+        let mut rings = self.rings.borrow_mut();
+        let gone = rings.gone[1 - self.side];
+        let ring = &mut rings.rings[1 - self.side];
+        let there = to.len().min(ring.bytes.len() - ring.read);
+        if there == 0 {
+            return if gone { Err(WireFault::Gone) } else { Ok(0) };
+        }
+        let taken = self.script.upto(there);
+        to[..taken].copy_from_slice(&ring.bytes[ring.read..ring.read + taken]);
+        ring.read += taken;
+        let left = ring.read < ring.bytes.len();
+        rings.news[self.side] |= left;
+        Ok(taken)
+    }
+
+    fn consume(&mut self, count: u64) {
+        let mut rings = self.rings.borrow_mut();
+        let ring = &mut rings.rings[1 - self.side];
+        assert!(ring.consumed <= count && count <= ring.read as u64, "no more is consumed than was read");
+        ring.consumed = count;
+        if rings.waits[1 - self.side] {
+            self.tell(&mut rings);
+        }
+    }
+
+    fn consumed(&mut self) -> Result<u64, WireFault> {
+        Ok(self.rings.borrow().rings[self.side].consumed)
+    }
+
+    fn await_consumed(&mut self) {
+        self.rings.borrow_mut().waits[self.side] = true;
+    }
+
+    fn stored(&self, from: u64, to: u64, out: &mut Vec<u8>) {
+        let rings = self.rings.borrow();
+        let ring = &rings.rings[self.side];
+        assert!(from >= ring.bytes.len().saturating_sub(self.room) as u64, "that is overwritten");
+        out.extend_from_slice(&ring.bytes[from as usize..to as usize]);
+    }
+
+    fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireFault>> {
+        self.check()?;
+        let mut rings = self.rings.borrow_mut();
+        if std::mem::take(&mut rings.news[self.side]) && !self.script.mute.get() {
+            return Poll::Ready(Ok(()));
+        }
+        if rings.gone[1 - self.side] {
+            return Poll::Ready(Err(WireFault::Gone));
+        }
+        rings.wakers[self.side] = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn silence(&mut self) {
+        self.silent = true;
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut rings = self.rings.borrow_mut();
+        rings.gone[self.side] = true;
+        self.script.later(rings.wakers[1 - self.side].take());
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Party {
+    /// Closes the connection.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.counts = self.beneath.counts();
+            // The wire goes with it.
+            self.beneath = Beneath::new(Side::Opener, Bytes::new());
+            let mut pipe = self.tcp.outward.borrow_mut();
+            pipe.ended = true;
+            self.tcp.script.later(pipe.reader.take());
+        }
+    }
+
+    /// A turn, as a link's task takes one: all is read, then written, then ended.
+    fn turn(&mut self, script: &Script) -> io::Result<()> {
+        let waker = Waker::from(self.woken.clone());
+        let cx = &mut Context::from_waker(&waker);
+        while !self.ended {
+            let mut bytes = [0; 64];
+            let room = script.upto(bytes.len());
+            let mut buf = ReadBuf::new(&mut bytes[..room]);
+            if self.beneath.poll_read(&mut self.tcp, cx, &mut buf)?.is_pending() {
+                break;
+            }
+            self.ended = buf.filled().is_empty();
+            self.received.extend_from_slice(buf.filled());
+        }
+        while let Some(first) = self.records.front() {
+            let next = self.records.get(1).map_or(&[][..], Vec::as_slice);
+            let slices = [IoSlice::new(&first[self.written..]), IoSlice::new(next)];
+            let Poll::Ready(written) = self.beneath.poll_write(&mut self.tcp, cx, &slices)? else { break };
+            self.written += written;
+            while let Some(first) = self.records.front()
+                && self.written >= first.len()
+            {
+                self.written -= first.len();
+                self.records.pop_front();
+            }
+        }
+        let _ = self.beneath.poll_flush(&mut self.tcp, cx)?;
+        if self.records.is_empty() && !self.finished {
+            self.finished = self.beneath.poll_shutdown(&mut self.tcp, cx)?.is_ready();
+        }
+        Ok(())
+    }
+}
+
+/// Records of TLS, and what they are in one.
+fn records(rng: &mut Rng) -> (VecDeque<Vec<u8>>, Vec<u8>) {
+    let records: VecDeque<Vec<u8>> = (0..rng.usize(1..80))
+        .map(|_| {
+            let body = rng.usize(0..90);
+            let mut record = vec![23, 3, 3, 0, body as u8];
+            // Many that look like the carrier's.
+            record.extend((0..body).map(|_| if rng.bool() { 0x4C } else { rng.u8(..) }));
+            record
+        })
+        .collect();
+    let whole = records.iter().flatten().copied().collect();
+    (records, whole)
+}
+
+/// What came of a schedule.
+#[derive(Default)]
+struct Outcome {
+    counts: [Counts; 2],
+    frozen: usize,
+    closed: usize,
+    lost: bool,
+}
+
+/// Plays the schedule that `seed` says, and checks that TLS sees nothing of it.
+async fn play(seed: u64) -> Outcome {
+    let mut rng = Rng::with_seed(seed);
+    let script =
+        Rc::new(Script { rng: RefCell::new(rng.fork()), wakes: RefCell::default(), mute: Cell::new(false) });
+    let pipes: [Rc<RefCell<Pipe>>; 2] = Default::default();
+    let mut wholes = Vec::new();
+    let mut parties = [Side::Opener, Side::Acceptor].map(|of| {
+        let side = usize::from(of == Side::Acceptor);
+        let (records, whole) = records(&mut rng);
+        wholes.push(whole);
+        let mut beneath = Beneath::new(of, Bytes::new());
+        let suite = TLS13_AES_128_GCM_SHA256.tls13();
+        beneath.establish(Keys::new(suite.unwrap_or_else(|| unreachable!()), &[7; 32]));
+        let (inward, outward) = (pipes[1 - side].clone(), pipes[side].clone());
+        let tcp = Tcp { script: script.clone(), inward, outward };
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let (written, received) = (0, Vec::new());
+        Party {
+            beneath,
+            tcp,
+            side,
+            woken,
+            records,
+            written,
+            received,
+            ended: false,
+            finished: false,
+            failed: None,
+            left: false,
+            counts: Counts::default(),
+        }
+    });
+    // What may go wrong in this one.
+    let (cuts, breaks, stalls) = (rng.u8(..100) < 10, rng.u8(..100) < 50, rng.u8(..100) < 10);
+    let room = rng.usize(1..200);
+    let mut proving: [Option<(u32, Box<End>)>; 2] = [None, None];
+    let mut rings: Rc<RefCell<Rings>> = Rc::default();
+    let (mut offered, mut agreed) = (None, 0);
+    let (mut outcome, mut idle) = (Outcome::default(), Duration::ZERO);
+    loop {
+        match rng.u8(..100) {
+            0..15 if offered.is_none() => {
+                if let Some(number) = parties[0].beneath.next().filter(|number| *number <= 5) {
+                    assert!(parties[0].beneath.open(number));
+                    rings = Rc::default();
+                    let end = |side| End {
+                        script: script.clone(),
+                        rings: rings.clone(),
+                        side,
+                        room,
+                        silent: false,
+                    };
+                    proving = [Some((number, Box::new(end(0)))), None];
+                    offered = Some((number, Some(Box::new(end(1)))));
+                    parties[0].woken.clone().wake();
+                }
+            }
+            15..30 => {
+                if let Some((number, end)) = &mut offered {
+                    if let Some(end) = end.take()
+                        && parties[1].beneath.open(*number)
+                    {
+                        proving[1] = Some((*number, end));
+                        agreed = *number;
+                    }
+                    offered = None;
+                    parties[1].woken.clone().wake();
+                }
+            }
+            30..45 => {
+                let side = rng.usize(..2);
+                if let Some((number, _)) = &proving[side]
+                    && *number == agreed
+                    && let Some((number, end)) = proving[side].take()
+                {
+                    parties[side].beneath.switch(number, end);
+                    parties[side].woken.clone().wake();
+                }
+            }
+            45 if breaks => {
+                let side = rng.usize(..2);
+                parties[side].beneath.freeze(agreed, Cause::Policy);
+                parties[side].woken.clone().wake();
+            }
+            46 if breaks => {
+                let mut rings = rings.borrow_mut();
+                rings.fault = Some(WireFault::Failed);
+                rings.wakers.iter_mut().for_each(|waker| script.later(waker.take()));
+            }
+            47 if stalls => script.mute.set(true),
+            48 if cuts => {
+                outcome.lost = true;
+                for pipe in &pipes {
+                    let mut pipe = pipe.borrow_mut();
+                    pipe.broken = true;
+                    script.later(pipe.reader.take());
+                    script.later(pipe.writer.take());
+                }
+            }
+            49..75 => {
+                let mut wakes = script.wakes.borrow_mut();
+                if !wakes.is_empty() {
+                    let which = rng.usize(..wakes.len());
+                    let waker = wakes.swap_remove(which);
+                    drop(wakes);
+                    waker.wake();
+                }
+            }
+            _ => {}
+        }
+        let which = rng.usize(..2);
+        let done = [0, 1].map(|side: usize| parties[side].left && parties[side].received == wholes[1 - side]);
+        let party = &mut parties[which];
+        let runs = party.failed.is_none() && !party.left && party.woken.0.swap(false, Ordering::Relaxed);
+        if runs {
+            let turn = tokio::task::coop::unconstrained(async { party.turn(&script) }).await;
+            if let Err(error) = turn {
+                // A peer that has all, and has given all, may be gone.
+                let over = done[1 - which] && party.received == wholes[1 - which];
+                assert!(outcome.lost || over, "seed {seed}: side {which} gave the link up: {error}");
+                party.failed = Some(error);
+            }
+            while let Some(event) = party.beneath.event() {
+                match event {
+                    Event::Frozen(_, cause) => {
+                        outcome.frozen += 1;
+                        // Who has no wire yet makes no room on it.
+                        let late = proving[1 - which].is_some();
+                        assert!(cause != Cause::Stall || stalls || late, "seed {seed}: nobody told of room");
+                    }
+                    Event::Closed(_) => outcome.closed += 1,
+                    _ => {}
+                }
+            }
+            let sent = &wholes[1 - party.side];
+            assert!(sent.starts_with(&party.received), "seed {seed}: side {which} got something else");
+            assert!(
+                !party.ended || outcome.lost || party.received == *sent,
+                "seed {seed}: cut off, and looks whole"
+            );
+            idle = Duration::ZERO;
+        }
+        if party.finished && party.ended {
+            party.leave();
+        }
+        if parties.iter().all(|party| party.failed.is_some() || party.left) {
+            break;
+        }
+        let asleep =
+            |party: &Party| party.failed.is_some() || party.left || !party.woken.0.load(Ordering::Relaxed);
+        if script.wakes.borrow().is_empty() && parties.iter().all(asleep) {
+            idle += Duration::from_millis(500);
+            assert!(idle < Duration::from_secs(40), "seed {seed}: nothing goes on");
+            if idle > Duration::from_secs(1) {
+                tokio::time::advance(Duration::from_millis(500)).await;
+            }
+        }
+        if outcome.lost && parties.iter().any(|party| party.failed.is_some()) {
+            break;
+        }
+    }
+    for party in &parties {
+        let sent = &wholes[1 - party.side];
+        assert!(outcome.lost || party.received == *sent, "seed {seed}: something is missing");
+    }
+    outcome.counts = parties.map(|party| party.counts);
+    outcome
+}
+
+/// What TCP holds on its way.
+const TCP_ROOM: usize = 300;
+
+#[tokio::test(start_paused = true)]
+async fn what_tls_reads_is_what_tls_wrote_under_any_schedule() {
+    let schedules = if is_full() { 100_000 } else { 2_000 };
+    let (mut ring, mut replayed, mut frozen, mut closed, mut lost) = (0, 0, 0, 0, 0);
+    for seed in 0..schedules {
+        let Outcome { counts, frozen: froze, closed: shut, lost: cut } = play(seed).await;
+        for counts in counts {
+            ring += counts.ring_in;
+            replayed += counts.replayed;
+        }
+        (frozen, closed, lost) = (frozen + froze, closed + shut, lost + usize::from(cut));
+    }
+    println!(
+        "{schedules} schedules: {ring} bytes by wires, {replayed} replayed, {frozen} freezes, {closed} generations \
+         closed, {lost} times TCP lost"
+    );
+    assert!(ring > 0 && replayed > 0 && frozen > 0 && closed > 0 && lost > 0, "the schedules try everything");
+}
