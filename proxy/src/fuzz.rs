@@ -1,5 +1,6 @@
 //! What the fuzzers drive: each function takes any bytes, and panics where a promise is broken.
 
+mod carrier;
 mod http2;
 mod link;
 
@@ -52,6 +53,11 @@ pub fn session(bytes: &[u8]) {
         Some((_, choices)) => link::agreement(choices),
         None => {}
     }
+}
+
+/// The carrier of a link: a peer that says anything, on TCP and on the wire, gains nothing.
+pub fn carrier(bytes: &[u8]) {
+    carrier::hostile(bytes);
 }
 
 /// HTTP/2 connections. The first byte chooses: a peer that sends anything, one that sends anything in frames, or both ends
@@ -136,6 +142,11 @@ mod tests {
         fn a_hostile_peer_of_a_link_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             super::link::hostile(&bytes);
             super::link::hostile_frames(&bytes);
+        }
+
+        #[test]
+        fn a_hostile_peer_of_a_carrier_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            super::carrier(&bytes);
         }
 
         #[test]
