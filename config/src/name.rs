@@ -6,6 +6,16 @@ use std::sync::Arc;
 /// The namespace of a resource that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// Whether it is a DNS label in lower case (RFC 1123): what a Service and a namespace can be called.
+pub fn is_label(name: &str) -> bool {
+    let is_inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let bytes = name.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| is_inner(*byte))
+        && bytes.first() != Some(&b'-')
+        && bytes.last() != Some(&b'-')
+}
+
 /// A Service's name within its namespace. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {

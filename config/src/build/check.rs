@@ -6,6 +6,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::document::At;
 use crate::error::ConfigError;
+use crate::name::is_label;
 use crate::snapshot::MAX_PRIORITY;
 
 /// Largest compiled regular expression, in bytes. Together with the engine's linear time, this bounds what a route can
@@ -36,15 +37,6 @@ pub(crate) fn dns_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
     Err(at
         .error(format!("`{name}` is not a DNS name"))
         .hint("labels of lower-case letters, digits and hyphens, with dots between; at most 253 characters"))
-}
-
-pub(crate) fn is_label(name: &str) -> bool {
-    let is_inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    let bytes = name.as_bytes();
-    (1..=63).contains(&bytes.len())
-        && bytes.iter().all(|byte| is_inner(*byte))
-        && bytes.first() != Some(&b'-')
-        && bytes.last() != Some(&b'-')
 }
 
 /// `2026-11-26T12:00:00Z`, which can be compared as text.

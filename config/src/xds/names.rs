@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::name::{DEFAULT_NAMESPACE, ServiceName, ServicePort};
+use crate::name::{DEFAULT_NAMESPACE, ServiceName, ServicePort, is_label};
 
 /// The namespace of clusters that a server of another make calls as it likes. No Service has it: it is no DNS label.
 pub const FOREIGN: &str = "-";
@@ -92,7 +92,7 @@ impl fmt::Display for AddressKey {
 }
 
 fn service_name(namespace: &str, name: &str) -> Option<ServiceName> {
-    let both = crate::build::check::is_label(namespace) && crate::build::check::is_label(name);
+    let both = is_label(namespace) && is_label(name);
     both.then(|| ServiceName::new(namespace, name))
 }
 

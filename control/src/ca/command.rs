@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use lighter_config::identity::{DEFAULT_TRUST_DOMAIN, Spiffe, TrustDomain};
-use lighter_config::name::{DEFAULT_NAMESPACE, ServiceName};
+use lighter_config::name::{DEFAULT_NAMESPACE, ServiceName, is_label};
 use lighter_config::resource;
 use miette::{Context, IntoDiagnostic, miette};
 use serde::Serialize;
@@ -236,12 +236,7 @@ fn trust_domain(text: &str) -> Result<TrustDomain, String> {
 
 fn service(text: &str) -> Result<ServiceName, String> {
     let (namespace, name) = text.split_once('/').unwrap_or((DEFAULT_NAMESPACE, text));
-    let label = |part: &str| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let ends = part.starts_with('-') || part.ends_with('-');
-        !part.is_empty() && part.len() <= 63 && part.bytes().all(inner) && !ends
-    };
-    if label(namespace) && label(name) {
+    if is_label(namespace) && is_label(name) {
         Ok(ServiceName::new(namespace, name))
     } else {
         Err("expected `name` or `namespace/name`, each a DNS label".to_owned())

@@ -6,6 +6,7 @@ use super::{Nack, missing, read};
 use crate::build::{authorization, check};
 use crate::document::At;
 use crate::error::ConfigError;
+use crate::name::is_label;
 use crate::snapshot::authorization::{AuthorizationRule, Operation, Source};
 use crate::snapshot::{Authorization, Mtls, OutboundPolicy};
 use crate::xds::facts::{InboundPort, Workload};
@@ -25,7 +26,7 @@ pub fn workload(message: &[u8]) -> Result<Workload, Nack> {
 
 fn check_workload(workload: &wire::Workload, at: &At<'_>) -> Result<Workload, ConfigError> {
     let key = &workload.service;
-    let is_caller = key.strip_prefix("-/").is_some_and(check::is_label);
+    let is_caller = key.strip_prefix("-/").is_some_and(is_label);
     if !is_caller && names::of_service(key).is_none() {
         let error = at.field("service").error(format!("`{}` is no workload", key.escape_debug()));
         return Err(error.hint("`NAMESPACE/NAME` of a Service, or `-/NAMESPACE`"));
