@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{ca, check, client, completions, demo, proxy, run, schema, serve, version};
+use crate::{ca, check, client, completions, demo, inject, proxy, run, schema, serve, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -35,6 +35,10 @@ pub enum Command {
     Diff(client::diff::Args),
     /// Have a sidecar finish what it carries, and end
     Drain(client::drain::Args),
+    /// Put a sidecar into the pods of Kubernetes manifests
+    Inject(inject::command::Args),
+    /// Take the sidecars out again
+    Uninject(inject::command::UninjectArgs),
     /// Copy every resource of the control plane into one file
     Backup(client::backup::Args),
     /// Put every resource back as `backup` found it
@@ -70,6 +74,8 @@ impl Command {
             Command::Delete(args) => client::delete::execute(&args),
             Command::Diff(args) => client::diff::execute(&args),
             Command::Drain(args) => client::drain::execute(&args),
+            Command::Inject(args) => inject::command::execute(&args),
+            Command::Uninject(args) => inject::command::uninject(&args),
             Command::Backup(args) => client::backup::execute(&args),
             Command::Restore(args) => client::backup::restore(&args),
             Command::Ca(args) => ca::command::execute(args),

@@ -16,6 +16,7 @@ mod completions;
 mod demo;
 mod exit;
 mod index;
+mod inject;
 mod metrics;
 mod output;
 mod probes;

@@ -15,6 +15,11 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), OutputError> {
     Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 
+/// Writes `text` as it is.
+pub fn text(text: &str) -> Result<(), OutputError> {
+    Ok(io::stdout().lock().write_all(text.as_bytes())?)
+}
+
 /// Writes `value` as indented JSON and a newline.
 pub fn json(value: &impl Serialize) -> Result<(), OutputError> {
     line(serde_json::to_string_pretty(value).map_err(io::Error::from)?)

@@ -14,7 +14,7 @@ pub mod backup;
 pub mod delete;
 pub mod diff;
 pub mod drain;
-mod files;
+pub mod files;
 pub mod get;
 mod kind;
 mod lines;
