@@ -22,11 +22,16 @@ impl Packages {
                 return Err(format!("{tool} is not installed"));
             }
         }
-        let (names, has_qemu) = names().or_else(|_| {
-            // An image without the archive's lists.
+        Packages::of_archive().or_else(|_| {
+            // Its lists are missing, or name what it has replaced since.
             output("apt-get", &["update", "-q"])?;
-            names()
-        })?;
+            Packages::of_archive()
+        })
+    }
+
+    /// The newest that the archive's lists know.
+    fn of_archive() -> Result<Self, String> {
+        let (names, has_qemu) = names()?;
         let files = files(&names)?;
         let mut hasher = DefaultHasher::new();
         (&files, FILES).hash(&mut hasher);

@@ -30,9 +30,9 @@ pub struct Completion {
     pub status: Status,
     /// Whether this was a request to receive: something came from the peer.
     pub received: bool,
-    /// How many bytes came.
+    /// How many bytes came or went.
     pub len: u32,
-    /// The number that the peer gave with it.
+    /// The number that the peer gave with what came.
     pub immediate: Option<u32>,
 }
 
@@ -145,7 +145,7 @@ impl Completion {
             received,
             len: completion.byte_len,
             // Numbers go over the wire as they lie in memory; ours are big endian.
-            immediate: (told.0 != 0).then(|| u32::from_be(completion.imm_data)),
+            immediate: (received && told.0 != 0).then(|| u32::from_be(completion.imm_data)),
         }
     }
 }

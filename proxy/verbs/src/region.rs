@@ -87,12 +87,6 @@ impl Region {
         }
     }
 
-    /// How many bytes it has.
-    #[expect(clippy::len_without_is_empty, reason = "none is empty")]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Where it lies, for a peer that writes to it.
     pub fn address(&self) -> u64 {
         self.memory.as_ptr() as u64

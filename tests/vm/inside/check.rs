@@ -73,14 +73,18 @@ fn check_says_that_the_port_is_down() {
     finds_soon("rxe1", "198.18.0.1");
     run("rdma", &["link", "del", "rxe1"]);
     run("ip", &["link", "del", "near"]);
-    run("rdma", &["link", "add", DEVICE, "type", "rxe", "netdev", "lo"]);
-    finds_soon(DEVICE, "127.0.0.1");
+    add_device();
 }
 
 fn check_says_that_the_device_is_gone() {
     run("rdma", &["link", "del", DEVICE]);
     let detail = missing(Command::new("lighter").args(["check", "--json"]));
     assert_eq!(detail, "there is no RDMA device");
+    add_device();
+}
+
+/// Brings back what a test took away.
+pub fn add_device() {
     run("rdma", &["link", "add", DEVICE, "type", "rxe", "netdev", "lo"]);
     finds_soon(DEVICE, "127.0.0.1");
 }

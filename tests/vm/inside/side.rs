@@ -15,6 +15,7 @@ pub struct Side {
     pub pair: QueuePair,
     pub completions: CompletionQueue,
     pub region: Region,
+    pub domain: Domain,
     pub context: Context,
     /// Completions that nobody asked for yet.
     early: Vec<Completion>,
@@ -42,6 +43,7 @@ impl Side {
             gid: context.gid_of(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap(),
             first_packet: fastrand::u32(..1 << 24),
             early: Vec::new(),
+            domain,
             context,
         }
     }
@@ -53,7 +55,7 @@ impl Side {
                 first_packet: self.first_packet,
                 address: self.gid.address,
             },
-            memory: Remote { address: self.region.address(), key: self.region.remote_key() },
+            memory: memory(&self.region),
         }
     }
 
@@ -92,6 +94,11 @@ impl Card {
             memory: Remote { address: place.parse().unwrap(), key: key.parse().unwrap() },
         }
     }
+}
+
+/// A region as a peer knows it.
+pub fn memory(of: &Region) -> Remote {
+    Remote { address: of.address(), key: of.remote_key() }
 }
 
 /// Waits until this happens to the device.

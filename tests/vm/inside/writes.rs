@@ -34,7 +34,8 @@ fn writes_arrive() {
         }
         for (part, completion) in side.completed(PARTS).await.iter().enumerate() {
             assert_eq!((completion.id, completion.status), (part as u64, Status::Success));
-            assert_eq!((completion.received, completion.pair), (false, side.pair.number()));
+            assert_eq!((completion.received, completion.immediate), (false, None));
+            assert_eq!(completion.pair, side.pair.number());
         }
         assert_eq!(peer.hash(), hash(&bytes));
         // No packet has more than 4 KiB of them.

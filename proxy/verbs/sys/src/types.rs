@@ -13,7 +13,6 @@ pub const IBV_GID_TYPE_ROCE_V2: ibv_gid_type = 2;
 pub const IBV_EVENT_QP_FATAL: ibv_event_type = 1;
 pub const IBV_EVENT_QP_REQ_ERR: ibv_event_type = 2;
 pub const IBV_EVENT_QP_ACCESS_ERR: ibv_event_type = 3;
-pub const IBV_EVENT_COMM_EST: ibv_event_type = 4;
 pub const IBV_EVENT_SQ_DRAINED: ibv_event_type = 5;
 pub const IBV_EVENT_DEVICE_FATAL: ibv_event_type = 8;
 pub const IBV_EVENT_PORT_ACTIVE: ibv_event_type = 9;
@@ -46,7 +45,6 @@ numbers! {
         IBV_QPS_ERR = 6,
     }
     ibv_wr_opcode {
-        IBV_WR_RDMA_WRITE = 0,
         IBV_WR_RDMA_WRITE_WITH_IMM = 1,
         IBV_WR_SEND = 2,
     }
@@ -57,7 +55,6 @@ numbers! {
     ibv_wc_status {
         IBV_WC_SUCCESS = 0,
         IBV_WC_WR_FLUSH_ERR = 5,
-        IBV_WC_REM_INV_REQ_ERR = 9,
         IBV_WC_REM_ACCESS_ERR = 10,
         IBV_WC_RETRY_EXC_ERR = 12,
         IBV_WC_RNR_RETRY_EXC_ERR = 13,
@@ -128,7 +125,6 @@ flags! {
     }
     ibv_send_flags {
         IBV_SEND_SIGNALED = 1 << 1,
-        IBV_SEND_INLINE = 1 << 3,
     }
     ibv_wc_flags {
         IBV_WC_WITH_IMM = 1 << 1,
