@@ -43,6 +43,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 fn main() {
     let (services, sidecars) = (number("LIGHTER_SERVICES", 5000), number("LIGHTER_SIDECARS", 200));
+    assert!(services % CALLED == 0 && services > CALLED, "some tens of services");
     support::process::raise_descriptor_limit();
     let world = World::new(services);
     let started = Instant::now();
@@ -54,8 +55,13 @@ fn main() {
     let identity = Identity::of("default/simulated", &world.folder.path().join("state"));
     let (joining, before) = (Instant::now(), cpu(plane.pid()));
     for number in 0..sidecars {
-        // Two neighbours have the services of their own in common.
-        let own = (0..CALLED).map(|at| name((number / FEW * CALLED + at) % services));
+        // Two neighbours have the services of their own in common. Those of the first two are nobody else's, however few there
+        // are.
+        let first = match number / FEW {
+            0 => 0,
+            pair => CALLED + (pair - 1) * CALLED % (services - CALLED),
+        };
+        let own = (first..first + CALLED).map(name);
         let calls: Vec<String> = own.chain(["everybody".to_owned()]).collect();
         sidecar::start(number, world.ads, &identity, &calls, events.clone());
     }
