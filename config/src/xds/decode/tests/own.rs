@@ -1,0 +1,96 @@
+//! What only Lighter's own control plane says: workloads and addresses.
+
+use super::*;
+
+fn workload_message() -> lighter::Workload {
+    let rule = lighter::Rule {
+        policy: "default/p/0".into(),
+        action: "deny".into(),
+        audit: true,
+        sources: vec![lighter::Source {
+            principals: vec!["spiffe://mesh.lighter/ns/a/*".into()],
+            cidrs: vec!["10.0.0.0/8".into()],
+            ..Default::default()
+        }],
+        operations: vec![lighter::Operation {
+            methods: vec!["GET".into()],
+            headers: vec![lighter::HeaderMatch { name: "x".into(), exact: None }],
+            ..Default::default()
+        }],
+    };
+    let port = lighter::InboundPort {
+        port: 80,
+        mtls: "strict".into(),
+        rules: vec![rule],
+        allow: vec!["default/p".into()],
+        audit_allow: Vec::new(),
+    };
+    lighter::Workload {
+        service: "default/a".into(),
+        trust_domain: "mesh.lighter".into(),
+        outbound_policy: "registryOnly".into(),
+        ports: vec![port],
+    }
+}
+
+#[test]
+fn a_workload_is_read_as_it_is_written() {
+    let message = workload_message();
+    assert_eq!(encode::workload(&workload(&message.encode_to_vec()).unwrap()), message);
+}
+
+#[test]
+fn every_word_of_a_workload_is_known_or_it_is_refused() {
+    let with = |change: &dyn Fn(&mut lighter::Workload)| {
+        let mut message = workload_message();
+        change(&mut message);
+        refused(workload(&message.encode_to_vec()))
+    };
+    let rule =
+        |change: &dyn Fn(&mut lighter::Rule)| with(&|workload| change(&mut workload.ports[0].rules[0]));
+    assert_eq!(with(&|w| w.ports[0].mtls = "lax".into()), "default/a: ports[0].mtls: `lax` is not known");
+    assert_eq!(with(&|w| w.ports[0].mtls.clear()), "default/a: ports[0].mtls: `` is not known");
+    assert_eq!(with(&|w| w.outbound_policy.clear()), "default/a: outbound_policy: `` is not known");
+    assert_eq!(
+        with(&|w| w.trust_domain = "a b".into()),
+        "default/a: trust_domain: `spiffe://a b/ns` is not a SPIFFE ID"
+    );
+    assert_eq!(with(&|w| w.service = "a".into()), "a: service: `a` is no workload");
+    let at = "default/a: ports[0].rules[0]";
+    assert_eq!(rule(&|rule| rule.action = "log".into()), format!("{at}.action: `log` is not known"));
+    // Taken as it stands, this would be about everybody.
+    assert_eq!(
+        rule(&|rule| rule.sources = vec![lighter::Source::default()]),
+        format!("{at}.sources[0]: a source that says nothing")
+    );
+    assert_eq!(
+        rule(&|rule| rule.operations.push(lighter::Operation::default())),
+        format!("{at}.operations[1]: an operation that says nothing")
+    );
+    assert_eq!(
+        rule(&|rule| rule.sources[0].cidrs = vec!["10.0.0.0/64".into()]),
+        format!("{at}.sources[0].cidrs[0]: `10.0.0.0/64` is not a range of addresses")
+    );
+    let mut bytes = workload_message().encode_to_vec();
+    bytes.extend([9 << 3, 1]);
+    assert_eq!(refused(workload(&bytes)), "default/a: : field number 9 is not known");
+}
+
+#[test]
+fn an_address_is_answered_even_if_nobody_has_it() {
+    let read = |message: lighter::Address| address(&message.encode_to_vec());
+    let nobody = read(lighter::Address { key: "10.0.0.1:80".into(), ..Default::default() }).unwrap();
+    assert_eq!(nobody.found, None);
+    let found = lighter::Address {
+        key: "dns:default/a".into(),
+        service: "default/a".into(),
+        virtual_v4: "198.19.0.1".into(),
+        virtual_v6: "fd00:11:6874:e5::1".into(),
+        ..Default::default()
+    };
+    let known = read(found.clone()).unwrap();
+    assert_eq!(encode::address(&known.key, known.found.as_ref()), found);
+    // A server cannot take real addresses over.
+    let said = refused(read(lighter::Address { virtual_v4: "10.0.0.1".into(), ..found }));
+    assert!(said.starts_with("dns:default/a: virtual_v4: "), "{said}");
+}
