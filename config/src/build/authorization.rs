@@ -43,8 +43,8 @@ impl Refers for AuthorizationPolicySpec {
 pub(super) fn apply(mut policies: Vec<(&Loaded<AuthorizationPolicySpec>, &Said)>, ports: &mut [Making<'_>]) {
     policies.sort_by(|(_, one), (_, two)| one.name.cmp(&two.name));
     for port in ports {
-        let authorization = &mut port.authorization;
         for (policy, said) in policies.iter().filter(|(_, said)| said.ports.contains(&port.draft.key)) {
+            let authorization = port.authorization.get_or_insert_default();
             authorization.rules.extend(said.rules.iter().cloned());
             match (policy.resource.spec.action, policy.resource.spec.mode) {
                 (Action::Allow, Mode::Enforce) => authorization.allow.push(said.name.clone()),

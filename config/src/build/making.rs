@@ -16,7 +16,8 @@ pub(super) struct Making<'m> {
     pub(super) draft: &'m PortDraft,
     pub(super) policy: TrafficPolicy,
     pub(super) mtls: Mtls,
-    pub(super) authorization: Authorization,
+    /// None: no policy is about it.
+    pub(super) authorization: Option<Authorization>,
     /// HTTP or gRPC routes, in any order.
     pub(super) routes: Vec<order::Ranked>,
     /// The first HTTPRoute attached, by its place.
@@ -73,9 +74,7 @@ pub(super) fn service(
     let (mut finished, mut authorization) = (Vec::with_capacity(ports.len()), Vec::new());
     for port in ports {
         let (port, said) = port.finish();
-        if !said.is_empty() {
-            authorization.push((port.key.clone(), said));
-        }
+        authorization.extend(said.map(|said| (port.key.clone(), said)));
         finished.push(Arc::new(port));
     }
     let probe = draft.probe.clone();
@@ -88,7 +87,7 @@ impl<'m> Making<'m> {
             draft,
             policy: TrafficPolicy::default(),
             mtls: Mtls::default(),
-            authorization: Authorization::default(),
+            authorization: None,
             routes: Vec::new(),
             http_route: None,
             has_grpc_route: false,
@@ -96,7 +95,7 @@ impl<'m> Making<'m> {
         }
     }
 
-    fn finish(self) -> (Port, Authorization) {
+    fn finish(self) -> (Port, Option<Authorization>) {
         let PortDraft { key, name, protocol, target_port, endpoints } = self.draft;
         let has_route = self.http_route.is_some() || self.has_grpc_route;
         let routes = if has_route { order::table(self.routes) } else { RouteTable::single(key) };
