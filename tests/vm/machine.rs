@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::archive::Archive;
-use crate::packages::{Packages, find};
+use crate::packages::{MODULES, Packages, find};
 use crate::support::process::Program;
 
 /// How a machine ended, and all that it said on its serial line.
@@ -72,18 +72,18 @@ fn write_files(packages: &Packages, script: &str, folder: &Path, to: &Path) -> s
     for empty in ["dev", "proc", "sys", "tmp", "run"] {
         archive.folder(empty)?;
     }
-    archive.file("init", format!("{PRELUDE}{script}").as_bytes())?;
+    let mut init = PRELUDE.to_owned();
     archive.copy("bin/busybox", &packages.file("bin/busybox"))?;
     for name in MODULES {
         if let Some(module) = packages.module(name) {
             archive.copy(&format!("modules/{name}.ko"), &module)?;
+            init += &format!("$BUSYBOX insmod /modules/{name}.ko || end 14\n");
         }
     }
-    for (folder, library) in LIBRARIES {
-        archive.copy(
-            &format!("usr/lib/x86_64-linux-gnu/{library}"),
-            &packages.file(&format!("{folder}/{library}")),
-        )?;
+    archive.file("init", format!("{init}ip link set lo up\n{script}").as_bytes())?;
+    for library in LIBRARIES {
+        let path = format!("lib/x86_64-linux-gnu/{library}");
+        archive.copy(&format!("usr/{path}"), &packages.file(&path))?;
     }
     archive.copy("etc/libibverbs.d/rxe.driver", &packages.file("etc/libibverbs.d/rxe.driver"))?;
     for tool in ["ip", "rdma"] {
@@ -102,17 +102,9 @@ fn write_files(packages: &Packages, script: &str, folder: &Path, to: &Path) -> s
     archive.finish()
 }
 
-/// In the order in which they need each other.
-const MODULES: [&str; 7] =
-    ["crc32_generic", "udp_tunnel", "ip6_udp_tunnel", "ib_core", "ib_uverbs", "rdma_rxe", "veth"];
-
-/// Folders in the packages, and files there. What they are linked to is the C library, which comes with the programs.
-const LIBRARIES: [(&str, &str); 4] = [
-    ("usr/lib/x86_64-linux-gnu", "libibverbs.so.1"),
-    ("usr/lib/x86_64-linux-gnu", "libnl-route-3.so.200"),
-    ("lib/x86_64-linux-gnu", "libnl-3.so.200"),
-    ("usr/lib/x86_64-linux-gnu", "libibverbs/librxe-rdmav34.so"),
-];
+/// From the packages. What they are linked to is the C library, which comes with the programs.
+const LIBRARIES: [&str; 4] =
+    ["libibverbs.so.1", "libnl-3.so.200", "libnl-route-3.so.200", "libibverbs/librxe-rdmav34.so"];
 
 /// `end N` ends the machine with a status of 33 + 2N.
 const PRELUDE: &str = r#"#!/bin/busybox sh
@@ -124,8 +116,4 @@ $BUSYBOX mount -t proc proc /proc
 $BUSYBOX mount -t sysfs sys /sys
 $BUSYBOX mount -t devtmpfs dev /dev
 $BUSYBOX chmod 1777 /tmp
-for module in crc32_generic udp_tunnel ip6_udp_tunnel ib_core ib_uverbs rdma_rxe veth; do
-    [ ! -e /modules/$module.ko ] || $BUSYBOX insmod /modules/$module.ko || end 14
-done
-ip link set lo up
 "#;

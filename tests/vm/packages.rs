@@ -34,7 +34,7 @@ impl Packages {
         let (names, has_qemu) = names()?;
         let files = files(&names)?;
         let mut hasher = DefaultHasher::new();
-        (&files, FILES).hash(&mut hasher);
+        (&files, MODULES).hash(&mut hasher);
         let cache = Path::new(CACHE);
         let root = cache.join(format!("{:016x}", hasher.finish()));
         if !root.exists() {
@@ -48,9 +48,10 @@ impl Packages {
         Ok(Packages { root, has_qemu })
     }
 
-    /// A file of a package, by its path there.
+    /// A file of a package, by its path there. Newer releases have everything in `/usr`.
     pub fn file(&self, path: &str) -> PathBuf {
-        self.root.join(path)
+        let there = self.root.join(path);
+        if there.exists() { there } else { self.root.join("usr").join(path) }
     }
 
     /// The kernel that boots.
@@ -60,7 +61,7 @@ impl Packages {
 
     /// A module of the kernel, by name. Not every release has each: what is built in has no file.
     pub fn module(&self, name: &str) -> Option<PathBuf> {
-        let mut folders = vec![self.root.join("lib/modules")];
+        let mut folders = vec![self.file("lib/modules")];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
@@ -150,13 +151,20 @@ fn unpack(names: &[String], folder: &Path) -> Result<(), String> {
         // A kernel is mostly modules for hardware that the machine does not have.
         let is_kernel =
             package.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-"));
-        extract(&package, &root, if is_kernel { &FILES } else { &[] })?;
+        let patterns = if is_kernel { patterns_of_kernel() } else { Vec::new() };
+        extract(&package, &root, &patterns)?;
     }
     Ok(())
 }
 
+/// What is wanted of a kernel's package. Some releases compress their modules.
+fn patterns_of_kernel() -> Vec<String> {
+    let modules = MODULES.map(|name| format!("*/{name}.ko*"));
+    std::iter::once("./boot/vmlinuz-*".to_owned()).chain(modules).collect()
+}
+
 /// Unpacks a package, or those files of it that match a pattern.
-fn extract(package: &Path, to: &Path, patterns: &[&str]) -> Result<(), String> {
+fn extract(package: &Path, to: &Path, patterns: &[String]) -> Result<(), String> {
     let archive = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn();
     let mut archive = archive.map_err(|error| format!("dpkg-deb: {error}"))?;
     let mut tar = Command::new("tar");
@@ -199,14 +207,6 @@ const CACHE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/vm");
 const GUEST: [&str; 5] =
     ["busybox-static", "ibverbs-providers", "libibverbs1", "libnl-3-200", "libnl-route-3-200"];
 
-/// What is wanted of a kernel's package.
-const FILES: [&str; 8] = [
-    "./boot/vmlinuz-*",
-    "*/crc32_generic.ko*",
-    "*/udp_tunnel.ko*",
-    "*/ip6_udp_tunnel.ko*",
-    "*/ib_core.ko*",
-    "*/ib_uverbs.ko*",
-    "*/rdma_rxe.ko*",
-    "*/veth.ko*",
-];
+/// Modules of the kernel, in the order in which they need each other.
+pub const MODULES: [&str; 7] =
+    ["crc32_generic", "udp_tunnel", "ip6_udp_tunnel", "ib_core", "ib_uverbs", "rdma_rxe", "veth"];
