@@ -124,8 +124,8 @@ impl Beneath {
             }
             let before = buf.filled().len();
             if self.poll_take(tcp, cx, buf)?.is_pending() {
-                // Only now: if TCP is shut, what had come is read all the same.
-                self.transmit(tcp, cx)?;
+                // What is wrong with writing, the next write tells, or the end of reading: what had come is read before.
+                let _ = self.transmit(tcp, cx);
                 ready!(self.poll_wait(cx))?;
                 if self.full {
                     // It may have been room, and whoever writes is not told twice.
@@ -291,10 +291,16 @@ impl Beneath {
     /// Writes what the carrier itself has to say. False: TCP takes no more at the moment.
     fn transmit(&mut self, tcp: &mut impl Anchor, cx: &mut Context<'_>) -> io::Result<bool> {
         while !self.machine.transmit().is_empty() {
-            match Pin::new(&mut *tcp).poll_write(cx, self.machine.transmit()) {
+            let unsaid = self.machine.transmit();
+            let all = unsaid.len();
+            match Pin::new(&mut *tcp).poll_write(cx, unsaid) {
                 Poll::Ready(Ok(written @ 1..)) => self.machine.transmitted(written),
-                Poll::Ready(Ok(0)) => self.machine.lose()?,
-                Poll::Ready(Err(error)) => self.machine.lose().map_err(|_| error)?,
+                Poll::Ready(failed) => {
+                    // Nobody will hear it.
+                    self.machine.transmitted(all);
+                    failed?;
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
                 Poll::Pending => return Ok(false),
             }
         }
