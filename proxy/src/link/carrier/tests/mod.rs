@@ -2,6 +2,7 @@
 
 mod model;
 mod schedules;
+mod tls;
 mod wire;
 
 use super::record::{Kind, PROOF_BYTES, Prove};

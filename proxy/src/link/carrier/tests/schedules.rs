@@ -22,8 +22,10 @@ use crate::link::session::Side;
 use crate::link::wire::{Wire, WireFault};
 
 /// All that one schedule shares: what is drawn, and who is to be woken.
-struct Script {
+pub(super) struct Script {
     rng: RefCell<Rng>,
+    /// Nothing is drawn: wires give and take what they can.
+    smooth: bool,
     wakes: RefCell<Vec<Waker>>,
     /// Wires lose what wakes the other side.
     mute: Cell<bool>,
@@ -97,12 +99,26 @@ struct Party {
 struct Woken(AtomicBool);
 
 impl Script {
+    /// One in which wires give and take what they can.
+    pub(super) fn smooth() -> Self {
+        Script { smooth: true, ..Script::drawn(Rng::with_seed(0)) }
+    }
+
+    fn drawn(rng: Rng) -> Self {
+        Script { rng: RefCell::new(rng), smooth: false, wakes: RefCell::default(), mute: Cell::new(false) }
+    }
+
+    /// Wakes all who are to be woken.
+    pub(super) fn wake_all(&self) {
+        self.wakes.take().into_iter().for_each(Waker::wake);
+    }
+
     fn chance(&self, percent: u8) -> bool {
         self.rng.borrow_mut().u8(..100) < percent
     }
 
     fn upto(&self, most: usize) -> usize {
-        self.rng.borrow_mut().usize(1..=most)
+        if self.smooth { most } else { self.rng.borrow_mut().usize(1..=most) }
     }
 
     /// Wakes `waker`, at some time.
@@ -164,6 +180,14 @@ impl AsyncWrite for Tcp {
         self.script.later(pipe.reader.take());
         Poll::Ready(Ok(()))
     }
+}
+
+/// Both ends of a wire that holds `room` bytes each way.
+pub(super) fn wires(script: &Rc<Script>, room: usize) -> [Box<dyn Wire>; 2] {
+    let rings: Rc<RefCell<Rings>> = Rc::default();
+    [0, 1].map(|side| -> Box<dyn Wire> {
+        Box::new(End { script: script.clone(), rings: rings.clone(), side, room, silent: false })
+    })
 }
 
 impl End {
@@ -358,8 +382,7 @@ struct Outcome {
 /// Plays the schedule that `seed` says, and checks that TLS sees nothing of it.
 async fn play(seed: u64) -> Outcome {
     let mut rng = Rng::with_seed(seed);
-    let script =
-        Rc::new(Script { rng: RefCell::new(rng.fork()), wakes: RefCell::default(), mute: Cell::new(false) });
+    let script = Rc::new(Script::drawn(rng.fork()));
     let pipes: [Rc<RefCell<Pipe>>; 2] = Default::default();
     let mut wholes = Vec::new();
     let mut parties = [Side::Opener, Side::Acceptor].map(|of| {
