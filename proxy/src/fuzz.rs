@@ -3,6 +3,7 @@
 mod carrier;
 mod http2;
 mod link;
+mod ring;
 
 use crate::connect;
 use crate::detect::{self, Verdict};
@@ -58,6 +59,15 @@ pub fn session(bytes: &[u8]) {
 /// The carrier of a link: a peer that says anything, on TCP and on the wire, gains nothing.
 pub fn carrier(bytes: &[u8]) {
     carrier::hostile(bytes);
+}
+
+/// Rings between two processes. The first byte chooses: both sides in any order, or one whose peer writes anything.
+pub fn ring(bytes: &[u8]) {
+    match bytes.split_first() {
+        Some((0..128, choices)) => ring::agreement(choices),
+        Some((_, choices)) => ring::hostile(choices),
+        None => {}
+    }
 }
 
 /// HTTP/2 connections. The first byte chooses: a peer that sends anything, one that sends anything in frames, or both ends

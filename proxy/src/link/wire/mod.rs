@@ -1,6 +1,9 @@
 //! Wires: ways beside TCP on which the bytes of one link go. A wire knows nothing of records, TLS or where in the link's
 //! stream its bytes belong: its counts begin at 0 with it. Whoever drives it keeps the link whole when it fails.
 
+pub(crate) mod ring;
+pub(crate) mod shm;
+
 use std::fmt;
 use std::task::{Context, Poll};
 
