@@ -1,0 +1,217 @@
+//! Where the two sides of a wire meet: one takes the other in at its door, and gives it the memory.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use super::directory::{Directory, is_door};
+use super::memory::Shared;
+use super::probe::prove;
+use super::{ATTACH_LIMIT, AttachFault, ShmWire, Token, Tokens, same};
+use crate::link::wire::ring::Side;
+
+/// Where this process takes in whoever it awaits, for all of its links. Its name goes when it is dropped.
+pub(crate) struct Door {
+    directory: Directory,
+    name: String,
+    listener: std::os::unix::net::UnixListener,
+    awaited: Mutex<Vec<Awaited>>,
+}
+
+/// Who is awaited: whoever shows the token. Whoever awaits it may be on another worker.
+struct Awaited {
+    token: Token,
+    hand_over: oneshot::Sender<StdUnixStream>,
+}
+
+impl Door {
+    /// Opens a door in `directory`, or in the usual one. Fails where others could put one there.
+    pub(crate) fn open(directory: Option<&Path>) -> io::Result<Arc<Self>> {
+        let directory = Directory::open(directory)?;
+        directory.sweep()?;
+        let (listener, name) = directory.bind()?;
+        let door = Door { directory, name, listener, awaited: Mutex::default() };
+        door.listener.set_nonblocking(true)?;
+        Ok(Arc::new(door))
+    }
+
+    /// The name, for the peer. It looks for it where its own door is.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes in whoever is awaited, until this future is dropped. Each gets a moment to show its token; where too many
+    /// come at once, the ones who came first go.
+    pub(crate) async fn serve(self: Arc<Self>) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        let mut guests = JoinSet::new();
+        let mut order = VecDeque::<AbortHandle>::new();
+        loop {
+            let guest = match listener.accept().await {
+                Ok((guest, _)) => guest,
+                Err(error) => {
+                    // There is no descriptor: then a pause gives others time to close.
+                    tracing::warn!(%error, "the door for shared memory cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            while guests.try_join_next().is_some() {}
+            order.retain(|guest| !guest.is_finished());
+            if order.len() >= MOST_GUESTS
+                && let Some(oldest) = order.pop_front()
+            {
+                oldest.abort();
+            }
+            let door = self.clone();
+            order.push_back(guests.spawn(async move {
+                // What goes wrong here is the guest's affair: whoever awaits it waits no longer than it would anyway.
+                let _ = timeout(TOKEN_LIMIT, door.take_in(guest)).await;
+            }));
+        }
+    }
+
+    /// Awaits the peer of a wire, from this call on: the peer may be told of it before the future is first polled. Makes the
+    /// memory, and ends when the wire is proved. Runs where the link runs.
+    pub(crate) fn expect(
+        &self,
+        tokens: &Tokens,
+        ring_bytes: u32,
+    ) -> impl Future<Output = Result<ShmWire, AttachFault>> + Send + use<> {
+        let (hand_over, handed) = oneshot::channel();
+        self.awaited().push(Awaited { token: tokens.theirs, hand_over });
+        let ours = tokens.ours;
+        in_time(async move {
+            let socket = handed.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            let socket = UnixStream::from_std(socket)?;
+            let (mut memory, descriptor) = Shared::make(ring_bytes)?;
+            give(&socket, &ours, &descriptor)?;
+            drop(descriptor);
+            prove(&mut memory, &socket, Side::Maker).await?;
+            Ok(ShmWire::new(memory, socket, Side::Maker))
+        })
+    }
+
+    /// Goes to the door that a peer named, takes the memory, and ends when the wire is proved. Runs where the link runs. It
+    /// looks nowhere but in its own directory, whatever the name.
+    pub(crate) async fn attach(
+        &self,
+        name: &str,
+        tokens: &Tokens,
+        ring_bytes: u32,
+    ) -> Result<ShmWire, AttachFault> {
+        if !is_door(name) {
+            return Err(AttachFault::Name);
+        }
+        in_time(async {
+            let mut socket = UnixStream::connect(self.directory.reach(name)).await?;
+            socket.write_all(&tokens.ours).await?;
+            let descriptor = take(&socket, &tokens.theirs).await?;
+            let mut memory = Shared::take(&descriptor, ring_bytes)?;
+            drop(descriptor);
+            prove(&mut memory, &socket, Side::Taker).await?;
+            Ok(ShmWire::new(memory, socket, Side::Taker))
+        })
+        .await
+    }
+
+    /// Reads a guest's token, and hands the guest to whoever awaits it. A token is good for one guest.
+    async fn take_in(&self, mut guest: UnixStream) -> io::Result<()> {
+        let mut shown = [0; size_of::<Token>()];
+        guest.read_exact(&mut shown).await?;
+        if let Some(hand_over) = self.claim(&shown) {
+            // Whoever awaited it may have given up just now: then the guest finds the door closed.
+            let _ = hand_over.send(guest.into_std()?);
+        }
+        Ok(())
+    }
+
+    fn claim(&self, shown: &Token) -> Option<oneshot::Sender<StdUnixStream>> {
+        let mut awaited = self.awaited();
+        awaited.retain(|one| !one.hand_over.is_closed());
+        let mut found = None;
+        // All of them are compared, each in constant time: how long it takes says nothing of any.
+        for (at, one) in awaited.iter().enumerate() {
+            if same(&one.token, shown) {
+                found = Some(at);
+            }
+        }
+        found.map(|at| awaited.swap_remove(at).hand_over)
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Vec<Awaited>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.directory.remove(&self.name);
+    }
+}
+
+/// Shows the token, and gives the descriptor with it. Both fit into an empty socket, so that nothing is waited for.
+fn give(socket: &UnixStream, token: &Token, descriptor: &OwnedFd) -> Result<(), AttachFault> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &[IoSlice::new(token)], &mut control, flags)?;
+    Ok(())
+}
+
+/// Waits for the token and the one descriptor that comes with it. Whatever else came is closed.
+pub(super) async fn take(socket: &UnixStream, token: &Token) -> Result<OwnedFd, AttachFault> {
+    let mut shown = [0; size_of::<Token>()];
+    let (bytes, whole, mut descriptors) = socket
+        .async_io(Interest::READABLE, || {
+            // Room for a second one shows that there was one.
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut shown)], &mut control, flags)?;
+            let descriptors: Vec<OwnedFd> = control
+                .drain()
+                .filter_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+                    _ => None,
+                })
+                .flatten()
+                .collect();
+            Ok((got.bytes, !got.flags.contains(ReturnFlags::CTRUNC), descriptors))
+        })
+        .await?;
+    if bytes != shown.len() || !same(&shown, token) {
+        return Err(AttachFault::Token);
+    }
+    match descriptors.pop() {
+        Some(descriptor) if descriptors.is_empty() && whole => Ok(descriptor),
+        _ => Err(AttachFault::Memory),
+    }
+}
+
+async fn in_time<T>(attached: impl Future<Output = Result<T, AttachFault>>) -> Result<T, AttachFault> {
+    timeout(ATTACH_LIMIT, attached).await.unwrap_or(Err(AttachFault::TimedOut))
+}
+
+/// Guests whose tokens are awaited at the same time.
+const MOST_GUESTS: usize = 64;
+
+/// How long a guest may take to show its token.
+const TOKEN_LIMIT: Duration = Duration::from_secs(1);

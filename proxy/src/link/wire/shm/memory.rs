@@ -1,0 +1,158 @@
+//! The memory of a wire: one sealed memfd with the words of both sides and both rings.
+//!
+//! The peer can write to it at any time, whatever it promised. So there is never a reference to it but to atomic words: words
+//! are loaded and stored atomically, bytes are copied between it and memory of this process, and only the copies are looked
+//! at. It cannot shrink, so that no access faults; where in it anything lies follows from the size that this side agreed
+//! to, and from nothing that is written in it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use rustix::fs::{FileType, MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+use super::{AttachFault, LEAST_RING_BYTES, MOST_RING_BYTES, memory_bytes};
+use crate::link::wire::ring::{Memory, Side, Word};
+
+/// The memory, mapped. It is unmapped when this is dropped.
+#[derive(Debug)]
+pub(super) struct Shared {
+    base: NonNull<u8>,
+    ring_bytes: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and may be used from any thread; what the peer does to it at the same time
+// is provided for.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Makes memory for two rings of `ring_bytes` each. The descriptor is what the peer gets.
+    pub(super) fn make(ring_bytes: u32) -> Result<(Self, OwnedFd), AttachFault> {
+        check_size(ring_bytes)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = rustix::fs::memfd_create("lighter-link", flags)?;
+        rustix::fs::ftruncate(&memory, memory_bytes(ring_bytes) as u64)?;
+        rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok((Shared::map(&memory, ring_bytes)?, memory))
+    }
+
+    /// Maps what a peer made, if it is memory of exactly the agreed size that stays so. A file would fault when it shrinks, a
+    /// device could do anything, and huge pages, which may be refused at the first touch, never have this size.
+    pub(super) fn take(memory: &OwnedFd, ring_bytes: u32) -> Result<Self, AttachFault> {
+        check_size(ring_bytes)?;
+        // Nothing but a memfd has seals.
+        let seals = rustix::fs::fcntl_get_seals(memory).map_err(|_| AttachFault::Memory)?;
+        let stat = rustix::fs::fstat(memory)?;
+        let sized = u64::try_from(stat.st_size).is_ok_and(|size| size == memory_bytes(ring_bytes) as u64);
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) || !sized || !regular {
+            return Err(AttachFault::Memory);
+        }
+        Shared::map(memory, ring_bytes)
+    }
+
+    fn map(memory: impl AsFd, ring_bytes: u32) -> Result<Self, AttachFault> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let len = memory_bytes(ring_bytes);
+        // SAFETY: the system chooses the place, so that nothing that exists is mapped over.
+        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, MapFlags::SHARED, memory, 0)? };
+        let base = NonNull::new(base.cast()).ok_or(AttachFault::Memory)?;
+        Ok(Shared { base, ring_bytes: ring_bytes as usize })
+    }
+
+    /// Word `at` of the slot in which `of` sends its probe and its echo.
+    pub(super) fn slot(&self, of: Side, at: usize) -> &AtomicU64 {
+        assert!(at < SLOT_WORDS);
+        self.word_at(of as usize * SIDE_BYTES + SLOT_AT + at * size_of::<u64>())
+    }
+
+    fn word(&self, of: Side, word: Word) -> &AtomicU64 {
+        self.word_at(of as usize * SIDE_BYTES + word as usize * LINE_BYTES)
+    }
+
+    fn word_at(&self, at: usize) -> &AtomicU64 {
+        debug_assert!(at + size_of::<u64>() <= HEADER_BYTES && at.is_multiple_of(size_of::<u64>()));
+        // SAFETY: within the header, which is mapped as long as `self` lives, and aligned, since the mapping begins at a
+        // page. This process uses it as an atomic word only. What the peer does with it is outside this program, and the
+        // processor tears no aligned word.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
+    }
+
+    /// Where byte `at` of a ring lies, and `len` bytes from there on, all of them within it.
+    fn bytes(&self, of: Side, at: usize, len: usize) -> *mut u8 {
+        assert!(at <= self.ring_bytes && len <= self.ring_bytes - at, "outside the ring");
+        // SAFETY: within the mapping, as the line before this one says.
+        unsafe { self.base.as_ptr().add(HEADER_BYTES + of as usize * self.ring_bytes + at) }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: this value mapped it, with this length, and every pointer into it was borrowed from this value. That it
+        // fails would mean that the address is wrong, and it is the one that was given.
+        let _ =
+            unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), memory_bytes(self.ring_bytes as u32)) };
+    }
+}
+
+impl Memory for Shared {
+    #[inline]
+    fn load(&self, of: Side, word: Word) -> u64 {
+        self.word(of, word).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn store(&self, of: Side, word: Word, value: u64) {
+        self.word(of, word).store(value, Ordering::Release);
+    }
+
+    #[inline]
+    fn swap(&self, of: Side, word: Word, value: u64) -> u64 {
+        self.word(of, word).swap(value, Ordering::AcqRel)
+    }
+
+    #[inline]
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn size(&self) -> usize {
+        self.ring_bytes
+    }
+
+    fn put(&self, of: Side, at: usize, from: &[u8]) {
+        let to = self.bytes(of, at, from.len());
+        // SAFETY: `to` is valid for as many bytes and cannot overlap with a slice of this process. A peer that keeps to the
+        // cursors touches none of them now; one that does not changes what is in them, and no more: the compiler knows
+        // nothing of this memory but that a copy goes there.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+    }
+
+    fn get(&self, of: Side, at: usize, to: &mut [u8]) {
+        let from = self.bytes(of, at, to.len());
+        // SAFETY: as above. Any bytes are bytes: whatever a peer puts there during the copy, the copy is looked at only when
+        // it is done and nobody else can reach it.
+        unsafe { ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+    }
+}
+
+fn check_size(ring_bytes: u32) -> Result<(), AttachFault> {
+    let allowed = (LEAST_RING_BYTES..=MOST_RING_BYTES).contains(&ring_bytes);
+    if allowed && ring_bytes.is_power_of_two() { Ok(()) } else { Err(AttachFault::Size) }
+}
+
+/// Bytes before the rings: a page.
+pub(super) const HEADER_BYTES: usize = 4096;
+
+/// Words of a slot: 64 bytes.
+const SLOT_WORDS: usize = 8;
+
+/// A line of the cache, and the one that is fetched with it.
+const LINE_BYTES: usize = 128;
+
+/// Where in a side's part of the header its slot lies: behind its three words.
+const SLOT_AT: usize = 3 * LINE_BYTES;
+
+/// Bytes of a side's part of the header.
+const SIDE_BYTES: usize = 4 * LINE_BYTES;
