@@ -38,10 +38,11 @@ impl Directory {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
-        let (own, roots) = (stat.st_uid == rustix::process::geteuid().as_raw(), stat.st_uid == 0);
         let mode = Mode::from_raw_mode(stat.st_mode);
-        let alone = own && !mode.intersects(Mode::RWXG | Mode::RWXO);
-        if !alone && !(roots && !mode.intersects(Mode::WGRP | Mode::WOTH)) {
+        let alone =
+            stat.st_uid == rustix::process::geteuid().as_raw() && !mode.intersects(Mode::RWXG | Mode::RWXO);
+        let by_root = stat.st_uid == 0 && !mode.intersects(Mode::WGRP | Mode::WOTH);
+        if !alone && !by_root {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 format!("{} is neither this user's alone nor root's", path.display()),

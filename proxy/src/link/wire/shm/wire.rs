@@ -1,5 +1,6 @@
 //! A wire of shared memory: the rings, and the socket whose bytes are its doorbell and whose end is the peer's.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -90,11 +91,14 @@ impl Wire for ShmWire {
             let mut bells = [0; 64];
             let mut heard = ReadBuf::new(&mut bells);
             let read = ready!(Pin::new(&mut self.socket).poll_read(cx, &mut heard));
-            if read.is_err() || heard.filled().is_empty() {
-                // What it wrote before its end still counts.
-                let last = self.sleep()?;
-                return Poll::Ready(if last { Ok(()) } else { Err(WireFault::Gone) });
-            }
+            let fault = match read {
+                Ok(()) if !heard.filled().is_empty() => continue,
+                // A peer that ends with bells unheard resets the socket.
+                Err(error) if error.kind() != io::ErrorKind::ConnectionReset => WireFault::Failed,
+                _ => WireFault::Gone,
+            };
+            // What it wrote before its end still counts.
+            return Poll::Ready(if self.sleep()? { Ok(()) } else { Err(fault) });
         }
     }
 
