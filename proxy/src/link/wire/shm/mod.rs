@@ -4,7 +4,8 @@
 //! nobody else can put one. The other comes with a token; if it is the one that is awaited it gets another token and the
 //! memory's descriptor. Both tokens come from the TLS session of the link, for one wire and one generation of it, so that
 //! each side knows that whoever is at the other end of the memory is who is at the other end of the link. The socket stays:
-//! a byte on it is the doorbell that wakes a sleeper, and its end is the peer's end.
+//! a byte on it is the doorbell that wakes a sleeper, and its end is the peer's end. PROTOCOL.md beside
+//! this file says it byte by byte.
 
 mod directory;
 mod door;
