@@ -14,6 +14,7 @@ use crate::document::{At, Document, MAX_FILE_BYTES};
 use crate::error::{ConfigError, ConfigErrors};
 use crate::manifest::Manifest;
 use crate::resource::authorization::AuthorizationPolicySpec;
+use crate::resource::link::LinkPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
@@ -30,6 +31,7 @@ pub struct Resources {
     pub(crate) tcp_routes: Vec<Arc<Loaded<TcpRouteSpec>>>,
     pub(crate) traffic_policies: Vec<Arc<Loaded<TrafficPolicySpec>>>,
     pub(crate) mesh_policies: Vec<Arc<Loaded<MeshPolicySpec>>>,
+    pub(crate) link_policies: Vec<Arc<Loaded<LinkPolicySpec>>>,
     pub(crate) authorization_policies: Vec<Arc<Loaded<AuthorizationPolicySpec>>>,
     /// `kind namespace/name`, in the order of the files.
     names: Vec<String>,
@@ -149,6 +151,7 @@ impl Resources {
             "TCPRoute" => self.tcp_routes.push(typed(document)?),
             "TrafficPolicy" => self.traffic_policies.push(typed(document)?),
             "MeshPolicy" => self.mesh_policies.push(typed(document)?),
+            "LinkPolicy" => self.link_policies.push(typed(document)?),
             "AuthorizationPolicy" => self.authorization_policies.push(typed(document)?),
             _ => return Err(vec![unknown_kind(&document, &kind)]),
         }
@@ -158,8 +161,16 @@ impl Resources {
 }
 
 /// The kinds of [`crate::schema::KINDS`] that can stand in a resource file.
-pub const RESOURCE_KINDS: [&str; 7] =
-    ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TrafficPolicy", "MeshPolicy", "AuthorizationPolicy"];
+pub const RESOURCE_KINDS: [&str; 8] = [
+    "Service",
+    "HTTPRoute",
+    "GRPCRoute",
+    "TCPRoute",
+    "TrafficPolicy",
+    "MeshPolicy",
+    "LinkPolicy",
+    "AuthorizationPolicy",
+];
 
 /// The kind of a document, which is one of those known; from here on its errors say which resource it is.
 pub(crate) fn identify(document: &mut Document) -> Result<String, Vec<ConfigError>> {

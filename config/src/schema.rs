@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::control::ControlFile;
 use crate::resource::authorization::AuthorizationPolicySpec;
+use crate::resource::link::LinkPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
@@ -13,13 +14,14 @@ use crate::resource::{Resource, Spec};
 use crate::sidecar::file::SidecarFile;
 
 /// Every kind that has a schema: those of resource files, then the sidecar's own file and the control plane's.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 10] = [
     "Service",
     "HTTPRoute",
     "GRPCRoute",
     "TCPRoute",
     "TrafficPolicy",
     "MeshPolicy",
+    "LinkPolicy",
     "AuthorizationPolicy",
     "SidecarConfig",
     "ControlConfig",
@@ -34,6 +36,7 @@ pub fn of(kind: &str) -> Option<Value> {
         "TCPRoute" => resource::<TcpRouteSpec>(),
         "TrafficPolicy" => resource::<TrafficPolicySpec>(),
         "MeshPolicy" => resource::<MeshPolicySpec>(),
+        "LinkPolicy" => resource::<LinkPolicySpec>(),
         "AuthorizationPolicy" => resource::<AuthorizationPolicySpec>(),
         "SidecarConfig" => own_file::<SidecarFile>("SidecarConfig"),
         "ControlConfig" => own_file::<ControlFile>("ControlConfig"),

@@ -62,6 +62,9 @@ pub struct SidecarConfig {
     pub identity: Option<IdentityConfig>,
     /// Most downstream connections of this process; more are shed. Default: nine tenths of the descriptor limit / 2.
     pub max_connections: Option<usize>,
+    /// Most memory of rings beneath links, of all links of this process together, in bytes. 0: none has a ring. Default
+    /// 64 MiB.
+    pub max_ring_bytes: u64,
 }
 
 /// `identity: {certificate: FILE, key: FILE, bundle: FILE}`: PEM files, read again when they change.

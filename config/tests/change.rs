@@ -224,6 +224,11 @@ fn policy() -> impl Strategy<Value = String> {
         let spec = format!("{{targetRefs: [{}], {}}}", targets.join(", "), said.join(", "));
         document(OURS, "MeshPolicy", name, &spec)
     });
+    let said =
+        select(vec!["wires: {shm: mustNot}", "wires: {shm: should}, ringBytes: 65536", "ringBytes: 1"]);
+    let link = (name(), vec(reference(), 0..3), said).prop_map(|(name, targets, said)| {
+        document(OURS, "LinkPolicy", name, &format!("{{targetRefs: [{}], {said}}}", targets.join(", ")))
+    });
     let rules = select(vec!["", "{from: [{namespaces: [n]}]}", "{to: [{methods: [GET]}]}", "{from: [{}]}"]);
     let words = select(vec!["action: allow", "action: deny", "mode: audit"]);
     let authorization =
@@ -231,7 +236,7 @@ fn policy() -> impl Strategy<Value = String> {
             let spec = format!("{{targetRefs: [{}], {words}, rules: [{rules}]}}", targets.join(", "));
             document(OURS, "AuthorizationPolicy", name, &spec)
         });
-    prop_oneof![traffic, mesh, authorization]
+    prop_oneof![traffic, mesh, link, authorization]
 }
 
 fn any_document() -> impl Strategy<Value = String> {

@@ -114,6 +114,11 @@ fn schemas_refuse_what_the_loader_refuses() {
             "spec": { "parentRefs": [{ "kind": "Service", "name": "web" }], "rules": [rule] }
         })
     };
+    let links = |spec: Value| {
+        json!({
+            "apiVersion": "mesh.lighter.dev/v1", "kind": "LinkPolicy", "metadata": { "name": "links" }, "spec": spec
+        })
+    };
     let cases = [
         ("Service", service(json!({ "ports": [{ "port": 80 }] })), true),
         ("Service", service(json!({ "ports": [{ "port": 80, "appProtocol": "kubernetes.io/h2c" }] })), true),
@@ -127,6 +132,9 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("HTTPRoute", route(json!({ "filters": [{ "type": "RequestMirror" }] })), false),
         ("HTTPRoute", route(json!({ "matches": [{ "method": "get" }] })), false),
         ("HTTPRoute", route(json!({ "backendRefs": [{ "name": "web", "weight": 1_000_001 }] })), false),
+        ("LinkPolicy", links(json!({ "wires": { "shm": "mustNot" }, "idleTimeout": "0s" })), true),
+        ("LinkPolicy", links(json!({ "wires": { "rdma": "may" } })), false),
+        ("LinkPolicy", links(json!({ "hotBytesPerSecond": 0 })), false),
         ("SidecarConfig", json!({ "workers": 0 }), false),
         ("SidecarConfig", json!({ "control": { "address": "a:1", "plaintext": true } }), true),
         ("SidecarConfig", json!({ "control": { "address": "a:1", "tokenFile": "t", "state": "s" } }), true),

@@ -144,6 +144,7 @@ accessLog: {format: text, path: logs/access.log}
 detectTimeout: 20ms
 maxHeadBytes: 8192
 maxConnections: 1000
+maxRingBytes: 4194304
 identity: {certificate: web.pem, key: /run/web.key, bundle: roots.pem}
 control: {address: "control.shop:15010", plaintext: true, state: state, dependsOn: [a, "b/c:80"]}
 "#;
@@ -169,6 +170,7 @@ control: {address: "control.shop:15010", plaintext: true, state: state, dependsO
     assert_eq!(config.access_log, Some(AccessLogConfig { json: false, path }));
     assert_eq!(config.detect_timeout, Duration::from_millis(20));
     assert_eq!((config.max_head_bytes, config.max_connections), (8192, Some(1000)));
+    assert_eq!(config.max_ring_bytes, 4 << 20);
     let control = config.control.unwrap();
     assert_eq!((control.address.as_str(), control.own_resources), ("control.shop:15010", true));
     assert_eq!(control.state, Some(PathBuf::from("/etc/sidecar/state")));

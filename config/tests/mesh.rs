@@ -9,7 +9,9 @@ use std::time::Duration;
 use common::{Request, errors, named, port, route, service, snapshot, taken};
 use lighter_config::load::Resources;
 use lighter_config::snapshot::route::{Action, PathChange};
-use lighter_config::snapshot::{Mtls, OutboundPolicy, Protocol, Snapshot, TrafficPolicy};
+use lighter_config::snapshot::{
+    LinkPolicy, Mtls, OutboundPolicy, Protocol, Snapshot, TrafficPolicy, WireUse,
+};
 
 fn ours(kind: &str, name: &str, spec: &str) -> String {
     format!(
@@ -249,6 +251,28 @@ fn an_endpoint_may_have_to_prove_who_it_is() {
         let links: Vec<_> = secure.iter().map(|secure| secure.and_then(|secure| secure.link)).collect();
         assert_eq!(links, [Some("192.0.2.1:15008".parse().unwrap()), None, None]);
     }
+}
+
+#[test]
+fn what_a_link_policy_leaves_out_the_mesh_says_and_then_the_defaults() {
+    let resources = [
+        ours("Service", "one", "{ports: [{port: 80}]}"),
+        ours("Service", "two", "{ports: [{port: 80}]}"),
+        ours("LinkPolicy", "mesh", "{wires: {shm: should}, ringBytes: 65536}"),
+        ours(
+            "LinkPolicy",
+            "one",
+            "{targetRefs: [{kind: Service, name: one}], wires: {shm: mustNot}, idleTimeout: 0s}",
+        ),
+    ];
+    let snapshot = snapshot(&resources.concat());
+    let defaults = LinkPolicy::default();
+    let mesh = LinkPolicy { shm: WireUse::Should, ring_bytes: 65536, ..defaults };
+    assert_eq!(named(&snapshot, "two").links, mesh);
+    assert_eq!(
+        named(&snapshot, "one").links,
+        LinkPolicy { shm: WireUse::MustNot, idle_timeout: None, ..mesh }
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lighter_config::error::ConfigErrors;
 use lighter_config::load::Resources;
-use lighter_config::snapshot::{Mtls, OutboundPolicy, Port, Service, Snapshot};
+use lighter_config::snapshot::{Mtls, OutboundPolicy, Port, Service, Snapshot, WireUse};
 
 use crate::mesh::Mesh;
 use crate::telemetry::{self, Load};
@@ -112,20 +112,27 @@ impl Sources {
     }
 }
 
-/// What was pushed of a Service, except that a port which is strict by this sidecar's own files stays so.
+/// What was pushed of a Service, except that a port which is strict by this sidecar's own files stays so, and that a wire
+/// which they forbid is not used.
 fn stricter(pushed: &Arc<Service>, own: Option<&Service>) -> Arc<Service> {
     let is_strict = |port: &Port| {
         let own = own.and_then(|own| own.ports.iter().find(|own| own.key == port.key));
         own.is_some_and(|own| own.mtls == Mtls::Strict)
     };
-    if !pushed.ports.iter().any(|port| is_strict(port) && port.mtls != Mtls::Strict) {
+    let forbids = own.is_some_and(|own| own.links.shm == WireUse::MustNot);
+    let loosens = pushed.ports.iter().any(|port| is_strict(port) && port.mtls != Mtls::Strict);
+    if !loosens && (!forbids || pushed.links.shm == WireUse::MustNot) {
         return pushed.clone();
     }
     let ports = pushed.ports.iter().map(|port| match is_strict(port) {
         true => Arc::new(Port { mtls: Mtls::Strict, ..Port::clone(port) }),
         false => port.clone(),
     });
-    Arc::new(Service { ports: ports.collect(), ..Service::clone(pushed) })
+    let mut joined = Service { ports: ports.collect(), ..Service::clone(pushed) };
+    if forbids {
+        joined.links.shm = WireUse::MustNot;
+    }
+    Arc::new(joined)
 }
 
 fn put_in_force(shared: &Shared, sources: &Sources) {
@@ -178,6 +185,23 @@ mod tests {
         let alone = |files, pushed| Sources { files, pushed }.joined().version.clone();
         assert_eq!(&*alone(files, None), "f");
         assert_eq!(&*alone(Arc::default(), Some(pushed)), "+p");
+    }
+
+    #[test]
+    fn a_wire_that_the_files_forbid_stays_so() {
+        let of = |shm: &str| {
+            let text = format!(
+                "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: \
+                 80}}]}}\n---\napiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {{name: l}}\nspec: {{wires: \
+                 {{shm: {shm}}}}}\n"
+            );
+            let built = Resources::parse("test", &text).and_then(|resources| Snapshot::build(&resources));
+            Arc::new(built.unwrap_or_else(|errors| panic!("{errors}")))
+        };
+        for (files, pushed) in [("mustNot", "should"), ("may", "mustNot")] {
+            let joined = Sources { files: of(files), pushed: Some(of(pushed)) }.joined();
+            assert_eq!(joined.services[&ServiceName::new("default", "a")].links.shm, WireUse::MustNot);
+        }
     }
 
     #[test]

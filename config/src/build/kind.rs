@@ -10,6 +10,7 @@ use crate::load::Loaded;
 use crate::name::ServiceName;
 use crate::resource::Spec;
 use crate::resource::authorization::AuthorizationPolicySpec;
+use crate::resource::link::LinkPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::shared::SharedMap;
@@ -43,6 +44,7 @@ pub(super) struct Kinds {
     pub(super) tcp_routes: Kind<TcpRouteSpec>,
     pub(super) traffic_policies: Kind<TrafficPolicySpec>,
     pub(super) mesh_policies: Kind<MeshPolicySpec>,
+    pub(super) link_policies: Kind<LinkPolicySpec>,
     pub(super) authorization_policies: Kind<AuthorizationPolicySpec>,
 }
 
@@ -50,7 +52,7 @@ pub(super) struct Kinds {
 macro_rules! every_kind {
     ($kinds:expr, |$kind:ident| $do:expr) => {
         every_kind!($kinds, |$kind| $do; http_routes grpc_routes tcp_routes traffic_policies mesh_policies
-            authorization_policies)
+            link_policies authorization_policies)
     };
     ($kinds:expr, |$kind:ident| $do:expr; $($field:ident)+) => {{
         let $crate::build::kind::Kinds { $($field),+ } = $kinds;

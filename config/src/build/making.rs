@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::kind::Kinds;
 use super::mesh_policy::{self, Policies};
-use super::{Draft, PortDraft, Report, authorization, grpc, http, order, policy, tcp};
+use super::{Draft, PortDraft, Report, authorization, grpc, http, link_policy, order, policy, tcp};
 use crate::document::At;
 use crate::name::{ServiceName, ServicePort};
 use crate::snapshot::{
-    Authorization, Backend, Mtls, OutboundPolicy, Port, RouteTable, Service, TrafficPolicy, VirtualIps,
+    Authorization, Backend, LinkPolicy, Mtls, OutboundPolicy, Port, RouteTable, Service, TrafficPolicy,
+    VirtualIps,
 };
 
 /// A port in the making.
@@ -41,6 +42,7 @@ pub(super) type Made = (Service, Vec<(ServicePort, Authorization)>);
 pub(super) struct Everywhere {
     pub(super) outbound_policy: OutboundPolicy,
     pub(super) mtls: Mtls,
+    pub(super) links: LinkPolicy,
 }
 
 impl Everywhere {
@@ -50,6 +52,7 @@ impl Everywhere {
         Everywhere {
             outbound_policy: mesh_policy::outbound(&policies, report),
             mtls: mesh_policy::mtls_of_mesh(&policies, report),
+            links: link_policy::of_mesh(&kinds.link_policies.about(&ServiceName::nobody()), report),
         }
     }
 }
@@ -77,8 +80,9 @@ pub(super) fn service(
         authorization.extend(said.map(|said| (port.key.clone(), said)));
         finished.push(Arc::new(port));
     }
+    let links = link_policy::of(&kinds.link_policies.about(name), name, everywhere.links, report);
     let probe = draft.probe.clone();
-    (Service { name: name.clone(), virtual_ips, ports: finished, probe }, authorization)
+    (Service { name: name.clone(), virtual_ips, ports: finished, probe, links }, authorization)
 }
 
 impl<'m> Making<'m> {

@@ -65,9 +65,11 @@ impl Mesh {
         put(http_routes, &resources.http_routes, origin, &mut self.changed);
         put(grpc_routes, &resources.grpc_routes, origin, &mut self.changed);
         put(tcp_routes, &resources.tcp_routes, origin, &mut self.changed);
-        let Kinds { traffic_policies, mesh_policies, authorization_policies, .. } = &mut self.kinds;
+        let Kinds { traffic_policies, mesh_policies, link_policies, authorization_policies, .. } =
+            &mut self.kinds;
         put(traffic_policies, &resources.traffic_policies, origin, &mut self.changed);
         put(mesh_policies, &resources.mesh_policies, origin, &mut self.changed);
+        put(link_policies, &resources.link_policies, origin, &mut self.changed);
         put(authorization_policies, &resources.authorization_policies, origin, &mut self.changed);
     }
 

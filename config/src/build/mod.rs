@@ -28,6 +28,7 @@ mod filter;
 mod grpc;
 mod http;
 mod kind;
+pub(crate) mod link_policy;
 mod making;
 mod mesh;
 mod mesh_policy;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 pub mod authorization;
 mod duration;
+pub mod link;
 pub mod meta;
 pub mod policy;
 pub mod route;
@@ -62,5 +63,6 @@ specs! {
     route::TcpRouteSpec: "TCPRoute", ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
     policy::TrafficPolicySpec: "TrafficPolicy", [LIGHTER];
     policy::MeshPolicySpec: "MeshPolicy", [LIGHTER];
+    link::LinkPolicySpec: "LinkPolicy", [LIGHTER];
     authorization::AuthorizationPolicySpec: "AuthorizationPolicy", [LIGHTER];
 }

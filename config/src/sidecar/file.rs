@@ -66,6 +66,9 @@ pub(crate) struct SidecarFile {
     /// Most downstream connections of this process; more are shed. Default: from the descriptor limit.
     #[schemars(range(min = 1))]
     pub(crate) max_connections: Option<u32>,
+    /// Most memory of rings beneath links, of all links of this process together, in bytes. 0: none has a ring. Default
+    /// 67108864.
+    pub(crate) max_ring_bytes: Option<u64>,
 }
 
 /// An identity from PEM files, relative to this one. They are read again when they change.

@@ -25,6 +25,8 @@ const DNS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// A head must fit into one buffer beside what is read on.
 const HEAD_BYTES: std::ops::RangeInclusive<u32> = 1024..=60 << 10;
 const MAX_WORKERS: u32 = 1024;
+/// Memory of rings beneath links, if nothing else is said.
+const MAX_RING_BYTES: u64 = 64 << 20;
 /// The server feature of Lighter's own resources.
 const OWN_RESOURCES: &str = "lighter.v1";
 const NO_PORTS_TOLD: &str = "only a control plane with `lighter.v1` tells which ports a Service has";
@@ -55,6 +57,7 @@ impl Default for SidecarConfig {
             detect_timeout: Duration::from_millis(10),
             max_head_bytes: *HEAD_BYTES.end() as usize,
             max_connections: None,
+            max_ring_bytes: MAX_RING_BYTES,
             identity: None,
         }
     }
@@ -173,6 +176,7 @@ impl Reader<'_> {
             max_head_bytes: self.head_bytes(file.max_head_bytes, at).unwrap_or(usual.max_head_bytes),
             identity: file.identity.map(|identity| self.identity(identity, &at.field("identity"))),
             max_connections: self.connections(file.max_connections, &at.field("maxConnections")),
+            max_ring_bytes: file.max_ring_bytes.unwrap_or(MAX_RING_BYTES),
             dns: dns.or_else(|| {
                 intercept.as_ref().filter(|intercept| intercept.dns).map(|_| DnsConfig::default())
             }),

@@ -13,10 +13,12 @@ use crate::probe::Probe;
 use crate::shared::SharedMap;
 
 pub mod authorization;
+mod link;
 mod query;
 pub mod route;
 
 pub use authorization::Authorization;
+pub use link::{LinkPolicy, WireUse};
 pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
 
 /// Everything the mesh says at one moment.
@@ -76,6 +78,8 @@ pub struct Service {
     pub ports: Vec<Arc<Port>>,
     /// How its control plane asks endpoints of the resource whether they are well. None: it does not.
     pub probe: Option<Arc<Probe>>,
+    /// Which wires carry links to its workloads.
+    pub links: LinkPolicy,
 }
 
 /// The stable addresses of one Service, from the reserved ranges [`VIRTUAL_V4`] and [`VIRTUAL_V6`].

@@ -6,7 +6,8 @@ use std::time::Duration;
 use lighter_config::sidecar::{ControlSecurity, SidecarConfig, TokenSource};
 use lighter_config::snapshot::route::{Matcher, PathChange, ValueMatch};
 use lighter_config::snapshot::{
-    Action, Backend, HeaderChanges, Mtls, OutboundPolicy, PathMatch, Port, Protocol, Route, TrafficPolicy,
+    Action, Backend, HeaderChanges, LinkPolicy, Mtls, OutboundPolicy, PathMatch, Port, Protocol, Route,
+    TrafficPolicy,
 };
 use serde_json::{Value, json};
 
@@ -21,6 +22,7 @@ pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh, discover: Option<&Discov
             "name": service.name.to_string(),
             "virtual_ips": [service.virtual_ips.v4, service.virtual_ips.v6],
             "ports": list(&service.ports, port),
+            "links": links(&service.links),
         })
     });
     json!({
@@ -85,6 +87,7 @@ fn sidecar(config: &SidecarConfig) -> Value {
         "detect_timeout_seconds": seconds(config.detect_timeout),
         "max_head_bytes": config.max_head_bytes,
         "max_connections": config.max_connections,
+        "max_ring_bytes": config.max_ring_bytes,
         "identity": config.identity.as_ref().map(|identity| json!({
             "certificate": identity.certificate,
             "key": identity.key,
@@ -126,6 +129,16 @@ fn port(port: &Arc<Port>) -> Value {
         })),
         "policy": policy(&port.policy),
         "mtls": mtls(port.mtls),
+    })
+}
+
+fn links(links: &LinkPolicy) -> Value {
+    json!({
+        "wires": {"shm": links.shm.label()},
+        "hot_bytes_per_second": links.hot_bytes_per_second,
+        "ring_bytes": links.ring_bytes,
+        "back_off_seconds": seconds(links.back_off),
+        "idle_timeout_seconds": links.idle_timeout.map(seconds),
     })
 }
 

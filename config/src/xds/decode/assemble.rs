@@ -9,8 +9,8 @@ use crate::build::virtual_ips::Addresses;
 use crate::name::{ServiceName, ServicePort};
 use crate::shared::SharedMap;
 use crate::snapshot::{
-    Authorization, Backend, EndpointSpec, Mtls, Port, Protocol, Route, RouteTable, Service, Snapshot,
-    TrafficPolicy, VirtualIps,
+    Authorization, Backend, EndpointSpec, LinkPolicy, Mtls, Port, Protocol, Route, RouteTable, Service,
+    Snapshot, TrafficPolicy, VirtualIps,
 };
 use crate::xds::facts::Workload;
 use crate::xds::names;
@@ -50,7 +50,13 @@ pub fn assemble<'r>(resources: impl IntoIterator<Item = &'r Resource>) -> Snapsh
 }
 
 fn service(name: &ServiceName, virtual_ips: VirtualIps, ports: &[Arc<Port>]) -> Service {
-    Service { name: name.clone(), virtual_ips, ports: ports.to_vec(), probe: None }
+    Service {
+        name: name.clone(),
+        virtual_ips,
+        ports: ports.to_vec(),
+        probe: None,
+        links: LinkPolicy::default(),
+    }
 }
 
 /// Resources by what they are looked up by.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Nack, missing, port, read};
-use crate::build::check;
+use crate::build::{check, link_policy};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
 use crate::snapshot::{
-    Backend, Mtls, Port, Protocol, RouteTable, Service, TrafficPolicy, VirtualIps, is_virtual,
+    Backend, LinkPolicy, Mtls, Port, Protocol, RouteTable, Service, TrafficPolicy, VirtualIps, WireUse,
+    is_virtual,
 };
 use crate::xds::facts::{Address, Found};
 use crate::xds::names::{self, AddressKey};
@@ -44,7 +45,10 @@ fn check_service(service: &wire::Service, at: &At<'_>) -> Result<Service, Config
     if ports.is_empty() {
         return Err(at_ports.error("a Service has at least one port"));
     }
-    Ok(Service { name, virtual_ips, ports, probe: None })
+    // A control plane that knows of no LinkPolicy says nothing of it.
+    let links = service.links.as_ref().map(|links| self::links(links, &at.field("links")));
+    let links = links.transpose()?.unwrap_or_default();
+    Ok(Service { name, virtual_ips, ports, probe: None, links })
 }
 
 fn service_port(port: &wire::Port, service: &ServiceName, at: &At<'_>) -> Result<Port, ConfigError> {
@@ -99,10 +103,7 @@ fn tcp(backends: &[wire::Backend], at: &At<'_>) -> Result<Vec<Backend>, ConfigEr
 }
 
 fn policy(policy: &wire::TrafficPolicy, at: &At<'_>) -> Result<TrafficPolicy, ConfigError> {
-    let millis = |field: &str, millis: u64| match millis {
-        ..=MOST_MILLIS => Ok(Duration::from_millis(millis)),
-        _ => Err(at.field(field).error("longer than a thousand years")),
-    };
+    let millis = |field: &str, millis| self::millis(millis, &at.field(field));
     let limit = |field: &str, limit: Option<u64>| limit.map(|limit| millis(field, limit)).transpose();
     if policy.connect_timeout_ms == 0 {
         return Err(at.field("connect_timeout_ms").error("a connection cannot be made in no time"));
@@ -123,6 +124,42 @@ fn policy(policy: &wire::TrafficPolicy, at: &At<'_>) -> Result<TrafficPolicy, Co
         max_ejected_percent: percent.ok_or_else(|| at_percent.error("more than all"))?,
         safe_retry: policy.safe_retry,
     })
+}
+
+fn links(links: &wire::LinkPolicy, at: &At<'_>) -> Result<LinkPolicy, ConfigError> {
+    let shm = match links.shm.as_str() {
+        "may" => WireUse::May,
+        "should" => WireUse::Should,
+        "mustNot" => WireUse::MustNot,
+        other => {
+            let error = at.field("shm").error(format!("`{}` is not known", other.escape_debug()));
+            return Err(error.hint("`may`, `should` or `mustNot`"));
+        }
+    };
+    if links.hot_bytes_per_second == 0 {
+        return Err(at.field("hot_bytes_per_second").error("a link that carries nothing is not hot"));
+    }
+    if !link_policy::is_ring(links.ring_bytes) {
+        return Err(at.field("ring_bytes").error(format!("{} is no size of a ring", links.ring_bytes)));
+    }
+    if links.back_off_ms == 0 {
+        return Err(at.field("back_off_ms").error("what failed is left alone for some time"));
+    }
+    let idle = |millis| self::millis(millis, &at.field("idle_timeout_ms"));
+    Ok(LinkPolicy {
+        shm,
+        hot_bytes_per_second: links.hot_bytes_per_second,
+        ring_bytes: links.ring_bytes,
+        back_off: millis(links.back_off_ms, &at.field("back_off_ms"))?,
+        idle_timeout: links.idle_timeout_ms.map(idle).transpose()?,
+    })
+}
+
+fn millis(millis: u64, at: &At<'_>) -> Result<Duration, ConfigError> {
+    match millis {
+        ..=MOST_MILLIS => Ok(Duration::from_millis(millis)),
+        _ => Err(at.error("longer than a thousand years")),
+    }
 }
 
 fn check_address(address: &wire::Address, at: &At<'_>) -> Result<Address, ConfigError> {

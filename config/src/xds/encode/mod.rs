@@ -98,6 +98,17 @@ pub fn service(service: &Service) -> lighter::Service {
         virtual_v4: v4.to_string(),
         virtual_v6: v6.to_string(),
         ports: service.ports.iter().map(|port| self::port(port)).collect(),
+        links: Some(links(&service.links)),
+    }
+}
+
+fn links(links: &snapshot::LinkPolicy) -> lighter::LinkPolicy {
+    lighter::LinkPolicy {
+        shm: links.shm.label().to_string(),
+        hot_bytes_per_second: links.hot_bytes_per_second,
+        ring_bytes: links.ring_bytes,
+        back_off_ms: millis(links.back_off),
+        idle_timeout_ms: links.idle_timeout.map(millis),
     }
 }
 

@@ -79,6 +79,7 @@ impl World {
             virtual_ips: VirtualIps { v4: Ipv4Addr::new(198, 19, 0, 1), v6: Ipv6Addr::LOCALHOST },
             ports: vec![Arc::new(port)],
             probe: None,
+            links: lighter_config::snapshot::LinkPolicy::default(),
         };
         let services = [(key.service.clone(), Arc::new(service))].into();
         let mesh = Mesh::build(Arc::new(Snapshot { services, ..Snapshot::default() }), &Mesh::default());
@@ -326,6 +327,7 @@ fn config() -> SidecarConfig {
         detect_timeout: Duration::from_millis(10),
         max_head_bytes: 60 * 1024,
         max_connections: Some(1000),
+        max_ring_bytes: 0,
         ..SidecarConfig::default()
     }
 }

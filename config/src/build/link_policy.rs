@@ -1,0 +1,121 @@
+//! LinkPolicies.
+
+use super::kind::Refers;
+use super::reference::{self, Target};
+use super::{Drafts, Report};
+use crate::document::At;
+use crate::load::Loaded;
+use crate::name::ServiceName;
+use crate::resource::link::{LinkPolicySpec, WireUse as WireUseSpec};
+use crate::snapshot::{LinkPolicy, WireUse};
+
+impl Refers for LinkPolicySpec {
+    type Said = Vec<Target>;
+
+    fn about(policy: &Loaded<Self>) -> Vec<ServiceName> {
+        match policy.resource.spec.target_refs.as_slice() {
+            [] => vec![ServiceName::nobody()],
+            refs => reference::named(refs, policy.namespace()),
+        }
+    }
+
+    fn follow(policy: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Vec<Target> {
+        let (spec, at) = (&policy.resource.spec, policy.spec());
+        check(spec, &at, report);
+        let at = at.field("targetRefs");
+        let targets = reference::targets(&spec.target_refs, &at, policy.namespace(), drafts, report);
+        for target in targets.iter().filter(|target| target.port.is_some()) {
+            let error = at.index(target.index).error("a link carries all ports of a workload");
+            report.error(error.hint("leave the port out"));
+        }
+        targets
+    }
+}
+
+/// LinkPolicies about the same, in order.
+pub(super) type Policies<'m> = Vec<(&'m Loaded<LinkPolicySpec>, &'m Vec<Target>)>;
+
+/// What holds for all links, by the policies about the whole mesh.
+pub(super) fn of_mesh(policies: &Policies<'_>, report: &mut Report) -> LinkPolicy {
+    let places = policies.iter().map(|(policy, _)| (*policy, policy.spec()));
+    said(places, "the mesh", LinkPolicy::default(), report)
+}
+
+/// What holds for links to workloads of a Service; `mesh` holds where nothing is said.
+pub(super) fn of(
+    policies: &Policies<'_>,
+    service: &ServiceName,
+    mesh: LinkPolicy,
+    report: &mut Report,
+) -> LinkPolicy {
+    let places = policies.iter().flat_map(|(policy, targets)| {
+        let at = policy.spec().field("targetRefs");
+        let about = targets.iter().filter(|target| target.service == *service);
+        about.map(move |target| (*policy, at.index(target.index)))
+    });
+    said(places, &service.to_string(), mesh, report)
+}
+
+/// What the first of some policies about the same says; one can. `otherwise` holds where it says nothing.
+fn said<'m>(
+    policies: impl Iterator<Item = (&'m Loaded<LinkPolicySpec>, At<'m>)>,
+    about: &str,
+    otherwise: LinkPolicy,
+    report: &mut Report,
+) -> LinkPolicy {
+    let mut said = otherwise;
+    let mut first: Option<At<'_>> = None;
+    for (policy, at) in policies {
+        match &first {
+            Some(first) => {
+                let error = at.error(format!("{about} has a LinkPolicy already"));
+                report.error(error.hint(format!("the first is at {}", first.place())));
+            }
+            None => {
+                fill_in(&policy.resource.spec, &mut said);
+                first = Some(at);
+            }
+        }
+    }
+    said
+}
+
+/// Whether a ring can be so large.
+pub(crate) fn is_ring(bytes: u32) -> bool {
+    bytes.is_power_of_two() && (MIN_RING..=MAX_RING).contains(&bytes)
+}
+
+fn check(spec: &LinkPolicySpec, at: &At<'_>, report: &mut Report) {
+    if spec.hot_bytes_per_second == Some(0) {
+        let error = at.field("hotBytesPerSecond").error("a link that carries nothing is not hot");
+        report.error(error.hint("to use a wire from the beginning, write `should`"));
+    }
+    if spec.back_off.is_some_and(|back_off| back_off.0.is_zero()) {
+        report.error(at.field("backOff").error("what failed is left alone for some time"));
+    }
+    if let Some(bytes) = spec.ring_bytes.filter(|bytes| !is_ring(*bytes)) {
+        let error = at.field("ringBytes").error(format!("{bytes} is no size of a ring"));
+        report.error(error.hint(format!("a power of two from {MIN_RING} to {MAX_RING}")));
+    }
+}
+
+fn fill_in(spec: &LinkPolicySpec, policy: &mut LinkPolicy) {
+    if let Some(shm) = spec.wires.shm {
+        policy.shm = match shm {
+            WireUseSpec::May => WireUse::May,
+            WireUseSpec::Should => WireUse::Should,
+            WireUseSpec::MustNot => WireUse::MustNot,
+        };
+    }
+    policy.hot_bytes_per_second = spec.hot_bytes_per_second.unwrap_or(policy.hot_bytes_per_second);
+    policy.ring_bytes = spec.ring_bytes.unwrap_or(policy.ring_bytes);
+    policy.back_off = spec.back_off.map_or(policy.back_off, |back_off| back_off.0);
+    if let Some(idle) = spec.idle_timeout {
+        policy.idle_timeout = (!idle.0.is_zero()).then_some(idle.0);
+    }
+}
+
+/// One record of TLS lies in any ring several times.
+const MIN_RING: u32 = 1 << 16;
+
+const MAX_RING: u32 = 1 << 24;

@@ -1,0 +1,55 @@
+//! LinkPolicy.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Duration;
+use super::meta::TargetRef;
+
+/// Which wires carry the links between two sidecars, beside TCP. What a policy for a Service leaves out is taken from
+/// the policy for the whole mesh, then from the defaults.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinkPolicySpec {
+    /// The Services that this is about: links to their workloads. Default: the whole mesh.
+    #[serde(default)]
+    pub target_refs: Vec<TargetRef>,
+    /// Which wires.
+    #[serde(default)]
+    pub wires: Wires,
+    /// How many bytes a second a link carries, both ways together, when it is hot. Default 262144.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub hot_bytes_per_second: Option<u64>,
+    /// How much lies in a ring at most, in each direction: a power of two from 65536 to 16777216. Default 262144.
+    #[serde(default)]
+    pub ring_bytes: Option<u32>,
+    /// How long a wire that failed between two sidecars is left alone at first; each time in a row twice as long, up to
+    /// sixty times as long. Default 1s.
+    #[serde(default)]
+    pub back_off: Option<Duration>,
+    /// How long a ring is kept that carries nothing; `0s`: for the life of its link. Default 60s.
+    #[serde(default)]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Which wires, beside TCP, on which every link begins.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Wires {
+    /// Memory that the sidecars of one host share. Default `may`.
+    #[serde(default)]
+    pub shm: Option<WireUse>,
+}
+
+/// Whether a wire is used.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum WireUse {
+    /// Once a link is hot.
+    May,
+    /// From the beginning.
+    Should,
+    /// Never. Of the policies at the two ends, this one holds.
+    MustNot,
+}
