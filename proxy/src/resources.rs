@@ -167,7 +167,16 @@ mod tests {
             let name = ServiceName::new("default", name);
             let virtual_ips =
                 VirtualIps { v4: [198, 19, 0, *host].into(), v6: [0xfd00, 0, 0, 0, 0, 0, 0, 1].into() };
-            (name.clone(), Arc::new(Service { name, virtual_ips, ports: Vec::new(), probe: None }))
+            (
+                name.clone(),
+                Arc::new(Service {
+                    name,
+                    virtual_ips,
+                    ports: Vec::new(),
+                    probe: None,
+                    links: Default::default(),
+                }),
+            )
         };
         let services = services.iter().map(service).collect();
         Arc::new(Snapshot { version: version.into(), services, ..Snapshot::default() })

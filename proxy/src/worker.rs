@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
@@ -20,6 +21,9 @@ use crate::drain::{Connections, Phase};
 use crate::identity::{self, Identity};
 use crate::inbound::Apps;
 use crate::intercept::Installed;
+use crate::link::negotiate::rings::Rings;
+use crate::link::standing;
+use crate::link::wire::shm::Door;
 use crate::mesh;
 use crate::outbound::Listener;
 use crate::resources::Sources;
@@ -53,6 +57,12 @@ pub struct Shared {
     pub discover: Option<Discover>,
     /// For lookups of names of the world.
     pub(crate) lookups: Arc<Semaphore>,
+    /// Memory beneath links, of all workers.
+    pub(crate) rings: Arc<Rings>,
+    /// How every open link stands.
+    pub(crate) links: standing::Links,
+    /// Where peers of links come for that memory, once it is open.
+    pub(crate) door: OnceLock<Arc<Door>>,
     sources: Mutex<Sources>,
     service: Option<ServiceName>,
     listeners: Box<[Listener]>,
@@ -181,6 +191,9 @@ impl Shared {
         let listeners = config.listeners.iter().map(|listener| Listener::new(listener, &config.namespace));
         Shared {
             discover: Discover::new(&config),
+            rings: Rings::new(config.max_ring_bytes, host_id(), Instant::now()),
+            door: OnceLock::new(),
+            links: standing::Links::default(),
             sources: Mutex::default(),
             service,
             listeners: listeners.collect(),
@@ -308,6 +321,13 @@ fn instance() -> String {
     // Longer ones are refused.
     let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
     format!("{host}-{}-{:016x}", std::process::id(), fastrand::u64(..))
+}
+
+/// On which host this is: what its kernel calls this start of it. Containers of one host have one kernel.
+fn host_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = id.trim();
+    (!id.is_empty() && id.len() <= 64).then(|| id.to_owned())
 }
 
 /// Lookups of names of the world at once: each takes a thread for as long as it lasts.

@@ -56,7 +56,13 @@ fn serve(upstream: &str) -> Installed {
 fn mesh() -> Mesh {
     let name = ServiceName::new("default", "reviews");
     let virtual_ips = VirtualIps { v4: REVIEWS, v6: "fd00:11:6874:e5::7".parse().unwrap() };
-    let service = Arc::new(Service { name: name.clone(), virtual_ips, ports: Vec::new(), probe: None });
+    let service = Arc::new(Service {
+        name: name.clone(),
+        virtual_ips,
+        ports: Vec::new(),
+        probe: None,
+        links: Default::default(),
+    });
     let snapshot = Snapshot { services: [(name, service)].into(), ..Snapshot::default() };
     Mesh::build(Arc::new(snapshot), &Mesh::default())
 }

@@ -11,7 +11,7 @@ use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{self, http2, test, wait_until};
-use crate::world::{RATINGS, REVIEWS, Root, WEB, bodies_come_back, caller};
+use crate::world::{RATINGS, REVIEWS, Root, WEB, bodies_come_back, caller, caller_file};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -56,6 +56,43 @@ impl World {
 
     /// `identity`: who the endpoint has to be. `more`: resources beside the Service.
     fn with(protocol: &str, app: SocketAddr, identity: &str, more: &str) -> Self {
+        World::with_each(protocol, app, identity, "", more)
+    }
+
+    /// With `policy` at both ends.
+    pub fn under(protocol: &str, app: SocketAddr, policy: &str) -> Self {
+        World::under_each(protocol, app, policy, policy)
+    }
+
+    /// With a policy at the caller's end, and one at the other.
+    pub fn under_each(protocol: &str, app: SocketAddr, caller: &str, called: &str) -> Self {
+        World::with_each(protocol, app, REVIEWS, caller, called)
+    }
+
+    /// With `policy` at both ends, and the caller's sidecar in a mount namespace where its kernel says that it was started
+    /// another time.
+    pub fn elsewhere(protocol: &str, app: SocketAddr, policy: &str) -> Self {
+        World::of(protocol, app, REVIEWS, policy, policy, |resources, own, root| {
+            let boot_id = root.folder().join("boot_id");
+            std::fs::write(&boot_id, "00000000-0000-4000-8000-000000000000\n").unwrap();
+            let mount = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+            let wrap = ["unshare", "--mount", "sh", "-c", mount, boot_id.to_str().unwrap()];
+            Sidecar::start_in(&wrap, resources, own)
+        })
+    }
+
+    fn with_each(protocol: &str, app: SocketAddr, identity: &str, callers: &str, more: &str) -> Self {
+        World::of(protocol, app, identity, callers, more, |resources, own, _| Sidecar::start(resources, own))
+    }
+
+    fn of(
+        protocol: &str,
+        app: SocketAddr,
+        identity: &str,
+        callers: &str,
+        more: &str,
+        start_caller: impl FnOnce(&str, &str, &Root) -> Sidecar,
+    ) -> Self {
         let root = Root::new();
         let (endpoint, link) = (free_address(), free_address());
         let resources = resources(protocol, endpoint, link, identity);
@@ -65,15 +102,16 @@ impl World {
             root.identity(REVIEWS)
         );
         let reviews = Sidecar::start(&(resources.clone() + more), &own);
-        let (web, listen) = caller(&resources, &root.identity(WEB));
+        let listen = free_address();
+        let own = caller_file(listen, &root.identity(WEB));
+        let web = start_caller(&(resources.clone() + callers), &own, &root);
         World { root, web, listen, reviews, endpoint, link, resources }
     }
 
     /// Streams that the caller's sidecar opened, and those that the workload's accepted.
     pub fn streams(&self) -> (f64, f64) {
-        let of = |sidecar: &Sidecar, side| {
-            sidecar.metrics().sum("lighter_link_streams_total", &[("side", side), ("wire", "tcp")])
-        };
+        let of =
+            |sidecar: &Sidecar, side| sidecar.metrics().sum("lighter_link_streams_total", &[("side", side)]);
         (of(&self.web, "opener"), of(&self.reviews, "acceptor"))
     }
 

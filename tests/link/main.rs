@@ -16,6 +16,7 @@ mod links;
 mod lives;
 mod pair;
 mod refused;
+mod shm;
 mod streams;
 mod world;
 
@@ -30,6 +31,7 @@ fn main() {
         lives::tests(),
         pair::tests(),
         refused::tests(),
+        shm::tests(),
         streams::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())

@@ -75,9 +75,12 @@ pub fn workload_as(
 /// file says of that.
 pub fn caller(resources: &str, identity: &str) -> (Sidecar, SocketAddr) {
     let listen = free_address();
-    let own =
-        format!("listeners: [{{listen: '{listen}', service: reviews, port: 80}}]\nworkers: 1\n{identity}");
-    (Sidecar::start(resources, &own), listen)
+    (Sidecar::start(resources, &caller_file(listen, identity)), listen)
+}
+
+/// The own file of a sidecar that is reached at `listen` and calls reviews.
+pub fn caller_file(listen: SocketAddr, identity: &str) -> String {
+    format!("listeners: [{{listen: '{listen}', service: reviews, port: 80}}]\nworkers: 1\n{identity}")
 }
 
 /// Both, with everything as it should be: the caller's sidecar and its listener, and the workload's.

@@ -55,6 +55,19 @@ impl Peer {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
+    /// The same connection once more, with nothing read of it.
+    pub fn another(&self) -> Self {
+        Peer { stream: self.stream.try_clone().unwrap(), unread: Vec::new(), seen: None }
+    }
+
+    /// Sends back whatever comes, and its end.
+    pub fn echo(mut self) {
+        let early = std::mem::take(&mut self.unread);
+        self.try_send(early);
+        let _ = std::io::copy(&mut self.stream.try_clone().unwrap(), &mut self.stream);
+        self.finish();
+    }
+
     /// Says that nothing more comes.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);

@@ -23,14 +23,20 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts one with these resources; `own` is its own file but for `resources` and `admin`.
     pub fn start(resources: &str, own: &str) -> Self {
+        Self::start_in(&[], resources, own)
+    }
+
+    /// The same, started by another command that ends with what it is to start.
+    pub fn start_in(wrap: &[&str], resources: &str, own: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let admin = free_address();
         let file = folder.path().join("resources.yaml");
         std::fs::write(&file, resources).unwrap();
         let config = folder.path().join("sidecar.yaml");
         std::fs::write(&config, format!("admin: {admin}\nresources: [{}]\n{own}", file.display())).unwrap();
-        let mut command = Command::new(LIGHTER);
-        command.args(["proxy", "--config"]).arg(config);
+        let words = [wrap, &[LIGHTER, "proxy", "--config"]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(config);
         let mut program = Program::start(command, folder.path());
         program.wait_until("it is ready", || {
             TcpStream::connect_timeout(&admin, Duration::from_secs(1)).is_ok()

@@ -1,8 +1,9 @@
-//! Endpoints, routes and rules with what was counted for them.
+//! Endpoints, routes, links and rules with what was counted for them.
 
 use std::fmt::Write;
 use std::time::Instant;
 
+use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use serde_json::{Map, Value, json};
 
 use crate::balance::outlier::State;
@@ -71,6 +72,26 @@ pub(super) fn json(mesh: &Mesh) -> Value {
         })
     });
     json!({ "clusters": clusters.collect::<Vec<_>>() })
+}
+
+/// Links, as they are reported.
+pub(super) fn links(links: &[wire::Link]) -> Value {
+    let one = |link: &wire::Link| {
+        let bytes = |bytes: &wire::LinkBytes| {
+            (bytes.wire.clone(), json!({"sent": bytes.sent, "received": bytes.received}))
+        };
+        json!({
+            "identity": link.identity,
+            "address": link.address,
+            "opened": link.opened,
+            "streams": link.streams,
+            "generation": link.generation,
+            "sends_over": link.sends_over,
+            "receives_over": link.receives_over,
+            "bytes": link.bytes.iter().map(bytes).collect::<Map<_, _>>(),
+        })
+    };
+    json!({ "links": links.iter().map(one).collect::<Vec<_>>() })
 }
 
 /// Every route that something was counted for.

@@ -11,6 +11,8 @@
 //! | `GET /config_dump` | the sidecar's own file, the snapshot in force, and what the control plane tells, as JSON |
 //! | `GET /intercept` | the redirecting rules in the kernel and what they counted, as JSON |
 //! | `GET /log_level`, `POST /log_level?level=…` | the log filter, such as `info` or `lighter_proxy=debug` |
+//! | `GET /links` | open links, the wires that carry them, and what those carried, as JSON |
+//! | `POST /links/freeze` | every link goes back to TCP, and to another wire again when its policy says so |
 //! | `POST /drain` | as SIGTERM; answers at once. On the probe port by GET too, which is all that a preStop hook can send |
 //! | `POST /reload` | as SIGHUP: the resource files are read, and the access log's file is opened anew |
 //!
@@ -68,6 +70,11 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
         }),
         "/intercept" => only_get(method, || intercept(shared)),
         "/log_level" => log_level(method, argument(query, "level").as_deref()),
+        "/links" => only_get(method, || json(&clusters::links(&shared.links.read(usize::MAX)))),
+        "/links/freeze" => only_post(method, || {
+            shared.rings.give_up_all();
+            "links go back to TCP\n"
+        }),
         "/drain" => only_post(method, || drain(shared)),
         "/reload" => only_post(method, || {
             shared.reload();
@@ -209,6 +216,8 @@ GET  /live                       200 while its control thread runs
 GET  /metrics                    Prometheus text or OpenMetrics
 GET  /routes                     counts per route (JSON)
 GET  /clusters[?format=json]     endpoints with health and load
+GET  /links                      open links and their wires (JSON)
+POST /links/freeze               sends every link back to TCP
 GET  /config_dump                what is in force (JSON)
 GET  /intercept                  redirecting rules and their counters (JSON)
 GET  /log_level                  the log filter

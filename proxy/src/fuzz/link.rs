@@ -9,6 +9,7 @@ use crate::error::Cause;
 use crate::http::h1::head;
 use crate::link::frame::{Code, Cut, HEADER_BYTES};
 use crate::link::head::{Opening, Protocol, RequestHead, Scheme};
+use crate::link::negotiate::message::Message;
 use crate::link::session::{
     Event, Leave, Limits, Read, STREAM_CREDIT, SendError, Session, Side, Slices, StreamId,
 };
@@ -48,6 +49,7 @@ pub(super) fn hostile(bytes: &[u8]) {
                         }
                     }
                 }
+                Event::Control { kind, bytes } => check_control(kind, &bytes),
                 _ => {}
             }
         }
@@ -63,6 +65,14 @@ pub(super) fn hostile(bytes: &[u8]) {
         }
         now += Duration::from_millis(50);
         let _ = session.on_timeout(now);
+    }
+}
+
+/// A message about wires is read whole or not at all, and as it is written.
+fn check_control(kind: u16, bytes: &[u8]) {
+    if let Some(message) = Message::read(kind, bytes) {
+        let (kind, bytes) = message.write();
+        assert_eq!(Message::read(kind, &bytes), Some(message));
     }
 }
 

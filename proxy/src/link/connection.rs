@@ -11,6 +11,7 @@ use std::hash::BuildHasherDefault;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
@@ -18,17 +19,20 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::Sleep;
 
+use super::carrier::Fatal;
 use super::frame::{Code, Cut, Fault};
 use super::head::RequestHead;
 use super::life::{LEAVE, Life};
 use super::session::{Event, IdHasher, Leave, Limits, Session, Side, Slices, StreamId};
 use super::stream::End;
+use super::upgrade::{Far, Turn, Upgrade};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::identity::Svid;
 use crate::io::Io;
 use crate::telemetry::{self, LinkOpen};
+use crate::worker::Shared;
 
 /// A link, as the ends of its streams see it.
 pub(crate) struct Link {
@@ -41,7 +45,8 @@ pub(crate) struct Link {
     life: RefCell<Life>,
     /// The other side was asked to leave, and has not been told yet that nothing more is taken.
     asked: Cell<bool>,
-    _counted: LinkOpen,
+    counted: LinkOpen,
+    upgrade: RefCell<Upgrade>,
 }
 
 /// Who waits for something on a stream.
@@ -88,8 +93,8 @@ pub(super) enum For {
 }
 
 impl Link {
-    /// A link on which nothing has happened yet. [`Link::drive`] is what moves it.
-    pub(crate) fn new(side: Side, life: Life) -> Rc<Self> {
+    /// A link to `peer` on which nothing has happened yet. [`Link::drive`] is what moves it.
+    pub(crate) fn new(side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Rc<Self> {
         let session = Session::new(side, Limits::default(), Instant::now());
         Rc::new(Link {
             side,
@@ -99,7 +104,8 @@ impl Link {
             driver: RefCell::default(),
             life: RefCell::new(life),
             asked: Cell::new(false),
-            _counted: telemetry::links().open(side),
+            counted: telemetry::links().open(side),
+            upgrade: RefCell::new(Upgrade::new(shared, side, peer)),
         })
     }
 
@@ -181,10 +187,19 @@ impl Link {
             if let Poll::Ready(Err(_)) = out {
                 return Poll::Ready(Fault::Lost);
             }
+            let now = Instant::now();
+            match self.poll_wires(now, cx) {
+                Turn::Idle => {}
+                // What it has to say goes out with the next turn.
+                Turn::Acted => cx.waker().wake_by_ref(),
+                Turn::Lame => {
+                    self.leave(Leave::Now, "lame");
+                    cx.waker().wake_by_ref();
+                }
+            }
             if told == Phase::Closed || self.is_left() {
                 return Poll::Ready(Fault::Closed);
             }
-            let now = Instant::now();
             if self.session.borrow().open_streams() > 0 {
                 used = now;
             }
@@ -200,8 +215,14 @@ impl Link {
             tracing::warn!(%fault, %peer, "a link was lost");
         }
         if let Some(mut io) = self.io.take() {
+            self.upgrade.borrow_mut().count(&mut io);
             let _ = tokio::time::timeout(FAREWELL, farewell(&mut io)).await;
         }
+    }
+
+    fn poll_wires(&self, now: Instant, cx: &mut Context<'_>) -> Turn {
+        let Some(io) = &mut *self.io.borrow_mut() else { return Turn::Idle };
+        self.upgrade.borrow_mut().poll(io, &mut self.session.borrow_mut(), &self.counted, now, cx)
     }
 
     /// Whether all is done on a link that one of the sides has left.
@@ -232,13 +253,18 @@ impl Link {
                 match input.poll_read(io, cx) {
                     Poll::Ready(Ok(1..)) if input.room() >= RECORD => {}
                     Poll::Ready(Ok(1..)) => break Poll::Ready(Ok(())),
-                    Poll::Ready(_) => break Poll::Ready(Err(Fault::Lost)),
+                    Poll::Ready(Ok(0)) => break Poll::Ready(Err(Fault::Lost)),
+                    Poll::Ready(Err(error)) => {
+                        if is_harm(&error) {
+                            self.upgrade.borrow_mut().harmed();
+                        }
+                        break Poll::Ready(Err(Fault::Lost));
+                    }
                     Poll::Pending => break Poll::Pending,
                 }
             };
             if !input.is_empty() {
                 taken += input.len();
-                telemetry::links().received(input.len() as u64);
                 self.session.borrow_mut().recv(Instant::now(), input.share())?;
             }
             match more {
@@ -286,7 +312,6 @@ impl Link {
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        telemetry::links().sent(written as u64);
         outbox.advance(written);
         Poll::Ready(Ok(written))
     }
@@ -327,7 +352,14 @@ impl Link {
                 continue;
             }
             let leaves = Some(leaves).filter(|_| !session.is_leaving());
-            let due = session.timeout().into_iter().chain(rested).chain(leaves).chain([ends]).min();
+            let wires = self.upgrade.borrow().timeout();
+            if wires.is_some_and(|at| now >= at) {
+                // That is done in another turn.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let due =
+                session.timeout().into_iter().chain(wires).chain(rested).chain(leaves).chain([ends]).min();
             // While the connection takes no more, it wakes this task when it does.
             let asks = !full && session.wants_transmit();
             drop(session);
@@ -365,8 +397,7 @@ impl Link {
                     telemetry::links().left(self.side, true);
                     tracing::debug!(cause = cause.as_str(), "the other side leaves a link");
                 }
-                // Nothing is offered on this side yet.
-                Event::Control { .. } => {}
+                Event::Control { kind, bytes } => self.upgrade.borrow_mut().heard(kind, &bytes),
             }
         }
     }
@@ -444,6 +475,14 @@ const RECORD: usize = 16 * 1024;
 
 /// So much is taken in before those get their turn for whom it is.
 const AT_ONCE: usize = 256 * 1024;
+
+/// Whether what came is not what the other side sealed, or a wire said what cannot be.
+fn is_harm(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let carrier = inner.and_then(|inner| inner.downcast_ref::<Fatal>());
+    matches!(tls, Some(rustls::Error::DecryptError)) || matches!(carrier, Some(Fatal::Hostile))
+}
 
 /// Longest wait for the end of TLS.
 const FAREWELL: Duration = Duration::from_secs(1);

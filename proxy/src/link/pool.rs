@@ -9,6 +9,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighter_config::identity::Spiffe;
 use lighter_config::snapshot::Secure;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +20,7 @@ use super::frame::Cut;
 use super::head::{Opening, Protocol, Scheme};
 use super::life::Life;
 use super::session::{Leave, Read, Side};
+use super::upgrade::Far;
 use super::{dial, send, stream};
 use crate::error::{Cause, ProxyError};
 use crate::identity::ALPN_LINK;
@@ -104,7 +106,10 @@ impl Links {
             return Err(ProxyError::new(Cause::TlsIdentity, "who is there is not known").at(address).safe());
         };
         // Jittered, so that links made together do not all end together.
-        let link = Link::new(Side::Opener, life.aging(MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0)));
+        let life = life.aging(MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0));
+        let identity = secure.identity.clone();
+        let service = Spiffe::parse(&identity).ok().and_then(|id| id.service_name());
+        let link = Link::new(Side::Opener, life, &worker.shared, Far { address, identity, service });
         self.follow(worker, &link);
         place.links.borrow_mut().push(link.clone());
         let (driven, place) = (link.clone(), place.clone());

@@ -22,6 +22,7 @@ use super::head::Protocol;
 use super::life::Life;
 use super::session::Side;
 use super::stream::End;
+use super::upgrade::Far;
 use crate::carry::{Call, Engine};
 use crate::error::Cause;
 use crate::http::h2::deadline::Deadlines;
@@ -65,7 +66,11 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     let (carrier, connection) = tls.get_mut();
     carrier.establish(Keys::of(connection)?);
     let io = Io::secure(tls);
-    let link = Link::new(Side::Acceptor, Life::of(&io, &identity)?);
+    let life = Life::of(&io, &identity)?;
+    let shared = &worker.shared;
+    let identity = caller.id.as_str().into();
+    let far = Far { address: peer, identity, service: shared.service().cloned() };
+    let link = Link::new(Side::Acceptor, life, shared, far);
     worker.links.follow(&worker, &link);
     let from = Rc::new(From {
         worker,

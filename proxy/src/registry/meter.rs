@@ -60,6 +60,7 @@ impl Counted {
             requests_in_flight: self.open,
             requests_per_second: self.ended.saturating_sub(before.ended) as f64 / seconds,
             cpus: (self.cpu_seconds - before.cpu_seconds).max(0.0) / seconds,
+            links: Vec::new(),
         }
     }
 }
@@ -76,7 +77,10 @@ mod tests {
         let before = Counted { open: 9, ended: 100, cpu_seconds: 1.0 };
         let now = Counted { open: 2, ended: 140, cpu_seconds: 2.0 };
         let load = now.since(&before, Duration::from_secs(4));
-        assert_eq!(load, Load { requests_in_flight: 2, requests_per_second: 10.0, cpus: 0.25 });
+        assert_eq!(
+            load,
+            Load { requests_in_flight: 2, requests_per_second: 10.0, cpus: 0.25, links: Vec::new() }
+        );
         let load = before.since(&now, Duration::from_secs(4));
         assert_eq!((load.requests_per_second, load.cpus), (0.0, 0.0));
     }

@@ -145,7 +145,8 @@ impl Registrar<'_> {
         // What is said first on a stream is who speaks.
         if self.reporter.is_said() {
             self.say_in_force(requests);
-            if let Some(load) = self.meter.read(Instant::now()) {
+            if let Some(mut load) = self.meter.read(Instant::now()) {
+                load.links = self.shared.links.read(MOST_LINKS);
                 self.metrics.loads.increment(1);
                 send(requests, Report::Load(load));
             }
@@ -303,3 +304,6 @@ impl Metrics {
 
 /// How often it is looked whether the application listens, and what there is to do.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// So many links are told of.
+const MOST_LINKS: usize = 256;

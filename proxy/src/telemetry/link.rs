@@ -1,17 +1,34 @@
 //! What is counted of links.
 
+use std::cell::Cell;
+
 use super::exposition::{Exposition, Family, Kind, Unit};
 use super::recorder::recorder;
 use super::shards::Cells;
+use crate::link::carrier::Cause;
 use crate::link::frame::{Code, Fault};
+use crate::link::negotiate::message::Refusal;
 use crate::link::session::Side;
+use crate::link::wire::shm::AttachFault;
 
 /// Counts of links.
 pub struct LinkMetrics(std::sync::LazyLock<Cells>);
 
 /// A link, counted as open until this is dropped.
 #[derive(Debug)]
-pub struct LinkOpen(Side);
+pub struct LinkOpen {
+    side: Side,
+    wire: Cell<LinkWire>,
+}
+
+/// What carries what a side of a link sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkWire {
+    /// A TCP connection.
+    Tcp,
+    /// Memory that both sides share.
+    Shm,
+}
 
 /// Counts of links.
 pub fn links() -> &'static LinkMetrics {
@@ -24,7 +41,8 @@ impl LinkMetrics {
         let shard = self.0.shard();
         shard.add(OPENED + side as usize, 1);
         shard.add(OPEN + side as usize, 1);
-        LinkOpen(side)
+        shard.add(WIRES + 2 * side as usize + LinkWire::Tcp as usize, 1);
+        LinkOpen { side, wire: Cell::new(LinkWire::Tcp) }
     }
 
     /// A caller's handshake failed, or it does not speak the link's protocol.
@@ -43,16 +61,56 @@ impl LinkMetrics {
         self.0.add(CUTS + code as usize, 1);
     }
 
-    /// Bytes of frames came.
+    /// Bytes came.
     #[inline]
-    pub fn received(&self, bytes: u64) {
-        self.0.add(RECEIVED, bytes);
+    pub fn received(&self, wire: LinkWire, bytes: u64) {
+        self.0.add(RECEIVED + wire as usize, bytes);
     }
 
-    /// Bytes of frames went out.
+    /// Bytes went out.
     #[inline]
-    pub fn sent(&self, bytes: u64) {
-        self.0.add(SENT, bytes);
+    pub fn sent(&self, wire: LinkWire, bytes: u64) {
+        self.0.add(SENT + wire as usize, bytes);
+    }
+
+    /// Bytes went out once more, over TCP.
+    pub fn replayed(&self, bytes: u64) {
+        self.0.add(REPLAYED, bytes);
+    }
+
+    /// A direction of a link went over to another wire.
+    pub fn switched(&self) {
+        self.0.add(SWITCHES, 1);
+    }
+
+    /// A wire was given up.
+    pub fn fell_back(&self, cause: Cause) {
+        self.0.add(FALLBACKS + cause as usize, 1);
+    }
+
+    /// A wire was asked for, by this end or its peer.
+    pub fn offered(&self, by_peer: bool) {
+        self.0.add(OFFERS + usize::from(by_peer), 1);
+    }
+
+    /// A wire was refused, by this end or its peer.
+    pub fn declined(&self, by_peer: bool, cause: Refusal) {
+        self.0.add(DECLINES + 2 * cause as usize + usize::from(by_peer), 1);
+    }
+
+    /// The two ends of a link did not meet for a wire.
+    pub(crate) fn missed(&self, fault: &AttachFault) {
+        self.0.add(MISSES + fault.index(), 1);
+    }
+
+    /// So much more memory of rings is held, or less.
+    pub fn ring_memory(&self, bytes: i64) {
+        self.0.add(MEMORY, bytes as u64);
+    }
+
+    /// A ring was asked to make room for another.
+    pub fn evicted(&self) {
+        self.0.add(EVICTIONS, 1);
     }
 
     /// A link of `side` is to be left: this end said so, or its peer did.
@@ -71,9 +129,13 @@ impl LinkMetrics {
             return;
         }
         for side in [Side::Opener, Side::Acceptor] {
-            let labels = format!("side=\"{}\",wire=\"tcp\"", label(side));
+            let labels = format!("side=\"{}\"", label(side));
             out.sample(&OPENED_TOTAL, &labels, cells.sum(OPENED + side as usize));
             out.sample(&OPEN_NOW, &labels, cells.level(OPEN + side as usize));
+            for wire in LinkWire::ALL {
+                let labels = format!("side=\"{}\",wire=\"{}\"", label(side), wire.label());
+                out.sample(&WIRE_NOW, &labels, cells.level(WIRES + 2 * side as usize + wire as usize));
+            }
             out.sample(&STREAMS_TOTAL, &labels, cells.sum(STREAMS + side as usize));
             for (at, by) in ["this", "peer"].into_iter().enumerate() {
                 let labels = format!("side=\"{}\",by=\"{by}\"", label(side));
@@ -82,9 +144,12 @@ impl LinkMetrics {
         }
         out.sample(&REFUSED_TOTAL, "", cells.sum(REFUSED));
         for (direction, cell) in [("received", RECEIVED), ("sent", SENT)] {
-            let labels = format!("direction=\"{direction}\",wire=\"tcp\"");
-            out.sample(&BYTES_TOTAL, &labels, cells.sum(cell));
+            for wire in LinkWire::ALL {
+                let labels = format!("direction=\"{direction}\",wire=\"{}\"", wire.label());
+                out.sample(&BYTES_TOTAL, &labels, cells.sum(cell + wire as usize));
+            }
         }
+        self.collect_wires(out);
         for code in Code::ALL {
             let labels = format!("code=\"{}\"", code.label());
             out.sample(&RESETS_TOTAL, &labels, cells.sum(CUTS + code as usize));
@@ -98,6 +163,66 @@ impl LinkMetrics {
     }
 }
 
+impl LinkMetrics {
+    /// What is counted of wires beside TCP.
+    fn collect_wires(&self, out: &mut Exposition) {
+        let cells = &*self.0;
+        out.sample(&REPLAYED_TOTAL, "", cells.sum(REPLAYED));
+        out.sample(&SWITCHES_TOTAL, "", cells.sum(SWITCHES));
+        out.sample(&MEMORY_NOW, "", cells.level(MEMORY));
+        out.sample(&EVICTIONS_TOTAL, "", cells.sum(EVICTIONS));
+        for cause in CAUSES {
+            let labels = format_args!("cause=\"{}\"", cause.label());
+            out.sample(&FALLBACKS_TOTAL, labels, cells.sum(FALLBACKS + cause as usize));
+        }
+        for (at, by) in ["this", "peer"].into_iter().enumerate() {
+            out.sample(&OFFERS_TOTAL, format_args!("by=\"{by}\""), cells.sum(OFFERS + at));
+            for cause in Refusal::ALL {
+                let count = cells.sum(DECLINES + 2 * cause as usize + at);
+                if count > 0 {
+                    let labels = format_args!("by=\"{by}\",cause=\"{}\"", cause.label());
+                    out.sample(&DECLINES_TOTAL, labels, count);
+                }
+            }
+        }
+        for (at, cause) in AttachFault::LABELS.into_iter().enumerate() {
+            let count = cells.sum(MISSES + at);
+            if count > 0 {
+                out.sample(&MISSES_TOTAL, format_args!("cause=\"{cause}\""), count);
+            }
+        }
+    }
+}
+
+impl LinkOpen {
+    /// What is sent goes over `wire` from now on.
+    pub fn goes_over(&self, wire: LinkWire) {
+        let before = self.wire.replace(wire);
+        if before != wire {
+            let shard = links().0.shard();
+            shard.sub(self.cell(before), 1);
+            shard.add(self.cell(wire), 1);
+        }
+    }
+
+    fn cell(&self, wire: LinkWire) -> usize {
+        WIRES + 2 * self.side as usize + wire as usize
+    }
+}
+
+impl LinkWire {
+    /// All of them.
+    pub const ALL: [LinkWire; 2] = [LinkWire::Tcp, LinkWire::Shm];
+
+    /// The label, in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            LinkWire::Tcp => "tcp",
+            LinkWire::Shm => "shm",
+        }
+    }
+}
+
 impl Default for LinkMetrics {
     /// Made when the first link is: by then it is known how many workers there are.
     fn default() -> Self {
@@ -107,7 +232,9 @@ impl Default for LinkMetrics {
 
 impl Drop for LinkOpen {
     fn drop(&mut self) {
-        links().0.shard().sub(OPEN + self.0 as usize, 1);
+        let shard = links().0.shard();
+        shard.sub(OPEN + self.side as usize, 1);
+        shard.sub(self.cell(self.wire.get()), 1);
     }
 }
 
@@ -123,17 +250,80 @@ const OPEN: usize = 2;
 const STREAMS: usize = 4;
 const REFUSED: usize = 6;
 const RECEIVED: usize = 7;
-const SENT: usize = 8;
-const LEFT: usize = 9;
-const CUTS: usize = LEFT + 4;
+const SENT: usize = RECEIVED + 2;
+const LEFT: usize = SENT + 2;
+const WIRES: usize = LEFT + 4;
+const REPLAYED: usize = WIRES + 4;
+const SWITCHES: usize = REPLAYED + 1;
+const MEMORY: usize = SWITCHES + 1;
+const EVICTIONS: usize = MEMORY + 1;
+const OFFERS: usize = EVICTIONS + 1;
+/// Causes begin with 1.
+const FALLBACKS: usize = OFFERS + 2;
+const DECLINES: usize = FALLBACKS + CAUSES.len() + 1;
+const MISSES: usize = DECLINES + 2 * Refusal::ALL.len();
+const CUTS: usize = MISSES + AttachFault::LABELS.len();
 const FAULTS: usize = CUTS + Code::ALL.len();
 const CELLS: usize = FAULTS + Fault::ALL.len();
+
+/// Why a wire was given up.
+const CAUSES: [Cause; 5] = [Cause::Policy, Cause::Fault, Cause::Stall, Cause::Deadline, Cause::Peer];
 
 static OPENED_TOTAL: Family = Family::new(
     Kind::Counter,
     Unit::None,
     "lighter_link_opened",
-    "Links that came about, by the side that this sidecar is of, and by wire.",
+    "Links that came about, by the side that this sidecar is of.",
+);
+static WIRE_NOW: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_link_wire",
+    "Links that are open, by the wire over which this sidecar sends on them.",
+);
+static REPLAYED_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::Bytes,
+    "lighter_link_replayed_bytes",
+    "Bytes that had gone out over another wire, and went out again over TCP as that was given up.",
+);
+static SWITCHES_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_switches",
+    "Times that one direction of a link went over to another wire than TCP.",
+);
+static FALLBACKS_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_fallbacks",
+    "Wires of links that were given up, by cause.",
+);
+static OFFERS_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_offers",
+    "Times that one end of a link asked for a wire beside TCP, by which end.",
+);
+static DECLINES_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_declines",
+    "Times that one end of a link refused a wire, by which end and by cause.",
+);
+static MISSES_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_attach_failures",
+    "Times that the two ends of a link agreed on a wire and did not meet for it, by cause.",
+);
+static MEMORY_NOW: Family =
+    Family::new(Kind::Gauge, Unit::Bytes, "lighter_link_ring_bytes", "Memory of rings beneath links.");
+static EVICTIONS_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_evictions",
+    "Rings that rested and were asked to make room for others.",
 );
 static OPEN_NOW: Family = Family::new(Kind::Gauge, Unit::None, "lighter_link_open", "Links that are open.");
 static STREAMS_TOTAL: Family = Family::new(
@@ -154,8 +344,12 @@ static REFUSED_TOTAL: Family = Family::new(
     "lighter_link_refused",
     "Connections to the link port whose handshake failed.",
 );
-static BYTES_TOTAL: Family =
-    Family::new(Kind::Counter, Unit::Bytes, "lighter_link_bytes", "Bytes of frames on links, before TLS.");
+static BYTES_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::Bytes,
+    "lighter_link_bytes",
+    "Bytes of TLS that links carried, by wire.",
+);
 static RESETS_TOTAL: Family = Family::new(
     Kind::Counter,
     Unit::None,

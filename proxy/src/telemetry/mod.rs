@@ -25,7 +25,7 @@ pub mod trace;
 pub use caller::{CallerMetrics, Welcome};
 pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading};
 pub use identity::{IdentityMetrics, Request, RequestOutcome, identity};
-pub use link::{LinkMetrics, LinkOpen, links};
+pub use link::{LinkMetrics, LinkOpen, LinkWire, links};
 pub use pool::{PoolClosed, Pooled};
 pub use process::cpu_seconds;
 pub use recorder::{install, render, routes};

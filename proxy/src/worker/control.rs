@@ -16,6 +16,7 @@ use crate::discover;
 use crate::drain::{Course, Phase, Stand};
 use crate::identity::{self, Identity};
 use crate::intercept::{self, Installed, Ports};
+use crate::link::wire::shm;
 use crate::registry;
 use crate::resident;
 use crate::resources::{self, Stamp};
@@ -73,6 +74,7 @@ async fn control(
         spawn_local(discover::run(shared.clone()));
     }
     spawn_local(registry::run(shared.clone()));
+    open_door(&shared);
     for (udp, tcp) in dns {
         serve("DNS server", intercept::dns::serve(udp, tcp, shared.clone()));
     }
@@ -89,6 +91,20 @@ async fn control(
     let summary = workers.see_out(&shared, callers_gone).await?;
     rules.remove();
     Ok(summary)
+}
+
+/// Opens the door for peers of links that come for memory. Where there can be none, links do without.
+fn open_door(shared: &Shared) {
+    if !shared.rings.is_open() {
+        return;
+    }
+    match shm::Door::open(None) {
+        Ok(door) => {
+            serve("door of rings", door.clone().serve());
+            let _ = shared.door.set(door);
+        }
+        Err(error) => tracing::warn!(%error, "no place to hand out memory: links stay on TCP"),
+    }
 }
 
 /// Becomes who the identity's files say, and goes on doing so.

@@ -197,7 +197,16 @@ mod tests {
             let name = ServiceName::new(namespace, name);
             let v6 = format!("fd00:11:6874:e5::{last}").parse().unwrap();
             let virtual_ips = VirtualIps { v4: [198, 19, 0, last].into(), v6 };
-            (name.clone(), Arc::new(Service { name, virtual_ips, ports: Vec::new(), probe: None }))
+            (
+                name.clone(),
+                Arc::new(Service {
+                    name,
+                    virtual_ips,
+                    ports: Vec::new(),
+                    probe: None,
+                    links: Default::default(),
+                }),
+            )
         };
         let services = [service("default", "reviews", 1), service("shop", "cart", 2)].into();
         Mesh::build(Arc::new(Snapshot { services, ..Snapshot::default() }), &Mesh::default())

@@ -56,9 +56,6 @@ pub(crate) enum AttachFault {
     Io(io::Error),
 }
 
-/// Bytes of each ring, if nothing else is configured.
-pub(crate) const RING_BYTES: u32 = 256 * 1024;
-
 /// The smallest ring, bytes: a page.
 pub(crate) const LEAST_RING_BYTES: u32 = 4096;
 
@@ -79,17 +76,25 @@ fn same(one: &Token, other: &Token) -> bool {
 }
 
 impl AttachFault {
+    /// The labels of all of them.
+    pub(crate) const LABELS: [&str; 7] = ["timed_out", "size", "name", "token", "memory", "probe", "io"];
+
+    /// Where its label stands among [`LABELS`](Self::LABELS).
+    pub(crate) const fn index(&self) -> usize {
+        match self {
+            AttachFault::TimedOut => 0,
+            AttachFault::Size => 1,
+            AttachFault::Name => 2,
+            AttachFault::Token => 3,
+            AttachFault::Memory => 4,
+            AttachFault::Probe => 5,
+            AttachFault::Io(_) => 6,
+        }
+    }
+
     /// The label, in logs and metrics.
     pub(crate) const fn label(&self) -> &'static str {
-        match self {
-            AttachFault::TimedOut => "timed_out",
-            AttachFault::Size => "size",
-            AttachFault::Name => "name",
-            AttachFault::Token => "token",
-            AttachFault::Memory => "memory",
-            AttachFault::Probe => "probe",
-            AttachFault::Io(_) => "io",
-        }
+        Self::LABELS[self.index()]
     }
 }
 
