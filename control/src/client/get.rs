@@ -8,7 +8,7 @@ use miette::miette;
 use serde_json::{Value, json};
 
 use super::access::{Access, Answered};
-use super::{explain, files, kind, sidecars, table};
+use super::{explain, files, kind, links, sidecars, table};
 use crate::api::message::{Files, Item, List};
 use crate::exit::{self, Exit};
 use crate::output;
@@ -17,7 +17,7 @@ use crate::store::{parse_rfc3339, seconds};
 /// Arguments of `lighter get`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to show: nothing for all resources, `KIND`, `KIND NAME…`, `KIND/NAME…`, or `sidecars`
+    /// What to show: nothing for all resources, `KIND`, `KIND NAME…`, `KIND/NAME…`, `sidecars`, or `links`
     #[arg(value_name = "KIND NAME")]
     named: Vec<String>,
     /// The namespace
@@ -55,10 +55,10 @@ pub(super) enum Form {
 
 /// Runs the command.
 pub fn execute(args: &Args) -> miette::Result<Exit> {
-    if let [what] = args.named.as_slice()
-        && ["sidecar", "sidecars"].contains(&what.as_str())
-    {
-        return sidecars::execute(&args.access, args.output);
+    match args.named.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["sidecar" | "sidecars"] => return sidecars::execute(&args.access, args.output),
+        ["link" | "links"] => return links::execute(&args.access, args.output),
+        _ => {}
     }
     let wanted = match wanted(&args.named) {
         Ok(wanted) => wanted,

@@ -18,6 +18,7 @@ pub mod files;
 pub mod get;
 mod kind;
 mod lines;
+mod links;
 mod sidecars;
 mod table;
 pub mod tokens;

@@ -36,6 +36,41 @@ pub struct Reported {
     pub in_force: BTreeMap<Kind, Arc<str>>,
     /// How much there is to do.
     pub load: Option<Load>,
+    /// Its links.
+    pub links: Vec<Link>,
+}
+
+/// A link to another sidecar, as one end reports it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// Who is at the other end.
+    pub identity: String,
+    /// Where that is.
+    pub address: String,
+    /// Whether this end opened it.
+    pub opened: bool,
+    /// How many streams are open on it.
+    pub streams: u32,
+    /// Of the wire that was agreed on last; 0: none was.
+    pub generation: u32,
+    /// The wire over which this end sends.
+    pub sends_over: String,
+    /// The wire over which it receives.
+    pub receives_over: String,
+    /// What each wire carried.
+    pub bytes: Vec<LinkBytes>,
+}
+
+/// What a wire of a link carried, in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LinkBytes {
+    /// Which wire.
+    pub wire: String,
+    /// From this end.
+    pub sent: u64,
+    /// To this end.
+    pub received: u64,
 }
 
 /// How much there is to do.
@@ -107,6 +142,7 @@ impl Sidecars {
                 requests_per_second: number(said.requests_per_second),
                 cpus: number(said.cpus),
             });
+            reporting.reported.links = said.links.into_iter().take(MOST_LINKS).map(Link::read).collect();
         }
     }
 
@@ -139,6 +175,38 @@ impl Sidecars {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Link {
+    /// What was reported, as much as is kept of it.
+    fn read(said: wire::Link) -> Self {
+        let short = |mut text: String| {
+            text.truncate(text.floor_char_boundary(LONGEST_NAME));
+            text
+        };
+        let bytes = |said: wire::LinkBytes| LinkBytes {
+            wire: short(said.wire),
+            sent: said.sent,
+            received: said.received,
+        };
+        Link {
+            identity: short(said.identity),
+            address: short(said.address),
+            opened: said.opened,
+            streams: said.streams,
+            generation: said.generation,
+            sends_over: short(said.sends_over),
+            receives_over: short(said.receives_over),
+            bytes: said.bytes.into_iter().take(MOST_WIRES).map(bytes).collect(),
+        }
+    }
+}
+
+/// Most links of a sidecar that are kept, and most wires of one.
+const MOST_LINKS: usize = 256;
+const MOST_WIRES: usize = 8;
+
+/// Most bytes of a name of a link that are kept: a SPIFFE ID is no longer.
+const LONGEST_NAME: usize = 2048;
 
 /// Most bytes of a version that are kept.
 const LONGEST_VERSION: usize = 128;

@@ -10,7 +10,7 @@ use lighter_config::identity::Spiffe;
 use lighter_config::xds::server::Standing;
 use serde::Serialize;
 
-use crate::registry::sidecars::{Id, Load, Sidecars};
+use crate::registry::sidecars::{Id, Link, Load, Sidecars};
 
 /// Every open stream.
 #[derive(Debug, Default)]
@@ -71,6 +71,8 @@ pub struct Sidecar {
     pub kinds: Vec<OfKind>,
     /// How much there is to do, if it reports that.
     pub load: Option<Load>,
+    /// Its links, if it reports them.
+    pub links: Vec<Link>,
 }
 
 /// How a client stands with one kind of resource.
@@ -173,6 +175,7 @@ impl Connected {
             since: since.as_secs(),
             kinds: kinds.collect(),
             load: reported.as_ref().and_then(|reported| reported.load),
+            links: reported.map(|reported| reported.links).unwrap_or_default(),
         }
     }
 }
