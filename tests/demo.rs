@@ -50,7 +50,7 @@ fn check_report(report: &Value) {
     assert_eq!(report.as_object().unwrap().len(), 2, "only what is documented");
     let steps = report["steps"].as_array().unwrap();
     let names: Vec<_> = steps.iter().map(|step| step["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["intercept", "route-shift", "heal", "mtls", "push", "control-down"]);
+    assert_eq!(names, ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm"]);
     for step in steps {
         assert_eq!(step["status"], "passed", "{step:#}");
         assert_eq!(step["reason"], Value::Null, "{step:#}");
@@ -103,7 +103,21 @@ fn check_report(report: &Value) {
     }
     assert_eq!(down["restarted"].as_array().map(Vec::len), Some(2), "{down:#}");
     check_accepted(down);
+    check_shm(&steps[6]["evidence"]);
     assert_ne!(down["lighter_get_sidecars"]["version"], push["lighter_get_sidecars"]["version"]);
+}
+
+/// Both ends say that shared memory carried the bytes, and that it broke.
+fn check_shm(shm: &Value) {
+    assert!(shm["rings_broken"].as_u64() >= Some(5), "{shm:#}");
+    let ends = shm["bytes_by_wire"].as_array().unwrap();
+    assert_eq!(ends.iter().map(|end| &end["name"]).collect::<Vec<_>>(), ["web", "catalog"]);
+    for end in ends {
+        for direction in ["sent", "received"] {
+            assert!(end["shm"][direction].as_u64() > Some(10_000), "{shm:#}");
+        }
+        assert!(end["fallbacks"].as_u64() >= Some(5) && end["switches"].as_u64() >= Some(12), "{shm:#}");
+    }
 }
 
 fn check_mtls(mtls: &Value, host_network_namespace: &Value) {
@@ -163,12 +177,12 @@ fn people_read_what_happened() -> Outcome {
     let output = place.lighter(&["demo", "--requests", "60"]).output()?;
     let text = String::from_utf8(output.stdout)?;
     assert!(output.status.success(), "{text}");
-    let steps = ["intercept", "route-shift", "heal", "mtls", "push", "control-down"];
+    let steps = ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm"];
     let passed = steps.map(|step| format!("passed  {step}"));
     for expected in passed.iter().map(String::as_str).chain(["network_namespace", "p99 ms"]) {
         assert!(text.contains(expected), "no {expected} in\n{text}");
     }
-    assert!(text.trim_end().ends_with("6 passed, 0 failed, 0 skipped"), "{text}");
+    assert!(text.trim_end().ends_with("7 passed, 0 failed, 0 skipped"), "{text}");
     place.check_empty()
 }
 

@@ -89,10 +89,22 @@ pub struct Told {
 
 /// Asks `address` for `path` once, on a connection of its own.
 pub async fn ask(address: SocketAddr, path: &str) -> io::Result<Told> {
+    tell("GET", address, path).await
+}
+
+/// Has `address` do what `path` means. A status other than 200 is an error.
+pub async fn post(address: SocketAddr, path: &str) -> io::Result<()> {
+    match tell("POST", address, path).await? {
+        Told { status: 200, .. } => Ok(()),
+        Told { status, .. } => Err(io::Error::other(format!("{path} answered {status}"))),
+    }
+}
+
+async fn tell(method: &str, address: SocketAddr, path: &str) -> io::Result<Told> {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;
         // HTTP/1.0: the answer ends with the connection, whatever its length.
-        let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
         socket.write_all(request.as_bytes()).await?;
         let mut received = Vec::new();
         socket.read_to_end(&mut received).await?;

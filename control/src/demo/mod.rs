@@ -20,6 +20,7 @@ mod processes;
 mod progress;
 mod report;
 mod resources;
+mod rings;
 mod runner;
 mod samples;
 pub mod serve;

@@ -44,6 +44,10 @@ impl Runner {
         let mut command = Command::new(&lighter);
         command.arg("run").args(options).arg("--").arg(&lighter).args(program);
         command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        if let Some(folder) = log.parent() {
+            // Where sidecars meet for shared memory, which goes with the demo.
+            command.env("XDG_RUNTIME_DIR", folder);
+        }
         end_with_parent(&mut command);
         let child = command.spawn().map_err(say("lighter run"))?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));

@@ -17,9 +17,10 @@ mod intercept;
 mod mtls;
 mod push;
 mod shift;
+mod shm;
 
 /// The steps' names, in order. From `mtls` on there is a control plane.
-pub const NAMES: [&str; 6] = ["intercept", "route-shift", "heal", "mtls", "push", "control-down"];
+pub const NAMES: [&str; 7] = ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm"];
 
 /// What a step works with.
 pub struct Stage<'a> {
@@ -40,6 +41,7 @@ pub async fn execute(name: &str, stage: &mut Stage<'_>, evidence: &mut Evidence)
         "mtls" => mtls::execute(stage, evidence).await,
         "push" => push::execute(stage, evidence).await,
         "control-down" => down::execute(stage, evidence).await,
+        "wire-shm" => shm::execute(stage, evidence).await,
         other => Err(format!("no step {other}")),
     }
 }
