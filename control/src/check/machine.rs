@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use lighter_config::sidecar::InterceptConfig;
 use lighter_proxy::intercept;
@@ -75,6 +76,9 @@ const FIX_DESCRIPTORS: &str = "raise the hard limit (ulimit -Hn, LimitNOFILE=); 
 
 /// NAT in nf_tables' family inet came with 5.2. This is the oldest kernel that has it and is still looked after.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// Far more than the loopback takes on a busy machine.
+const LOOPBACK_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A hard limit below this is too low for a sidecar under load.
 const FEWEST_DESCRIPTORS: u64 = 4096;
@@ -216,10 +220,10 @@ fn splice() -> Result<(), String> {
     }
 }
 
-/// Two ends of a connection over the loopback.
+/// Two ends of a connection over the loopback. Where that is down nobody answers, for minutes.
 fn connected() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let near = TcpStream::connect(listener.local_addr()?)?;
+    let near = TcpStream::connect_timeout(&listener.local_addr()?, LOOPBACK_ANSWERS_WITHIN)?;
     Ok((near, listener.accept()?.0))
 }
 

@@ -18,6 +18,7 @@ pub fn tests() -> Vec<(&'static str, fn())> {
         ("check_says_that_too_little_memory_may_be_locked", check_says_that_too_little_memory_may_be_locked),
         ("check_says_that_the_port_is_down", check_says_that_the_port_is_down),
         ("check_says_that_the_device_is_gone", check_says_that_the_device_is_gone),
+        ("check_ends_where_the_loopback_is_down", check_ends_where_the_loopback_is_down),
     ]
 }
 
@@ -98,8 +99,27 @@ fn finds_soon(device: &str, address: &str) {
     });
 }
 
+fn check_ends_where_the_loopback_is_down() {
+    let find = || {
+        let mut command = Command::new("busybox");
+        found(command.args(["timeout", "60", "lighter", "check", "--json"]), "splice")
+    };
+    run("ip", &["link", "set", "lo", "down"]);
+    let without = find();
+    run("ip", &["link", "set", "lo", "up"]);
+    finds_soon(DEVICE, "127.0.0.1");
+    assert_eq!(without["ok"], false, "{without}");
+    let with = find();
+    assert_eq!(with["ok"], true, "{with}");
+}
+
 /// What `lighter check` found of RDMA.
 fn rdma(command: &mut Command) -> Value {
+    found(command, "RDMA")
+}
+
+/// What `lighter check` found of one thing.
+fn found(command: &mut Command, name: &str) -> Value {
     let output = command.output().unwrap();
     let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!(
@@ -109,7 +129,7 @@ fn rdma(command: &mut Command) -> Value {
         )
     });
     let all = found["machine"].as_array().unwrap();
-    all.iter().find(|finding| finding["name"] == "RDMA").unwrap().clone()
+    all.iter().find(|finding| finding["name"] == name).unwrap().clone()
 }
 
 /// Why RDMA cannot be used.
