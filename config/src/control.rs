@@ -13,6 +13,7 @@ use crate::document::{At, Document};
 use crate::error::{ConfigError, ConfigErrors};
 use crate::load::read_text;
 use crate::resource;
+use crate::sidecar::is_host_and_port;
 
 /// What one control plane does. Every field has a default; ports as in the README's table.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +37,38 @@ pub struct ControlConfig {
     pub svid_lifetime: Duration,
     /// Where every change is noted. None: nowhere but in the log.
     pub audit_log: Option<AuditLog>,
+    /// The admission webhook of Kubernetes. None: there is none.
+    pub webhook: Option<WebhookConfig>,
+}
+
+/// `webhook: {listen: ADDR, …}`: puts sidecars into pods that an API server asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookConfig {
+    /// Where it listens, over TLS.
+    pub listen: SocketAddr,
+    /// What it shows to prove who it is.
+    pub shows: Shows,
+    /// The image of sidecars. None: the one of this version.
+    pub image: Option<String>,
+    /// Where sidecars find the control plane, `host:port`. None: as `lighter inject` has it.
+    pub control: Option<String>,
+}
+
+/// What the webhook shows to prove who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shows {
+    /// A certificate that it makes itself, in the state folder, with these names.
+    Own {
+        /// DNS names.
+        names: Vec<String>,
+    },
+    /// What PEM files say. They are read again when they change.
+    Files {
+        /// The certificate, and the intermediates after it.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
 }
 
 /// Where every change is noted.
@@ -59,6 +92,7 @@ impl Default for ControlConfig {
             lease: Duration::from_secs(30),
             svid_lifetime: Duration::from_secs(24 * 3600),
             audit_log: None,
+            webhook: None,
         }
     }
 }
@@ -95,8 +129,13 @@ impl ControlConfig {
 
     /// What is wrong with it as a whole, in words: as flags can change what a file says, it is asked again after them.
     pub fn conflict(&self) -> Option<String> {
-        let listens =
-            [("ads", Some(self.ads)), ("api", Some(self.api)), ("plaintextAds", self.plaintext_ads)];
+        let webhook = self.webhook.as_ref().map(|webhook| webhook.listen);
+        let listens = [
+            ("ads", Some(self.ads)),
+            ("api", Some(self.api)),
+            ("plaintextAds", self.plaintext_ads),
+            ("webhook", webhook),
+        ];
         let taken: Vec<_> =
             listens.iter().filter_map(|(name, address)| address.map(|address| (name, address))).collect();
         for (index, (name, address)) in taken.iter().enumerate() {
@@ -135,6 +174,31 @@ pub(crate) struct ControlFile {
     svid_lifetime: Option<resource::Duration>,
     /// Where every change is noted: a file, relative to this one, or `stdout`. Default: nowhere but in the log.
     audit_log: Option<PathBuf>,
+    /// The admission webhook of Kubernetes, which puts sidecars into pods. Default: none.
+    webhook: Option<WebhookFile>,
+}
+
+/// The admission webhook: `POST /inject` over TLS.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WebhookFile {
+    /// Where it listens, `address:port`; usually port 15017.
+    listen: String,
+    /// DNS names in the certificate that it makes for itself in the state folder, such as `lighter-control.lighter.svc`.
+    #[serde(default)]
+    names: Vec<String>,
+    /// A certificate in PEM instead, relative to this file, and the intermediates after it. It is read again when it changes.
+    #[serde(default)]
+    certificate: Option<PathBuf>,
+    /// Its key.
+    #[serde(default)]
+    key: Option<PathBuf>,
+    /// The image of sidecars. Default: that of this version.
+    #[serde(default)]
+    image: Option<String>,
+    /// Where sidecars find the control plane, `host:port`. Default `lighter-control.lighter.svc:15010`.
+    #[serde(default)]
+    control: Option<String>,
 }
 
 struct Reader<'f> {
@@ -165,6 +229,7 @@ impl Reader<'_> {
                 Some("stdout") => AuditLog::Stdout,
                 _ => AuditLog::File(self.folder.join(path)),
             }),
+            webhook: file.webhook.and_then(|webhook| self.webhook(webhook, &at.field("webhook"))),
         };
         if let Some(conflict) = config.conflict() {
             self.errors.push(at.error(conflict));
@@ -174,6 +239,32 @@ impl Reader<'_> {
 
     fn note<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    fn webhook(&mut self, file: WebhookFile, at: &At<'_>) -> Option<WebhookConfig> {
+        for (index, name) in file.names.iter().enumerate() {
+            self.note(check::dns_name(&at.field("names").index(index), name));
+        }
+        if let Some(control) = file.control.as_ref().filter(|control| !is_host_and_port(control)) {
+            let error = at.field("control").error(format!("`{}` is not `host:port`", control.escape_debug()));
+            self.errors.push(error);
+        }
+        let shows = match (file.certificate, file.key) {
+            (None, None) => Shows::Own { names: file.names },
+            (Some(certificate), Some(key)) => {
+                if !file.names.is_empty() {
+                    self.errors.push(at.field("names").error("`certificate` has its names already"));
+                }
+                Shows::Files { certificate: self.folder.join(certificate), key: self.folder.join(key) }
+            }
+            (certificate, _) => {
+                let missing = if certificate.is_some() { "key" } else { "certificate" };
+                self.errors.push(at.error(format!("`{missing}` is missing")));
+                return None;
+            }
+        };
+        let listen = self.address(Some(file.listen), &at.field("listen"))?;
+        Some(WebhookConfig { listen, shows, image: file.image, control: file.control })
     }
 
     fn address(&mut self, text: Option<String>, at: &At<'_>) -> Option<SocketAddr> {
@@ -220,7 +311,8 @@ mod tests {
     fn everything_can_be_said() {
         let config = parse(
             "trustDomain: example.org\nstate: /var/lib/lighter\nads: 0.0.0.0:1\napi: '[::1]:2'\n\
-             plaintextAds: 127.0.0.1:3\nresources: [mesh]\nleaseSeconds: 5\nsvidLifetime: 1h\nauditLog: audit.log\n",
+             plaintextAds: 127.0.0.1:3\nresources: [mesh]\nleaseSeconds: 5\nsvidLifetime: 1h\nauditLog: audit.log\n\
+             webhook: {listen: '0.0.0.0:4', names: [control.svc], image: 'lighter:2', control: 'control.svc:5'}\n",
         );
         let expected = ControlConfig {
             trust_domain: "example.org".into(),
@@ -232,6 +324,12 @@ mod tests {
             lease: Duration::from_secs(5),
             svid_lifetime: Duration::from_secs(3600),
             audit_log: Some(AuditLog::File("/etc/lighter/audit.log".into())),
+            webhook: Some(WebhookConfig {
+                listen: "0.0.0.0:4".parse().unwrap(),
+                shows: Shows::Own { names: vec!["control.svc".into()] },
+                image: Some("lighter:2".into()),
+                control: Some("control.svc:5".into()),
+            }),
         };
         assert_eq!(config.unwrap(), expected);
         assert_eq!(parse("auditLog: stdout").unwrap().audit_log, Some(AuditLog::Stdout));
@@ -248,10 +346,32 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_shows_one_certificate() {
+        let shows = |text: &str| {
+            parse(&format!("webhook: {{listen: '0.0.0.0:4'{text}}}")).map(|c| c.webhook.unwrap().shows)
+        };
+        let files =
+            Shows::Files { certificate: "/etc/lighter/a.pem".into(), key: "/etc/lighter/k.pem".into() };
+        assert_eq!(shows(", certificate: a.pem, key: k.pem").unwrap(), files);
+        assert_eq!(shows("").unwrap(), Shows::Own { names: Vec::new() });
+        for (text, said) in [
+            (", certificate: a.pem", "`key` is missing"),
+            (", key: k.pem", "`certificate` is missing"),
+            (", certificate: a.pem, key: k.pem, names: [a]", "`certificate` has its names already"),
+            (", names: [A]", "webhook.names[0]"),
+            (", control: nowhere", "`nowhere` is not `host:port`"),
+        ] {
+            let error = shows(text).unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn listeners_do_not_collide_and_plain_text_stays_on_the_machine() {
         let said = |text: &str| parse(text).unwrap_err().to_string();
         assert!(said("api: 127.0.0.1:15010").contains("`api` listens on 127.0.0.1:15010, as `ads` does"));
         assert!(said("ads: 0.0.0.0:1\nplaintextAds: 127.0.0.1:1").contains("as `ads` does"));
+        assert!(said("webhook: {listen: '0.0.0.0:15020'}").contains("as `api` does"));
         assert!(said("plaintextAds: 10.0.0.1:1").contains("must be a loopback address"));
     }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use lighter_config::xds::Kind;
 
+use crate::api::server::Early;
+use crate::inject::review::Reviewed;
 use crate::registry::sidecars::Sum;
 use crate::state::State;
 
@@ -26,6 +28,8 @@ pub struct Metrics {
     certificates: [AtomicU64; Signed::ALL.len()],
     /// Answers to probes: those that failed, and those that did not.
     probes: [AtomicU64; 2],
+    reviews: [AtomicU64; Reviewed::ALL.len()],
+    webhook_closed: [AtomicU64; 2],
 }
 
 /// What became of a request for a certificate.
@@ -79,6 +83,16 @@ impl Metrics {
     /// Counts an answer to a probe, or that there was none.
     pub fn probed(&self, is_well: bool) {
         self.probes[usize::from(is_well)].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a review that an API server asked for.
+    pub fn reviewed(&self, outcome: Reviewed) {
+        self.reviews[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection to the webhook that was closed early.
+    pub fn webhook_closed(&self, why: Early) {
+        self.webhook_closed[why as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts an answer with so many resources, of so many bytes.
@@ -172,6 +186,23 @@ pub fn render(state: &State, now: Instant) -> String {
     for (outcome, count) in ["failed", "passed"].into_iter().zip(&metrics.probes) {
         let count = count.load(Relaxed);
         let _ = writeln!(text.0, "lighter_control_probes_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    if state.config.webhook.is_some() {
+        text.head("reviews_total", "counter", "Reviews of the admission webhook, by what became of them.");
+        for outcome in Reviewed::ALL {
+            let count = metrics.reviews[outcome as usize].load(Relaxed);
+            let _ =
+                writeln!(text.0, "lighter_control_reviews_total{{outcome=\"{}\"}} {count}", outcome.label());
+        }
+        let help = "Connections to the webhook closed early, by cause.";
+        text.head("webhook_connections_closed_total", "counter", help);
+        for (cause, count) in ["handshake", "shed"].into_iter().zip(&metrics.webhook_closed) {
+            let count = count.load(Relaxed);
+            let _ = writeln!(
+                text.0,
+                "lighter_control_webhook_connections_closed_total{{cause=\"{cause}\"}} {count}"
+            );
+        }
     }
     let unwell = state.index.unwell() as f64;
     text.one("unwell_endpoints", "gauge", "Endpoints of resources that do not answer their probe.", unwell);

@@ -12,8 +12,9 @@ mod namespace;
 mod command;
 mod manifests;
 mod rights;
+mod webhook;
 
 fn main() {
-    let suites = [command::tests(), manifests::tests(), rights::tests()];
+    let suites = [command::tests(), manifests::tests(), rights::tests(), webhook::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

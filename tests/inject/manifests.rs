@@ -29,7 +29,7 @@ pub fn tests() -> Vec<Trial> {
 /// of the sidecar's own file.
 type Sidecars = &'static [(&'static str, &'static [&'static str])];
 
-const MANIFESTS: [(&str, Sidecars); 14] = [
+const MANIFESTS: [(&str, Sidecars); 15] = [
     (
         "web",
         &[(
@@ -60,6 +60,7 @@ const MANIFESTS: [(&str, Sidecars); 14] = [
     ("nonroot", &[("orders", &["service: orders", "port: 9090", "drainDeadline: 8s"])]),
     ("subpath", &[("gateway", &["service: gateway"])]),
     ("left-out", &[]),
+    ("webhook", &[]),
     ("deployment", &[("web", &["service: web", "- 9113", "- reviews:80"])]),
 ];
 

@@ -41,14 +41,9 @@ impl Port {
     pub fn open(folder: &Path, address: IpAddr, roots: Arc<Tls>) -> io::Result<Self> {
         let (file, key_file) = (folder.join(FILE), folder.join(KEY_FILE));
         if !file.exists() || !key_file.exists() {
-            make(&file, &key_file, address)?;
+            make(&file, &key_file, &[], address)?;
         }
-        let chain = CertificateDer::pem_file_iter(&file)
-            .and_then(Iterator::collect)
-            .map_err(|error| named(&file, error))?;
-        let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| named(&key_file, error))?;
-        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| named(&file, error))?;
-        let own = Arc::new(SingleCertAndKey::from(key));
+        let own = read(&file, &key_file)?;
         let current = ArcSwap::from_pointee(build(&own, &roots).map_err(io::Error::other)?);
         Ok(Port { own, roots, current })
     }
@@ -72,6 +67,23 @@ impl Port {
     }
 }
 
+/// TLS 1.3 with the certificate in two files, for a port that asks nobody who they are.
+pub fn anonymous(file: &Path, key_file: &Path) -> io::Result<ServerConfig> {
+    let own = read(file, key_file)?;
+    let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]);
+    let mut config = config.map_err(io::Error::other)?.with_no_client_auth().with_cert_resolver(own);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn read(file: &Path, key_file: &Path) -> io::Result<Arc<SingleCertAndKey>> {
+    let chain = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| named(file, error))?;
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| named(key_file, error))?;
+    let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| named(file, error))?;
+    Ok(Arc::new(SingleCertAndKey::from(key)))
+}
+
 fn build(own: &Arc<SingleCertAndKey>, roots: &Tls) -> Result<(u64, Arc<ServerConfig>), rustls::Error> {
     let (judge, sequence) = roots.judge();
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -85,9 +97,10 @@ fn build(own: &Arc<SingleCertAndKey>, roots: &Tls) -> Result<(u64, Arc<ServerCon
     Ok((sequence, Arc::new(config)))
 }
 
-/// Makes a key and a certificate of its own, with the names by which this machine is likely to be called.
-fn make(file: &Path, key_file: &Path, address: IpAddr) -> io::Result<()> {
+/// Makes a key and a certificate of its own, with these names and those by which this machine is likely to be called.
+pub fn make(file: &Path, key_file: &Path, more: &[String], address: IpAddr) -> io::Result<()> {
     let mut names = vec!["localhost".to_string(), "127.0.0.1".into(), "::1".into()];
+    names.extend(more.iter().cloned());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     names.extend(Some(host).filter(|host| !host.is_empty() && host.is_ascii() && host != "localhost"));
     names.extend(
@@ -95,7 +108,7 @@ fn make(file: &Path, key_file: &Path, address: IpAddr) -> io::Result<()> {
     );
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
-    params.distinguished_name.push(DnType::CommonName, "Lighter control plane API");
+    params.distinguished_name.push(DnType::CommonName, "Lighter control plane");
     let certificate = params.self_signed(&key).map_err(io::Error::other)?;
     // The key first: a certificate without it would be copied, and be worth nothing.
     write(key_file, 0o600, &key.serialize_pem())?;

@@ -30,16 +30,17 @@ use lighter_config::identity::Peer;
 
 use crate::state::State;
 
-mod answer;
+pub mod answer;
 mod audit;
-mod certificate;
+pub mod body;
+pub mod certificate;
 mod conditions;
 mod counters;
 pub mod message;
 mod query;
 mod resources;
 mod route;
-mod server;
+pub mod server;
 mod token;
 mod tokens;
 

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body;
+use hyper::body::Incoming;
 use lighter_config::manifest::Key;
 
 use super::answer::{self, Answer, refused};
 use super::counters::Counters;
 use super::query::Query;
-use super::server::{Shown, Trusted};
-use super::{Api, Caller};
+use super::server::{Answers, Early, Shown, Trusted};
+use super::{Api, Caller, body};
+use crate::state::Stopping;
 
 /// Bytes of a body.
 const MOST_BODY_BYTES: usize = 16 << 20;
@@ -44,13 +44,9 @@ enum Asked {
     Restore,
 }
 
-impl Api {
+impl Answers for Api {
     /// Answers one request. Nothing of a body is read before it is known who asks.
-    pub(super) async fn answer<B>(self: Arc<Self>, request: Request<B>, peer: SocketAddr) -> Answer
-    where
-        B: Body<Data = Bytes>,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         Counters::count(&self.counters.requests);
         let (parts, body) = request.into_parts();
         match (&parts.method, parts.uri.path()) {
@@ -102,6 +98,19 @@ impl Api {
         })
     }
 
+    fn stopping(&self) -> Stopping {
+        self.state.stopping()
+    }
+
+    fn closed_early(&self, why: Early) {
+        Counters::count(match why {
+            Early::Handshake => &self.counters.handshakes_failed,
+            Early::Shed => &self.counters.connections_shed,
+        });
+    }
+}
+
+impl Api {
     fn metrics(&self) -> String {
         let view = self.state.store.view();
         let mut text = crate::metrics::render(&self.state, Instant::now());
@@ -172,11 +181,7 @@ impl Asked {
     }
 
     /// The body, whole and in time.
-    async fn read<B>(&self, body: B) -> Result<Bytes, Box<Answer>>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
+    async fn read(&self, body: Incoming) -> Result<Bytes, Box<Answer>> {
         let most = match self {
             Asked::Restore => MOST_BACKUP_BYTES,
             Asked::Put(_) | Asked::Apply | Asked::DeleteMany | Asked::MakeToken => MOST_BODY_BYTES,
@@ -189,16 +194,7 @@ impl Asked {
             | Asked::Revoke(_)
             | Asked::Backup => 0,
         };
-        let reading = Limited::new(body, most).collect();
-        match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let message = format!("the body has more than {most} bytes");
-                Err(Box::new(refused(StatusCode::PAYLOAD_TOO_LARGE, message)))
-            }
-            Ok(Err(error)) => Err(Box::new(refused(StatusCode::BAD_REQUEST, error.to_string()))),
-            Err(_) => Err(Box::new(refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))),
-        }
+        body::read(body, most, BODY_TIMEOUT).await
     }
 }
 

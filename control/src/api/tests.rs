@@ -153,7 +153,8 @@ async fn many_who_say_nothing_do_not_cut_an_operator_off() {
     let world = World::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(server::serve(listener, world.api.tls().unwrap(), world.api.clone()));
+    let port = world.api.tls().unwrap();
+    tokio::spawn(server::serve(listener, move || port.config(), world.api.clone()));
     let mut roots = RootCertStore::empty();
     let certificate = CertificateDer::from_pem_file(world.folder.path().join(certificate::FILE)).unwrap();
     roots.add(certificate).unwrap();

@@ -58,6 +58,11 @@ pub fn uninject(document: &mut Node) -> Vec<(Workload, Outcome)> {
     })
 }
 
+/// Whether a pod was injected before.
+pub fn is_injected(pod: &Node) -> bool {
+    pod.at(&["metadata", "annotations"]).is_some_and(|all| all.get(&annotation(INJECTED)).is_some())
+}
+
 fn each(
     document: &mut Node,
     mut act: impl FnMut(&mut Node, &Workload) -> Option<Outcome>,

@@ -1,4 +1,5 @@
-//! Sidecars for Kubernetes: `lighter inject` puts one into the pods that manifests describe, `lighter uninject` takes it out.
+//! Sidecars for Kubernetes: `lighter inject` puts one into the pods that manifests describe, `lighter uninject` takes it out,
+//! and the admission webhook of the control plane does the first as pods are made.
 //!
 //! A pod gets a native sidecar (an init container that goes on) before its other init containers. The sidecar's own file is
 //! an annotation, which a volume shows it; its identity is a Secret; annotations say what it is to be like ([`wishes`]). What
@@ -7,7 +8,9 @@
 pub mod command;
 mod edit;
 mod patch;
+pub mod review;
 mod sidecar;
+pub mod webhook;
 mod wishes;
 mod workload;
 mod yaml;

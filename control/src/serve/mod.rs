@@ -22,6 +22,7 @@ use crate::api::{self, Api};
 use crate::ca::{Authority, Tls};
 use crate::exit::Exit;
 use crate::index::Index;
+use crate::inject::webhook::{Shown, Webhook};
 use crate::probes;
 use crate::registry::{self, Registry};
 use crate::state::State;
@@ -135,7 +136,15 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     let api = Api::open(state.clone()).into_diagnostic().wrap_err("cannot open the API")?;
     let tls = api.tls().into_diagnostic().wrap_err("the API has no certificate")?;
     let listener = listen(state.config.api, "api").await?;
-    tasks.spawn(api::serve(listener, tls, Arc::new(api)));
+    tasks.spawn(api::serve(listener, move || tls.config(), Arc::new(api)));
+    if let Some(config) = &state.config.webhook {
+        let shown =
+            Shown::open(&state, config).into_diagnostic().wrap_err("the webhook has no certificate")?;
+        let listener = listen(config.listen, "webhook").await?;
+        tracing::info!(address = %config.listen, "admission webhook");
+        let webhook = Arc::new(Webhook::new(state.clone(), config));
+        tasks.spawn(api::serve(listener, move || shown.config(), webhook));
+    }
     let listener = listen(state.config.ads, "ads").await?;
     tracing::info!(address = %state.config.ads, trust_domain = %state.authority.domain(), "certificates and ADS over TLS");
     let ads = ads::Server::new(ads::Ads::new(state.clone(), &Kind::ALL));
