@@ -228,7 +228,10 @@ fn undo(pod: &mut Node) -> bool {
             continue;
         };
         if let Some(lifecycle) = container.get_mut("lifecycle").and_then(Node::fields_mut) {
-            lifecycle.remove("preStop");
+            // Another hook is somebody else's by now.
+            if lifecycle.get("preStop").is_some_and(|hook| hook.get("sleep").is_some()) {
+                lifecycle.remove("preStop");
+            }
         }
         drop_empty(container, "lifecycle", *made);
     }

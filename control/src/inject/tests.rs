@@ -73,6 +73,16 @@ fn a_record_that_is_lost_still_lets_the_sidecar_go() {
     assert!(!yaml::write(&node).contains("lighter"), "{}", yaml::write(&node));
 }
 
+#[test]
+fn a_hook_that_was_put_in_place_of_ours_stays() {
+    let mut node = inject(&pod("")).0;
+    let lifecycle = "{preStop: {exec: {command: [a]}}}";
+    let containers = node.at_mut(&["spec", "containers"]).and_then(Node::items_mut).unwrap();
+    containers[0].fields_mut().unwrap().set("lifecycle", read(lifecycle));
+    edit::uninject(&mut node);
+    assert_eq!(node.at(&["spec", "containers"]).unwrap().items()[0].get("lifecycle"), Some(&read(lifecycle)));
+}
+
 /// Parts of a pod that matter to a sidecar, there or not.
 fn pods() -> impl Strategy<Value = Node> {
     let metadata = prop_oneof![
