@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use lighter_config::identity::Spiffe;
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::authorization::{Authorization, Caller, Decision};
 use lighter_config::snapshot::{RequestParts, Snapshot};
@@ -55,7 +56,7 @@ impl Guard {
     }
 
     /// Whether the caller may send opaque bytes. Nothing is counted: what it sends is not known yet.
-    pub(crate) fn admits(&self, peer: SocketAddr, identity: Option<&str>) -> bool {
+    pub(crate) fn admits(&self, peer: SocketAddr, identity: Option<&Spiffe>) -> bool {
         let caller = Caller { identity, address: peer.ip() };
         !self.authorization.needs_requests()
             && matches!(self.authorization.decide::<Nothing>(&caller, None), Decision::Allowed(_))
@@ -65,7 +66,7 @@ impl Guard {
     pub(crate) fn request<R: RequestParts + ?Sized>(
         &self,
         peer: SocketAddr,
-        identity: Option<&str>,
+        identity: Option<&Spiffe>,
         request: &R,
         authority: &[u8],
     ) -> Result<(), Cause> {
@@ -73,7 +74,7 @@ impl Guard {
     }
 
     /// Decides about an opaque connection.
-    pub(crate) fn connection(&self, peer: SocketAddr, identity: Option<&str>) -> Result<(), Cause> {
+    pub(crate) fn connection(&self, peer: SocketAddr, identity: Option<&Spiffe>) -> Result<(), Cause> {
         self.decide::<Nothing>(&Caller { identity, address: peer.ip() }, None)
     }
 
@@ -116,7 +117,7 @@ impl Guard {
             port = %self.port,
             policy,
             peer = %caller.address,
-            identity = caller.identity.unwrap_or("none"),
+            identity = caller.identity.map_or("none", Spiffe::as_str),
             "a caller is {what}"
         );
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::RequestParts;
+use crate::identity::Spiffe;
 
 /// What every policy says about one port.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,7 +74,7 @@ pub enum TextMatch {
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {
     /// The SPIFFE ID that it proved.
-    pub identity: Option<&'a str>,
+    pub identity: Option<&'a Spiffe>,
     /// The other end of its connection.
     pub address: IpAddr,
 }
@@ -170,9 +171,11 @@ impl AuthorizationRule {
 impl Source {
     fn matches(&self, caller: &Caller<'_>) -> bool {
         let any = |matches: &[TextMatch]| {
-            caller.identity.is_some_and(|id| matches.iter().any(|wanted| wanted.matches(id.as_bytes())))
+            caller
+                .identity
+                .is_some_and(|id| matches.iter().any(|wanted| wanted.matches(id.as_str().as_bytes())))
         };
-        let namespace = caller.identity.and_then(namespace_of);
+        let namespace = caller.identity.and_then(Spiffe::namespace);
         (self.principals.is_empty() || any(&self.principals))
             && !any(&self.not_principals)
             && (self.namespaces.is_empty()
@@ -218,13 +221,6 @@ impl TextMatch {
             TextMatch::Prefix(wanted) => text.starts_with(wanted.as_bytes()),
         }
     }
-}
-
-/// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/NAME`.
-fn namespace_of(identity: &str) -> Option<&str> {
-    let (_, path) = identity.strip_prefix("spiffe://")?.split_once('/')?;
-    let mut parts = path.split('/');
-    (parts.next() == Some("ns")).then(|| parts.next())?
 }
 
 /// Whether a path means the same to everybody: an application may resolve dots, take two slashes for one, or decode
@@ -302,7 +298,9 @@ mod tests {
 
     const GET: Asked = Asked("GET", "/a/b", &[("x-team", "red")]);
 
-    fn caller(identity: Option<&'static str>) -> Caller<'static> {
+    fn caller(identity: Option<&str>) -> Caller<'static> {
+        // It lives as long as the test.
+        let identity = identity.map(|id| &*Box::leak(Box::new(Spiffe::parse(id).unwrap())));
         Caller { identity, address: IpAddr::from([192, 0, 2, 7]) }
     }
 

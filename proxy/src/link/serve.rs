@@ -213,7 +213,7 @@ impl From {
 
     /// Carries bytes both ways to the application.
     async fn tunnel(&self, target: Target, stream: End) {
-        let identity = Some(self.caller.id.as_str());
+        let identity = Some(&self.caller.id);
         let denied =
             target.guard.as_ref().is_some_and(|guard| guard.connection(self.peer, identity).is_err());
         let opaque = Opaque {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use lighter_config::identity::Spiffe;
 use lighter_config::snapshot::{Protocol, TrafficPolicy};
 
 use super::body::{self, End, Pump, Upload};
@@ -436,7 +437,7 @@ pub(crate) fn account(
         metrics,
         spoken,
         peer: downstream.context.peer,
-        caller: downstream.caller().unwrap_or_default(),
+        caller: downstream.caller().map_or("", Spiffe::as_str),
         endpoint: tally.endpoint,
         status: tally.status,
         grpc_status: tally.grpc_status,

@@ -32,6 +32,7 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use http::uri::Authority;
+use lighter_config::identity::Spiffe;
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol;
 
@@ -198,8 +199,8 @@ impl Downstream {
     }
 
     /// The SPIFFE ID that the caller has proved.
-    pub(crate) fn caller(&self) -> Option<&str> {
-        self.context.caller.as_ref().map(|caller| caller.id.as_str())
+    pub(crate) fn caller(&self) -> Option<&Spiffe> {
+        self.context.caller.as_ref().map(|caller| &caller.id)
     }
 
     /// How long the connection may rest between requests. `None`: for ever.

@@ -100,7 +100,7 @@ impl Connection {
             return Err(Fault::new(Cause::PlaintextRefused, authorize::UNPROVEN));
         }
         if let Some(guard) = &target.guard {
-            let identity = self.vouched.as_ref().and_then(|caller| Some(caller.as_ref()?.id.as_str()));
+            let identity = self.vouched.as_ref().and_then(|caller| Some(&caller.as_ref()?.id));
             guard
                 .request(self.peer, identity, request, request.authority)
                 .map_err(|cause| Fault::new(cause, authorize::REFUSAL))?;
