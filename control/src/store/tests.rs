@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, UNIX_EPOCH};
 
+use lighter_config::error::ConfigError;
 use lighter_config::name::ServiceName;
 
 use super::*;
@@ -19,10 +20,15 @@ impl World {
         World { folder, store, now: 1_000 }
     }
 
+    /// After a restart. What came of changes is what comes of everything at once.
     fn reopened(self) -> World {
         let World { folder, store, now } = self;
+        let before = store.snapshot();
         drop(store);
         let store = Store::open(&folder.path().join("store.redb"), Resources::default()).unwrap();
+        let after = store.snapshot();
+        assert_eq!((&after.version, &after.services), (&before.version, &before.services));
+        assert_eq!(after.warnings, before.warnings);
         World { folder, store, now }
     }
 
@@ -127,6 +133,22 @@ fn a_push_is_judged_together_with_what_is_stored() {
     let error = world.store.set_files(Resources::default()).unwrap_err().to_string();
     assert!(error.contains("HTTPRoute default/s"), "{error}");
     assert!(world.store.snapshot().services.contains_key(&ServiceName::new("default", "filed")));
+}
+
+#[test]
+fn a_warning_has_its_place_in_what_is_pushed_and_its_name_in_what_is_kept() {
+    let mut world = World::new();
+    let to_nobody = route("r", "a").replace("backendRefs: [{name: a", "backendRefs: [{name: gone");
+    let done = world.push(&(service("a", 80) + &to_nobody), None, false).unwrap();
+    let said = |warnings: &[ConfigError]| {
+        warnings.iter().map(|warning| (warning.file.to_string(), warning.line)).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&done.warnings), [("mesh.yaml".to_string(), 14)]);
+    assert_eq!(said(&world.store.snapshot().warnings), [("the store".to_string(), 0)]);
+    let mut world = world.reopened();
+    let done = world.push(&service("gone", 80), None, false).unwrap();
+    assert_eq!(done.warnings, [], "it has come");
+    world.reopened();
 }
 
 #[test]
