@@ -43,6 +43,8 @@ pub struct Cluster {
 pub struct Endpoint {
     /// Where it listens.
     pub address: SocketAddr,
+    /// The same as text: what requests that go over a link say of it.
+    pub name: Arc<str>,
     /// Unique in this process: the key of connection pools.
     pub id: u32,
     /// Who it must prove to be. None: it is called in plain text.
@@ -236,6 +238,7 @@ impl Endpoint {
             metrics.watch(this.clone());
             Endpoint {
                 address,
+                name: address.to_string().into(),
                 id: NEXT.fetch_add(1, Relaxed),
                 secure,
                 metrics,

@@ -69,7 +69,7 @@ pub(crate) async fn exchange(
     let now = tokio::time::Instant::now;
     if let Some((secure, link)) = endpoint.link() {
         let link = worker.links.link(worker, secure, link, timeout).await?;
-        return Ok(Upstream::stream(Io::over_link(Exchange::calling(link, endpoint.address)), now()));
+        return Ok(Upstream::stream(Io::over_link(Exchange::calling(link, endpoint.name.clone())), now()));
     }
     let secure = endpoint.secure.as_ref();
     let dialled = connect(&worker.shared, direction, endpoint.address, secure, ALPN_HTTP1, timeout).await;

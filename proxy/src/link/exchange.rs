@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -72,9 +73,9 @@ enum Framed {
 }
 
 impl Exchange {
-    /// The calling end of an exchange with the endpoint at `address`. The request's head opens the stream.
-    pub(crate) fn calling(link: Rc<Link>, address: SocketAddr) -> Self {
-        Exchange::new(None, Coming::new(Framed::Head), Sending::request(link, address))
+    /// The calling end of an exchange with the endpoint of this name. The request's head opens the stream.
+    pub(crate) fn calling(link: Rc<Link>, endpoint: Arc<str>) -> Self {
+        Exchange::new(None, Coming::new(Framed::Head), Sending::request(link, endpoint))
     }
 
     /// The called end of an exchange. `end`: nothing follows its head.

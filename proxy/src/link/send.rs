@@ -1,8 +1,8 @@
 //! The half of an exchange that is written: HTTP/1 in, what a stream of a link carries out.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -39,7 +39,7 @@ pub(super) struct Sending {
 
 enum State {
     /// A request's head is to come, and opens the stream.
-    Request(Rc<Link>, SocketAddr),
+    Request(Rc<Link>, Arc<str>),
     /// A request that asks for an upgrade was sent: nothing may come before it is answered.
     Upgrading,
     /// An answer's head is to come.
@@ -59,9 +59,9 @@ enum Tail {
 }
 
 impl Sending {
-    /// A request for the endpoint at `address`.
-    pub(super) fn request(link: Rc<Link>, address: SocketAddr) -> Self {
-        Sending::new(State::Request(link, address), Asked::default())
+    /// A request for the endpoint of this name.
+    pub(super) fn request(link: Rc<Link>, endpoint: Arc<str>) -> Self {
+        Sending::new(State::Request(link, endpoint), Asked::default())
     }
 
     /// An answer.
@@ -124,10 +124,9 @@ impl Sending {
 
     /// The same with all that has come of the head.
     fn open_with(&mut self, bytes: &[u8]) -> io::Result<Option<(End, bool, bool)>> {
-        let State::Request(link, address) = &self.state else { return Err(misplaced()) };
+        let State::Request(link, endpoint) = &self.state else { return Err(misplaced()) };
         let mut room = head::room();
         let Some(request) = head::request(bytes, &mut room).map_err(refused)? else { return Ok(None) };
-        let address = address.to_string();
         let opening = Opening {
             protocol: Protocol::Http1,
             scheme: Scheme::Http,
@@ -137,7 +136,7 @@ impl Sending {
             deadline: None,
         };
         let fields = crossing(&request.fields, request.upgrade.is_some(), false)
-            .chain([(ENDPOINT, address.as_bytes())]);
+            .chain([(ENDPOINT, endpoint.as_bytes())]);
         let upgrade = request.upgrade.is_some();
         let end = request.framing == Framing::None && !upgrade;
         let stream = open(link, &opening, fields, end)?;

@@ -74,7 +74,7 @@ async fn attempt(
         ended: sized == Sized::Empty,
         failed: false,
     };
-    heads::put_request(&mut upload.out, &call.head, &picked.endpoint.address.to_string(), sized);
+    heads::put_request(&mut upload.out, &call.head, &picked.endpoint.name, sized);
     let mut connection = Connection {
         upstream,
         buffer: None,

@@ -48,8 +48,7 @@ impl Way {
                 ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
             }),
             Way::Link(link) => {
-                let (said, deadline) = (endpoint.address.to_string(), call.limits.left());
-                let opened = halves::open(link, &said, &call.head, deadline, end);
+                let opened = halves::open(link, &endpoint.name, &call.head, call.limits.left(), end);
                 opened.map(Stream::Link).map_err(|cut| answer::before_head(Broken::Link(cut)))
             }
         }
