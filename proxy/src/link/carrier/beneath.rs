@@ -30,6 +30,8 @@ pub struct Beneath {
     deaf: bool,
     /// The last write found no room on the wire.
     full: bool,
+    /// Why the link was given up was said.
+    noted: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -47,6 +49,7 @@ impl Beneath {
             held: BytesMut::new(),
             deaf: false,
             full: false,
+            noted: false,
             timer: None,
         }
     }
@@ -340,9 +343,14 @@ impl Beneath {
         Ok(total)
     }
 
-    /// An error once the link is given up.
-    fn check(&self) -> Result<(), Fatal> {
-        self.machine.fatal().map_or(Ok(()), Err)
+    /// An error once the link is given up. Why, is said once, unless whoever lost the connection says it.
+    fn check(&mut self) -> Result<(), Fatal> {
+        let Some(fatal) = self.machine.fatal() else { return Ok(()) };
+        let is_lost = matches!(fatal, Fatal::Lost | Fatal::Truncated);
+        if !std::mem::replace(&mut self.noted, true) && !is_lost {
+            tracing::warn!(%fatal, "a link was given up beneath its TLS");
+        }
+        Err(fatal)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The carrier, driven end against end.
 
 mod model;
+mod rules;
 mod schedules;
 mod tls;
 mod wire;

@@ -47,6 +47,11 @@ impl End {
         }
     }
 
+    /// The peer says that it has consumed so much, whether that can be or not.
+    pub(super) fn claim(&mut self, count: u64) {
+        self.consumed = count;
+    }
+
     /// Whether a write would be taken.
     pub(super) fn has_room(&self) -> bool {
         self.out.len() - (self.consumed as usize) < self.room
