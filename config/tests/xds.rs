@@ -11,7 +11,7 @@ use common::service;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::route::{Matcher, PathChange, PathMatch};
 use lighter_config::snapshot::{
-    Action, EndpointSpec, HeaderChanges, Port, Route, RouteTable, Secure, Service, Snapshot,
+    Action, EndpointSpec, HeaderChanges, LinkPolicy, Port, Route, RouteTable, Secure, Service, Snapshot,
 };
 use lighter_config::xds::decode::{self, Resource};
 use lighter_config::xds::{Kind, encode, names};
@@ -328,6 +328,21 @@ proptest! {
             Ok(resource) => drop(decode::assemble([&resource])),
             Err(nack) => prop_assert!(!nack.message.is_empty()),
         }
+    }
+}
+
+#[test]
+fn link_policies_are_read_as_they_were_meant() {
+    for said in
+        ["wires: {shm: mustNot}, idleTimeout: 0s", "wires: {shm: should}, ringBytes: 65536, backOff: 10ms"]
+    {
+        let policy = format!(
+            "---\napiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {{name: l}}\nspec: {{{said}, \
+             hotBytesPerSecond: 7}}\n"
+        );
+        let snapshot = common::snapshot(&(service("web") + &policy));
+        assert_ne!(snapshot.services.values().next().unwrap().links, LinkPolicy::default());
+        assert_eq!(plain(&decode::assemble(&read(&own(&snapshot)))), plain(&snapshot));
     }
 }
 
