@@ -112,6 +112,7 @@ fn check_shm(shm: &Value) {
     assert!(shm["rings_broken"].as_u64() >= Some(5), "{shm:#}");
     let ends = shm["bytes_by_wire"].as_array().unwrap();
     assert_eq!(ends.iter().map(|end| &end["name"]).collect::<Vec<_>>(), ["web", "catalog"]);
+    assert_eq!(shm["lighter_get_links"].as_array().map(Vec::len), Some(2), "{shm:#}");
     for end in ends {
         for direction in ["sent", "received"] {
             assert!(end["shm"][direction].as_u64() > Some(10_000), "{shm:#}");

@@ -129,6 +129,13 @@ impl Plane {
         said["sidecars"].as_array().cloned().ok_or_else(|| format!("get sidecars: {said}"))
     }
 
+    /// Every link that sidecars report, as `lighter get links` shows it.
+    pub async fn links(&self) -> Result<Vec<Value>, String> {
+        let said = self.lighter(&["get", "links", "-o", "json"]).await?;
+        let said: Value = serde_json::from_str(&said).map_err(|error| format!("get links: {error}"))?;
+        said["links"].as_array().cloned().ok_or_else(|| format!("get links: {said}"))
+    }
+
     /// Its metrics of this moment.
     pub async fn samples(&self) -> Result<Samples, String> {
         let (access, state) = (self.api, self.folder.join("control-state"));

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Stage, check, check_unharmed, until};
 use crate::demo::client::post;
 use crate::demo::report::Evidence;
+use crate::demo::resources::WEB;
 use crate::demo::samples::Samples;
 use crate::demo::{rings, say};
 
@@ -36,6 +37,7 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
         check(broken > before, || "there was no ring to break".into())?;
         over_shm(stage).await?;
     }
+    check_listed(stage, evidence).await?;
     let total = load.finish().await;
     evidence.keep("load", &total);
     evidence.keep("rings_broken", broken);
@@ -53,6 +55,28 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
         })?;
     }
     check_unharmed(&total)
+}
+
+/// Waits until `lighter get links` shows both ends of the link on shared memory. Sidecars report every few seconds.
+async fn check_listed(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(), String> {
+    let limit = stage.limit;
+    let plane = stage.world.plane()?;
+    until(limit, async || {
+        let links = plane.links().await?;
+        let is_end = |link: &&Value| {
+            let [from, to] =
+                [&link["sidecar"], &link["identity"]].map(|name| name.as_str().unwrap_or_default());
+            let is_web = from.starts_with("default/web/") && to.ends_with("/sa/catalog");
+            let is_catalog = from.starts_with("default/catalog/") && to == WEB;
+            (is_web || is_catalog) && link["sendsOver"] == "shm" && link["receivesOver"] == "shm"
+        };
+        let ends: Vec<&Value> = links.iter().filter(is_end).collect();
+        evidence.keep("lighter_get_links", &ends);
+        check(ends.len() == ENDS.len(), || {
+            format!("`lighter get links` shows {} ends on shared memory", ends.len())
+        })
+    })
+    .await
 }
 
 /// The two ends of the link.
