@@ -3,10 +3,10 @@
 //! What is made of a resource or a Service is kept beside what it depends on, so that a change is judged, and a snapshot
 //! made of it, at the cost of what the change concerns:
 //!
-//! * A Service by itself is a [`Draft`]: nothing but its own document is in it.
+//! * A Service by itself is a `Draft`: nothing but its own document is in it.
 //! * A route or policy refers to Services by their names. What it says once its references are followed
-//!   ([`kind::Refers`]) depends on which of these Services there are, and on what of their ports can be referred to.
-//! * A finished Service ([`making`]) is its draft, its addresses, what is said about it, and what is said of the mesh.
+//!   (`kind::Refers`) depends on which of these Services there are, and on what of their ports can be referred to.
+//! * A finished Service (`making`) is its draft, its addresses, what is said about it, and what is said of the mesh.
 //!
 //! [`Mesh`] has the order of these steps. A snapshot that is made from resources at once is what a change of everything
 //! makes of a mesh of nothing: there is no other way.
