@@ -1,6 +1,9 @@
 //! A body that was cut never ends as a whole one, in any direction, for any reader.
 
+use std::sync::Arc;
+
 use libtest_mimic::Trial;
+use tokio::sync::Notify;
 
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
@@ -114,38 +117,49 @@ fn chunked_answer_http_2() {
     http_2_sees_a_cut(CHUNKED);
 }
 
-/// Sends part of a body over HTTP/2, then resets the stream.
-fn resetting() -> http2::Upstream {
-    http2::Upstream::start(|_request, mut respond| async move {
-        let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
-        stream.send_data("only this".into(), false).unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        stream.send_reset(h2::Reason::INTERNAL_ERROR);
-    })
+/// Sends part of a body over HTTP/2, and resets the stream once it is told that this has arrived: a reset may overtake
+/// what was sent before it.
+fn resetting() -> (http2::Upstream, Arc<Notify>) {
+    let arrived = Arc::new(Notify::new());
+    let told = arrived.clone();
+    let upstream = http2::Upstream::start(move |_request, mut respond| {
+        let told = told.clone();
+        async move {
+            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data("only this".into(), false).unwrap();
+            told.notified().await;
+            stream.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+    });
+    (upstream, arrived)
 }
 
 fn between_http_2_peers() {
-    let upstream = resetting();
+    let (upstream, arrived) = resetting();
     let (_sidecar, at) = Sidecar::before(upstream.address, "http2");
     http2::run(async {
-        let client = http2::connect(at).await;
-        let answer = http2::get(&client, "/").await.unwrap();
-        assert_eq!(answer.body, b"only this");
-        assert!(answer.cut.is_some(), "{answer:?}");
+        let mut client = http2::connect(at).await.ready().await.unwrap();
+        let request = http::Request::get("http://up/").body(()).unwrap();
+        let (answer, _) = client.send_request(request, true).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "only this");
+        arrived.notify_one();
+        let cut = body.data().await;
+        assert!(matches!(&cut, Some(Err(error)) if error.is_reset()), "{cut:?}");
     });
 }
 
 fn http_2_service_http_1_caller() {
-    let upstream = resetting();
+    let (upstream, arrived) = resetting();
     let (_sidecar, at) = Sidecar::before(upstream.address, "http2");
     let mut client = Peer::connect(at);
     client.send("GET / HTTP/1.1\r\nHost: up\r\n\r\n");
-    // The reset may overtake the head; then the sidecar says so itself, or ends the connection.
-    let Some(head) = client.head() else { return };
-    match head.status() {
-        200 => assert_eq!(client.body(&head), Body::Cut(b"only this".to_vec())),
-        _ => assert_eq!(head.cause(), Some("upstream_reset"), "{head:?}"),
-    }
+    let head = client.expect_head();
+    assert_eq!((head.status(), head.has("transfer-encoding", "chunked")), (200, true), "{head:?}");
+    assert_eq!(client.line().as_deref(), Some("9"));
+    assert_eq!(client.bytes(11), b"only this\r\n");
+    arrived.notify_one();
+    assert_eq!(client.line(), None, "no last chunk behind a reset");
 }
 
 /// A service that tells how the first request's body ended.
