@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench peers` builds Lighter as it is shipped, starts it (alone, and as a pair), HAProxy, nginx and
 //! Envoy with one worker each, and sends the same requests through each, round after round, so that a change of
-//! the machine's mood falls on all alike. Then it does the same with a pair of each, with mTLS in between. It prints
-//! the medians as Markdown, and as JSON with `--json FILE`.
+//! the machine's mood falls on all alike. Then it does the same with a pair of each, with mTLS in between, and with
+//! pairs of Lighter whose links have one wire each. It prints the medians as Markdown, and as JSON with `--json FILE`.
 //!
 //! What is measured is the proxy's own processor time: it is steadier than throughput, and it is what a sidecar takes
 //! from the service beside it. Load generator and upstream run in this process and are not counted. Where there
@@ -40,15 +40,26 @@ pub enum Part {
     Plain,
     /// Two of each: the caller's and the service's. Between them both prove who they are.
     Mtls,
+    /// Pairs of Lighter: one for each wire beneath a link.
+    Links,
 }
 
 impl Part {
-    pub const ALL: [Part; 2] = [Part::Plain, Part::Mtls];
+    pub const ALL: [Part; 3] = [Part::Plain, Part::Mtls, Part::Links];
 
     pub fn name(self) -> &'static str {
         match self {
             Part::Plain => "plain",
             Part::Mtls => "mtls",
+            Part::Links => "links",
+        }
+    }
+
+    /// Those beside whom every processor time is shown, as its share of theirs.
+    pub fn yardsticks(self) -> &'static [&'static str] {
+        match self {
+            Part::Plain | Part::Mtls => &["nginx", "haproxy"],
+            Part::Links => &["lighter-link"],
         }
     }
 }
@@ -98,9 +109,9 @@ impl Scenario {
         self == Scenario::Fixed
     }
 
-    /// Whether the proxies of `part` are to carry it: what is opaque does not go over mTLS.
+    /// Whether the proxies of `part` are to carry it: what is opaque goes over mTLS by links only.
     pub fn is_of(self, part: Part) -> bool {
-        part == Part::Plain || self != Scenario::Tcp
+        part != Part::Mtls || self != Scenario::Tcp
     }
 
     /// Whether it gets through a proxy at all.

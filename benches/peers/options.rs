@@ -10,8 +10,8 @@ cargo bench --bench peers -- [OPTIONS]
   --rounds N        rounds, each through every proxy (default 5)
   --seconds S       time of one measurement (default 2)
   --idle N          idle connections for the memory per connection (default 5000)
-  --parts A,B       only these: plain mtls
-  --only A,B        only these: direct lighter lighter-pair lighter-link haproxy nginx envoy
+  --parts A,B       only these: plain mtls links
+  --only A,B        only these: direct lighter lighter-pair lighter-link lighter-shm haproxy nginx envoy
   --scenarios A,B   only these: http1-small http1-64k http2-grpc tcp http1-1000rps
   --json FILE       writes every number to FILE as well
   --no-pin          does not keep load and proxies on processors of their own

@@ -139,6 +139,7 @@ pub fn start_all(part: Part, upstreams: &Upstreams, options: &Options) -> (Vec<P
             ("envoy", envoy),
         ],
         Part::Mtls => &pairs::ALL,
+        Part::Links => &pairs::WIRES,
     };
     // The idle connections, for memory, ask for small answers.
     let mut scenarios: Vec<_> = options.scenarios_of(part).collect();

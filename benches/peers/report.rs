@@ -21,19 +21,15 @@ pub struct Report<'a> {
     pub missing: Vec<String>,
 }
 
-/// Those beside whom every processor time is shown, as its share of theirs.
-const YARDSTICKS: [&str; 2] = ["nginx", "haproxy"];
-
 impl Report<'_> {
     /// One table a scenario, and one for memory. Processor time is the proxies' alone.
     pub fn markdown(&self) -> String {
-        let who = match self.part {
-            Part::Plain => "One worker each",
-            Part::Mtls => "Pairs with mTLS between them, one worker each",
-        };
-        let own = match self.part {
-            Part::Plain => "CPU is the proxy's own.",
-            Part::Mtls => "CPU is that of both together.",
+        let (who, own) = match self.part {
+            Part::Plain => ("One worker each", "CPU is the proxy's own."),
+            Part::Mtls => ("Pairs with mTLS between them, one worker each", "CPU is that of both together."),
+            Part::Links => {
+                ("Pairs with a link between them, one worker each", "CPU is that of both together.")
+            }
         };
         let mut text = format!(
             "{who}, {} rounds of {} s in turns, medians. {own}\n",
@@ -66,34 +62,37 @@ impl Report<'_> {
     fn table(&self, text: &mut String, scenario: Scenario, row: &[Vec<Sample>]) {
         let unit = if scenario == Scenario::Tcp { "MiB" } else { "request" };
         let best = if scenario.is_paced() { "; latencies of the best round" } else { "" };
+        let names = self.part.yardsticks();
+        let (heads, lines): (String, String) =
+            names.iter().map(|name| (format!(" × {name} |"), "--:|")).unzip();
         let _ = write!(
             text,
-            "\n**{}{best}**\n\n| | CPU µs/{unit} | user | system | × nginx | × haproxy | {unit}s/s | p50 µs | p99 µs |\n\
-             |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+            "\n**{}{best}**\n\n| | CPU µs/{unit} | user | system |{heads} {unit}s/s | p50 µs | p99 µs |\n\
+             |---|--:|--:|--:|{lines}--:|--:|--:|\n",
             scenario.title(),
         );
-        let yardsticks = YARDSTICKS.map(|name| {
-            let at = self.proxies.iter().position(|proxy| proxy.name == name)?;
+        let yardsticks = names.iter().map(|name| {
+            let at = self.proxies.iter().position(|proxy| proxy.name == *name)?;
             Some(Sample::median(&row[at]).cpu)
         });
+        let yardsticks: Vec<_> = yardsticks.collect();
         for (proxy, samples) in self.proxies.iter().zip(row) {
             let shown =
                 if scenario.is_paced() { Sample::median_of_quiet(samples) } else { Sample::median(samples) };
             let latency = |micros: f64| if micros > 0.0 { format!("{micros:.0}") } else { "–".into() };
             let cpu = |micros: f64| if proxy.is_direct() { "–".into() } else { format!("{micros:.1}") };
             let share = |yardstick: Option<f64>| match yardstick {
-                Some(theirs) if !proxy.is_direct() => format!("{:.2}", shown.cpu / theirs),
-                _ => "–".into(),
+                Some(theirs) if !proxy.is_direct() => format!(" {:.2} |", shown.cpu / theirs),
+                _ => " – |".into(),
             };
+            let shares: String = yardsticks.iter().copied().map(share).collect();
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {:.0} | {} | {} |",
+                "| {} | {} | {} | {} |{shares} {:.0} | {} | {} |",
                 proxy.title(),
                 cpu(shown.cpu),
                 cpu(shown.user),
                 cpu(shown.system),
-                share(yardsticks[0]),
-                share(yardsticks[1]),
                 shown.rate,
                 latency(shown.p50),
                 latency(shown.p99)

@@ -85,6 +85,19 @@ inbound:
     )
 }
 
+/// Says whether links use shared memory.
+pub fn link_policy(shm: &str) -> String {
+    format!(
+        "\
+---
+apiVersion: mesh.lighter.dev/v1
+kind: LinkPolicy
+metadata: {{name: wires}}
+spec: {{wires: {{shm: {shm}}}}}
+"
+    )
+}
+
 /// Lets no caller in who does not prove who it is.
 pub const STRICT: &str = "\
 ---

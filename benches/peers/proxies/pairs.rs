@@ -12,10 +12,17 @@ use crate::root::Root;
 pub const ALL: [(&str, Start); 6] = [
     ("direct", super::direct),
     ("lighter", |upstreams, folder| lighter(upstreams, folder, None)),
-    ("lighter-link", |upstreams, folder| lighter(upstreams, folder, Some(free_ports()))),
+    ("lighter-link", tcp_link),
     ("haproxy", |upstreams, folder| two(upstreams, folder, super::one_haproxy)),
     ("nginx", |upstreams, folder| two(upstreams, folder, super::one_nginx)),
     ("envoy", |upstreams, folder| two(upstreams, folder, super::one_envoy)),
+];
+
+/// Pairs of Lighter alone, with links that have one wire each.
+pub const WIRES: [(&str, Start); 3] = [
+    ("direct", super::direct),
+    ("lighter-link", tcp_link),
+    ("lighter-shm", |upstreams, folder| lighter(upstreams, folder, Some("should"))),
 ];
 
 /// Who the two ends of a pair are, with keys of one kind: ECDSA over P-256.
@@ -44,21 +51,28 @@ impl Ends {
     }
 }
 
-/// HTTP/1.1 and HTTP/2 as they are, within TLS; with a port for links, over a link what goes over links.
-fn lighter(upstreams: &Upstreams, folder: &Path, link: Option<[u16; 1]>) -> Started {
+fn tcp_link(upstreams: &Upstreams, folder: &Path) -> Started {
+    lighter(upstreams, folder, Some("mustNot"))
+}
+
+/// HTTP/1.1 and HTTP/2 as they are, within TLS; over links where it is said whether these use shared memory.
+fn lighter(upstreams: &Upstreams, folder: &Path, shm: Option<&str>) -> Started {
     let (ports, between) = (Ports::free(), Ports::free());
     let Ends { caller, service, .. } = &upstreams.ends;
     let near = config::outbound(ports, free_ports()) + &config::identity(caller);
     let mut far = config::inbound(between, upstreams.ports, free_ports()) + &config::identity(service);
     let mut secure = format!("identity: '{}'", caller.peer);
-    if let Some([link]) = link {
+    let mut policy = String::new();
+    if let Some(shm) = shm {
+        let [link] = free_ports();
         secure += &format!(", link: '127.0.0.1:{link}'");
         far += &format!("link: 127.0.0.1:{link}\n");
+        policy = config::link_policy(shm);
     }
-    let resources = config::resources(between, &format!(", secure: {{{secure}}}"));
+    let resources = config::resources(between, &format!(", secure: {{{secure}}}")) + &policy;
     let near = sidecar(folder, "out", &resources, &near)?;
     let far = sidecar(folder, "in", &(resources + config::STRICT), &far)?;
-    let version = if link.is_none() { lighter_version()? } else { String::new() };
+    let version = if shm == Some("should") { String::new() } else { lighter_version()? };
     Ok((ports, vec![near, far], version))
 }
 
