@@ -184,8 +184,8 @@ impl Link {
             let out = self.poll_out(cx);
             // What went out made room.
             self.dispatch_all(&mut takes);
-            if let Poll::Ready(Err(_)) = out {
-                return Poll::Ready(Fault::Lost);
+            if let Poll::Ready(Err(error)) = &out {
+                return Poll::Ready(self.broken(error));
             }
             let now = Instant::now();
             match self.poll_wires(now, cx) {
@@ -254,12 +254,7 @@ impl Link {
                     Poll::Ready(Ok(1..)) if input.room() >= RECORD => {}
                     Poll::Ready(Ok(1..)) => break Poll::Ready(Ok(())),
                     Poll::Ready(Ok(0)) => break Poll::Ready(Err(Fault::Lost)),
-                    Poll::Ready(Err(error)) => {
-                        if is_harm(&error) {
-                            self.upgrade.borrow_mut().harmed();
-                        }
-                        break Poll::Ready(Err(Fault::Lost));
-                    }
+                    Poll::Ready(Err(error)) => break Poll::Ready(Err(self.broken(&error))),
                     Poll::Pending => break Poll::Pending,
                 }
             };
@@ -276,6 +271,15 @@ impl Link {
                 return Ok(());
             }
         }
+    }
+
+    /// The connection failed. A wire that did harm is barred, whichever way it was noticed.
+    fn broken(&self, error: &io::Error) -> Fault {
+        if !is_harm(error) {
+            return Fault::Lost;
+        }
+        self.upgrade.borrow_mut().harmed();
+        Fault::Harmed
     }
 
     /// Writes what is to go out, as much as the connection takes.
@@ -476,12 +480,14 @@ const RECORD: usize = 16 * 1024;
 /// So much is taken in before those get their turn for whom it is.
 const AT_ONCE: usize = 256 * 1024;
 
-/// Whether what came is not what the other side sealed, or a wire said what cannot be.
+/// Whether what came is not what the other side sealed, or a wire said what cannot be. A byte that changed may be one that
+/// TLS does not get as far as to open. Of an alert the other side knows the reason.
 fn is_harm(error: &io::Error) -> bool {
     let inner = error.get_ref();
     let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let carrier = inner.and_then(|inner| inner.downcast_ref::<Fatal>());
-    matches!(tls, Some(rustls::Error::DecryptError)) || matches!(carrier, Some(Fatal::Hostile))
+    tls.is_some_and(|error| !matches!(error, rustls::Error::AlertReceived(_)))
+        || matches!(carrier, Some(Fatal::Hostile))
 }
 
 /// Longest wait for the end of TLS.

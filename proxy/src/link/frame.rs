@@ -85,6 +85,8 @@ pub enum Fault {
     Unread,
     /// Nothing came for too long though streams are open.
     Silent,
+    /// What came is not what the other side sealed, or a wire beside TCP said what cannot be.
+    Harmed,
     /// The connection beneath ended, or failed.
     Lost,
     /// This side closed the link.
@@ -181,7 +183,7 @@ impl Type {
 
 impl Fault {
     /// Every fault, in order.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 15] = [
         Fault::BadHeader,
         Fault::BadPayload,
         Fault::OutOfPlace,
@@ -194,6 +196,7 @@ impl Fault {
         Fault::Useless,
         Fault::Unread,
         Fault::Silent,
+        Fault::Harmed,
         Fault::Lost,
         Fault::Closed,
     ];
@@ -213,6 +216,7 @@ impl Fault {
             Fault::Useless => "useless_frames",
             Fault::Unread => "unread",
             Fault::Silent => "silent",
+            Fault::Harmed => "harmed",
             Fault::Lost => "lost",
             Fault::Closed => "closed",
         }
