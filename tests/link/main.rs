@@ -14,9 +14,11 @@ mod foreign;
 mod hostile;
 mod links;
 mod lives;
+mod outside;
 mod pair;
 mod refused;
 mod shm;
+mod shm_hostile;
 mod streams;
 mod world;
 
@@ -32,6 +34,7 @@ fn main() {
         pair::tests(),
         refused::tests(),
         shm::tests(),
+        shm_hostile::tests(),
         streams::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())

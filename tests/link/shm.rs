@@ -34,25 +34,25 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// A LinkPolicy for the whole mesh; `spec` is YAML on one line without its braces.
-fn policy(spec: &str) -> String {
+pub fn policy(spec: &str) -> String {
     format!(
         "---\napiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {{name: links}}\nspec: {{{spec}}}\n"
     )
 }
 
 /// Bytes that went over a wire in both directions, as one sidecar counts them.
-fn bytes(sidecar: &Sidecar, wire: &str) -> f64 {
+pub fn bytes(sidecar: &Sidecar, wire: &str) -> f64 {
     sidecar.metrics().sum("lighter_link_bytes_total", &[("wire", wire)])
 }
 
 /// Links on which a sidecar sends over shared memory.
-fn on_shm(sidecar: &Sidecar) -> f64 {
+pub fn on_shm(sidecar: &Sidecar) -> f64 {
     sidecar.metrics().sum("lighter_link_wire", &[("wire", "shm")])
 }
 
 impl World {
     /// Nothing was lost or cut on the way.
-    fn is_whole(&self) {
+    pub fn is_whole(&self) {
         for sidecar in [&self.web, &self.reviews] {
             let metrics = sidecar.metrics();
             assert!(!metrics.has("lighter_link_faults_total", &[]), "{}", sidecar.program.said());
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    fn goes_over(&self) {
+    pub fn goes_over(&self) {
         wait_until("both ends send over shared memory", || {
             on_shm(&self.web) == 1.0 && on_shm(&self.reviews) == 1.0
         });
