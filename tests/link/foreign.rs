@@ -80,10 +80,13 @@ fn tls_for_the_application() -> Result<(), String> {
     let (workload, endpoint) = workload(&root, "auto", app.address, "");
     let named = format!("reviews.example:{}:{}", endpoint.port(), endpoint.ip());
     let mut command = Command::new("curl");
-    command.args(["--silent", "--insecure", "--max-time", "20", "--resolve", &named]);
+    command.args(["--silent", "--show-error", "--insecure", "--max-time", "20", "--resolve", &named]);
     let output = command.arg(format!("https://reviews.example:{}/", endpoint.port())).output().unwrap();
     assert!(!output.status.success());
-    assert_eq!(app.seen.lock().unwrap()[0][0], 22, "a ClientHello");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let log = std::fs::read_to_string(root.folder().join("reviews.log"));
+    let first = app.seen.lock().unwrap().first().and_then(|bytes| bytes.first().copied());
+    assert_eq!(first, Some(22), "a ClientHello; curl: {said}; the sidecar: {log:?}");
     let labels = [("security", "plaintext"), ("outcome", "served")];
     assert_eq!(workload.metrics().sum("lighter_inbound_connections_total", &labels), 1.0);
     Ok(())
