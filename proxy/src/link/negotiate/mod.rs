@@ -39,7 +39,7 @@ pub(crate) struct Negotiation {
     used: Instant,
     /// Nothing is asked for before.
     rests_until: Instant,
-    /// What it had carried when its last wire was given up because nobody used it.
+    /// What it had carried when its last wire was given up because nobody used it, or when there was no room for one.
     rested: Option<u64>,
     /// When it is asked for what should be there, even if the link carries nothing.
     asks: Option<Instant>,
@@ -275,7 +275,8 @@ impl Negotiation {
         }
         let Some(lease) = self.rings.lease(shm::memory_bytes(policy.ring_bytes) as u64, now) else {
             self.rests_until = now + WINDOW;
-            self.asks = alarm(self.rests_until);
+            // A link that carries nothing does not take from others that carry nothing either, again and again.
+            self.rested = Some(carried);
             return;
         };
         self.rested = None;

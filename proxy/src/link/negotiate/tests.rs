@@ -363,6 +363,35 @@ fn what_should_be_there_is_asked_for_again_even_on_a_link_that_rests() {
 }
 
 #[test]
+fn links_that_carry_nothing_do_not_take_the_room_from_each_other() {
+    // Room for one, and two that should have a ring.
+    let mut first = Pair::new(should(), should());
+    let mut second = Pair::new(should(), should());
+    let one = shm::memory_bytes(should().ring_bytes) as u64;
+    let rings = Rings::new(one, Some("this host".into()), first.now);
+    for pair in [&mut first, &mut second] {
+        pair.opener.rings = rings.clone();
+        pair.opener.negotiation.rings = rings.clone();
+        pair.carry(100);
+    }
+    for _ in 0..60 {
+        first.second(0);
+        second.second(0);
+    }
+    let offers = |pair: &Pair| pair.opener.offers().len();
+    assert!(offers(&first) + offers(&second) <= 3, "{} and {}", offers(&first), offers(&second));
+    let [first_has, second_has] = [first.is_on_wire(), second.is_on_wire()];
+    assert_ne!(first_has, second_has, "one of them has it");
+    // Whoever carries something gets it.
+    let (busy, idle) = if first_has.0 { (&mut second, &mut first) } else { (&mut first, &mut second) };
+    for _ in 0..6 {
+        busy.second(2 * QUIET);
+        idle.second(0);
+    }
+    assert_eq!((busy.is_on_wire(), idle.is_on_wire()), ((true, true), (false, false)));
+}
+
+#[test]
 fn a_ring_that_nobody_uses_stays_given_up_until_somebody_does() {
     let mut pair = Pair::new(should(), should());
     pair.second(QUIET);
