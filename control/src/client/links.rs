@@ -1,27 +1,17 @@
 //! `lighter get links`: the links of every sidecar that reports, and the wires that carry them.
 
-use http::Method;
-use miette::miette;
 use serde_json::{Value, json};
 
-use super::access::{Access, Answered};
+use super::access::Access;
 use super::get::{Form, yaml};
-use super::{explain, table};
-use crate::api::message::Files;
+use super::{sidecars, table};
 use crate::exit::Exit;
 use crate::output;
 
 /// Runs the command.
 pub fn execute(access: &Access, form: Form) -> miette::Result<Exit> {
-    let answer = match access.ask::<Value>(Method::GET, "/v1/sidecars", None::<&()>)? {
-        Answered::Done(answer) => answer,
-        Answered::Refused(_, refused) => {
-            explain(&refused, &Files::default());
-            return Ok(Exit::Fault);
-        }
-    };
-    let sidecars =
-        answer["sidecars"].as_array().ok_or_else(|| miette!("the answer has no sidecars in it"))?;
+    let Some(answer) = sidecars::ask(access)? else { return Ok(Exit::Fault) };
+    let sidecars = sidecars::listed(&answer)?;
     let links: Vec<Value> = sidecars.iter().flat_map(of).collect();
     match form {
         Form::Json => output::json(&json!({ "links": links }))?,

@@ -16,15 +16,8 @@ use crate::store::seconds;
 
 /// Runs the command.
 pub fn execute(access: &Access, form: Form) -> miette::Result<Exit> {
-    let answer = match access.ask::<Value>(Method::GET, "/v1/sidecars", None::<&()>)? {
-        Answered::Done(answer) => answer,
-        Answered::Refused(_, refused) => {
-            explain(&refused, &Files::default());
-            return Ok(Exit::Fault);
-        }
-    };
-    let sidecars =
-        answer["sidecars"].as_array().ok_or_else(|| miette!("the answer has no sidecars in it"))?;
+    let Some(answer) = ask(access)? else { return Ok(Exit::Fault) };
+    let sidecars = listed(&answer)?;
     match form {
         Form::Json => output::json(&answer)?,
         Form::Yaml => output::line(yaml(&answer)?.trim_end())?,
@@ -40,6 +33,24 @@ pub fn execute(access: &Access, form: Form) -> miette::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// What the control plane says of the sidecars that are connected to it. None: it refused, and it was said why.
+pub(super) fn ask(access: &Access) -> miette::Result<Option<Value>> {
+    match access.ask::<Value>(Method::GET, "/v1/sidecars", None::<&()>)? {
+        Answered::Done(answer) => Ok(Some(answer)),
+        Answered::Refused(_, refused) => {
+            explain(&refused, &Files::default());
+            Ok(None)
+        }
+    }
+}
+
+/// The sidecars in that answer.
+pub(super) fn listed(answer: &Value) -> miette::Result<&[Value]> {
+    let sidecars =
+        answer["sidecars"].as_array().ok_or_else(|| miette!("the answer has no sidecars in it"))?;
+    Ok(sidecars)
 }
 
 /// One line a sidecar; with `wide`, one for each kind of resource that it asked for.
