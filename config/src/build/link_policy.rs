@@ -13,10 +13,7 @@ impl Refers for LinkPolicySpec {
     type Said = Vec<Target>;
 
     fn about(policy: &Loaded<Self>) -> Vec<ServiceName> {
-        match policy.resource.spec.target_refs.as_slice() {
-            [] => vec![ServiceName::nobody()],
-            refs => reference::named(refs, policy.namespace()),
-        }
+        reference::named_or_mesh(&policy.resource.spec.target_refs, policy.namespace())
     }
 
     fn follow(policy: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Vec<Target> {

@@ -97,6 +97,11 @@ pub(super) fn named(refs: &[TargetRef], namespace: &str) -> Vec<ServiceName> {
     refs.iter().map(|target| ServiceName::new(namespace, &target.name)).collect()
 }
 
+/// The same; without any the policy is about the mesh, for which [`ServiceName::nobody`] stands.
+pub(super) fn named_or_mesh(refs: &[TargetRef], namespace: &str) -> Vec<ServiceName> {
+    if refs.is_empty() { vec![ServiceName::nobody()] } else { named(refs, namespace) }
+}
+
 /// The Services that the `parentRefs` of a route in `namespace` name.
 pub(super) fn named_parents(refs: &[ParentRef], namespace: &str) -> Vec<ServiceName> {
     refs.iter().map(|parent| ServiceName::new(namespace, &parent.name)).collect()
