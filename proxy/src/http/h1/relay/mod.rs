@@ -19,14 +19,13 @@ use std::task::{Poll, ready};
 use bytes::Bytes;
 use lighter_filters::LocalAnswer;
 use tokio::io::AsyncWrite;
-use tokio::time::Instant;
 
 use self::seat::Seat;
 use self::wire::{Outbox, Timer, is_silent, poll_fill};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
-use crate::http::{Context, HEAD_TIMEOUT, LINGER, REST, Scope, Vouched};
+use crate::http::{Context, HEAD_TIMEOUT, LINGER, REST, Scope, Vouched, linger};
 use crate::io::Io;
 use crate::link;
 use crate::link::frame::Code;
@@ -243,29 +242,7 @@ impl Connection {
     async fn linger(&mut self) {
         poll_fn(|cx| self.poll_flush(cx)).await;
         self.input = None;
-        let until = Instant::now() + LINGER.0;
-        let mut left = LINGER.1;
-        poll_fn(|cx| {
-            if ready!(Pin::new(&mut self.down.stream).poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            loop {
-                let read = match poll_fill(&mut self.input, &mut self.down, cx) {
-                    Poll::Ready(Ok(read)) => read,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending if self.timer.poll(cx, Some(until), None, 0).is_some() => {
-                        return Poll::Ready(());
-                    }
-                    Poll::Pending => return Poll::Pending,
-                };
-                self.input = None;
-                left = left.saturating_sub(read);
-                if read == 0 || left == 0 {
-                    return Poll::Ready(());
-                }
-            }
-        })
-        .await;
+        linger(&mut self.down).await;
     }
 
     /// Both sides agreed on another protocol.
