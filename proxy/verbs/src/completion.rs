@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
+use std::task::{Context as Task, Poll, ready};
 
 use ibverbs_sys as ffi;
 use ibverbs_sys::{ibv_comp_channel, ibv_cq, ibv_wc, ibv_wc_opcode, ibv_wc_status};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::context::watch;
@@ -51,6 +51,24 @@ pub enum Status {
     ReceiverNotReady,
     /// Something else, by its number in `verbs.h`.
     Other(u32),
+}
+
+impl Status {
+    /// The labels of all that is not success.
+    pub const LABELS: [&'static str; 5] =
+        ["flushed", "remote_access", "retries_exceeded", "receiver_not_ready", "other"];
+
+    /// Where its label stands among [`LABELS`](Self::LABELS). None: it is success.
+    pub const fn index(self) -> Option<usize> {
+        Some(match self {
+            Status::Success => return None,
+            Status::Flushed => 0,
+            Status::RemoteAccess => 1,
+            Status::RetriesExceeded => 2,
+            Status::ReceiverNotReady => 3,
+            Status::Other(_) => 4,
+        })
+    }
 }
 
 impl CompletionQueue {
@@ -104,15 +122,28 @@ impl CompletionQueue {
             if number > 0 {
                 return Ok(number);
             }
-            self.inner.notice().await?;
+            std::future::poll_fn(|cx| self.poll_notice(cx)).await?;
         }
+    }
+
+    /// Ready once there is the notice that was asked for. Wakes the last task that waited.
+    ///
+    /// # Errors
+    /// The channel is broken.
+    pub fn poll_notice(&self, cx: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        let noticed = ready!(self.inner.poll_notice(cx));
+        Poll::Ready(noticed.map_err(|source| Error::Verb { verb: "ibv_get_cq_event", source }))
     }
 
     pub(crate) fn handle(&self) -> NonNull<ibv_cq> {
         self.inner.handle
     }
 
-    fn ask_for_notice(&self) -> Result<(), Error> {
+    /// Asks for a notice of the next completion. What came before is not told: whoever asks polls once more.
+    ///
+    /// # Errors
+    /// The queue is broken.
+    pub fn ask_for_notice(&self) -> Result<(), Error> {
         let queue = self.handle().as_ptr();
         let number = match self.operations().req_notify_cq {
             // SAFETY: the queue is valid.
@@ -175,9 +206,9 @@ unsafe impl Send for Queue {}
 unsafe impl Sync for Queue {}
 
 impl Queue {
-    /// Waits for a notice of the channel, and acknowledges it: the queue cannot be destroyed before.
-    async fn notice(&self) -> Result<(), Error> {
-        let take = |_: &OwnedFd| {
+    /// Takes a notice of the channel, and acknowledges it: the queue cannot be destroyed before.
+    fn poll_notice(&self, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        let take = || {
             let (mut queue, mut user) = (null_mut(), null_mut());
             // SAFETY: the channel is open, and both are there to be written.
             match unsafe { ffi::ibv_get_cq_event(self.channel.handle.as_ptr(), &mut queue, &mut user) } {
@@ -189,8 +220,12 @@ impl Queue {
                 _ => Err(io::Error::last_os_error()),
             }
         };
-        let taken = self.channel.notices.async_io(Interest::READABLE, take).await;
-        taken.map_err(|source| Error::Verb { verb: "ibv_get_cq_event", source })
+        loop {
+            let mut ready = ready!(self.channel.notices.poll_read_ready(cx))?;
+            if let Ok(taken) = ready.try_io(|_| take()) {
+                return Poll::Ready(taken);
+            }
+        }
     }
 }
 

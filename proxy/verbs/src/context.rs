@@ -112,6 +112,14 @@ impl Context {
         gids.find(|gid| gid.address == host).ok_or_else(|| Error::NoAddress(self.device().to_owned()))
     }
 
+    /// Most bytes of a packet on the first port as it is now, as `verbs.h` writes it: 1 for 256 to 5 for 4096.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn mtu(&self) -> Result<u32, Error> {
+        Ok(self.port()?.active_mtu)
+    }
+
     /// Waits for the next thing that happens to the device.
     ///
     /// # Errors

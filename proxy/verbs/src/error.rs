@@ -42,6 +42,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// The labels of all causes.
+    pub const LABELS: [&'static str; 7] =
+        ["library", "device", "permission", "memlock", "port", "address", "verbs"];
+
+    /// Where the label of its cause stands among [`LABELS`](Self::LABELS).
+    pub const fn index(&self) -> usize {
+        match self {
+            Error::NoLibrary(_) => 0,
+            Error::NoDevice | Error::UnknownDevice(_) => 1,
+            Error::NoPermission(_) => 2,
+            Error::Memlock { .. } => 3,
+            Error::PortDown(_) => 4,
+            Error::NoAddress(_) => 5,
+            Error::Verb { .. } => 6,
+        }
+    }
+
     /// The function's own error, as `errno` has it.
     pub(crate) fn last(verb: &'static str) -> Self {
         Error::Verb { verb, source: io::Error::last_os_error() }

@@ -13,9 +13,10 @@ mod context;
 mod error;
 mod pair;
 mod region;
+mod trial;
 
 pub use completion::{Completion, CompletionQueue, Status};
 pub use context::{Context, Event, Gid, devices};
 pub use error::Error;
-pub use pair::{Endpoint, Path, QueuePair, Remote, Requests};
+pub use pair::{Endpoint, Path, QueuePair, Remote, Requests, Write};
 pub use region::{Access, Domain, Region};

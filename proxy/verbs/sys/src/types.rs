@@ -125,6 +125,7 @@ flags! {
     }
     ibv_send_flags {
         IBV_SEND_SIGNALED = 1 << 1,
+        IBV_SEND_INLINE = 1 << 3,
     }
     ibv_wc_flags {
         IBV_WC_WITH_IMM = 1 << 1,
