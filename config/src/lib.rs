@@ -5,6 +5,7 @@ pub mod build;
 pub mod control;
 mod document;
 pub mod error;
+pub mod hex;
 pub mod identity;
 pub mod load;
 pub mod manifest;

@@ -160,7 +160,7 @@ impl Resources {
     }
 }
 
-/// The kinds of [`crate::schema::KINDS`] that can stand in a resource file.
+/// The kinds that can stand in a resource file.
 pub const RESOURCE_KINDS: [&str; 8] = [
     "Service",
     "HTTPRoute",

@@ -118,7 +118,7 @@ impl ProbeSpec {
         }
         let mut length = |field: &str, said: Option<resource::Duration>, usual: Duration| {
             let length = said.map_or(usual, |said| said.0);
-            if !(SHORTEST..=LONGEST).contains(&length) {
+            if !is_length(length) {
                 let error = at.field(field).error("out of range");
                 fault(error.hint(format!("from {SHORTEST:?} to {LONGEST:?}")));
             }
@@ -143,8 +143,14 @@ impl ProbeSpec {
     }
 }
 
-fn is_path(path: &str) -> bool {
+/// Whether a GET can be asked for it.
+pub(crate) fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether an interval or a timeout can be so long.
+pub(crate) fn is_length(length: Duration) -> bool {
+    (SHORTEST..=LONGEST).contains(&length)
 }
 
 const SHORTEST: Duration = Duration::from_millis(10);

@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use crate::control::ControlFile;
+use crate::load::RESOURCE_KINDS;
 use crate::resource::authorization::AuthorizationPolicySpec;
 use crate::resource::link::LinkPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
@@ -14,20 +15,11 @@ use crate::resource::{Resource, Spec};
 use crate::sidecar::file::SidecarFile;
 
 /// Every kind that has a schema: those of resource files, then the sidecar's own file and the control plane's.
-pub const KINDS: [&str; 10] = [
-    "Service",
-    "HTTPRoute",
-    "GRPCRoute",
-    "TCPRoute",
-    "TrafficPolicy",
-    "MeshPolicy",
-    "LinkPolicy",
-    "AuthorizationPolicy",
-    "SidecarConfig",
-    "ControlConfig",
-];
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    RESOURCE_KINDS.into_iter().chain(["SidecarConfig", "ControlConfig"])
+}
 
-/// The schema (draft 2020-12) of one of [`KINDS`].
+/// The schema (draft 2020-12) of one of [`kinds`].
 pub fn of(kind: &str) -> Option<Value> {
     Some(match kind {
         "Service" => resource::<ServiceSpec>(),

@@ -4,13 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use crate::identity::JoinToken;
 use crate::probe::Probe;
-use crate::snapshot::Protocol;
+use crate::snapshot::{Locality, Protocol};
 
 pub(crate) mod file;
+mod guard;
 mod read;
 
+pub use guard::GuardConfig;
 pub use read::is_host_and_port;
 
 /// What one sidecar process does. Every field has a default; ports as in the README's table.
@@ -22,6 +27,8 @@ pub struct SidecarConfig {
     pub namespace: String,
     /// Of this instance's endpoints: they take traffic while none of a lower number is healthy. Default 0.
     pub priority: u32,
+    /// Where this sidecar is, and its instance's endpoints.
+    pub locality: Locality,
     /// Worker threads. Default: one per two cores, at least one.
     pub workers: usize,
     /// Files or folders with resources, watched.
@@ -52,8 +59,13 @@ pub struct SidecarConfig {
     pub app_probe: Option<Probe>,
     /// Longest drain after SIGTERM. Default 30 s.
     pub drain_deadline: Duration,
+    /// The folder in which another process takes this one's place: its listening sockets, and no connection refused. None:
+    /// nobody can.
+    pub handover: Option<PathBuf>,
     /// Where the access log goes. None: no access log.
     pub access_log: Option<AccessLogConfig>,
+    /// Where spans of requests go. None: none is recorded.
+    pub tracing: Option<TracingConfig>,
     /// Longest silence of a client before an unknown protocol's upstream is dialled. Default 10 ms.
     pub detect_timeout: Duration,
     /// Largest request or response head in bytes. Default 64 KiB less 4 KiB.
@@ -65,6 +77,8 @@ pub struct SidecarConfig {
     /// Most memory of rings beneath links, of all links of this process together, in bytes. 0: none has a ring. Default
     /// 64 MiB.
     pub max_ring_bytes: u64,
+    /// What is asked of clients, and what is done when memory runs short.
+    pub guard: GuardConfig,
 }
 
 /// `identity: {certificate: FILE, key: FILE, bundle: FILE}`: PEM files, read again when they change.
@@ -183,4 +197,27 @@ pub struct AccessLogConfig {
     pub json: bool,
     /// The file it is appended to. None: standard output.
     pub path: Option<PathBuf>,
+}
+
+/// `tracing: {otlp: HOST:PORT, samplingPercent: N, propagation: [w3c, b3, b3multi]}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TracingConfig {
+    /// The collector, `host:port`: OTLP over gRPC in plain text.
+    pub otlp: String,
+    /// Of a hundred requests without a trace, how many begin one; from 0 to 100. Default 1.
+    pub sampling_percent: f64,
+    /// How a request says which trace it belongs to. Never empty. Default W3C.
+    pub propagation: Vec<Propagation>,
+}
+
+/// How a request says which trace it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Propagation {
+    /// W3C trace context: `traceparent`.
+    W3c,
+    /// B3 in one header: `b3`.
+    B3,
+    /// B3 in several headers: `x-b3-traceid` and its kin.
+    B3Multi,
 }

@@ -69,18 +69,13 @@ fn suggestion(word: &str, known: &[&str], what: &str) -> String {
 
 /// What the Gateway API has and Lighter does not.
 fn unsupported(word: &str) -> Option<String> {
-    const THINGS: [&str; 12] = [
-        "RequestMirror",
-        "requestMirror",
+    const THINGS: [&str; 7] = [
         "CORS",
         "cors",
         "ExternalAuth",
         "externalAuth",
         "ExtensionRef",
         "extensionRef",
-        "backendRequest",
-        "sessionPersistence",
-        "retry",
         "useDefaultGateways",
     ];
     THINGS.contains(&word).then(|| {

@@ -224,8 +224,12 @@ fn policy() -> impl Strategy<Value = String> {
         let spec = format!("{{targetRefs: [{}], {}}}", targets.join(", "), said.join(", "));
         document(OURS, "MeshPolicy", name, &spec)
     });
-    let said =
-        select(vec!["wires: {shm: mustNot}", "wires: {shm: should}, ringBytes: 65536", "ringBytes: 1"]);
+    let said = select(vec![
+        "wires: {shm: mustNot}",
+        "wires: {shm: should}, ringBytes: 65536",
+        "devices: [rxe0]",
+        "ringBytes: 1",
+    ]);
     let link = (name(), vec(reference(), 0..3), said).prop_map(|(name, targets, said)| {
         document(OURS, "LinkPolicy", name, &format!("{{targetRefs: [{}], {said}}}", targets.join(", ")))
     });

@@ -24,7 +24,9 @@ fn validator(kind: &str) -> Validator {
 
 /// The examples that are resource files.
 fn resource_files() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().path());
+    let folders = [examples(), examples().join("policies")];
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let entries = entries.map(|entry| entry.unwrap().path());
     let is_resources = |file: &PathBuf| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         file.extension().is_some_and(|extension| extension == "yaml") && text.contains("\napiVersion:")
@@ -44,7 +46,7 @@ fn builds(text: &str) -> bool {
 #[test]
 fn every_example_is_built_without_a_warning() {
     let files = resource_files();
-    assert!(files.len() >= 2);
+    assert!(files.len() >= 5);
     for file in files {
         let snapshot = Resources::read(&[file]).and_then(|resources| Snapshot::build(&resources));
         let snapshot = snapshot.unwrap_or_else(|errors| panic!("{errors}"));
@@ -93,7 +95,7 @@ fn schemas_accept_the_examples() {
 
 #[test]
 fn every_kind_has_a_schema_that_refuses_what_is_unknown() {
-    for kind in schema::KINDS {
+    for kind in schema::kinds() {
         let validator = validator(kind);
         assert!(!validator.is_valid(&json!({ "colour": "blue" })), "{kind}");
         assert!(!validator.is_valid(&json!("text")), "{kind}");
@@ -129,11 +131,15 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("Service", service(json!({ "prots": [] })), false),
         ("HTTPRoute", route(json!({ "timeouts": { "request": "1h30m" } })), true),
         ("HTTPRoute", route(json!({ "timeouts": { "request": "1.5s" } })), false),
-        ("HTTPRoute", route(json!({ "filters": [{ "type": "RequestMirror" }] })), false),
+        ("HTTPRoute", route(json!({ "filters": [{ "type": "ExtensionRef" }] })), false),
         ("HTTPRoute", route(json!({ "matches": [{ "method": "get" }] })), false),
+        ("HTTPRoute", route(json!({ "retry": { "codes": [503], "attempts": 2, "backoff": "1s" } })), true),
+        ("HTTPRoute", route(json!({ "retry": { "attempts": 11 } })), false),
+        ("HTTPRoute", route(json!({ "retry": { "on": ["reset"] } })), false),
         ("HTTPRoute", route(json!({ "backendRefs": [{ "name": "web", "weight": 1_000_001 }] })), false),
         ("LinkPolicy", links(json!({ "wires": { "shm": "mustNot" }, "idleTimeout": "0s" })), true),
-        ("LinkPolicy", links(json!({ "wires": { "rdma": "may" } })), false),
+        ("LinkPolicy", links(json!({ "wires": { "rdma": "may" }, "devices": ["rxe0"] })), true),
+        ("LinkPolicy", links(json!({ "wires": { "quic": "may" } })), false),
         ("LinkPolicy", links(json!({ "hotBytesPerSecond": 0 })), false),
         ("SidecarConfig", json!({ "workers": 0 }), false),
         ("SidecarConfig", json!({ "control": { "address": "a:1", "plaintext": true } }), true),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use lighter_config::identity::JoinToken;
 use lighter_config::load::Resources;
 use lighter_config::sidecar::{
-    AccessLogConfig, ControlSecurity, DnsConfig, IdentityConfig, InterceptConfig, SidecarConfig, TokenSource,
+    AccessLogConfig, ControlSecurity, DnsConfig, GuardConfig, IdentityConfig, InterceptConfig, SidecarConfig,
+    TokenSource,
 };
 use lighter_config::snapshot::Protocol;
 
@@ -140,11 +141,13 @@ dns: {listen: "127.0.0.1:16053"}
 connect: 127.0.0.1:16080
 link: 0.0.0.0:16008
 drainDeadline: 1m
+handover: place
 accessLog: {format: text, path: logs/access.log}
 detectTimeout: 20ms
 maxHeadBytes: 8192
 maxConnections: 1000
 maxRingBytes: 4194304
+guard: {headTimeout: 5s, clientTimeout: 7s, minBytesPerSecond: 9, maxMemoryBytes: 33554432, shrinkPercent: 50, refusePercent: 60}
 identity: {certificate: web.pem, key: /run/web.key, bundle: roots.pem}
 control: {address: "control.shop:15010", plaintext: true, state: state, dependsOn: [a, "b/c:80"]}
 "#;
@@ -166,11 +169,21 @@ control: {address: "control.shop:15010", plaintext: true, state: state, dependsO
     assert_eq!(config.connect.unwrap().port(), 16080);
     assert_eq!(config.link.unwrap().port(), 16008);
     assert_eq!(config.drain_deadline, Duration::from_secs(60));
+    assert_eq!(config.handover.as_deref(), Some(Path::new("/etc/sidecar/place")));
     let path = Some(PathBuf::from("/etc/sidecar/logs/access.log"));
     assert_eq!(config.access_log, Some(AccessLogConfig { json: false, path }));
     assert_eq!(config.detect_timeout, Duration::from_millis(20));
     assert_eq!((config.max_head_bytes, config.max_connections), (8192, Some(1000)));
     assert_eq!(config.max_ring_bytes, 4 << 20);
+    let guard = GuardConfig {
+        head_timeout: Duration::from_secs(5),
+        client_timeout: Duration::from_secs(7),
+        min_bytes_per_second: 9,
+        max_memory: Some(32 << 20),
+        shrink_percent: 50,
+        refuse_percent: 60,
+    };
+    assert_eq!(config.guard, guard);
     let control = config.control.unwrap();
     assert_eq!((control.address.as_str(), control.own_resources), ("control.shop:15010", true));
     assert_eq!(control.state, Some(PathBuf::from("/etc/sidecar/state")));

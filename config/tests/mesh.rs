@@ -10,7 +10,7 @@ use common::{Request, errors, named, port, route, service, snapshot, taken};
 use lighter_config::load::Resources;
 use lighter_config::snapshot::route::{Action, PathChange};
 use lighter_config::snapshot::{
-    LinkPolicy, Mtls, OutboundPolicy, Protocol, Snapshot, TrafficPolicy, WireUse,
+    LinkPolicy, Mtls, OutboundPolicy, Protocol, Retry, RetryOn, Snapshot, TrafficPolicy, WireUse,
 };
 
 fn ours(kind: &str, name: &str, spec: &str) -> String {
@@ -159,6 +159,43 @@ fn a_policy_for_a_port_goes_before_that_for_its_service_before_the_defaults() {
 }
 
 #[test]
+fn a_rule_says_what_is_tried_again_over_the_policy() {
+    let policy = ours(
+        "TrafficPolicy",
+        "web",
+        "{targetRefs: [{kind: Service, name: web}], retry: {attempts: 3, on: [gatewayError], codes: [429], \
+         methods: [POST, GET], perTryTimeout: 2s, backoff: {base: 10ms}, retryAfter: 5s}}",
+    );
+    let rules = "    - {matches: [{path: {value: /own}}], backendRefs: [{name: web}], \
+                 timeouts: {backendRequest: 1s}, retry: {codes: [503], backoff: 1s}}\n\
+                 \x20   - {matches: [{path: {value: /never}}], backendRefs: [{name: web}], retry: {attempts: 0}}\n\
+                 \x20   - {matches: [{path: {value: /short}}], backendRefs: [{name: web}], \
+                 timeouts: {backendRequest: 1s}}\n\
+                 \x20   - {backendRefs: [{name: web}]}";
+    let snapshot = snapshot(&(service("web") + &policy + &route("name: r", rules)));
+    let port = port(&snapshot, "web");
+    let said = |request: &str| {
+        port.routes.select(&Request::parse(request)).expect("a route").retry.as_deref().cloned()
+    };
+    let whole = port.policy.retry.clone();
+    assert_eq!((whole.attempts, whole.backoff_max), (3, Duration::from_millis(100)));
+    let second = Duration::from_secs(1);
+    let on = RetryOn { connect_failure: true, reset: true, ..whole.on };
+    let own = Retry {
+        codes: vec![503],
+        try_timeout: Some(second),
+        backoff: second,
+        backoff_max: 10 * second,
+        on,
+        ..whole.clone()
+    };
+    assert_eq!(said("GET /own"), Some(own));
+    assert_eq!(said("GET /never").map(|retry| retry.is_any()), Some(false));
+    assert_eq!(said("GET /short"), Some(Retry { try_timeout: Some(second), ..whole }));
+    assert_eq!(said("GET /"), None);
+}
+
+#[test]
 fn opaque_connections_go_where_a_tcp_route_says() {
     let text = ours("Service", "db", "{ports: [{port: 5432, appProtocol: tcp}]}")
         + &ours("Service", "db-new", "{ports: [{port: 5432, appProtocol: tcp}]}")
@@ -258,7 +295,11 @@ fn what_a_link_policy_leaves_out_the_mesh_says_and_then_the_defaults() {
     let resources = [
         ours("Service", "one", "{ports: [{port: 80}]}"),
         ours("Service", "two", "{ports: [{port: 80}]}"),
-        ours("LinkPolicy", "mesh", "{wires: {shm: should}, ringBytes: 65536}"),
+        ours(
+            "LinkPolicy",
+            "mesh",
+            "{wires: {shm: should, rdma: mustNot}, devices: [rxe0], ringBytes: 65536}",
+        ),
         ours(
             "LinkPolicy",
             "one",
@@ -267,7 +308,13 @@ fn what_a_link_policy_leaves_out_the_mesh_says_and_then_the_defaults() {
     ];
     let snapshot = snapshot(&resources.concat());
     let defaults = LinkPolicy::default();
-    let mesh = LinkPolicy { shm: WireUse::Should, ring_bytes: 65536, ..defaults };
+    let mesh = LinkPolicy {
+        shm: WireUse::Should,
+        rdma: WireUse::MustNot,
+        devices: ["rxe0".into()].into(),
+        ring_bytes: 65536,
+        ..defaults
+    };
     assert_eq!(named(&snapshot, "two").links, mesh);
     assert_eq!(
         named(&snapshot, "one").links,

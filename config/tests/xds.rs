@@ -11,7 +11,8 @@ use common::service;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::route::{Matcher, PathChange, PathMatch};
 use lighter_config::snapshot::{
-    Action, EndpointSpec, HeaderChanges, LinkPolicy, Port, Route, RouteTable, Secure, Service, Snapshot,
+    Action, Balancing, EndpointSpec, HashOn, HeaderChanges, LinkPolicy, LoadReports, Locality, Port, Route,
+    RouteTable, Secure, Service, Snapshot, TrafficPolicy, Wires,
 };
 use lighter_config::xds::decode::{self, Resource};
 use lighter_config::xds::{Kind, encode, names};
@@ -79,14 +80,19 @@ fn plain_route(route: &Route) -> Route {
     let mut actions: Vec<Action> =
         route.actions.iter().filter_map(|action| plain_action(action, route)).collect();
     actions.sort_by_key(|action| match action {
-        Action::RequestHeaders(_) => 0,
-        Action::ResponseHeaders(_) => 1,
-        Action::Redirect(_) => 2,
-        Action::Rewrite(_) => 3,
+        Action::SizeLimits(_) => 0,
+        Action::RateLimit(_) => 1,
+        Action::Fault(_) => 2,
+        Action::RequestHeaders(_) => 3,
+        Action::ResponseHeaders(_) => 4,
+        Action::Redirect(_) => 5,
+        Action::Rewrite(_) => 6,
+        Action::Mirror(_) => 7,
     });
     // What the sidecar answers itself takes no time.
     let request_timeout = route.request_timeout.filter(|_| !route.backends.is_empty());
-    Route { actions, request_timeout, ..route.clone() }
+    let retry = route.retry.clone().filter(|_| !route.backends.is_empty());
+    Route { actions, request_timeout, retry, ..route.clone() }
 }
 
 fn plain_action(action: &Action, route: &Route) -> Option<Action> {
@@ -97,7 +103,7 @@ fn plain_action(action: &Action, route: &Route) -> Option<Action> {
             None
         }
         // Nobody gets to see what it rewrites.
-        Action::Rewrite(_) if route.backends.is_empty() => None,
+        Action::Rewrite(_) | Action::Mirror(_) if route.backends.is_empty() => None,
         Action::Rewrite(rewrite) => {
             let mut rewrite = rewrite.clone();
             rewrite.path = rewrite.path.as_ref().and_then(plain_change);
@@ -166,9 +172,17 @@ fn filters() -> impl Strategy<Value = (String, bool, bool)> {
     let redirect = (option(path_change().boxed()), words)
         .prop_map(|(path, words)| (true, format!("{words} {}", path.unwrap_or_default())));
     let target = proptest::option::of(prop_oneof![rewrite, redirect]);
-    (option(header_changes().boxed()), option(header_changes().boxed()), target, any::<bool>()).prop_map(
-        |(request, response, target, target_first)| {
-            let mut filters = Vec::new();
+    let mirrors = select(vec![
+        "",
+        "{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}, percent: 7}}",
+        "{type: RequestMirror, requestMirror: {backendRef: {name: missing, port: 80}}},
+         {type: RequestMirror, requestMirror: {backendRef: {name: b}, fraction: {numerator: 1, denominator: 1000}}}",
+    ]);
+    let changes = || option(header_changes().boxed());
+    (changes(), changes(), target, any::<bool>(), mirrors).prop_map(
+        |(request, response, target, target_first, mirrors)| {
+            let mut filters: Vec<String> = Vec::new();
+            filters.extend((!mirrors.is_empty()).then(|| mirrors.to_string()));
             filters.extend(
                 request.map(|changes| {
                     format!("{{type: RequestHeaderModifier, requestHeaderModifier: {changes}}}")
@@ -213,9 +227,25 @@ fn match_yaml((one, is_regex): &(Match, bool), only_prefix: bool) -> String {
 
 fn rule() -> impl Strategy<Value = String> {
     let backend = (select(vec!["web", "a", "b", "missing"]), 0u32..5);
-    let timeout = select(vec!["", "timeouts: {request: 0s},", "timeouts: {request: 1s500ms},"]);
-    (vec(wide_match(), 0..4), filters(), vec(backend, 0..4), timeout).prop_map(
-        |(matches, (filters, redirects, replaces_prefix), mut backends, timeout)| {
+    let timeout = select(vec![
+        "",
+        "timeouts: {request: 0s},",
+        "timeouts: {request: 1s500ms, backendRequest: 1s},",
+        "timeouts: {backendRequest: 10ms}, retry: {},",
+        "retry: {codes: [503, 429], attempts: 3, backoff: 1s},",
+        "retry: {attempts: 0},",
+    ]);
+    let session = select(vec![
+        "",
+        "sessionPersistence: {},",
+        "sessionPersistence: {sessionName: Seat, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}},",
+        "sessionPersistence: {absoluteTimeout: 1h, idleTimeout: 5m, cookieConfig: {lifetimeType: Permanent}},",
+        "sessionPersistence: {absoluteTimeout: 1h},",
+        "sessionPersistence: {type: Header, sessionName: X-Seat, idleTimeout: 1s},",
+        "sessionPersistence: {type: Header},",
+    ]);
+    (vec(wide_match(), 0..4), filters(), vec(backend, 0..4), timeout, session).prop_map(
+        |(matches, (filters, redirects, replaces_prefix), mut backends, timeout, session)| {
             backends.sort();
             backends.dedup_by_key(|(name, _)| *name);
             if redirects || backends.iter().all(|(_, weight)| *weight == 0) {
@@ -226,8 +256,9 @@ fn rule() -> impl Strategy<Value = String> {
                 .iter()
                 .map(|(name, weight)| format!("{{name: {name}, port: 80, weight: {weight}}}"))
                 .collect();
+            let session = if backends.is_empty() { "" } else { session };
             format!(
-                "    - {{{timeout} matches: [{}], filters: [{filters}], backendRefs: [{}]}}\n",
+                "    - {{{timeout} {session} matches: [{}], filters: [{filters}], backendRefs: [{}]}}\n",
                 matches.join(", "),
                 backends.join(", "),
             )
@@ -235,11 +266,68 @@ fn rule() -> impl Strategy<Value = String> {
     )
 }
 
+/// What a TrafficPolicy says of other tries; empty: nothing.
+fn retry() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "",
+        "perTryTimeout: 1s",
+        "attempts: 2, on: [connectFailure, gatewayError], budget: {percent: 0}",
+        "on: [reset, 5xx], codes: [429], grpcStatuses: [UNAVAILABLE, CANCELLED], methods: [POST, GET]",
+        "safe: false, codes: [503], retryAfter: 0s, backoff: {base: 1ms, max: 1s}, budget: {minPerSecond: 7}",
+        "on: [reset], attempts: 0, methods: [POST]",
+    ])
+}
+
+/// What a TrafficPolicy says of single requests; of a route where `identity` is false.
+fn shape(identity: bool) -> impl Strategy<Value = String> {
+    let per = match identity {
+        true => vec!["", "per: Identity, maxKeys: 9", "per: Header, header: X-Key"],
+        false => vec!["", "per: Header, header: X-Key, maxKeys: 9"],
+    };
+    let rate = (1u32..9, select(vec!["", "interval: 5s,", "burst: 7,"]), select(per))
+        .prop_map(|(requests, words, per)| format!("{{requests: {requests}, {words} {per}}}"));
+    let sizes = select(vec!["", "maxRequestBytes: 5,", "maxHeaderBytes: 6, maxRequestBytes: 7,"]);
+    let fault = select(vec![
+        "",
+        "fault: {delay: {duration: 1s, percent: 0.5}, headers: [{name: X-A, value: '1'}]}",
+        "fault: {abort: {httpStatus: 503}, headers: [{name: b, type: RegularExpression, value: '2+'}]}",
+        "fault: {delay: {duration: 5ms}, abort: {grpcStatus: 14, percent: 99.9999}}",
+    ]);
+    (vec(rate, 0..4), sizes, fault).prop_map(|(mut rates, sizes, fault)| {
+        // Two that say the same are refused.
+        rates.sort();
+        rates.dedup_by_key(|rate| rate.split(',').next().map(str::to_string));
+        format!("{sizes} rateLimits: [{}], {fault}", rates.join(", "))
+    })
+}
+
+/// Policies about the Service `web`, its route `of-web`, and the first rule of that.
+fn policies(routed: bool) -> impl Strategy<Value = String> {
+    (shape(true), retry(), shape(false), shape(false), 0..4usize).prop_map(move |said| {
+        let (service, retry, route, rule, count) = said;
+        let service = format!("retry: {{{retry}}}, {service}");
+        let of_route = "group: gateway.networking.k8s.io, kind: HTTPRoute, name: of-web";
+        let targets = ["kind: Service, name: web", of_route, &format!("{of_route}, sectionName: '0'")];
+        let policy = |(at, (target, spec)): (usize, (&str, String))| {
+            format!(
+                "---\n{{apiVersion: mesh.lighter.dev/v1, kind: TrafficPolicy, metadata: {{name: p{at}}}, \
+                 spec: {{targetRefs: [{{{target}}}], {spec}}}}}\n"
+            )
+        };
+        let most = if routed { count } else { count.min(1) };
+        targets.into_iter().zip([service, route, rule]).enumerate().take(most).map(policy).collect()
+    })
+}
+
 fn mesh() -> impl Strategy<Value = Snapshot> {
     let endpoints = vec((1u16..6, 1u32..4, proptest::option::of(any::<bool>())), 0..4);
     let standby = 0usize..4;
-    (vec(rule(), 0..6), vec(rule(), 0..3), endpoints, standby).prop_map(
-        |(of_web, of_a, endpoints, standby)| {
+    let of_web = vec(rule(), 0..6).prop_flat_map(|rules| {
+        let policies = policies(!rules.is_empty());
+        (Just(rules), policies)
+    });
+    (of_web, vec(rule(), 0..3), endpoints, standby).prop_map(
+        |((of_web, policies), of_a, endpoints, standby)| {
             let route = |name: &str, parent: &str, rules: &[String]| match rules {
                 [] => String::new(),
                 rules => common::route(&format!("name: {name}"), &rules.concat())
@@ -249,7 +337,8 @@ fn mesh() -> impl Strategy<Value = Snapshot> {
                 + &service("a")
                 + &service("b")
                 + &route("of-web", "web", &of_web)
-                + &route("of-a", "a", &of_a);
+                + &route("of-a", "a", &of_a)
+                + &policies;
             let mut snapshot = common::snapshot(&text);
             let web = snapshot.services.get_mut(&ServiceName::new("default", "web")).expect("it was made");
             let port = Arc::make_mut(&mut Arc::make_mut(web).ports[0]);
@@ -262,7 +351,11 @@ fn mesh() -> impl Strategy<Value = Snapshot> {
                     });
                     // On the wire, priorities have no gap.
                     let priority = u32::from(port.endpoints.len() >= standby.max(1));
-                    port.endpoints.push(EndpointSpec { address, weight, priority, secure });
+                    let region = ["", "here", "there"][usize::from(number % 3)];
+                    let locality = Locality { region: region.into(), ..Locality::default() };
+                    let wires = [None, Some(Wires { shm: true, rdma: weight == 1 })][usize::from(number % 2)];
+                    let spec = EndpointSpec { address, weight, priority, locality, secure, wires };
+                    port.endpoints.push(spec);
                 }
             }
             snapshot
@@ -290,6 +383,8 @@ proptest! {
             let (port, found) = (&service.ports[0], found.expect("every listener is a Service"));
             prop_assert_eq!(&found.key, &port.key);
             prop_assert_eq!(&found.routes, &port.routes);
+            prop_assert_eq!(&found.policy.retry, &port.policy.retry);
+            prop_assert_eq!(&found.policy.retry_budget, &port.policy.retry_budget);
             // They come by priority.
             let mut endpoints = found.endpoints.clone();
             endpoints.sort_by_key(|endpoint| endpoint.address);
@@ -333,9 +428,12 @@ proptest! {
 
 #[test]
 fn link_policies_are_read_as_they_were_meant() {
-    for said in
-        ["wires: {shm: mustNot}, idleTimeout: 0s", "wires: {shm: should}, ringBytes: 65536, backOff: 10ms"]
-    {
+    for said in [
+        "wires: {shm: mustNot}, idleTimeout: 0s",
+        "wires: {shm: should}, ringBytes: 65536, backOff: 10ms",
+        "wires: {rdma: should}, devices: [mlx5_0, rxe0]",
+        "wires: {rdma: mustNot}",
+    ] {
         let policy = format!(
             "---\napiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {{name: l}}\nspec: {{{said}, \
              hotBytesPerSecond: 7}}\n"
@@ -347,6 +445,62 @@ fn link_policies_are_read_as_they_were_meant() {
 }
 
 #[test]
+fn traffic_policies_are_read_as_they_were_meant() {
+    for said in [
+        "balancing: {policy: leastRequest}",
+        "balancing: {policy: roundRobin}",
+        "balancing: {policy: random}",
+        "balancing: {policy: weightedRoundRobin}",
+        "balancing: {policy: weightedRoundRobin, loadReports: {blackout: 0s, expiration: 9s, interval: 100ms, \
+         errorPenaltyPercent: 250, metrics: [named_metrics.queue, mem_utilization]}}",
+        "balancing: {policy: weightedRoundRobin, loadReports: {passOn: true}}",
+        "balancing: {policy: ringHash, ringSize: 77, hash: [{header: X-User}, {path: true}]}",
+        "balancing: {policy: maglev, tableSize: 1009, hash: [{cookie: s}, {sourceAddress: true}]}",
+        "ejection: {consecutive5xx: 5, consecutiveGatewayErrors: 2, interval: 3s}",
+        "ejection: {successRate: {deviations: 2.5}, latency: {factor: 4, minimumHosts: 7, requestVolume: 9}}",
+        "circuit: {maxRequests: 7, maxPendingRequests: 0, pendingTimeout: 20ms}",
+        "circuit: {maxConnections: 3}",
+        "overload: {}",
+        "overload: {minConcurrency: 2, maxConcurrency: 70, interval: 250ms, percentile: 90, tolerancePercent: 60}",
+        "overload: {baselineInterval: 30s, baselineRequests: 9, reservePercent: 0}",
+        "balancing: {slowStart: {window: 9s}}",
+        "healthCheck: {}",
+        "locality: {}",
+        "locality: {prefer: subZone, overprovisioning: 200}",
+        "healthCheck: {probe: {http: /ready, port: 8081, interval: 2s, successThreshold: 2}, panicThreshold: 0}",
+        "healthCheck: {probe: {grpc: a.B, timeout: 300ms, failureThreshold: 7}, panicThreshold: 100}",
+    ] {
+        let policy = format!(
+            "---\napiVersion: mesh.lighter.dev/v1\nkind: TrafficPolicy\nmetadata: {{name: t}}\nspec: \
+             {{targetRefs: [{{kind: Service, name: web}}], {said}}}\n"
+        );
+        let snapshot = common::snapshot(&(service("web") + &policy));
+        let policy = &common::port(&snapshot, "web").policy;
+        assert_ne!(*policy, TrafficPolicy::default(), "{said}");
+        let messages = own(&snapshot);
+        let again = decode::assemble(&read(&messages));
+        assert_eq!(plain(&again), plain(&snapshot), "{said}");
+        assert_eq!(own(&again), messages);
+        // Whoever knows nothing of Lighter learns as much as a Cluster and its routes can say.
+        let other = decode::assemble(&read(&standard(&snapshot)));
+        let found = &common::port(&other, "web").policy.balancing;
+        assert_eq!(found.balancer, policy.balancing.balancer);
+        // What callers see is the sidecar's own.
+        assert_eq!(
+            LoadReports { pass_on: policy.balancing.reports.pass_on, ..found.reports.clone() },
+            policy.balancing.reports
+        );
+        if found.balancer.hashes() {
+            let is_path = |on: &&HashOn| **on != HashOn::Path;
+            let expected: Vec<_> = policy.balancing.hash.iter().filter(is_path).cloned().collect();
+            assert_eq!(*found.hash, *expected);
+            let sizes = |balancing: &Balancing| (balancing.ring_size, balancing.table_size);
+            assert_eq!(sizes(found), sizes(&policy.balancing));
+        }
+    }
+}
+
+#[test]
 fn grpc_routes_are_read_as_they_were_meant() {
     let methods = [
         "{method: {service: shop.Catalog, method: Get}}",
@@ -354,9 +508,12 @@ fn grpc_routes_are_read_as_they_were_meant() {
         "{method: {method: List}, headers: [{name: x-canary, value: 'yes'}]}",
         "{method: {type: RegularExpression, service: 'bank[.].*', method: 'P(ay|ut)'}}",
     ];
-    let rule =
-        |method: &&str| format!("    - {{matches: [{method}], backendRefs: [{{name: a, port: 80}}]}}\n");
-    let rules: String = methods.iter().map(rule).collect();
+    let more =
+        ["", "retry: {},", "retry: {codes: [], attempts: 0},", "retry: {codes: [CANCELLED], backoff: 1s},"];
+    let rule = |(method, more): (&str, &str)| {
+        format!("    - {{{more} matches: [{method}], backendRefs: [{{name: a, port: 80}}]}}\n")
+    };
+    let rules: String = methods.into_iter().zip(more).map(rule).collect();
     let route = common::route("name: r", &rules).replace("HTTPRoute", "GRPCRoute");
     let snapshot = common::snapshot(&(service("web") + &service("a") + &route));
     assert_eq!(plain(&decode::assemble(&read(&own(&snapshot)))), plain(&snapshot));

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Report, check};
+use super::{Drafts, Report, check, reference};
 use crate::document::At;
 use crate::error::ConfigError;
+use crate::resource::filter::RequestMirror;
+use crate::resource::meta::BackendRef;
 use crate::resource::route::{
     GrpcRouteFilter, GrpcRouteFilterType, Header, HeaderModifier, HttpRouteFilter, HttpRouteFilterType,
     PathModifier, PathModifierType, RequestRedirect, Scheme, UrlRewrite,
 };
+use crate::snapshot::filter::{Mirror, Share};
 use crate::snapshot::route::{Action, HeaderChanges, PathChange, PathMatch, Redirect, Rewrite};
 
 /// The actions of a rule, for its match with `path`.
@@ -44,14 +47,22 @@ pub(super) fn replaces_prefix(actions: &[Action]) -> bool {
     actions.iter().any(|action| matches!(path(action), Some(PathChange::ReplacePrefix(..))))
 }
 
-/// The actions of a rule's filters, each of them valid alone and beside the others.
-pub(super) fn http(filters: &[HttpRouteFilter], at: &At<'_>, report: &mut Report) -> Vec<Action> {
+/// The actions of a rule's filters, each of them valid alone and beside the others, in a route in `namespace`.
+pub(super) fn http(
+    filters: &[HttpRouteFilter],
+    at: &At<'_>,
+    namespace: &str,
+    drafts: &Drafts,
+    report: &mut Report,
+) -> Vec<Action> {
     use HttpRouteFilterType as Type;
     let mut actions = Vec::new();
     report.ok(check::at_most(at, filters.len(), check::MAX_ITEMS));
     for (index, filter) in filters.iter().enumerate().take(check::MAX_ITEMS) {
         let at = at.index(index);
-        if filters[..index].iter().any(|other| other.kind == filter.kind) {
+        let is_twin =
+            |other: &HttpRouteFilter| other.kind == filter.kind && filter.kind != Type::RequestMirror;
+        if filters[..index].iter().any(is_twin) {
             report.error(at.field("type").error(format!("a rule has only one {:?}", filter.kind)));
         }
         let fields = [
@@ -63,6 +74,7 @@ pub(super) fn http(filters: &[HttpRouteFilter], at: &At<'_>, report: &mut Report
             ),
             ("requestRedirect", Type::RequestRedirect, filter.request_redirect.is_some()),
             ("urlRewrite", Type::URLRewrite, filter.url_rewrite.is_some()),
+            ("requestMirror", Type::RequestMirror, filter.request_mirror.is_some()),
         ];
         for (field, kind, present) in fields {
             of_type(&at, field, kind == filter.kind, present, report);
@@ -82,6 +94,10 @@ pub(super) fn http(filters: &[HttpRouteFilter], at: &At<'_>, report: &mut Report
                 let rewrite = filter.url_rewrite.as_ref();
                 rewrite.map(|to| Action::Rewrite(self::rewrite(to, &at.field("urlRewrite"), report)))
             }
+            Type::RequestMirror => {
+                let mirror = filter.request_mirror.as_ref();
+                mirror.and_then(|to| self::mirror(to, &at.field("requestMirror"), namespace, drafts, report))
+            }
         };
         actions.extend(action);
     }
@@ -93,29 +109,85 @@ pub(super) fn http(filters: &[HttpRouteFilter], at: &At<'_>, report: &mut Report
 }
 
 /// The same for gRPC.
-pub(super) fn grpc(filters: &[GrpcRouteFilter], at: &At<'_>, report: &mut Report) -> Vec<Action> {
+pub(super) fn grpc(
+    filters: &[GrpcRouteFilter],
+    at: &At<'_>,
+    namespace: &str,
+    drafts: &Drafts,
+    report: &mut Report,
+) -> Vec<Action> {
     use GrpcRouteFilterType as Type;
     let mut actions = Vec::new();
     report.ok(check::at_most(at, filters.len(), check::MAX_ITEMS));
     for (index, filter) in filters.iter().enumerate().take(check::MAX_ITEMS) {
         let at = at.index(index);
-        if filters[..index].iter().any(|other| other.kind == filter.kind) {
+        let is_twin =
+            |other: &GrpcRouteFilter| other.kind == filter.kind && filter.kind != Type::RequestMirror;
+        if filters[..index].iter().any(is_twin) {
             report.error(at.field("type").error(format!("a rule has only one {:?}", filter.kind)));
         }
         let (request, response) = (&filter.request_header_modifier, &filter.response_header_modifier);
-        let is_request = filter.kind == Type::RequestHeaderModifier;
-        of_type(&at, "requestHeaderModifier", is_request, request.is_some(), report);
-        of_type(&at, "responseHeaderModifier", !is_request, response.is_some(), report);
-        let action = if is_request {
-            let at = at.field("requestHeaderModifier");
-            request.as_ref().map(|modifier| Action::RequestHeaders(header_changes(modifier, &at, report)))
-        } else {
-            let at = at.field("responseHeaderModifier");
-            response.as_ref().map(|modifier| Action::ResponseHeaders(header_changes(modifier, &at, report)))
+        let fields = [
+            ("requestHeaderModifier", Type::RequestHeaderModifier, request.is_some()),
+            ("responseHeaderModifier", Type::ResponseHeaderModifier, response.is_some()),
+            ("requestMirror", Type::RequestMirror, filter.request_mirror.is_some()),
+        ];
+        for (field, kind, present) in fields {
+            of_type(&at, field, kind == filter.kind, present, report);
+        }
+        let action = match filter.kind {
+            Type::RequestHeaderModifier => request.as_ref().map(|modifier| {
+                Action::RequestHeaders(header_changes(modifier, &at.field("requestHeaderModifier"), report))
+            }),
+            Type::ResponseHeaderModifier => response.as_ref().map(|modifier| {
+                Action::ResponseHeaders(header_changes(modifier, &at.field("responseHeaderModifier"), report))
+            }),
+            Type::RequestMirror => {
+                let mirror = filter.request_mirror.as_ref();
+                mirror.and_then(|to| self::mirror(to, &at.field("requestMirror"), namespace, drafts, report))
+            }
         };
         actions.extend(action);
     }
     actions
+}
+
+/// The Services to which filters of rules send copies.
+pub(super) fn mirrors<'r>(filters: impl Iterator<Item = Option<&'r RequestMirror>>) -> Vec<&'r BackendRef> {
+    filters.flatten().map(|mirror| &mirror.backend_ref).collect()
+}
+
+fn mirror(
+    to: &RequestMirror,
+    at: &At<'_>,
+    namespace: &str,
+    drafts: &Drafts,
+    report: &mut Report,
+) -> Option<Action> {
+    let at_backend = at.field("backendRef");
+    if to.backend_ref.weight.is_some() {
+        report.error(at_backend.field("weight").error("a mirror has no weight").hint("use `percent`"));
+    }
+    let share = report.ok(mirrored(to, at));
+    let backend = reference::backend(&to.backend_ref, &at_backend, namespace, drafts, report)?;
+    Some(Action::Mirror(Mirror { target: backend.target, share: share? }))
+}
+
+fn mirrored(to: &RequestMirror, at: &At<'_>) -> Result<Share, ConfigError> {
+    let (numerator, denominator, at) = match (to.percent, &to.fraction) {
+        (None, None) => return Ok(Share::ALL),
+        (Some(_), Some(_)) => return Err(at.field("fraction").error("there is `percent` already")),
+        (Some(percent), None) => (percent, 100, at.field("percent")),
+        (None, Some(fraction)) => {
+            (fraction.numerator, fraction.denominator.unwrap_or(100), at.field("fraction"))
+        }
+    };
+    if denominator == 0 || numerator > denominator {
+        let error = at.error(format!("{numerator} of {denominator} is no share"));
+        return Err(error.hint("from none to all of them"));
+    }
+    // Below a million, so it fits.
+    Ok(Share((u64::from(numerator) * 1_000_000 / u64::from(denominator)) as u32))
 }
 
 /// A filter has the field that its type names, and no other.

@@ -3,26 +3,32 @@
 use std::sync::Arc;
 
 use super::attach::{Attached, Attachment, attachment};
-use super::kind::Refers;
+use super::kind::{Kinds, Refers};
 use super::order::Ranked;
-use super::{Drafts, Making, Report, check, filter, http, reference};
+use super::shape::{self, ByRule};
+use super::{Drafts, Making, Report, check, filter, http, reference, retry, session};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::name::ServiceName;
 use crate::resource::route::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteSpec, ValueMatchType};
+use crate::snapshot::Priority;
 use crate::snapshot::route::{Matcher, PathMatch, Route};
 
 impl Refers for GrpcRouteSpec {
     type Said = Attached;
 
     fn about(route: &Loaded<Self>) -> Vec<ServiceName> {
-        reference::named_parents(&route.resource.spec.parent_refs, route.namespace())
+        let parents = reference::named_parents(&route.resource.spec.parent_refs, route.namespace());
+        parents.into_iter().chain([shape::route_name(route)]).collect()
     }
 
     fn names(route: &Loaded<Self>) -> Vec<ServiceName> {
         let rules = route.resource.spec.rules.iter();
-        reference::named_backends(rules.flat_map(|rule| &rule.backend_refs), route.namespace())
+        let filters = rules.clone().flat_map(|rule| &rule.filters);
+        let mirrors = filter::mirrors(filters.map(|filter| filter.request_mirror.as_ref()));
+        let backends = rules.flat_map(|rule| &rule.backend_refs).chain(mirrors);
+        reference::named_backends(backends, route.namespace())
     }
 
     fn follow(route: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Attached {
@@ -33,7 +39,8 @@ impl Refers for GrpcRouteSpec {
         let mut routes = Vec::new();
         for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
             let at = at.field("rules").index(index);
-            let actions = filter::grpc(&rule.filters, &at.field("filters"), report);
+            let actions =
+                filter::grpc(&rule.filters, &at.field("filters"), route.namespace(), drafts, report);
             let at_backends = at.field("backendRefs");
             let backends =
                 reference::backends(&rule.backend_refs, &at_backends, route.namespace(), drafts, report);
@@ -42,13 +49,25 @@ impl Refers for GrpcRouteSpec {
             }
             let any = [GrpcRouteMatch::default()];
             let alternatives = if rule.matches.is_empty() { &any } else { rule.matches.as_slice() };
+            let mut of_rule = Vec::new();
             for (alternative, spec) in alternatives.iter().enumerate() {
                 let Some(matcher) = matcher(spec, &at.field("matches").index(alternative), report) else {
                     continue;
                 };
                 let route = of_match(matcher, label, &actions, &backends);
-                routes.push(Ranked::grpc(route, lengths(spec.method.as_ref()), &age, index, alternative));
+                of_rule.push(Ranked::grpc(route, lengths(spec.method.as_ref()), &age, index, alternative));
             }
+            let made = of_rule.iter().map(|ranked| &ranked.route);
+            let session = session::of_rule(rule.session_persistence.as_ref(), label, &at, made, report);
+            if let Some(said) = &rule.retry {
+                retry::check_grpc_rule(said, &at, report);
+            }
+            let retry = rule.retry.as_ref().map(retry::of_grpc_rule);
+            for ranked in &mut of_rule {
+                ranked.route.session = session.clone();
+                ranked.retry = retry.clone();
+            }
+            routes.append(&mut of_rule);
         }
         Attached { ports, routes }
     }
@@ -56,11 +75,13 @@ impl Refers for GrpcRouteSpec {
 
 /// Attaches GRPCRoutes to the ports of a Service, behind its HTTPRoutes.
 pub(super) fn attach<'m>(
-    routes: Vec<(&'m Loaded<GrpcRouteSpec>, &Attached)>,
+    kinds: &'m Kinds,
+    service: &ServiceName,
     ports: &mut [Making<'m>],
     report: &mut Report,
 ) {
-    for (route, attached) in routes {
+    for (route, attached) in kinds.grpc_routes.about(service) {
+        let policies = ByRule::of(&shape::route_name(route), kinds);
         let at_parents = route.spec().field("parentRefs");
         for port in attached.to(ports) {
             if let Some(other) = &port.http_route {
@@ -71,7 +92,7 @@ pub(super) fn attach<'m>(
                 );
             }
             port.has_grpc_route = true;
-            port.routes.extend(attached.routes.iter().cloned());
+            port.attach(&attached.routes, &policies);
         }
     }
 }
@@ -89,6 +110,9 @@ fn of_match(
         actions: actions.to_vec(),
         backends: backends.to_vec(),
         request_timeout: None,
+        retry: None,
+        priority: Priority::Default,
+        session: None,
     }
 }
 

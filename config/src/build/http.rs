@@ -3,30 +3,36 @@
 use std::sync::Arc;
 
 use super::attach::{Attached, Attachment, attachment};
-use super::kind::Refers;
+use super::kind::{Kinds, Refers};
 use super::order::Ranked;
-use super::{Drafts, Making, Report, check, filter, reference};
+use super::shape::{self, ByRule};
+use super::{Drafts, Making, Report, check, filter, reference, retry, session};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::name::ServiceName;
+use crate::resource::Duration;
 use crate::resource::route::{
     HttpPathMatch, HttpPathMatchType, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ValueMatch as ValueSpec,
     ValueMatchType,
 };
-use crate::snapshot::Action;
 use crate::snapshot::route::{Matcher, PathMatch, Route, ValueMatch};
+use crate::snapshot::{Action, Priority};
 
 impl Refers for HttpRouteSpec {
     type Said = Attached;
 
     fn about(route: &Loaded<Self>) -> Vec<ServiceName> {
-        reference::named_parents(&route.resource.spec.parent_refs, route.namespace())
+        let parents = reference::named_parents(&route.resource.spec.parent_refs, route.namespace());
+        parents.into_iter().chain([shape::route_name(route)]).collect()
     }
 
     fn names(route: &Loaded<Self>) -> Vec<ServiceName> {
         let rules = route.resource.spec.rules.iter();
-        reference::named_backends(rules.flat_map(|rule| &rule.backend_refs), route.namespace())
+        let filters = rules.clone().flat_map(|rule| &rule.filters);
+        let mirrors = filter::mirrors(filters.map(|filter| filter.request_mirror.as_ref()));
+        let backends = rules.flat_map(|rule| &rule.backend_refs).chain(mirrors);
+        reference::named_backends(backends, route.namespace())
     }
 
     fn follow(route: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Attached {
@@ -38,7 +44,11 @@ impl Refers for HttpRouteSpec {
         for (index, (rule, label)) in spec.rules.iter().zip(&labels).enumerate() {
             let at = at.field("rules").index(index);
             let made = of_rule(rule, label, &at, route.namespace(), drafts, report);
-            let ranked = |(alternative, route)| Ranked::http(route, &age, index, alternative);
+            let retry = retry::of_rule(rule);
+            let ranked = |(alternative, route)| Ranked {
+                retry: retry.clone(),
+                ..Ranked::http(route, &age, index, alternative)
+            };
             routes.extend(made.into_iter().enumerate().map(ranked));
         }
         Attached { ports, routes }
@@ -46,11 +56,12 @@ impl Refers for HttpRouteSpec {
 }
 
 /// Attaches HTTPRoutes to the ports of a Service.
-pub(super) fn attach<'m>(routes: Vec<(&'m Loaded<HttpRouteSpec>, &Attached)>, ports: &mut [Making<'m>]) {
-    for (route, attached) in routes {
+pub(super) fn attach<'m>(kinds: &'m Kinds, service: &ServiceName, ports: &mut [Making<'m>]) {
+    for (route, attached) in kinds.http_routes.about(service) {
+        let policies = ByRule::of(&shape::route_name(route), kinds);
         for port in attached.to(ports) {
             port.http_route.get_or_insert_with(|| route.spec().field("parentRefs"));
-            port.routes.extend(attached.routes.iter().cloned());
+            port.attach(&attached.routes, &policies);
         }
     }
 }
@@ -63,7 +74,7 @@ fn of_rule(
     drafts: &Drafts,
     report: &mut Report,
 ) -> Vec<Route> {
-    let actions = filter::http(&rule.filters, &at.field("filters"), report);
+    let actions = filter::http(&rule.filters, &at.field("filters"), namespace, drafts, report);
     let backends =
         reference::backends(&rule.backend_refs, &at.field("backendRefs"), namespace, drafts, report);
     let redirects = actions.iter().any(|action| matches!(action, Action::Redirect(_)));
@@ -74,6 +85,7 @@ fn of_rule(
         let warning = at.error("the rule has no backends: what it matches is answered with 500");
         report.warnings.push(warning.hint("to keep the traffic of the Service itself, name it as a backend"));
     }
+    retry::check_rule(rule, at, report);
     let request_timeout = rule.timeouts.as_ref().and_then(|timeouts| timeouts.request);
     let replaces_prefix = filter::replaces_prefix(&actions);
     let any = [HttpRouteMatch::default()];
@@ -92,9 +104,14 @@ fn of_rule(
             actions: filter::for_match(&actions, &matcher.path),
             matcher,
             backends: backends.clone(),
-            request_timeout: request_timeout.map(|limit| (!limit.0.is_zero()).then_some(limit.0)),
+            request_timeout: request_timeout.map(Duration::limit),
+            retry: None,
+            priority: Priority::Default,
+            session: None,
         });
     }
+    let session = session::of_rule(rule.session_persistence.as_ref(), label, at, routes.iter(), report);
+    routes.iter_mut().for_each(|route| route.session = session.clone());
     routes
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Drafts, Report};
+use super::{Drafts, Report, reference, shape};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
@@ -46,6 +46,28 @@ pub(super) struct Kinds {
     pub(super) mesh_policies: Kind<MeshPolicySpec>,
     pub(super) link_policies: Kind<LinkPolicySpec>,
     pub(super) authorization_policies: Kind<AuthorizationPolicySpec>,
+}
+
+impl Kinds {
+    /// Judges the policies about routes that are touched, of which either may be new or gone, and touches the Services of
+    /// those routes in their place.
+    pub(super) fn judge_routes(&self, touched: &mut BTreeSet<ServiceName>, report: &mut Report) {
+        let routes: Vec<ServiceName> = touched.extract_if(.., shape::is_route).collect();
+        for name in routes {
+            let http = self.http_routes.about(&name).pop().map(|(route, _)| {
+                let rules = route.resource.spec.rules.iter().map(|rule| rule.name.as_deref());
+                (HttpRouteSpec::about(route), reference::rules(rules))
+            });
+            let grpc = self.grpc_routes.about(&name).pop().map(|(route, _)| {
+                let rules = route.resource.spec.rules.iter().map(|rule| rule.name.as_deref());
+                (GrpcRouteSpec::about(route), reference::rules(rules))
+            });
+            let found = http.or(grpc);
+            shape::judge(&name, found.as_ref().map(|(_, rules)| &**rules), self, report);
+            let about = found.into_iter().flat_map(|(about, _)| about);
+            touched.extend(about.filter(|name| !shape::is_route(name)));
+        }
+    }
 }
 
 /// Does the same to every kind.

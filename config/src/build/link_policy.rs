@@ -42,7 +42,7 @@ pub(super) fn of_mesh(policies: &Policies<'_>, report: &mut Report) -> LinkPolic
 pub(super) fn of(
     policies: &Policies<'_>,
     service: &ServiceName,
-    mesh: LinkPolicy,
+    mesh: &LinkPolicy,
     report: &mut Report,
 ) -> LinkPolicy {
     let places = policies.iter().flat_map(|(policy, targets)| {
@@ -50,7 +50,7 @@ pub(super) fn of(
         let about = targets.iter().filter(|target| target.service == *service);
         about.map(move |target| (*policy, at.index(target.index)))
     });
-    said(places, &service.to_string(), mesh, report)
+    said(places, &service.to_string(), mesh.clone(), report)
 }
 
 /// What the first of some policies about the same says; one can. `otherwise` holds where it says nothing.
@@ -90,6 +90,19 @@ fn check(spec: &LinkPolicySpec, at: &At<'_>, report: &mut Report) {
     if spec.back_off.is_some_and(|back_off| back_off.0.is_zero()) {
         report.error(at.field("backOff").error("what failed is left alone for some time"));
     }
+    let devices = spec.devices.iter().flatten().enumerate();
+    for (index, device) in devices.filter(|(_, device)| !is_device(device)) {
+        let error = format!("`{}` is no name of a device", device.escape_debug());
+        report.error(at.field("devices").index(index).error(error).hint("`rdma link` shows their names"));
+    }
+    if let Some(devices) =
+        spec.devices.as_ref().filter(|devices| devices.is_empty() || devices.len() > MAX_DEVICES)
+    {
+        let error = at.field("devices").error(format!("{} devices are named", devices.len()));
+        report.error(error.hint(format!(
+            "1 to {MAX_DEVICES}; to use none, write `wires: {{rdma: mustNot}}`; all: leave it out"
+        )));
+    }
     if let Some(bytes) = spec.ring_bytes.filter(|bytes| !is_ring(*bytes)) {
         let error = at.field("ringBytes").error(format!("{bytes} is no size of a ring"));
         report.error(error.hint(format!("a power of two from {MIN_RING} to {MAX_RING}")));
@@ -97,22 +110,38 @@ fn check(spec: &LinkPolicySpec, at: &At<'_>, report: &mut Report) {
 }
 
 fn fill_in(spec: &LinkPolicySpec, policy: &mut LinkPolicy) {
-    if let Some(shm) = spec.wires.shm {
-        policy.shm = match shm {
-            WireUseSpec::May => WireUse::May,
-            WireUseSpec::Should => WireUse::Should,
-            WireUseSpec::MustNot => WireUse::MustNot,
-        };
+    policy.shm = spec.wires.shm.map_or(policy.shm, wire_use);
+    policy.rdma = spec.wires.rdma.map_or(policy.rdma, wire_use);
+    if let Some(devices) = &spec.devices {
+        policy.devices = devices.iter().map(|device| device.as_str().into()).collect();
     }
     policy.hot_bytes_per_second = spec.hot_bytes_per_second.unwrap_or(policy.hot_bytes_per_second);
     policy.ring_bytes = spec.ring_bytes.unwrap_or(policy.ring_bytes);
     policy.back_off = spec.back_off.map_or(policy.back_off, |back_off| back_off.0);
     if let Some(idle) = spec.idle_timeout {
-        policy.idle_timeout = (!idle.0.is_zero()).then_some(idle.0);
+        policy.idle_timeout = idle.limit();
     }
+}
+
+fn wire_use(said: WireUseSpec) -> WireUse {
+    match said {
+        WireUseSpec::May => WireUse::May,
+        WireUseSpec::Should => WireUse::Should,
+        WireUseSpec::MustNot => WireUse::MustNot,
+    }
+}
+
+/// Whether a device can be called so: the kernel's names are shorter, and have no such characters.
+pub(crate) fn is_device(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
+    (1..=MAX_DEVICE).contains(&name.len()) && name.bytes().all(is_plain)
 }
 
 /// One record of TLS lies in any ring several times.
 const MIN_RING: u32 = 1 << 16;
 
 const MAX_RING: u32 = 1 << 24;
+
+/// Bytes of a device's name, and how many are named at most.
+const MAX_DEVICE: usize = 63;
+pub(crate) const MAX_DEVICES: usize = 32;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::kind::Kinds;
 use super::mesh_policy::{self, Policies};
+use super::shape::ByRule;
 use super::{Draft, PortDraft, Report, authorization, grpc, http, link_policy, order, policy, tcp};
 use crate::document::At;
 use crate::name::{ServiceName, ServicePort};
 use crate::snapshot::{
-    Authorization, Backend, LinkPolicy, Mtls, OutboundPolicy, Port, RouteTable, Service, TrafficPolicy,
-    VirtualIps,
+    Action, Authorization, Backend, LinkPolicy, Mtls, OutboundPolicy, Port, RouteTable, Service,
+    TrafficPolicy, VirtualIps,
 };
 
 /// A port in the making.
@@ -25,6 +26,10 @@ pub(super) struct Making<'m> {
     pub(super) http_route: Option<At<'m>>,
     pub(super) has_grpc_route: bool,
     pub(super) tcp: Option<TcpMaking<'m>>,
+    /// What its own sidecars do to requests.
+    pub(super) guards: Vec<Action>,
+    /// What callers do to requests where a route says nothing of it.
+    pub(super) faults: Option<Action>,
 }
 
 /// A port's TCPRoute.
@@ -38,7 +43,7 @@ pub(super) struct TcpMaking<'m> {
 pub(super) type Made = (Service, Vec<(ServicePort, Authorization)>);
 
 /// What holds where nothing narrower is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Everywhere {
     pub(super) outbound_policy: OutboundPolicy,
     pub(super) mtls: Mtls,
@@ -70,8 +75,8 @@ pub(super) fn service(
     policy::apply(kinds.traffic_policies.about(name), name, &mut ports, report);
     mesh_policy::mtls(&kinds.mesh_policies.about(name), name, everywhere.mtls, &mut ports, report);
     authorization::apply(kinds.authorization_policies.about(name), &mut ports);
-    http::attach(kinds.http_routes.about(name), &mut ports);
-    grpc::attach(kinds.grpc_routes.about(name), &mut ports, report);
+    http::attach(kinds, name, &mut ports);
+    grpc::attach(kinds, name, &mut ports, report);
     tcp::attach(kinds.tcp_routes.about(name), &mut ports, report);
     one_policy_each(draft, &ports, report);
     let (mut finished, mut authorization) = (Vec::with_capacity(ports.len()), Vec::new());
@@ -80,7 +85,7 @@ pub(super) fn service(
         authorization.extend(said.map(|said| (port.key.clone(), said)));
         finished.push(Arc::new(port));
     }
-    let links = link_policy::of(&kinds.link_policies.about(name), name, everywhere.links, report);
+    let links = link_policy::of(&kinds.link_policies.about(name), name, &everywhere.links, report);
     let probe = draft.probe.clone();
     (Service { name: name.clone(), virtual_ips, ports: finished, probe, links }, authorization)
 }
@@ -96,13 +101,29 @@ impl<'m> Making<'m> {
             http_route: None,
             has_grpc_route: false,
             tcp: None,
+            guards: Vec::new(),
+            faults: None,
         }
     }
 
-    fn finish(self) -> (Port, Option<Authorization>) {
+    /// Adds routes, with what policies say of them.
+    pub(super) fn attach(&mut self, routes: &[order::Ranked], policies: &ByRule<'_>) {
+        let with_policies = |ranked: &order::Ranked| {
+            let mut ranked = ranked.clone();
+            policies.apply(&mut ranked.route, self.faults.as_ref());
+            ranked
+        };
+        self.routes.extend(routes.iter().map(with_policies));
+    }
+
+    fn finish(mut self) -> (Port, Option<Authorization>) {
         let PortDraft { key, name, protocol, target_port, endpoints } = self.draft;
         let has_route = self.http_route.is_some() || self.has_grpc_route;
-        let routes = if has_route { order::table(self.routes) } else { RouteTable::single(key) };
+        let routes = match has_route {
+            true => order::table(self.routes, &self.policy.retry),
+            false => RouteTable::with_actions(key, self.faults.into_iter().collect()),
+        };
+        self.policy.retry = self.policy.retry.plain();
         let (tcp_route, tcp) = match self.tcp {
             Some(route) => (route.name.clone(), route.backends.to_vec()),
             None => {
@@ -121,6 +142,7 @@ impl<'m> Making<'m> {
             endpoints: endpoints.clone(),
             policy: self.policy,
             mtls: self.mtls,
+            guards: self.guards,
         };
         (port, self.authorization)
     }
@@ -131,7 +153,9 @@ fn one_policy_each(draft: &Draft, ports: &[Making<'_>], report: &mut Report) {
     for (at, port) in ports.iter().enumerate() {
         let is_twin = |other: &&Making<'_>| {
             other.draft.target_port == port.draft.target_port
-                && (other.mtls != port.mtls || other.authorization != port.authorization)
+                && (other.mtls != port.mtls
+                    || other.authorization != port.authorization
+                    || other.guards != port.guards)
         };
         if let Some(other) = ports[..at].iter().find(is_twin) {
             let error = draft.written.name_at().error(format!(

@@ -98,6 +98,7 @@ impl Mesh {
     pub fn judge(&mut self) -> Result<Arc<Snapshot>, ConfigErrors> {
         let Changed { mut report, services, mut touched } = std::mem::take(&mut self.changed);
         self.follow(&services, &mut touched, &mut report);
+        self.kinds.judge_routes(&mut touched, &mut report);
         if touched.remove(&ServiceName::nobody()) {
             let everywhere = Everywhere::of(&self.kinds, &mut report);
             if everywhere != self.everywhere {
@@ -114,7 +115,8 @@ impl Mesh {
             return ConfigErrors::or(report.errors, Arc::default());
         }
         (next.outbound_policy, next.mtls) = (self.everywhere.outbound_policy, self.everywhere.mtls);
-        next.version = self.sum.version(next.outbound_policy, next.mtls);
+        next.links = self.everywhere.links.clone();
+        next.version = self.sum.version(&next);
         next.warnings = self.warnings();
         self.snapshot = Arc::new(next);
         Ok(self.snapshot.clone())

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use super::retry::OfRule;
+use crate::snapshot::Retry;
 use crate::snapshot::route::{PathMatch, Route, RouteTable};
 
 /// A route with what decides its place. The smaller rank is tried first.
@@ -10,6 +12,8 @@ use crate::snapshot::route::{PathMatch, Route, RouteTable};
 pub(super) struct Ranked {
     pub(super) rank: Rank,
     pub(super) route: Route,
+    /// What its rule says of other tries; what it leaves out, the port's policy says.
+    pub(super) retry: Option<OfRule>,
 }
 
 /// In order of importance. Between routes that are alike up to here, the older resource is first, then the one whose
@@ -93,12 +97,16 @@ impl Ranked {
             rule,
             alternative,
         };
-        Ranked { rank, route }
+        Ranked { rank, route, retry: None }
     }
 }
 
-/// The table of `routes`.
-pub(super) fn table(mut routes: Vec<Ranked>) -> RouteTable {
+/// The table of `routes` at a port of which `retry` holds.
+pub(super) fn table(mut routes: Vec<Ranked>, retry: &Retry) -> RouteTable {
     routes.sort_by(|a, b| a.rank.cmp(&b.rank));
-    RouteTable::new(routes.into_iter().map(|ranked| ranked.route).collect())
+    let route = |Ranked { route, retry: own, .. }: Ranked| match own {
+        Some(own) => Route { retry: Some(own.over(retry).into()), ..route },
+        None => route,
+    };
+    RouteTable::new(routes.into_iter().map(route).collect())
 }

@@ -52,7 +52,7 @@ pub(super) fn labels<'n>(
         if let Some(rule) = rule {
             report.ok(check::dns_name(&at.index(index).field("name"), rule));
         }
-        let own = rule.map_or_else(|| index.to_string(), str::to_string);
+        let own = own_name(index, rule);
         let label = format!("{namespace}/{name}/{own}").into();
         if !seen.insert(own) {
             let error = at.index(index).field("name").error("another rule is called so already");
@@ -65,6 +65,15 @@ pub(super) fn labels<'n>(
         report.error(at.error("a route has at least one rule"));
     }
     labels
+}
+
+/// What rules are called within their route, given their names.
+pub(super) fn rules<'n>(names: impl Iterator<Item = Option<&'n str>>) -> Vec<Arc<str>> {
+    names.enumerate().map(|(index, name)| own_name(index, name).into()).collect()
+}
+
+fn own_name(index: usize, name: Option<&str>) -> String {
+    name.map_or_else(|| index.to_string(), str::to_string)
 }
 
 /// What one of a policy's `targetRefs` leads to.
@@ -85,10 +94,10 @@ pub(super) fn targets(
     drafts: &Drafts,
     report: &mut Report,
 ) -> Vec<Target> {
-    let found = refs.iter().enumerate().filter_map(|(index, reference)| {
-        let (service, port) = target(reference, &at.index(index), namespace, drafts, report)?;
-        Some(Target { index, service, port })
-    });
+    let found = refs
+        .iter()
+        .enumerate()
+        .filter_map(|(index, target)| service(index, target, &at.index(index), namespace, drafts, report));
     found.collect()
 }
 
@@ -118,24 +127,38 @@ pub(super) fn named_backends<'b>(
     refs.into_iter().map(name).collect()
 }
 
-fn target(
+/// What number `index` of them leads to, which stands at `at`.
+pub(super) fn service(
+    index: usize,
     target: &TargetRef,
     at: &At<'_>,
     namespace: &str,
     drafts: &Drafts,
     report: &mut Report,
-) -> Option<(ServiceName, Option<u16>)> {
+) -> Option<Target> {
     report.ok(is_service(at, target.group.as_deref(), target.kind.as_deref()))?;
     let service = ServiceName::new(namespace, &target.name);
     let draft = report.ok(existing(&service, &at.field("name"), drafts))?;
-    if let Some(port) = target.port
-        && !draft.ports.iter().any(|known| known.key.port == port)
-    {
-        let error = at.field("port").error(format!("{service} has no port {port}"));
-        report.error(error.hint(ports_hint(&draft.ports)));
-        return None;
-    }
-    Some((service, target.port))
+    let no_port = |field: &str, port: &str| {
+        let error = at.field(field).error(format!("{service} has no port {port}"));
+        error.hint(ports_hint(&draft.ports))
+    };
+    let port = match (target.port, target.section_name.as_deref()) {
+        (Some(_), Some(_)) => {
+            report.error(at.field("sectionName").error("there is `port` already"));
+            return None;
+        }
+        (None, None) => None,
+        (Some(number), None) => {
+            let known = draft.ports.iter().find(|known| known.key.port == number);
+            Some(report.ok(known.ok_or_else(|| no_port("port", &number.to_string())))?.key.port)
+        }
+        (None, Some(name)) => {
+            let known = draft.ports.iter().find(|known| known.name.as_deref() == Some(name));
+            Some(report.ok(known.ok_or_else(|| no_port("sectionName", &format!("`{name}`"))))?.key.port)
+        }
+    };
+    Some(Target { index, service, port })
 }
 
 /// The ports to which a route in `namespace` is attached by `parents`, each once.
@@ -233,7 +256,8 @@ pub(super) fn backends(
     backends
 }
 
-fn backend(
+/// A backend; one that does not exist is kept, and warned of.
+pub(super) fn backend(
     reference: &BackendRef,
     at: &At<'_>,
     namespace: &str,

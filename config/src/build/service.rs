@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::kind::Order;
-use super::{Draft, PortDraft, Report, check};
+use super::{Draft, PortDraft, Report, check, locality};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
@@ -90,6 +90,8 @@ fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft], r
         report.ok(check::weight(&at.field("weight"), weight));
         let priority = endpoint.priority.unwrap_or_default();
         report.ok(check::priority(&at.field("priority"), priority));
+        let locality = endpoint.locality.as_ref().map(|said| locality::locality(said, &at.field("locality")));
+        let locality = report.ok(locality.transpose()).flatten().unwrap_or_default();
         let secure = endpoint.secure.as_ref().map(|spec| secure(spec, &at.field("secure"), report));
         let Some(ip) = report.ok(address(&at.field("address"), &endpoint.address)) else { continue };
         for port in ports.iter_mut() {
@@ -102,7 +104,8 @@ fn add_endpoints(endpoints: &[Endpoint], at: &At<'_>, ports: &mut [PortDraft], r
                 continue;
             }
             seen.insert((port.key.port, address), at.clone());
-            port.endpoints.push(EndpointSpec { address, weight, priority, secure: secure.clone() });
+            let (locality, secure) = (locality.clone(), secure.clone());
+            port.endpoints.push(EndpointSpec { address, weight, priority, locality, secure, wires: None });
         }
     }
 }

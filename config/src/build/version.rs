@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::name::ServicePort;
-use crate::snapshot::{Authorization, Mtls, OutboundPolicy, Service, Snapshot};
+use crate::snapshot::{Authorization, Service, Snapshot};
 
 /// The sum of the hashes of all parts: each 64 bits by themselves, modulo 2^64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,10 +32,10 @@ impl Sum {
         self.combine(&(port, said), u64::wrapping_sub);
     }
 
-    /// The version of a snapshot with these parts: 16 hex digits.
-    pub(super) fn version(&self, outbound_policy: OutboundPolicy, mtls: Mtls) -> Arc<str> {
+    /// The version of a snapshot with these parts, and what holds for all of them: 16 hex digits.
+    pub(super) fn version(&self, Snapshot { outbound_policy, mtls, links, .. }: &Snapshot) -> Arc<str> {
         let mut version = String::new();
-        for byte in &hash(&(self, outbound_policy, mtls))[..8] {
+        for byte in &hash(&(self, outbound_policy, mtls, links))[..8] {
             // Writing to a string cannot fail.
             let _ = write!(version, "{byte:02x}");
         }
@@ -56,7 +56,7 @@ pub(crate) fn version(snapshot: &Snapshot) -> Arc<str> {
     let mut sum = Sum::default();
     snapshot.services.values().for_each(|service| sum.add_service(service));
     snapshot.authorization.iter().for_each(|(port, said)| sum.add_authorization(port, said));
-    sum.version(snapshot.outbound_policy, snapshot.mtls)
+    sum.version(snapshot)
 }
 
 /// A SHA-256 over what something says. The text that is hashed is the `Debug` text of the snapshot's own types, since

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::hex;
 use crate::name::ServiceName;
 
 /// What `lighter ca token` prints: `lighter-join.NAMESPACE.NAME.HEX`, where HEX is an id (8 bytes), a secret (32 bytes)
@@ -35,7 +36,7 @@ impl JoinToken {
         else {
             return Err(TokenError::Damaged);
         };
-        let bytes = unhex(digits).ok_or(TokenError::Damaged)?;
+        let bytes = hex::decode(digits.as_bytes()).ok_or(TokenError::Damaged)?;
         let (roots, []) = bytes.get(BEFORE_ROOTS..).unwrap_or_default().as_chunks() else {
             return Err(TokenError::Damaged);
         };
@@ -65,12 +66,6 @@ impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinToken").field("service", &self.service).finish_non_exhaustive()
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: &u8| char::from(*digit).to_digit(16);
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some((digit(pair.first()?)? << 4 | digit(pair.get(1)?)?) as u8)).collect()
 }
 
 const PREFIX: &str = "lighter-join.";

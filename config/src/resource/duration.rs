@@ -38,6 +38,11 @@ impl Duration {
         }
         (parts > 0).then_some(Duration(sum))
     }
+
+    /// What it limits something to, where `0s` means no limit.
+    pub(crate) fn limit(self) -> Option<time::Duration> {
+        (!self.0.is_zero()).then_some(self.0)
+    }
 }
 
 impl<'de> Deserialize<'de> for Duration {

@@ -17,11 +17,15 @@ pub struct LinkPolicySpec {
     /// Which wires.
     #[serde(default)]
     pub wires: Wires,
+    /// The names of the RDMA devices that are used, as `rdma link` shows them, on whichever host has one of that name.
+    /// Default: all.
+    #[serde(default)]
+    pub devices: Option<Vec<String>>,
     /// How many bytes a second a link carries, both ways together, when it is hot. Default 262144.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub hot_bytes_per_second: Option<u64>,
-    /// How much lies in a ring at most, in each direction: a power of two from 65536 to 16777216. Default 262144.
+    /// How much lies in a ring at most, in each direction: a power of two from 65536 to 16777216. Default 1048576.
     #[serde(default)]
     pub ring_bytes: Option<u32>,
     /// How long a wire that failed between two sidecars is left alone at first; each time in a row twice as long, up to
@@ -40,6 +44,9 @@ pub struct Wires {
     /// Memory that the sidecars of one host share. Default `may`.
     #[serde(default)]
     pub shm: Option<WireUse>,
+    /// Memory of each sidecar that the RDMA device of the other writes to, where both hosts have one. Default `may`.
+    #[serde(default)]
+    pub rdma: Option<WireUse>,
 }
 
 /// Whether a wire is used.

@@ -97,16 +97,20 @@ pub struct BackendRef {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
-    /// Empty, or the group of Lighter's own Service.
+    /// Empty, or the group of Lighter's own Service. For a route, `gateway.networking.k8s.io`.
     #[serde(default)]
     pub group: Option<String>,
-    /// `Service`.
+    /// `Service`, the default. A TrafficPolicy may be about an `HTTPRoute` or `GRPCRoute` as well.
     #[serde(default)]
     pub kind: Option<String>,
-    /// The name of a Service in the policy's namespace.
+    /// Its name, in the policy's namespace.
     pub name: String,
-    /// One of its ports. Default: all of them.
+    /// One of the Service's ports. Default: all of them.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
+    /// One of the Service's ports by name, or one of the route's rules: by its name, or by its number from 0 where it has
+    /// none.
+    #[serde(default)]
+    pub section_name: Option<String>,
 }

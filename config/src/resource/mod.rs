@@ -7,12 +7,22 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub mod authorization;
+pub mod balancing;
+pub mod circuit;
 mod duration;
+pub mod ejection;
+pub mod filter;
+pub mod health;
 pub mod link;
+pub mod load_report;
+pub mod locality;
 pub mod meta;
+pub mod overload;
 pub mod policy;
+pub mod retry;
 pub mod route;
 pub mod service;
+pub mod session;
 
 pub use duration::Duration;
 pub use meta::Metadata;

@@ -4,14 +4,24 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Duration;
+use super::balancing::Balancing;
+use super::circuit::Circuit;
+use super::ejection::Ejection;
+use super::filter::{Fault, RateLimit};
+use super::health::HealthCheck;
+use super::locality::Nearness;
 use super::meta::TargetRef;
+use super::overload::Overload;
+use super::retry::Retry;
+use crate::snapshot::Priority;
 
-/// How callers treat a Service. What a policy for one port leaves out is taken from the policy for the whole Service,
-/// then from the defaults.
+/// How callers treat a Service, and what is done to single requests. What a policy for one rule of a route leaves out is
+/// taken from the policy for the whole route, then from that for the port, then from that for the whole Service, then from
+/// the defaults.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicySpec {
-    /// The Services, or single ports of them, that this is about.
+    /// The Services, or single ports of them, or the routes, or single rules of them, that this is about.
     #[schemars(length(min = 1))]
     pub target_refs: Vec<TargetRef>,
     /// Longest wait for a connection. Default 5s.
@@ -32,34 +42,43 @@ pub struct TrafficPolicySpec {
     /// When an endpoint that fails is left alone.
     #[serde(default)]
     pub ejection: Option<Ejection>,
-    /// What is tried again.
+    /// What is tried again, and how long one try may take.
     #[serde(default)]
     pub retry: Option<Retry>,
-}
-
-/// When an endpoint that fails is left alone.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Ejection {
-    /// How many connections in a row must fail. 0: an endpoint is never ejected. Default 3.
+    /// How many requests pass in a time: those that all of these let pass. Of a Service or port, for all callers, kept by
+    /// the Service's own sidecar; of a route, for each caller's sidecar.
     #[serde(default)]
-    pub consecutive_failures: Option<u32>,
-    /// Length of the first ejection; the n-th lasts n times as long, up to ten times. Default 10s.
+    pub rate_limits: Option<Vec<RateLimit>>,
+    /// The largest body of a request, in bytes. Kept as `rateLimits` are. Default: no limit.
     #[serde(default)]
-    pub duration: Option<Duration>,
-    /// At most this share of a port's endpoints is ejected at once. Default 50.
+    #[schemars(range(min = 1))]
+    pub max_request_bytes: Option<u64>,
+    /// The largest head of a request: bytes of target, host, and names and values of headers. Kept as `rateLimits` are.
+    /// Default: no limit but the sidecar's own.
     #[serde(default)]
-    #[schemars(range(max = 100))]
-    pub max_percent: Option<u8>,
-}
-
-/// What is tried again.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Retry {
-    /// Whether a request that the upstream never read is tried once more elsewhere. Default true.
+    #[schemars(range(min = 1))]
+    pub max_header_bytes: Option<u64>,
+    /// Faults that are made on purpose, by the sidecars of callers.
     #[serde(default)]
-    pub safe: Option<bool>,
+    pub fault: Option<Fault>,
+    /// How an endpoint is chosen.
+    #[serde(default)]
+    pub balancing: Option<Balancing>,
+    /// How much goes there at once.
+    #[serde(default)]
+    pub circuit: Option<Circuit>,
+    /// How its endpoints are asked whether they are well. Default: they are not.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
+    /// That endpoints near the caller are preferred. Default: where they are says nothing.
+    #[serde(default)]
+    pub locality: Option<Nearness>,
+    /// Has the Service's own sidecar refuse what its application cannot work on at once. Default: it refuses nothing.
+    #[serde(default)]
+    pub overload: Option<Overload>,
+    /// Of a route: whether its requests are refused first where `overload` of its Service refuses any. Default `Default`.
+    #[serde(default)]
+    pub priority: Option<Priority>,
 }
 
 /// What holds for the whole mesh, or for some Services of it. At most one MeshPolicy says each thing of each of them.

@@ -7,7 +7,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Duration;
+use super::filter::RequestMirror;
 use super::meta::{BackendRef, ParentRef};
+use super::retry::{GrpcRouteRetry, HttpRouteRetry};
+use super::session::SessionPersistence;
 
 /// How requests to a Service are routed. A Service without one sends everything to its own endpoints; a Service with
 /// one answers what no rule matches with 404.
@@ -44,6 +47,12 @@ pub struct HttpRouteRule {
     /// Over the TrafficPolicy's.
     #[serde(default)]
     pub timeouts: Option<HttpRouteTimeouts>,
+    /// What is tried again (GEP-1731). What it leaves out, the TrafficPolicy says.
+    #[serde(default)]
+    pub retry: Option<HttpRouteRetry>,
+    /// Whether and how requests of one session go to one endpoint.
+    #[serde(default)]
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// Limits in time.
@@ -53,6 +62,9 @@ pub struct HttpRouteTimeouts {
     /// Longest time from a request's head to the end of its answer. `0s`: no limit.
     #[serde(default)]
     pub request: Option<Duration>,
+    /// Longest time from a try's beginning to its answer's head, at most `request`. `0s`: no limit.
+    #[serde(default)]
+    pub backend_request: Option<Duration>,
 }
 
 /// What a request must look like; every part must hold.
@@ -172,6 +184,9 @@ pub struct HttpRouteFilter {
     /// Changes host and path.
     #[serde(default)]
     pub url_rewrite: Option<UrlRewrite>,
+    /// Sends a copy elsewhere.
+    #[serde(default)]
+    pub request_mirror: Option<RequestMirror>,
 }
 
 /// What a filter does.
@@ -185,6 +200,8 @@ pub enum HttpRouteFilterType {
     RequestRedirect,
     /// Changes host and path.
     URLRewrite,
+    /// Sends a copy elsewhere. A rule may have several.
+    RequestMirror,
 }
 
 /// Changes of headers: first `remove`, then `set`, then `add`.
@@ -311,6 +328,12 @@ pub struct GrpcRouteRule {
     /// Where it goes. Without any, it fails.
     #[serde(default)]
     pub backend_refs: Vec<BackendRef>,
+    /// What is tried again (GEP-1731). What it leaves out, the TrafficPolicy says.
+    #[serde(default)]
+    pub retry: Option<GrpcRouteRetry>,
+    /// Whether and how calls of one session go to one endpoint.
+    #[serde(default)]
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// What a call must look like; every part must hold.
@@ -353,6 +376,9 @@ pub struct GrpcRouteFilter {
     /// Changes the answer's metadata.
     #[serde(default)]
     pub response_header_modifier: Option<HeaderModifier>,
+    /// Sends a copy elsewhere.
+    #[serde(default)]
+    pub request_mirror: Option<RequestMirror>,
 }
 
 /// What a filter does.
@@ -362,6 +388,8 @@ pub enum GrpcRouteFilterType {
     RequestHeaderModifier,
     /// Changes the answer's metadata.
     ResponseHeaderModifier,
+    /// Sends a copy elsewhere. A rule may have several.
+    RequestMirror,
 }
 
 /// Where opaque connections to a Service go.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error};
 
+use super::locality::Locality;
 use crate::probe::ProbeSpec;
 use crate::snapshot::Protocol;
 use crate::suggest::closest;
@@ -77,6 +78,9 @@ pub struct Endpoint {
     #[serde(default)]
     #[schemars(range(max = 127))]
     pub priority: Option<u32>,
+    /// Where it is. Default: not known.
+    #[serde(default)]
+    pub locality: Option<Locality>,
     /// How its sidecar is reached with both identities proved. Default: it is called in plain text.
     #[serde(default)]
     pub secure: Option<Secure>,

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::guard::GuardFile;
 use crate::probe::ProbeSpec;
 use crate::resource::Duration;
+use crate::resource::locality::Locality;
 use crate::resource::service::AppProtocol;
+use crate::sidecar::Propagation;
 
 /// What one sidecar process does. Every field has a default.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -20,6 +23,8 @@ pub(crate) struct SidecarFile {
     /// Of this instance's endpoints: they take traffic while none of a lower number is healthy, from 0 to 127. Default 0.
     #[schemars(range(max = 127))]
     pub(crate) priority: Option<u32>,
+    /// Where this sidecar is, and its instance's endpoints. Default: not known.
+    pub(crate) locality: Option<Locality>,
     /// Worker threads. Default: one per two cores.
     #[schemars(range(min = 1, max = 1024))]
     pub(crate) workers: Option<u32>,
@@ -54,8 +59,13 @@ pub(crate) struct SidecarFile {
     pub(crate) app_probe: Option<ProbeSpec>,
     /// Longest drain after SIGTERM. Default 30s.
     pub(crate) drain_deadline: Option<Duration>,
+    /// The folder, relative to this file, in which another process takes this one's place (`lighter proxy --takeover`). It
+    /// is made for this user alone. Default: nobody can.
+    pub(crate) handover: Option<PathBuf>,
     /// Where the access log goes. Default: no access log.
     pub(crate) access_log: Option<AccessLogFile>,
+    /// Where spans of requests go. Default: none is recorded.
+    pub(crate) tracing: Option<TracingFile>,
     /// Longest silence of a client before an unknown protocol's upstream is dialled. Default 10ms.
     pub(crate) detect_timeout: Option<Duration>,
     /// Largest request or response head in bytes. Default 61440.
@@ -69,6 +79,8 @@ pub(crate) struct SidecarFile {
     /// Most memory of rings beneath links, of all links of this process together, in bytes. 0: none has a ring. Default
     /// 67108864.
     pub(crate) max_ring_bytes: Option<u64>,
+    /// What is asked of clients, and what is done when memory runs short.
+    pub(crate) guard: Option<GuardFile>,
 }
 
 /// An identity from PEM files, relative to this one. They are read again when they change.
@@ -187,6 +199,23 @@ pub(crate) struct AccessLogFile {
     pub(crate) format: Option<LogFormat>,
     /// The file it is appended to, relative to this one. Default: standard output.
     pub(crate) path: Option<PathBuf>,
+}
+
+/// Where spans of requests go, and of which.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct TracingFile {
+    /// The collector that takes them by OTLP over gRPC, in plain text, `host:port`; usually on this host, port 4317.
+    pub(crate) otlp: String,
+    /// Of a hundred requests that come without a trace, how many begin one. One that comes with a trace is recorded if that
+    /// is. Default 1.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub(crate) sampling_percent: Option<f64>,
+    /// The headers that say which trace a request belongs to: the first of these that a request has is read, and all of
+    /// them are written into a request that is recorded. Default `[w3c]`.
+    #[serde(default)]
+    pub(crate) propagation: Option<Vec<Propagation>>,
 }
 
 /// How the access log is written.

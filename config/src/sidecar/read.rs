@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use super::file::{
     AccessLogFile, ControlFile, DnsFile, IdentityFile, InboundFile, InterceptFile, ListenerFile, LogFormat,
-    SidecarFile,
+    SidecarFile, TracingFile,
 };
 use super::{
-    AccessLogConfig, ControlConfig, ControlSecurity, DnsConfig, IdentityConfig, InboundConfig,
-    InterceptConfig, ListenerConfig, SidecarConfig, TokenSource,
+    AccessLogConfig, ControlConfig, ControlSecurity, DnsConfig, GuardConfig, IdentityConfig, InboundConfig,
+    InterceptConfig, ListenerConfig, Propagation, SidecarConfig, TokenSource, TracingConfig,
 };
-use crate::build::check;
+use crate::build::{check, locality};
 use crate::document::{At, Document};
 use crate::error::{ConfigError, ConfigErrors};
 use crate::identity::JoinToken;
 use crate::load::read_text;
 use crate::name::DEFAULT_NAMESPACE;
 use crate::probe::{Probe, ProbeSpec};
+use crate::resource::locality as resource;
+use crate::snapshot::Locality;
 
 /// Where the DNS server listens if nothing else is said.
 const DNS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15053);
@@ -38,6 +40,7 @@ impl Default for SidecarConfig {
             service: None,
             namespace: DEFAULT_NAMESPACE.to_string(),
             priority: 0,
+            locality: Locality::default(),
             workers: (cores / 2).max(1),
             resources: Vec::new(),
             control: None,
@@ -53,11 +56,14 @@ impl Default for SidecarConfig {
             app_probe: None,
             link: None,
             drain_deadline: Duration::from_secs(30),
+            handover: None,
             access_log: None,
+            tracing: None,
             detect_timeout: Duration::from_millis(10),
             max_head_bytes: *HEAD_BYTES.end() as usize,
             max_connections: None,
             max_ring_bytes: MAX_RING_BYTES,
+            guard: GuardConfig::default(),
             identity: None,
         }
     }
@@ -157,6 +163,7 @@ impl Reader<'_> {
                 .collect(),
             service,
             namespace,
+            locality: self.locality(file.locality.as_ref(), &at.field("locality")),
             priority: self.priority(file.priority, &at.field("priority")).unwrap_or(usual.priority),
             workers: self.workers(file.workers, &at.field("workers")).unwrap_or(usual.workers),
             resources: file.resources.into_iter().map(|path| self.folder.join(path)).collect(),
@@ -171,12 +178,18 @@ impl Reader<'_> {
             connect: self.address(file.connect, &at.field("connect")),
             link: self.address(file.link, &at.field("link")),
             drain_deadline: file.drain_deadline.map_or(usual.drain_deadline, |deadline| deadline.0),
+            handover: file.handover.map(|folder| self.folder.join(folder)),
             access_log: file.access_log.map(|log| self.access_log(log)),
+            tracing: file.tracing.and_then(|tracing| self.tracing(tracing, &at.field("tracing"))),
             detect_timeout: file.detect_timeout.map_or(usual.detect_timeout, |timeout| timeout.0),
             max_head_bytes: self.head_bytes(file.max_head_bytes, at).unwrap_or(usual.max_head_bytes),
             identity: file.identity.map(|identity| self.identity(identity, &at.field("identity"))),
             max_connections: self.connections(file.max_connections, &at.field("maxConnections")),
             max_ring_bytes: file.max_ring_bytes.unwrap_or(MAX_RING_BYTES),
+            guard: match file.guard {
+                Some(guard) => guard.read(usual.guard, &at.field("guard"), |error| self.errors.push(error)),
+                None => usual.guard,
+            },
             dns: dns.or_else(|| {
                 intercept.as_ref().filter(|intercept| intercept.dns).map(|_| DnsConfig::default())
             }),
@@ -217,6 +230,11 @@ impl Reader<'_> {
 
     fn app_probe(&mut self, probe: &ProbeSpec, at: &At<'_>) -> Probe {
         probe.read(at, |error| self.errors.push(error))
+    }
+
+    fn locality(&mut self, said: Option<&resource::Locality>, at: &At<'_>) -> Locality {
+        let read = said.map(|said| locality::locality(said, at)).transpose();
+        self.note(read).flatten().unwrap_or_default()
     }
 
     fn priority(&mut self, priority: Option<u32>, at: &At<'_>) -> Option<u32> {
@@ -408,6 +426,21 @@ impl Reader<'_> {
     fn access_log(&mut self, file: AccessLogFile) -> AccessLogConfig {
         let path: Option<PathBuf> = file.path.map(|path| self.folder.join(path));
         AccessLogConfig { json: file.format.unwrap_or(LogFormat::Json) == LogFormat::Json, path }
+    }
+
+    fn tracing(&mut self, file: TracingFile, at: &At<'_>) -> Option<TracingConfig> {
+        let otlp = self.note(host_and_port(&at.field("otlp"), file.otlp));
+        let sampling_percent = file.sampling_percent.unwrap_or(1.0);
+        if !(0.0..=100.0).contains(&sampling_percent) {
+            self.errors.push(at.field("samplingPercent").error("not a number from 0 to 100"));
+        }
+        let propagation = file.propagation.unwrap_or_else(|| vec![Propagation::W3c]);
+        if propagation.is_empty() {
+            let error =
+                at.field("propagation").error("without a header no request says which trace it belongs to");
+            self.errors.push(error.hint("leave it out for W3C's traceparent"));
+        }
+        Some(TracingConfig { otlp: otlp?, sampling_percent, propagation })
     }
 
     /// No two TCP listeners have one address.

@@ -276,9 +276,9 @@ fn contains((network, length): (IpAddr, u8), address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    struct Asked(&'static str, &'static str, &'static [(&'static str, &'static str)]);
+    struct Asked<'a>(&'a str, &'a str, &'a [(&'a str, &'a str)]);
 
-    impl RequestParts for Asked {
+    impl RequestParts for Asked<'_> {
         fn method(&self) -> &[u8] {
             self.0.as_bytes()
         }
@@ -294,9 +294,14 @@ mod tests {
         fn header(&self, name: &str) -> Option<&[u8]> {
             self.2.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_bytes())
         }
+
+        fn header_values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+            let values = self.2.iter().filter(|(found, _)| *found == name);
+            values.for_each(|(_, value)| see(value.as_bytes()));
+        }
     }
 
-    const GET: Asked = Asked("GET", "/a/b", &[("x-team", "red")]);
+    const GET: Asked<'_> = Asked("GET", "/a/b", &[("x-team", "red")]);
 
     fn caller(identity: Option<&str>) -> Caller<'static> {
         // It lives as long as the test.
@@ -314,7 +319,7 @@ mod tests {
         rules: Vec<AuthorizationRule>,
         allow: bool,
         caller: &Caller<'_>,
-        request: Option<&Asked>,
+        request: Option<&Asked<'_>>,
     ) -> bool {
         let allow = if allow { vec!["ns/p".into()] } else { Vec::new() };
         let authorization = Authorization { rules, allow, audit_allow: Vec::new() };
@@ -461,37 +466,15 @@ mod tests {
 
     #[test]
     fn a_second_value_of_a_field_hides_nothing() {
-        struct Twice(&'static [&'static str]);
-
-        impl RequestParts for Twice {
-            fn method(&self) -> &[u8] {
-                b"GET"
-            }
-
-            fn path(&self) -> &[u8] {
-                b"/"
-            }
-
-            fn query(&self) -> Option<&[u8]> {
-                None
-            }
-
-            fn header(&self, _: &str) -> Option<&[u8]> {
-                self.0.first().map(|value| value.as_bytes())
-            }
-
-            fn header_values(&self, _: &str, see: &mut dyn FnMut(&[u8])) {
-                self.0.iter().for_each(|value| see(value.as_bytes()));
-            }
-        }
-
         let prod =
             || Operation { headers: vec![("x-env".into(), Some("prod".into()))], ..Operation::default() };
-        let decides = |deny, values| {
+        let decides = |deny, values: &[&str]| {
+            let fields: Vec<_> = values.iter().map(|value| ("x-env", *value)).collect();
             let rules = vec![rule(deny, Vec::new(), vec![prod()])];
             let allow = if deny { Vec::new() } else { vec!["ns/p".into()] };
             let authorization = Authorization { rules, allow, audit_allow: Vec::new() };
-            let decision = authorization.decide(&caller(None), Some((&Twice(values), &b"web"[..])));
+            let decision =
+                authorization.decide(&caller(None), Some((&Asked("GET", "/", &fields), &b"web"[..])));
             matches!(decision, Decision::Allowed(_))
         };
         for (values, denied, allowed) in [

@@ -13,13 +13,32 @@ use crate::probe::Probe;
 use crate::shared::SharedMap;
 
 pub mod authorization;
+mod balancing;
+mod circuit;
+pub mod filter;
+mod health;
 mod link;
+mod load_report;
+mod locality;
+mod outliers;
+mod overload;
 mod query;
+pub mod retry;
 pub mod route;
+pub mod session;
 
 pub use authorization::Authorization;
-pub use link::{LinkPolicy, WireUse};
+pub use balancing::{Balancer, Balancing, HashOn};
+pub use circuit::Circuit;
+pub use health::{HealthCheck, SlowStart};
+pub use link::{LinkPolicy, WireUse, Wires};
+pub use load_report::LoadReports;
+pub use locality::{Locality, Nearness};
+pub use outliers::{Comparison, Outliers};
+pub use overload::{Overload, Priority};
+pub use retry::{GrpcStatus, Retry, RetryBudget, RetryOn};
 pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
+pub use session::Persistence;
 
 /// Everything the mesh says at one moment.
 #[derive(Clone, Debug, Default)]
@@ -34,16 +53,21 @@ pub struct Snapshot {
     pub outbound_policy: OutboundPolicy,
     /// Whether a workload lets callers in whose identity is not proved, at ports that are in no Service.
     pub mtls: Mtls,
+    /// Which wires carry links to workloads of which no Service is known.
+    pub links: LinkPolicy,
     /// What is allowed, but probably not meant.
     pub warnings: Vec<ConfigError>,
 }
 
 impl Snapshot {
+    /// A port of a Service.
+    pub fn port(&self, key: &ServicePort) -> Option<&Arc<Port>> {
+        self.services.get(&key.service)?.ports.iter().find(|known| known.key == *key)
+    }
+
     /// Whether callers of a workload at this port have to prove who they are.
     pub fn mtls_of(&self, port: &ServicePort) -> Mtls {
-        let service = self.services.get(&port.service);
-        let known = service.and_then(|service| service.ports.iter().find(|known| known.key == *port));
-        known.map_or(self.mtls, |known| known.mtls)
+        self.port(port).map_or(self.mtls, |known| known.mtls)
     }
 }
 
@@ -123,6 +147,8 @@ pub struct Port {
     pub policy: TrafficPolicy,
     /// Whether its workloads let callers in whose identity is not proved.
     pub mtls: Mtls,
+    /// What its workloads' own sidecars do to requests of all callers.
+    pub guards: Vec<Action>,
 }
 
 /// What a port speaks.
@@ -163,8 +189,12 @@ pub struct EndpointSpec {
     pub weight: u32,
     /// It takes traffic while no endpoint of a lower number is healthy.
     pub priority: u32,
+    /// Where it is.
+    pub locality: Locality,
     /// How its sidecar is reached with both identities proved. None: plain text, as it has no sidecar that is known.
     pub secure: Option<Secure>,
+    /// What links with its sidecar can go over beside TCP. None: it is not known, and the sidecar is asked.
+    pub wires: Option<Wires>,
 }
 
 /// The last priority that can be said, as in Envoy.
@@ -201,6 +231,22 @@ pub struct TrafficPolicy {
     pub max_ejected_percent: u8,
     /// Whether a request that the upstream never read is tried once more elsewhere.
     pub safe_retry: bool,
+    /// What else is tried again, where a route does not say it.
+    pub retry: Retry,
+    /// How much of that there may be.
+    pub retry_budget: RetryBudget,
+    /// How an endpoint is chosen.
+    pub balancing: Balancing,
+    /// When endpoints are ejected for their answers.
+    pub outliers: Outliers,
+    /// How much goes there at once.
+    pub circuit: Circuit,
+    /// How its endpoints are asked whether they are well. None: they are not.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// That near endpoints are preferred. None: where they are says nothing.
+    pub nearness: Option<Nearness>,
+    /// How its workloads' own sidecars keep them from more than they can do. None: they let everything through.
+    pub overload: Option<Overload>,
 }
 
 impl Default for TrafficPolicy {
@@ -215,6 +261,14 @@ impl Default for TrafficPolicy {
             eject_for: Duration::from_secs(10),
             max_ejected_percent: 50,
             safe_retry: true,
+            retry: Retry::default(),
+            retry_budget: RetryBudget::default(),
+            balancing: Balancing::default(),
+            outliers: Outliers::default(),
+            circuit: Circuit::default(),
+            health_check: None,
+            nearness: None,
+            overload: None,
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backend, query};
+use super::filter::{Fault, Mirror, RateLimit, SizeLimits};
+use super::{Backend, Persistence, Priority, Retry, query};
+use crate::name::ServicePort;
 
 /// What a route can ask of a request, whatever the protocol version.
 pub trait RequestParts {
@@ -55,6 +57,12 @@ pub struct Route {
     pub backends: Vec<Backend>,
     /// `timeouts.request`, over the port's policy. `Some(None)`: said to be without limit.
     pub request_timeout: Option<Option<Duration>>,
+    /// What is tried again, in place of the port's policy.
+    pub retry: Option<Arc<Retry>>,
+    /// Whether its requests are refused first where not all can be served.
+    pub priority: Priority,
+    /// How requests of one session find the endpoint of the first one again. None: each is for itself.
+    pub session: Option<Arc<Persistence>>,
 }
 
 /// What a request must look like. Every part must hold.
@@ -103,6 +111,14 @@ pub enum Action {
     Redirect(Redirect),
     /// URLRewrite.
     Rewrite(Rewrite),
+    /// A TrafficPolicy's limit of rate.
+    RateLimit(RateLimit),
+    /// A TrafficPolicy's limits of size.
+    SizeLimits(SizeLimits),
+    /// A TrafficPolicy's faults.
+    Fault(Fault),
+    /// RequestMirror.
+    Mirror(Mirror),
 }
 
 /// Changes of headers: first `remove`, then `set`, then `add`. Names as written in the file.
@@ -170,15 +186,23 @@ impl RouteTable {
     }
 
     /// One route named `default` that takes everything to `target`.
-    pub fn single(target: &crate::name::ServicePort) -> Self {
+    pub fn single(target: &ServicePort) -> Self {
+        Self::with_actions(target, Vec::new())
+    }
+
+    /// The same, with something done to each request.
+    pub fn with_actions(target: &ServicePort, actions: Vec<Action>) -> Self {
         let own = Backend { target: target.clone(), weight: 1, exists: true };
         RouteTable::new(vec![Route {
             index: 0,
             name: "default".into(),
             matcher: Matcher::default(),
-            actions: Vec::new(),
+            actions,
             backends: vec![own],
             request_timeout: None,
+            retry: None,
+            priority: Priority::Default,
+            session: None,
         }])
     }
 
@@ -214,6 +238,20 @@ impl RouteTable {
 }
 
 impl Route {
+    /// Every port that it leads to, copies of requests included.
+    pub fn targets(&self) -> impl Iterator<Item = &ServicePort> {
+        let backends = self.backends.iter().map(|backend| &backend.target);
+        backends.chain(self.mirrors().map(|mirror| &mirror.target))
+    }
+
+    /// The copies that are made of its requests, in the order of its actions.
+    pub fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Mirror(mirror) => Some(mirror),
+            _ => None,
+        })
+    }
+
     fn exact_path(&self) -> Option<&[u8]> {
         match &self.matcher.path {
             PathMatch::Exact(path) => Some(path.as_bytes()),

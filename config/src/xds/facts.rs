@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::names::AddressKey;
 use crate::name::ServiceName;
-use crate::snapshot::{Authorization, Mtls, OutboundPolicy, VirtualIps};
+use crate::snapshot::{Authorization, LinkPolicy, Mtls, OutboundPolicy, VirtualIps};
 
 /// What an address or a name means.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,8 @@ pub struct Workload {
     pub trust_domain: Arc<str>,
     /// What happens to destinations in no Service.
     pub outbound_policy: OutboundPolicy,
+    /// Which wires carry links to workloads of which no Service is known.
+    pub links: LinkPolicy,
     /// Its ports.
     pub ports: Vec<InboundPort>,
 }

@@ -1,10 +1,6 @@
 //! What a route does to a request: changes of headers, rewrites, redirects.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use prost::Message;
-use prost_types::Any;
 
 use super::{missing, port, unsupported};
 use crate::build::check;
@@ -13,7 +9,6 @@ use crate::error::ConfigError;
 use crate::snapshot::route::{PathChange, Redirect, Rewrite};
 use crate::snapshot::{HeaderChanges, PathMatch};
 use crate::xds::encode::WHOLE_PATH;
-use crate::xds::type_url;
 use crate::xds::wire::envoy::config::core::v3::HeaderValueOption;
 use crate::xds::wire::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use crate::xds::wire::envoy::config::route::v3 as wire;
@@ -193,23 +188,4 @@ fn full_change(change: &RegexMatchAndSubstitute, at: &At<'_>) -> Result<PathChan
     let path = change.substitution.replace(r"\\", r"\");
     check::path(&at, &path)?;
     Ok(PathChange::ReplaceFull(path.into()))
-}
-
-/// What filters are told for one route must not be overlooked, unless the server says that it may be.
-pub(super) fn per_filter(configs: &BTreeMap<String, Any>, at: &At<'_>) -> Result<(), ConfigError> {
-    for (name, any) in configs {
-        let at = at.field(name);
-        let may_be_left_out = match any.type_url == type_url::FILTER_CONFIG {
-            true => {
-                let config = wire::FilterConfig::decode(&*any.value)
-                    .map_err(|error| at.error(format!("no message: {error}")))?;
-                config.is_optional || config.disabled
-            }
-            false => false,
-        };
-        if !may_be_left_out {
-            return Err(unsupported(&at, "say `is_optional` if requests may go on without it"));
-        }
-    }
-    Ok(())
 }

@@ -8,9 +8,10 @@ use crate::build::version;
 use crate::build::virtual_ips::Addresses;
 use crate::name::{ServiceName, ServicePort};
 use crate::shared::SharedMap;
+use crate::snapshot::filter::Mirror;
 use crate::snapshot::{
-    Authorization, Backend, EndpointSpec, LinkPolicy, Mtls, Port, Protocol, Route, RouteTable, Service,
-    Snapshot, TrafficPolicy, VirtualIps,
+    Action, Authorization, Backend, Balancing, EndpointSpec, HashOn, LinkPolicy, Mtls, Port, Protocol, Route,
+    RouteTable, Service, Snapshot, TrafficPolicy, VirtualIps,
 };
 use crate::xds::facts::Workload;
 use crate::xds::names;
@@ -44,8 +45,9 @@ pub fn assemble<'r>(resources: impl IntoIterator<Item = &'r Resource>) -> Snapsh
         }
     }
     let outbound_policy = parts.workload.map(|workload| workload.outbound_policy).unwrap_or_default();
+    let links = parts.workload.map(|workload| workload.links.clone()).unwrap_or_default();
     let (authorization, mtls) = (parts.authorization(), parts.mtls(0));
-    let snapshot = Snapshot { services, authorization, outbound_policy, mtls, ..Snapshot::default() };
+    let snapshot = Snapshot { services, authorization, outbound_policy, mtls, links, ..Snapshot::default() };
     Snapshot { version: version(&snapshot), ..snapshot }
 }
 
@@ -144,13 +146,14 @@ impl<'r> Parts<'r> {
         };
         // A client may or may not name the port.
         let host = listener.name.rsplit_once(':').map_or(&*listener.name, |(host, _)| host);
-        let table = routes.and_then(|routes| routes.table(&listener.name).or_else(|| routes.table(host)));
-        let table = self.table(table.unwrap_or(&RouteTable::default()));
+        let found = routes.and_then(|routes| routes.host(&listener.name).or_else(|| routes.host(host)));
+        let table = self.table(found.map_or(&RouteTable::default(), |host| &host.table));
         let cluster = self.clusters.get(&*key.to_string()).copied();
         let mut port = self.port(key.clone(), table, cluster);
         if let Some(limit) = listener.request_timeout {
             port.policy.request_timeout = limit;
         }
+        port.policy.retry = found.and_then(|host| host.retry.clone()).unwrap_or_default();
         port
     }
 
@@ -158,6 +161,10 @@ impl<'r> Parts<'r> {
         let mut policy = TrafficPolicy::default();
         policy.connect_timeout =
             cluster.and_then(|cluster| cluster.connect_timeout).unwrap_or(policy.connect_timeout);
+        policy.retry_budget = cluster.and_then(|cluster| cluster.retry_budget).unwrap_or(policy.retry_budget);
+        if let Some(cluster) = cluster {
+            policy.balancing = Balancing { hash: self.hash(&cluster.name), ..cluster.balancing.clone() };
+        }
         // Opaque bytes go where a request goes of which nothing is asked.
         let takes_all = |route: &&Route| route.matcher == Default::default();
         let tcp = routes.routes.iter().find(takes_all).map_or(Vec::new(), |route| route.backends.clone());
@@ -171,23 +178,50 @@ impl<'r> Parts<'r> {
             endpoints: cluster.map_or(Vec::new(), |cluster| self.endpoints(&cluster.name)),
             policy,
             mtls: Mtls::default(),
+            guards: Vec::new(),
             key,
         }
     }
 
+    /// By what requests to a cluster are told apart. Where no route says, nothing does, and they go anywhere.
+    fn hash(&self, cluster: &str) -> Arc<[HashOn]> {
+        let inline = self.listeners.values().filter_map(|listener| match &listener.routes {
+            RouteSource::Inline(routes) => Some(routes),
+            RouteSource::Named(_) => None,
+        });
+        let mut all = self.routes.values().copied().chain(inline);
+        all.find_map(|routes| routes.hashes.get(cluster).cloned()).unwrap_or_default()
+    }
+
     /// The table with its backends as far as they exist.
     fn table(&self, table: &RouteTable) -> RouteTable {
-        let route = |route: &Route| Route { backends: self.backends(&route.backends), ..route.clone() };
+        let route = |route: &Route| {
+            let mut route = Route { backends: self.backends(&route.backends), ..route.clone() };
+            for action in &mut route.actions {
+                if let Action::Mirror(Mirror { target, .. }) = action
+                    && let Some(existing) = self.existing(target)
+                {
+                    *target = existing;
+                }
+            }
+            route
+        };
         RouteTable::new(table.routes.iter().map(route).collect())
     }
 
     fn backends(&self, backends: &[Backend]) -> Vec<Backend> {
         let backend = |backend: &Backend| {
-            let exists = self.clusters.contains_key(&*names::cluster(&backend.target));
-            let target = if exists { self.resolve(&backend.target) } else { backend.target.clone() };
+            let existing = self.existing(&backend.target);
+            let exists = existing.is_some();
+            let target = existing.unwrap_or_else(|| backend.target.clone());
             Backend { target, exists, ..backend.clone() }
         };
         backends.iter().map(backend).collect()
+    }
+
+    /// What a route leads to, if there is such a cluster.
+    fn existing(&self, target: &ServicePort) -> Option<ServicePort> {
+        self.clusters.contains_key(&*names::cluster(target)).then(|| self.resolve(target))
     }
 
     /// The port that a cluster is of, or else the cluster itself.

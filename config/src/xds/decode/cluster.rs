@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Nack, duration, read, source, unsupported};
+use super::{Nack, balancing, duration, read, retry, source, unsupported};
 use crate::document::At;
 use crate::error::ConfigError;
+use crate::snapshot::{Balancing, RetryBudget};
 use crate::xds::unknown::shapes;
 use crate::xds::wire::envoy::config::cluster::v3 as wire;
-use wire::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use wire::cluster::{ClusterDiscoveryType, DiscoveryType};
 
 /// A group of endpoints.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,10 @@ pub struct Cluster {
     pub endpoints: Arc<str>,
     /// Longest wait for a connection. None: not said.
     pub connect_timeout: Option<Duration>,
+    /// How much may be tried again. None: not said.
+    pub retry_budget: Option<RetryBudget>,
+    /// How one of them is chosen, by what its routes hash.
+    pub balancing: Balancing,
 }
 
 /// A Cluster of the gRPC profile: of type EDS, over the same stream, in plain text as far as the server says.
@@ -39,17 +44,21 @@ fn check(cluster: &wire::Cluster, at: &At<'_>) -> Result<Cluster, ConfigError> {
     source(eds.and_then(|eds| eds.eds_config.as_ref()), &at_eds.field("eds_config"))?;
     let endpoints = eds.map(|eds| &*eds.service_name).filter(|name| !name.is_empty());
     transport(cluster, at)?;
-    balancing(cluster, at)?;
+    let balancing = balancing::of_cluster(cluster, at)?;
     let at_timeout = at.field("connect_timeout");
     let connect_timeout =
         cluster.connect_timeout.as_ref().map(|limit| duration(limit, &at_timeout)).transpose()?;
     if connect_timeout.is_some_and(|limit| limit.is_zero()) {
         return Err(at_timeout.error("a connection cannot be made in no time"));
     }
+    let breakers = cluster.circuit_breakers.as_ref();
+    let retry_budget = breakers.map(|breakers| retry::budget(breakers, &at.field("circuit_breakers")));
     Ok(Cluster {
         name: cluster.name.as_str().into(),
         endpoints: endpoints.unwrap_or(&cluster.name).into(),
         connect_timeout,
+        retry_budget: retry_budget.transpose()?.flatten(),
+        balancing,
     })
 }
 
@@ -68,30 +77,3 @@ fn transport(cluster: &wire::Cluster, at: &At<'_>) -> Result<(), ConfigError> {
         _ => Ok(()),
     }
 }
-
-/// Whatever the server prefers, endpoints are chosen by load and weight; only a policy that sends a request to a certain
-/// endpoint asks for something else.
-fn balancing(cluster: &wire::Cluster, at: &At<'_>) -> Result<(), ConfigError> {
-    let known = |policy: &wire::load_balancing_policy::Policy| {
-        let config = policy.typed_extension_config.as_ref().and_then(|config| config.typed_config.as_ref());
-        config.is_some_and(|any| BALANCING.iter().any(|known| any.type_url.ends_with(known)))
-    };
-    if let Some(list) = &cluster.load_balancing_policy {
-        return match list.policies.iter().any(known) {
-            true => Ok(()),
-            false => Err(unsupported(&at.field("load_balancing_policy"), "add `round_robin` to the list")),
-        };
-    }
-    match LbPolicy::try_from(cluster.lb_policy) {
-        Ok(LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::Random) => Ok(()),
-        _ => Err(unsupported(&at.field("lb_policy"), "write `ROUND_ROBIN`, `LEAST_REQUEST` or `RANDOM`")),
-    }
-}
-
-const BALANCING: [&str; 5] = [
-    "/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
-    "/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
-    "/envoy.extensions.load_balancing_policies.random.v3.Random",
-    "/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
-    "/envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
-];

@@ -10,8 +10,8 @@ use super::{Nack, missing, port, read};
 use crate::build::check;
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::snapshot::{EndpointSpec, Secure, is_virtual};
-use crate::xds::encode::METADATA;
+use crate::snapshot::{EndpointSpec, Locality, Secure, Wires, is_virtual};
+use crate::xds::encode::{METADATA, WIRES};
 use crate::xds::unknown::shapes;
 use crate::xds::wire::envoy::config::core::v3 as core;
 use crate::xds::wire::envoy::config::endpoint::v3 as wire;
@@ -42,11 +42,12 @@ fn check(assignment: &wire::ClusterLoadAssignment, at: &At<'_>) -> Result<LoadAs
     let mut priorities: BTreeMap<u32, Vec<(u32, Vec<EndpointSpec>)>> = BTreeMap::new();
     for (index, locality) in assignment.endpoints.iter().enumerate() {
         let at = at.field("endpoints").index(index);
+        let place = locality.locality.as_ref().map(self::place).unwrap_or_default();
         let mut endpoints = Vec::new();
         for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
             let at = at.field("lb_endpoints").index(index);
             // All are checked, also those that take no traffic now.
-            let spec = self::endpoint(endpoint, locality.priority, &at)?;
+            let spec = self::endpoint(endpoint, locality.priority, &place, &at)?;
             if !seen.insert(spec.address) {
                 return Err(at.error(format!("the endpoint {} is there already", spec.address)));
             }
@@ -66,7 +67,11 @@ fn check(assignment: &wire::ClusterLoadAssignment, at: &At<'_>) -> Result<LoadAs
 
 /// The endpoints of one priority's localities in one list: each locality's share, split by the weights within it.
 fn flat(localities: Vec<(u32, Vec<EndpointSpec>)>) -> Vec<EndpointSpec> {
-    if localities.len() == 1 {
+    let weigh = |endpoints: &[EndpointSpec]| {
+        endpoints.iter().fold(0u32, |sum, endpoint| sum.saturating_add(endpoint.weight))
+    };
+    let is_as_it_weighs = |(weight, endpoints): &(u32, Vec<EndpointSpec>)| *weight == weigh(endpoints);
+    if localities.len() == 1 || localities.iter().all(is_as_it_weighs) {
         return localities.into_iter().flat_map(|(_, endpoints)| endpoints).collect();
     }
     let sum = |endpoints: &[EndpointSpec]| -> f64 {
@@ -90,7 +95,21 @@ fn flat(localities: Vec<(u32, Vec<EndpointSpec>)>) -> Vec<EndpointSpec> {
     localities.into_iter().flat_map(of_locality).collect()
 }
 
-fn endpoint(endpoint: &wire::LbEndpoint, priority: u32, at: &At<'_>) -> Result<EndpointSpec, ConfigError> {
+/// Whatever a server calls a place is only compared.
+fn place(locality: &core::Locality) -> Locality {
+    Locality {
+        region: locality.region.as_str().into(),
+        zone: locality.zone.as_str().into(),
+        sub_zone: locality.sub_zone.as_str().into(),
+    }
+}
+
+fn endpoint(
+    endpoint: &wire::LbEndpoint,
+    priority: u32,
+    locality: &Locality,
+    at: &At<'_>,
+) -> Result<EndpointSpec, ConfigError> {
     let at_address = at.field("endpoint").field("address");
     let Some(HostIdentifier::Endpoint(wire::Endpoint { address: Some(address) })) = &endpoint.host_identifier
     else {
@@ -106,7 +125,8 @@ fn endpoint(endpoint: &wire::LbEndpoint, priority: u32, at: &At<'_>) -> Result<E
         return Err(error.hint("to send an endpoint nothing, leave it out"));
     }
     let secure = self::secure(endpoint.metadata.as_ref(), &at.field("metadata"))?;
-    Ok(EndpointSpec { address, weight, priority, secure })
+    let wires = wires(endpoint.metadata.as_ref());
+    Ok(EndpointSpec { address, weight, priority, locality: locality.clone(), secure, wires })
 }
 
 fn address(socket: &core::SocketAddress, at: &At<'_>) -> Result<SocketAddr, ConfigError> {
@@ -128,6 +148,13 @@ fn address(socket: &core::SocketAddress, at: &At<'_>) -> Result<SocketAddr, Conf
         Some(PortSpecifier::PortValue(number)) => Ok(SocketAddr::new(ip, port(number, &at_port)?)),
         _ => Err(missing(&at_port)),
     }
+}
+
+/// What links with its sidecar can go over. What is not known there is another's affair.
+fn wires(metadata: Option<&core::Metadata>) -> Option<Wires> {
+    let ours = metadata?.filter_metadata.get(WIRES)?;
+    let has = ours.fields.iter().filter(|(_, value)| value.kind == Some(Kind::BoolValue(true)));
+    Some(Wires::of(has.map(|(label, _)| label.as_str())))
 }
 
 /// Who the endpoint must prove to be. What is not known there is refused: it might ask for more.

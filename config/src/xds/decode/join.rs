@@ -33,6 +33,9 @@ fn pair(exact: &Route, below: &Route) -> Option<Route> {
     let is_alike = exact.name == below.name
         && exact.backends == below.backends
         && exact.request_timeout == below.request_timeout
+        && exact.retry == below.retry
+        && exact.priority == below.priority
+        && exact.session == below.session
         && exact.actions.len() == below.actions.len()
         && with_prefix(&exact.matcher) == with_prefix(&below.matcher);
     if !is_alike {

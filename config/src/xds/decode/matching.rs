@@ -70,6 +70,20 @@ fn path(route_match: &wire::RouteMatch, at: &At<'_>) -> Result<PathMatch, Config
     })
 }
 
+/// The headers that something is asked of beside a match: lower-case name, and what the value must be.
+pub(super) fn headers(
+    asked: &[wire::HeaderMatcher],
+    at: &At<'_>,
+) -> Result<Vec<(Arc<str>, ValueMatch)>, ConfigError> {
+    check::at_most(at, asked.len(), check::MAX_ITEMS)?;
+    let one = |(index, header): (usize, &wire::HeaderMatcher)| {
+        let at = at.index(index);
+        check::header_name(&at.field("name"), &header.name)?;
+        Ok((Arc::from(header.name.to_ascii_lowercase()), header_value(header, &at)?))
+    };
+    asked.iter().enumerate().map(one).collect()
+}
+
 fn header_value(header: &wire::HeaderMatcher, at: &At<'_>) -> Result<ValueMatch, ConfigError> {
     use HeaderMatchSpecifier as Wanted;
     if header.invert_match {

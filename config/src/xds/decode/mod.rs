@@ -20,13 +20,21 @@ use crate::snapshot::Service;
 
 mod action;
 mod assemble;
+mod balancing;
 mod cluster;
 mod endpoints;
+mod filter;
+mod health;
 mod join;
 mod listener;
+mod load_report;
 mod matching;
+mod outliers;
+mod overload;
+mod retry;
 mod route;
 mod service;
+mod session;
 #[cfg(test)]
 mod tests;
 mod workload;

@@ -1,15 +1,16 @@
 //! RouteConfigurations: where requests go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{self, Changes};
-use super::{Nack, duration, join, matching, missing, read, unsupported};
+use super::filter::OfRoute;
+use super::{Nack, balancing, duration, filter, join, matching, missing, overload, read, retry, unsupported};
 use crate::build::check as checks;
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::snapshot::{Action, Backend, HeaderChanges, Route, RouteTable};
+use crate::snapshot::{Action, Backend, HashOn, HeaderChanges, Priority, Retry, Route, RouteTable};
 use crate::xds::names;
 use crate::xds::unknown::shapes;
 use crate::xds::wire::envoy::config::route::v3 as wire;
@@ -22,6 +23,8 @@ pub struct RouteConfiguration {
     pub name: Arc<str>,
     /// Tables by authority.
     pub hosts: Vec<VirtualHost>,
+    /// By what the requests to a cluster are told apart if it hashes, by the first route to it that says so.
+    pub hashes: BTreeMap<Arc<str>, Arc<[HashOn]>>,
 }
 
 /// The routes of some authorities.
@@ -31,25 +34,31 @@ pub struct VirtualHost {
     pub domains: Vec<Arc<str>>,
     /// The routes.
     pub table: RouteTable,
+    /// What is tried again, where a route does not say it. None: not said.
+    pub retry: Option<Retry>,
 }
 
 impl RouteConfiguration {
     /// The table for requests to `authority`: that of a whole name, then of the longest `*` at the front, then at the
     /// end, then of `*` alone.
     pub fn table(&self, authority: &str) -> Option<&RouteTable> {
+        self.host(authority).map(|host| &host.table)
+    }
+
+    /// The virtual host for requests to `authority`.
+    pub(super) fn host(&self, authority: &str) -> Option<&VirtualHost> {
         let authority = authority.to_ascii_lowercase();
         let fit = |host: &VirtualHost| host.domains.iter().filter_map(|domain| fit(domain, &authority)).max();
         let fitting = self.hosts.iter().filter_map(|host| Some((fit(host)?, host)));
         // Of equals, the first: `max_by_key` would return the last.
         let best = fitting.reduce(|best, next| if next.0 > best.0 { next } else { best });
-        best.map(|(_, host)| &host.table)
+        best.map(|(_, host)| host)
     }
 
     /// The clusters that routes lead to, each once.
     pub fn clusters(&self) -> Vec<Arc<str>> {
         let routes = self.hosts.iter().flat_map(|host| &host.table.routes);
-        let targets: BTreeSet<_> =
-            routes.flat_map(|route| &route.backends).map(|backend| &backend.target).collect();
+        let targets: BTreeSet<_> = routes.flat_map(Route::targets).collect();
         targets.into_iter().map(|target| names::cluster(target).into()).collect()
     }
 }
@@ -72,7 +81,7 @@ pub(super) fn check(
     if !routes.vhds.is_empty() {
         return Err(unsupported(&at.field("vhds"), "send the virtual hosts"));
     }
-    action::per_filter(&routes.typed_per_filter_config, &at.field("typed_per_filter_config"))?;
+    filter::of_others(&routes.typed_per_filter_config, &at.field("typed_per_filter_config"))?;
     let request = Changes {
         add: &routes.request_headers_to_add,
         remove: &routes.request_headers_to_remove,
@@ -93,7 +102,37 @@ pub(super) fn check(
         hosts.push(virtual_host(host, &at_hosts.index(index), &outer, label)?);
         label += host.routes.len();
     }
-    Ok(RouteConfiguration { name: routes.name.as_str().into(), hosts })
+    let hashes = hashes(routes, at)?;
+    Ok(RouteConfiguration { name: routes.name.as_str().into(), hosts, hashes })
+}
+
+fn hashes(
+    routes: &wire::RouteConfiguration,
+    at: &At<'_>,
+) -> Result<BTreeMap<Arc<str>, Arc<[HashOn]>>, ConfigError> {
+    let mut hashes = BTreeMap::new();
+    for (index, host) in routes.virtual_hosts.iter().enumerate() {
+        let at = at.field("virtual_hosts").index(index).field("routes");
+        for (index, route) in host.routes.iter().enumerate() {
+            let Some(wire::route::Action::Route(forward)) = &route.action else { continue };
+            if forward.hash_policy.is_empty() {
+                continue;
+            }
+            let at = at.index(index).field("route").field("hash_policy");
+            let hash = balancing::hash_policies(&forward.hash_policy, &at)?;
+            let clusters: Vec<&str> = match &forward.cluster_specifier {
+                Some(ClusterSpecifier::Cluster(name)) => vec![name],
+                Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+                    weighted.clusters.iter().map(|cluster| &*cluster.name).collect()
+                }
+                None => Vec::new(),
+            };
+            for name in clusters {
+                hashes.entry(Arc::from(name)).or_insert_with(|| hash.clone());
+            }
+        }
+    }
+    Ok(hashes)
 }
 
 /// What holds for the routes within, from the inside out.
@@ -119,7 +158,7 @@ fn virtual_host(
     if !host.matcher.is_empty() {
         return Err(unsupported(&at.field("matcher"), "send `routes`"));
     }
-    action::per_filter(&host.typed_per_filter_config, &at.field("typed_per_filter_config"))?;
+    filter::of_others(&host.typed_per_filter_config, &at.field("typed_per_filter_config"))?;
     let at_domains = at.field("domains");
     if host.domains.is_empty() {
         return Err(missing(&at_domains));
@@ -150,7 +189,9 @@ fn virtual_host(
     for (index, route) in host.routes.iter().enumerate() {
         routes.push(one(route, &at.field("routes").index(index), &scope, first + index)?);
     }
-    Ok(VirtualHost { domains, table: RouteTable::new(join::neighbours(routes)) })
+    let at_retry = at.field("retry_policy");
+    let retry = host.retry_policy.as_ref().map(|policy| retry::policy(policy, &at_retry)).transpose()?;
+    Ok(VirtualHost { domains, table: RouteTable::new(join::neighbours(routes)), retry })
 }
 
 fn one(
@@ -162,15 +203,22 @@ fn one(
     let at_match = at.field("match");
     let route_match = route.r#match.as_ref().ok_or_else(|| missing(&at_match))?;
     let matcher = matching::matcher(route_match, &at_match)?;
-    action::per_filter(&route.typed_per_filter_config, &at.field("typed_per_filter_config"))?;
-    let mut actions = header_actions(route, at, outer)?;
-    let (mut backends, mut request_timeout) = (Vec::new(), None);
+    let at_filters = at.field("typed_per_filter_config");
+    let OfRoute { mut actions, session } = filter::of_route(&route.typed_per_filter_config, &at_filters)?;
+    actions.extend(header_actions(route, at, outer)?);
+    let (mut backends, mut request_timeout, mut retry) = (Vec::new(), None, None);
+    let mut priority = Priority::Default;
     match &route.action {
         Some(wire::route::Action::Route(forward)) => {
             let at = at.field("route");
             backends = self::backends(forward, &at)?;
             request_timeout = timeout(forward, &at)?;
+            priority = overload::priority(forward.priority, &at.field("priority"))?;
+            let policy = forward.retry_policy.as_ref();
+            retry = policy.map(|policy| retry::policy(policy, &at.field("retry_policy"))).transpose()?;
             actions.extend(action::rewrite(forward, &matcher.path, &at)?.map(Action::Rewrite));
+            let at_mirrors = at.field("request_mirror_policies");
+            actions.extend(filter::mirrors(&forward.request_mirror_policies, &at_mirrors)?);
         }
         Some(wire::route::Action::Redirect(to)) => {
             actions.push(Action::Redirect(action::redirect(to, &matcher.path, &at.field("redirect"))?));
@@ -191,7 +239,8 @@ fn one(
         "" => format!("{}/{number}", outer.label).into(),
         name => name.into(),
     };
-    Ok(Route { index: 0, name, matcher, actions, backends, request_timeout })
+    let retry = retry.map(Arc::new);
+    Ok(Route { index: 0, name, matcher, actions, backends, request_timeout, retry, priority, session })
 }
 
 fn header_actions(
@@ -233,7 +282,7 @@ fn backends(action: &wire::RouteAction, at: &At<'_>) -> Result<Vec<Backend>, Con
     let mut sum = 0u32;
     for (index, cluster) in weighted.clusters.iter().enumerate() {
         let at = at.index(index);
-        action::per_filter(&cluster.typed_per_filter_config, &at.field("typed_per_filter_config"))?;
+        filter::of_others(&cluster.typed_per_filter_config, &at.field("typed_per_filter_config"))?;
         if cluster.name.is_empty() {
             return Err(missing(&at.field("name")));
         }

@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Nack, missing, port, read};
+use super::{Nack, balancing, filter, health, missing, outliers, overload, port, read, retry};
+use crate::build::health::percent;
 use crate::build::{check, link_policy};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
 use crate::snapshot::{
-    Backend, LinkPolicy, Mtls, Port, Protocol, RouteTable, Service, TrafficPolicy, VirtualIps, WireUse,
-    is_virtual,
+    Backend, LinkPolicy, Mtls, Port, Protocol, RetryBudget, RouteTable, Service, TrafficPolicy, VirtualIps,
+    WireUse, is_virtual,
 };
 use crate::xds::facts::{Address, Found};
 use crate::xds::names::{self, AddressKey};
@@ -45,9 +46,7 @@ fn check_service(service: &wire::Service, at: &At<'_>) -> Result<Service, Config
     if ports.is_empty() {
         return Err(at_ports.error("a Service has at least one port"));
     }
-    // A control plane that knows of no LinkPolicy says nothing of it.
-    let links = service.links.as_ref().map(|links| self::links(links, &at.field("links")));
-    let links = links.transpose()?.unwrap_or_default();
+    let links = links(service.links.as_ref(), &at.field("links"))?;
     Ok(Service { name, virtual_ips, ports, probe: None, links })
 }
 
@@ -60,6 +59,7 @@ fn service_port(port: &wire::Port, service: &ServiceName, at: &At<'_>) -> Result
     let key = ServicePort { service: service.clone(), port: number };
     let at_policy = at.field("policy");
     let policy = port.policy.as_ref().ok_or_else(|| missing(&at_policy))?;
+    let guards = port.guards.as_ref().map(|guards| filter::guards(guards, &at.field("guards")));
     Ok(Port {
         name: name.map(Arc::from),
         protocol: protocol(&port.protocol, &at.field("protocol"))?,
@@ -70,6 +70,7 @@ fn service_port(port: &wire::Port, service: &ServiceName, at: &At<'_>) -> Result
         endpoints: Vec::new(),
         policy: self::policy(policy, &at_policy)?,
         mtls: Mtls::default(),
+        guards: guards.transpose()?.unwrap_or_default(),
         key,
     })
 }
@@ -105,37 +106,68 @@ fn tcp(backends: &[wire::Backend], at: &At<'_>) -> Result<Vec<Backend>, ConfigEr
 fn policy(policy: &wire::TrafficPolicy, at: &At<'_>) -> Result<TrafficPolicy, ConfigError> {
     let millis = |field: &str, millis| self::millis(millis, &at.field(field));
     let limit = |field: &str, limit: Option<u64>| limit.map(|limit| millis(field, limit)).transpose();
-    if policy.connect_timeout_ms == 0 {
-        return Err(at.field("connect_timeout_ms").error("a connection cannot be made in no time"));
-    }
-    if policy.eject_for_ms == 0 {
-        return Err(at.field("eject_for_ms").error("an ejection takes some time"));
-    }
+    let at_connect = at.field("connect_timeout_ms");
+    let connect_timeout =
+        some_millis(policy.connect_timeout_ms, &at_connect, "a connection cannot be made in no time")?;
+    let eject_for =
+        some_millis(policy.eject_for_ms, &at.field("eject_for_ms"), "an ejection takes some time")?;
+    let tried_again = policy.retry.as_ref().map(|policy| retry::policy(policy, &at.field("retry")));
+    let retry_budget = policy.retry_budget.as_ref().map(|budget| self::budget(budget, at));
+    // A control plane that knows of none says nothing of it.
+    let balancing = policy.balancing.as_ref().map(|said| balancing::own(said, &at.field("balancing")));
+    let of_answers = policy.outliers.as_ref().map(|said| outliers::outliers(said, &at.field("outliers")));
+    let circuit = policy.circuit.as_ref().map(|said| outliers::circuit(said, &at.field("circuit")));
+    let check = policy.health_check.as_ref().map(|said| health::check(said, &at.field("health_check")));
+    let nearness = policy.nearness.as_ref().map(|said| health::nearness(said, &at.field("nearness")));
+    let overload = policy.overload.as_ref().map(|said| overload::overload(said, &at.field("overload")));
     let at_percent = at.field("max_ejected_percent");
-    let percent = u8::try_from(policy.max_ejected_percent).ok().filter(|percent| *percent <= 100);
     Ok(TrafficPolicy {
-        connect_timeout: millis("connect_timeout_ms", policy.connect_timeout_ms)?,
+        connect_timeout,
         request_timeout: limit("request_timeout_ms", policy.request_timeout_ms)?,
         idle_timeout: limit("idle_timeout_ms", policy.idle_timeout_ms)?,
         keep_alive: millis("keep_alive_ms", policy.keep_alive_ms)?,
         max_idle_connections: policy.max_idle_connections,
         eject_after: policy.eject_after,
-        eject_for: millis("eject_for_ms", policy.eject_for_ms)?,
-        max_ejected_percent: percent.ok_or_else(|| at_percent.error("more than all"))?,
+        eject_for,
+        max_ejected_percent: percent(&at_percent, policy.max_ejected_percent, 0)?,
         safe_retry: policy.safe_retry,
+        retry: tried_again.transpose()?.unwrap_or_default(),
+        retry_budget: retry_budget.transpose()?.unwrap_or_default(),
+        balancing: balancing.transpose()?.unwrap_or_default(),
+        outliers: of_answers.transpose()?.unwrap_or_default(),
+        circuit: circuit.transpose()?.unwrap_or_default(),
+        health_check: check.transpose()?.map(Arc::new),
+        nearness: nearness.transpose()?,
+        overload: overload.transpose()?,
     })
 }
 
-fn links(links: &wire::LinkPolicy, at: &At<'_>) -> Result<LinkPolicy, ConfigError> {
-    let shm = match links.shm.as_str() {
-        "may" => WireUse::May,
-        "should" => WireUse::Should,
-        "mustNot" => WireUse::MustNot,
-        other => {
-            let error = at.field("shm").error(format!("`{}` is not known", other.escape_debug()));
-            return Err(error.hint("`may`, `should` or `mustNot`"));
-        }
+fn budget(budget: &wire::RetryBudget, at: &At<'_>) -> Result<RetryBudget, ConfigError> {
+    let percent = percent(&at.field("retry_budget").field("percent"), budget.percent, 0)?;
+    Ok(RetryBudget { percent, min_per_second: budget.min_per_second })
+}
+
+/// A control plane that knows of no LinkPolicy says nothing of it.
+pub(super) fn links(links: Option<&wire::LinkPolicy>, at: &At<'_>) -> Result<LinkPolicy, ConfigError> {
+    let Some(links) = links else { return Ok(LinkPolicy::default()) };
+    let wire_use = |said: &str, field: &str| {
+        Ok(match said {
+            "may" => WireUse::May,
+            "should" => WireUse::Should,
+            "mustNot" => WireUse::MustNot,
+            other => {
+                let error = at.field(field).error(format!("`{}` is not known", other.escape_debug()));
+                return Err(error.hint("`may`, `should` or `mustNot`"));
+            }
+        })
     };
+    // A control plane that knows of no RDMA says nothing of it.
+    let rdma = if links.rdma.is_empty() { WireUse::May } else { wire_use(&links.rdma, "rdma")? };
+    if links.devices.len() > link_policy::MAX_DEVICES
+        || !links.devices.iter().all(|device| link_policy::is_device(device))
+    {
+        return Err(at.field("devices").error("these are no names of devices"));
+    }
     if links.hot_bytes_per_second == 0 {
         return Err(at.field("hot_bytes_per_second").error("a link that carries nothing is not hot"));
     }
@@ -147,7 +179,9 @@ fn links(links: &wire::LinkPolicy, at: &At<'_>) -> Result<LinkPolicy, ConfigErro
     }
     let idle = |millis| self::millis(millis, &at.field("idle_timeout_ms"));
     Ok(LinkPolicy {
-        shm,
+        shm: wire_use(&links.shm, "shm")?,
+        rdma,
+        devices: links.devices.iter().map(|device| device.as_str().into()).collect(),
         hot_bytes_per_second: links.hot_bytes_per_second,
         ring_bytes: links.ring_bytes,
         back_off: millis(links.back_off_ms, &at.field("back_off_ms"))?,
@@ -155,10 +189,18 @@ fn links(links: &wire::LinkPolicy, at: &At<'_>) -> Result<LinkPolicy, ConfigErro
     })
 }
 
-fn millis(millis: u64, at: &At<'_>) -> Result<Duration, ConfigError> {
+pub(super) fn millis(millis: u64, at: &At<'_>) -> Result<Duration, ConfigError> {
     match millis {
         ..=MOST_MILLIS => Ok(Duration::from_millis(millis)),
         _ => Err(at.error("longer than a thousand years")),
+    }
+}
+
+/// The same of a time that is not nothing; `otherwise` says why.
+pub(super) fn some_millis(millis: u64, at: &At<'_>, otherwise: &str) -> Result<Duration, ConfigError> {
+    match millis {
+        0 => Err(at.error(otherwise)),
+        _ => self::millis(millis, at),
     }
 }
 

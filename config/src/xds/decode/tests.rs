@@ -4,6 +4,7 @@ use prost::Message;
 use prost_types::Any;
 
 use super::*;
+use crate::snapshot::Balancer;
 use crate::snapshot::route::{Action, HeaderChanges, PathChange, PathMatch, RequestParts, Rewrite};
 use crate::xds::encode;
 use crate::xds::type_url;
@@ -22,6 +23,7 @@ use wire::route_match::PathSpecifier;
 
 mod own;
 mod route;
+mod session;
 
 /// What refuses a message: `resource: field: message`, without the hint.
 #[track_caller]
@@ -156,12 +158,65 @@ fn a_cluster_says_nothing_of_transport_that_could_be_overlooked() {
     assert!(with(&|cluster| cluster.transport_socket = Some(socket(plain))).is_ok());
     let said = refused(with(&|cluster| cluster.transport_socket_matches = vec![Vec::new()]));
     assert_eq!(said, "c: transport_socket_matches: not supported");
-    let said = refused(with(&|cluster| cluster.lb_policy = 5));
+    let said = refused(with(&|cluster| cluster.lb_policy = 6));
     assert_eq!(said, "c: lb_policy: not supported");
     let said = refused(with(&|cluster| cluster.cluster_discovery_type = None));
     assert_eq!(said, "c: type: not supported");
     let said = refused(with(&|cluster| cluster.eds_cluster_config = None));
     assert_eq!(said, "c: eds_cluster_config.eds_config: not a source that is supported");
+}
+
+#[test]
+fn a_cluster_says_how_its_endpoints_are_chosen() {
+    use clusters::cluster::{LbConfig, MaglevLbConfig, RingHashLbConfig};
+    let with = |change: &dyn Fn(&mut clusters::Cluster)| {
+        let mut cluster = eds();
+        change(&mut cluster);
+        super::cluster(&cluster.encode_to_vec())
+    };
+    let listed = |names: &[&str]| {
+        let policy = |name: &&str| clusters::load_balancing_policy::Policy {
+            typed_extension_config: Some(core::TypedExtensionConfig {
+                name: name.to_string(),
+                typed_config: Some(Any {
+                    type_url: format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}"),
+                    value: Vec::new(),
+                }),
+            }),
+        };
+        let policies: Vec<_> = names.iter().map(policy).collect();
+        with(&|cluster| {
+            cluster.load_balancing_policy =
+                Some(clusters::LoadBalancingPolicy { policies: policies.clone() });
+        })
+    };
+    for (said, meant) in [
+        (0, Balancer::PeakEwma),
+        (1, Balancer::LeastRequest),
+        (2, Balancer::RingHash),
+        (3, Balancer::Random),
+        (5, Balancer::Maglev),
+    ] {
+        let read = with(&|cluster| cluster.lb_policy = said).unwrap();
+        assert_eq!(read.balancing.balancer, meant);
+    }
+    let ring = RingHashLbConfig { minimum_ring_size: Some(99) };
+    let read = with(&|cluster| {
+        cluster.lb_policy = 2;
+        cluster.lb_config = Some(LbConfig::RingHashLbConfig(ring));
+    });
+    assert_eq!(read.unwrap().balancing.ring_size, 99);
+    let table = MaglevLbConfig { table_size: Some(100) };
+    let said = refused(with(&|cluster| {
+        cluster.lb_policy = 5;
+        cluster.lb_config = Some(LbConfig::MaglevLbConfig(table));
+    }));
+    assert_eq!(said, "c: maglev_lb_config.table_size: 100 is no size of a table");
+    // The first that is known, and nothing that is called nearly so.
+    let read = listed(&["wild.v3.Wild", "maglev.v3.Maglev", "round_robin.v3.RoundRobin"]).unwrap();
+    assert_eq!(read.balancing.balancer, Balancer::Maglev);
+    assert_eq!(listed(&["round_robin.v3.RoundRobin"]).unwrap().balancing.balancer, Balancer::RoundRobin);
+    assert_eq!(refused(listed(&["wild.v3.Wild"])), "c: load_balancing_policy.policies: not supported");
 }
 
 fn lb_endpoint(address: &str, port: u32, health: i32) -> endpoints::LbEndpoint {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::service::links;
 use super::{Nack, missing, read};
 use crate::build::{authorization, check};
 use crate::document::At;
@@ -54,6 +55,7 @@ fn check_workload(workload: &wire::Workload, at: &At<'_>) -> Result<Workload, Co
         trust_domain: workload.trust_domain.as_str().into(),
         outbound_policy,
         ports,
+        links: links(workload.links.as_ref(), &at.field("links"))?,
     })
 }
 

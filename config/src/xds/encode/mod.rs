@@ -3,6 +3,7 @@
 //! What grpcio 1.85 asks for decides the form: a Listener has at least one HTTP filter, Clusters are of type EDS, a path
 //! is matched by `prefix`, `path` or `safe_regex` only, localities have a weight.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,9 +19,17 @@ use super::wire::envoy::extensions::filters::http::router::v3::Router;
 use super::wire::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
 use super::wire::lighter::config::v1 as lighter;
 use super::{facts, type_url};
-use crate::snapshot::{self, EndpointSpec, Port, Secure, Service, VirtualIps};
+use crate::snapshot::{self, EndpointSpec, Port, Secure, Service, VirtualIps, Wires};
 
+mod balancing;
+mod filter;
+mod health;
+mod load_report;
+mod outliers;
+mod overload;
+pub(in crate::xds) mod retry;
 mod route;
+mod session;
 mod workload;
 
 pub(super) use route::WHOLE_PATH;
@@ -29,6 +38,10 @@ pub use workload::workload;
 
 /// Metadata of an endpoint that is Lighter's.
 pub(super) const METADATA: &str = "lighter";
+
+/// Metadata that says what links with an endpoint's sidecar can go over. Apart from the other, in which nothing may be that
+/// is not known.
+pub(super) const WIRES: &str = "lighter.wires";
 
 /// `message` as it lies in an answer.
 pub fn any(type_url: &str, message: &impl Message) -> Any {
@@ -58,7 +71,7 @@ pub fn listener(port: &Port, alias: &str) -> listener::Listener {
 
 /// The Cluster of a port.
 pub fn cluster(port: &Port) -> cluster::Cluster {
-    cluster::Cluster {
+    let mut cluster = cluster::Cluster {
         name: port.key.to_string(),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(
             cluster::cluster::DiscoveryType::Eds.into(),
@@ -68,9 +81,11 @@ pub fn cluster(port: &Port) -> cluster::Cluster {
             service_name: String::new(),
         }),
         connect_timeout: Some(duration(port.policy.connect_timeout)),
-        lb_policy: cluster::cluster::LbPolicy::RoundRobin.into(),
+        circuit_breakers: retry::budget(&port.policy.retry_budget),
         ..Default::default()
-    }
+    };
+    balancing::fill_in(&port.policy.balancing, &mut cluster);
+    cluster
 }
 
 /// The endpoints of a port: `endpoints`, which may be more than those of its resource.
@@ -79,13 +94,22 @@ pub fn cluster(port: &Port) -> cluster::Cluster {
 /// (gRPC A27 refuses one): each is the number of those before it that somebody has.
 pub fn load_assignment(port: &Port, endpoints: &[EndpointSpec]) -> endpoint::ClusterLoadAssignment {
     let mut sorted: Vec<&EndpointSpec> = endpoints.iter().collect();
-    sorted.sort_by_key(|endpoint| (endpoint.priority, endpoint.address));
+    sorted.sort_by_key(|&endpoint| (endpoint.priority, &endpoint.locality, endpoint.address));
     let alike = sorted.chunk_by(|one, next| one.priority == next.priority);
-    let localities = alike.zip(0..).map(|(endpoints, priority)| endpoint::LocalityLbEndpoints {
-        locality: Some(core::Locality::default()),
-        lb_endpoints: endpoints.iter().copied().map(lb_endpoint).collect(),
-        load_balancing_weight: Some(1),
-        priority,
+    let localities = alike.zip(0..).flat_map(|(alike, priority)| {
+        let places: Vec<&[&EndpointSpec]> =
+            alike.chunk_by(|one, next| one.locality == next.locality).collect();
+        let is_alone = places.len() == 1;
+        places.into_iter().map(move |endpoints| {
+            // As much as its endpoints weigh together, so that each gets what it would get without a locality.
+            let weigh = || endpoints.iter().fold(0u32, |sum, endpoint| sum.saturating_add(endpoint.weight));
+            endpoint::LocalityLbEndpoints {
+                locality: Some(locality(&endpoints[0].locality)),
+                lb_endpoints: endpoints.iter().copied().map(lb_endpoint).collect(),
+                load_balancing_weight: Some(if is_alone { 1 } else { weigh() }),
+                priority,
+            }
+        })
     });
     endpoint::ClusterLoadAssignment { cluster_name: port.key.to_string(), endpoints: localities.collect() }
 }
@@ -109,6 +133,8 @@ fn links(links: &snapshot::LinkPolicy) -> lighter::LinkPolicy {
         ring_bytes: links.ring_bytes,
         back_off_ms: millis(links.back_off),
         idle_timeout_ms: links.idle_timeout.map(millis),
+        rdma: links.rdma.label().to_string(),
+        devices: links.devices.iter().map(|device| device.to_string()).collect(),
     }
 }
 
@@ -150,7 +176,19 @@ fn port(port: &Port) -> lighter::Port {
             eject_for_ms: millis(policy.eject_for),
             max_ejected_percent: policy.max_ejected_percent.into(),
             safe_retry: policy.safe_retry,
+            retry: (policy.retry != snapshot::Retry::default()).then(|| retry::policy(&policy.retry)),
+            retry_budget: Some(lighter::RetryBudget {
+                percent: policy.retry_budget.percent.into(),
+                min_per_second: policy.retry_budget.min_per_second,
+            }),
+            balancing: Some(balancing::own(&policy.balancing)),
+            outliers: Some(outliers::outliers(&policy.outliers)),
+            circuit: Some(outliers::circuit(&policy.circuit)),
+            health_check: policy.health_check.as_deref().map(health::check),
+            nearness: policy.nearness.as_ref().map(health::nearness),
+            overload: policy.overload.as_ref().map(overload::overload),
         }),
+        guards: (!port.guards.is_empty()).then(|| filter::guards(&port.guards)),
     }
 }
 
@@ -162,6 +200,14 @@ fn protocol(protocol: snapshot::Protocol) -> &'static str {
         snapshot::Protocol::Grpc => "grpc",
         snapshot::Protocol::Tls => "tls",
         snapshot::Protocol::Tcp => "tcp",
+    }
+}
+
+fn locality(locality: &snapshot::Locality) -> core::Locality {
+    core::Locality {
+        region: locality.region.to_string(),
+        zone: locality.zone.to_string(),
+        sub_zone: locality.sub_zone.to_string(),
     }
 }
 
@@ -177,18 +223,30 @@ fn lb_endpoint(spec: &EndpointSpec) -> endpoint::LbEndpoint {
             address: Some(address),
         })),
         health_status: endpoint::lb_endpoint::HealthStatus::Healthy.into(),
-        metadata: spec.secure.as_ref().map(metadata),
+        metadata: metadata(spec),
         load_balancing_weight: Some(spec.weight),
     }
 }
 
-fn metadata(secure: &Secure) -> core::Metadata {
+fn metadata(spec: &EndpointSpec) -> Option<core::Metadata> {
+    let secure = spec.secure.as_ref().map(|secure| (METADATA.to_string(), self::secure(secure)));
+    let wires = spec.wires.map(|wires| (WIRES.to_string(), self::wires(wires)));
+    let filter_metadata: BTreeMap<_, _> = secure.into_iter().chain(wires).collect();
+    (!filter_metadata.is_empty()).then_some(core::Metadata { filter_metadata })
+}
+
+/// Each that is there, as a field of its own: whoever does not know one takes no notice.
+fn wires(wires: Wires) -> Struct {
+    let has = || Value { kind: Some(Kind::BoolValue(true)) };
+    Struct { fields: wires.labels().map(|label| (label.to_string(), has())).collect() }
+}
+
+fn secure(secure: &Secure) -> Struct {
     let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
     let mut fields = vec![("identity".to_string(), text(secure.identity.to_string()))];
     let link = |link: SocketAddr| ("link".to_string(), text(link.to_string()));
     fields.extend(secure.link.map(link));
-    let ours = Struct { fields: fields.into_iter().collect() };
-    core::Metadata { filter_metadata: [(METADATA.to_string(), ours)].into_iter().collect() }
+    Struct { fields: fields.into_iter().collect() }
 }
 
 /// Resources come over the stream that this one came over.

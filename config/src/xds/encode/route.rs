@@ -3,9 +3,11 @@
 //! A match of whole segments, which gRPC clients do not know, becomes two routes: one for the path itself, and one for
 //! what begins with it and a slash. They have one name and stand side by side, so that a reader can join them again.
 
-use super::duration;
+use std::sync::Arc;
+
+use super::{balancing, duration, filter, overload, retry};
 use crate::snapshot::route::{Action, Matcher, PathChange, PathMatch, Redirect, Rewrite, Route, ValueMatch};
-use crate::snapshot::{Backend, HeaderChanges, Port};
+use crate::snapshot::{Backend, HeaderChanges, Port, Retry};
 use crate::xds::wire::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use crate::xds::wire::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use crate::xds::wire::envoy::config::route::v3 as wire;
@@ -23,10 +25,19 @@ pub(in crate::xds) const WHOLE_PATH: &str = ".*";
 /// The RouteConfiguration of a port: one virtual host for every authority, since a port has one table.
 pub fn route_configuration(port: &Port) -> wire::RouteConfiguration {
     let name = port.key.to_string();
+    let mut routes: Vec<wire::Route> = port.routes.routes.iter().flat_map(self::routes).collect();
+    let hash = balancing::hash_policies(port);
+    for route in &mut routes {
+        if let Some(wire::route::Action::Route(forward)) = &mut route.action {
+            forward.hash_policy = hash.clone();
+        }
+    }
     let host = wire::VirtualHost {
         name: name.clone(),
         domains: vec!["*".to_string()],
-        routes: port.routes.routes.iter().flat_map(routes).collect(),
+        routes,
+        // What other clients know of the port's policy.
+        retry_policy: (port.policy.retry != Retry::default()).then(|| retry::policy(&port.policy.retry)),
         ..Default::default()
     };
     wire::RouteConfiguration { name, virtual_hosts: vec![host], ..Default::default() }
@@ -81,6 +92,7 @@ fn one(route: &Route, part: Part) -> wire::Route {
     let mut whole = wire::Route {
         name: route.name.to_string(),
         r#match: Some(route_match(&route.matcher, part.path)),
+        typed_per_filter_config: filter::configurations(route),
         ..Default::default()
     };
     let (mut redirect, mut rewrite) = (None, None);
@@ -96,6 +108,7 @@ fn one(route: &Route, part: Part) -> wire::Route {
             }
             Action::Redirect(to) => redirect = Some(to),
             Action::Rewrite(to) => rewrite = Some(to),
+            Action::RateLimit(_) | Action::SizeLimits(_) | Action::Fault(_) | Action::Mirror(_) => {}
         }
     }
     whole.action = Some(match redirect {
@@ -115,11 +128,7 @@ fn route_match(matcher: &Matcher, path: PathSpecifier) -> wire::RouteMatch {
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact(method))),
         ..Default::default()
     });
-    let headers = matcher.headers.iter().map(|(name, value)| wire::HeaderMatcher {
-        name: name.to_string(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string_matcher(value))),
-        ..Default::default()
-    });
+    let headers = matcher.headers.iter().map(header);
     let query = matcher.query.iter().map(|(name, value)| wire::QueryParameterMatcher {
         name: name.to_string(),
         query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(string_matcher(
@@ -131,6 +140,15 @@ fn route_match(matcher: &Matcher, path: PathSpecifier) -> wire::RouteMatch {
         case_sensitive: None,
         headers: method.into_iter().chain(headers).collect(),
         query_parameters: query.collect(),
+    }
+}
+
+/// A match of a header.
+pub(super) fn header((name, value): &(Arc<str>, ValueMatch)) -> wire::HeaderMatcher {
+    wire::HeaderMatcher {
+        name: name.to_string(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string_matcher(value))),
+        ..Default::default()
     }
 }
 
@@ -149,11 +167,15 @@ fn forward(route: &Route, rewrite: Option<&Rewrite>, prefix: Option<String>) -> 
         cluster_specifier: Some(clusters(&route.backends)),
         host_rewrite_specifier: host.map(|host| HostRewriteSpecifier::HostRewriteLiteral(host.to_string())),
         prefix_rewrite: prefix.unwrap_or_default(),
+        request_mirror_policies: route.mirrors().map(filter::mirror).collect(),
         timeout: limit,
+        priority: overload::priority(route.priority),
+        retry_policy: route.retry.as_ref().map(|own| retry::policy(own)),
         regex_rewrite,
         // What gRPC clients read in place of `timeout`.
         max_stream_duration: limit
             .map(|limit| MaxStreamDuration { max_stream_duration: Some(limit), ..Default::default() }),
+        hash_policy: Vec::new(),
     }
 }
 
@@ -201,7 +223,7 @@ fn redirect(to: &Redirect, prefix: Option<String>) -> wire::RedirectAction {
 /// First what is set, then what is added, as [`HeaderChanges`] has it.
 fn header_options(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
     let option = |action: HeaderAppendAction| {
-        move |(name, value): &(std::sync::Arc<str>, std::sync::Arc<str>)| HeaderValueOption {
+        move |(name, value): &(Arc<str>, Arc<str>)| HeaderValueOption {
             header: Some(HeaderValue {
                 key: name.to_string(),
                 // A percent sign would begin a command.
@@ -227,7 +249,7 @@ fn string_matcher(value: &ValueMatch) -> StringMatcher {
     }
 }
 
-fn exact(value: &str) -> StringMatcher {
+pub(super) fn exact(value: &str) -> StringMatcher {
     StringMatcher { match_pattern: Some(MatchPattern::Exact(value.to_string())), ignore_case: false }
 }
 

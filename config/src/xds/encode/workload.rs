@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::snapshot::authorization::{AuthorizationRule, Operation, Source, TextMatch};
-use crate::snapshot::{Mtls, OutboundPolicy};
+use crate::snapshot::{LinkPolicy, Mtls, OutboundPolicy};
 use crate::xds::facts::{InboundPort, Workload};
 use crate::xds::wire::lighter::config::v1 as lighter;
 
@@ -18,6 +18,7 @@ pub fn workload(workload: &Workload) -> lighter::Workload {
             OutboundPolicy::RegistryOnly => "registryOnly".to_string(),
         },
         ports: workload.ports.iter().map(port).collect(),
+        links: (workload.links != LinkPolicy::default()).then(|| super::links(&workload.links)),
     }
 }
 

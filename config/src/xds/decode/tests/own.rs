@@ -2,6 +2,18 @@
 
 use super::*;
 
+fn links() -> lighter::LinkPolicy {
+    lighter::LinkPolicy {
+        shm: "mustNot".into(),
+        hot_bytes_per_second: 1,
+        ring_bytes: 1 << 16,
+        back_off_ms: 1,
+        idle_timeout_ms: None,
+        rdma: "should".into(),
+        devices: vec!["mlx5_0".into()],
+    }
+}
+
 fn workload_message() -> lighter::Workload {
     let rule = lighter::Rule {
         policy: "default/p/0".into(),
@@ -30,6 +42,7 @@ fn workload_message() -> lighter::Workload {
         trust_domain: "mesh.lighter".into(),
         outbound_policy: "registryOnly".into(),
         ports: vec![port],
+        links: Some(links()),
     }
 }
 
@@ -56,6 +69,9 @@ fn every_word_of_a_workload_is_known_or_it_is_refused() {
         "default/a: trust_domain: `spiffe://a b/ns` is not a SPIFFE ID"
     );
     assert_eq!(with(&|w| w.service = "a".into()), "a: service: `a` is no workload");
+    let lax =
+        |w: &mut lighter::Workload| w.links = Some(lighter::LinkPolicy { shm: "lax".into(), ..links() });
+    assert_eq!(with(&lax), "default/a: links.shm: `lax` is not known");
     let at = "default/a: ports[0].rules[0]";
     assert_eq!(rule(&|rule| rule.action = "log".into()), format!("{at}.action: `log` is not known"));
     // Taken as it stands, this would be about everybody.
