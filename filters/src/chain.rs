@@ -3,14 +3,20 @@
 use lighter_config::snapshot::{Action, Route};
 use tower::Layer;
 
+use crate::fault::FaultLayer;
 use crate::filter::{Boxed, Filter, Upstream};
 use crate::head::{LocalAnswer, RequestHead, ResponseHead};
+use crate::memory::Memory;
+use crate::mirror::MirrorLayer;
+use crate::rate_limit::RateLimitLayer;
 use crate::redirect::RedirectLayer;
 use crate::request_headers::RequestHeadersLayer;
 use crate::response_headers::ResponseHeadersLayer;
 use crate::rewrite::RewriteLayer;
+use crate::size_limits::SizeLimitsLayer;
 
-/// What one route does to its requests.
+/// What one route does to its requests; by default nothing.
+#[derive(Default)]
 pub struct Chain {
     /// None when nothing is done.
     outermost: Option<Boxed>,
@@ -19,11 +25,14 @@ pub struct Chain {
 
 impl Chain {
     /// The chain of `actions`: the first sees a request first and its answer last, except that answers' headers are
-    /// always changed outermost, so that a filter's own answer is changed as well.
-    pub fn new(actions: &[Action]) -> Self {
+    /// always changed outermost, so that a filter's own answer is changed as well. What it counts, it shares with all
+    /// chains of the same `scope` in `memory`.
+    pub fn new(actions: &[Action], scope: &str, memory: &Memory) -> Self {
         let is_outer = |action: &&Action| matches!(action, Action::ResponseHeaders(_));
         let outer = actions.iter().filter(is_outer);
         let inner = actions.iter().filter(|action| !is_outer(action));
+        // They are numbered as they stand, and come from behind here.
+        let mut mirrors = actions.iter().filter(|action| matches!(action, Action::Mirror(_))).count() as u32;
         let outermost = outer.chain(inner).rev().fold(None, |inside: Option<Boxed>, action| {
             let inside = inside.unwrap_or_else(|| Box::new(Upstream));
             Some(match action {
@@ -33,6 +42,15 @@ impl Chain {
                 }
                 Action::Redirect(redirect) => Box::new(RedirectLayer::new(redirect).layer(inside)),
                 Action::Rewrite(rewrite) => Box::new(RewriteLayer::new(rewrite).layer(inside)),
+                Action::RateLimit(limit) => {
+                    Box::new(RateLimitLayer::new(&limit.per, memory.buckets(scope, limit)).layer(inside))
+                }
+                Action::SizeLimits(limits) => Box::new(SizeLimitsLayer::new(*limits).layer(inside)),
+                Action::Mirror(mirror) => {
+                    mirrors -= 1;
+                    Box::new(MirrorLayer::new(mirrors, mirror.share).layer(inside))
+                }
+                Action::Fault(fault) => Box::new(FaultLayer::new(fault).layer(inside)),
             })
         });
         Chain { outermost, changes_response: actions.iter().any(|action| is_outer(&action)) }

@@ -35,7 +35,7 @@ impl<S> Layer<S> for RedirectLayer<'_> {
 impl<S: Filter> Filter for Redirect<S> {
     fn on_request<'a>(&'a self, _: &'a Route, head: &mut RequestHead<'a>) -> Option<LocalAnswer> {
         let fields = vec![("location".to_string(), location(&self.to, head))];
-        Some(LocalAnswer { status: self.to.status, fields })
+        Some(LocalAnswer::new(self.to.status, fields))
     }
 
     fn on_response<'a>(&'a self, head: &mut ResponseHead<'a>) {
@@ -88,10 +88,12 @@ fn split_authority(authority: &[u8]) -> (&[u8], Option<u16>) {
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
+    use std::time::Instant;
 
     use lighter_config::snapshot::route::PathChange;
 
     use super::*;
+    use crate::head::{Facts, Orders};
 
     fn to() -> To {
         To { scheme: None, hostname: None, port: None, path: None, status: 302 }
@@ -104,6 +106,8 @@ mod tests {
             target: Cow::Borrowed(target.as_bytes()),
             authority: Cow::Borrowed(authority.as_bytes()),
             fields: Default::default(),
+            facts: Facts { caller: "", grpc: false, body: None, now: Instant::now(), dice: || 0 },
+            orders: Orders::default(),
         };
         String::from_utf8(location(to, &head)).unwrap()
     }

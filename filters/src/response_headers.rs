@@ -45,12 +45,12 @@ impl<S: Filter> Filter for ResponseHeaders<S> {
 
 impl<S> ResponseHeaders<S> {
     /// The changes in an answer that a filter inside gave. Rare, so it may copy.
-    fn change(&self, answer: LocalAnswer) -> LocalAnswer {
+    fn change(&self, mut answer: LocalAnswer) -> LocalAnswer {
         let owned = |(name, value): (String, Vec<u8>)| (Cow::Owned(name.into_bytes()), Cow::Owned(value));
-        let mut fields = answer.fields.into_iter().map(owned).collect();
+        let mut fields = std::mem::take(&mut answer.fields).into_iter().map(owned).collect();
         apply(&self.changes, &mut fields);
         let text = |name: Cow<'_, [u8]>| String::from_utf8_lossy(&name).into_owned();
         let fields = fields.into_iter().map(|(name, value)| (text(name), value.into_owned())).collect();
-        LocalAnswer { status: answer.status, fields }
+        LocalAnswer { fields, ..answer }
     }
 }
