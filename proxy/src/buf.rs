@@ -31,6 +31,11 @@ pub struct Buffer {
     start: usize,
 }
 
+/// Gives the buffers back that this thread keeps for reuse.
+pub(crate) fn let_go() {
+    FREE.take();
+}
+
 impl Buffer {
     /// Takes a buffer from this worker's free list, or a new one.
     pub fn take() -> Self {

@@ -146,7 +146,7 @@ impl Call {
             self.worker.shared.config.detect_timeout,
             onward.idle_timeout(),
             &self.ticket,
-            tcp::dial(&self.worker, onward),
+            tcp::dial(&self.worker, onward, self.peer),
         )
         .await;
         telemetry::detection(onward.direction()).count(detect::outcome(speech, &found), began.elapsed());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lighter_config::sidecar::SidecarConfig;
 
 use crate::dial::Here;
+use crate::handover::Taken;
 use crate::telemetry::logging;
 use crate::worker::{self, Sockets, Start, StartError};
 
@@ -15,6 +16,10 @@ pub struct Args {
     /// The sidecar's own file
     #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
+    /// Take the place of the sidecar that runs, if one does: it hands its sockets over once this one is ready, and drains.
+    /// Both files name the same folder as `handover`
+    #[arg(long)]
+    pub takeover: bool,
     /// What is logged to standard error: a level, or levels by module; LIGHTER_LOG goes before it
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -40,16 +45,31 @@ pub fn execute(args: &Args) -> u8 {
             return 1;
         }
     };
+    let taken = match args.takeover.then_some(config.handover.as_deref()) {
+        None => None,
+        Some(None) => {
+            eprintln!("lighter: --takeover: {} names no `handover` folder", args.config.display());
+            return 2;
+        }
+        Some(Some(folder)) => match Taken::ask(folder) {
+            Ok(taken) => taken,
+            Err(error) => {
+                eprintln!("lighter: {error}");
+                return 1;
+            }
+        },
+    };
     // The rules of interception leave alone what carries the mark; without rules none is needed, nor the right to set it.
     let here = Here { mark: config.intercept.as_ref().map(|intercept| intercept.mark) };
     let start = Start {
         config,
-        sockets: Sockets::default(),
+        sockets: Sockets { taken, ..Sockets::default() },
         outside: Arc::new(here),
         inside: Arc::new(here),
         ready: Box::new(|| tracing::info!("ready")),
         stop: None,
         callers_gone: None,
+        successor: None,
     };
     match worker::run(start) {
         Ok(_) => 0,

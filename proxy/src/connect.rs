@@ -134,7 +134,7 @@ async fn connect(
     let nowhere = Onward::Address(Direction::Outbound, UNSPECIFIED);
     let mut last = (nowhere, refusal(Cause::NoEndpoint));
     for onward in onwards {
-        match crate::tcp::dial(&call.worker, &onward).await {
+        match crate::tcp::dial(&call.worker, &onward, call.peer).await {
             Ok(upstream) => return Ok((onward, upstream)),
             Err(error) => last = (onward, error),
         }

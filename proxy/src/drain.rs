@@ -15,8 +15,10 @@ use slab::Slab;
 use crate::identity::Hold;
 
 mod course;
+mod kind;
 
 pub use course::{Course, Stand};
+pub use kind::{Kind, Kinds};
 
 /// Where this process stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +85,13 @@ impl Machine {
         self.phase
     }
 
+    /// It is to drain, and nobody waits: nobody is let in any more, and what runs has [`NOW`] at most.
+    pub fn stop_now(&mut self, now: Instant) {
+        let began = *self.began.get_or_insert(now);
+        self.phase = self.phase.max(Phase::Draining);
+        self.deadline = self.deadline.min(now.saturating_duration_since(began) + NOW);
+    }
+
     /// Moves on if it is time to, or if nothing runs any more. `open`: how many connections there are.
     pub fn advance(&mut self, now: Instant, open: usize) -> Phase {
         let Some(began) = self.began else { return self.phase };
@@ -125,12 +134,24 @@ pub struct Ticket {
 #[derive(Default)]
 struct State {
     stand: Cell<Stand>,
-    /// A seat for every connection, with the task to wake.
-    seats: RefCell<Slab<Option<Waker>>>,
+    /// A seat for every connection.
+    seats: RefCell<Slab<Seat>>,
     /// How many of them callers made to this workload.
     inbound: Cell<usize>,
+    /// Memory or descriptors run short: nobody is to stay longer than needed.
+    pressed: Cell<bool>,
+    /// So many that rest are to leave now.
+    let_go: Cell<usize>,
     /// Those who wait for a phase or for the last connection's end: accept loops and the worker itself.
     waiting: RefCell<Slab<Waker>>,
+}
+
+/// What is known of one connection.
+struct Seat {
+    /// The task to wake.
+    waker: Option<Waker>,
+    kind: Kind,
+    inbound: bool,
 }
 
 impl Connections {
@@ -155,9 +176,21 @@ impl Connections {
     }
 
     fn seat(&self, inbound: bool) -> Ticket {
-        let seat = self.state.seats.borrow_mut().insert(None);
+        let seat = Seat { waker: None, kind: Kind::default(), inbound };
+        let seat = self.state.seats.borrow_mut().insert(seat);
         self.state.inbound.set(self.state.inbound.get() + usize::from(inbound));
         Ticket { state: self.state.clone(), seat, inbound, hold: None }
+    }
+
+    /// What they carry.
+    pub fn kinds(&self) -> Kinds {
+        self.state.seats.borrow().iter().map(|(_, seat)| seat.kind).collect()
+    }
+
+    /// What those carry that callers made to this workload.
+    pub fn callers_kinds(&self) -> Kinds {
+        let seats = self.state.seats.borrow();
+        seats.iter().filter(|(_, seat)| seat.inbound).map(|(_, seat)| seat.kind).collect()
     }
 
     /// How many of them callers made to this workload.
@@ -168,26 +201,45 @@ impl Connections {
     /// Moves on to where both sides stand and wakes every connection. Phases never go back.
     pub fn advance(&self, to: impl Into<Stand>) {
         let (to, from) = (to.into(), self.state.stand.get());
-        let stand = Stand { callers: to.callers.max(from.callers), workload: to.workload.max(from.workload) };
+        let stand = Stand {
+            callers: to.callers.max(from.callers),
+            workload: to.workload.max(from.workload),
+            handed_over: to.handed_over || from.handed_over,
+        };
         if stand == from {
             return;
         }
         self.state.stand.set(stand);
-        // Cloned out first: what a wake does must not find the seats borrowed.
-        let wakers: Vec<Waker> =
-            self.state.seats.borrow().iter().filter_map(|(_, waker)| waker.clone()).collect();
-        wakers.iter().for_each(Waker::wake_by_ref);
+        self.state.wake_seats();
         self.state.wake_waiting();
     }
 
-    /// Resolves when the callers' side has reached `phase`.
-    pub async fn callers_reached(&self, phase: Phase) {
-        self.until(|| self.state.stand.get().callers >= phase).await;
+    /// Whether memory or descriptors run short.
+    pub(crate) fn press(&self, pressed: bool) {
+        self.state.pressed.set(pressed);
+    }
+
+    /// So many of those that rest are to leave now.
+    pub(crate) fn let_go(&self, count: usize) {
+        self.state.let_go.set(count);
+        if count > 0 {
+            self.state.wake_seats();
+        }
     }
 
     /// Resolves when the workload's own side has reached `phase`.
     pub async fn workload_reached(&self, phase: Phase) {
         self.until(|| self.state.stand.get().workload >= phase).await;
+    }
+
+    /// Whether another process accepts in this one's place.
+    pub fn is_handed_over(&self) -> bool {
+        self.state.stand.get().handed_over
+    }
+
+    /// Resolves when nothing more is accepted of callers.
+    pub async fn callers_shut_out(&self) {
+        self.until(|| self.is_handed_over() || self.state.stand.get().callers >= Phase::Draining).await;
     }
 
     /// Resolves when there is no connection.
@@ -246,9 +298,47 @@ impl Ticket {
         self.hold.as_ref().map_or(side, |hold| side.max(hold.phase()))
     }
 
+    /// Whether another process accepts in this one's place.
+    pub fn is_handed_over(&self) -> bool {
+        self.state.stand.get().handed_over
+    }
+
+    /// Whether a caller who proved who it is is to be told that nobody will be here any more. Who goes because of what was
+    /// proved on this connection, or to another process, comes back to the same place.
+    pub fn tells_of_drain(&self) -> bool {
+        let stand = self.state.stand.get();
+        self.inbound && self.hold.is_some() && stand.callers >= Phase::Lame && !stand.handed_over
+    }
+
+    /// Whether the connection is to end with what is under way on it, as the other side may be told.
+    #[inline]
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.state.pressed.get() || self.phase() >= Phase::Lame
+    }
+
+    /// Whether the connection is one of those that are to leave now. Whether it `rests`, which may take a look at its socket,
+    /// is asked only while some are.
+    #[inline]
+    pub(crate) fn is_let_go(&self, rests: impl FnOnce() -> bool) -> bool {
+        let left = self.state.let_go.get();
+        if left == 0 || !rests() {
+            return false;
+        }
+        self.state.let_go.set(left - 1);
+        metrics::counter!("lighter_guard_clients_closed_total").increment(1);
+        true
+    }
+
     /// From now on the connection goes by what was proved on it, too.
     pub(crate) fn bind(&mut self, hold: Arc<Hold>) {
         self.hold = Some(hold);
+    }
+
+    /// Says what the connection carries, now that it is known.
+    pub fn carries(&self, kind: Kind) {
+        if let Some(seat) = self.state.seats.borrow_mut().get_mut(self.seat) {
+            seat.kind = kind;
+        }
     }
 
     /// Which task to wake. Cheap when it is the same as before.
@@ -256,9 +346,9 @@ impl Ticket {
         self.hold.iter().for_each(|hold| hold.watch(waker));
         let mut seats = self.state.seats.borrow_mut();
         let Some(seat) = seats.get_mut(self.seat) else { return };
-        match seat {
+        match &mut seat.waker {
             Some(known) => known.clone_from(waker),
-            None => *seat = Some(waker.clone()),
+            none => *none = Some(waker.clone()),
         }
     }
 
@@ -290,12 +380,22 @@ impl Drop for Ticket {
 }
 
 impl State {
+    fn wake_seats(&self) {
+        // Cloned out first: what a wake does must not find the seats borrowed.
+        let wakers: Vec<Waker> =
+            self.seats.borrow().iter().filter_map(|(_, seat)| seat.waker.clone()).collect();
+        wakers.iter().for_each(Waker::wake_by_ref);
+    }
+
     fn wake_waiting(&self) {
         // Cloned out first: what a wake does must not find them borrowed.
         let waiting: Vec<Waker> = self.waiting.borrow().iter().map(|(_, waker)| waker.clone()).collect();
         waiting.into_iter().for_each(Waker::wake);
     }
 }
+
+/// How long what runs may take when nobody waits for it.
+pub const NOW: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -305,6 +405,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn whether_one_rests_is_asked_only_while_some_are_to_leave() {
+        let connections = Connections::new();
+        let ticket = connections.enter();
+        assert!(!ticket.is_let_go(|| unreachable!("nobody is to leave")));
+        connections.let_go(1);
+        assert!(!ticket.is_let_go(|| false));
+        assert!(ticket.is_let_go(|| true));
+        assert!(!ticket.is_let_go(|| unreachable!("who was to leave has left")));
+    }
 
     #[derive(Default)]
     struct Count(AtomicUsize);
@@ -352,6 +463,24 @@ mod tests {
         assert_eq!([machine.stop(now), machine.stop(now)], [Phase::Lame, Phase::Draining]);
         assert_eq!(machine.stop(now), Phase::Draining);
         assert_eq!(machine.advance(now, 1), Phase::Draining);
+    }
+
+    #[test]
+    fn who_does_not_wait_closes_the_door_and_cuts_after_a_second() {
+        let start = Instant::now();
+        let mut machine = Machine::new(Duration::from_secs(30));
+        machine.stop_now(start);
+        assert_eq!((machine.phase(), machine.wakes_at()), (Phase::Draining, Some(start + NOW)));
+        assert_eq!(machine.advance(start + NOW, 1), Phase::Closed);
+        // In the middle of a drain, and never later than that would have ended.
+        let mut machine = Machine::new(Duration::from_secs(30));
+        machine.stop(start);
+        let later = start + Duration::from_secs(10);
+        machine.advance(later, 1);
+        machine.stop_now(later);
+        assert_eq!(machine.wakes_at(), Some(later + NOW));
+        machine.stop_now(later + NOW / 2);
+        assert_eq!(machine.wakes_at(), Some(later + NOW));
     }
 
     proptest! {
@@ -412,7 +541,7 @@ mod tests {
     fn each_side_has_its_phase() {
         let connections = Connections::new();
         let (caller, own) = (connections.enter_inbound(), connections.enter());
-        connections.advance(Stand { callers: Phase::Closed, workload: Phase::Serving });
+        connections.advance(Stand { callers: Phase::Closed, ..Stand::default() });
         assert_eq!((caller.phase(), own.phase()), (Phase::Closed, Phase::Serving));
         connections.advance(Phase::Draining);
         assert_eq!((caller.phase(), own.phase()), (Phase::Closed, Phase::Draining));
@@ -442,7 +571,7 @@ mod tests {
             fn wake(self: Arc<Self>) {}
         }
         let connections = Connections::new();
-        let mut waits = Box::pin(connections.callers_reached(Phase::Draining));
+        let mut waits = Box::pin(connections.callers_shut_out());
         for _ in 0..100 {
             let waker = Waker::from(Arc::new(Nobody));
             assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());

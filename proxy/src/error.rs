@@ -3,6 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use lighter_filters::Refusal;
+
+use crate::retry::Came;
+
 /// Why a request or a connection did not end well. One word for one thing: the same label stands in
 /// `x-lighter-error`, in the access log's `cause` and in the metrics' `cause` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +56,12 @@ pub enum Cause {
     BadRequest,
     /// The head is larger than the limit.
     HeadTooLarge,
+    /// The body is larger than the route allows.
+    BodyTooLarge,
+    /// More requests came than a limit of rate lets pass.
+    RateLimited,
+    /// The route has this request fail on purpose.
+    FaultInjected,
     /// Valid, but not something that this proxy carries.
     Unsupported,
     /// No AuthorizationPolicy allows it, or one forbids it.
@@ -60,15 +70,25 @@ pub enum Cause {
     Draining,
     /// A limit of this sidecar is reached.
     Overloaded,
+    /// As many requests to the port as its policy allows are under way, and as many wait.
+    PendingOverflow,
+    /// The request waited for others to the port to end, for as long as its policy says.
+    PendingTimeout,
+    /// The application has as many requests as it can work on at once.
+    ConcurrencyLimit,
     /// The request would come back to this sidecar.
     Loop,
     /// A fault of this sidecar itself.
     Internal,
+    /// The client was too slow to send its request, or to take its answer.
+    ClientTimeout,
+    /// This sidecar has no memory to spare.
+    MemoryLimit,
 }
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 28] = [
+    pub const ALL: [Cause; 36] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -91,12 +111,20 @@ impl Cause {
         Cause::AmbiguousMessage,
         Cause::BadRequest,
         Cause::HeadTooLarge,
+        Cause::BodyTooLarge,
+        Cause::RateLimited,
+        Cause::FaultInjected,
         Cause::Unsupported,
         Cause::Denied,
         Cause::Draining,
         Cause::Overloaded,
+        Cause::PendingOverflow,
+        Cause::PendingTimeout,
+        Cause::ConcurrencyLimit,
         Cause::Loop,
         Cause::Internal,
+        Cause::ClientTimeout,
+        Cause::MemoryLimit,
     ];
 
     /// The label: in `x-lighter-error`, in logs and in metrics.
@@ -124,12 +152,20 @@ impl Cause {
             Cause::AmbiguousMessage => "ambiguous_message",
             Cause::BadRequest => "bad_request",
             Cause::HeadTooLarge => "head_too_large",
+            Cause::BodyTooLarge => "body_too_large",
+            Cause::RateLimited => "rate_limited",
+            Cause::FaultInjected => "fault_injected",
             Cause::Unsupported => "unsupported",
             Cause::Denied => "denied",
             Cause::Draining => "draining",
             Cause::Overloaded => "overloaded",
+            Cause::PendingOverflow => "pending_overflow",
+            Cause::PendingTimeout => "pending_timeout",
+            Cause::ConcurrencyLimit => "concurrency_limit",
             Cause::Loop => "loop",
             Cause::Internal => "internal",
+            Cause::ClientTimeout => "client_timeout",
+            Cause::MemoryLimit => "memory_limit",
         }
     }
 
@@ -150,15 +186,23 @@ impl Cause {
             | Cause::NoConfig
             | Cause::ConnectRefused
             | Cause::NoIdentity
+            | Cause::FaultInjected
             | Cause::Draining
-            | Cause::Overloaded => 503,
+            | Cause::Overloaded
+            | Cause::PendingOverflow
+            | Cause::PendingTimeout
+            | Cause::ConcurrencyLimit
+            | Cause::MemoryLimit => 503,
             Cause::ConnectTimeout | Cause::RequestTimeout | Cause::IdleTimeout => 504,
             Cause::PlaintextRefused => 403,
             Cause::DownstreamAborted => 499,
             Cause::AmbiguousMessage | Cause::BadRequest => 400,
             Cause::HeadTooLarge => 431,
+            Cause::BodyTooLarge => 413,
+            Cause::RateLimited => 429,
             Cause::Unsupported => 501,
             Cause::Loop => 508,
+            Cause::ClientTimeout => 408,
             Cause::Denied => 403,
         }
     }
@@ -167,10 +211,10 @@ impl Cause {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Cause::NoRoute | Cause::Unsupported => 12,
-            Cause::RequestTimeout => 4,
+            Cause::RequestTimeout | Cause::ClientTimeout => 4,
             Cause::DownstreamAborted => 1,
             Cause::AmbiguousMessage | Cause::BadRequest | Cause::Internal => 13,
-            Cause::HeadTooLarge => 8,
+            Cause::HeadTooLarge | Cause::BodyTooLarge | Cause::RateLimited => 8,
             Cause::Denied => 7,
             Cause::PlaintextRefused => 16,
             _ => 14,
@@ -184,8 +228,11 @@ impl Cause {
             | Cause::AmbiguousMessage
             | Cause::BadRequest
             | Cause::HeadTooLarge
+            | Cause::BodyTooLarge
+            | Cause::RateLimited
             | Cause::Denied
             | Cause::PlaintextRefused
+            | Cause::ClientTimeout
             | Cause::Unsupported => Side::Downstream,
             Cause::ConnectRefused
             | Cause::ConnectTimeout
@@ -202,10 +249,28 @@ impl Cause {
             | Cause::NoBackend
             | Cause::NoEndpoint
             | Cause::NoConfig
+            | Cause::FaultInjected
             | Cause::NotInRegistry => Side::Control,
-            Cause::NoIdentity | Cause::Draining | Cause::Overloaded | Cause::Loop | Cause::Internal => {
-                Side::Local
-            }
+            Cause::NoIdentity
+            | Cause::Draining
+            | Cause::Overloaded
+            | Cause::PendingOverflow
+            | Cause::PendingTimeout
+            | Cause::ConcurrencyLimit
+            | Cause::MemoryLimit
+            | Cause::Loop
+            | Cause::Internal => Side::Local,
+        }
+    }
+}
+
+impl From<Refusal> for Cause {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::RateLimited => Cause::RateLimited,
+            Refusal::HeadTooLarge => Cause::HeadTooLarge,
+            Refusal::BodyTooLarge => Cause::BodyTooLarge,
+            Refusal::FaultInjected => Cause::FaultInjected,
         }
     }
 }
@@ -237,6 +302,8 @@ pub enum Retry {
     /// The upstream never read it: connection refused, a reused connection closed before a byte came back,
     /// REFUSED_STREAM, or a stream above GOAWAY's last id.
     Safe,
+    /// It may have run: what the route's policy says of this.
+    Maybe(Came),
 }
 
 /// An error on the way to or from an upstream.
@@ -282,6 +349,13 @@ impl ProxyError {
         self.retry = Retry::Safe;
         self
     }
+
+    /// The same, and what came of the try, which may have run.
+    #[must_use]
+    pub fn after(mut self, came: Came) -> Self {
+        self.retry = Retry::Maybe(came);
+        self
+    }
 }
 
 struct DisplayPeer<'a>(&'a Option<SocketAddr>);
@@ -298,6 +372,19 @@ impl fmt::Display for DisplayPeer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_filter_refuses_has_one_name_and_one_status() {
+        for refusal in
+            [Refusal::RateLimited, Refusal::HeadTooLarge, Refusal::BodyTooLarge, Refusal::FaultInjected]
+        {
+            let cause = Cause::from(refusal);
+            assert_eq!(
+                (refusal.label(), refusal.status(), refusal.grpc_status()),
+                (cause.label(), cause.status(), cause.grpc_status())
+            );
+        }
+    }
 
     #[test]
     fn causes_are_numbered_in_order_and_named_once() {

@@ -3,11 +3,19 @@
 mod carrier;
 mod http2;
 mod link;
+mod rdma;
 mod ring;
+
+use lighter_config::identity::{JoinToken, Spiffe};
 
 use crate::connect;
 use crate::detect::{self, Verdict};
+use crate::http::cookie;
+use crate::http::h2::fields::{Fields, RequestHead};
+use crate::http::h2::head;
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Encoder, FIELD_OVERHEAD, Refusal};
+use crate::retry::retry_after;
+use crate::session;
 use crate::sni::{self, Hello};
 
 /// Detection: what is decided for a prefix holds for everything that begins with it, and silence always decides.
@@ -45,6 +53,31 @@ pub fn connect(bytes: &[u8]) {
     connect::parse_any(bytes);
 }
 
+/// The headers that say which trace a request belongs to: what is taken over is written so that the next in line takes it over.
+pub fn trace(bytes: &[u8]) {
+    crate::telemetry::spans::reread(bytes);
+}
+
+/// Values of single fields: what is read of any bytes is within its bounds, and what is written of it is read as the same.
+pub fn fields(bytes: &[u8]) {
+    let mut fields = Fields::default();
+    fields.set(head::GRPC_TIMEOUT, bytes);
+    if let Some(asked) = head::grpc_timeout(&fields) {
+        fields.set(head::GRPC_TIMEOUT, head::grpc_timeout_value(asked).as_bytes());
+        assert!(head::grpc_timeout(&fields).is_some_and(|passed| passed <= asked), "time grows on its way");
+    }
+    let _ = retry_after(bytes);
+    session::reread(bytes);
+    let mut request = RequestHead::new(b"GET", b"http", b"up", b"/");
+    request.fields.set(b"cookie", bytes);
+    cookie::read("a", &request, |value| assert!(!value.contains(&b';')));
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(id) = Spiffe::parse(text) {
+        assert_eq!(id.to_string(), text, "nothing is normalized");
+    }
+    let _ = JoinToken::parse(text);
+}
+
 /// Links. The first byte chooses: a peer that sends anything, one that sends anything in frames, or two ends of a link
 /// that do anything in any order.
 pub fn session(bytes: &[u8]) {
@@ -68,6 +101,11 @@ pub fn ring(bytes: &[u8]) {
         Some((_, choices)) => ring::hostile(choices),
         None => {}
     }
+}
+
+/// RDMA wires: a peer that says anything in its numbers, and a device that completes anything.
+pub fn rdma(bytes: &[u8]) {
+    rdma::hostile(bytes);
 }
 
 /// HTTP/2 connections. The first byte chooses: a peer that sends anything, one that sends anything in frames, or both ends
@@ -146,6 +184,7 @@ mod tests {
             super::sni(&bytes);
             super::connect(&bytes);
             super::hpack(&bytes);
+            super::fields(&bytes);
         }
 
         #[test]

@@ -157,7 +157,7 @@ impl Apps {
             Some(port) => port.clone(),
             None => Arc::new(undeclared(app, explicit)),
         };
-        let destination = Arc::new(Destination::inbound(&made, app, old.map(|old| &*old.destination)));
+        let destination = Arc::new(Destination::inbound(&made, app, old.map(|old| &*old.destination), mesh));
         // A workload has few addresses and ports; more would be somebody's play.
         if known.len() >= MOST_KNOWN {
             known.clear();
@@ -184,6 +184,7 @@ fn undeclared(app: SocketAddr, explicit: Option<(&InboundConfig, Option<&Service
         endpoints: Vec::new(),
         policy: TrafficPolicy::default(),
         mtls: Mtls::default(),
+        guards: Vec::new(),
         key,
     }
 }

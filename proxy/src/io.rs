@@ -37,6 +37,11 @@ pub enum Stream {
     Tls(Box<Tls>),
     /// A stream of a link.
     Link(Box<Exchange>),
+    /// Nobody is there, who listens without a word until nothing more is to come: what is written is gone.
+    Nobody {
+        /// Nothing more is to come.
+        over: bool,
+    },
 }
 
 /// TLS over a socket.
@@ -82,7 +87,7 @@ impl Io {
     pub(crate) fn hold(&self) -> Option<&Arc<Hold>> {
         match &self.stream {
             Stream::Tls(tls) => tls.get_ref().0.hold.as_ref(),
-            Stream::Plain(_) | Stream::Link(_) => None,
+            Stream::Plain(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
         }
     }
 
@@ -90,13 +95,18 @@ impl Io {
     pub fn carrier(&mut self) -> Option<&mut Beneath> {
         match &mut self.stream {
             Stream::Tls(tls) => tls.get_mut().0.link.as_deref_mut(),
-            Stream::Plain(_) | Stream::Link(_) => None,
+            Stream::Plain(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
         }
     }
 
     /// A stream of a link.
     pub(crate) fn over_link(exchange: Exchange) -> Self {
         Io { stream: Stream::Link(Box::new(exchange)), early: Bytes::new() }
+    }
+
+    /// A client that has said all this, and hears nothing.
+    pub(crate) fn of_nobody(said: Bytes) -> Self {
+        Io { stream: Stream::Nobody { over: false }, early: said }
     }
 
     /// Whether bytes have arrived that were not read. The runtime may not know of them yet: it asks the system only
@@ -141,7 +151,7 @@ impl Stream {
     pub fn plain(&self) -> Option<&TcpStream> {
         match self {
             Stream::Plain(tcp) => Some(tcp),
-            Stream::Tls(_) | Stream::Link(_) => None,
+            Stream::Tls(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
         }
     }
 
@@ -154,7 +164,7 @@ impl Stream {
     pub(crate) fn tls(&self) -> Option<&rustls::CommonState> {
         match self {
             Stream::Tls(tls) => Some(tls.get_ref().1),
-            Stream::Plain(_) | Stream::Link(_) => None,
+            Stream::Plain(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
         }
     }
 
@@ -189,7 +199,7 @@ impl Stream {
         match self {
             Stream::Plain(tcp) => Some(tcp),
             Stream::Tls(tls) => Some(&tls.get_ref().0.tcp),
-            Stream::Link(_) => None,
+            Stream::Link(_) | Stream::Nobody { .. } => None,
         }
     }
 }
@@ -284,6 +294,8 @@ impl AsyncRead for Stream {
                 Pin::new(&mut **tls).poll_read(cx, buf)
             }
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_read(cx, buf),
+            Stream::Nobody { over: true } => Poll::Ready(Ok(())),
+            Stream::Nobody { over: false } => Poll::Pending,
         }
     }
 }
@@ -295,13 +307,14 @@ impl AsyncWrite for Stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_write(cx, buf),
+            Stream::Nobody { .. } => Poll::Ready(Ok(buf.len())),
         }
     }
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Plain(_) | Stream::Nobody { .. } => Poll::Ready(Ok(())),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_flush(cx),
         }
@@ -313,6 +326,10 @@ impl AsyncWrite for Stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_shutdown(cx),
+            Stream::Nobody { over } => {
+                *over = true;
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -326,6 +343,7 @@ impl AsyncWrite for Stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_write_vectored(cx, bufs),
+            Stream::Nobody { .. } => Poll::Ready(Ok(bufs.iter().map(|slice| slice.len()).sum())),
         }
     }
 

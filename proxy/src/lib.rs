@@ -18,6 +18,8 @@ pub mod drain;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod guard;
+pub mod handover;
 pub mod http;
 pub mod identity;
 pub mod inbound;
@@ -28,10 +30,15 @@ pub mod link;
 #[cfg(test)]
 mod loopback;
 pub mod mesh;
+pub mod messages;
+mod mirror;
 pub mod outbound;
+mod overload;
 mod registry;
 mod resident;
 mod resources;
+pub mod retry;
+pub mod session;
 pub mod sni;
 pub mod tcp;
 pub mod telemetry;

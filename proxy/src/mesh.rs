@@ -8,16 +8,25 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use lighter_config::name::{ServiceName, ServicePort};
-use lighter_config::snapshot::{Backend, Mtls, Port, Protocol, Route, Snapshot, TrafficPolicy};
-use lighter_filters::Chain;
+use lighter_config::snapshot::filter::Mirror;
+use lighter_config::snapshot::{
+    Backend, Locality, Mtls, Port, Protocol, RequestParts, Retry, Route, RouteTable, Snapshot, TrafficPolicy,
+};
+use lighter_filters::{Chain, Memory};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::authorize::Guard;
 use crate::balance::{Cluster, Endpoint};
 use crate::error::Cause;
+use crate::overload::{Admission, Admitted, Limiter};
+use crate::retry::budget::Budget;
+use crate::retry::{Came, Request, Rules, Tries, Verdict};
+use crate::session::Sessions;
 use crate::telemetry::{Direction, RouteMetrics};
 
 /// Everything a request can be sent to at one moment.
@@ -28,6 +37,12 @@ pub struct Mesh {
     /// Higher than that of the mesh before it: tells a connection whether it has looked at this one already. The
     /// pointer cannot tell, as a later mesh may stand where an earlier one stood.
     pub generation: u64,
+    /// What filters remember. Outlives configurations.
+    memory: Arc<Memory>,
+    /// Where this sidecar is.
+    here: Arc<Locality>,
+    /// For ports whose workloads are kept from more than they can do.
+    limiters: HashMap<ServicePort, Arc<Limiter>>,
     destinations: HashMap<ServicePort, Arc<Destination>>,
     by_virtual_ip: HashMap<SocketAddr, Arc<Destination>>,
     by_endpoint: HashMap<SocketAddr, (Arc<Destination>, Arc<Endpoint>)>,
@@ -39,6 +54,7 @@ pub struct InForce {
     mesh: ArcSwap<Mesh>,
     /// Of `mesh`: to see that nothing changed takes no more than to read this.
     generation: AtomicU64,
+    changed: Notify,
 }
 
 /// One port of one Service: routes with their state.
@@ -114,8 +130,64 @@ pub struct RouteState {
     pub backends: Backends,
     /// Longest time for an exchange.
     pub request_timeout: Option<Duration>,
+    /// What is tried again.
+    pub retries: Rules,
+    /// What keeps this workload from more requests than it can work on.
+    admission: Option<Admission>,
+    /// Where requests of one session go to one endpoint.
+    pub(crate) sessions: Option<Sessions>,
     /// Its counters.
     pub metrics: Arc<RouteMetrics>,
+    /// Where copies of its requests go, in the order of its actions; none where that does not exist.
+    pub(crate) mirrors: Box<[Option<Arc<Destination>>]>,
+}
+
+impl RouteState {
+    /// Lets a request in as far as the workload can work on it.
+    #[inline]
+    pub(crate) fn admit<R: RequestParts + ?Sized>(&self, request: &R) -> Result<Option<Admitted>, Cause> {
+        self.admission.as_ref().map(|admission| admission.ask(request)).transpose()
+    }
+
+    /// The same for another try of one that was let in before.
+    pub(crate) fn admit_again(&self) -> Option<Admitted> {
+        self.admission.as_ref().map(Admission::again)
+    }
+
+    /// How long to wait before another try of a request of this route; none if it had its last one. Counted.
+    #[cold]
+    pub(crate) fn again(&self, tries: &mut Tries, came: Came, request: Request<'_>) -> Option<Duration> {
+        if came == Came::Late {
+            self.metrics.try_timed_out();
+        }
+        let (now, seen) = (Instant::now(), || self.metrics.begun());
+        match self.retries.decide(tries, came, request, now, seen, |most| fastrand::u64(..=most)) {
+            Verdict::Again(pause, condition) => {
+                self.metrics.tried_again(condition);
+                Some(pause)
+            }
+            Verdict::Refused(refusal) => {
+                self.metrics.not_tried_again(refusal);
+                None
+            }
+            Verdict::Last => None,
+        }
+    }
+}
+
+/// The budgets of routes, by their counters: those of one name have one, whatever the configuration.
+struct Budgets(HashMap<*const RouteMetrics, Arc<Budget>>);
+
+impl Budgets {
+    fn of(old: Option<&Destination>) -> Self {
+        let routes = old.iter().flat_map(|old| &old.routes);
+        Budgets(routes.map(|state| (Arc::as_ptr(&state.metrics), state.retries.budget.clone())).collect())
+    }
+
+    fn of_route(&mut self, metrics: &Arc<RouteMetrics>) -> Arc<Budget> {
+        let new = || Arc::new(Budget::new(Instant::now(), metrics.begun()));
+        self.0.entry(Arc::as_ptr(metrics)).or_insert_with(new).clone()
+    }
 }
 
 /// Weighted backends.
@@ -139,6 +211,11 @@ impl Backends {
         Backends { shares }
     }
 
+    /// Every cluster that a request can be sent to.
+    fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.shares.iter().filter_map(|(_, cluster)| cluster.as_ref())
+    }
+
     /// Picks a cluster by weight.
     pub fn pick(&self) -> Result<&Arc<Cluster>, Cause> {
         let chosen = match &*self.shares {
@@ -155,10 +232,7 @@ impl Backends {
 
 impl Destination {
     /// The route that takes `request`, with its state.
-    pub fn route<R: lighter_config::snapshot::RequestParts + ?Sized>(
-        &self,
-        request: &R,
-    ) -> Option<(&Route, &RouteState)> {
+    pub fn route<R: RequestParts + ?Sized>(&self, request: &R) -> Option<(&Route, &RouteState)> {
         let route = self.port.routes.select(request)?;
         Some((route, &self.routes[route.index]))
     }
@@ -186,20 +260,50 @@ impl Destination {
         !matches!(&*self.port.routes.routes, [only] if *only.name == *"default")
     }
 
+    /// Whether requests to this workload are let in as `port` says.
+    fn admits_as(&self, port: &Port) -> bool {
+        let admission = self.routes.first().and_then(|route| route.admission.as_ref());
+        admission.is_some() == port.policy.overload.is_some()
+            && admission.is_none_or(|admission| admission.has_routes_of(port))
+    }
+
     fn outbound(
         port: &Arc<Port>,
         clusters: &HashMap<ServicePort, Arc<Cluster>>,
         old: Option<&Destination>,
+        mesh: &Mesh,
     ) -> Option<Self> {
         let cluster = clusters.get(&port.key)?.clone();
         let learned = old.map(|old| old.learned.clone()).unwrap_or_default();
         let backends = |backends: &[Backend]| Backends::new(backends, clusters);
-        Some(Self::with(port, Direction::Outbound, cluster, learned, backends))
+        let known = (old, &*mesh.memory);
+        let mut own = Self::with(port, Direction::Outbound, cluster, learned, known, backends);
+        for (route, state) in port.routes.routes.iter().zip(&mut own.routes) {
+            let mirror = |said: &Mirror| Self::mirror(&said.target, clusters, mesh).map(Arc::new);
+            state.mirrors = route.mirrors().map(mirror).collect();
+        }
+        Some(own)
     }
 
-    /// This workload's own port: every route leads to the application. What `old`, the same port before a change of
-    /// configuration, has alive (connections, what was learned) is taken over.
-    pub fn inbound(port: &Arc<Port>, app: SocketAddr, old: Option<&Destination>) -> Self {
+    /// A port as copies of requests find it: past its routes, so that a copy is never copied again.
+    fn mirror(
+        target: &ServicePort,
+        clusters: &HashMap<ServicePort, Arc<Cluster>>,
+        mesh: &Mesh,
+    ) -> Option<Self> {
+        let (port, cluster) = (mesh.config.port(target)?, clusters.get(target)?);
+        let mut plain = (**port).clone();
+        plain.routes = RouteTable::single(target);
+        plain.routes.routes.iter_mut().for_each(|route| route.name = "mirror".into());
+        let own = [Backend { target: target.clone(), weight: 1, exists: true }];
+        let backends = |_: &[Backend]| Backends::new(&own, clusters);
+        let (port, known) = (Arc::new(plain), (None, &*mesh.memory));
+        Some(Self::with(&port, Direction::Outbound, cluster.clone(), Arc::default(), known, backends))
+    }
+
+    /// This workload's own port in `mesh`: every route leads to the application. What `old`, the same port before a change
+    /// of configuration, has alive (connections, what was learned) is taken over.
+    pub fn inbound(port: &Arc<Port>, app: SocketAddr, old: Option<&Destination>, mesh: &Mesh) -> Self {
         let (cluster, learned) = match old {
             Some(old) if old.port.key == port.key => (old.cluster.clone(), old.learned.clone()),
             _ => (Arc::new(Cluster::local(port.key.clone(), app)), Arc::default()),
@@ -208,11 +312,21 @@ impl Destination {
         let own = [Backend { target: port.key.clone(), weight: 1, exists: true }];
         // A callee does not route: its callers did. One route takes everything.
         let mut plain = (**port).clone();
-        plain.routes = lighter_config::snapshot::RouteTable::single(&port.key);
+        plain.routes = RouteTable::with_actions(&port.key, port.guards.clone());
         plain.tcp_route = "default".into();
         // The deadline of a request is its caller's.
         plain.policy.request_timeout = None;
-        Self::with(&Arc::new(plain), Direction::Inbound, cluster, learned, |_| Backends::new(&own, &clusters))
+        // So is what of it may run twice.
+        plain.policy.retry = Retry::default();
+        let backends = |_: &[Backend]| Backends::new(&own, &clusters);
+        let kept = (old, &*mesh.memory);
+        let mut made = Self::with(&Arc::new(plain), Direction::Inbound, cluster, learned, kept, backends);
+        if let Some(limiter) = mesh.limiters.get(&port.key) {
+            for route in &mut made.routes {
+                route.admission = Some(Admission::new(limiter.clone(), port.clone()));
+            }
+        }
+        made
     }
 
     fn with(
@@ -220,13 +334,30 @@ impl Destination {
         direction: Direction,
         cluster: Arc<Cluster>,
         learned: Arc<Learned>,
+        (old, memory): (Option<&Destination>, &Memory),
         backends: impl Fn(&[Backend]) -> Backends,
     ) -> Self {
-        let routes = port.routes.routes.iter().map(|route| RouteState {
-            chain: Chain::new(&route.actions),
-            backends: backends(&route.backends),
-            request_timeout: route.request_timeout.unwrap_or(port.policy.request_timeout),
-            metrics: RouteMetrics::of(direction, &port.key, &route.name),
+        let mut budgets = Budgets::of(old);
+        let routes = port.routes.routes.iter().map(|route| {
+            let metrics = RouteMetrics::of(direction, &port.key, &route.name);
+            let backends = backends(&route.backends);
+            let sessions = |said| Sessions::new(said, &route.name, backends.clusters(), &metrics);
+            RouteState {
+                sessions: route.session.as_ref().map(sessions),
+                chain: match &*route.actions {
+                    [] => Chain::default(),
+                    actions => {
+                        let scope = format!("{} {} {}", direction.label(), port.key, route.name);
+                        Chain::new(actions, &scope, memory)
+                    }
+                },
+                backends,
+                request_timeout: route.request_timeout.unwrap_or(port.policy.request_timeout),
+                retries: Rules::new(&port.policy, route.retry.as_ref(), budgets.of_route(&metrics)),
+                admission: None,
+                metrics,
+                mirrors: Box::default(),
+            }
         });
         Destination {
             direction,
@@ -252,12 +383,14 @@ pub struct Target {
     pub(crate) guard: Option<Arc<Guard>>,
     /// Whether callers have to prove who they are by now. Only ever set on a connection that came in before.
     pub(crate) strict: bool,
+    /// It is not found again when the mesh changes.
+    pub(crate) lasting: bool,
 }
 
 impl Target {
     /// Every endpoint of `destination`, which nobody guards here.
     pub(crate) fn of(destination: Arc<Destination>) -> Self {
-        Target { destination, pinned: None, guard: None, strict: false }
+        Target { destination, pinned: None, guard: None, strict: false, lasting: false }
     }
 
     /// Whether a request of a caller that did not prove who it is (`proven`) is refused.
@@ -268,10 +401,14 @@ impl Target {
     /// The same target in `mesh`; the old one stays in use where it is gone from there, so that open connections
     /// end by themselves.
     pub fn refresh(&mut self, mesh: &Mesh) {
+        if self.lasting {
+            return;
+        }
         if self.destination.direction == Direction::Inbound {
             let key = &self.destination.port.key;
             self.guard = Guard::of(&mesh.config, key, self.guard.as_ref());
             self.strict = mesh.config.mtls_of(key) == Mtls::Strict;
+            self.refresh_guards(mesh);
             return;
         }
         if let Some(now) = mesh.destinations.get(&self.destination.port.key)
@@ -288,7 +425,26 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Has requests of this workload's own port meet the limits of the moment. They change rarely, so that each open
+    /// connection may make itself a destination of its own then.
+    fn refresh_guards(&mut self, mesh: &Mesh) {
+        let old = &*self.destination;
+        let is_other = |now: &&Arc<Port>| now.guards != old.port.guards || !old.admits_as(now);
+        let Some(now) = mesh.config.port(&old.port.key).filter(is_other) else { return };
+        // Of what has its cluster already, the address is not asked for.
+        let Some(app) = old.cluster.endpoints().first().map(|endpoint| endpoint.address) else { return };
+        self.destination = Arc::new(Destination::inbound(now, app, Some(old), mesh));
+    }
+}
+
 impl InForce {
+    /// Of a sidecar that is `here`: all meshes that follow are seen from there.
+    pub fn at(here: Locality) -> Self {
+        let mesh = Mesh { here: Arc::new(here), ..Mesh::default() };
+        InForce { mesh: ArcSwap::from_pointee(mesh), ..InForce::default() }
+    }
+
     /// The mesh, for a moment.
     pub fn load(&self) -> arc_swap::Guard<Arc<Mesh>> {
         self.mesh.load()
@@ -310,6 +466,12 @@ impl InForce {
         let generation = mesh.generation;
         self.mesh.store(mesh);
         self.generation.store(generation, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves with the next mesh that is put in force after this was called.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 }
 
@@ -319,14 +481,27 @@ impl Mesh {
         let mut clusters = HashMap::new();
         for port in config.services.values().flat_map(|service| &service.ports) {
             let old = before.destination(&port.key).map(|destination| &*destination.cluster);
-            clusters.insert(port.key.clone(), Arc::new(Cluster::build(port, old)));
+            clusters.insert(port.key.clone(), Arc::new(Cluster::build(port, &before.here, old)));
         }
+        let limiters = config.services.values().flat_map(|service| &service.ports).filter_map(|port| {
+            let said = port.policy.overload.as_ref()?;
+            let limiter = match before.limiters.get(&port.key) {
+                Some(known) => known.clone(),
+                None => Arc::new(Limiter::new(port, said, Instant::now())),
+            };
+            limiter.set(port, said);
+            Some((port.key.clone(), limiter))
+        });
+        let limiters = limiters.collect();
         let generation = before.generation + 1;
-        let mut mesh = Mesh { config: config.clone(), generation, ..Mesh::default() };
+        let (memory, here) = (before.memory.clone(), before.here.clone());
+        let mut mesh = Mesh { config: config.clone(), generation, memory, here, limiters, ..Mesh::default() };
         for service in config.services.values() {
             for port in &service.ports {
                 let old = before.destination(&port.key).map(|old| &**old);
-                let Some(destination) = Destination::outbound(port, &clusters, old) else { continue };
+                let Some(destination) = Destination::outbound(port, &clusters, old, &mesh) else {
+                    continue;
+                };
                 let destination = Arc::new(destination);
                 for ip in [service.virtual_ips.v4.into(), service.virtual_ips.v6.into()] {
                     mesh.by_virtual_ip.insert(SocketAddr::new(ip, port.key.port), destination.clone());
@@ -350,6 +525,13 @@ impl Mesh {
     /// Every port, in no order.
     pub fn destinations(&self) -> impl Iterator<Item = &Arc<Destination>> {
         self.destinations.values()
+    }
+
+    /// `those` endpoints say themselves that they leave: they get nothing more, of any worker.
+    pub(crate) fn leave(&self, those: impl Fn(&Endpoint) -> bool) {
+        let now = Instant::now();
+        let endpoints = self.destinations().flat_map(|destination| destination.cluster.endpoints());
+        endpoints.filter(|endpoint| those(endpoint)).for_each(|endpoint| endpoint.leave(now));
     }
 
     /// What an original destination means: a virtual address, or an endpoint that the caller chose itself.

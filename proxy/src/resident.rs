@@ -1,4 +1,4 @@
-//! Gives back what only the start needed.
+//! Gives back what only the start needed, and what nobody needs any more.
 //!
 //! To read a command line, files and policies takes far more of the program than to carry traffic by them, and each page
 //! of it that was run stays resident. Once a sidecar is up, the system is told that none of these pages is needed. What
@@ -19,6 +19,15 @@ pub(crate) fn forget_start() {
         if told != 0 {
             tracing::debug!(error = %io::Error::last_os_error(), "pages of the start stay");
         }
+    }
+}
+
+/// Gives back what the allocator holds of memory that nobody uses any more.
+pub(crate) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time, from any thread, and touches nothing that is in use (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

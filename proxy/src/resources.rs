@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lighter_config::error::ConfigErrors;
 use lighter_config::load::Resources;
-use lighter_config::snapshot::{Mtls, OutboundPolicy, Port, Service, Snapshot, WireUse};
+use lighter_config::snapshot::{LinkPolicy, Mtls, OutboundPolicy, Port, Service, Snapshot, WireUse};
 
 use crate::mesh::Mesh;
 use crate::telemetry::{self, Load};
@@ -108,6 +108,7 @@ impl Sources {
         if pushed.mtls == Mtls::Strict {
             joined.mtls = Mtls::Strict;
         }
+        joined.links = without_forbidden(&pushed.links, &self.files.links);
         Arc::new(joined)
     }
 }
@@ -119,20 +120,22 @@ fn stricter(pushed: &Arc<Service>, own: Option<&Service>) -> Arc<Service> {
         let own = own.and_then(|own| own.ports.iter().find(|own| own.key == port.key));
         own.is_some_and(|own| own.mtls == Mtls::Strict)
     };
-    let forbids = own.is_some_and(|own| own.links.shm == WireUse::MustNot);
+    let links = own.map_or(pushed.links.clone(), |own| without_forbidden(&pushed.links, &own.links));
     let loosens = pushed.ports.iter().any(|port| is_strict(port) && port.mtls != Mtls::Strict);
-    if !loosens && (!forbids || pushed.links.shm == WireUse::MustNot) {
+    if !loosens && links == pushed.links {
         return pushed.clone();
     }
     let ports = pushed.ports.iter().map(|port| match is_strict(port) {
         true => Arc::new(Port { mtls: Mtls::Strict, ..Port::clone(port) }),
         false => port.clone(),
     });
-    let mut joined = Service { ports: ports.collect(), ..Service::clone(pushed) };
-    if forbids {
-        joined.links.shm = WireUse::MustNot;
-    }
-    Arc::new(joined)
+    Arc::new(Service { ports: ports.collect(), links, ..Service::clone(pushed) })
+}
+
+/// What was pushed of links, without the wires that this sidecar's own files forbid.
+fn without_forbidden(pushed: &LinkPolicy, own: &LinkPolicy) -> LinkPolicy {
+    let used = |pushed, own| if own == WireUse::MustNot { own } else { pushed };
+    LinkPolicy { shm: used(pushed.shm, own.shm), rdma: used(pushed.rdma, own.rdma), ..pushed.clone() }
 }
 
 fn put_in_force(shared: &Shared, sources: &Sources) {
@@ -198,18 +201,23 @@ mod tests {
 
     #[test]
     fn a_wire_that_the_files_forbid_stays_so() {
-        let of = |shm: &str| {
+        let of = |wire: &str, said: &str| {
             let text = format!(
                 "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: \
                  80}}]}}\n---\napiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {{name: l}}\nspec: {{wires: \
-                 {{shm: {shm}}}}}\n"
+                 {{{wire}: {said}}}}}\n"
             );
             let built = Resources::parse("test", &text).and_then(|resources| Snapshot::build(&resources));
             Arc::new(built.unwrap_or_else(|errors| panic!("{errors}")))
         };
         for (files, pushed) in [("mustNot", "should"), ("may", "mustNot")] {
-            let joined = Sources { files: of(files), pushed: Some(of(pushed)) }.joined();
-            assert_eq!(joined.services[&ServiceName::new("default", "a")].links.shm, WireUse::MustNot);
+            for (wire, of_wire) in
+                [("shm", (|links| links.shm) as fn(&LinkPolicy) -> WireUse), ("rdma", |links| links.rdma)]
+            {
+                let joined = Sources { files: of(wire, files), pushed: Some(of(wire, pushed)) }.joined();
+                let links = &joined.services[&ServiceName::new("default", "a")].links;
+                assert_eq!((of_wire(links), of_wire(&joined.links)), (WireUse::MustNot, WireUse::MustNot));
+            }
         }
     }
 

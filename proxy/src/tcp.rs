@@ -8,8 +8,9 @@ use lighter_config::snapshot::Secure;
 
 use crate::balance::{Avoid, Cluster, Outcome, Picked};
 use crate::dial;
-use crate::drain::Ticket;
+use crate::drain::{Kind, Ticket};
 use crate::error::{Cause, ProxyError, Retry};
+use crate::http::unpicked;
 use crate::io::Io;
 use crate::mesh::Target;
 use crate::telemetry::{self, Direction, Record, RouteMetrics, Spoken};
@@ -17,9 +18,10 @@ use crate::worker::Worker;
 
 mod pipe;
 mod relay;
+mod websocket;
 
 pub(crate) use pipe::{PIPE_BYTES, Pipe};
-pub(crate) use relay::{Relayed, relay};
+pub(crate) use relay::{Relayed, Talk, relay};
 
 /// Where a connection goes.
 #[derive(Clone)]
@@ -86,7 +88,11 @@ impl Opaque {
     /// Counts it as begun and connects it. Why that failed is accounted for.
     pub(crate) async fn reach(&self) -> Result<Upstream, Cause> {
         self.metrics().begin(self.spoken);
-        dial(&self.worker, &self.onward).await.map_err(|error| {
+        let dialled = match self.worker.shared.guard.is_short() {
+            true => Err(ProxyError::new(Cause::MemoryLimit, unpicked(Cause::MemoryLimit))),
+            false => dial(&self.worker, &self.onward, self.peer).await,
+        };
+        dialled.map_err(|error| {
             tracing::debug!(peer = %self.peer, %error, "no upstream for an opaque connection");
             let relayed = Relayed { cause: Some(error.cause), ..Relayed::default() };
             self.account(error.peer, relayed, self.began.elapsed(), 0);
@@ -96,8 +102,9 @@ impl Opaque {
 
     /// Passes everything on until it ends, and accounts for it.
     pub(crate) async fn carry(self, mut downstream: Io, mut upstream: Upstream, ticket: Ticket) {
+        ticket.carries(Kind::Tcp);
         let idle = self.onward.idle_timeout();
-        let relayed = relay(&mut downstream, &mut upstream.io, idle, &ticket).await;
+        let relayed = relay(Talk::Opaque, &mut downstream, &mut upstream.io, idle, &ticket).await;
         let outcome = match relayed.cause {
             Some(Cause::UpstreamReset) if relayed.bytes_out == 0 => Outcome::Failed,
             _ => Outcome::Answered,
@@ -146,6 +153,7 @@ impl Opaque {
             path: b"",
             authority: self.name.as_bytes(),
             request_id: b"",
+            span: None,
             bytes_in: relayed.bytes_in,
             bytes_out: relayed.bytes_out,
             latency,
@@ -155,8 +163,12 @@ impl Opaque {
     }
 }
 
-/// Connects to where `onward` leads; once more to another endpoint if the first cannot be reached.
-pub(crate) async fn dial(worker: &Rc<Worker>, onward: &Onward) -> Result<Upstream, ProxyError> {
+/// Connects `caller` to where `onward` leads; once more to another endpoint if the first cannot be reached.
+pub(crate) async fn dial(
+    worker: &Rc<Worker>,
+    onward: &Onward,
+    caller: SocketAddr,
+) -> Result<Upstream, ProxyError> {
     let factory = match onward.direction() {
         Direction::Outbound => &worker.shared.outside,
         Direction::Inbound => &worker.shared.inside,
@@ -174,13 +186,19 @@ pub(crate) async fn dial(worker: &Rc<Worker>, onward: &Onward) -> Result<Upstrea
     let mut failed: Option<(Avoid, ProxyError)> = None;
     loop {
         let began = Instant::now();
-        let picked = match (pick(target, failed.as_ref().map(|(avoid, _)| avoid), began), &failed) {
+        let mut picked = match (pick(target, caller, failed.as_ref().map(|(avoid, _)| avoid), began), &failed)
+        {
             (Ok(picked), None) => picked,
             // Nobody else is there: what went wrong first is what went wrong.
             (Ok(again), Some((first, _))) if !first.is(&again.endpoint) => again,
             (_, Some(_)) => break,
             (Err(cause), None) => return Err(ProxyError::new(cause, "no endpoint to connect to")),
         };
+        let admitted = async {
+            picked.needs_connection()?;
+            picked.admitted().await
+        };
+        admitted.await.map_err(|cause| ProxyError::new(cause, "too many connections to this port"))?;
         let address = picked.endpoint.address;
         let timeout = policy.connect_timeout;
         let dialled = match &picked.endpoint.secure {
@@ -217,11 +235,12 @@ pub(crate) async fn dial(worker: &Rc<Worker>, onward: &Onward) -> Result<Upstrea
     Err(failed.map_or_else(|| ProxyError::new(Cause::Internal, "no endpoint was tried"), |(_, error)| error))
 }
 
-fn pick(target: &Target, avoid: Option<&Avoid>, now: Instant) -> Result<Picked, Cause> {
-    match &target.pinned {
-        Some(endpoint) => Ok(Cluster::take(endpoint, now)),
-        None => target.destination.tcp.pick()?.pick(avoid, now),
+fn pick(target: &Target, caller: SocketAddr, avoid: Option<&Avoid>, now: Instant) -> Result<Picked, Cause> {
+    if let Some(endpoint) = &target.pinned {
+        return Ok(Cluster::take(endpoint, now));
     }
+    let cluster = target.destination.tcp.pick()?;
+    cluster.pick(avoid, cluster.hash_connection(caller.ip()), now)
 }
 
 impl Onward {
@@ -270,6 +289,6 @@ mod tests {
         let opaque = Opaque { worker, onward, peer, spoken: Spoken::Tcp, name: String::new(), began };
         let upstream = Upstream::to(other.unwrap());
         let size = size_of_val(&opaque.carry(Io::new(one.unwrap()), upstream, ticket));
-        assert!(size <= 1280, "{size} bytes");
+        assert!(size <= 1296, "{size} bytes");
     }
 }

@@ -17,16 +17,22 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::dial::SocketFactory;
 use crate::discover::Discover;
-use crate::drain::{Connections, Phase};
+use crate::drain::{Connections, Kinds, Phase};
+use crate::guard::Guard;
+use crate::handover::offer::Offer;
+use crate::handover::{HandoverError, Taken};
 use crate::identity::{self, Identity};
 use crate::inbound::Apps;
 use crate::intercept::Installed;
 use crate::link::negotiate::rings::Rings;
 use crate::link::standing;
+use crate::link::wire::rdma::Devices;
 use crate::link::wire::shm::Door;
 use crate::mesh;
+use crate::messages::Channel;
 use crate::outbound::Listener;
 use crate::resources::Sources;
+use crate::telemetry::spans::otlp::Named;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
 
 mod accept;
@@ -59,10 +65,14 @@ pub struct Shared {
     pub(crate) lookups: Arc<Semaphore>,
     /// Memory beneath links, of all workers.
     pub(crate) rings: Arc<Rings>,
+    /// The RDMA devices that links can use.
+    pub(crate) devices: Devices,
     /// How every open link stands.
     pub(crate) links: standing::Links,
     /// Where peers of links come for that memory, once it is open.
     pub(crate) door: OnceLock<Arc<Door>>,
+    /// How short memory and descriptors run.
+    pub(crate) guard: Guard,
     sources: Mutex<Sources>,
     service: Option<ServiceName>,
     listeners: Box<[Listener]>,
@@ -72,8 +82,16 @@ pub struct Shared {
     most: usize,
     /// How often a drain was asked for since the control thread last looked.
     asked: AtomicUsize,
+    /// Whoever asked for a drain does not wait for what runs.
+    now: AtomicBool,
     /// The workload has ended.
     ended: AtomicBool,
+    /// Another process has this one's place.
+    handed: AtomicBool,
+    /// What another process gets that takes this one's place.
+    pub(crate) offer: Offer,
+    /// Starts such a process, where somebody can.
+    successor: OnceLock<Box<dyn Fn() + Send + Sync>>,
     stop: Notify,
     reload: Notify,
     /// This process is up, or moved on to another phase.
@@ -111,6 +129,8 @@ pub struct Sockets {
     pub inbound: Vec<Vec<std::net::TcpListener>>,
     /// The admin port.
     pub admin: Option<std::net::TcpListener>,
+    /// What another process hands over: it goes before what would be made here.
+    pub taken: Option<Taken>,
     /// Rules that stand already in the workload's namespace.
     pub rules: Option<Installed>,
 }
@@ -133,22 +153,53 @@ pub struct Start {
     /// Called once in a drain, when the last caller is gone or was cut at the deadline. Where there is one, the
     /// workload can make connections until [`Ask::Finish`] says that it has ended.
     pub callers_gone: Option<Box<dyn FnOnce() + Send>>,
+    /// Called when the admin port is asked for another process in this one's place: whoever can start one does, and gives
+    /// it the other end of the channel of an [`Ask::GiveWay`].
+    pub successor: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// What a sidecar can be asked by whoever started it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Ask {
     /// To drain, as SIGTERM does. Asked again, it stops accepting at once.
     Drain,
     /// To end: the workload has ended. Nothing is accepted any more, what runs is finished.
     Finish,
+    /// To hand over to the process at the other end, which asks by [`Taken::over`].
+    GiveWay(Channel),
+}
+
+/// Who asks for a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// The admin port, or the probe port.
+    Admin,
+    /// The control plane: `lighter drain`.
+    Control,
+    /// Whoever started it: `lighter run`.
+    Supervisor,
+}
+
+impl By {
+    const fn label(self) -> &'static str {
+        match self {
+            By::Signal => "signal",
+            By::Admin => "admin",
+            By::Control => "control",
+            By::Supervisor => "supervisor",
+        }
+    }
 }
 
 /// What a sidecar says when it ends.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Connections that were cut at the drain deadline.
-    pub cut: usize,
+    pub cut: Kinds,
+    /// Another process serves in its place.
+    pub handed_over: bool,
 }
 
 /// Why a sidecar did not start, or did not go on.
@@ -174,6 +225,9 @@ pub enum StartError {
     /// The identity's files are faulty.
     #[error(transparent)]
     Identity(#[from] identity::FilesError),
+    /// Another process did not hand over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// Interception could not be set up, or does not work.
     #[error(transparent)]
     Intercept(#[from] crate::intercept::InterceptError),
@@ -187,19 +241,22 @@ impl Shared {
         inside: Arc<dyn SocketFactory>,
     ) -> Self {
         let most = config.max_connections.unwrap_or_else(limits::connections);
+        let here = config.locality.clone();
         let service = config.service.as_ref().map(|service| mesh::service_name(service, &config.namespace));
         let listeners = config.listeners.iter().map(|listener| Listener::new(listener, &config.namespace));
         Shared {
             discover: Discover::new(&config),
             rings: Rings::new(config.max_ring_bytes, host_id(), Instant::now()),
+            devices: Devices::default(),
             door: OnceLock::new(),
             links: standing::Links::default(),
+            guard: Guard::new(config.guard, limits::descriptors()),
             sources: Mutex::default(),
             service,
             listeners: listeners.collect(),
             config,
             instance: instance(),
-            mesh: mesh::InForce::default(),
+            mesh: mesh::InForce::at(here),
             outside,
             inside,
             rules: OnceLock::new(),
@@ -210,7 +267,11 @@ impl Shared {
             open: AtomicUsize::new(0),
             most,
             asked: AtomicUsize::new(0),
+            now: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            handed: AtomicBool::new(false),
+            offer: Offer::default(),
+            successor: OnceLock::new(),
             stop: Notify::new(),
             reload: Notify::new(),
             stand: Notify::new(),
@@ -227,10 +288,30 @@ impl Shared {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Asks for a drain, as SIGTERM does. Asked again, it stops accepting at once.
-    pub fn drain(&self) {
+    /// Asks for a drain. Asked again, it stops accepting at once. Who asks makes no difference but to the metrics.
+    /// `now`: nobody is waited for; it stops accepting at once, and cuts what still runs after
+    /// [`drain::NOW`](crate::drain::NOW).
+    pub fn drain(&self, by: By, now: bool) {
+        self.now.fetch_or(now, Ordering::AcqRel);
+        metrics::counter!("lighter_drain_requests_total", "by" => by.label()).increment(1);
         self.asked.fetch_add(1, Ordering::AcqRel);
         self.stop.notify_one();
+    }
+
+    /// Another process serves in this one's place: nothing more is accepted, and what runs is finished.
+    pub(crate) fn hand_over(&self) {
+        self.handed.store(true, Ordering::Release);
+        self.stop.notify_one();
+    }
+
+    /// Whether another process serves in this one's place.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handed.load(Ordering::Acquire)
+    }
+
+    /// Asks whoever started this process for another one in its place. False: there is nobody who can start one.
+    pub(crate) fn ask_for_successor(&self) -> bool {
+        self.successor.get().inspect(|start| start()).is_some()
     }
 
     /// Says that the workload has ended, if somebody waits for that.
@@ -242,6 +323,11 @@ impl Shared {
     /// Whether it has.
     fn has_workload_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether one was asked for in which nobody is waited for.
+    fn is_asked_now(&self) -> bool {
+        self.now.load(Ordering::Acquire)
     }
 
     /// How often a drain was asked for since this was last called.
@@ -257,6 +343,16 @@ impl Shared {
     /// Resolves when somebody asked for a reload.
     pub(crate) async fn reload_asked(&self) {
         self.reload.notified().await;
+    }
+
+    /// Who records spans.
+    pub(crate) fn named(&self) -> Named {
+        let service = self.service.as_ref();
+        Named {
+            service: service.map(|service| service.name.to_string()).unwrap_or_default(),
+            namespace: service.map(|service| service.namespace.to_string()).unwrap_or_default(),
+            instance: self.instance.clone(),
+        }
     }
 
     /// The Service that this workload is an instance of.

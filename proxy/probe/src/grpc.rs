@@ -7,9 +7,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::rt::bounds::Http2ClientConnExec;
+use hyper_util::rt::TokioIo;
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Fault, through};
 
@@ -28,8 +29,12 @@ struct CheckResponse {
 }
 
 /// Asks for `service`, or for the server as a whole if that is empty, on a fresh connection.
-pub(crate) async fn ask(stream: TcpStream, host: SocketAddr, service: &str) -> Result<(), Fault> {
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+pub(crate) async fn ask<S, E>(stream: S, host: SocketAddr, service: &str, executor: E) -> Result<(), Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    E: Http2ClientConnExec<Full<Bytes>, TokioIo<S>> + Unpin + Clone,
+{
+    let (mut sender, connection) = http2::handshake(executor, TokioIo::new(stream)).await?;
     let request = Request::post(format!("http://{host}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header("te", "trailers")

@@ -8,12 +8,15 @@ use http::header::{CONNECTION, HOST, USER_AGENT};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Fault, through};
 
 /// Asks on a fresh connection.
-pub(crate) async fn ask(stream: TcpStream, host: SocketAddr, path: &str) -> Result<(), Fault> {
+pub(crate) async fn ask<S>(stream: S, host: SocketAddr, path: &str) -> Result<(), Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path)
         .header(HOST, host.to_string())

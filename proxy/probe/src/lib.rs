@@ -1,13 +1,19 @@
 //! Asks an application whether it is well, as a [`Probe`] says, and what its answers mean together.
 //!
-//! A sidecar asks its own application, the control plane the endpoints that no sidecar speaks for.
+//! A sidecar asks its own application, and the endpoints of Services whose policy says so; the control plane those that no
+//! sidecar speaks for.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::rt::bounds::Http2ClientConnExec;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use lighter_config::probe::{How, Probe};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -40,12 +46,27 @@ pub async fn ask<C>(probe: &Probe, at: SocketAddr, connect: impl FnOnce(SocketAd
 where
     C: Future<Output = io::Result<TcpStream>>,
 {
+    ask_over(probe, at, connect, TokioExecutor::new()).await
+}
+
+/// The same over any kind of connection. `executor` runs what one of HTTP/2 has to do beside.
+pub async fn ask_over<C, S, E>(
+    probe: &Probe,
+    at: SocketAddr,
+    connect: impl FnOnce(SocketAddr) -> C,
+    executor: E,
+) -> Result<(), Fault>
+where
+    C: Future<Output = io::Result<S>>,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    E: Http2ClientConnExec<Full<Bytes>, TokioIo<S>> + Unpin + Clone,
+{
     let at = SocketAddr::new(at.ip(), probe.port.unwrap_or(at.port()));
     let asking = async {
         match &probe.how {
             How::Tcp => connect(at).await.map(drop).map_err(Fault::from),
             How::Http(path) => http1::ask(connect(at).await?, at, path).await,
-            How::Grpc(service) => grpc::ask(connect(at).await?, at, service).await,
+            How::Grpc(service) => grpc::ask(connect(at).await?, at, service, executor).await,
             How::Exec(command) => exec(command).await,
         }
     };

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lighter_config::sidecar::{ControlSecurity, SidecarConfig, TokenSource};
+use lighter_config::snapshot::filter::{Abort, Per};
 use lighter_config::snapshot::route::{Matcher, PathChange, ValueMatch};
 use lighter_config::snapshot::{
-    Action, Backend, HeaderChanges, LinkPolicy, Mtls, OutboundPolicy, PathMatch, Port, Protocol, Route,
-    TrafficPolicy,
+    Action, Backend, HeaderChanges, LinkPolicy, Mtls, OutboundPolicy, Overload, PathMatch, Port, Priority,
+    Protocol, Retry, Route, TrafficPolicy,
 };
 use serde_json::{Value, json};
 
@@ -34,6 +35,7 @@ pub(super) fn dump(config: &SidecarConfig, mesh: &Mesh, discover: Option<&Discov
                 OutboundPolicy::RegistryOnly => "registryOnly",
             },
             "mtls": mtls(snapshot.mtls),
+            "links": links(&snapshot.links),
             "services": services.collect::<Vec<_>>(),
             "warnings": list(&snapshot.warnings, |warning| warning.to_string().into()),
         },
@@ -83,7 +85,13 @@ fn sidecar(config: &SidecarConfig) -> Value {
         "dns": config.dns.as_ref().map(|dns| json!({"listen": dns.listen, "upstream": dns.upstream})),
         "connect": config.connect,
         "drain_deadline_seconds": seconds(config.drain_deadline),
+        "handover": config.handover,
         "access_log": config.access_log.as_ref().map(|log| json!({"json": log.json, "path": log.path})),
+        "tracing": config.tracing.as_ref().map(|tracing| json!({
+            "otlp": tracing.otlp,
+            "sampling_percent": tracing.sampling_percent,
+            "propagation": list(&tracing.propagation, |how| format!("{how:?}").to_lowercase().into()),
+        })),
         "detect_timeout_seconds": seconds(config.detect_timeout),
         "max_head_bytes": config.max_head_bytes,
         "max_connections": config.max_connections,
@@ -126,15 +134,18 @@ fn port(port: &Arc<Port>) -> Value {
                 "identity": &*secure.identity,
                 "link": secure.link,
             })),
+            "wires": endpoint.wires.map(|wires| wires.labels().collect::<Vec<_>>()),
         })),
         "policy": policy(&port.policy),
         "mtls": mtls(port.mtls),
+        "guards": list(&port.guards, action),
     })
 }
 
 fn links(links: &LinkPolicy) -> Value {
     json!({
-        "wires": {"shm": links.shm.label()},
+        "wires": {"shm": links.shm.label(), "rdma": links.rdma.label()},
+        "devices": links.devices.iter().map(|device| &**device).collect::<Vec<_>>(),
         "hot_bytes_per_second": links.hot_bytes_per_second,
         "ring_bytes": links.ring_bytes,
         "back_off_seconds": seconds(links.back_off),
@@ -161,6 +172,11 @@ fn route(route: &Route) -> Value {
         "actions": list(&route.actions, action),
         "backends": list(&route.backends, backend),
         "request_timeout_seconds": timeout,
+        "priority": match route.priority {
+            Priority::Default => "default",
+            Priority::High => "high",
+        },
+        "retry": route.retry.as_deref().map_or(json!("policy"), retry),
     })
 }
 
@@ -202,6 +218,36 @@ fn action(action: &Action) -> Value {
             "hostname": rewrite.hostname.as_deref(),
             "path": rewrite.path.as_ref().map(path_change),
         }}),
+        Action::RateLimit(limit) => json!({"rate_limit": {
+            "requests": limit.requests,
+            "interval_seconds": seconds(limit.interval),
+            "burst": limit.burst,
+            "per": per(&limit.per),
+            "max_keys": limit.max_keys,
+        }}),
+        Action::Mirror(mirror) => {
+            json!({"mirror": {"target": mirror.target.to_string(), "millionths": mirror.share.0}})
+        }
+        Action::SizeLimits(limits) => json!({"size_limits": {
+            "max_head_bytes": limits.head,
+            "max_body_bytes": limits.body,
+        }}),
+        Action::Fault(fault) => json!({"fault": {
+            "delay": fault.delay.map(|(delay, share)| json!({"seconds": seconds(delay), "millionths": share.0})),
+            "abort": fault.abort.map(|(abort, share)| match abort {
+                Abort::Http(status) => json!({"http_status": status, "millionths": share.0}),
+                Abort::Grpc(status) => json!({"grpc_status": status, "millionths": share.0}),
+            }),
+            "headers": list(&fault.headers, value_match),
+        }}),
+    }
+}
+
+fn per(per: &Per) -> Value {
+    match per {
+        Per::All => json!("all"),
+        Per::Identity => json!("identity"),
+        Per::Header(name) => json!({"header": &**name}),
     }
 }
 
@@ -241,6 +287,45 @@ fn policy(policy: &TrafficPolicy) -> Value {
         "eject_for_seconds": seconds(policy.eject_for),
         "max_ejected_percent": policy.max_ejected_percent,
         "safe_retry": policy.safe_retry,
+        "retry": retry(&policy.retry),
+        "retry_budget": {
+            "percent": policy.retry_budget.percent,
+            "min_per_second": policy.retry_budget.min_per_second,
+        },
+        "overload": policy.overload.as_ref().map(overload),
+    })
+}
+
+fn overload(overload: &Overload) -> Value {
+    json!({
+        "min_concurrency": overload.min_concurrency,
+        "max_concurrency": overload.max_concurrency,
+        "interval_seconds": seconds(overload.interval),
+        "percentile": overload.percentile,
+        "tolerance_percent": overload.tolerance_percent,
+        "baseline_interval_seconds": seconds(overload.baseline_interval),
+        "baseline_requests": overload.baseline_requests,
+        "reserve_percent": overload.reserve_percent,
+    })
+}
+
+fn retry(retry: &Retry) -> Value {
+    let on = retry.on;
+    json!({
+        "attempts": retry.attempts,
+        "on": {
+            "connect_failure": on.connect_failure,
+            "reset": on.reset,
+            "gateway_error": on.gateway_error,
+            "5xx": on.server_error,
+        },
+        "codes": retry.codes,
+        "grpc_statuses": list(&retry.grpc, |status| json!(*status as u8)),
+        "methods": retry.methods.as_ref().map(|methods| list(methods, |method| json!(&**method))),
+        "per_try_timeout_seconds": retry.try_timeout.map(seconds),
+        "backoff_seconds": seconds(retry.backoff),
+        "backoff_max_seconds": seconds(retry.backoff_max),
+        "retry_after_seconds": retry.retry_after.map(seconds),
     })
 }
 

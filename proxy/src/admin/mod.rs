@@ -14,6 +14,8 @@
 //! | `GET /links` | open links, the wires that carry them, and what those carried, as JSON |
 //! | `POST /links/freeze` | every link goes back to TCP, and to another wire again when its policy says so |
 //! | `POST /drain` | as SIGTERM; answers at once. On the probe port by GET too, which is all that a preStop hook can send |
+//! | `POST /drain?now` | the same, but nobody is let in from then on, and what still runs after a second is cut |
+//! | `POST /handover` | `lighter run` starts another process of its sidecar, which takes this one's place; answers at once |
 //! | `POST /reload` | as SIGHUP: the resource files are read, and the access log's file is opened anew |
 //!
 //! It has no password, so it listens on loopback. A web page in a browser on this machine can reach it all the same:
@@ -31,7 +33,7 @@ use http_body_util::Full;
 use crate::drain::Phase;
 use crate::telemetry::exposition::Format;
 use crate::telemetry::{access_log, logging, render};
-use crate::worker::Shared;
+use crate::worker::{By, Shared};
 
 mod clusters;
 mod dump;
@@ -75,7 +77,16 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
             shared.rings.give_up_all();
             "links go back to TCP\n"
         }),
-        "/drain" => only_post(method, || drain(shared)),
+        "/drain" => only_post(method, || drain(shared, query == "now")),
+        "/handover" => match *method {
+            Method::POST if shared.ask_for_successor() => {
+                text(StatusCode::OK, "another process is started\n")
+            }
+            Method::POST => {
+                text(StatusCode::CONFLICT, "nobody here can start one: start it with --takeover\n")
+            }
+            _ => not_allowed("POST"),
+        },
         "/reload" => only_post(method, || {
             shared.reload();
             access_log::reopen();
@@ -90,7 +101,7 @@ fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
         ("/drain", _) if origin::is_page(request) => {
             text(StatusCode::FORBIDDEN, "a page in a browser must not change anything here\n")
         }
-        ("/drain", &Method::GET | &Method::POST) => text(StatusCode::OK, drain(shared)),
+        ("/drain", &Method::GET | &Method::POST) => text(StatusCode::OK, drain(shared, false)),
         ("/drain", _) => not_allowed("GET, POST"),
         (path, method) => health(shared, method, path),
     }
@@ -105,9 +116,10 @@ fn health(shared: &Shared, method: &Method, path: &str) -> Answer {
     }
 }
 
-fn drain(shared: &Shared) -> &'static str {
-    shared.drain();
-    "draining\n"
+/// `now`: whatever runs is not waited for. The probe port has no such thing, as it is not for operators.
+fn drain(shared: &Shared, now: bool) -> String {
+    shared.drain(By::Admin, now);
+    format!("draining: {} connections are open\n", shared.open_connections())
 }
 
 fn ready(shared: &Shared) -> Answer {
@@ -157,7 +169,7 @@ fn only_get(method: &Method, page: impl FnOnce() -> Answer) -> Answer {
     }
 }
 
-fn only_post(method: &Method, act: impl FnOnce() -> &'static str) -> Answer {
+fn only_post<B: Into<Bytes>>(method: &Method, act: impl FnOnce() -> B) -> Answer {
     match *method {
         Method::POST => text(StatusCode::OK, act()),
         _ => not_allowed("POST"),
@@ -222,7 +234,8 @@ GET  /config_dump                what is in force (JSON)
 GET  /intercept                  redirecting rules and their counters (JSON)
 GET  /log_level                  the log filter
 POST /log_level?level=FILTER     changes it
-POST /drain                      as SIGTERM
+POST /drain[?now]                as SIGTERM; now: what still runs after a second is cut
+POST /handover                   another process takes this one's place
 POST /reload                     as SIGHUP
 ";
 

@@ -1,8 +1,17 @@
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
 use lighter_config::name::ServiceName;
-use lighter_config::snapshot::{Backend, Protocol, RouteTable};
+use lighter_config::snapshot::{Backend, Locality, Protocol, RouteTable, TrafficPolicy};
 use proptest::prelude::*;
 
+use super::outlier::State;
 use super::*;
+use crate::error::Cause;
+
+mod answers;
+mod balancers;
+mod nearness;
 
 /// A port of a Service of its own, so that counters are not shared between tests.
 fn port(weights: &[u32], policy: TrafficPolicy) -> Port {
@@ -13,7 +22,9 @@ fn port(weights: &[u32], policy: TrafficPolicy) -> Port {
         address: address(index),
         weight: *weight,
         priority: 0,
+        locality: Locality::default(),
         secure: None,
+        wires: None,
     });
     Port {
         name: None,
@@ -25,8 +36,14 @@ fn port(weights: &[u32], policy: TrafficPolicy) -> Port {
         endpoints: endpoints.collect(),
         policy,
         mtls: lighter_config::snapshot::Mtls::default(),
+        guards: Vec::new(),
         key,
     }
+}
+
+/// Seen from nowhere.
+fn build(port: &Port, old: Option<&Cluster>) -> Cluster {
+    Cluster::build(port, &Locality::default(), old)
 }
 
 fn address(index: usize) -> SocketAddr {
@@ -34,7 +51,7 @@ fn address(index: usize) -> SocketAddr {
 }
 
 fn cluster(weights: &[u32]) -> Cluster {
-    Cluster::build(&port(weights, TrafficPolicy::default()), None)
+    build(&port(weights, TrafficPolicy::default()), None)
 }
 
 fn index(cluster: &Cluster, picked: &Picked) -> usize {
@@ -77,7 +94,7 @@ fn shares(
             picked.finish(Outcome::Answered, latency, now);
         }
         now += Duration::from_micros(10);
-        let picked = cluster.pick_with(None, now, |below| rng.u64(..below)).unwrap();
+        let picked = cluster.pick_with(None, None, now, |below| rng.u64(..below)).unwrap();
         let at = index(cluster, &picked);
         // What comes before the first answers says nothing about shares.
         if request > requests / 10 {
@@ -123,7 +140,7 @@ fn a_slow_endpoint_loses_its_share() {
 
 #[test]
 fn no_endpoint_is_a_cause_of_its_own() {
-    assert_eq!(cluster(&[]).pick(None, Instant::now()).err(), Some(Cause::NoEndpoint));
+    assert_eq!(cluster(&[]).pick(None, None, Instant::now()).err(), Some(Cause::NoEndpoint));
 }
 
 #[test]
@@ -133,14 +150,14 @@ fn a_retry_goes_elsewhere_if_there_is_an_elsewhere() {
     for endpoint in cluster.endpoints() {
         for avoid in [closed(endpoint), refused(endpoint)] {
             for _ in 0..200 {
-                assert_ne!(cluster.pick(Some(&avoid), now).unwrap().endpoint.id, endpoint.id);
+                assert_ne!(cluster.pick(Some(&avoid), None, now).unwrap().endpoint.id, endpoint.id);
             }
         }
     }
     let alone = self::cluster(&[1]);
     let only = &alone.endpoints()[0];
     for avoid in [closed(only), refused(only)] {
-        assert_eq!(alone.pick(Some(&avoid), now).unwrap().endpoint.id, only.id);
+        assert_eq!(alone.pick(Some(&avoid), None, now).unwrap().endpoint.id, only.id);
     }
 }
 
@@ -150,7 +167,7 @@ fn a_retry_prefers_the_endpoint_that_failed_to_one_that_is_ejected() {
     let now = Instant::now();
     eject(&cluster, 1, now);
     let alive = &cluster.endpoints()[0];
-    assert_eq!(cluster.pick(Some(&closed(alive)), now).unwrap().endpoint.id, alive.id);
+    assert_eq!(cluster.pick(Some(&closed(alive)), None, now).unwrap().endpoint.id, alive.id);
 }
 
 #[test]
@@ -159,7 +176,7 @@ fn a_retry_prefers_an_ejected_endpoint_to_one_at_which_nobody_is() {
     let now = Instant::now();
     eject(&cluster, 1, now);
     let [gone, back] = cluster.endpoints() else { unreachable!() };
-    let picked = cluster.pick(Some(&refused(gone)), now).unwrap();
+    let picked = cluster.pick(Some(&refused(gone)), None, now).unwrap();
     assert_eq!(picked.endpoint.id, back.id);
     // Its answer brings it back, before its time is over.
     picked.finish(Outcome::Answered, Duration::ZERO, now);
@@ -174,21 +191,21 @@ fn an_ejected_endpoint_gets_one_request_and_heals() {
     let dead = cluster.endpoints()[0].clone();
     assert_eq!(dead.metrics.read().ejections, 1);
     for _ in 0..300 {
-        let picked = cluster.pick(None, now).unwrap();
+        let picked = cluster.pick(None, None, now).unwrap();
         assert_ne!(picked.endpoint.id, dead.id);
         picked.finish(Outcome::Answered, Duration::from_millis(1), now);
     }
     now += Duration::from_secs(10);
     let mut open = Vec::new();
     for _ in 0..300 {
-        open.push(cluster.pick(None, now).unwrap());
+        open.push(cluster.pick(None, None, now).unwrap());
     }
     assert_eq!(open.iter().filter(|picked| picked.endpoint.id == dead.id).count(), 1);
     for picked in open {
         picked.finish(Outcome::Answered, Duration::from_millis(1), now);
     }
     assert_eq!(dead.state(now), State::InService);
-    let picks = (0..300).map(|_| cluster.pick(None, now).unwrap());
+    let picks = (0..300).map(|_| cluster.pick(None, None, now).unwrap());
     let again = picks.filter(|picked| picked.endpoint.id == dead.id).count();
     assert!(again > 30, "{again} of 300");
 }
@@ -200,7 +217,7 @@ fn an_abandoned_probe_leaves_room_for_another() {
     eject(&cluster, 0, now);
     now += Duration::from_secs(10);
     for _ in 0..5 {
-        let picked = cluster.pick(None, now).unwrap();
+        let picked = cluster.pick(None, None, now).unwrap();
         assert_eq!(picked.endpoint.id, cluster.endpoints()[0].id);
         drop(picked);
     }
@@ -210,12 +227,12 @@ fn an_abandoned_probe_leaves_room_for_another() {
 #[test]
 fn when_all_are_ejected_any_takes_the_request_and_an_answer_ends_it() {
     let policy = TrafficPolicy { max_ejected_percent: 100, ..TrafficPolicy::default() };
-    let cluster = Cluster::build(&port(&[1, 1], policy), None);
+    let cluster = build(&port(&[1, 1], policy), None);
     let now = Instant::now();
     let before = cluster.group.metrics.panics();
     eject(&cluster, 0, now);
     eject(&cluster, 1, now);
-    let picked = cluster.pick(None, now).unwrap();
+    let picked = cluster.pick(None, None, now).unwrap();
     let endpoint = picked.endpoint.clone();
     picked.finish(Outcome::Answered, Duration::from_millis(1), now);
     assert_eq!(cluster.group.metrics.panics(), before + 1);
@@ -225,12 +242,12 @@ fn when_all_are_ejected_any_takes_the_request_and_an_answer_ends_it() {
 #[test]
 fn a_configuration_change_keeps_health_load_and_identity() {
     let policy = TrafficPolicy::default();
-    let before = Cluster::build(&port(&[1, 1, 1], policy.clone()), None);
+    let before = build(&port(&[1, 1, 1], policy.clone()), None);
     let now = Instant::now();
     eject(&before, 0, now);
     let open = Cluster::take(&before.endpoints()[1], now);
     let after = Port { key: before.key.clone(), ..port(&[5, 1], policy.clone()) };
-    let after = Cluster::build(&after, Some(&before));
+    let after = build(&after, Some(&before));
     assert_eq!((after.weight(0), after.weight(1)), (5, 1));
     assert_eq!(after.endpoints()[0].id, before.endpoints()[0].id);
     assert_eq!(after.endpoints()[0].state(now), State::Ejected);
@@ -245,8 +262,15 @@ fn a_configuration_change_keeps_health_load_and_identity() {
 #[test]
 fn an_address_that_is_listed_twice_is_one_endpoint() {
     let mut port = port(&[1, 2], TrafficPolicy::default());
-    port.endpoints.push(EndpointSpec { address: address(0), weight: 7, priority: 0, secure: None });
-    let cluster = Cluster::build(&port, None);
+    port.endpoints.push(EndpointSpec {
+        address: address(0),
+        weight: 7,
+        priority: 0,
+        locality: Locality::default(),
+        secure: None,
+        wires: None,
+    });
+    let cluster = build(&port, None);
     assert_eq!(cluster.endpoints().len(), 2);
     assert_eq!((cluster.weight(0), cluster.weight(1)), (1, 2));
 }
@@ -257,7 +281,7 @@ fn a_workloads_own_application_is_never_ejected() {
     let cluster = Cluster::local(key, "127.0.0.1:9".parse().unwrap());
     let now = Instant::now();
     for _ in 0..100 {
-        cluster.pick(None, now).unwrap().finish(Outcome::Failed, Duration::ZERO, now);
+        cluster.pick(None, None, now).unwrap().finish(Outcome::Failed, Duration::ZERO, now);
     }
     assert_eq!(cluster.endpoints()[0].state(now), State::InService);
 }
@@ -268,7 +292,7 @@ fn tiers(priorities: &[u32]) -> Cluster {
     for (endpoint, priority) in port.endpoints.iter_mut().zip(priorities) {
         endpoint.priority = *priority;
     }
-    Cluster::build(&port, None)
+    build(&port, None)
 }
 
 #[test]
@@ -276,7 +300,7 @@ fn the_first_priority_with_an_endpoint_in_service_takes_everything() {
     let cluster = tiers(&[7, 0, 0, 7]);
     let now = Instant::now();
     let priorities = |cluster: &Cluster, now| -> HashSet<u32> {
-        let picks = (0..100).map(|_| cluster.pick(None, now).unwrap());
+        let picks = (0..100).map(|_| cluster.pick(None, None, now).unwrap());
         picks.map(|picked| cluster.priority(index(cluster, &picked))).collect()
     };
     assert_eq!(priorities(&cluster, now), HashSet::from([0]));
@@ -287,7 +311,7 @@ fn the_first_priority_with_an_endpoint_in_service_takes_everything() {
     assert_eq!(cluster.group.metrics.failovers(), 100);
     // One request shows that the first is back.
     let later = now + Duration::from_secs(11);
-    let first = cluster.pick(None, later).unwrap();
+    let first = cluster.pick(None, None, later).unwrap();
     assert_eq!(cluster.priority(index(&cluster, &first)), 0);
     first.finish(Outcome::Answered, Duration::ZERO, later);
     assert_eq!(priorities(&cluster, later), HashSet::from([0]));
@@ -297,7 +321,7 @@ fn the_first_priority_with_an_endpoint_in_service_takes_everything() {
 fn a_retry_goes_to_the_next_priority_rather_than_to_who_just_failed() {
     let cluster = tiers(&[0, 1]);
     let failed = cluster.endpoints()[0].clone();
-    let picked = cluster.pick(Some(&closed(&failed)), Instant::now()).unwrap();
+    let picked = cluster.pick(Some(&closed(&failed)), None, Instant::now()).unwrap();
     assert_eq!(index(&cluster, &picked), 1);
 }
 
@@ -341,7 +365,7 @@ proptest! {
         let policy = TrafficPolicy { max_ejected_percent: percent, ..TrafficPolicy::default() };
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut now = Instant::now();
-        let mut cluster = Cluster::build(&port(&weights, policy.clone()), None);
+        let mut cluster = build(&port(&weights, policy.clone()), None);
         let mut open: Vec<Picked> = Vec::new();
         let mut probes: HashMap<u32, usize> = HashMap::new();
         // Endpoints seen to be ejected, and until when, by what the policy promises at least.
@@ -351,7 +375,7 @@ proptest! {
                 Step::Pick { avoid } => {
                     let avoid = avoid.and_then(|at| cluster.endpoints().get(at)).cloned();
                     let failed = avoid.as_ref().map(if rng.bool() { closed } else { refused });
-                    let Ok(picked) = cluster.pick_with(failed.as_ref(), now, |below| rng.u64(..below)) else {
+                    let Ok(picked) = cluster.pick_with(failed.as_ref(), None, now, |below| rng.u64(..below)) else {
                         prop_assert!(cluster.endpoints().is_empty());
                         continue;
                     };
@@ -403,7 +427,7 @@ proptest! {
                         at += 1;
                         keep & (1 << (at - 1)) != 0
                     });
-                    cluster = Cluster::build(&port, Some(&cluster));
+                    cluster = build(&port, Some(&cluster));
                 }
             }
             // Everyone that is open is counted, and nobody else.
@@ -425,7 +449,7 @@ proptest! {
         failures in prop::collection::vec((0usize..12, 0u64..8_000), 1..400),
     ) {
         let policy = TrafficPolicy { max_ejected_percent: percent, ..TrafficPolicy::default() };
-        let cluster = Cluster::build(&port(&vec![1; count], policy), None);
+        let cluster = build(&port(&vec![1; count], policy), None);
         let mut now = Instant::now();
         for (which, pause) in failures {
             now += Duration::from_millis(pause);
@@ -450,7 +474,7 @@ fn workers_that_pick_and_finish_at_once_lose_no_count() {
                 let mut now = Instant::now();
                 for _ in 0..5_000 {
                     now += Duration::from_micros(rng.u64(..50_000));
-                    let picked = cluster.pick_with(None, now, |below| rng.u64(..below)).unwrap();
+                    let picked = cluster.pick_with(None, None, now, |below| rng.u64(..below)).unwrap();
                     let outcome = [Outcome::Answered, Outcome::Failed, Outcome::Abandoned][rng.usize(..3)];
                     picked.finish(outcome, Duration::from_micros(rng.u64(..1000)), now);
                     // While nobody ejects: an endpoint that was counted may come back and another one go out before

@@ -1,40 +1,64 @@
-//! The endpoints of one priority, and draws among them.
+//! The endpoints of one priority, and where nearness counts of one distance, and draws among them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use lighter_config::snapshot::EndpointSpec;
+use lighter_config::snapshot::{Balancing, EndpointSpec};
 
+use super::choice::Choice;
 use super::weights::Weights;
 
-/// The endpoints of one priority, by their places among all of a cluster.
+/// The endpoints of one priority and distance, by their places among all of a cluster.
 pub(super) struct Tier {
     /// Its number, as it was said.
     pub(super) priority: u32,
+    /// How far off its endpoints are, where that counts: 0 is near.
+    pub(super) distance: u8,
     places: Range<usize>,
     weights: Weights,
+    /// How one is chosen.
+    pub(super) choice: Choice,
 }
 
 impl Tier {
-    /// A tier for each priority of `specs`, which are sorted by it.
-    pub(super) fn split(specs: &[&EndpointSpec]) -> Box<[Self]> {
+    /// A tier for each priority of `specs` and each distance in it. They are sorted by both.
+    pub(super) fn split(
+        specs: &[&EndpointSpec],
+        balancing: &Balancing,
+        distance: impl Fn(&EndpointSpec) -> u8,
+    ) -> Arc<[Self]> {
         let mut end = 0;
-        let tiers = specs.chunk_by(|one, next| one.priority == next.priority).map(|alike| {
+        let rank = |spec: &EndpointSpec| (spec.priority, distance(spec));
+        let tiers = specs.chunk_by(|one, next| rank(one) == rank(next)).map(|alike| {
             let start = end;
             end += alike.len();
             let weights = Weights::new(alike.iter().map(|spec| spec.weight));
-            Tier { priority: alike[0].priority, places: start..end, weights }
+            let choice = Choice::new(balancing, alike);
+            let (priority, distance) = rank(alike[0]);
+            Tier { priority, distance, places: start..end, weights, choice }
         });
         tiers.collect()
     }
 
     /// A single endpoint's.
     pub(super) fn of_one() -> Self {
-        Tier { priority: 0, places: 0..1, weights: Weights::new([1].into_iter()) }
+        Tier {
+            priority: 0,
+            distance: 0,
+            places: 0..1,
+            weights: Weights::new([1].into_iter()),
+            choice: Choice::Any,
+        }
     }
 
-    /// Whether there is none before it.
-    pub(super) fn is_first(&self) -> bool {
-        self.places.start == 0
+    /// How many endpoints there are.
+    pub(super) fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Their places.
+    pub(super) fn places(&self) -> Range<usize> {
+        self.places.clone()
     }
 
     /// Whether the endpoint at `place` is of this priority.
@@ -51,6 +75,11 @@ impl Tier {
     #[inline]
     pub(super) fn is_equal(&self) -> bool {
         self.weights.equal()
+    }
+
+    /// The place of the first one.
+    pub(super) fn start(&self) -> usize {
+        self.places.start
     }
 
     /// How much one request is to the endpoint at `place`, where it is 1 to one of average weight.

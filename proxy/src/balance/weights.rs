@@ -3,6 +3,8 @@
 /// The weights of one port's endpoints.
 pub(super) struct Weights {
     count: usize,
+    /// What each weighs where all weigh the same.
+    each: u64,
     /// Sums up to and with each; empty where all weigh the same.
     sums: Box<[u64]>,
 }
@@ -12,12 +14,13 @@ impl Weights {
         // The least weight is 1, so each can be drawn.
         let weights: Vec<u64> = weights.map(|weight| u64::from(weight.max(1))).collect();
         let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
+        let each = weights.first().copied().unwrap_or(1);
         let mut sum = 0;
         let sums = weights.iter().map(|weight| {
             sum += weight;
             sum
         });
-        Weights { count: weights.len(), sums: if equal { Box::default() } else { sums.collect() } }
+        Weights { count: weights.len(), each, sums: if equal { Box::default() } else { sums.collect() } }
     }
 
     /// Whether all weigh the same.
@@ -26,11 +29,11 @@ impl Weights {
         self.sums.is_empty()
     }
 
-    /// The weight at `index`; 1 where all weigh the same.
+    /// The weight at `index`.
     pub(super) fn of(&self, index: usize) -> u64 {
         match self.sums.get(index) {
             Some(sum) => sum - index.checked_sub(1).map_or(0, |before| self.sums[before]),
-            None => 1,
+            None => self.each,
         }
     }
 
@@ -90,11 +93,11 @@ mod tests {
                 next += 1;
             }
             for (index, count) in counts.iter().enumerate() {
-                let expected = if Some(index) == except { 0 } else { table.of(index) };
-                prop_assert_eq!(*count, expected);
-                if !table.equal() {
-                    prop_assert_eq!(table.of(index), u64::from(weights[index]));
-                }
+                let weight = u64::from(weights[index]);
+                prop_assert_eq!(table.of(index), weight);
+                // Where all weigh the same, one ticket each is enough.
+                let tickets = if table.equal() { 1 } else { weight };
+                prop_assert_eq!(*count, if Some(index) == except { 0 } else { tickets });
             }
         }
     }

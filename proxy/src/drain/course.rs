@@ -11,11 +11,13 @@ pub struct Stand {
     pub callers: Phase,
     /// Connections that the workload made.
     pub workload: Phase,
+    /// Another process accepts in this one's place.
+    pub handed_over: bool,
 }
 
 impl From<Phase> for Stand {
     fn from(phase: Phase) -> Self {
-        Stand { callers: phase, workload: phase }
+        Stand { callers: phase, workload: phase, handed_over: false }
     }
 }
 
@@ -39,6 +41,8 @@ enum Workload {
     Held,
     /// It has ended.
     Ended(Machine),
+    /// Another process serves it and its callers: both sides leave together.
+    HandedOver,
 }
 
 impl Course {
@@ -59,10 +63,16 @@ impl Course {
         self.callers.stop(now);
     }
 
-    /// The workload has ended: nothing is accepted any more. What it said last is delivered within what is left of the
-    /// deadline, or [`LAST_DELIVERY`].
+    /// It is to drain, and nobody waits; see [`Machine::stop_now`].
+    pub fn stop_now(&mut self, now: Instant) {
+        self.began.get_or_insert(now);
+        self.callers.stop_now(now);
+    }
+
+    /// The workload has ended, as far as somebody sees to it: nothing is accepted any more. What it said last is delivered
+    /// within what is left of the deadline, or [`LAST_DELIVERY`].
     pub fn finish(&mut self, now: Instant) {
-        let Workload::Held = self.workload else { return };
+        let (Workload::Held | Workload::HandedOver) = self.workload else { return };
         let began = *self.began.get_or_insert(now);
         let left = (began + self.deadline).saturating_duration_since(now).max(LAST_DELIVERY);
         let mut rest = Machine::new(left);
@@ -73,6 +83,18 @@ impl Course {
         self.workload = Workload::Ended(rest);
     }
 
+    /// Another process serves in this one's place. Nobody is refused, so that both sides leave at once, and a drain that
+    /// has begun goes on. Where the workload has ended that changes nothing.
+    pub fn hand_over(&mut self, now: Instant) {
+        if let Workload::Ended(_) = self.workload {
+            return;
+        }
+        if self.began.is_none() {
+            self.stop(now);
+        }
+        self.workload = Workload::HandedOver;
+    }
+
     /// Moves on if it is time to, or if nothing runs any more. `calling`: how many workers have callers; `running`: how
     /// many have connections at all.
     pub fn advance(&mut self, now: Instant, calling: usize, running: usize) -> Stand {
@@ -81,12 +103,17 @@ impl Course {
                 let callers = self.callers.advance(now, running);
                 let until = if calling == 0 { Phase::Closed } else { Phase::Lame };
                 let workload = if callers == Phase::Closed { callers } else { callers.min(until) };
-                Stand { callers, workload }
+                Stand { callers, workload, handed_over: false }
             }
-            Workload::Held => Stand { callers: self.callers.advance(now, calling), workload: Phase::Serving },
+            Workload::Held => {
+                let callers = self.callers.advance(now, calling);
+                Stand { callers, ..Stand::default() }
+            }
             Workload::Ended(rest) => {
-                Stand { callers: self.callers.advance(now, calling), workload: rest.advance(now, running) }
+                let (callers, workload) = (self.callers.advance(now, calling), rest.advance(now, running));
+                Stand { callers, workload, handed_over: false }
             }
+            Workload::HandedOver => Stand { handed_over: true, ..self.callers.advance(now, running).into() },
         }
     }
 
@@ -94,7 +121,7 @@ impl Course {
     pub fn wakes_at(&self) -> Option<Instant> {
         let rest = match &self.workload {
             Workload::Ended(rest) => rest.wakes_at(),
-            Workload::Unseen | Workload::Held => None,
+            Workload::Unseen | Workload::Held | Workload::HandedOver => None,
         };
         self.callers.wakes_at().into_iter().chain(rest).min()
     }
@@ -110,7 +137,37 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(30);
 
     fn stand(callers: Phase, workload: Phase) -> Stand {
-        Stand { callers, workload }
+        Stand { callers, workload, handed_over: false }
+    }
+
+    #[test]
+    fn who_has_a_successor_leaves_at_once_and_on_both_sides() {
+        let start = Instant::now();
+        for mut course in [Course::new(DEADLINE), Course::holding(DEADLINE)] {
+            course.hand_over(start);
+            let both = |phase: Phase| Stand { handed_over: true, ..phase.into() };
+            assert_eq!(course.advance(start, 1, 1), both(Phase::Lame));
+            let next = course.wakes_at().unwrap();
+            assert_eq!(course.advance(next, 0, 1), both(Phase::Draining));
+            // What is asked for later changes nothing: there is one deadline.
+            course.hand_over(next);
+            assert_eq!(course.wakes_at(), Some(start + DEADLINE));
+            assert_eq!(course.clone().advance(next, 0, 0), both(Phase::Closed));
+            assert_eq!(course.advance(start + DEADLINE, 1, 1), both(Phase::Closed));
+        }
+    }
+
+    #[test]
+    fn who_has_a_successor_does_not_outlast_a_workload_that_is_seen_to() {
+        let start = Instant::now();
+        let mut course = Course::holding(DEADLINE);
+        course.hand_over(start);
+        course.finish(start + DEADLINE);
+        let late = start + DEADLINE + LAST_DELIVERY;
+        // Both are said again whenever something is asked for.
+        course.hand_over(late);
+        course.finish(late);
+        assert_eq!(course.advance(late, 1, 1), Phase::Closed.into());
     }
 
     #[test]

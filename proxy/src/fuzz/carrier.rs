@@ -151,6 +151,8 @@ impl Wire for Hostile {
 
     fn await_consumed(&mut self) {}
 
+    fn ask(&mut self) {}
+
     fn stored(&self, from: u64, to: u64, out: &mut Vec<u8>) {
         assert!(from <= to && to <= self.written, "what is not stored cannot be replayed");
         out.extend((from..to).map(|_| 0));

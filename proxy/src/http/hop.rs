@@ -3,6 +3,8 @@
 //! A proxy takes away what was meant for this connection only, and passes everything else as it came. What a field
 //! means to a hop is decided once, by [`classify`]; the engines decide by its answer.
 
+pub use lighter_config::snapshot::retry::is_idempotent;
+
 use crate::telemetry::Direction;
 
 /// What a field means to a hop.
@@ -240,11 +242,6 @@ pub fn is_field_value(bytes: &[u8]) -> bool {
 /// Whether a method asks for nothing but to be told something (RFC 9110 §9.2.1).
 pub fn is_safe(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
-}
-
-/// Whether a method's semantics allow to send the request again (RFC 9110 §9.2.2). Methods are case-sensitive.
-pub fn is_idempotent(method: &[u8]) -> bool {
-    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
 /// Whether a `Content-Type` says gRPC, so that errors of the mesh are told as gRPC statuses.

@@ -7,6 +7,10 @@ use crate::error::{Cause, ProxyError};
 /// The field that names the cause of an answer of our own.
 pub const ERROR_FIELD: &str = "x-lighter-error";
 
+/// The field by which a sidecar that drains says so to the sidecar of a caller, beside `Connection: close`, which alone may
+/// mean no more than that a connection is old.
+pub const DRAINING_FIELD: &str = "x-lighter-draining";
+
 /// What the value of [`ERROR_FIELD`] in an endpoint's answer says, if it is that the sidecar there could not reach its
 /// application: so the request did not run.
 ///
@@ -167,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_filter_answers_without_a_body() {
-        let answer = LocalAnswer { status: 302, fields: vec![("location".into(), b"/x".to_vec())] };
+        let answer = LocalAnswer::new(302, vec![("location".into(), b"/x".to_vec())]);
         assert_eq!(
             filter_answer_http1(&answer, false),
             b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n"

@@ -2,6 +2,7 @@
 //! both.
 
 pub(crate) mod bridge;
+pub(crate) mod cookie;
 pub mod h1;
 pub mod h2;
 pub mod hop;
@@ -16,6 +17,7 @@ use lighter_config::snapshot::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::drain::Ticket;
+use crate::error::Cause;
 use crate::io::Io;
 use crate::link::accept::Caller;
 use crate::mesh::Target;
@@ -41,6 +43,27 @@ pub struct Context {
     /// Fixed by configuration where the port says `http`, `http2` or `grpc`: what the upstream speaks. `None`: what
     /// the caller speaks.
     pub upstream: Option<Protocol>,
+}
+
+/// What is said of a request that the limits of its port do not let through.
+pub(crate) const CROWDED: &str = "as many requests as this port's policy allows are under way";
+
+/// What is said of a request for which no endpoint was picked.
+pub(crate) fn unpicked(cause: Cause) -> &'static str {
+    match cause {
+        Cause::PendingOverflow => CROWDED,
+        Cause::ConcurrencyLimit => "the service has as many requests as it can work on",
+        Cause::MemoryLimit => "this sidecar has no memory to spare",
+        _ => "no endpoint can take this request",
+    }
+}
+
+/// What is said of a body that is too large.
+pub(crate) const BODY_TOO_LARGE: &str = "the body is larger than the route allows";
+
+/// A number at random below a million.
+pub(crate) fn dice() -> u32 {
+    fastrand::u32(..1_000_000)
 }
 
 /// What an application is told of who calls it. None: what the caller says itself is passed on, as no identity is known

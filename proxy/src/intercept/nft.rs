@@ -97,6 +97,11 @@ impl Ports {
 pub const DNS_PORT: u16 = 15053;
 
 impl Installed {
+    /// Rules that stand in this namespace, made by another process.
+    pub fn by_another() -> io::Result<Self> {
+        Ok(Installed { netlink: Mutex::new(Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER)?) })
+    }
+
     /// What the redirecting rules counted, in the order in which they stand.
     pub fn counters(&self) -> Result<Vec<RuleCounter>, InterceptError> {
         let table = RuleAttribute::Table(TABLE.into());

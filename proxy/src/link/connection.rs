@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::hash::BuildHasherDefault;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub(crate) struct Link {
     asked: Cell<bool>,
     counted: LinkOpen,
     upgrade: RefCell<Upgrade>,
+    /// What is done once the other side says that it drains.
+    notice: Cell<Option<Box<dyn FnOnce()>>>,
 }
 
 /// Who waits for something on a stream.
@@ -106,7 +109,13 @@ impl Link {
             asked: Cell::new(false),
             counted: telemetry::links().open(side),
             upgrade: RefCell::new(Upgrade::new(shared, side, peer)),
+            notice: Cell::default(),
         })
+    }
+
+    /// Has `notice` called once the other side says that it drains, which is more than that it leaves this link.
+    pub(super) fn on_drain(&self, notice: impl FnOnce() + 'static) {
+        self.notice.set(Some(Box::new(notice)));
     }
 
     /// Whether no stream will ever be opened on it again.
@@ -172,7 +181,7 @@ impl Link {
             takes.poll(cx);
             if let Some(ticket) = &ticket {
                 ticket.watch(cx.waker());
-                self.follow(ticket.phase(), &mut told);
+                self.follow(ticket, &mut told);
             }
             let ended = self.poll_in(cx);
             self.dispatch_all(&mut takes);
@@ -209,14 +218,32 @@ impl Link {
         .await;
         self.session.borrow_mut().close(fault);
         let lost = self.dispatch_all(&mut takes);
-        // Whoever closes the connection between exchanges says no more of it.
-        if fault != Fault::Closed && (fault != Fault::Lost || lost) {
-            telemetry::links().fault(fault);
-            tracing::warn!(%fault, %peer, "a link was lost");
-        }
+        self.note(fault, lost, peer);
         if let Some(mut io) = self.io.take() {
             self.upgrade.borrow_mut().count(&mut io);
             let _ = tokio::time::timeout(FAREWELL, farewell(&mut io)).await;
+        }
+    }
+
+    /// Says why the link ended. `lost`: streams were lost with it.
+    fn note(&self, fault: Fault, lost: bool, peer: SocketAddr) {
+        if fault == Fault::Closed {
+            return;
+        }
+        let fatal = self.io.borrow_mut().as_mut().and_then(|io| io.carrier()?.fatal());
+        // Whoever closes the connection between exchanges says no more of it.
+        if fault == Fault::Lost && !lost && fatal.is_none_or(Fatal::is_loss) {
+            return;
+        }
+        match fatal {
+            Some(fatal) => {
+                telemetry::links().given_up(fatal);
+                tracing::warn!(carrier = %fatal, %peer, "a link was lost");
+            }
+            None => {
+                telemetry::links().fault(fault);
+                tracing::warn!(%fault, %peer, "a link was lost");
+            }
         }
     }
 
@@ -232,13 +259,16 @@ impl Link {
     }
 
     /// Tells the other side as the drain moves on.
-    fn follow(&self, phase: Phase, told: &mut Phase) {
+    fn follow(&self, ticket: &Ticket, told: &mut Phase) {
+        let phase = ticket.phase();
         if phase <= *told {
             return;
         }
         *told = phase;
         let how = if phase == Phase::Lame { Leave::Soon } else { Leave::Now };
-        self.leave(how, Cause::Draining.label());
+        // Who is there in its place takes what comes by another link.
+        let cause = if ticket.is_handed_over() { "handover" } else { Cause::Draining.label() };
+        self.leave(how, cause);
     }
 
     /// Takes in what is there, but not so much at once that it is cold when it is passed on. `Err`: nothing more comes.
@@ -400,6 +430,10 @@ impl Link {
                 Event::Leave { cause, .. } => {
                     telemetry::links().left(self.side, true);
                     tracing::debug!(cause = cause.as_str(), "the other side leaves a link");
+                    let notice = self.notice.take().filter(|_| cause.as_str() == Cause::Draining.label());
+                    if let Some(notice) = notice {
+                        notice();
+                    }
                 }
                 Event::Control { kind, bytes } => self.upgrade.borrow_mut().heard(kind, &bytes),
             }

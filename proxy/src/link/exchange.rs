@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -41,6 +41,8 @@ pub struct Exchange {
     head_only: bool,
     /// The request asks for an upgrade.
     upgrade: bool,
+    /// Who reads already, before the stream is opened.
+    early: Option<Waker>,
 }
 
 /// The half that is read.
@@ -97,7 +99,7 @@ impl Exchange {
     }
 
     fn new(stream: Option<End>, coming: Coming, going: Sending) -> Self {
-        Exchange { stream, coming, going, called: false, head_only: false, upgrade: false }
+        Exchange { stream, coming, going, called: false, head_only: false, upgrade: false, early: None }
     }
 
     /// Whether there is something to read that was not read.
@@ -119,6 +121,9 @@ impl Exchange {
         self.stream = Some(stream);
         self.head_only = head_only;
         self.upgrade = upgrade;
+        if let Some(early) = self.early.take() {
+            early.wake();
+        }
     }
 
     /// Takes all of `bytes`, which are written next.
@@ -148,17 +153,17 @@ impl Exchange {
     }
 
     /// Waits for content that is not read but written from where it is. False: what comes next is not content of a known
-    /// length, and is to be read.
+    /// length, nor of a tunnel, and is to be read.
     pub(crate) fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         // As with reading.
         let _ = self.poll_sent(cx);
         while self.coming.content.is_empty() {
-            if !self.coming.text.is_empty() || self.coming.framed != Framed::Plain || self.coming.ended {
+            if !self.coming.is_bare() || self.coming.ended {
                 return Poll::Ready(Ok(false));
             }
             ready!(self.poll_come(cx))?;
         }
-        if !self.coming.text.is_empty() || self.coming.framed != Framed::Plain {
+        if !self.coming.is_bare() {
             return Poll::Ready(Ok(false));
         }
         while self.coming.content.len() < GATHERED
@@ -197,7 +202,10 @@ impl Exchange {
 
     /// Takes in what came next on the stream. Ready: there is something to read, or the end.
     fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(stream) = &self.stream else { return Poll::Pending };
+        let Some(stream) = &self.stream else {
+            self.early = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
         if self.coming.ended {
             if self.coming.framed == Framed::Raw || self.going.is_raw() {
                 return Poll::Ready(Ok(()));
@@ -278,6 +286,11 @@ impl Coming {
     /// Whether content comes next that is better passed on than copied.
     fn is_large(&self) -> bool {
         self.text.is_empty() && self.framed == Framed::Plain && self.content.len() >= PASSED
+    }
+
+    /// Whether what comes next is content, with nothing around it.
+    fn is_bare(&self) -> bool {
+        self.text.is_empty() && matches!(self.framed, Framed::Plain | Framed::Raw)
     }
 
     fn is_empty(&self) -> bool {

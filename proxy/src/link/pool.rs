@@ -111,6 +111,7 @@ impl Links {
         let service = Spiffe::parse(&identity).ok().and_then(|id| id.service_name());
         let link = Link::new(Side::Opener, life, &worker.shared, Far { address, identity, service });
         self.follow(worker, &link);
+        link.on_drain(leaving(worker, address, secure));
         place.links.borrow_mut().push(link.clone());
         let (driven, place) = (link.clone(), place.clone());
         tokio::task::spawn_local(async move {
@@ -236,6 +237,17 @@ impl Place {
 
     fn is_left(&self) -> bool {
         self.links.borrow().iter().all(|link| link.is_over())
+    }
+}
+
+/// What is done when the sidecar at `link` says that it drains: its endpoints get nothing more, of any worker.
+fn leaving(worker: &Worker, link: SocketAddr, secure: &Secure) -> impl FnOnce() + 'static {
+    let (shared, identity) = (worker.shared.clone(), secure.identity.clone());
+    move || {
+        shared.mesh.load().leave(|endpoint| {
+            let secure = endpoint.secure.as_ref();
+            secure.is_some_and(|secure| secure.link == Some(link) && secure.identity == identity)
+        });
     }
 }
 

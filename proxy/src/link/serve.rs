@@ -24,6 +24,7 @@ use super::session::Side;
 use super::stream::End;
 use super::upgrade::Far;
 use crate::carry::{Call, Engine};
+use crate::drain::Kind;
 use crate::error::Cause;
 use crate::http::h2::deadline::Deadlines;
 use crate::http::h2::exchange::Arrived;
@@ -70,6 +71,7 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     let shared = &worker.shared;
     let identity = caller.id.as_str().into();
     let far = Far { address: peer, identity, service: shared.service().cloned() };
+    ticket.carries(Kind::Link);
     let link = Link::new(Side::Acceptor, life, shared, far);
     worker.links.follow(&worker, &link);
     let from = Rc::new(From {

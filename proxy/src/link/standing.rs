@@ -1,7 +1,7 @@
 //! How every open link stands, for operators: told by each link's own task, read by others.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
@@ -22,12 +22,11 @@ pub(crate) struct Standing {
     address: SocketAddr,
     streams: AtomicU32,
     generation: AtomicU32,
-    out_shm: AtomicBool,
-    in_shm: AtomicBool,
-    tcp_out: AtomicU64,
-    tcp_in: AtomicU64,
-    ring_out: AtomicU64,
-    ring_in: AtomicU64,
+    /// Which wires it sends and receives over now: their numbers.
+    goes_out: AtomicU8,
+    comes_in: AtomicU8,
+    /// What each wire carried out and in.
+    bytes: [[AtomicU64; 2]; LinkWire::ALL.len()],
 }
 
 impl Links {
@@ -39,12 +38,9 @@ impl Links {
             address,
             streams: AtomicU32::default(),
             generation: AtomicU32::default(),
-            out_shm: AtomicBool::default(),
-            in_shm: AtomicBool::default(),
-            tcp_out: AtomicU64::default(),
-            tcp_in: AtomicU64::default(),
-            ring_out: AtomicU64::default(),
-            ring_in: AtomicU64::default(),
+            goes_out: AtomicU8::default(),
+            comes_in: AtomicU8::default(),
+            bytes: Default::default(),
         });
         let mut all = self.lock();
         if all.len() == all.capacity() {
@@ -65,20 +61,27 @@ impl Links {
 }
 
 impl Standing {
-    /// What its carrier carried, and how many streams are open on it.
-    pub(super) fn carried(&self, counts: Counts, streams: usize) {
+    /// What its carrier carried since it was counted last, on TCP and on `wire`, and how many streams are open on it.
+    pub(super) fn carried(&self, counts: Counts, wire: LinkWire, streams: usize) {
         self.streams.store(streams as u32, Relaxed);
-        self.tcp_out.store(counts.tcp_out, Relaxed);
-        self.tcp_in.store(counts.tcp_in, Relaxed);
-        self.ring_out.store(counts.ring_out, Relaxed);
-        self.ring_in.store(counts.ring_in, Relaxed);
+        let [tcp, ring] = [LinkWire::Tcp, wire].map(|wire| &self.bytes[wire as usize]);
+        tcp[0].store(counts.tcp_out, Relaxed);
+        tcp[1].store(counts.tcp_in, Relaxed);
+        // Of the wires beside TCP there is one at a time: what the others carried is known.
+        let others = |way: usize| -> u64 {
+            let others = LinkWire::ALL.into_iter().filter(|other| ![LinkWire::Tcp, wire].contains(other));
+            others.map(|other| self.bytes[other as usize][way].load(Relaxed)).sum()
+        };
+        ring[0].store(counts.ring_out - others(0), Relaxed);
+        ring[1].store(counts.ring_in - others(1), Relaxed);
     }
 
-    /// Over which wires it goes.
-    pub(super) fn goes(&self, carrier: &Beneath) {
+    /// Over which wires it goes, of which one is `wire`.
+    pub(super) fn goes(&self, carrier: &Beneath, wire: LinkWire) {
         let (out, inward) = carrier.ways();
-        self.out_shm.store(out == Out::Ring, Relaxed);
-        self.in_shm.store(inward == In::Ring, Relaxed);
+        let over = |is_wire: bool| if is_wire { wire as u8 } else { LinkWire::Tcp as u8 };
+        self.goes_out.store(over(out == Out::Ring), Relaxed);
+        self.comes_in.store(over(inward == In::Ring), Relaxed);
     }
 
     /// It was agreed on a wire of this number.
@@ -87,27 +90,20 @@ impl Standing {
     }
 
     fn read(&self) -> wire::Link {
-        let bytes = |wire: LinkWire, sent: &AtomicU64, received: &AtomicU64| wire::LinkBytes {
-            wire: wire.label().to_owned(),
-            sent: sent.load(Relaxed),
-            received: received.load(Relaxed),
+        let bytes = |wire: LinkWire| {
+            let [sent, received] = self.bytes[wire as usize].each_ref().map(|bytes| bytes.load(Relaxed));
+            wire::LinkBytes { wire: wire.label().to_owned(), sent, received }
         };
-        let wire = |is_shm: &AtomicBool| {
-            let wire = if is_shm.load(Relaxed) { LinkWire::Shm } else { LinkWire::Tcp };
-            wire.label().to_owned()
-        };
+        let wire = |number: &AtomicU8| LinkWire::ALL[usize::from(number.load(Relaxed))].label().to_owned();
         wire::Link {
             identity: self.identity.to_string(),
             address: self.address.to_string(),
             opened: self.side == Side::Opener,
             streams: self.streams.load(Relaxed),
             generation: self.generation.load(Relaxed),
-            sends_over: wire(&self.out_shm),
-            receives_over: wire(&self.in_shm),
-            bytes: vec![
-                bytes(LinkWire::Tcp, &self.tcp_out, &self.tcp_in),
-                bytes(LinkWire::Shm, &self.ring_out, &self.ring_in),
-            ],
+            sends_over: wire(&self.goes_out),
+            receives_over: wire(&self.comes_in),
+            bytes: LinkWire::ALL.map(bytes).into(),
         }
     }
 }

@@ -23,7 +23,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::channel;
 use crate::drain::Phase;
-use crate::worker::Shared;
+use crate::telemetry::LinkWire;
+use crate::worker::{By, Shared};
 
 mod meter;
 mod probe;
@@ -178,7 +179,7 @@ impl Registrar<'_> {
             Some(Order::Drain(drain)) => {
                 tracing::info!(cause = drain.cause, "the control plane asks for a drain");
                 self.metrics.drains.increment(1);
-                self.shared.drain();
+                self.shared.drain(By::Control, drain.now);
             }
             // Something newer than this sidecar.
             None => {}
@@ -206,7 +207,9 @@ fn send(requests: &mpsc::UnboundedSender<ReportRequest>, report: Report) {
 
 /// What is true of this instance. `local` is where others reach this host. A pure caller takes no traffic.
 fn registration(shared: &Shared, local: IpAddr) -> Registration {
-    let phase = shared.phase();
+    // Where another process has this one's place, that one says first that it is there.
+    let leaves = if shared.is_handed_over() { Phase::Draining } else { Phase::Lame };
+    let leaves = shared.phase() >= leaves;
     let mesh = shared.mesh.load();
     let service = shared.service();
     let own = service.and_then(|service| mesh.config.services.get(service)).map(|own| &**own);
@@ -216,16 +219,27 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
     Registration {
         instance: shared.instance.clone(),
         service: service.map(ServiceName::to_string).unwrap_or_default(),
-        ready: service.is_some()
-            && accepts
-            && phase == Phase::Serving
-            && ports.iter().all(|port| port.is_served),
-        draining: phase != Phase::Serving,
+        ready: service.is_some() && accepts && !leaves && ports.iter().all(|port| port.is_served),
+        draining: leaves,
         ports: ports.into_iter().map(|port| port.said).collect(),
-        wires: vec!["tcp".to_owned()],
+        wires: wires(shared),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         priority: shared.config.priority,
+        region: shared.config.locality.region.to_string(),
+        zone: shared.config.locality.zone.to_string(),
+        sub_zone: shared.config.locality.sub_zone.to_string(),
     }
+}
+
+/// What links can go over from here.
+fn wires(shared: &Shared) -> Vec<String> {
+    let rings = shared.rings.is_open();
+    let has = [
+        (LinkWire::Tcp, true),
+        (LinkWire::Shm, rings && shared.door.get().is_some()),
+        (LinkWire::Rdma, rings && shared.devices.has(&[])),
+    ];
+    has.into_iter().filter(|(_, has)| *has).map(|(wire, _)| wire.label().to_owned()).collect()
 }
 
 /// A port of this instance.

@@ -16,10 +16,13 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::pipe::{PIPE_BYTES, Pipe};
+use super::websocket::{Frames, GOING_AWAY};
 use crate::buf::Buffer;
 use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
+use crate::http::h1::edit::Slices;
 use crate::io::{Io, Stream};
+use crate::link::exchange::Exchange;
 
 /// What passed, and how it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,10 +35,21 @@ pub(crate) struct Relayed {
     pub(crate) cause: Option<Cause>,
 }
 
+/// What two sides say to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talk {
+    /// It is not known.
+    Opaque,
+    /// In a drain its client is told to go, between two frames, and nothing follows that. What it answers, and says until
+    /// then, is passed on, so that the server hears it too.
+    WebSocket,
+}
+
 /// Passes bytes both ways until both ended. The end of one way is passed on and leaves the other open. Whatever
 /// breaks it (a reset, `idle` without a byte, the drain's deadline) closes both sides with a reset, so that no cut
 /// looks like an end.
 pub(crate) async fn relay(
+    talk: Talk,
     downstream: &mut Io,
     upstream: &mut Io,
     idle: Option<Duration>,
@@ -43,6 +57,7 @@ pub(crate) async fn relay(
 ) -> Relayed {
     let mut there = Way::new(std::mem::take(&mut downstream.early));
     let mut back = Way::new(std::mem::take(&mut upstream.early));
+    back.following = (talk == Talk::WebSocket).then(Box::default);
     let (down, up) = (&mut downstream.stream, &mut upstream.stream);
     // Moved only when it fires too early: what moves bytes touches no timer.
     let mut timer = pin!(tokio::time::sleep(idle.unwrap_or_default()));
@@ -51,6 +66,9 @@ pub(crate) async fn relay(
         ticket.watch(cx.waker());
         if ticket.phase() == Phase::Closed {
             return Poll::Ready(Some(Cause::Draining));
+        }
+        if ticket.phase() == Phase::Draining {
+            back.say_goodbye();
         }
         let before = there.moved + back.moved;
         let went = there.poll(cx, down, up).map_err(|broken| match broken {
@@ -94,6 +112,26 @@ struct Way {
     mode: Mode,
     ended: End,
     moved: u64,
+    /// Of WebSocket towards its client.
+    following: Option<Box<Following>>,
+}
+
+/// How far a way of WebSocket has come.
+#[derive(Default)]
+struct Following {
+    frames: Frames,
+    goodbye: Goodbye,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Goodbye {
+    /// Nobody leaves.
+    #[default]
+    No,
+    /// It is said as soon as no frame is half written.
+    Wanted,
+    /// So many bytes of it are written. Nothing follows it.
+    Said(usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,12 +163,23 @@ enum Broken {
 
 impl Way {
     fn new(early: Bytes) -> Self {
-        Way { early, buffer: None, pipe: None, mode: Mode::Chat, ended: End::Open, moved: 0 }
+        let (mode, ended) = (Mode::Chat, End::Open);
+        Way { early, buffer: None, pipe: None, mode, ended, moved: 0, following: None }
+    }
+
+    /// Tells the sink that this side goes away, where there are words for that.
+    fn say_goodbye(&mut self) {
+        if let Some(following) = &mut self.following
+            && matches!(following.goodbye, Goodbye::No)
+            && !following.frames.is_closed()
+        {
+            following.goodbye = Goodbye::Wanted;
+        }
     }
 
     /// Moves what can be moved. Ready when the source ended, all it sent is written, and the sink is told.
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), Broken>> {
-        let splices = from.plain().is_some() && to.plain().is_some();
+        let splices = from.plain().is_some() && to.plain().is_some() && self.following.is_none();
         loop {
             if let Err(_error) = ready!(self.poll_write(cx, to)) {
                 return Poll::Ready(Err(Broken::Sink));
@@ -144,6 +193,12 @@ impl Way {
                 }
                 End::Passed => return Poll::Ready(Ok(())),
             }
+            // Frames are followed where they are read.
+            if let (End::Open, None, Stream::Link(from)) = (self.ended, &self.following, &mut *from)
+                && ready!(self.poll_pass(cx, from, to))?
+            {
+                continue;
+            }
             if self.ended == End::Open
                 && let Err(_error) = ready!(self.poll_read(cx, from, splices))
             {
@@ -154,6 +209,9 @@ impl Way {
 
     /// Writes all that is held.
     fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
+        if self.following.is_some() {
+            ready!(self.poll_write_frames(cx, to))?;
+        }
         while !self.early.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.early))?;
             self.early.advance(written);
@@ -177,6 +235,70 @@ impl Way {
             ready!(drained)?;
         }
         Pin::new(to).poll_flush(cx)
+    }
+
+    /// Writes what is held of WebSocket, and goodbye where it is wanted.
+    fn poll_write_frames(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
+        let Some(following) = &mut self.following else { return Poll::Ready(Ok(())) };
+        loop {
+            if let Goodbye::Wanted = following.goodbye
+                && following.frames.is_whole()
+            {
+                following.goodbye = Goodbye::Said(0);
+            }
+            if let Goodbye::Said(said) = &mut following.goodbye {
+                while *said < GOING_AWAY.len() {
+                    *said += ready!(Pin::new(&mut *to).poll_write(cx, &GOING_AWAY[*said..]))?;
+                }
+                // Nobody takes it any more.
+                self.early = Bytes::new();
+                self.buffer = None;
+                return Poll::Ready(Ok(()));
+            }
+            let held = match &self.buffer {
+                _ if !self.early.is_empty() => &self.early,
+                Some(buffer) => buffer.filled(),
+                None => &[],
+            };
+            if held.is_empty() {
+                self.buffer = None;
+                return Poll::Ready(Ok(()));
+            }
+            let most = match following.goodbye {
+                Goodbye::Wanted => following.frames.until_whole(held),
+                _ => held.len(),
+            };
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &held[..most]))?;
+            following.frames.pass(&held[..written]);
+            self.moved += written as u64;
+            match &mut self.buffer {
+                _ if !self.early.is_empty() => self.early.advance(written),
+                Some(buffer) => buffer.consume(written),
+                None => {}
+            }
+        }
+    }
+
+    /// Writes what comes over a link from where it is. False: it is to be read.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Exchange,
+        to: &mut Stream,
+    ) -> Poll<Result<bool, Broken>> {
+        if !ready!(from.poll_content(cx)).map_err(|_| Broken::Source)? {
+            return Poll::Ready(Ok(false));
+        }
+        let mut slices = Slices::new();
+        from.content(usize::MAX, &mut slices);
+        let written = ready!(to.poll_send(&slices, cx)).map_err(|_| Broken::Sink)?;
+        drop(slices);
+        if written == 0 {
+            return Poll::Ready(Err(Broken::Sink));
+        }
+        from.passed(written);
+        self.moved += written as u64;
+        Poll::Ready(Ok(true))
     }
 
     /// Reads once; nothing is held before.
@@ -254,9 +376,41 @@ mod tests {
         let relay = async move {
             let mut down = Io::with_early(down, Bytes::from_static(early));
             let mut up = Io::new(up);
-            relay(&mut down, &mut up, idle, &ticket).await
+            relay(Talk::Opaque, &mut down, &mut up, idle, &ticket).await
         };
         (client, server, relay, connections)
+    }
+
+    #[tokio::test]
+    async fn a_client_of_websocket_is_told_between_two_frames_and_hears_no_more() {
+        let (mut client, down) = pair().await;
+        let (up, mut server) = pair().await;
+        let connections = Connections::new();
+        let ticket = connections.enter();
+        let (mut down, mut up) = (Io::new(down), Io::new(up));
+        let relay = relay(Talk::WebSocket, &mut down, &mut up, None, &ticket);
+        let talk = async {
+            let mut heard = [0; 4];
+            server.write_all(b"\x81\x03wh").await.unwrap();
+            client.read_exact(&mut heard).await.unwrap();
+            connections.advance(Phase::Draining);
+            // What was begun is finished, and what comes behind it is not passed on.
+            server.write_all(b"y\x81\x02no").await.unwrap();
+            let mut heard = [0; 5];
+            client.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"y\x88\x02\x03\xe9");
+            let last = b"\x81\x81\0\0\0\0x\x88\x82\0\0\0\0\x03\xe9";
+            client.write_all(last).await.unwrap();
+            let mut heard = [0; 15];
+            server.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, last, "the server hears what the client says and answers");
+            server.write_all(GOING_AWAY).await.unwrap();
+            drop(server);
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            drop(client);
+        };
+        let (relayed, ()) = tokio::join!(relay, talk);
+        assert_eq!(relayed.cause, None);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What is counted per endpoint, and per port in balancing.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,9 @@ use lighter_config::name::ServicePort;
 use super::exposition::{Exposition, Family, Kind, LabelValue, Unit};
 use super::recorder::recorder;
 use super::shards::Cells;
+use crate::balance::Reported;
+use crate::balance::outlier::Reason;
+use crate::error::Cause;
 
 /// Counters of one endpoint of one port.
 pub struct EndpointMetrics {
@@ -25,6 +29,12 @@ pub trait EndpointLoad: Send + Sync {
     fn ewma(&self, now: Instant) -> Duration;
     /// Whether it is kept out for its failures.
     fn is_ejected(&self, now: Instant) -> bool;
+    /// Whether its health checks fail.
+    fn is_unwell(&self) -> bool;
+    /// The part of its share that it has, where shares rise slowly.
+    fn share(&self, now: Instant) -> Option<f64>;
+    /// The weight that its answers report, where that is heard and counts.
+    fn reported(&self, now: Instant) -> Option<f64>;
 }
 
 impl EndpointMetrics {
@@ -58,9 +68,19 @@ impl EndpointMetrics {
         self.cells.add(FAILURES, 1);
     }
 
+    /// It was asked whether it is well.
+    pub fn checked(&self, passed: bool) {
+        self.cells.add(if passed { CHECKS_PASSED } else { CHECKS_FAILED }, 1);
+    }
+
+    /// An answer had a field that may be a report of its load.
+    pub fn reported(&self, outcome: Reported) {
+        self.cells.add(REPORTS + outcome as usize, 1);
+    }
+
     /// It was ejected.
-    pub fn ejected(&self) {
-        self.cells.add(EJECTIONS, 1);
+    pub fn ejected(&self, reason: Reason) {
+        self.cells.add(EJECTIONS + reason as usize, 1);
     }
 
     /// Requests, failures, connections, failed connections, ejections.
@@ -70,7 +90,7 @@ impl EndpointMetrics {
             failures: self.cells.sum(FAILURES),
             connects: self.cells.sum(CONNECTS),
             connect_failures: self.cells.sum(CONNECT_FAILURES),
-            ejections: self.cells.sum(EJECTIONS),
+            ejections: Reason::ALL.iter().map(|reason| self.cells.sum(EJECTIONS + *reason as usize)).sum(),
         }
     }
 
@@ -85,12 +105,39 @@ impl EndpointMetrics {
         out.sample(&ENDPOINT_FAILURES, labels, reading.failures);
         out.sample(&ENDPOINT_CONNECTS, labels, reading.connects);
         out.sample(&ENDPOINT_CONNECT_FAILURES, labels, reading.connect_failures);
-        out.sample(&ENDPOINT_EJECTIONS, labels, reading.ejections);
+        for reason in Reason::ALL {
+            let count = self.cells.sum(EJECTIONS + reason as usize);
+            // What was never a reason is not worth a series at each endpoint.
+            if count > 0 || reason == Reason::ConsecutiveFailures {
+                out.sample(&ENDPOINT_EJECTIONS, format!("{labels},cause=\"{}\"", reason.label()), count);
+            }
+        }
+        let checks = [("passed", CHECKS_PASSED), ("failed", CHECKS_FAILED)];
+        let checks = checks.map(|(outcome, cell)| (outcome, self.cells.sum(cell)));
+        let is_checked = checks.iter().any(|(_, count)| *count > 0);
+        for (outcome, count) in checks.into_iter().filter(|_| is_checked) {
+            out.sample(&ENDPOINT_CHECKS, format!("{labels},outcome=\"{outcome}\""), count);
+        }
+        for outcome in Reported::ALL {
+            let count = self.cells.sum(REPORTS + outcome as usize);
+            if count > 0 {
+                out.sample(&ENDPOINT_REPORTS, format!("{labels},outcome=\"{}\"", outcome.label()), count);
+            }
+        }
         // An endpoint that is gone from the configuration keeps its counters for a while, but has no load.
         if let Some(load) = load {
             out.sample(&ENDPOINT_IN_FLIGHT, labels, u64::from(load.in_flight()));
             out.sample(&ENDPOINT_LATENCY, labels, load.ewma(now).as_secs_f64());
             out.sample(&ENDPOINT_EJECTED, labels, u64::from(load.is_ejected(now)));
+            if is_checked {
+                out.sample(&ENDPOINT_UNWELL, labels, u64::from(load.is_unwell()));
+            }
+            if let Some(share) = load.share(now) {
+                out.sample(&ENDPOINT_SHARE, labels, share);
+            }
+            if let Some(weight) = load.reported(now) {
+                out.sample(&ENDPOINT_REPORTED, labels, weight);
+            }
         }
     }
 }
@@ -114,6 +161,14 @@ pub struct EndpointReading {
 pub struct ClusterMetrics {
     labels: String,
     cells: Cells,
+    standing: Mutex<Weak<dyn Standing>>,
+    panicking: AtomicBool,
+}
+
+/// Who knows what stands where at a port's limits. Asked at a scrape.
+pub trait Standing: Send + Sync {
+    /// Requests that are let through, connections in use, and requests that wait.
+    fn standing(&self) -> [u32; 3];
 }
 
 impl ClusterMetrics {
@@ -121,7 +176,9 @@ impl ClusterMetrics {
     pub fn of(key: &ServicePort) -> Arc<Self> {
         recorder().clusters.of(key.clone(), Instant::now(), |key| ClusterMetrics {
             labels: port_labels(key),
-            cells: Cells::new(2),
+            cells: Cells::new(PORT_CELLS),
+            standing: Mutex::new(Weak::<Nobody>::new()),
+            panicking: AtomicBool::new(false),
         })
     }
 
@@ -145,10 +202,56 @@ impl ClusterMetrics {
         self.cells.sum(FAILOVERS)
     }
 
+    /// Health checks are not believed from now on, as too many fail, or are again.
+    pub fn health_panic(&self, panics: bool) {
+        self.cells.add(HEALTH_PANICS, u64::from(panics));
+        self.panicking.store(panics, Relaxed);
+    }
+
+    /// A request went farther than to the nearest endpoints of the first priority.
+    pub fn spilled(&self) {
+        self.cells.add(SPILLS, 1);
+    }
+
+    /// Says who knows what stands at the port's limits; nobody where it has none.
+    pub fn limit(&self, standing: Weak<dyn Standing>) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    /// A request had to wait for others to end.
+    pub fn waited(&self) {
+        self.cells.add(WAITS, 1);
+    }
+
+    /// A request was refused, by this cause, as others did not end.
+    pub fn refused(&self, cause: Cause) {
+        self.cells.add(if cause == Cause::PendingTimeout { TIMEOUTS } else { OVERFLOWS }, 1);
+    }
+
     pub(super) fn collect(&self, out: &mut Exposition) {
+        let labels = &self.labels;
         if !self.cells.untouched() {
-            out.sample(&BALANCER_PANICS, &self.labels, self.panics());
-            out.sample(&BALANCER_FAILOVERS, &self.labels, self.failovers());
+            out.sample(&BALANCER_PANICS, labels, self.panics());
+            out.sample(&BALANCER_FAILOVERS, labels, self.failovers());
+        }
+        if self.cells.sum(SPILLS) > 0 {
+            out.sample(&BALANCER_SPILLS, labels, self.cells.sum(SPILLS));
+        }
+        if self.cells.sum(HEALTH_PANICS) > 0 {
+            out.sample(&HEALTH_PANICS_TOTAL, labels, self.cells.sum(HEALTH_PANICS));
+            out.sample(&HEALTH_PANIC, labels, u64::from(self.panicking.load(Relaxed)));
+        }
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(standing) = standing {
+            let [requests, connections, pending] = standing.standing();
+            out.sample(&CIRCUIT_REQUESTS, labels, u64::from(requests));
+            out.sample(&CIRCUIT_CONNECTIONS, labels, u64::from(connections));
+            out.sample(&CIRCUIT_PENDING, labels, u64::from(pending));
+            out.sample(&CIRCUIT_WAITS, labels, self.cells.sum(WAITS));
+            for (cause, cell) in [(Cause::PendingOverflow, OVERFLOWS), (Cause::PendingTimeout, TIMEOUTS)] {
+                let labels = format!("{labels},cause=\"{cause}\"");
+                out.sample(&CIRCUIT_REFUSALS, &labels, self.cells.sum(cell));
+            }
         }
     }
 }
@@ -167,6 +270,24 @@ impl EndpointLoad for Nobody {
     fn is_ejected(&self, _: Instant) -> bool {
         false
     }
+
+    fn is_unwell(&self) -> bool {
+        false
+    }
+
+    fn share(&self, _: Instant) -> Option<f64> {
+        None
+    }
+
+    fn reported(&self, _: Instant) -> Option<f64> {
+        None
+    }
+}
+
+impl Standing for Nobody {
+    fn standing(&self) -> [u32; 3] {
+        [0; 3]
+    }
 }
 
 fn port_labels(key: &ServicePort) -> String {
@@ -178,10 +299,19 @@ const FAILURES: usize = 1;
 const CONNECTS: usize = 2;
 const CONNECT_FAILURES: usize = 3;
 const EJECTIONS: usize = 4;
-const CELLS: usize = 5;
+const CHECKS_PASSED: usize = EJECTIONS + Reason::ALL.len();
+const CHECKS_FAILED: usize = CHECKS_PASSED + 1;
+const REPORTS: usize = CHECKS_FAILED + 1;
+const CELLS: usize = REPORTS + Reported::ALL.len();
 
 const PANICS: usize = 0;
 const FAILOVERS: usize = 1;
+const WAITS: usize = 2;
+const OVERFLOWS: usize = 3;
+const TIMEOUTS: usize = 4;
+const HEALTH_PANICS: usize = 5;
+const SPILLS: usize = 6;
+const PORT_CELLS: usize = 7;
 
 static ENDPOINT_REQUESTS: Family = Family::new(
     Kind::Counter,
@@ -207,7 +337,7 @@ static ENDPOINT_EJECTIONS: Family = Family::new(
     Kind::Counter,
     Unit::None,
     "lighter_endpoint_ejections",
-    "How often an endpoint was ejected for its failures.",
+    "How often an endpoint was ejected, by cause.",
 );
 static ENDPOINT_IN_FLIGHT: Family = Family::new(
     Kind::Gauge,
@@ -234,4 +364,82 @@ static BALANCER_FAILOVERS: Family = Family::new(
     Unit::None,
     "lighter_balancer_failovers",
     "Picks of an endpoint that is not of a port's first priority, because none of a higher one was available.",
+);
+static CIRCUIT_REQUESTS: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_circuit_requests",
+    "Requests and opaque connections that are let through to a port whose policy limits them.",
+);
+static CIRCUIT_CONNECTIONS: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_circuit_connections",
+    "Connections in use to a port whose policy limits them.",
+);
+static CIRCUIT_PENDING: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_circuit_pending",
+    "Requests that wait until others to the port end.",
+);
+static CIRCUIT_WAITS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_circuit_waits",
+    "Requests that had to wait until others to the port ended.",
+);
+static CIRCUIT_REFUSALS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_circuit_refusals",
+    "Requests that were refused as others to the port did not end.",
+);
+static ENDPOINT_CHECKS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_endpoint_checks",
+    "Health checks of an endpoint by this sidecar, by outcome.",
+);
+static ENDPOINT_UNWELL: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_endpoint_unwell",
+    "1 while an endpoint does not pass its health checks.",
+);
+static ENDPOINT_SHARE: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_endpoint_share",
+    "The part of its share of requests that an endpoint has, below 1 while it starts slowly.",
+);
+static HEALTH_PANICS_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_balancer_health_panics",
+    "How often so many endpoints of a port were unwell that health checks were not believed any more.",
+);
+static HEALTH_PANIC: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_balancer_health_panic",
+    "1 while health checks of a port are not believed.",
+);
+static BALANCER_SPILLS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_balancer_spills",
+    "Picks of an endpoint farther off than the nearest, because too few of these were in service.",
+);
+static ENDPOINT_REPORTS: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_endpoint_load_reports",
+    "Fields of answers with a report of an endpoint's load, where these are heard, by what became of them.",
+);
+static ENDPOINT_REPORTED: Family = Family::new(
+    Kind::Gauge,
+    Unit::None,
+    "lighter_endpoint_reported_weight",
+    "The weight that an endpoint reports: requests in a second by utilization. Absent: it has an average share.",
 );

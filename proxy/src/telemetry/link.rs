@@ -5,11 +5,11 @@ use std::cell::Cell;
 use super::exposition::{Exposition, Family, Kind, Unit};
 use super::recorder::recorder;
 use super::shards::Cells;
-use crate::link::carrier::Cause;
+use crate::link::carrier::{Cause, Fatal};
 use crate::link::frame::{Code, Fault};
 use crate::link::negotiate::message::Refusal;
 use crate::link::session::Side;
-use crate::link::wire::shm::AttachFault;
+use crate::link::wire::shm::{AttachFault, Stranger};
 
 /// Counts of links.
 pub struct LinkMetrics(std::sync::LazyLock<Cells>);
@@ -22,12 +22,14 @@ pub struct LinkOpen {
 }
 
 /// What carries what a side of a link sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkWire {
     /// A TCP connection.
     Tcp,
     /// Memory that both sides share.
     Shm,
+    /// Memory of each side that the other's RDMA device writes to.
+    Rdma,
 }
 
 /// Counts of links.
@@ -41,7 +43,7 @@ impl LinkMetrics {
         let shard = self.0.shard();
         shard.add(OPENED + side as usize, 1);
         shard.add(OPEN + side as usize, 1);
-        shard.add(WIRES + 2 * side as usize + LinkWire::Tcp as usize, 1);
+        shard.add(WIRES + KINDS * side as usize + LinkWire::Tcp as usize, 1);
         LinkOpen { side, wire: Cell::new(LinkWire::Tcp) }
     }
 
@@ -103,6 +105,11 @@ impl LinkMetrics {
         self.0.add(MISSES + fault.index(), 1);
     }
 
+    /// Whoever came to the door of shared memory was turned away.
+    pub(crate) fn turned_away(&self, stranger: Stranger) {
+        self.0.add(STRANGERS + stranger as usize, 1);
+    }
+
     /// So much more memory of rings is held, or less.
     pub fn ring_memory(&self, bytes: i64) {
         self.0.add(MEMORY, bytes as u64);
@@ -123,6 +130,11 @@ impl LinkMetrics {
         self.0.add(FAULTS + fault as usize, 1);
     }
 
+    /// A link was given up by what carries it.
+    pub fn given_up(&self, fatal: Fatal) {
+        self.0.add(FATALS + fatal as usize, 1);
+    }
+
     pub(super) fn collect(&self, out: &mut Exposition) {
         let cells = &*self.0;
         if cells.untouched() {
@@ -134,7 +146,7 @@ impl LinkMetrics {
             out.sample(&OPEN_NOW, &labels, cells.level(OPEN + side as usize));
             for wire in LinkWire::ALL {
                 let labels = format!("side=\"{}\",wire=\"{}\"", label(side), wire.label());
-                out.sample(&WIRE_NOW, &labels, cells.level(WIRES + 2 * side as usize + wire as usize));
+                out.sample(&WIRE_NOW, &labels, cells.level(WIRES + KINDS * side as usize + wire as usize));
             }
             out.sample(&STREAMS_TOTAL, &labels, cells.sum(STREAMS + side as usize));
             for (at, by) in ["this", "peer"].into_iter().enumerate() {
@@ -158,6 +170,12 @@ impl LinkMetrics {
             let count = cells.sum(FAULTS + fault as usize);
             if count > 0 {
                 out.sample(&FAULTS_TOTAL, format_args!("cause=\"{}\"", fault.label()), count);
+            }
+        }
+        for fatal in Fatal::ALL {
+            let count = cells.sum(FATALS + fatal as usize);
+            if count > 0 {
+                out.sample(&FAULTS_TOTAL, format_args!("cause=\"carrier_{}\"", fatal.label()), count);
             }
         }
     }
@@ -191,6 +209,10 @@ impl LinkMetrics {
                 out.sample(&MISSES_TOTAL, format_args!("cause=\"{cause}\""), count);
             }
         }
+        for stranger in Stranger::ALL {
+            let labels = format_args!("cause=\"{}\"", stranger.label());
+            out.sample(&STRANGERS_TOTAL, labels, cells.sum(STRANGERS + stranger as usize));
+        }
     }
 }
 
@@ -206,19 +228,20 @@ impl LinkOpen {
     }
 
     fn cell(&self, wire: LinkWire) -> usize {
-        WIRES + 2 * self.side as usize + wire as usize
+        WIRES + KINDS * self.side as usize + wire as usize
     }
 }
 
 impl LinkWire {
     /// All of them.
-    pub const ALL: [LinkWire; 2] = [LinkWire::Tcp, LinkWire::Shm];
+    pub const ALL: [LinkWire; 3] = [LinkWire::Tcp, LinkWire::Shm, LinkWire::Rdma];
 
     /// The label, in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             LinkWire::Tcp => "tcp",
             LinkWire::Shm => "shm",
+            LinkWire::Rdma => "rdma",
         }
     }
 }
@@ -245,15 +268,18 @@ const fn label(side: Side) -> &'static str {
     }
 }
 
+/// Kinds of wires.
+const KINDS: usize = LinkWire::ALL.len();
+
 const OPENED: usize = 0;
 const OPEN: usize = 2;
 const STREAMS: usize = 4;
 const REFUSED: usize = 6;
 const RECEIVED: usize = 7;
-const SENT: usize = RECEIVED + 2;
-const LEFT: usize = SENT + 2;
+const SENT: usize = RECEIVED + KINDS;
+const LEFT: usize = SENT + KINDS;
 const WIRES: usize = LEFT + 4;
-const REPLAYED: usize = WIRES + 4;
+const REPLAYED: usize = WIRES + 2 * KINDS;
 const SWITCHES: usize = REPLAYED + 1;
 const MEMORY: usize = SWITCHES + 1;
 const EVICTIONS: usize = MEMORY + 1;
@@ -262,12 +288,15 @@ const OFFERS: usize = EVICTIONS + 1;
 const FALLBACKS: usize = OFFERS + 2;
 const DECLINES: usize = FALLBACKS + CAUSES.len() + 1;
 const MISSES: usize = DECLINES + 2 * Refusal::ALL.len();
-const CUTS: usize = MISSES + AttachFault::LABELS.len();
+const STRANGERS: usize = MISSES + AttachFault::LABELS.len();
+const CUTS: usize = STRANGERS + Stranger::ALL.len();
 const FAULTS: usize = CUTS + Code::ALL.len();
-const CELLS: usize = FAULTS + Fault::ALL.len();
+const FATALS: usize = FAULTS + Fault::ALL.len();
+const CELLS: usize = FATALS + Fatal::ALL.len();
 
 /// Why a wire was given up.
-const CAUSES: [Cause; 5] = [Cause::Policy, Cause::Fault, Cause::Stall, Cause::Deadline, Cause::Peer];
+const CAUSES: [Cause; 6] =
+    [Cause::Policy, Cause::Fault, Cause::Stall, Cause::Deadline, Cause::Peer, Cause::Room];
 
 static OPENED_TOTAL: Family = Family::new(
     Kind::Counter,
@@ -316,6 +345,12 @@ static MISSES_TOTAL: Family = Family::new(
     Unit::None,
     "lighter_link_attach_failures",
     "Times that the two ends of a link agreed on a wire and did not meet for it, by cause.",
+);
+static STRANGERS_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_strangers",
+    "Times that whoever came to the door of shared memory was turned away, by cause.",
 );
 static MEMORY_NOW: Family =
     Family::new(Kind::Gauge, Unit::Bytes, "lighter_link_ring_bytes", "Memory of rings beneath links.");

@@ -1,4 +1,4 @@
-//! What happened, for people and machines: metrics, access log, trace context.
+//! What happened, for people and machines: metrics, access log, spans.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,28 +8,37 @@ use crate::error::Cause;
 pub mod access_log;
 mod caller;
 mod endpoint;
+mod exemplar;
 pub mod exposition;
 pub mod histogram;
 mod identity;
 mod link;
 pub mod logging;
+mod overload;
 mod pool;
 mod process;
+mod rdma;
 mod recorder;
+mod retry;
 mod route;
+mod session;
 pub mod shards;
 mod sidecar;
+pub(crate) mod spans;
 mod table;
 pub mod trace;
 
 pub use caller::{CallerMetrics, Welcome};
-pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading};
+pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading, Standing};
 pub use identity::{IdentityMetrics, Request, RequestOutcome, identity};
 pub use link::{LinkMetrics, LinkOpen, LinkWire, links};
+pub use overload::OverloadMetrics;
 pub use pool::{PoolClosed, Pooled};
 pub use process::cpu_seconds;
+pub(crate) use rdma::Registered;
+pub use rdma::{RdmaMetrics, rdma};
 pub use recorder::{install, render, routes};
-pub use route::{RouteMetrics, RouteReading, class_label};
+pub use route::{Mirrored, RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;
 pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, config, detection, worker};
 
@@ -93,6 +102,8 @@ pub struct Record<'a> {
     pub duration: Duration,
     /// How often it was tried again.
     pub retries: u8,
+    /// Its span, where one is recorded.
+    pub(crate) span: Option<&'a spans::Begun>,
 }
 
 /// Counts an exchange and writes it to the access log if there is one. To be called once for each
@@ -101,6 +112,9 @@ pub struct Record<'a> {
 pub fn account(record: &Record<'_>) {
     record.metrics.account(record);
     access_log::write(record);
+    if let Some(begun) = record.span {
+        spans::end(begun, record);
+    }
 }
 
 impl Direction {

@@ -24,6 +24,8 @@ pub enum PoolClosed {
     Draining,
     /// What was proved on it is about to hold no more.
     Unproven,
+    /// Memory or descriptors run short.
+    Pressed,
 }
 
 /// A connection to an endpoint, counted from its opening until this is dropped.
@@ -113,13 +115,14 @@ impl Pools {
 }
 
 impl PoolClosed {
-    const ALL: [PoolClosed; 6] = [
+    const ALL: [PoolClosed; 7] = [
         PoolClosed::Expired,
         PoolClosed::Full,
         PoolClosed::Upstream,
         PoolClosed::Ended,
         PoolClosed::Draining,
         PoolClosed::Unproven,
+        PoolClosed::Pressed,
     ];
 
     const fn label(self) -> &'static str {
@@ -130,6 +133,7 @@ impl PoolClosed {
             PoolClosed::Ended => "ended",
             PoolClosed::Draining => "draining",
             PoolClosed::Unproven => "unproven",
+            PoolClosed::Pressed => "pressed",
         }
     }
 }

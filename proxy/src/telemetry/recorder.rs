@@ -20,6 +20,7 @@ use super::identity::IdentityMetrics;
 use super::link::LinkMetrics;
 use super::pool::Pools;
 use super::process;
+use super::rdma::RdmaMetrics;
 use super::route::{RouteKey, RouteMetrics};
 use super::shards::{self, Cells};
 use super::sidecar::Sidecar;
@@ -36,6 +37,7 @@ pub(super) struct Recorder {
     pub(super) callers: Table<CallerKey, CallerMetrics>,
     pub(super) identity: IdentityMetrics,
     pub(super) links: LinkMetrics,
+    pub(super) rdma: RdmaMetrics,
     counters: Table<Key, Counter>,
     gauges: Table<Key, Gauge>,
     histograms: Table<Key, Histogram>,
@@ -80,6 +82,7 @@ impl Recorder {
         self.callers.each(|_, caller| caller.collect(&mut out));
         self.identity.collect(&mut out, SystemTime::now());
         self.links.collect(&mut out);
+        self.rdma.collect(&mut out);
         process::collect(&mut out);
         self.counters.each(|key, counter| {
             let family = self.family(key, Kind::Counter);

@@ -5,12 +5,17 @@ use std::time::Instant;
 
 use lighter_config::name::ServicePort;
 
+use super::exemplar::Exemplars;
 use super::exposition::{Exposition, Family, Kind, LabelValue, Unit};
 use super::histogram::{self, Reading, SECONDS, SECONDS_CELLS, nanos};
 use super::recorder::recorder;
+use super::retry::RetryCells;
+use super::session::SessionCells;
 use super::shards::Cells;
 use super::{Direction, Record, Spoken};
 use crate::error::Cause;
+use crate::retry::{Condition, Refusal};
+use crate::session::Joined;
 
 /// Counters of one route, resolved when a mesh is built.
 pub struct RouteMetrics {
@@ -25,6 +30,10 @@ pub struct RouteMetrics {
     cells: Cells,
     /// By protocol, code class and cause. Most routes never need it.
     failed: OnceLock<Cells>,
+    /// Of the histogram of durations.
+    exemplars: Exemplars,
+    retries: RetryCells,
+    sessions: SessionCells,
 }
 
 /// What tells one route's counters from another's.
@@ -53,6 +62,30 @@ pub struct RouteReading {
     pub latency: Reading,
 }
 
+/// What became of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mirrored {
+    /// It is on its way.
+    Sent,
+    /// The body is larger than what is copied.
+    TooLarge,
+    /// Too many copies are on their way.
+    Busy,
+}
+
+impl Mirrored {
+    /// All of them, in the order of their counters.
+    const ALL: [Mirrored; 3] = [Mirrored::Sent, Mirrored::TooLarge, Mirrored::Busy];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Mirrored::Sent => "sent",
+            Mirrored::TooLarge => "too_large",
+            Mirrored::Busy => "busy",
+        }
+    }
+}
+
 /// Code classes: none sent, then by first digit.
 pub(super) const CLASSES: usize = 6;
 
@@ -66,16 +99,52 @@ impl RouteMetrics {
     /// An exchange or an opaque connection (`Tcp`, `Tls`) began: raises its gauge until it is accounted for.
     #[inline]
     pub fn begin(&self, spoken: Spoken) {
-        self.cells.add(if spoken.is_http() { IN_FLIGHT } else { OPEN }, 1);
+        self.cells.add(if spoken.is_http() { BEGUN } else { OPEN }, 1);
+    }
+
+    /// How many requests have begun.
+    pub fn begun(&self) -> u64 {
+        self.cells.sum(BEGUN)
+    }
+
+    /// A request was tried again, since `condition` called for it.
+    pub fn tried_again(&self, condition: Condition) {
+        self.retries.again(condition);
+    }
+
+    /// A request was not tried again although that was called for.
+    pub fn not_tried_again(&self, refusal: Refusal) {
+        self.retries.refused(refusal);
+    }
+
+    /// A try took longer than it may.
+    pub fn try_timed_out(&self) {
+        self.retries.late();
+    }
+
+    /// What became of a request's session when an endpoint was picked.
+    pub fn joined(&self, joined: Joined) {
+        self.sessions.joined(joined);
+    }
+
+    /// A request waits because its route says so.
+    #[cold]
+    pub fn delayed(&self) {
+        self.cells.add(DELAYED, 1);
+    }
+
+    /// So many copies of a request were sent to other Services, or were not.
+    pub fn mirrored(&self, outcome: Mirrored, copies: usize) {
+        self.cells.add(MIRRORED + outcome as usize, copies as u64);
     }
 
     /// What was counted so far.
     pub fn read(&self) -> RouteReading {
         let mut reading = RouteReading {
-            open: self.cells.level(IN_FLIGHT) + self.cells.level(OPEN),
+            open: self.in_flight() + self.cells.level(OPEN),
             bytes_in: self.cells.sum(BYTES_IN) + self.cells.sum(CONNECTION_IN),
             bytes_out: self.cells.sum(BYTES_OUT) + self.cells.sum(CONNECTION_OUT),
-            retries: self.cells.sum(RETRIES),
+            retries: self.retries.tries(),
             duration: SECONDS.read(&self.cells, DURATION),
             latency: SECONDS.read(&self.cells, LATENCY),
             ..RouteReading::default()
@@ -114,17 +183,17 @@ impl RouteMetrics {
             Some(cause) => self.account_failure(record.spoken, class, cause),
         }
         if record.spoken.is_http() {
-            shard.sub(IN_FLIGHT, 1);
+            shard.add(ENDED, 1);
             if record.bytes_in > 0 {
                 shard.add(BYTES_IN, record.bytes_in);
             }
             shard.add(BYTES_OUT, record.bytes_out);
             SECONDS.record(shard, DURATION, nanos(record.duration));
+            if let Some(span) = record.span {
+                self.exemplars.put(&SECONDS, nanos(record.duration), span.trace_id());
+            }
             if record.cause.is_none() {
                 SECONDS.record(shard, LATENCY, nanos(record.latency));
-            }
-            if record.retries > 0 {
-                shard.add(RETRIES, u64::from(record.retries));
             }
             if let Some(status) = record.grpc_status {
                 shard.add(GRPC + usize::from(status).min(GRPC_CODES - 1), 1);
@@ -175,14 +244,27 @@ impl RouteMetrics {
                 }
             }
         }
-        let in_flight = self.cells.level(IN_FLIGHT);
+        let in_flight = self.in_flight();
         if http + in_flight > 0 {
             out.sample(&REQUESTS_IN_FLIGHT, labels, in_flight);
             out.sample(&REQUEST_BYTES, labels, self.cells.sum(BYTES_IN));
             out.sample(&RESPONSE_BYTES, labels, self.cells.sum(BYTES_OUT));
-            out.sample(&REQUEST_RETRIES, labels, self.cells.sum(RETRIES));
-            out.histogram(&REQUEST_DURATION, labels, &SECONDS, &SECONDS.read(&self.cells, DURATION));
+            self.retries.collect(labels, out);
+            self.sessions.collect(labels, out);
+            let delayed = self.cells.sum(DELAYED);
+            if delayed > 0 {
+                out.sample(&REQUESTS_DELAYED, labels, delayed);
+            }
+            let durations = SECONDS.read(&self.cells, DURATION);
+            out.histogram_with(&REQUEST_DURATION, labels, &SECONDS, &durations, &self.exemplars.read());
             out.histogram(&RESPONSE_LATENCY, labels, &SECONDS, &SECONDS.read(&self.cells, LATENCY));
+            for outcome in Mirrored::ALL {
+                let count = self.cells.sum(MIRRORED + outcome as usize);
+                if count > 0 {
+                    let outcome = outcome.label();
+                    out.sample(&REQUESTS_MIRRORED, format_args!("{labels},outcome=\"{outcome}\""), count);
+                }
+            }
             for code in 0..GRPC_CODES {
                 let count = self.cells.sum(GRPC + code);
                 if count > 0 {
@@ -216,7 +298,15 @@ impl RouteMetrics {
             labels,
             cells: Cells::new(CELLS),
             failed: OnceLock::new(),
+            exemplars: Exemplars::default(),
+            retries: RetryCells::default(),
+            sessions: SessionCells::default(),
         }
+    }
+
+    /// Requests being worked on; never below zero, which a scrape in the middle of a change could see.
+    fn in_flight(&self) -> u64 {
+        self.cells.sum(BEGUN).wrapping_sub(self.cells.sum(ENDED)).cast_signed().max(0).cast_unsigned()
     }
 
     #[cold]
@@ -247,19 +337,21 @@ fn failed_cell(spoken: Spoken, class: usize, cause: Cause) -> usize {
 }
 
 // A request touches the first line, one of the next, and one or two lines of each histogram.
-const IN_FLIGHT: usize = 0;
+const BEGUN: usize = 0;
 const BYTES_IN: usize = 1;
 const BYTES_OUT: usize = 2;
-const RETRIES: usize = 3;
+const ENDED: usize = 3;
 const OPEN: usize = 4;
 const CONNECTION_IN: usize = 5;
 const CONNECTION_OUT: usize = 6;
+const DELAYED: usize = 7;
 const GOOD: usize = 8;
 const DURATION: usize = GOOD + Spoken::ALL.len() * CLASSES;
 const LATENCY: usize = DURATION + SECONDS_CELLS;
 const GRPC: usize = LATENCY + histogram::SECONDS_CELLS;
 const GRPC_CODES: usize = 18;
-const CELLS: usize = GRPC + GRPC_CODES;
+const MIRRORED: usize = GRPC + GRPC_CODES;
+const CELLS: usize = MIRRORED + Mirrored::ALL.len();
 
 static REQUESTS: Family = Family::new(
     Kind::Counter,
@@ -285,11 +377,17 @@ static REQUEST_BYTES: Family =
     Family::new(Kind::Counter, Unit::Bytes, "lighter_request_bytes", "Bytes of request bodies.");
 static RESPONSE_BYTES: Family =
     Family::new(Kind::Counter, Unit::Bytes, "lighter_response_bytes", "Bytes of response bodies.");
-static REQUEST_RETRIES: Family = Family::new(
+static REQUESTS_DELAYED: Family = Family::new(
     Kind::Counter,
     Unit::None,
-    "lighter_retries",
-    "How often a request that the upstream never read was tried again.",
+    "lighter_delayed_requests",
+    "Requests that a fault of their route had wait.",
+);
+static REQUESTS_MIRRORED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_mirrored_requests",
+    "Copies of requests for other Services: sent, or not, as the body was too large or too many were on their way.",
 );
 static GRPC_RESPONSES: Family =
     Family::new(Kind::Counter, Unit::None, "lighter_grpc_responses", "gRPC answers by status code.");

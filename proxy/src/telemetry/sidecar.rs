@@ -10,6 +10,7 @@ use super::histogram::{SECONDS, SECONDS_CELLS, nanos};
 use super::recorder::recorder;
 use super::shards::Cells;
 use super::table::Table;
+use crate::guard::Shed;
 
 /// Everything that exists once.
 #[derive(Default)]
@@ -143,8 +144,8 @@ impl WorkerMetrics {
     }
 
     /// A downstream connection was refused because a limit is reached.
-    pub fn shed(&self) {
-        self.cells.add(SHED, 1);
+    pub fn shed(&self, why: Shed) {
+        self.cells.add(SHED + why as usize, 1);
     }
 
     /// Accepting failed.
@@ -197,7 +198,10 @@ impl WorkerMetrics {
         let labels = format!("worker=\"{}\"", self.index);
         out.sample(&WORKER_OPEN, &labels, self.cells.level(OPEN));
         out.sample(&WORKER_ACCEPTED, &labels, self.cells.sum(ACCEPTED));
-        out.sample(&WORKER_SHED, &labels, self.cells.sum(SHED));
+        for why in Shed::ALL {
+            let count = self.cells.sum(SHED + why as usize);
+            out.sample(&WORKER_SHED, format_args!("{labels},cause=\"{}\"", why.label()), count);
+        }
         out.sample(&WORKER_ACCEPT_FAILED, &labels, self.cells.sum(ACCEPT_FAILED));
         out.sample(&WORKER_PANICS, &labels, self.cells.sum(PANICS));
     }
@@ -272,9 +276,9 @@ const DETECT_CELLS: usize = Detected::ALL.len() + SECONDS_CELLS;
 const OPEN: usize = 0;
 const ACCEPTED: usize = 1;
 const SHED: usize = 2;
-const ACCEPT_FAILED: usize = 3;
-const PANICS: usize = 4;
-const WORKER_CELLS: usize = 5;
+const ACCEPT_FAILED: usize = SHED + Shed::ALL.len();
+const PANICS: usize = ACCEPT_FAILED + 1;
+const WORKER_CELLS: usize = PANICS + 1;
 
 static DETECTIONS: Family = Family::new(
     Kind::Counter,
@@ -328,7 +332,7 @@ static WORKER_SHED: Family = Family::new(
     Kind::Counter,
     Unit::None,
     "lighter_worker_connections_shed",
-    "Downstream connections that a worker refused because a limit was reached.",
+    "Downstream connections that a worker refused because a limit was reached, by what was short.",
 );
 static WORKER_ACCEPT_FAILED: Family = Family::new(
     Kind::Counter,

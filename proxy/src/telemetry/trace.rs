@@ -1,5 +1,4 @@
-//! `x-request-id`. W3C `traceparent` and `tracestate` pass untouched: as long as a sidecar records no span, it takes no
-//! part in a trace, and one that it began would have nobody to tell it to.
+//! `x-request-id`.
 
 /// A new request id: a random UUID (RFC 9562, version 4) in lower case. It is unique enough to find a request by; it is
 /// not a secret.

@@ -1,6 +1,7 @@
 //! The loops behind accept sockets.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::doors::{After, Door, Role};
 use super::thread::Event;
 use super::{Admitted, StartError, Worker};
 use crate::carry::Call;
+use crate::guard::Shed;
 use crate::intercept::listen::Reserved;
 use crate::io::Io;
 use crate::telemetry::WorkerMetrics;
@@ -92,25 +94,37 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open:
         match accepted {
             Ok((stream, peer)) => {
                 exhausted = false;
-                admit(&worker, stream, peer, role);
+                if admit(&worker, stream, peer, role) == Err(Shed::Descriptors) {
+                    // Room is being made. Who comes meanwhile waits, and is not refused as fast as it can call.
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
             }
             Err(error) => back_off(&worker, error, &mut exhausted).await,
         }
+    }
+    if worker.connections.is_handed_over() {
+        // The socket stays open elsewhere, and whoever got through is served there.
+        return;
     }
     // Who got through before the door closed is served: closing the socket would reset them.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-            admit(&worker, stream, peer, role);
+            let _ = admit(&worker, stream, peer, role);
         }
     }
 }
 
-fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
-    let Some(admitted) = worker.shared.admit() else {
-        worker.metrics.shed();
-        Io::new(stream).reset_on_close();
-        return;
+/// Serves a connection, or refuses it with a reset.
+fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) -> Result<(), Shed> {
+    let room = worker.shared.guard.has_room_behind(stream.as_fd());
+    let admitted = match room.and_then(|()| worker.shared.admit().ok_or(Shed::Connections)) {
+        Ok(admitted) => admitted,
+        Err(why) => {
+            worker.metrics.shed(why);
+            Io::new(stream).reset_on_close();
+            return Err(why);
+        }
     };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let ticket = match role.is_inbound() {
@@ -119,6 +133,7 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
     };
     let call = Call { worker: worker.clone(), io: Io::new(stream), peer, ticket };
     tokio::task::spawn_local(serve(call, role, admitted, Counted::new(worker)));
+    Ok(())
 }
 
 async fn serve(call: Call, role: Role, _admitted: Admitted, _counted: Counted) {
@@ -163,6 +178,7 @@ async fn back_off(worker: &Worker, error: std::io::Error, exhausted: &mut bool) 
             if !std::mem::replace(exhausted, true) {
                 tracing::warn!(%error, "cannot accept: waiting for connections to end");
             }
+            worker.shared.guard.no_descriptor();
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
         }
         _ => tracing::debug!(%error, "a connection was gone before it was accepted"),

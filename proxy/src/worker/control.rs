@@ -3,34 +3,41 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use lighter_config::sidecar::SidecarConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
 use super::doors::{self, Door};
 use super::thread::{self, Event};
-use super::{Ask, Shared, Sockets, Start, StartError, Summary, limits};
+use super::{Ask, By, Shared, Sockets, Start, StartError, Summary, limits};
 use crate::admin;
 use crate::dial::{self, SocketFactory};
 use crate::discover;
 use crate::drain::{Course, Phase, Stand};
+use crate::guard;
+use crate::handover::{Book, Taken, offer};
 use crate::identity::{self, Identity};
 use crate::intercept::{self, Installed, Ports};
 use crate::link::wire::shm;
 use crate::registry;
 use crate::resident;
 use crate::resources::{self, Stamp};
-use crate::telemetry;
+use crate::telemetry::{self, spans};
 
 /// Runs a sidecar until it has drained. Blocks the calling thread, which becomes the control runtime's.
 pub fn run(start: Start) -> Result<Summary, StartError> {
     limits::raise_descriptors();
-    let Start { config, sockets, outside, inside, ready, stop, callers_gone } = start;
+    let Start { config, sockets, outside, inside, ready, stop, callers_gone, successor } = start;
     telemetry::install(config.workers.max(1));
     if let Some(log) = &config.access_log {
         telemetry::access_log::install(log)?;
     }
+    describe();
     let shared = Arc::new(Shared::new(config, outside, inside));
+    if let Some(successor) = successor {
+        let _ = shared.successor.set(successor);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let summary = LocalSet::new().block_on(&runtime, control(shared, sockets, ready, stop, callers_gone));
     telemetry::access_log::flush(FLUSH);
@@ -49,18 +56,25 @@ async fn control(
     resources::load(&shared, resources::Why::Asked)
         .map_err(|errors| StartError::Config(errors.to_string()))?;
     assume_identity(&shared)?;
+    let mut taken = sockets.taken.take();
+    let folder = shared.config.handover.clone();
+    let gives_way = folder.is_some() || shared.successor.get().is_some();
+    let mut book = Book::new(taken.as_mut().map(Taken::take_sockets).unwrap_or_default(), gives_way);
     let rules = sockets.rules.take();
-    let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns))?;
-    let admin = match sockets.admin.take() {
-        Some(listener) => listener,
-        None => doors::one(shared.config.admin)?,
-    };
-    let probe = shared.config.probe.map(doors::one).transpose()?;
-    let doors = doors::all(&shared.config, sockets)?;
+    let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns), &mut book)?;
+    let admin = doors::one("admin", shared.config.admin, sockets.admin.take(), &mut book)?;
+    let probe =
+        shared.config.probe.map(|address| doors::one("probe", address, None, &mut book)).transpose()?;
+    let doors = doors::all(&shared.config, sockets, &mut book)?;
     spawn_local(stop_when_asked(shared.clone(), stop)?);
-    serve("admin port", admin::serve(admin, shared.clone()));
-    if let Some(probe) = probe {
-        serve("probe port", admin::serve_probe(probe, shared.clone()));
+    let mut beside = Beside::default();
+    let admin = admin::serve(admin, shared.clone());
+    let probe = probe.map(|probe| admin::serve_probe(probe, shared.clone()));
+    // Whoever asks a predecessor's ports is answered by it as long as it serves.
+    let mut asked_later = None;
+    match &taken {
+        None => beside.ask(admin, probe),
+        Some(_) => asked_later = Some((admin, probe)),
     }
     if !join(&shared).await {
         tracing::info!("asked to end before there was an identity");
@@ -73,24 +87,91 @@ async fn control(
         discover::restore(&shared, discover);
         spawn_local(discover::run(shared.clone()));
     }
+    if let Some(tracing) = &shared.config.tracing {
+        spans::install(tracing, shared.named());
+        spawn_local(spans::run(shared.clone(), tracing.otlp.clone()));
+    }
     spawn_local(registry::run(shared.clone()));
+    spawn_local(guard::watch(shared.clone()));
     open_door(&shared);
+    if shared.rings.is_open() && shared.identity.get().is_some() {
+        let shared = shared.clone();
+        spawn_local(async move { shared.devices.watch(|device| shared.rings.lost(device)).await });
+    }
+    if let (Some(_), Some(discover)) = (&taken, &shared.discover) {
+        // Nothing is taken from a predecessor that would have to wait here.
+        discover.settled(&shared).await;
+    }
     for (udp, tcp) in dns {
-        serve("DNS server", intercept::dns::serve(udp, tcp, shared.clone()));
+        beside.serve("DNS server", intercept::dns::serve(udp, tcp, shared.clone()));
     }
     let mut workers = Workers::start(&shared, doors)?;
     workers.up().await?;
-    let rules = Rules::stand(&shared, rules).await?;
+    let rules = Rules::stand(&shared, rules, taken.as_ref()).await?;
     spawn_local(resources::watch(shared.clone(), seen));
     if let Some(discover) = &shared.discover {
         discover.settled(&shared).await;
     }
     shared.set_up();
+    let generation = taken.as_ref().map_or(0, Taken::generation);
+    offer::describe(generation);
+    if let Some(taken) = taken {
+        taken.ready()?;
+        offer::count("taken");
+        tracing::info!(generation, "took over");
+    }
+    if let Some((admin, probe)) = asked_later {
+        beside.ask(admin, probe);
+    }
+    if gives_way {
+        shared.offer.make(book, Rules::to_hand_over(&shared), generation);
+    }
+    if let Some(folder) = &folder {
+        await_successor(folder, &shared);
+    }
     ready();
     resident::forget_start();
-    let summary = workers.see_out(&shared, callers_gone).await?;
-    rules.remove();
+    let summary = workers.see_out(&shared, callers_gone, beside).await?;
+    spans::flush(FLUSH).await;
+    if !shared.is_handed_over() {
+        rules.remove();
+    }
     Ok(summary)
+}
+
+/// Lets another process take this one's place. Where that cannot be, this one serves all the same.
+fn await_successor(folder: &std::path::Path, shared: &Arc<Shared>) {
+    match offer::Door::open(folder) {
+        Ok(door) => drop(serve("hand-over", door.serve(shared.clone()))),
+        Err(error) => {
+            tracing::warn!(%error, folder = %folder.display(), "no other process can take over from this one");
+        }
+    }
+}
+
+/// What is served on the control thread until another process has this one's place.
+#[derive(Default)]
+struct Beside(Vec<AbortHandle>);
+
+impl Beside {
+    fn ask(
+        &mut self,
+        admin: impl Future<Output = std::io::Result<()>> + 'static,
+        probe: Option<impl Future<Output = std::io::Result<()>> + 'static>,
+    ) {
+        self.serve("admin port", admin);
+        if let Some(probe) = probe {
+            self.serve("probe port", probe);
+        }
+    }
+
+    fn serve(&mut self, what: &'static str, serving: impl Future<Output = std::io::Result<()>> + 'static) {
+        self.0.push(serve(what, serving));
+    }
+
+    fn end(&mut self) {
+        self.0.drain(..).for_each(|serving| serving.abort());
+    }
 }
 
 /// Opens the door for peers of links that come for memory. Where there can be none, links do without.
@@ -100,7 +181,7 @@ fn open_door(shared: &Shared) {
     }
     match shm::Door::open(None) {
         Ok(door) => {
-            serve("door of rings", door.clone().serve());
+            drop(serve("door of rings", door.clone().serve()));
             let _ = shared.door.set(door);
         }
         Err(error) => tracing::warn!(%error, "no place to hand out memory: links stay on TCP"),
@@ -134,12 +215,13 @@ async fn join(shared: &Arc<Shared>) -> bool {
 }
 
 /// Serves beside the traffic, on this thread.
-fn serve(what: &'static str, serving: impl Future<Output = std::io::Result<()>> + 'static) {
-    spawn_local(async move {
+fn serve(what: &'static str, serving: impl Future<Output = std::io::Result<()>> + 'static) -> AbortHandle {
+    let task = spawn_local(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the {what} ended");
         }
     });
+    task.abort_handle()
 }
 
 /// Whether this sidecar set the interception rules itself, and so takes them away itself.
@@ -150,13 +232,22 @@ struct Rules {
 impl Rules {
     /// Takes over rules that stand already, or sets those that are asked for, when everything they lead to listens,
     /// and proves that they lead there.
-    async fn stand(shared: &Shared, given: Option<Installed>) -> Result<Self, StartError> {
+    async fn stand(
+        shared: &Shared,
+        given: Option<Installed>,
+        taken: Option<&Taken>,
+    ) -> Result<Self, StartError> {
         let config = &shared.config;
         if let Some(given) = given {
             let _ = shared.rules.set(given);
             return Ok(Rules { ours: false });
         }
         let Some(wanted) = &config.intercept else { return Ok(Rules { ours: false }) };
+        if taken.is_some_and(|taken| taken.has_rules(&Rules::made_by(config))) {
+            // They lead to sockets that were taken over too: what was proved of them holds.
+            let _ = shared.rules.set(Installed::by_another().map_err(intercept::InterceptError::from)?);
+            return Ok(Rules { ours: true });
+        }
         let _ = shared.rules.set(intercept::install(wanted, &Ports::of(config))?);
         let rules = Rules { ours: true };
         // A socket without a mark, as the workload makes them.
@@ -164,10 +255,23 @@ impl Rules {
         match intercept::probe::run(wanted, socket).await {
             Ok(()) => Ok(rules),
             Err(error) => {
-                rules.remove();
+                // A predecessor goes on behind them.
+                if taken.is_none() {
+                    rules.remove();
+                }
                 Err(error.into())
             }
         }
+    }
+
+    /// By what rules are made, as far as it is known here.
+    fn made_by(config: &SidecarConfig) -> String {
+        format!("{:?} {:?}", config.intercept, Ports::of(config))
+    }
+
+    /// For a successor, which lets them stand.
+    fn to_hand_over(shared: &Shared) -> Option<String> {
+        shared.rules.get().map(|_| Rules::made_by(&shared.config))
     }
 
     /// Takes them away after a drain, so that what the workload still does goes its direct way. After a crash they
@@ -198,27 +302,31 @@ fn stop_when_asked(
                 match (&mut signals, &mut stop) {
                     (Some((terminate, interrupt)), _) => {
                         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-                        Ask::Drain
+                        (By::Signal, Ask::Drain)
                     }
                     (None, Some(receiver)) => match receiver.recv().await {
-                        Some(ask) => ask,
+                        Some(ask) => (By::Supervisor, ask),
                         // Whoever would ask is gone: that is asking too.
                         None => {
                             stop = None;
                             shared.workload_ended();
-                            Ask::Drain
+                            (By::Supervisor, Ask::Drain)
                         }
                     },
                     (None, None) => std::future::pending().await,
                 }
             };
             tokio::select! {
-                ask = asked => match ask {
-                    Ask::Drain => shared.drain(),
+                (by, ask) = asked => match ask {
+                    Ask::GiveWay(to) => {
+                        let shared = shared.clone();
+                        drop(serve("hand-over", async move { offer::give_way(to, &shared).await.map(drop) }));
+                    }
+                    Ask::Drain => shared.drain(by, false),
                     Ask::Finish => {
                         shared.workload_ended();
-                        shared.drain();
-                        shared.drain();
+                        shared.drain(by, false);
+                        shared.drain(by, false);
                     }
                 },
                 _ = hangup.recv() => {
@@ -268,6 +376,7 @@ impl Workers {
         mut self,
         shared: &Shared,
         mut callers_gone: Option<Box<dyn FnOnce() + Send>>,
+        mut beside: Beside,
     ) -> Result<Summary, StartError> {
         let deadline = shared.config.drain_deadline;
         let mut course = match callers_gone {
@@ -285,8 +394,17 @@ impl Workers {
             };
             tokio::select! {
                 () = shared.stop.notified() => {
+                    // A socket that stayed open for a successor would let callers in whom nobody serves.
+                    shared.offer.withdraw();
+                    if shared.is_handed_over() {
+                        beside.end();
+                        course.hand_over(Instant::now());
+                    }
                     for _ in 0..shared.take_asked() {
                         course.stop(Instant::now());
+                    }
+                    if shared.is_asked_now() {
+                        course.stop_now(Instant::now());
                     }
                     if shared.has_workload_ended() {
                         course.finish(Instant::now());
@@ -297,7 +415,7 @@ impl Workers {
                     Some(Event::CallersGone) => self.calling -= 1,
                     Some(Event::Drained(cut)) => {
                         self.running -= 1;
-                        summary.cut += cut;
+                        summary.cut.extend(&cut);
                     }
                     Some(Event::Died(index)) => {
                         tracing::error!(worker = index, "a worker died: this process ends");
@@ -310,17 +428,21 @@ impl Workers {
             }
             let stand = course.advance(Instant::now(), self.calling, self.running);
             self.enter(shared, stand);
+            // Callers who go to a successor are not gone.
             if stand.callers == Phase::Closed
+                && !shared.is_handed_over()
                 && let Some(callers_gone) = callers_gone.take()
             {
                 callers_gone();
             }
         }
-        if summary.cut > 0 {
-            tracing::warn!(cut = summary.cut, "drain deadline passed: connections were cut");
+        if summary.cut.total() > 0 {
+            let cut = summary.cut.total();
+            tracing::warn!(cut, kinds = %summary.cut, "drain deadline passed: connections were cut");
         } else {
             tracing::info!("drained, nothing was cut");
         }
+        summary.handed_over = shared.is_handed_over();
         Ok(summary)
     }
 
@@ -328,11 +450,36 @@ impl Workers {
         if *self.stands.borrow() == stand {
             return;
         }
-        let Stand { callers, workload } = stand;
-        tracing::info!(?callers, ?workload, open = shared.open_connections(), "drain");
+        let Stand { callers, workload, handed_over } = stand;
+        tracing::info!(?callers, ?workload, handed_over, open = shared.open_connections(), "drain");
+        tell(stand);
         shared.set_phase(callers);
         self.stands.send_replace(stand);
     }
+}
+
+/// Shows where each side stands, as the number of its phase.
+fn tell(stand: Stand) {
+    metrics::gauge!("lighter_drain_phase", "side" => "callers").set(f64::from(stand.callers as u8));
+    metrics::gauge!("lighter_drain_phase", "side" => "workload").set(f64::from(stand.workload as u8));
+}
+
+/// Says what is counted of a drain.
+fn describe() {
+    metrics::describe_gauge!(
+        "lighter_drain_phase",
+        "Where each side of this process stands: 0 serving, 1 lame, 2 draining, 3 closed."
+    );
+    metrics::describe_counter!("lighter_drain_requests_total", "Times that a drain was asked for, by whom.");
+    metrics::describe_counter!(
+        "lighter_drain_cut_total",
+        "Connections that were cut at the deadline of a drain, by what they carried."
+    );
+    metrics::describe_counter!(
+        "lighter_balancer_notices_total",
+        "Endpoints that said themselves, by a link, an answer or a GOAWAY, that they leave, and got nothing more from then on."
+    );
+    tell(Stand::default());
 }
 
 /// How long the access log may take to be written out.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lighter_config::sidecar::SidecarConfig;
 
 use super::{Sockets, StartError};
+use crate::handover::Book;
 use crate::intercept::listen::Reserved;
 use crate::intercept::{listen, nft};
 
@@ -53,7 +54,11 @@ impl Role {
 }
 
 /// Makes what has to listen and was not handed over, and deals it out to the workers.
-pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Door>>, StartError> {
+pub(super) fn all(
+    config: &SidecarConfig,
+    sockets: Sockets,
+    book: &mut Book,
+) -> Result<Vec<Vec<Door>>, StartError> {
     let mut dealt: Vec<Vec<Door>> = (0..config.workers.max(1)).map(|_| Vec::new()).collect();
     let workers = dealt.len();
     let mut deal_after = |role: Role, listeners: Vec<TcpListener>, after: Option<(SocketAddr, Reserved)>| {
@@ -65,32 +70,39 @@ pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Do
     };
     let mut given = sockets.inbound.into_iter();
     for (index, inbound) in config.inbound.iter().enumerate() {
-        let (listeners, reserved) = match given.next() {
-            Some(listeners) if !listeners.is_empty() => (listeners, Reserved::default()),
-            _ => on(inbound.listen, workers, listen::reserve)?,
+        let mut reserved = Reserved::default();
+        let listeners = match given.next() {
+            Some(listeners) if !listeners.is_empty() => listeners,
+            _ => book.listeners(&format!("inbound {}", inbound.listen), workers, || {
+                let (listeners, free) = on(inbound.listen, workers, listen::reserve)?;
+                reserved = free;
+                Ok::<_, StartError>(listeners)
+            })?,
         };
         deal_after(Role::App(index), listeners, Some((inbound.app, reserved)));
     }
     let mut deal = |role, listeners| deal_after(role, listeners, None);
     let intercept = config.intercept.as_ref();
-    if !sockets.outbound.is_empty() {
-        deal(Role::Outbound, sockets.outbound);
+    let given = book.listeners("given outbound", workers, || Ok::<_, StartError>(sockets.outbound))?;
+    if !given.is_empty() {
+        deal(Role::Outbound, given);
     } else if intercept.is_some_and(|intercept| intercept.outbound) {
         let port = config.outbound_port;
-        deal(Role::Outbound, listen::outbound(port, workers).map_err(|source| on_port(port, source))?);
+        let make = || listen::outbound(port, workers).map_err(|source| on_port(port, source));
+        deal(Role::Outbound, book.listeners(&format!("intercepted outbound {port}"), workers, make)?);
     }
     if intercept.is_some_and(|intercept| intercept.inbound) {
         let port = config.inbound_port;
-        deal(Role::Inbound, listen::inbound(port, workers).map_err(|source| on_port(port, source))?);
+        let make = || listen::inbound(port, workers).map_err(|source| on_port(port, source));
+        deal(Role::Inbound, book.listeners(&format!("intercepted inbound {port}"), workers, make)?);
     }
-    for (index, listener) in config.listeners.iter().enumerate() {
-        deal(Role::Listener(index), on(listener.listen, workers, listen::several)?);
-    }
-    if let Some(address) = config.connect {
-        deal(Role::Proxy, on(address, workers, listen::several)?);
-    }
-    if let Some(address) = config.link {
-        deal(Role::Link, on(address, workers, listen::several)?);
+    let listeners = config.listeners.iter().enumerate();
+    let listeners = listeners.map(|(index, listener)| (Role::Listener(index), "outbound", listener.listen));
+    let connect = config.connect.map(|address| (Role::Proxy, "connect", address));
+    let link = config.link.map(|address| (Role::Link, "link", address));
+    for (role, what, address) in listeners.chain(connect).chain(link) {
+        let make = || on(address, workers, listen::several);
+        deal(role, book.listeners(&format!("{what} {address}"), workers, make)?);
     }
     Ok(dealt)
 }
@@ -99,30 +111,43 @@ pub(super) fn all(config: &SidecarConfig, sockets: Sockets) -> Result<Vec<Vec<Do
 pub(super) fn dns(
     config: &SidecarConfig,
     given: Vec<(UdpSocket, TcpListener)>,
+    book: &mut Book,
 ) -> Result<Vec<(UdpSocket, TcpListener)>, StartError> {
+    let given = book.pairs("given dns", || Ok::<_, StartError>(given))?;
     if !given.is_empty() {
         return Ok(given);
     }
     let redirected = config.intercept.as_ref().is_some_and(|intercept| intercept.dns);
-    let (port, made) = match &config.dns {
+    let port = match &config.dns {
         // Redirected queries arrive at both loopback addresses, whichever one is named.
-        Some(dns) if redirected && dns.listen.ip().is_loopback() => {
-            (dns.listen.port(), listen::dns(dns.listen.port()))
-        }
+        Some(dns) if redirected && dns.listen.ip().is_loopback() => dns.listen.port(),
         Some(dns) => {
             let address = dns.listen;
-            let pair = listen::dns_on(address).map_err(|source| StartError::Listen { address, source })?;
-            return Ok(vec![pair]);
+            return book.pairs(&format!("dns {address}"), || {
+                let pair =
+                    listen::dns_on(address).map_err(|source| StartError::Listen { address, source })?;
+                Ok(vec![pair])
+            });
         }
-        None if redirected => (nft::DNS_PORT, listen::dns(nft::DNS_PORT)),
+        None if redirected => nft::DNS_PORT,
         None => return Ok(Vec::new()),
     };
-    made.map_err(|source| on_port(port, source))
+    let make = || listen::dns(port).map_err(|source| on_port(port, source));
+    book.pairs(&format!("intercepted dns {port}"), make)
 }
 
-/// The one listener on an address.
-pub(super) fn one(address: SocketAddr) -> Result<TcpListener, StartError> {
-    listen::tcp(address).map_err(|source| StartError::Listen { address, source })
+/// The one listener on an address, for `what`, unless it is `given`.
+pub(super) fn one(
+    what: &str,
+    address: SocketAddr,
+    given: Option<TcpListener>,
+    book: &mut Book,
+) -> Result<TcpListener, StartError> {
+    let made = || listen::tcp(address).map_err(|source| StartError::Listen { address, source });
+    let make = || Ok(vec![given.map_or_else(made, Ok)?]);
+    let made: Result<_, StartError> = book.listeners(&format!("{what} {address}"), 1, make);
+    // There is one for the one who accepts.
+    made?.pop().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound).into())
 }
 
 /// One listener for every worker on the same address.

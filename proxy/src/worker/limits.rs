@@ -13,11 +13,15 @@ pub(super) fn raise_descriptors() {
     }
 }
 
+/// How many descriptors this process may have.
+pub(super) fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED)
+}
+
 /// Downstream connections that fit: each may need a second descriptor for its upstream, and a tenth is left for
 /// everything else.
 pub(super) fn connections() -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
-    (usize::try_from(descriptors).unwrap_or(usize::MAX) / 10 * 9 / 2).max(1)
+    (usize::try_from(descriptors()).unwrap_or(usize::MAX) / 10 * 9 / 2).max(1)
 }
 
 /// What "no limit" is taken for: the kernel's own ceiling (`fs.nr_open`) as it is by default.

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::doors::Door;
 use super::{Shared, StartError, Worker};
-use crate::drain::{Phase, Stand};
+use crate::drain::{Kinds, Phase, Stand};
 
 /// What a worker tells the control thread.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub(super) enum Event {
     Failed(StartError),
     /// It accepts no callers any more, and the last one is gone.
     CallersGone,
-    /// It drained; so many connections were cut.
-    Drained(usize),
+    /// It drained; these connections were cut.
+    Drained(Kinds),
     /// It died of a panic.
     Died(usize),
 }
@@ -76,6 +76,10 @@ fn work(
         let (inbound, outbound) = doors.into_iter().partition(|door| door.role.is_inbound());
         let accepting =
             [Accepting::start(&worker, inbound, events)?, Accepting::start(&worker, outbound, events)?];
+        tokio::task::spawn_local(crate::guard::make_room(worker.clone()));
+        if index == 0 {
+            tokio::task::spawn_local(crate::balance::check::run(worker.clone()));
+        }
         let _ = events.send(Event::Up);
         Ok(drained(worker, accepting, stands, events).await)
     });
@@ -116,32 +120,41 @@ impl Accepting {
     }
 }
 
-/// Follows both sides' phases until there is nothing left to do. Returns how many connections were cut.
+/// Follows both sides' phases until there is nothing left to do. Returns which connections were cut.
 async fn drained(
     worker: Rc<Worker>,
     accepting: [Accepting; 2],
     mut stands: watch::Receiver<Stand>,
     events: &mpsc::UnboundedSender<Event>,
-) -> usize {
+) -> Kinds {
     let connections = &worker.connections;
     let finish = async {
         let [inbound, outbound] = accepting;
-        connections.callers_reached(Phase::Draining).await;
+        connections.callers_shut_out().await;
         inbound.close().await;
+        let outbound = match connections.is_handed_over() {
+            true => {
+                outbound.close().await;
+                None
+            }
+            false => Some(outbound),
+        };
         connections.callers_gone().await;
         let _ = events.send(Event::CallersGone);
         connections.workload_reached(Phase::Draining).await;
-        outbound.close().await;
+        if let Some(outbound) = outbound {
+            outbound.close().await;
+        }
         connections.idle().await;
     };
     let mut finish = std::pin::pin!(finish);
-    let (mut before, mut cut) = (Stand::default(), 0);
+    let (mut before, mut cut) = (Stand::default(), Kinds::default());
     loop {
         let stand = *stands.borrow_and_update();
         if stand.workload == Phase::Closed {
-            cut += connections.open();
+            cut.extend(&cut_off(connections.kinds()));
         } else if stand.callers == Phase::Closed && before.callers != Phase::Closed {
-            cut += connections.callers();
+            cut.extend(&cut_off(connections.callers_kinds()));
         }
         before = stand;
         connections.advance(stand);
@@ -152,7 +165,10 @@ async fn drained(
         }
         tokio::select! {
             // The control thread is gone: there is nobody to serve for.
-            changed = stands.changed() => if changed.is_err() { return cut + connections.open() },
+            changed = stands.changed() => if changed.is_err() {
+                cut.extend(&cut_off(connections.kinds()));
+                return cut;
+            },
             () = &mut finish => {
                 // Those at the other end know that nothing more comes, and lose nothing.
                 let _ = tokio::time::timeout(LAST_WORDS, worker.links.close()).await;
@@ -160,6 +176,14 @@ async fn drained(
             }
         }
     }
+}
+
+/// Counts what is cut.
+fn cut_off(kinds: Kinds) -> Kinds {
+    for (kind, count) in kinds.each() {
+        metrics::counter!("lighter_drain_cut_total", "kind" => kind).increment(count as u64);
+    }
+    kinds
 }
 
 /// How long connections may take to notice that they are cut.
@@ -207,7 +231,7 @@ mod tests {
         start(0, shared, vec![door], seen, events).unwrap();
         assert!(matches!(heard.blocking_recv(), Some(Event::Up)));
         stands.send(Phase::Closed.into()).unwrap();
-        assert!(matches!(heard.blocking_recv(), Some(Event::Drained(0))));
+        assert!(matches!(heard.blocking_recv(), Some(Event::Drained(cut)) if cut.total() == 0));
         drop(end);
     }
 

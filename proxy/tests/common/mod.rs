@@ -51,6 +51,7 @@ impl Sidecar {
             ready: Box::new(move || ready.send(()).unwrap()),
             stop: Some(stopped),
             callers_gone: None,
+            successor: None,
         };
         let thread = std::thread::spawn(move || worker::run(start));
         if is_ready.recv_timeout(PATIENCE).is_err() {

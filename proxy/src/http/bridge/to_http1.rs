@@ -13,17 +13,21 @@ use super::heads::{self, Sized};
 use crate::balance::{Avoid, Endpoint, Outcome, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::error::{Cause, ProxyError};
+use crate::http::CROWDED;
 use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::body::grpc_status;
-use crate::http::h2::exchange::{Call, Interims, aborted, watched};
+use crate::http::h2::exchange::{Call, Interims, aborted, admitted, too_large, watched};
 use crate::http::h2::fields::{Fields, ResponseHead};
-use crate::http::h2::retry::Again;
+use crate::http::h2::limits::Standing;
+use crate::http::h2::retry::Weighed;
 use crate::http::hop::{self, Kind};
 use crate::http::stream::{Read, Stream};
 use crate::link;
 use crate::link::frame::{Code, Cut};
+use crate::mirror::{self, Copy};
+use crate::retry::{Came, REPLAY};
 
 /// Most bytes of a request that wait for the endpoint's socket.
 const WRITE_AHEAD: usize = 32 * 1024;
@@ -31,23 +35,28 @@ const WRITE_AHEAD: usize = 32 * 1024;
 /// Serves one stream by an endpoint that speaks HTTP/1.
 pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> {
     let mut avoid: Option<Avoid> = None;
+    let mut replay = Replay::new(call.state.retries.repeats(), call.copy.take());
     call.limits.start(call.downstream).await;
     loop {
-        let picked = call.pick(avoid.as_ref())?;
+        let mut picked = call.pick(avoid.as_ref())?;
+        picked.needs_connection().map_err(|cause| ProxyError::new(cause, CROWDED))?;
+        if picked.waits() {
+            admitted(call, &mut picked, respond).await?;
+        }
+        call.limits.try_begins();
         call.tally.endpoint = Some(picked.endpoint.address);
         let sent = Instant::now();
-        let error = match attempt(call, &picked, respond, sent).await {
+        let error = match attempt(call, &picked, respond, &mut replay).await {
             Ok(outcome) => {
-                picked.finish(outcome, call.tally.latency, Instant::now());
+                picked.finish(outcome, call.latency(sent), Instant::now());
                 return Ok(());
             }
             Err(error) => error,
         };
-        avoid = match call.again(picked, error, sent, true)? {
-            Again::Elsewhere(avoid) => Some(avoid),
-            // HTTP/1 has no crowds.
-            Again::After(_) => None,
-        };
+        let whole = replay.is_whole();
+        let again = call.again(picked, error, sent, whole)?;
+        again.wait(call, respond).await?;
+        avoid = again.avoid;
     }
 }
 
@@ -55,26 +64,29 @@ async fn attempt(
     call: &mut Call<'_>,
     picked: &Picked,
     respond: &Stream,
-    sent: Instant,
+    replay: &mut Replay,
 ) -> Result<Outcome, ProxyError> {
     let upstream = connect(call, &picked.endpoint, respond).await?;
     let reused = upstream.reused;
     let head_only = call.head.method() == b"HEAD";
     let sized = match () {
-        () if respond.is_end() => Sized::Empty,
+        () if respond.is_end() && replay.is_empty() => Sized::Empty,
         () if call.head.fields.of(Kind::ContentLength).is_some() => Sized::Length,
         () => Sized::Chunked,
     };
     let mut upload = Upload {
         from: respond,
         out: BytesMut::with_capacity(1024),
-        unreleased: 0,
+        unreleased: replay.unreleased(),
         sized,
-        bytes: 0,
-        ended: sized == Sized::Empty,
+        bytes: replay.bytes,
+        most: call.max_body,
+        ended: sized == Sized::Empty || replay.ended,
         failed: false,
+        replay,
     };
     heads::put_request(&mut upload.out, &call.head, &picked.endpoint.name, sized);
+    upload.out.put_slice(upload.replay.text());
     let mut connection = Connection {
         upstream,
         buffer: None,
@@ -104,7 +116,8 @@ async fn attempt(
         if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
-        limits.check(moved).map(Err)
+        let standing = || Standing { owed: upload.is_owed(cx), untaken: false, bytes: upload.bytes };
+        limits.check(moved, standing).map(Err)
     })
     .await;
     call.tally.bytes_in = upload.bytes;
@@ -116,20 +129,22 @@ async fn attempt(
                 && sized == Sized::Empty
                 && error.cause == Cause::UpstreamClosed
                 && hop::is_idempotent(call.head.method());
+            upload.give_up();
             return Err(if unread { error.safe() } else { error });
         }
     };
-    let outcome = match call.unreached(&response, body.is_done()) {
-        // What was sent of a body is not at hand any more.
-        Some(error) if call.asks_elsewhere(sized == Sized::Empty, picked.endpoint.link().is_some()) => {
-            return Err(error.safe());
+    let (whole, vouched) = (upload.replay.is_whole(), picked.endpoint.link().is_some());
+    let outcome = match call.weigh(Weighed { head: &response, end: body.is_done(), whole, vouched }) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            upload.give_up();
+            return Err(error);
         }
-        Some(_) => Outcome::Failed,
-        None => Outcome::Answered,
     };
-    call.tally.latency = sent.elapsed();
+    upload.replay.forget();
+    call.tally.latency = call.began.elapsed();
 
-    call.finish_head(&mut response)?;
+    call.finish_head(&mut response, &picked.endpoint)?;
     call.tally.status = response.status;
     if call.grpc && body.is_done() {
         call.tally.grpc_status = grpc_status(&response.fields);
@@ -159,7 +174,12 @@ async fn attempt(
         if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
-        limits.check(moved).map(Err)
+        let standing = || Standing {
+            owed: upload.is_owed(cx),
+            untaken: !download.pending.is_empty(),
+            bytes: upload.bytes + download.bytes,
+        };
+        limits.check(moved, standing).map(Err)
     })
     .await;
     call.tally.bytes_in = upload.bytes;
@@ -170,6 +190,7 @@ async fn attempt(
     let whole = upload.ended && upload.out.is_empty() && !upload.failed;
     match ended {
         Ok(()) => {
+            picked.endpoint.hear_all(&mut download.trailers);
             if !download.trailers.is_empty() {
                 let _ = respond.send_trailers(&download.trailers);
             }
@@ -212,13 +233,75 @@ struct Upload<'a> {
     unreleased: usize,
     sized: Sized,
     bytes: u64,
+    /// Most of them.
+    most: u64,
     /// Everything is in `out`.
     ended: bool,
     /// The endpoint takes no more. What it makes of that, its answer tells.
     failed: bool,
+    replay: &'a mut Replay,
+}
+
+/// What was read of a request's body, framed, so that it can be sent again.
+#[derive(Default)]
+struct Replay {
+    /// As long as there is room for all of it. None: it is not kept.
+    text: Option<Vec<u8>>,
+    /// Something was read.
+    begun: bool,
+    /// All was read.
+    ended: bool,
+    bytes: u64,
+    /// Content whose window is to be given back.
+    unreleased: usize,
+    /// A copy that is made of what is read.
+    copy: Option<Box<Copy>>,
+}
+
+impl Replay {
+    fn new(keeps: bool, copy: Option<Box<Copy>>) -> Self {
+        Replay { text: keeps.then(Vec::new), copy, ..Replay::default() }
+    }
+
+    /// Whether nothing was read.
+    fn is_empty(&self) -> bool {
+        !self.begun
+    }
+
+    /// Whether all that was read can be sent again.
+    fn is_whole(&self) -> bool {
+        !self.begun || self.text.is_some()
+    }
+
+    fn text(&self) -> &[u8] {
+        self.text.as_deref().unwrap_or_default()
+    }
+
+    fn unreleased(&mut self) -> usize {
+        std::mem::take(&mut self.unreleased)
+    }
+
+    /// Something was read, and written down as `text`.
+    fn push(&mut self, text: &[u8]) {
+        self.begun = true;
+        match &mut self.text {
+            Some(kept) if kept.len() + text.len() <= REPLAY => kept.extend_from_slice(text),
+            _ => self.text = None,
+        }
+    }
+
+    /// There will be no other try.
+    fn forget(&mut self) {
+        self.text = None;
+    }
 }
 
 impl Upload<'_> {
+    /// Whether the caller owes more of it.
+    fn is_owed(&self, cx: &Context<'_>) -> bool {
+        !self.ended && !self.failed && self.out.is_empty() && self.from.readable(cx) == 0
+    }
+
     /// Writes what can be written. Ready when that is all there is for ever, or when the caller cut the body.
     fn poll(&mut self, upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<bool, ProxyError>> {
         let mut moved = false;
@@ -241,11 +324,18 @@ impl Upload<'_> {
                 self.from.release(released);
             }
             if self.ended {
+                mirror::send(&mut self.replay.copy);
                 return Poll::Ready(Ok(moved));
             }
             while self.out.len() < WRITE_AHEAD && !self.ended {
                 match self.from.poll_read(WRITE_AHEAD, cx) {
-                    Poll::Ready(Read::Data { part, .. }) => self.put(&part),
+                    Poll::Ready(Read::Data { part, .. }) => {
+                        if self.bytes + part.len() as u64 > self.most {
+                            return Poll::Ready(Err(too_large()));
+                        }
+                        mirror::add(&mut self.replay.copy, &part);
+                        self.put(&part);
+                    }
                     Poll::Ready(Read::Trailers(trailers)) => self.put_end(&trailers),
                     Poll::Ready(Read::End) => self.put_end(&Fields::default()),
                     Poll::Ready(Read::Cut(_)) => return Poll::Ready(Err(aborted())),
@@ -257,10 +347,17 @@ impl Upload<'_> {
         Poll::Ready(Ok(moved))
     }
 
+    /// The try is given up. What was read is in the replay.
+    fn give_up(&mut self) {
+        self.replay.unreleased += std::mem::take(&mut self.unreleased);
+        (self.replay.bytes, self.replay.ended) = (self.bytes, self.ended);
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
+        let start = self.out.len();
         self.bytes += bytes.len() as u64;
         self.unreleased += bytes.len();
         if self.sized == Sized::Chunked {
@@ -270,6 +367,7 @@ impl Upload<'_> {
         } else {
             self.out.put_slice(bytes);
         }
+        self.replay.push(&self.out[start..]);
     }
 
     fn put_end(&mut self, trailers: &Fields) {
@@ -277,6 +375,7 @@ impl Upload<'_> {
         if self.sized != Sized::Chunked {
             return;
         }
+        let start = self.out.len();
         self.out.put_slice(b"0\r\n");
         for field in trailers.iter() {
             if hop::allowed_in_trailers(field.name) {
@@ -284,6 +383,7 @@ impl Upload<'_> {
             }
         }
         self.out.put_slice(b"\r\n");
+        self.replay.push(&self.out[start..]);
     }
 }
 
@@ -312,10 +412,8 @@ impl Connection {
                 return Poll::Ready(Ok(answer));
             }
             if ready!(self.poll_fill(cx))? == 0 {
-                return Poll::Ready(Err(ProxyError::new(
-                    Cause::UpstreamClosed,
-                    "the upstream closed before it answered",
-                )));
+                let error = ProxyError::new(Cause::UpstreamClosed, "the upstream closed before it answered");
+                return Poll::Ready(Err(error.after(Came::Broken)));
             }
         }
     }
@@ -369,7 +467,9 @@ impl Connection {
                     Some(Cut { code: Code::Refused, cause }) => {
                         ProxyError::new(cause.unwrap_or(Cause::UpstreamClosed), detail).safe()
                     }
-                    _ => ProxyError::new(Cause::UpstreamClosed, detail).with_source(error),
+                    _ => {
+                        ProxyError::new(Cause::UpstreamClosed, detail).with_source(error).after(Came::Broken)
+                    }
                 })
             }
         })

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context as Task, Poll, ready};
 use std::time::{Duration, Instant};
@@ -11,30 +11,30 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes};
 use tokio::time::Sleep;
 
-use super::client::{Client, Framed, Head, put_content, put_end, put_response};
+use super::client::{Client, Framed, Head, put_response};
+use super::download::{Download, WRITE_AHEAD};
 use crate::balance::{Avoid, Outcome, Picked};
 use crate::drain::Phase;
 use crate::error::{Cause, ProxyError};
+use crate::guard::client::Slow;
 use crate::http::h1::body::Body;
+use crate::http::h1::head::Refusal;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::deadline::Deadline;
-use crate::http::h2::exchange::{Call, Interims, Tally, aborted, account, is_ours, prepare};
+use crate::http::h2::exchange::{Call, Interims, Tally, aborted, account, is_ours, prepare, too_large};
 use crate::http::h2::fields::{Fields, ResponseHead};
-use crate::http::h2::limits::Limits;
-use crate::http::h2::retry::{Again, Crowded};
+use crate::http::h2::head::Ordered;
+use crate::http::h2::limits::{Limits, Standing};
+use crate::http::h2::retry::{Crowded, Weighed};
 use crate::http::h2::way::Way;
 use crate::http::h2::{Downstream, answer, head};
 use crate::http::local::{self, ErrorAnswer};
-use crate::http::stream::{Read, Stream};
-use crate::http::{Context, HEAD_TIMEOUT, LINGER};
+use crate::http::stream::Stream;
+use crate::http::{CROWDED, Context, HEAD_TIMEOUT, LINGER};
 use crate::io::Io;
+use crate::mirror::{self, Copy};
+use crate::retry::{REPLAY, Tries};
 use crate::telemetry::Spoken;
-
-/// Most bytes of a request that are kept for another try.
-const REPLAY: usize = 64 * 1024;
-
-/// Most bytes of an answer that wait for the client's socket.
-const WRITE_AHEAD: usize = 64 * 1024;
 
 /// Serves one HTTP/1 connection whose requests go to endpoints that speak HTTP/2, until it ends.
 pub(crate) async fn serve(io: Io, context: Context) {
@@ -80,10 +80,7 @@ struct Connection {
 
 impl Connection {
     /// The next request's head. `None`: the connection has ended.
-    async fn next(
-        &mut self,
-        downstream: &Downstream,
-    ) -> Option<Result<Head, crate::http::h1::head::Refusal>> {
+    async fn next(&mut self, downstream: &Downstream) -> Option<Result<Head, Refusal>> {
         // Whether the client was resting when its time was set.
         let mut limit: Option<(bool, Option<Deadline>)> = None;
         poll_fn(|cx| {
@@ -98,19 +95,31 @@ impl Connection {
             }
             let resting = self.client.is_resting();
             if limit.as_ref().is_none_or(|(before, _)| *before != resting) {
-                let time = if resting { downstream.rest() } else { Some(HEAD_TIMEOUT) };
+                let guard = &downstream.context.worker.shared.config.guard;
+                let time = if resting { downstream.rest() } else { Some(guard.head_timeout) };
                 let end = time.map(|time| downstream.deadlines.add(Instant::now() + time, cx.waker()));
                 limit = Some((resting, end));
             }
             let over = limit.as_ref().and_then(|(_, end)| end.as_ref()).is_some_and(Deadline::is_due);
-            match self.phase(cx) {
-                Phase::Draining if resting && !self.client.io.has_arrived() => Poll::Ready(None),
+            let phase = self.phase(cx);
+            let rests = || resting && !self.client.io.has_arrived();
+            match phase {
+                Phase::Draining if rests() => Poll::Ready(None),
+                _ if downstream.context.ticket.is_let_go(rests) => Poll::Ready(None),
                 Phase::Closed => Poll::Ready(None),
-                _ if over => Poll::Ready(None),
+                _ if over && resting => Poll::Ready(None),
+                _ if over => Poll::Ready(self.too_slow()),
                 _ => Poll::Pending,
             }
         })
         .await
+    }
+
+    /// The client has not sent the head that it began, or not taken the answer before.
+    fn too_slow(&mut self) -> Option<Result<Head, Refusal>> {
+        let slow = if self.client.output().is_empty() { Slow::Head } else { Slow::Answer };
+        slow.count();
+        (slow == Slow::Head).then_some(Err(Refusal { cause: Cause::ClientTimeout, detail: slow.detail() }))
     }
 
     /// Writes what is there, or gives up.
@@ -162,8 +171,7 @@ impl Connection {
         let Head { request: mut asked, mut body, minor, keep_alive } = head;
         let grpc = head::is_grpc(&asked.fields);
         let head_only = asked.method() == b"HEAD";
-        let phase = downstream.context.ticket.phase();
-        let mut close = !keep_alive || phase >= Phase::Lame;
+        let mut close = !keep_alive || downstream.context.ticket.is_to_end();
         let target = match downstream.target(&asked) {
             Ok(target) => target,
             Err(cause) => {
@@ -186,8 +194,12 @@ impl Connection {
         };
         let received = (!state.chain.is_empty()).then(|| asked.clone());
         let policy = destination.policy();
-        let prepared = prepare(downstream, &mut asked, &target, state, route);
-        let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &asked.fields, began);
+        let span = head::begin_span(&mut asked.fields, downstream.context.direction);
+        let (prepared, Ordered { orders, copy }) = prepare(downstream, &mut asked, &target, state, route);
+        let patience = &downstream.context.worker.shared.config.guard;
+        let limits =
+            Limits::new(state.request_timeout, policy.idle_timeout, grpc, &asked.fields, began, patience)
+                .each(state.retries.try_timeout);
         let mut call = Call {
             downstream,
             state,
@@ -196,15 +208,26 @@ impl Connection {
             head: asked,
             grpc,
             began,
+            max_body: orders.max_body,
+            copy,
             limits,
-            tally: Tally::default(),
+            tally: Tally { span, ..Tally::default() },
             crowded: Crowded::default(),
+            tries: Tries::default(),
+            session: None,
+            decided: None,
         };
+        let prepared = match orders.delay {
+            Duration::ZERO => prepared,
+            delay => Box::pin(self.hold(&mut call, &body, delay)).await.and(prepared),
+        };
+        let mut refusal = None;
         let ended = match prepared {
             Ok(None) => self.relay(&mut call, &mut body, minor, &mut close).await,
             Ok(Some(local)) => {
                 close |= !body.is_done();
-                call.tally.status = local.status;
+                (call.tally.status, call.tally.grpc_status) = (local.status, local.grpc_status);
+                refusal = local.refusal.map(Cause::from);
                 self.client.output().put_slice(&local::filter_answer_http1(&local, close));
                 Ok(())
             }
@@ -221,10 +244,19 @@ impl Connection {
                 After::Linger
             }
         };
-        let cause = ended.err().map(|error| error.cause);
+        let cause = ended.err().map(|error| error.cause).or(refusal);
         let named = (received.as_ref().unwrap_or(&call.head), head::request_id(&call.head.fields));
         account(downstream, metrics, named, Spoken::Http1, cause, began, &call.tally);
         after
+    }
+
+    /// Waits because the route says so, as long as the client does and the limits allow.
+    async fn hold(&mut self, call: &mut Call<'_>, body: &Body, delay: Duration) -> Result<(), ProxyError> {
+        call.state.metrics.delayed();
+        call.limits.start(call.downstream).await;
+        self.watched(call, body, tokio::time::sleep(delay)).await?;
+        call.began = Instant::now();
+        Ok(())
     }
 
     fn answer(&mut self, error: &ProxyError, grpc: bool, head_only: bool) -> (u16, u64) {
@@ -233,7 +265,27 @@ impl Connection {
         (answer.status(), if head_only { 0 } else { answer.body().len() as u64 })
     }
 
-    /// Sends the request to an endpoint, to a second one if the first has not read it, and streams the answer back.
+    /// Resolves with `work`, unless the time is over, or the client goes away behind its request's `body`.
+    async fn watched<F: Future>(
+        &mut self,
+        call: &mut Call<'_>,
+        body: &Body,
+        work: F,
+    ) -> Result<F::Output, ProxyError> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            if body.is_done() && self.client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(aborted()));
+            }
+            self.check(call, false, Standing::default, cx).map(Err)
+        })
+        .await
+    }
+
+    /// Sends the request to an endpoint, to others as far as it may be tried again, and streams the answer back.
     async fn relay(
         &mut self,
         call: &mut Call<'_>,
@@ -249,29 +301,33 @@ impl Connection {
             kept: 0,
             trailers: Fields::default(),
             bytes: 0,
+            most: call.max_body,
+            copy: call.copy.take(),
             running: false,
         };
         let mut avoid: Option<Avoid> = None;
         call.limits.start(call.downstream).await;
         loop {
-            let picked = call.pick(avoid.as_ref())?;
+            let mut picked = call.pick(avoid.as_ref())?;
+            if picked.waits() {
+                let admitted = self.watched(call, upload.body, Box::pin(picked.admitted())).await?;
+                admitted.map_err(|cause| ProxyError::new(cause, CROWDED))?;
+            }
+            call.limits.try_begins();
             call.tally.endpoint = Some(picked.endpoint.address);
             let sent = Instant::now();
-            let error = match self.attempt(call, &picked, &mut upload, minor, close, sent).await {
+            let error = match self.attempt(call, &picked, &mut upload, minor, close).await {
                 Ok(outcome) => {
-                    picked.finish(outcome, call.tally.latency, Instant::now());
+                    picked.finish(outcome, call.latency(sent), Instant::now());
                     return Ok(());
                 }
                 Err(error) => error,
             };
-            avoid = match call.again(picked, error, sent, upload.sent.is_some())? {
-                Again::Elsewhere(avoid) => Some(avoid),
-                Again::After(pause) => {
-                    // Too short to watch client or clock meanwhile.
-                    tokio::time::sleep(pause).await;
-                    None
-                }
-            };
+            let again = call.again(picked, error, sent, upload.sent.is_some())?;
+            if !again.pause.is_zero() {
+                self.watched(call, upload.body, tokio::time::sleep(again.pause)).await?;
+            }
+            avoid = again.avoid;
         }
     }
 
@@ -282,14 +338,9 @@ impl Connection {
         upload: &mut Upload<'_>,
         minor: u8,
         close: &mut bool,
-        sent: Instant,
     ) -> Result<Outcome, ProxyError> {
-        let mut way = std::pin::pin!(Way::find(call.downstream, call.policy, &picked.endpoint));
-        let way = poll_fn(|cx| match way.as_mut().poll(cx) {
-            Poll::Ready(way) => Poll::Ready(way),
-            Poll::Pending => self.check(call, false, cx).map(Err),
-        })
-        .await?;
+        let way = Way::find(call.downstream, call.policy, &picked.endpoint);
+        let way = self.watched(call, upload.body, way).await??;
         let stream = way.open(call, &picked.endpoint, upload.empty)?;
         upload.start();
         let mut interims = Interims::default();
@@ -306,18 +357,18 @@ impl Connection {
             }
         };
         let end = stream.is_end();
-        let outcome = match call.unreached(&response, end) {
-            Some(error) if call.asks_elsewhere(upload.sent.is_some(), way.is_link()) => {
+        let whole = upload.sent.is_some();
+        let outcome = match call.weigh(Weighed { head: &response, end, whole, vouched: way.is_link() }) {
+            Ok(outcome) => outcome,
+            Err(error) => {
                 way.cancel(stream);
-                return Err(error.safe());
+                return Err(error);
             }
-            Some(_) => Outcome::Failed,
-            None => Outcome::Answered,
         };
-        call.tally.latency = sent.elapsed();
+        call.tally.latency = call.began.elapsed();
         upload.sent = None;
 
-        call.finish_head(&mut response)?;
+        call.finish_head(&mut response, &picked.endpoint)?;
         call.tally.status = response.status;
         if call.grpc && end {
             call.tally.grpc_status = grpc_status(&response.fields);
@@ -327,7 +378,7 @@ impl Connection {
         *close |= upload.running;
         let framed = put_response(self.client.output(), &response, (head_only, end), minor, *close);
         *close |= framed == Framed::Close;
-        let mut download = Download { framed, bytes: 0, ended: end };
+        let mut download = Download { framed, endpoint: &picked.endpoint, bytes: 0, ended: end };
         let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, &stream, cx)).await;
         call.tally.bytes_in = upload.bytes;
         call.tally.bytes_out = download.bytes;
@@ -368,14 +419,15 @@ impl Connection {
         if !upload.running && self.client.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
-        self.check(call, upload.bytes > before, cx).map(Err)
+        let standing = Standing { owed: upload.is_owed(), untaken: false, bytes: upload.bytes };
+        self.check(call, upload.bytes > before, || standing, cx).map(Err)
     }
 
     fn poll_body(
         &mut self,
         call: &mut Call<'_>,
         upload: &mut Upload<'_>,
-        download: &mut Download,
+        download: &mut Download<'_>,
         stream: &Stream,
         cx: &mut Task<'_>,
     ) -> Poll<Result<(), ProxyError>> {
@@ -406,15 +458,26 @@ impl Connection {
         if !upload.running && self.client.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
-        self.check(call, (upload.bytes, download.bytes) != before, cx).map(Err)
+        let standing = Standing {
+            owed: upload.is_owed(),
+            untaken: !self.client.output().is_empty(),
+            bytes: upload.bytes + download.bytes,
+        };
+        self.check(call, (upload.bytes, download.bytes) != before, || standing, cx).map(Err)
     }
 
     /// Ready when the time is over, or this process's.
-    fn check(&mut self, call: &mut Call<'_>, moved: bool, cx: &mut Task<'_>) -> Poll<ProxyError> {
+    fn check(
+        &mut self,
+        call: &mut Call<'_>,
+        moved: bool,
+        standing: impl FnOnce() -> Standing,
+        cx: &mut Task<'_>,
+    ) -> Poll<ProxyError> {
         if self.phase(cx) == Phase::Closed {
             return Poll::Ready(ProxyError::new(Cause::Draining, "this sidecar's time to drain is over"));
         }
-        call.limits.check(moved)
+        call.limits.check(moved, standing)
     }
 }
 
@@ -429,6 +492,10 @@ struct Upload<'a> {
     kept: usize,
     trailers: Fields,
     bytes: u64,
+    /// Most of them.
+    most: u64,
+    /// A copy that is made of it.
+    copy: Option<Box<Copy>>,
     /// Whether there is more to send, and someone who wants it.
     running: bool,
 }
@@ -436,11 +503,19 @@ struct Upload<'a> {
 impl Upload<'_> {
     fn start(&mut self) {
         self.running = !self.empty;
+        if self.empty {
+            mirror::send(&mut self.copy);
+        }
         for chunk in self.sent.iter_mut().flat_map(|sent| sent.drain(..)).rev() {
             self.queue.push_front(chunk);
         }
         self.kept = 0;
         self.bytes = 0;
+    }
+
+    /// Whether the client owes more of it.
+    fn is_owed(&self) -> bool {
+        self.running && self.queue.is_empty()
     }
 
     /// Ready if the client cut it, or broke its framing.
@@ -457,6 +532,9 @@ impl Upload<'_> {
                     self.queue.pop_front();
                 }
                 self.bytes += chunk.len() as u64;
+                if self.bytes > self.most {
+                    return Poll::Ready(too_large());
+                }
                 self.kept += chunk.len();
                 match &mut self.sent {
                     Some(sent) if self.kept <= REPLAY => sent.push(chunk.clone()),
@@ -468,10 +546,14 @@ impl Upload<'_> {
                 }
             }
             match ready!(client.poll_body(self.body, &mut self.trailers, cx)) {
-                Some(Ok(bytes)) => self.queue.push_back(bytes),
+                Some(Ok(bytes)) => {
+                    mirror::add(&mut self.copy, &bytes);
+                    self.queue.push_back(bytes);
+                }
                 Some(Err(refusal)) => return Poll::Ready(ProxyError::new(refusal.cause, refusal.detail)),
                 None => {
                     self.running = false;
+                    mirror::send(&mut self.copy);
                     let _ = match self.trailers.is_empty() {
                         true => to.send_data(Bytes::new(), true),
                         false => to.send_trailers(&self.trailers),
@@ -480,44 +562,5 @@ impl Upload<'_> {
             }
         }
         Poll::Pending
-    }
-}
-
-/// The answer's body on its way.
-struct Download {
-    framed: Framed,
-    bytes: u64,
-    /// Everything is in the client's output.
-    ended: bool,
-}
-
-impl Download {
-    /// Puts the next bytes into the client's output.
-    fn poll(
-        &mut self,
-        client: &mut Client,
-        from: &Stream,
-        cx: &mut Task<'_>,
-    ) -> Poll<Result<(), ProxyError>> {
-        match ready!(from.poll_read(WRITE_AHEAD, cx)) {
-            Read::Data { part, .. } => {
-                if self.framed != Framed::Empty {
-                    self.bytes += part.len() as u64;
-                }
-                put_content(client.output(), &part, self.framed);
-                // The output has a limit of its own, so the window may open before the socket has taken this.
-                from.release(part.len());
-            }
-            Read::Trailers(trailers) => {
-                put_end(client.output(), &trailers, self.framed);
-                self.ended = true;
-            }
-            Read::End => {
-                put_end(client.output(), &Fields::default(), self.framed);
-                self.ended = true;
-            }
-            Read::Cut(broken) => return Poll::Ready(Err(answer::after_head(broken))),
-        }
-        Poll::Ready(Ok(()))
     }
 }

@@ -36,6 +36,15 @@ impl Framing {
     pub fn length(length: u64) -> Self {
         if length == 0 { Framing::None } else { Framing::Length(length) }
     }
+
+    /// How long the body is, if that is said before it.
+    pub fn known_length(self) -> Option<u64> {
+        match self {
+            Framing::None => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose | Framing::Tunnel => None,
+        }
+    }
 }
 
 /// A body on its way.

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::io::IoSlice;
 
-use lighter_filters::{Fields as FilterFields, RequestHead, ResponseHead};
+use lighter_filters::{Facts, Fields as FilterFields, Orders, RequestHead, ResponseHead};
 use smallvec::SmallVec;
 
 use super::body::Framing;
@@ -80,6 +80,8 @@ pub struct ResponseRules {
     pub client_minor: u8,
     /// The connection to the client ends with this answer.
     pub close: bool,
+    /// It is told that this sidecar drains, then.
+    pub draining: bool,
 }
 
 impl Edit {
@@ -292,6 +294,40 @@ impl Edit {
         self.add(response_end(response, rules));
     }
 
+    /// Takes the fields of an answer's head that is made away again of which `drops` says so, by name and value.
+    #[cold]
+    pub fn leave_out(
+        &mut self,
+        head: &[u8],
+        response: &Response<'_, '_>,
+        drops: impl Fn(&[u8], &[u8]) -> bool,
+    ) {
+        for (at, field) in response.fields.list.iter().enumerate() {
+            if !drops(field.name, field.value) {
+                continue;
+            }
+            let (start, end) = line(head, &response.fields, at, response.len);
+            let (start, end) = (start as u32, end as u32);
+            let is_around = |piece: &Piece| !piece.own && piece.start <= start && end <= piece.end;
+            // One that is not there was taken away before.
+            let Some(place) = self.pieces.iter().position(is_around) else { continue };
+            let behind = Piece { start: end, ..self.pieces[place] };
+            self.pieces[place].end = start;
+            self.pieces.insert(place + 1, behind);
+        }
+    }
+
+    /// Appends a field to a head that is made.
+    #[cold]
+    pub fn append(&mut self, name: &[u8], value: &[u8]) {
+        if let Some(last) = self.pieces.last_mut() {
+            // It ends with the empty line.
+            last.end -= 2;
+            self.add_field(name, &[value]);
+            self.add(b"\r\n");
+        }
+    }
+
     /// Writes the request line for the next hop; returns where the rest of the head begins.
     fn request_line(&mut self, head: &[u8], request: &Request<'_, '_>) -> usize {
         let version = request.method.len() + request.target.len() + 2;
@@ -391,7 +427,11 @@ impl Edit {
 }
 
 /// A request as filters see it: without what belongs to this hop or frames the body.
-pub fn filter_request<'b>(request: &Request<'_, 'b>, default_authority: &'b [u8]) -> RequestHead<'b> {
+pub fn filter_request<'b>(
+    request: &Request<'_, 'b>,
+    default_authority: &'b [u8],
+    facts: Facts<'b>,
+) -> RequestHead<'b> {
     let target = match request.path_and_query() {
         b"" if request.method == b"OPTIONS" => Cow::Borrowed(&b"*"[..]),
         b"" => Cow::Borrowed(&b"/"[..]),
@@ -407,6 +447,8 @@ pub fn filter_request<'b>(request: &Request<'_, 'b>, default_authority: &'b [u8]
         fields: filter_fields(&request.fields, |kind| {
             !matches!(kind, Kind::Lighter | Kind::Host) && (kind != Kind::Expect || request.minor == 1)
         }),
+        facts,
+        orders: Orders::default(),
     }
 }
 
@@ -455,11 +497,15 @@ fn response_end(response: &Response<'_, '_>, rules: &ResponseRules) -> &'static 
         () if keeps_upgrade(response.status) => b"Connection: Upgrade\r\n\r\n",
         // An interim answer says nothing of the connection.
         () if response.status < 200 => b"\r\n",
+        () if rules.close && rules.draining => DRAINING_CLOSE,
         () if rules.close => b"Connection: close\r\n\r\n",
         () if rules.client_minor == 0 => b"Connection: keep-alive\r\n\r\n",
         () => b"\r\n",
     }
 }
+
+/// See [`local::DRAINING_FIELD`].
+const DRAINING_CLOSE: &[u8] = b"x-lighter-draining: true\r\nConnection: close\r\n\r\n";
 
 /// 101 changes the protocol, 426 says which one would be needed.
 const fn keeps_upgrade(status: u16) -> bool {

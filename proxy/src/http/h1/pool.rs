@@ -67,6 +67,8 @@ impl Upstream {
 pub struct Pool {
     by_endpoint: HashMap<u32, Vec<Kept>, BuildHasherDefault<IdHasher>>,
     kept: usize,
+    /// Memory or descriptors run short: none is kept.
+    pressed: bool,
     /// Whether a task looks after the connections that nobody takes.
     swept: bool,
 }
@@ -117,6 +119,8 @@ impl Pool {
             upstream.closes(PoolClosed::Expired);
         } else if upstream.is_leaving() {
             upstream.closes(PoolClosed::Unproven);
+        } else if self.pressed {
+            upstream.closes(PoolClosed::Pressed);
         } else if kept.len() >= most as usize {
             upstream.closes(PoolClosed::Full);
         } else {
@@ -136,10 +140,15 @@ impl Pool {
         });
     }
 
+    /// Whether memory or descriptors run short: then no connection is kept.
+    pub(crate) fn press(&mut self, pressed: bool) {
+        self.pressed = pressed;
+    }
+
     /// Drops every connection.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self, why: PoolClosed) {
         for kept in self.by_endpoint.values().flatten() {
-            kept.upstream.closes(PoolClosed::Draining);
+            kept.upstream.closes(why);
         }
         self.by_endpoint.clear();
         self.kept = 0;

@@ -10,6 +10,7 @@ use crate::http::hop;
 use crate::http::local::ErrorAnswer;
 use crate::http::stream::{Broken, Stream};
 use crate::link::frame::{self, Cut};
+use crate::retry::Came;
 
 /// Tells the caller that its request failed here. Returns the status and the body's length.
 pub(crate) fn error(respond: &Stream, error: &ProxyError, grpc: bool, head_only: bool) -> (u16, u64) {
@@ -69,7 +70,7 @@ pub(crate) fn before_head(broken: Broken) -> ProxyError {
             (Cause::UpstreamClosed, "the upstream closed before it answered")
         }
     };
-    ProxyError::new(cause, detail)
+    ProxyError::new(cause, detail).after(Came::Broken)
 }
 
 /// What `broken`, which came after the answer's head, says of the upstream.
@@ -96,12 +97,12 @@ fn cut_before_head(cut: Cut) -> ProxyError {
             ProxyError::new(cause.unwrap_or(Cause::UpstreamClosed), detail).safe()
         }
         Cut { code: frame::Code::Lost, .. } => {
-            ProxyError::new(Cause::UpstreamClosed, "the link was lost before the answer")
+            ProxyError::new(Cause::UpstreamClosed, "the link was lost before the answer").after(Came::Broken)
         }
-        Cut { cause, .. } => ProxyError::new(
-            cause.unwrap_or(Cause::UpstreamReset),
-            "the sidecar of the endpoint cut the request off",
-        ),
+        Cut { cause, .. } => {
+            let detail = "the sidecar of the endpoint cut the request off";
+            ProxyError::new(cause.unwrap_or(Cause::UpstreamReset), detail).after(Came::Broken)
+        }
     }
 }
 

@@ -3,19 +3,20 @@
 //! Bytes are sent only as far as the receiver has opened its window, and the sender's window is opened again only
 //! for bytes that were sent: what one stream can make this process hold is one window.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::exchange::aborted;
+use super::exchange::{aborted, too_large};
 use super::fields::Fields;
 use super::head;
 use super::pieces::Pieces;
+use crate::balance::Endpoint;
 use crate::error::ProxyError;
 use crate::http::stream::{Broken, Closed, Read, Stream};
-
-/// Most bytes of a request that are kept for another try.
-const REPLAY: usize = 64 * 1024;
+use crate::mirror::{self, Copy};
+use crate::retry::REPLAY;
 
 /// Moves one body.
 #[derive(Default)]
@@ -28,10 +29,16 @@ pub(crate) struct Pump {
     sent: Option<Sent>,
     /// Body bytes sent.
     pub(crate) bytes: u64,
+    /// Most of them.
+    most: u64,
+    /// A copy that is made of it.
+    copy: Option<Box<Copy>>,
     /// Whether anything moved since this was last set to false.
     pub(crate) moved: bool,
     /// `grpc-status` of the trailers, where it was asked for.
     pub(crate) grpc_status: Option<u8>,
+    /// Whose answer it is, where its trailers may report a load that is heard.
+    heard: Option<Arc<Endpoint>>,
     grpc: bool,
     done: bool,
 }
@@ -45,6 +52,8 @@ pub(crate) enum End {
     Source(Broken),
     /// Its receiver wants no more.
     Sink,
+    /// It is longer than it may be.
+    TooLarge,
 }
 
 /// What was sent of a request, so that it can be sent again.
@@ -56,9 +65,14 @@ struct Sent {
 }
 
 impl Pump {
-    /// A body. `grpc`: its trailers have a status that is worth reading.
-    pub(crate) fn new(grpc: bool) -> Self {
-        Pump { grpc, ..Pump::default() }
+    /// A body of at most so many bytes. `grpc`: its trailers have a status that is worth reading.
+    pub(crate) fn new(grpc: bool, most: u64) -> Self {
+        Pump { grpc, most, ..Pump::default() }
+    }
+
+    /// The same of an answer of `endpoint`.
+    pub(crate) fn hearing(self, endpoint: &Arc<Endpoint>) -> Self {
+        Pump { heard: endpoint.is_heard().then(|| endpoint.clone()), ..self }
     }
 
     /// Whether the end was sent.
@@ -98,6 +112,10 @@ impl Pump {
             match ready!(from.poll_read(most, cx)) {
                 Read::Data { part, end } => {
                     let length = part.len();
+                    if self.bytes + length as u64 > self.most {
+                        return Poll::Ready(End::TooLarge);
+                    }
+                    mirror::add(&mut self.copy, &part);
                     if self.send(to, part, end).is_err() {
                         return Poll::Ready(End::Sink);
                     }
@@ -132,6 +150,9 @@ impl Pump {
             if self.grpc {
                 self.grpc_status = grpc_status(fields);
             }
+            if let Some(endpoint) = &self.heard {
+                endpoint.hear_all(fields);
+            }
         }
         let sent = match &trailers {
             Some(trailers) if !trailers.is_empty() => to.send_trailers(trailers),
@@ -144,6 +165,7 @@ impl Pump {
         if let Some(sent) = &mut self.sent {
             sent.end = Some(trailers);
         }
+        mirror::send(&mut self.copy);
         self.done = true;
         Poll::Ready(End::Clean)
     }
@@ -169,10 +191,14 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// The body that comes on `from`.
-    pub(crate) fn new(from: &Stream) -> Self {
-        let kept = || Pump { sent: Some(Sent::default()), ..Pump::default() };
-        Upload { pump: (!from.is_end()).then(kept), running: false, started: false }
+    /// The body that comes on `from`, of at most so many bytes, of which a copy may be made.
+    pub(crate) fn new(from: &Stream, most: u64, mut copy: Option<Box<Copy>>) -> Self {
+        if from.is_end() {
+            mirror::send(&mut copy);
+            return Upload { pump: None, running: false, started: false };
+        }
+        let kept = Pump { sent: Some(Sent::default()), copy, ..Pump::new(false, most) };
+        Upload { pump: Some(kept), running: false, started: false }
     }
 
     /// Whether the request has no body at all.
@@ -195,6 +221,7 @@ impl Upload {
         match &mut self.pump {
             Some(pump) if self.running => match ready!(pump.poll(from, to, cx)) {
                 End::Source(_) => Poll::Ready(aborted()),
+                End::TooLarge => Poll::Ready(too_large()),
                 // What the upstream makes of it, its answer tells.
                 End::Clean | End::Sink => {
                     self.running = false;
@@ -208,6 +235,12 @@ impl Upload {
     /// Whether anything moved since this was last asked.
     pub(crate) fn moved(&mut self) -> bool {
         self.pump.as_mut().is_some_and(|pump| std::mem::take(&mut pump.moved))
+    }
+
+    /// Whether the caller owes more of it.
+    pub(crate) fn is_owed(&self, from: &Stream, cx: &Context<'_>) -> bool {
+        let waits = |pump: &Pump| pump.again.is_empty() && !pump.done && from.readable(cx) == 0;
+        self.running && self.pump.as_ref().is_some_and(waits)
     }
 
     /// Whether everything that was sent is kept.

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use lighter_config::identity::Spiffe;
 use lighter_config::snapshot::{Protocol, TrafficPolicy};
+use lighter_filters::LocalAnswer;
 
 use super::body::{self, End, Pump, Upload};
 use super::conn::TooLarge;
 use super::fields::{RequestHead, ResponseHead};
-use super::limits::Limits;
-use super::retry::{Again, Crowded};
+use super::head::{Filtered, Ordered};
+use super::limits::{Limits, Standing};
+use super::retry::{Crowded, Weighed};
 use super::way::Way;
 use super::{Downstream, answer, head};
 use crate::authorize;
@@ -23,7 +25,12 @@ use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
 use crate::http::hop::Half;
 use crate::http::stream::Stream;
+use crate::http::{BODY_TOO_LARGE, CROWDED, unpicked};
 use crate::mesh::{RouteState, Target};
+use crate::mirror::Copy;
+use crate::retry::{Came, Tries};
+use crate::session::Session;
+use crate::telemetry::spans::Begun;
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
 
 /// Most interim answers that pass before an answer. They wait in memory where the caller is slow, and no flow control
@@ -42,6 +49,8 @@ pub(crate) struct Tally {
     /// When it ended, if the clock was read then.
     pub(crate) ended: Option<Instant>,
     pub(crate) retries: u8,
+    /// Its span in a trace, where one is recorded.
+    pub(crate) span: Option<Box<Begun>>,
 }
 
 /// One request and all that is known of it.
@@ -52,10 +61,21 @@ pub(crate) struct Call<'a> {
     pub(crate) pinned: Option<&'a Arc<Endpoint>>,
     pub(crate) head: RequestHead,
     pub(crate) grpc: bool,
+    /// When it came, or the route let it go on.
     pub(crate) began: Instant,
-    pub(crate) limits: Limits,
+    /// The longest body that is passed on.
+    pub(crate) max_body: u64,
+    /// A copy that is made of it.
+    pub(crate) copy: Option<Box<Copy>>,
+    pub(crate) limits: Limits<'a>,
     pub(crate) tally: Tally,
     pub(crate) crowded: Crowded,
+    /// The other tries that it had.
+    pub(crate) tries: Tries,
+    /// The session that it is of, if its route has sessions.
+    pub(crate) session: Option<Box<Session>>,
+    /// There is another one, after this time.
+    pub(crate) decided: Option<Duration>,
 }
 
 /// A request that came.
@@ -106,9 +126,12 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
 
     let received = (!state.chain.is_empty()).then(|| head.clone());
     let policy = destination.policy();
-    let prepared = prepare(&downstream, &mut head, &target, state, route);
-    let limits =
-        Limits::new(state.request_timeout, policy.idle_timeout, grpc, &head.fields, began).within(left);
+    let span = head::begin_span(&mut head.fields, downstream.context.direction);
+    let (prepared, Ordered { orders, copy }) = prepare(&downstream, &mut head, &target, state, route);
+    let patience = &downstream.context.worker.shared.config.guard;
+    let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &head.fields, began, patience)
+        .within(left)
+        .each(state.retries.try_timeout);
     let mut call = Call {
         downstream: &downstream,
         state,
@@ -117,10 +140,20 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         head,
         grpc,
         began,
+        max_body: orders.max_body,
+        copy,
         limits,
-        tally: Tally::default(),
+        tally: Tally { span, ..Tally::default() },
         crowded: Crowded::default(),
+        tries: Tries::default(),
+        session: None,
+        decided: None,
     };
+    let prepared = match orders.delay {
+        Duration::ZERO => prepared,
+        delay => Box::pin(call.hold(&respond, delay)).await.and(prepared),
+    };
+    let mut refusal = None;
     let ended = match prepared {
         Ok(None) => match downstream.upstream(destination) {
             Protocol::Http => to_http1::exchange(&mut call, &respond).await,
@@ -128,6 +161,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         },
         Ok(Some(local)) => {
             call.tally.status = answer::filtered(&respond, &local);
+            call.tally.grpc_status = local.grpc_status;
+            refusal = local.refusal.map(Cause::from);
             Ok(())
         }
         Err(error) => Err(error),
@@ -139,19 +174,38 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         (call.tally.status, call.tally.bytes_out) = answer::error(&respond, error, grpc, head_only);
         call.tally.grpc_status = grpc.then(|| error.cause.grpc_status());
     }
-    let cause = ended.err().map(|error| error.cause);
+    let cause = ended.err().map(|error| error.cause).or(refusal);
     let named = (received.as_ref().unwrap_or(&call.head), head::request_id(&call.head.fields));
     account(&downstream, metrics, named, spoken, cause, began, &call.tally);
 }
 
-/// What happens to a head before it is sent: what this hop takes away and adds, and the route's filters.
+/// What happens to a head before it is sent: what this hop takes away and adds, and the route's filters. Returns what they
+/// answer in its stead, and what they want done first.
 pub(crate) fn prepare(
     downstream: &Downstream,
     head: &mut RequestHead,
     target: &Target,
     state: &RouteState,
     route: &lighter_config::snapshot::Route,
-) -> Result<Option<lighter_filters::LocalAnswer>, ProxyError> {
+) -> (Result<Option<LocalAnswer>, ProxyError>, Ordered) {
+    match filter(downstream, head, target, state, route) {
+        Ok(Filtered { answer, ordered }) => (Ok(answer), ordered),
+        Err(error) => (Err(error), Ordered::default()),
+    }
+}
+
+fn filter(
+    downstream: &Downstream,
+    head: &mut RequestHead,
+    target: &Target,
+    state: &RouteState,
+    route: &lighter_config::snapshot::Route,
+) -> Result<Filtered, ProxyError> {
+    let shared = &downstream.context.worker.shared;
+    shared
+        .guard
+        .admit(shared, &target.destination.port.key, head)
+        .map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
     let refusal = |cause| ProxyError::new(cause, "the request cannot be passed on");
     if head.method() == b"CONNECT" {
         return Err(refusal(Cause::Unsupported));
@@ -171,37 +225,40 @@ pub(crate) fn prepare(
         head::vouch(&mut head.fields, caller.as_deref());
     }
     if state.chain.is_empty() {
-        return Ok(None);
+        return Ok(Filtered::default());
     }
-    head::filter_request(&state.chain, route, head).map_err(refusal)
+    let caller = downstream.caller().map_or("", Spiffe::as_str);
+    head::filter_request(&downstream.context.worker, (route, state), head, caller).map_err(refusal)
 }
 
-/// Sends the request to an endpoint that speaks HTTP/2, to a second one if the first has not read it, and streams
-/// the answer back.
+/// Sends the request to an endpoint that speaks HTTP/2, to others as far as it may be tried again, and streams the answer
+/// back.
 async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> {
-    let mut upload = Upload::new(respond);
+    let mut upload = Upload::new(respond, call.max_body, call.copy.take());
     let mut avoid: Option<Avoid> = None;
     call.limits.start(call.downstream).await;
     let mut sent = call.began;
     loop {
-        let picked = call.pick(avoid.as_ref())?;
+        let mut picked = call.pick(avoid.as_ref())?;
+        if picked.waits() {
+            admitted(call, &mut picked, respond).await?;
+            // No endpoint's time ran meanwhile.
+            sent = Instant::now();
+        }
+        call.limits.try_begins();
         call.tally.endpoint = Some(picked.endpoint.address);
-        let error = match attempt(call, &picked, &mut upload, respond, sent).await {
+        let error = match attempt(call, &picked, &mut upload, respond).await {
             Ok(outcome) => {
                 let now = Instant::now();
-                picked.finish(outcome, call.tally.latency, now);
+                picked.finish(outcome, call.latency(sent), now);
                 call.tally.ended = Some(now);
                 return Ok(());
             }
             Err(error) => error,
         };
-        avoid = match call.again(picked, error, sent, upload.can_replay())? {
-            Again::Elsewhere(avoid) => Some(avoid),
-            Again::After(pause) => {
-                watched(&mut call.limits, respond, tokio::time::sleep(pause)).await?;
-                None
-            }
-        };
+        let again = call.again(picked, error, sent, upload.can_replay())?;
+        again.wait(call, respond).await?;
+        avoid = again.avoid;
         sent = Instant::now();
     }
 }
@@ -212,13 +269,12 @@ async fn attempt(
     picked: &Picked,
     upload: &mut Upload,
     respond: &Stream,
-    sent: Instant,
 ) -> Result<Outcome, ProxyError> {
     let way = Way::find(call.downstream, call.policy, &picked.endpoint);
     let way = watched(&mut call.limits, respond, way).await??;
     let stream = way.open(call, &picked.endpoint, upload.is_empty())?;
     upload.start();
-    let (downstream, mut interims) = (call.downstream, Interims::default());
+    let (downstream, began, mut interims) = (call.downstream, call.began, Interims::default());
     let answered = {
         let (limits, tally) = (&mut call.limits, &mut call.tally);
         poll_fn(|cx| {
@@ -238,10 +294,13 @@ async fn attempt(
             if respond.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err(aborted()));
             }
-            limits.check(upload.moved()).map(Err)
+            let moved = upload.moved();
+            let standing =
+                || Standing { owed: upload.is_owed(respond, cx), untaken: false, bytes: upload.bytes() };
+            limits.check(moved, standing).map(Err)
         })
         .await
-        .inspect(|_| tally.latency = sent.elapsed())
+        .inspect(|_| tally.latency = began.elapsed())
     };
     call.tally.bytes_in = upload.bytes();
     let answered = match answered {
@@ -255,28 +314,28 @@ async fn attempt(
         }
     };
     let end = stream.is_end();
-    let outcome = match call.unreached(&answered, end) {
-        Some(error) if call.asks_elsewhere(upload.can_replay(), way.is_link()) => {
+    let weighed = Weighed { head: &answered, end, whole: upload.can_replay(), vouched: way.is_link() };
+    let outcome = match call.weigh(weighed) {
+        Ok(outcome) => outcome,
+        Err(error) => {
             way.cancel(stream);
-            return Err(error.safe());
+            return Err(error);
         }
-        Some(_) => Outcome::Failed,
-        None => Outcome::Answered,
     };
     upload.forget();
-    pass(call, answered, end, (way, stream), upload, respond).await.map(|()| outcome)
+    let answer = (answered, end, &picked.endpoint);
+    pass(call, answer, (way, stream), upload, respond).await.map(|()| outcome)
 }
 
-/// Passes the answer on, and what is left of the request.
+/// Passes the answer of an endpoint on, and what is left of the request. `end`: it has no body.
 async fn pass(
     call: &mut Call<'_>,
-    mut answered: ResponseHead,
-    end: bool,
+    (mut answered, end, endpoint): (ResponseHead, bool, &Arc<Endpoint>),
     (way, stream): (Way, Stream),
     upload: &mut Upload,
     respond: &Stream,
 ) -> Result<(), ProxyError> {
-    call.finish_head(&mut answered)?;
+    call.finish_head(&mut answered, endpoint)?;
     call.tally.status = answered.status;
     if call.grpc && end {
         call.tally.grpc_status = body::grpc_status(&answered.fields);
@@ -286,7 +345,7 @@ async fn pass(
         return Err(aborted());
     }
     drop(answered);
-    let mut download = Pump::new(call.grpc);
+    let mut download = Pump::new(call.grpc, u64::MAX).hearing(endpoint);
     let ended = if end {
         Ok(())
     } else {
@@ -300,14 +359,19 @@ async fn pass(
                 Poll::Ready(End::Source(broken)) => {
                     return Poll::Ready(Err((answer::after_head(broken), Some(broken))));
                 }
-                Poll::Ready(End::Sink) => return Poll::Ready(Err((aborted(), None))),
+                Poll::Ready(End::Sink | End::TooLarge) => return Poll::Ready(Err((aborted(), None))),
                 Poll::Pending => {}
             }
             if respond.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err((aborted(), None)));
             }
             let moved = upload.moved() | std::mem::take(&mut download.moved);
-            limits.check(moved).map(|error| Err((error, None)))
+            let standing = || Standing {
+                owed: upload.is_owed(respond, cx),
+                untaken: stream.readable(cx) > 0,
+                bytes: upload.bytes() + download.bytes,
+            };
+            limits.check(moved, standing).map(|error| Err((error, None)))
         })
         .await
     };
@@ -329,7 +393,7 @@ async fn pass(
 
 /// Resolves with `work`, unless the caller goes away or the time is over.
 pub(crate) async fn watched<F: Future>(
-    limits: &mut Limits,
+    limits: &mut Limits<'_>,
     respond: &Stream,
     work: F,
 ) -> Result<F::Output, ProxyError> {
@@ -341,9 +405,19 @@ pub(crate) async fn watched<F: Future>(
         if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
         }
-        limits.check(false).map(Err)
+        limits.check(false, Standing::default).map(Err)
     })
     .await
+}
+
+/// Waits until the limits of the port let the request through.
+pub(crate) async fn admitted(
+    call: &mut Call<'_>,
+    picked: &mut Picked,
+    respond: &Stream,
+) -> Result<(), ProxyError> {
+    let admitted = watched(&mut call.limits, respond, Box::pin(picked.admitted())).await?;
+    admitted.map_err(|cause| ProxyError::new(cause, CROWDED))
 }
 
 /// Whether it is this side that ends the stream, so that the upstream is to be told.
@@ -356,8 +430,16 @@ pub(crate) fn aborted() -> ProxyError {
     ProxyError::new(Cause::DownstreamAborted, "the caller went away")
 }
 
+/// The caller sends more than its route allows.
+pub(crate) fn too_large() -> ProxyError {
+    ProxyError::new(Cause::BodyTooLarge, BODY_TOO_LARGE)
+}
+
 /// What a failed try says of its endpoint.
 pub(crate) fn outcome(error: &ProxyError, status: u16) -> Outcome {
+    if let Retry::Maybe(Came::Answer { status, grpc, .. }) = error.retry {
+        return grpc.map_or(Outcome::of(status), Outcome::of_grpc);
+    }
     match error.cause {
         cause if cause.side() != Side::Upstream => Outcome::Abandoned,
         // Refused unread, or gone after an announcement: the endpoint is well, and said what to do.
@@ -389,18 +471,40 @@ impl Interims {
 }
 
 impl Call<'_> {
-    /// Picks an endpoint, not `avoid` if there is another.
-    pub(crate) fn pick(&self, avoid: Option<&Avoid>) -> Result<Picked, ProxyError> {
-        let now = self.began;
-        match self.pinned {
-            Some(endpoint) => Ok(Cluster::take(endpoint, now)),
-            None => self
-                .state
-                .backends
-                .pick()
-                .and_then(|cluster| cluster.pick(avoid, now))
-                .map_err(|cause| ProxyError::new(cause, "no endpoint takes this request")),
+    /// Waits because its route says so, as long as the caller does and the limits allow.
+    async fn hold(&mut self, respond: &Stream, delay: Duration) -> Result<(), ProxyError> {
+        self.state.metrics.delayed();
+        self.limits.start(self.downstream).await;
+        watched(&mut self.limits, respond, tokio::time::sleep(delay)).await?;
+        self.began = Instant::now();
+        Ok(())
+    }
+
+    /// Picks an endpoint: that of its session, or not `avoid` if there is another.
+    pub(crate) fn pick(&mut self, avoid: Option<&Avoid>) -> Result<Picked, ProxyError> {
+        let is_first = self.tally.endpoint.is_none();
+        let now = if is_first { self.began } else { Instant::now() };
+        if let Some(endpoint) = self.pinned {
+            return Ok(Cluster::take(endpoint, now));
         }
+        let caller = self.downstream.context.peer.ip();
+        let mut pick = || {
+            let admitted = if is_first { self.state.admit(&self.head)? } else { self.state.admit_again() };
+            if is_first {
+                self.session = self.state.session(&self.head).map(Box::new);
+            }
+            let session = self.session.as_deref().copied();
+            let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
+            let mut picked = self.state.pick(session, hash, (is_first, avoid), now)?;
+            picked.hold(admitted);
+            Ok(picked)
+        };
+        pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))
+    }
+
+    /// How long the endpoint of a try that began at `sent` took to answer.
+    pub(crate) fn latency(&self, sent: Instant) -> Duration {
+        self.tally.latency.saturating_sub(sent - self.began)
     }
 
     /// Makes `grpc-timeout` say what is left of it.
@@ -412,12 +516,21 @@ impl Call<'_> {
         }
     }
 
-    /// What this hop and the route's filters do to an answer's head.
-    pub(crate) fn finish_head(&self, response: &mut ResponseHead) -> Result<(), ProxyError> {
+    /// What this hop and the route's filters do to the head of an endpoint's answer.
+    pub(crate) fn finish_head(
+        &self,
+        response: &mut ResponseHead,
+        endpoint: &Endpoint,
+    ) -> Result<(), ProxyError> {
         head::strip(&mut response.fields, self.downstream.context.direction, Half::Response);
+        endpoint.hear_all(&mut response.fields);
         if self.state.chain.changes_response() {
             head::filter_response(&self.state.chain, response)
                 .map_err(|cause| ProxyError::new(cause, "a filter made an answer that is not valid"))?;
+        }
+        let session = self.session.as_deref().copied();
+        if let Some((name, value)) = self.state.say_session(session, endpoint.address) {
+            response.fields.push(name, value.as_bytes());
         }
         Ok(())
     }
@@ -451,5 +564,6 @@ pub(crate) fn account(
         latency: tally.latency,
         duration: tally.ended.unwrap_or_else(Instant::now) - began,
         retries: tally.retries,
+        span: tally.span.as_deref(),
     });
 }

@@ -284,6 +284,16 @@ impl RequestHead {
     }
 }
 
+#[cfg(test)]
+impl RequestHead {
+    /// A GET with these fields.
+    pub(crate) fn with(fields: &[(&str, &str)]) -> Self {
+        let mut head = RequestHead::new(b"GET", b"http", b"shop", b"/");
+        fields.iter().for_each(|(name, value)| head.fields.push(name.as_bytes(), value.as_bytes()));
+        head
+    }
+}
+
 impl RequestParts for RequestHead {
     fn method(&self) -> &[u8] {
         self.method()

@@ -2,17 +2,23 @@
 //! filter chain.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use lighter_config::snapshot::Route;
-use lighter_filters::{Chain, LocalAnswer};
+use lighter_filters::{Chain, Facts, LocalAnswer, Orders};
 
 use super::fields::{Fields, RequestHead, ResponseHead};
 use crate::error::Cause;
+use crate::http::dice;
 use crate::http::h1::head::is_authority;
 use crate::http::hop::{self, Kind};
 use crate::link::accept::Caller;
+use crate::mesh::RouteState;
+use crate::mirror::Copy;
+use crate::telemetry::spans::{self, Begun};
 use crate::telemetry::{Direction, trace};
+use crate::worker::Worker;
 
 /// `x-request-id`.
 const REQUEST_ID: &[u8] = b"x-request-id";
@@ -97,6 +103,13 @@ pub(crate) fn annotate(fields: &mut Fields, direction: Direction, peer: &str) {
     }
 }
 
+/// Begins a span for a request if one is to be recorded, and says so to the next in line.
+pub(crate) fn begin_span(fields: &mut Fields, direction: Direction) -> Option<Box<Begun>> {
+    let span = spans::begin(direction, |name| fields.get(name.as_bytes()))?;
+    span.write(|name, value| fields.set(name.as_bytes(), value));
+    Some(span)
+}
+
 /// Says who called, in place of whatever the caller said itself.
 pub(crate) fn vouch(fields: &mut Fields, caller: Option<&Caller>) {
     match caller {
@@ -134,22 +147,55 @@ pub(crate) fn grpc_timeout_value(left: Duration) -> String {
     format!("{amount}{unit}")
 }
 
-/// Sends a request's head through `chain`: changes it, or answers in its stead.
+/// What a route's filters make of a request.
+#[derive(Default)]
+pub(crate) struct Filtered {
+    /// They answer it.
+    pub(crate) answer: Option<LocalAnswer>,
+    /// What they want done.
+    pub(crate) ordered: Ordered,
+}
+
+/// What filters want done with a request.
+#[derive(Default)]
+pub(crate) struct Ordered {
+    /// In their words.
+    pub(crate) orders: Orders,
+    /// A copy that is to be made of it.
+    pub(crate) copy: Option<Box<Copy>>,
+}
+
+/// Sends a request's head through the filters of a route: changes it, or answers in its stead. `caller`: the SPIFFE ID that
+/// was proved.
 pub(crate) fn filter_request(
-    chain: &Chain,
-    route: &Route,
+    worker: &Rc<Worker>,
+    (route, state): (&Route, &RouteState),
     request: &mut RequestHead,
-) -> Result<Option<LocalAnswer>, Cause> {
+    caller: &str,
+) -> Result<Filtered, Cause> {
+    let length = request.fields.get(b"content-length");
+    let facts = Facts {
+        caller,
+        grpc: is_grpc(&request.fields),
+        body: length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok()),
+        now: Instant::now(),
+        dice,
+    };
     let mut head = lighter_filters::RequestHead {
         method: Cow::Borrowed(request.method()),
         scheme: if request.scheme() == b"https" { "https" } else { "http" },
         target: Cow::Borrowed(request.target()),
         authority: Cow::Borrowed(request.authority()),
         fields: borrowed(&request.fields),
+        facts,
+        orders: Orders::default(),
     };
-    if let Some(answer) = chain.on_request(route, &mut head) {
-        return Ok(Some(answer));
+    let answer = state.chain.on_request(route, &mut head);
+    let mut ordered = Ordered { orders: head.orders, copy: None };
+    if answer.is_some() {
+        return Ok(Filtered { answer, ordered });
     }
+    ordered.copy = Copy::begin(worker, state, &head, false);
     if !hop::is_target(&head.target) || !is_authority(&head.authority) || !hop::is_token(&head.method) {
         return Err(Cause::Internal);
     }
@@ -157,7 +203,7 @@ pub(crate) fn filter_request(
     put_back(&head.fields, &mut changed.fields);
     drop(head);
     *request = changed;
-    Ok(None)
+    Ok(Filtered { answer, ordered })
 }
 
 /// Sends an answer's head through `chain`.

@@ -14,6 +14,7 @@ pub mod frame;
 pub(crate) mod head;
 pub mod hpack;
 pub(crate) mod limits;
+mod patience;
 pub(crate) mod pieces;
 pub(crate) mod pool;
 pub(crate) mod retry;
@@ -41,11 +42,12 @@ use self::deadline::{Deadline, Deadlines};
 use self::exchange::Arrived;
 use self::fields::RequestHead;
 use self::frame::Code;
+use self::patience::Patience;
 pub use self::pool::Pool;
 use self::wire::Wire;
 use super::stream::Stream;
 use super::{Context, Scope, Vouched, linger};
-use crate::drain::Phase;
+use crate::drain::{Kind, Phase};
 use crate::error::Cause;
 use crate::io::Io;
 use crate::mesh::{Destination, Mesh, Target};
@@ -58,9 +60,6 @@ const CALLER_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// Streams of a caller at once.
 const MAX_STREAMS: u32 = 1024;
-
-/// How long a caller may take for the connection preface.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A caller's connection, as its streams see it.
 pub(crate) struct Downstream {
@@ -82,16 +81,20 @@ pub async fn serve(io: Io, context: Context) {
         head_list: context.worker.shared.config.max_head_bytes.min(u32::MAX as usize) as u32,
         ..Limits::default()
     };
+    context.ticket.carries(Kind::Http2);
     let mut io = io;
     let wire = Wire::new(Side::Server, limits);
     let downstream = Rc::new(Downstream::new(context, Rc::default()));
     let mut timer = None;
-    let mut handshake = None;
+    let mut patience = Patience::default();
     let mut rest = Rest { limit: downstream.rest(), end: None, used: false };
     let ended = poll_fn(|cx| {
         downstream.context.ticket.watch(cx.waker());
         match downstream.context.ticket.phase() {
             Phase::Serving => {}
+            Phase::Lame | Phase::Draining if downstream.context.ticket.tells_of_drain() => {
+                wire.leave_for_good()
+            }
             Phase::Lame | Phase::Draining => wire.leave(),
             Phase::Closed => wire.close(),
         }
@@ -102,22 +105,23 @@ pub async fn serve(io: Io, context: Context) {
             }
             wire.leave();
         }
-        let ended = wire.poll(&mut io, cx);
+        // Every open stream has its share of this.
+        let rests = || Rc::strong_count(&downstream) == 1 && !wire.ask(Connection::is_leaving);
+        if downstream.context.ticket.is_let_go(rests) {
+            wire.leave();
+        }
+        let mut ended = wire.poll(&mut io, cx);
         while let Some((stream, head)) = wire.accept() {
             rest.used = true;
             // Boxed: the runtime moves a task about several times before and after it runs.
             let arrived = Arrived { head, stream: Stream::Http2(stream), left: None };
             tokio::task::spawn_local(Box::pin(exchange::serve(downstream.clone(), arrived)));
         }
-        if ended.is_pending() && !wire.ask(Connection::is_greeted) {
-            let until = || tokio::time::Instant::now().into_std() + HANDSHAKE;
-            let end = handshake.get_or_insert_with(|| downstream.deadlines.add(until(), cx.waker()));
-            if end.is_due() {
-                tracing::debug!(peer = %downstream.context.peer, "no HTTP/2 preface in time");
-                return Poll::Ready(None);
-            }
-        } else {
-            handshake = None;
+        let worker = &downstream.context.worker;
+        if ended.is_pending() && patience.is_over(worker, &wire, &downstream.deadlines, cx) {
+            io.reset_on_close();
+            wire.close();
+            ended = Poll::Ready(None);
         }
         downstream.deadlines.poll(&mut timer, cx);
         ended

@@ -173,6 +173,13 @@ impl Group {
         }
     }
 
+    /// The sidecar at the endpoint says that it drains. Said by others, it says nothing of the endpoint.
+    pub(crate) fn endpoint_drains(&self) {
+        if self.dial.secure.is_some() {
+            self.dial.shared.mesh.load().leave(|endpoint| endpoint.id == self.id);
+        }
+    }
+
     /// This connection takes no more streams.
     pub(crate) fn retire(self: &Rc<Self>, upstream: &Rc<Upstream>) {
         self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, upstream));

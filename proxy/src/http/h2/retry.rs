@@ -3,13 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Call, outcome};
+use super::body::grpc_status;
+use super::exchange::{Call, outcome, watched};
 use super::fields::ResponseHead;
 use super::way::Way;
-use crate::balance::{Avoid, Picked};
+use crate::balance::{Avoid, Outcome, Picked};
 use crate::error::{Cause, ProxyError, Retry};
+use crate::http::stream::Stream;
 use crate::http::{hop, local};
+use crate::retry::{Came, Request, retry_after};
 use crate::telemetry::Direction;
+
+/// How often a call was tried before (gRPC's A6).
+const PREVIOUS_ATTEMPTS: &[u8] = b"grpc-previous-rpc-attempts";
 
 /// How often a stream is tried again that met a crowd: about two seconds in all.
 const CROWDED_TRIES: u32 = 64;
@@ -23,12 +29,33 @@ pub(crate) struct Crowded {
     before: u32,
 }
 
+/// An answer that is to be weighed.
+pub(crate) struct Weighed<'a> {
+    pub(crate) head: &'a ResponseHead,
+    /// It has no body.
+    pub(crate) end: bool,
+    /// Everything that was sent of the request is still at hand.
+    pub(crate) whole: bool,
+    /// It came by a link, so that what it says of the application there is the word of a sidecar and of nobody else.
+    pub(crate) vouched: bool,
+}
+
 /// How the next try is made.
-pub(crate) enum Again {
-    /// At once, at another endpoint than this if there is one.
-    Elsewhere(Avoid),
-    /// After this time, wherever the balancer says.
-    After(Duration),
+pub(crate) struct Again {
+    /// After this time.
+    pub(crate) pause: Duration,
+    /// At another endpoint than this if there is one.
+    pub(crate) avoid: Option<Avoid>,
+}
+
+impl Again {
+    /// Waits until it is time, as long as the caller does and the limits allow.
+    pub(crate) async fn wait(&self, call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> {
+        if self.pause.is_zero() {
+            return Ok(());
+        }
+        watched(&mut call.limits, respond, tokio::time::sleep(self.pause)).await
+    }
 }
 
 impl Call<'_> {
@@ -41,35 +68,79 @@ impl Call<'_> {
         sent: Instant,
         whole: bool,
     ) -> Result<Again, ProxyError> {
+        self.limits.try_ends();
         let endpoint = picked.endpoint.clone();
-        picked.finish(outcome(&error, self.tally.status), sent.elapsed(), Instant::now());
-        let may = whole && self.policy.safe_retry;
-        if may && let Some(pause) = self.crowded_pause() {
-            return Ok(Again::After(pause));
+        let outcome = outcome(&error, self.tally.status);
+        picked.finish(outcome, sent.elapsed(), Instant::now());
+        if whole
+            && self.policy.safe_retry
+            && let Some(pause) = self.crowded_pause()
+        {
+            return Ok(Again { pause, avoid: None });
         }
-        if !may || error.retry != Retry::Safe || self.tally.retries > 0 {
-            return Err(error.at(endpoint.address));
+        let came = match error.retry {
+            Retry::Never => None,
+            Retry::Safe => Some(Came::Unread),
+            Retry::Maybe(came) => Some(came),
+        };
+        // Of an answer it is decided before it is dropped.
+        let pause = self.decided.take().or_else(|| self.decide(came?, whole));
+        let Some(pause) = pause else { return Err(error.at(endpoint.address)) };
+        self.tally.retries = self.tally.retries.saturating_add(1);
+        if self.grpc && self.tries.called() > 0 {
+            let mut called = itoa::Buffer::new();
+            self.head.fields.set(PREVIOUS_ATTEMPTS, called.format(self.tries.called()).as_bytes());
         }
-        self.tally.retries += 1;
-        Ok(Again::Elsewhere(Avoid::after(endpoint, error.cause)))
+        Ok(Again { pause, avoid: Some(Avoid::after(endpoint, error.cause).with(outcome)) })
+    }
+
+    /// What an answer says of its endpoint. An error: it is dropped, and another endpoint asked.
+    #[inline]
+    pub(crate) fn weigh(&mut self, answer: Weighed<'_>) -> Result<Outcome, ProxyError> {
+        self.limits.try_ends();
+        if answer.head.status < 400 && !(self.grpc && answer.end) {
+            return Ok(Outcome::Answered);
+        }
+        self.weigh_failure(answer)
+    }
+
+    #[cold]
+    fn weigh_failure(&mut self, answer: Weighed<'_>) -> Result<Outcome, ProxyError> {
+        let Weighed { head, end, whole, vouched } = answer;
+        let (came, error, outcome) = match self.unreached(head, end) {
+            Some(error) => {
+                if !vouched && !hop::is_idempotent(self.head.method()) {
+                    return Ok(Outcome::Failed);
+                }
+                (Came::Unread, error.safe(), Outcome::Failed)
+            }
+            None => {
+                let grpc = if self.grpc && end { grpc_status(&head.fields) } else { None };
+                let wait = head.fields.get(b"retry-after").and_then(retry_after);
+                let came = Came::Answer { status: head.status, grpc, wait };
+                let error = ProxyError::new(Cause::UpstreamClosed, "its answer calls for another try");
+                let outcome = grpc.map_or(Outcome::of(head.status), Outcome::of_grpc);
+                (came, error.after(came), outcome)
+            }
+        };
+        self.decided = self.decide(came, whole);
+        if self.decided.is_some() { Err(error) } else { Ok(outcome) }
+    }
+
+    fn decide(&mut self, came: Came, whole: bool) -> Option<Duration> {
+        let request = Request { method: self.head.method(), whole, left: self.limits.left() };
+        self.state.again(&mut self.tries, came, request)
     }
 
     /// The error that an answer stands for, if it is one of the sidecar beside the endpoint whose application could not
     /// be reached. `end`: it has no body.
-    pub(crate) fn unreached(&self, head: &ResponseHead, end: bool) -> Option<ProxyError> {
+    fn unreached(&self, head: &ResponseHead, end: bool) -> Option<ProxyError> {
         let may_be = (500..600).contains(&head.status) || (self.grpc && end);
         if !may_be || self.downstream.context.direction != Direction::Outbound {
             return None;
         }
         let cause = local::unreached(head.fields.get(local::ERROR_FIELD.as_bytes())?)?;
         Some(ProxyError::new(cause, "the sidecar of the endpoint cannot reach its application"))
-    }
-
-    /// Whether such an answer is asked for elsewhere, and not passed on. `whole` as in [`Self::again`]. `vouched`: it came
-    /// by a link, so that it is the word of the sidecar there and of nobody else.
-    pub(crate) fn asks_elsewhere(&self, whole: bool, vouched: bool) -> bool {
-        let harmless = vouched || hop::is_idempotent(self.head.method());
-        whole && self.policy.safe_retry && self.tally.retries == 0 && harmless
     }
 
     /// Notes why a try failed on this connection.

@@ -216,11 +216,17 @@ async fn drive(group: Rc<Group>, upstream: Rc<Upstream>, mut io: Io) {
     let mut idle_since = Some(Instant::now());
     let mut timer = pin!(tokio::time::sleep(group.dial().connect_timeout.get()));
     let mut told = None;
+    let mut noticed = false;
     let ended = poll_fn(|cx| {
         let any_given_up = !upstream.given_up.borrow().is_empty();
         let paced = if any_given_up { upstream.reset_paced(Instant::now()) } else { None };
-        if let Poll::Ready(ended) = upstream.wire.poll(&mut io, cx) {
-            return Poll::Ready(ended);
+        let ended = upstream.wire.poll(&mut io, cx);
+        // Where no stream is open, the goodbye is the end.
+        if upstream.wire.ask(Connection::is_peer_draining) && !std::mem::replace(&mut noticed, true) {
+            group.endpoint_drains();
+        }
+        if ended.is_ready() {
+            return ended;
         }
         if upstream.is_leaving() && !upstream.retired.get() {
             upstream.counted.closes(PoolClosed::Unproven);

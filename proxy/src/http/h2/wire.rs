@@ -45,6 +45,8 @@ struct State {
     told: bool,
     /// The socket takes no more for now.
     full: bool,
+    /// Bytes that the socket has taken.
+    written: u64,
     /// All was read that will ever come.
     over: bool,
 }
@@ -59,8 +61,15 @@ impl Wire {
     /// A new connection.
     pub(crate) fn new(side: Side, limits: Limits) -> Rc<Self> {
         let connection = Connection::new(side, limits, Instant::now());
-        let state =
-            State { connection, wakers: Vec::new(), driver: None, told: false, full: false, over: false };
+        let state = State {
+            connection,
+            wakers: Vec::new(),
+            driver: None,
+            told: false,
+            full: false,
+            written: 0,
+            over: false,
+        };
         Rc::new(Wire { state: RefCell::new(state) })
     }
 
@@ -104,6 +113,11 @@ impl Wire {
         self.change(Connection::leave);
     }
 
+    /// The same for ever: see [`Connection::leave_for_good`].
+    pub(crate) fn leave_for_good(&self) {
+        self.change(Connection::leave_for_good);
+    }
+
     /// Ends at once.
     pub(crate) fn close(&self) {
         self.change(Connection::close);
@@ -113,6 +127,16 @@ impl Wire {
     pub(crate) fn wake(&self) {
         let mut state = self.state.borrow_mut();
         state.wake_driver();
+    }
+
+    /// Whether the socket takes no more for now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.state.borrow().full
+    }
+
+    /// Bytes that the socket has taken.
+    pub(crate) fn written(&self) -> u64 {
+        self.state.borrow().written
     }
 
     /// What the connection says of itself.
@@ -159,7 +183,10 @@ impl State {
         self.full = false;
         while !self.connection.outbox().is_empty() {
             match write_some(self.connection.outbox(), io, cx) {
-                Poll::Ready(Ok(written)) if written > 0 => self.connection.written(written),
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    self.written += written as u64;
+                    self.connection.written(written);
+                }
                 Poll::Ready(_) => return self.lose(),
                 Poll::Pending => {
                     self.full = true;

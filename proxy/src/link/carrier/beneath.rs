@@ -7,14 +7,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::anchor::Anchor;
 use super::fatal::Fatal;
 use super::generation::Cause;
 use super::keys::Keys;
 use super::machine::{Counts, Event, Finish, In, Machine, Out};
+use super::outward::front;
 use super::record::RECORD_BYTES;
 use crate::link::session::Side;
 use crate::link::wire::Wire;
@@ -34,11 +36,6 @@ pub struct Beneath {
     noted: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
-
-/// The TCP connection of a link, or what stands for it in tests.
-pub(crate) trait Anchor: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Anchor for T {}
 
 impl Beneath {
     /// Of a connection of which `early` was read already.
@@ -75,8 +72,8 @@ impl Beneath {
         self.machine.withdraw(generation);
     }
 
-    /// The wire is proved from this side: the way out goes over to it as soon as a record of TLS ends. False: that is too
-    /// late. The other side may have switched before.
+    /// The wire is proved from this side: the way out goes over to it as soon as a record of TLS ends and TCP holds little.
+    /// False: that is too late. The other side may have switched before.
     pub fn switch(&mut self, generation: u32, wire: Box<dyn Wire>) -> bool {
         self.machine.switch(generation, wire)
     }
@@ -152,10 +149,11 @@ impl Beneath {
             // What the carrier has to say goes before.
             let said = self.transmit(tcp, cx)?;
             match self.machine.way_out() {
-                Out::Tcp if said => return self.poll_write_tcp(tcp, cx, slices),
-                Out::Tcp => return Poll::Pending,
+                Out::Tcp if !said => return Poll::Pending,
+                Out::Tcp if !self.machine.asks_unsent() => return self.poll_write_tcp(tcp, cx, slices),
+                Out::Tcp => {}
                 Out::Ring => {
-                    let written = self.write_ring(slices)?;
+                    let written = self.machine.write_slices(slices)?;
                     self.full = written == 0;
                     if written > 0 {
                         return Poll::Ready(Ok(written));
@@ -293,6 +291,9 @@ impl Beneath {
 
     /// Writes what the carrier itself has to say. False: TCP takes no more at the moment.
     fn transmit(&mut self, tcp: &mut impl Anchor, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.machine.asks_unsent() {
+            self.machine.learn_unsent(tcp.unsent());
+        }
         while !self.machine.transmit().is_empty() {
             let unsaid = self.machine.transmit();
             let all = unsaid.len();
@@ -321,33 +322,14 @@ impl Beneath {
             None => ready!(Pin::new(tcp).poll_write_vectored(cx, slices))?,
             Some(most) => ready!(Pin::new(tcp).poll_write(cx, &first[..most]))?,
         };
-        let mut left = written;
-        self.machine.sent(slices.iter().map(|slice| {
-            let (part, _) = slice.split_at(left.min(slice.len()));
-            left -= part.len();
-            part
-        }))?;
+        self.machine.sent(front(slices, written))?;
         Poll::Ready(Ok(written))
-    }
-
-    /// Writes as much as the wire takes.
-    fn write_ring(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, Fatal> {
-        let mut total = 0;
-        for slice in slices.iter().filter(|slice| !slice.is_empty()) {
-            let written = self.machine.write(slice)?;
-            total += written;
-            if written < slice.len() {
-                break;
-            }
-        }
-        Ok(total)
     }
 
     /// An error once the link is given up. Why, is said once, unless whoever lost the connection says it.
     fn check(&mut self) -> Result<(), Fatal> {
         let Some(fatal) = self.machine.fatal() else { return Ok(()) };
-        let is_lost = matches!(fatal, Fatal::Lost | Fatal::Truncated);
-        if !std::mem::replace(&mut self.noted, true) && !is_lost {
+        if !std::mem::replace(&mut self.noted, true) && !fatal.is_loss() {
             tracing::warn!(%fatal, "a link was given up beneath its TLS");
         }
         Err(fatal)

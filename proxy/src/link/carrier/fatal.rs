@@ -33,7 +33,28 @@ pub enum Fatal {
 }
 
 impl Fatal {
-    /// The label, in logs and metrics.
+    /// Every cause, in order.
+    pub const ALL: [Fatal; 12] = [
+        Fatal::Early,
+        Fatal::Malformed,
+        Fatal::Proof,
+        Fatal::Generation,
+        Fatal::Order,
+        Fatal::Offset,
+        Fatal::Stray,
+        Fatal::Replay,
+        Fatal::Hostile,
+        Fatal::Truncated,
+        Fatal::Unanswered,
+        Fatal::Lost,
+    ];
+
+    /// Whether the connection just ended, and nobody did what must not be.
+    pub const fn is_loss(self) -> bool {
+        matches!(self, Fatal::Truncated | Fatal::Lost)
+    }
+
+    /// The label, in logs, and behind `carrier_` in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Fatal::Early => "early",

@@ -22,7 +22,7 @@ pub(super) struct Generation<W> {
     pub(super) peer_has: Option<u64>,
 }
 
-/// Why a generation ends. In records only a hint for logs.
+/// Why a generation ends. In records only a hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Cause {
@@ -36,6 +36,8 @@ pub enum Cause {
     Deadline = 4,
     /// The other side has ended it.
     Peer = 5,
+    /// It rested, and its memory was needed for another link, on this side or the other.
+    Room = 6,
 }
 
 impl Cause {
@@ -47,6 +49,7 @@ impl Cause {
             Cause::Stall => "stall",
             Cause::Deadline => "deadline",
             Cause::Peer => "peer",
+            Cause::Room => "room",
         }
     }
 }

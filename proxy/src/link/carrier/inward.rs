@@ -129,7 +129,17 @@ impl<W: Wire, K: Prove> Machine<W, K> {
         }
         self.alarms.set(Alarm::Lame);
         self.events.push_back(Event::Lame);
+        self.ask();
         Ok(())
+    }
+
+    /// Asks a peer whose TCP connection is lost whether it is there, again and again: the wire of one that is about to end may
+    /// be the last thing that it lets go of.
+    pub(super) fn ask(&mut self) {
+        if let Some(wire) = self.wire() {
+            wire.ask();
+            self.alarms.set(Alarm::Ask);
+        }
     }
 
     /// Reads from the wire. 0: there is nothing, or it is in use no more.
@@ -207,7 +217,7 @@ impl<W: Wire, K: Prove> Machine<W, K> {
     }
 
     /// The peer is done with the generation.
-    fn on_resume(&mut self, Record { generation, offset, .. }: Record) -> Result<(), Fatal> {
+    fn on_resume(&mut self, Record { generation, offset, cause, .. }: Record) -> Result<(), Fatal> {
         if offset > self.outward.accepted {
             return Err(Fatal::Offset);
         }
@@ -228,7 +238,7 @@ impl<W: Wire, K: Prove> Machine<W, K> {
         if let Some(open) = &mut self.generation {
             open.peer_has = Some(offset);
             if open.frozen.is_none() {
-                self.let_go(Cause::Peer)?;
+                self.let_go(if cause == Cause::Room as u8 { Cause::Room } else { Cause::Peer })?;
             }
         }
         self.close()

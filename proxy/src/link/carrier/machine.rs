@@ -153,8 +153,8 @@ impl<W: Wire, K: Prove> Machine<W, K> {
         }
     }
 
-    /// The wire is proved from this side: the way out goes over to it as soon as a record of TLS ends. False: that is too
-    /// late.
+    /// The wire is proved from this side: the way out goes over to it as soon as a record of TLS ends and TCP holds little:
+    /// see [`learn_unsent`](Machine::learn_unsent). False: that is too late.
     pub fn switch(&mut self, generation: u32, wire: W) -> bool {
         let may = self.has(Planted::SwitchAfterResume);
         let over = self.lost || self.outward.is_finished();
@@ -162,7 +162,6 @@ impl<W: Wire, K: Prove> Machine<W, K> {
             Some(open) if open.wire.is_none() && !over && (open.frozen.is_none() || may) => {
                 open.wire = Some(wire);
                 open.wanted = true;
-                self.say();
                 true
             }
             _ => false,
@@ -244,9 +243,11 @@ impl<W: Wire, K: Prove> Machine<W, K> {
             match (alarm, &self.generation) {
                 (Alarm::Switch, Some(open)) if open.frozen.is_none() => self.let_go(Cause::Deadline)?,
                 (Alarm::Stall, Some(open)) if open.frozen.is_none() => self.let_go(Cause::Stall)?,
-                (Alarm::Switch | Alarm::Stall, _) => {}
+                // Whoever moves the bytes is asked again.
+                (Alarm::Switch | Alarm::Stall | Alarm::Unsent, _) => {}
                 (Alarm::Resume, _) => return Err(self.give_up(Fatal::Unanswered)),
                 (Alarm::Lame, _) => return Err(self.give_up(Fatal::Lost)),
+                (Alarm::Ask, _) => self.ask(),
                 (Alarm::Finish, _) => self.outward.waited = true,
             }
         }
@@ -292,15 +293,6 @@ impl<W: Wire, K: Prove> Machine<W, K> {
     pub(super) fn say(&mut self) {
         let may = self.may_say();
         let (Some(open), Some(keys), true) = (&mut self.generation, &self.keys, may) else { return };
-        if std::mem::take(&mut open.wanted) {
-            let record = Record::switch(open.number, self.outward.accepted);
-            self.outward.queue.extend(&record.encode(self.side, keys));
-            open.out_from = Some(self.outward.accepted);
-            self.events.push_back(Event::SwitchedOut(open.number));
-            if open.in_from.is_some() {
-                self.alarms.clear(Alarm::Switch);
-            }
-        }
         if let (Some(cause), false) = (open.frozen, open.told) {
             let record = Record::resume(open.number, cause, self.inward.taken);
             self.outward.queue.extend(&record.encode(self.side, keys));

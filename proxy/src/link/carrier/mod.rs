@@ -4,6 +4,7 @@
 //! [`Machine`] is all that it decides: no socket, no clock, no randomness. [`Beneath`] moves the bytes.
 
 mod alarm;
+mod anchor;
 mod beneath;
 mod fatal;
 mod generation;

@@ -1,8 +1,10 @@
 //! The way out: bytes from TLS to TCP or to the wire, and the carrier's own records between them.
 
+use std::io::IoSlice;
+
 use super::alarm::Alarm;
 use super::fatal::Fatal;
-use super::machine::{Finish, Machine, Out, Planted};
+use super::machine::{Event, Finish, Machine, Out, Planted};
 use super::record::{Prove, Record};
 use super::walk::Walk;
 use crate::link::wire::Wire;
@@ -70,6 +72,34 @@ impl<W: Wire, K: Prove> Machine<W, K> {
         self.outward.queue.advance(bytes);
     }
 
+    /// Whether the way out is to go over now, and it matters how much TCP holds. Until it goes over, nothing of TLS may be
+    /// written.
+    #[inline]
+    pub fn asks_unsent(&self) -> bool {
+        self.generation.as_ref().is_some_and(|open| open.wanted) && self.may_say()
+    }
+
+    /// So many bytes lie in TCP that were not sent yet. The way out goes over to the wire if that is little: what
+    /// is written there would have to wait for the rest. Otherwise it is looked again in a millisecond.
+    pub fn learn_unsent(&mut self, bytes: usize) {
+        if !self.asks_unsent() {
+            return;
+        }
+        if bytes > MOST_UNSENT {
+            return self.alarms.set(Alarm::Unsent);
+        }
+        let (Some(open), Some(keys)) = (&mut self.generation, &self.keys) else { return };
+        let record = Record::switch(open.number, self.outward.accepted);
+        self.outward.queue.extend(&record.encode(self.side, keys));
+        open.wanted = false;
+        open.out_from = Some(self.outward.accepted);
+        self.events.push_back(Event::SwitchedOut(open.number));
+        self.alarms.clear(Alarm::Unsent);
+        if open.in_from.is_some() {
+            self.alarms.clear(Alarm::Switch);
+        }
+    }
+
     /// How much of `bytes` TCP may be given next, if the carrier waits for the end of the record that they begin in. `None`:
     /// as much as there is.
     pub fn allowance(&self, bytes: &[u8]) -> Option<usize> {
@@ -93,15 +123,25 @@ impl<W: Wire, K: Prove> Machine<W, K> {
     ///
     /// Fails where the link ends by it.
     pub fn write(&mut self, from: &[u8]) -> Result<usize, Fatal> {
+        self.write_slices(&[IoSlice::new(from)])
+    }
+
+    /// The same of `slices`, one behind the other.
+    ///
+    /// Fails where the link ends by it.
+    pub fn write_slices(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, Fatal> {
         let (Out::Ring, Some(wire)) = (self.way_out(), self.wire()) else { return Ok(0) };
-        match wire.write(from) {
+        match wire.write_slices(slices) {
             Ok(0) => {
-                self.alarms.set(Alarm::Stall);
+                // Who is not on it yet makes no room, and has its own deadline.
+                if !self.alarms.is_set(Alarm::Switch) {
+                    self.alarms.set(Alarm::Stall);
+                }
                 Ok(0)
             }
             Ok(written) => {
                 self.alarms.clear(Alarm::Stall);
-                self.outward.pass(&from[..written]);
+                front(slices, written).for_each(|part| self.outward.pass(part));
                 self.counts.ring_out += written as u64;
                 Ok(written)
             }
@@ -186,6 +226,16 @@ impl<W: Wire, K: Prove> Machine<W, K> {
     }
 }
 
+/// The first `bytes` of `slices`, part by part.
+pub(super) fn front<'a>(slices: &'a [IoSlice<'_>], bytes: usize) -> impl Iterator<Item = &'a [u8]> {
+    let mut left = bytes;
+    slices.iter().map(move |slice| {
+        let part = &slice[..left.min(slice.len())];
+        left -= part.len();
+        part
+    })
+}
+
 impl Queue {
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -211,3 +261,6 @@ impl Queue {
         }
     }
 }
+
+/// A direction goes over with at most so much in TCP, bytes.
+pub(super) const MOST_UNSENT: usize = 64 * 1024;

@@ -27,7 +27,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Record {
     pub(super) kind: Kind,
-    /// Why a generation is over: [`Cause`], for logs only, and 0 in all other records.
+    /// Why a generation is over: [`Cause`], a hint, and 0 in all other records.
     pub(super) cause: u8,
     pub(super) generation: u32,
     pub(super) offset: u64,

@@ -1,7 +1,11 @@
 //! What the two sides of a link say to each other about its wires, in CONTROL frames. Checked when it is read.
 
+use std::net::Ipv6Addr;
+
 use lighter_config::xds::wire::lighter::link::v1 as wire;
 use prost::Message as _;
+
+use crate::link::wire::rdma::Card;
 
 /// A number that is used once.
 pub(crate) type Nonce = [u8; 16];
@@ -30,6 +34,10 @@ pub(crate) struct Offer {
     pub(crate) host: String,
     /// How much is to lie in a ring at most, in each direction.
     pub(crate) ring_bytes: u32,
+    /// This side's end, for RDMA.
+    pub(crate) rdma: Option<Card>,
+    /// How often it has gone through all ends that it could have, for RDMA.
+    pub(crate) round: u32,
 }
 
 /// What was asked for can be had.
@@ -43,6 +51,8 @@ pub(crate) struct Accept {
     pub(crate) door: String,
     /// What was offered, or less.
     pub(crate) ring_bytes: u32,
+    /// This side's end, for RDMA.
+    pub(crate) rdma: Option<Card>,
 }
 
 /// What was asked for cannot be had.
@@ -83,15 +93,17 @@ impl Message {
         Some(match kind {
             OFFER => {
                 let offer = wire::Offer::decode(bytes).ok()?;
-                let wire::Offer { generation, wire, nonce, host, ring_bytes } = offer;
+                let wire::Offer { generation, wire, nonce, host, ring_bytes, rdma, round } = offer;
                 let nonce = nonce.try_into().ok()?;
-                Message::Offer(Offer { generation, wire, nonce, host, ring_bytes })
+                let rdma = read_end(rdma)?;
+                Message::Offer(Offer { generation, wire, nonce, host, ring_bytes, rdma, round })
             }
             ACCEPT => {
-                let wire::Accept { generation, nonce, door, ring_bytes } =
+                let wire::Accept { generation, nonce, door, ring_bytes, rdma } =
                     wire::Accept::decode(bytes).ok()?;
                 let nonce = nonce.try_into().ok()?;
-                Message::Accept(Accept { generation, nonce, door, ring_bytes })
+                let rdma = read_end(rdma)?;
+                Message::Accept(Accept { generation, nonce, door, ring_bytes, rdma })
             }
             DECLINE => {
                 let decline = wire::Decline::decode(bytes).ok()?;
@@ -105,13 +117,14 @@ impl Message {
     /// The kind of its CONTROL frame, and what stands in it.
     pub(crate) fn write(&self) -> (u16, Vec<u8>) {
         match self.clone() {
-            Message::Offer(Offer { generation, wire, nonce, host, ring_bytes }) => {
-                let nonce = nonce.to_vec();
-                (OFFER, wire::Offer { generation, wire, nonce, host, ring_bytes }.encode_to_vec())
+            Message::Offer(Offer { generation, wire, nonce, host, ring_bytes, rdma, round }) => {
+                let (nonce, rdma) = (nonce.to_vec(), rdma.map(write_end));
+                let offer = wire::Offer { generation, wire, nonce, host, ring_bytes, rdma, round };
+                (OFFER, offer.encode_to_vec())
             }
-            Message::Accept(Accept { generation, nonce, door, ring_bytes }) => {
-                let nonce = nonce.to_vec();
-                (ACCEPT, wire::Accept { generation, nonce, door, ring_bytes }.encode_to_vec())
+            Message::Accept(Accept { generation, nonce, door, ring_bytes, rdma }) => {
+                let (nonce, rdma) = (nonce.to_vec(), rdma.map(write_end));
+                (ACCEPT, wire::Accept { generation, nonce, door, ring_bytes, rdma }.encode_to_vec())
             }
             Message::Decline(Decline { generation, cause }) => {
                 (DECLINE, wire::Decline { generation, cause: cause.on_the_wire().into() }.encode_to_vec())
@@ -170,6 +183,19 @@ impl Refusal {
     }
 }
 
+/// None: there is an end that cannot be.
+fn read_end(end: Option<wire::RdmaEnd>) -> Option<Option<Card>> {
+    let Some(wire::RdmaEnd { gid, pair, first_packet, address, key, mtu }) = end else { return Some(None) };
+    let gid: [u8; 16] = gid.try_into().ok()?;
+    let card = Card { gid: Ipv6Addr::from(gid), pair, first_packet, address, key, mtu };
+    card.can_be().then_some(Some(card))
+}
+
+fn write_end(card: Card) -> wire::RdmaEnd {
+    let Card { gid, pair, first_packet, address, key, mtu } = card;
+    wire::RdmaEnd { gid: gid.octets().to_vec(), pair, first_packet, address, key, mtu }
+}
+
 /// Kinds of CONTROL frames.
 const OFFER: u16 = 1;
 const ACCEPT: u16 = 2;
@@ -192,10 +218,31 @@ mod tests {
             nonce: [3; 16],
             host: "6b0a".into(),
             ring_bytes: 1 << 18,
+            rdma: None,
+            round: 0,
         };
-        let accept = Accept { generation: 7, nonce: [4; 16], door: "1-2.door".into(), ring_bytes: 1 << 16 };
+        let accept = Accept {
+            generation: 7,
+            nonce: [4; 16],
+            door: "1-2.door".into(),
+            ring_bytes: 1 << 16,
+            rdma: None,
+        };
+        let card = Card {
+            gid: Ipv6Addr::LOCALHOST,
+            pair: 0xFF_FFFF,
+            first_packet: 7,
+            address: u64::MAX,
+            key: 9,
+            mtu: 5,
+        };
+        let by_rdma = [
+            Message::Offer(Offer { wire: "rdma".into(), rdma: Some(card), round: 3, ..offer.clone() }),
+            Message::Accept(Accept { door: String::new(), rdma: Some(card), ..accept.clone() }),
+        ];
         let declines = Refusal::ALL.map(|cause| Message::Decline(Decline { generation: u32::MAX, cause }));
-        for message in [Message::Offer(offer), Message::Accept(accept)].into_iter().chain(declines) {
+        let by_shm = [Message::Offer(offer), Message::Accept(accept)];
+        for message in by_shm.into_iter().chain(by_rdma).chain(declines) {
             let (kind, bytes) = message.write();
             assert_eq!(Message::read(kind, &bytes), Some(message.clone()));
             assert_eq!(Message::read(kind + 3, &bytes), None, "another kind");
@@ -205,10 +252,26 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_not_read() {
         let accept = |nonce: usize| {
-            let accept =
-                wire::Accept { generation: 1, nonce: vec![0; nonce], door: "d".into(), ring_bytes: 1 };
+            let accept = wire::Accept {
+                generation: 1,
+                nonce: vec![0; nonce],
+                door: "d".into(),
+                ring_bytes: 1,
+                rdma: None,
+            };
             Message::read(ACCEPT, &accept.encode_to_vec())
         };
+        for (gid, pair, first_packet, mtu, can_be) in [
+            (16, 1, 1, 5, true),
+            (15, 1, 1, 5, false),
+            (16, 1 << 24, 1, 5, false),
+            (16, 1, 1 << 24, 5, false),
+            (16, 1, 1, 6, false),
+        ] {
+            let rdma = wire::RdmaEnd { gid: vec![0; gid], pair, first_packet, address: 1, key: 1, mtu };
+            let offer = wire::Offer { nonce: vec![0; 16], rdma: Some(rdma), ..Default::default() };
+            assert_eq!(Message::read(OFFER, &offer.encode_to_vec()).is_some(), can_be);
+        }
         assert!(accept(16).is_some());
         assert_eq!((accept(15), accept(17), accept(0)), (None, None, None));
         assert_eq!(Message::read(DECLINE, &[0; MOST_BYTES + 1]), None);

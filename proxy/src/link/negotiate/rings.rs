@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::message::Refusal;
-use crate::telemetry;
+use crate::telemetry::{self, LinkWire};
 
 /// All rings of this process.
 #[derive(Debug)]
@@ -26,13 +26,13 @@ pub(crate) struct Rings {
 struct All {
     used: u64,
     held: Vec<Weak<Entry>>,
-    peers: HashMap<Peer, Record>,
+    peers: HashMap<(Peer, LinkWire), Record>,
 }
 
 /// Who is at the other end of a link, and on which host.
 pub(crate) type Peer = (IpAddr, Arc<str>);
 
-/// What went wrong with a peer.
+/// What went wrong with a peer over one kind of wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Record {
     /// So often in a row.
@@ -55,9 +55,22 @@ struct Entry {
     bytes: u64,
     /// When it was used, in milliseconds since the rings' beginning.
     used: AtomicU64,
-    /// It is to be given up.
-    asked: AtomicBool,
+    /// Why it is to be given up, if it is.
+    asked: OnceLock<Asked>,
+    /// The device that reaches it, if one does.
+    device: OnceLock<Box<str>>,
     waker: Mutex<Option<Waker>>,
+}
+
+/// Why a ring is to be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// It rests, and another link needs its memory.
+    Room,
+    /// An operator wants it so.
+    Operator,
+    /// Its device is gone.
+    Lost,
 }
 
 impl Rings {
@@ -72,14 +85,15 @@ impl Rings {
     }
 
     /// When a wire may be asked of `peer` again, if it may not now.
-    pub(crate) fn rests_until(&self, peer: &Peer, now: Instant) -> Option<Instant> {
-        let until = self.lock().peers.get(peer)?.until;
+    pub(crate) fn rests_until(&self, peer: &Peer, wire: LinkWire, now: Instant) -> Option<Instant> {
+        let until = self.lock().peers.get(&(peer.clone(), wire))?.until;
         (now < until).then_some(until)
     }
 
     /// Whether the wire did harm with `peer` lately.
-    pub(crate) fn is_barred(&self, peer: &Peer, now: Instant) -> bool {
-        self.lock().peers.get(peer).is_some_and(|record| record.barred && now < record.until)
+    pub(crate) fn is_barred(&self, peer: &Peer, wire: LinkWire, now: Instant) -> bool {
+        let key = (peer.clone(), wire);
+        self.lock().peers.get(&key).is_some_and(|record| record.barred && now < record.until)
     }
 
     /// Memory for a ring. None: there is no room, and the ring that was not used for longest, if it rests, is asked to go.
@@ -91,15 +105,21 @@ impl Rings {
             let resting = held.filter(|entry| entry.used.load(Relaxed) < stale);
             let oldest = resting.min_by_key(|entry| entry.used.load(Relaxed));
             drop(all);
-            if let Some(entry) = oldest.filter(|entry| !entry.asked.load(Relaxed)) {
+            if let Some(entry) = oldest.filter(|entry| entry.asked.get().is_none()) {
                 telemetry::links().evicted();
-                entry.ask();
+                entry.ask(Asked::Room);
             }
             return None;
         }
         all.used += bytes;
         let used = AtomicU64::new(self.millis(now));
-        let entry = Arc::new(Entry { bytes, used, asked: AtomicBool::default(), waker: Mutex::default() });
+        let entry = Arc::new(Entry {
+            bytes,
+            used,
+            asked: OnceLock::new(),
+            device: OnceLock::new(),
+            waker: Mutex::default(),
+        });
         all.held.retain(|entry| entry.strong_count() > 0);
         all.held.push(Arc::downgrade(&entry));
         telemetry::links().ring_memory(bytes as i64);
@@ -109,41 +129,63 @@ impl Rings {
     /// Asks every ring to go.
     pub(crate) fn give_up_all(&self) {
         let held: Vec<_> = self.lock().held.iter().filter_map(Weak::upgrade).collect();
-        held.iter().for_each(|entry| entry.ask());
+        held.iter().for_each(|entry| entry.ask(Asked::Operator));
+    }
+
+    /// How often in a row a wire with `peer` failed.
+    pub(crate) fn times(&self, peer: &Peer, wire: LinkWire) -> u32 {
+        self.lock().peers.get(&(peer.clone(), wire)).map_or(0, |record| record.times)
+    }
+
+    /// A device is gone: every ring that it reaches has failed.
+    pub(crate) fn lost(&self, device: &str) {
+        let held: Vec<_> = self.lock().held.iter().filter_map(Weak::upgrade).collect();
+        for entry in held.iter().filter(|entry| entry.device.get().is_some_and(|of| **of == *device)) {
+            entry.ask(Asked::Lost);
+        }
     }
 
     /// A wire with `peer` did not come about, or failed. It is left alone for `first`, and twice as long each time in a row.
-    pub(crate) fn failed(&self, peer: &Peer, first: Duration, now: Instant) {
+    pub(crate) fn failed(&self, peer: &Peer, wire: LinkWire, first: Duration, now: Instant) {
         let mut all = self.lock();
-        let record = all.record(peer, now);
+        let record = all.record(peer, wire, now);
         let pause = first.saturating_mul(1 << record.times.min(MOST_DOUBLED)).min(first * LONGEST);
         record.times += 1;
         record.until = record.until.max(now + pause);
     }
 
     /// `peer` said that there will be none for a while.
-    pub(crate) fn declined(&self, peer: &Peer, cause: Refusal, first: Duration, now: Instant) {
+    pub(crate) fn declined(
+        &self,
+        peer: &Peer,
+        wire: LinkWire,
+        cause: Refusal,
+        first: Duration,
+        now: Instant,
+    ) {
         let pause = match cause {
             Refusal::OtherHost | Refusal::Unavailable | Refusal::Barred | Refusal::Malformed => BARRED,
             Refusal::Policy => FORBIDDEN,
-            Refusal::Budget | Refusal::TooSoon => return self.failed(peer, first, now),
+            // It makes room meanwhile, if some ring there rests.
+            Refusal::Budget => first,
+            Refusal::TooSoon => return self.failed(peer, wire, first, now),
         };
         let mut all = self.lock();
-        let record = all.record(peer, now);
+        let record = all.record(peer, wire, now);
         record.until = record.until.max(now + pause);
     }
 
     /// A wire with `peer` carried what nobody sealed, or lied.
-    pub(crate) fn bar(&self, peer: &Peer, now: Instant) {
+    pub(crate) fn bar(&self, peer: &Peer, wire: LinkWire, now: Instant) {
         let mut all = self.lock();
-        let record = all.record(peer, now);
+        let record = all.record(peer, wire, now);
         record.until = record.until.max(now + BARRED);
         record.barred = true;
     }
 
     /// A ring with `peer` lived long: what went wrong before is forgotten.
-    pub(crate) fn lived(&self, peer: &Peer) {
-        if let Some(record) = self.lock().peers.get_mut(peer) {
+    pub(crate) fn lived(&self, peer: &Peer, wire: LinkWire) {
+        if let Some(record) = self.lock().peers.get_mut(&(peer.clone(), wire)) {
             record.times = 0;
         }
     }
@@ -158,7 +200,7 @@ impl Rings {
 }
 
 impl All {
-    fn record(&mut self, peer: &Peer, now: Instant) -> &mut Record {
+    fn record(&mut self, peer: &Peer, wire: LinkWire, now: Instant) -> &mut Record {
         if self.peers.len() >= MOST_PEERS {
             // Their pauses are over; what is forgotten of them is how often it went wrong.
             self.peers.retain(|_, record| now < record.until);
@@ -169,7 +211,7 @@ impl All {
             soonest.map(|peer| self.peers.remove(&peer));
         }
         let fresh = Record { times: 0, until: now, barred: false };
-        let record = self.peers.entry(peer.clone()).or_insert(fresh);
+        let record = self.peers.entry((peer.clone(), wire)).or_insert(fresh);
         record.barred &= now < record.until;
         record
     }
@@ -181,9 +223,14 @@ impl Lease {
         self.entry.used.store(self.rings.millis(now), Relaxed);
     }
 
-    /// Whether it is to be given up.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.entry.asked.load(Relaxed)
+    /// Why it is to be given up, if it is.
+    pub(crate) fn asked(&self) -> Option<Asked> {
+        self.entry.asked.get().copied()
+    }
+
+    /// The ring is reached by this device.
+    pub(crate) fn is_of(&self, device: &str) {
+        self.entry.device.get_or_init(|| device.into());
     }
 
     /// Whom to wake when it is to be given up.
@@ -200,8 +247,9 @@ impl Drop for Lease {
 }
 
 impl Entry {
-    fn ask(&self) {
-        self.asked.store(true, Relaxed);
+    fn ask(&self, why: Asked) {
+        // Whoever was first is obeyed.
+        self.asked.get_or_init(|| why);
         if let Some(waker) = &*self.waker() {
             waker.wake_by_ref();
         }
@@ -234,6 +282,8 @@ const MOST_PEERS: usize = 4096;
 mod tests {
     use super::*;
 
+    const SHM: LinkWire = LinkWire::Shm;
+
     fn peer(last: u8) -> Peer {
         (IpAddr::from([192, 0, 2, last]), "spiffe://mesh.lighter/ns/default/sa/web".into())
     }
@@ -248,29 +298,30 @@ mod tests {
         let rings = rings(1, now);
         let mut pauses = Vec::new();
         for _ in 0..9 {
-            rings.failed(&peer(1), Duration::from_secs(1), now);
-            let until = rings.rests_until(&peer(1), now).unwrap();
+            rings.failed(&peer(1), SHM, Duration::from_secs(1), now);
+            let until = rings.rests_until(&peer(1), SHM, now).unwrap();
             pauses.push((until - now).as_secs());
             now = until;
-            assert_eq!(rings.rests_until(&peer(1), now), None);
+            assert_eq!(rings.rests_until(&peer(1), SHM, now), None);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(rings.rests_until(&peer(2), now), None, "another peer");
-        rings.lived(&peer(1));
-        rings.failed(&peer(1), Duration::from_secs(1), now);
-        assert_eq!(rings.rests_until(&peer(1), now), Some(now + Duration::from_secs(1)));
+        assert_eq!(rings.rests_until(&peer(2), SHM, now), None, "another peer");
+        assert_eq!(rings.rests_until(&peer(1), LinkWire::Rdma, now), None, "another wire");
+        rings.lived(&peer(1), SHM);
+        rings.failed(&peer(1), SHM, Duration::from_secs(1), now);
+        assert_eq!(rings.rests_until(&peer(1), SHM, now), Some(now + Duration::from_secs(1)));
     }
 
     #[test]
     fn a_wire_that_did_harm_is_barred_for_ten_minutes() {
         let now = Instant::now();
         let rings = rings(1, now);
-        rings.declined(&peer(1), Refusal::OtherHost, Duration::from_secs(1), now);
-        assert!(!rings.is_barred(&peer(1), now));
-        assert_eq!(rings.rests_until(&peer(1), now), Some(now + BARRED));
-        rings.bar(&peer(1), now);
-        assert!(rings.is_barred(&peer(1), now + BARRED - Duration::from_millis(1)));
-        assert!(!rings.is_barred(&peer(1), now + BARRED));
+        rings.declined(&peer(1), SHM, Refusal::OtherHost, Duration::from_secs(1), now);
+        assert!(!rings.is_barred(&peer(1), SHM, now));
+        assert_eq!(rings.rests_until(&peer(1), SHM, now), Some(now + BARRED));
+        rings.bar(&peer(1), SHM, now);
+        assert!(rings.is_barred(&peer(1), SHM, now + BARRED - Duration::from_millis(1)));
+        assert!(!rings.is_barred(&peer(1), SHM, now + BARRED));
     }
 
     #[test]
@@ -281,10 +332,10 @@ mod tests {
         let now = now + RESTS;
         young.touch(now);
         assert!(rings.lease(100, now).is_none());
-        assert!(!old.is_asked(), "it was used not long enough ago");
+        assert_eq!(old.asked(), None, "it was used not long enough ago");
         let now = now + Duration::from_millis(1);
         assert!(rings.lease(100, now).is_none());
-        assert!(old.is_asked() && !young.is_asked());
+        assert_eq!((old.asked(), young.asked()), (Some(Asked::Room), None));
         drop(old);
         let next = rings.lease(100, now).unwrap();
         assert!(rings.lease(1, now).is_none());
@@ -294,12 +345,23 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_is_gone_takes_its_rings_with_it() {
+        let now = Instant::now();
+        let rings = rings(300, now);
+        let leases = [(); 3].map(|()| rings.lease(100, now).unwrap());
+        leases[0].is_of("mlx5_0");
+        leases[1].is_of("mlx5_1");
+        rings.lost("mlx5_1");
+        assert_eq!(leases.each_ref().map(Lease::asked), [None, Some(Asked::Lost), None]);
+    }
+
+    #[test]
     fn of_so_many_peers_at_most_something_is_known() {
         let now = Instant::now();
         let rings = rings(1, now);
         for number in 0..2 * MOST_PEERS as u32 {
             let peer = (IpAddr::from(number.to_be_bytes()), Arc::from("a"));
-            rings.failed(&peer, Duration::from_secs(1), now);
+            rings.failed(&peer, SHM, Duration::from_secs(1), now);
         }
         assert!(rings.lock().peers.len() <= MOST_PEERS);
     }

@@ -68,6 +68,8 @@ pub(crate) struct Ring<M> {
     fault: Option<WireFault>,
     /// The peer is asleep no more, and has to be told.
     bell: bool,
+    /// How often this side went to sleep.
+    naps: u64,
 
     /// The way out: bytes written,
     written: u64,
@@ -86,8 +88,10 @@ pub(crate) struct Ring<M> {
     read: u64,
     /// that are needed no more,
     consumed: u64,
-    /// and how many of these the peer was told of.
+    /// how many of these the peer was told of,
     published: u64,
+    /// and whether it was not woken for them if it waits for room.
+    quiet: bool,
     /// Bytes of whose coming this side's owner knows.
     told_came: u64,
 }
@@ -103,6 +107,7 @@ impl<M: Memory> Ring<M> {
             size,
             fault: None,
             bell: false,
+            naps: 0,
             written: 0,
             gone: 0,
             blocked: false,
@@ -112,6 +117,7 @@ impl<M: Memory> Ring<M> {
             read: 0,
             consumed: 0,
             published: 0,
+            quiet: false,
             told_came: 0,
         }
     }
@@ -155,6 +161,10 @@ impl<M: Memory> Ring<M> {
         self.consumed = count.clamp(self.consumed, self.read);
         if self.consumed - self.published >= (self.size / 4).max(1) {
             self.publish();
+            // A writer that is woken for little fills that and sleeps again.
+            if self.size - (self.came - self.published) >= self.size / 2 {
+                self.tell_room();
+            }
         }
     }
 
@@ -194,14 +204,27 @@ impl<M: Memory> Ring<M> {
             return Ok(true);
         }
         self.publish();
+        self.tell_room();
         let for_room = if self.blocked || self.awaits_consumed { ROOM } else { 0 };
-        self.memory.store(self.side, Word::Asleep, BYTES | for_room);
+        let asleep = BYTES | for_room;
+        let before = self.memory.load(self.side, Word::Asleep);
+        if before == asleep {
+            // It sleeps already, and has looked since.
+            return Ok(false);
+        }
+        self.naps += u64::from(before == 0);
+        self.memory.store(self.side, Word::Asleep, asleep);
         self.memory.fence();
         if self.has_changed()? {
             self.memory.store(self.side, Word::Asleep, 0);
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// How often this side went to sleep so far. Its bell rings no more often, if the peer is honest.
+    pub(crate) fn naps(&self) -> u64 {
+        self.naps
     }
 
     /// Whether the peer was asleep and something was published that it waits for since this was last asked: then its bell
@@ -281,11 +304,18 @@ impl<M: Memory> Ring<M> {
         Ok(changed)
     }
 
-    /// Tells the peer what is consumed.
+    /// Tells the peer what is consumed, if it looks.
     fn publish(&mut self) {
         if self.published != self.consumed && self.fault.is_none() {
             self.published = self.consumed;
             self.memory.store(self.side, Word::Consumed, self.published);
+            self.quiet = true;
+        }
+    }
+
+    /// Wakes the peer for what it was told quietly.
+    fn tell_room(&mut self) {
+        if std::mem::take(&mut self.quiet) {
             self.wake(ROOM);
         }
     }

@@ -31,6 +31,7 @@ fn record<'a>(metrics: &'a RouteMetrics, path: &'a [u8]) -> Record<'a> {
         latency: Duration::from_micros(1500),
         duration: Duration::from_millis(2500),
         retries: 1,
+        span: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
 
+use super::exemplar::Exemplar;
 use super::histogram::{Buckets, Reading};
 
 /// Which text format.
@@ -127,6 +128,19 @@ impl Exposition {
 
     /// A histogram.
     pub fn histogram(&mut self, family: &Family, labels: impl Display, buckets: &Buckets, reading: &Reading) {
+        self.histogram_with(family, labels, buckets, reading, &[]);
+    }
+
+    /// The same with a request for some of its buckets, which only OpenMetrics can say.
+    pub fn histogram_with(
+        &mut self,
+        family: &Family,
+        labels: impl Display,
+        buckets: &Buckets,
+        reading: &Reading,
+        exemplars: &[Option<Exemplar>],
+    ) {
+        let exemplars = if self.format == Format::OpenMetrics { exemplars } else { &[] };
         let lines = self.lines(family);
         let labels = labels.to_string();
         let mut cumulated = 0;
@@ -138,7 +152,12 @@ impl Exposition {
             };
             let _ = write!(lines, "{}_bucket", family.name);
             braces(lines, format_args!("{labels}"), Some(bound));
-            let _ = writeln!(lines, " {cumulated}");
+            let _ = write!(lines, " {cumulated}");
+            if let Some(Exemplar { trace, value, at }) = exemplars.get(at).and_then(Option::as_ref) {
+                let (value, at) = (Decimal(*value, buckets.per_unit), Decimal(*at, 1000));
+                let _ = write!(lines, " # {{trace_id=\"{trace}\"}} {value} {at}");
+            }
+            lines.push('\n');
         }
         let _ = write!(lines, "{}_sum", family.name);
         braces(lines, format_args!("{labels}"), None);

@@ -48,7 +48,16 @@ pub(crate) fn parse(text: &str, open_metrics: bool) -> BTreeMap<String, Parsed> 
             }
             continue;
         }
+        let (line, exemplar) = line.split_once(" # ").map_or((line, None), |(line, rest)| (line, Some(rest)));
         let (name, labels, value) = sample(line);
+        if let Some(exemplar) = exemplar {
+            assert!(open_metrics && name.ends_with("_bucket"), "no place for an exemplar: {line}");
+            let (_, of, value_and_time) = sample(&format!("exemplar{exemplar}"));
+            assert!(of.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= 128, "{line}");
+            let (value, time) = value_and_time.split_once(' ').unwrap_or_else(|| panic!("{line}"));
+            let (value, _): (f64, f64) = (value.parse().unwrap(), time.parse().unwrap());
+            assert!(labels["le"] == "+Inf" || value <= labels["le"].parse().unwrap(), "{line}");
+        }
         let family = families.get_mut(&current).unwrap_or_else(|| panic!("no TYPE before {line}"));
         let suffix = name.strip_prefix(&current).unwrap_or_else(|| panic!("not of {current}: {line}"));
         let suffixes: &[&str] = match (&*family.kind, open_metrics) {

@@ -6,6 +6,8 @@ use lighter_config::name::{ServiceName, ServicePort};
 use super::strict::{Parsed, parse};
 use super::*;
 use crate::error::Cause;
+use crate::retry::{Condition, Refusal};
+use crate::telemetry::spans::Begun;
 use crate::telemetry::{self, Direction, Record, RouteMetrics, Spoken};
 
 const FORMATS: [(Format, bool); 2] = [(Format::Prometheus, false), (Format::OpenMetrics, true)];
@@ -33,6 +35,7 @@ fn record(metrics: &RouteMetrics) -> Record<'_> {
         latency: Duration::from_micros(1500),
         duration: Duration::from_millis(3),
         retries: 0,
+        span: None,
     }
 }
 
@@ -47,6 +50,19 @@ fn value(family: &Parsed, name: &str, labels: &[(&str, &str)]) -> String {
 }
 
 #[test]
+fn a_bucket_shows_a_request_that_was_traced_in_open_metrics_alone() {
+    let metrics = RouteMetrics::of(Direction::Outbound, &key("traced"), "r");
+    metrics.begin(Spoken::Http1);
+    telemetry::account(&Record { span: Some(&Begun::of(0xab)), ..record(&metrics) });
+    for (format, open_metrics) in FORMATS {
+        let text = telemetry::render(format);
+        parse(&text, open_metrics);
+        let shown = format!("le=\"0.003\"}} 1 # {{trace_id=\"{}\"}} 0.003 ", "ab".repeat(16));
+        assert_eq!(text.matches(&shown).count(), usize::from(open_metrics));
+    }
+}
+
+#[test]
 fn a_route_shows_what_was_accounted_for_in_both_formats() {
     let route = "shop/\"a\\b\n\"/0";
     let metrics = RouteMetrics::of(Direction::Outbound, &key("shown"), route);
@@ -54,6 +70,9 @@ fn a_route_shows_what_was_accounted_for_in_both_formats() {
         metrics.begin(Spoken::Http1);
     }
     telemetry::account(&record(&metrics));
+    metrics.tried_again(Condition::Unread);
+    metrics.tried_again(Condition::Status);
+    metrics.not_tried_again(Refusal::Budget);
     telemetry::account(&Record { status: 404, retries: 2, ..record(&metrics) });
     telemetry::account(&Record { status: 503, cause: Some(Cause::NoEndpoint), ..record(&metrics) });
     metrics.begin(Spoken::Grpc);
@@ -88,7 +107,9 @@ fn a_route_shows_what_was_accounted_for_in_both_formats() {
         is("lighter_requests_in_flight", &[], "1");
         is("lighter_request_bytes_total", &[], "40");
         is("lighter_response_bytes_total", &[], "80");
-        is("lighter_retries_total", &[], "2");
+        is("lighter_retries_total", &[("condition", "unread")], "1");
+        is("lighter_retries_total", &[("condition", "status")], "1");
+        is("lighter_retries_refused_total", &[("reason", "budget")], "1");
         is("lighter_request_duration_seconds_count", &[], "4");
         is("lighter_request_duration_seconds_sum", &[], "0.012");
         is("lighter_request_duration_seconds_bucket", &[("le", "0.002")], "0");

@@ -21,6 +21,7 @@ use crate::http::h1::head::{self, Response};
 use crate::http::local::{self, ErrorAnswer};
 use crate::io::Stream;
 use crate::link::send::LENT;
+use crate::retry::{Came, retry_after};
 use crate::telemetry::{self, Direction, Record, Spoken, access_log};
 
 thread_local! {
@@ -80,13 +81,13 @@ impl Connection {
         // A connection that rested may have been closed while this request was on its way. The endpoint did not answer
         // it; that it did not run it either is known only of requests that may run twice anyway.
         let rested = up.reused;
-        let (cause, detail, unread) = match poll_fill(&mut x.download.buffer, &mut up.io, cx) {
+        let (cause, detail, came) = match poll_fill(&mut x.download.buffer, &mut up.io, cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Ok(0)) if nothing_came => {
-                (Cause::UpstreamClosed, "the endpoint closed before it answered", rested)
+                (Cause::UpstreamClosed, "the endpoint closed before it answered", Came::Broken)
             }
             Poll::Ready(Ok(0)) => {
-                (Cause::UpstreamTruncated, "the endpoint closed within its answer's head", false)
+                (Cause::UpstreamTruncated, "the endpoint closed within its answer's head", Came::Broken)
             }
             Poll::Ready(Ok(_)) => {
                 self.progress += 1;
@@ -99,10 +100,12 @@ impl Connection {
                 if let Some(fault) = Fault::refused(&error) {
                     return Err(fault);
                 }
-                (Cause::UpstreamReset, "the endpoint cut the connection", rested || x.harmless)
+                let came = if x.harmless && nothing_came { Came::Dropped } else { Came::Broken };
+                (Cause::UpstreamReset, "the endpoint cut the connection", came)
             }
         };
-        Err(Fault { cause, detail, safe: unread && nothing_came && x.idempotent })
+        let came = if rested && nothing_came && x.idempotent { Came::Unread } else { came };
+        Err(Fault::new(cause, detail).after(came))
     }
 
     /// Passes on a head and what of the body came with it. False: more bytes are needed.
@@ -121,14 +124,13 @@ impl Connection {
             }
             Err(refusal) => return Err(Fault::new(refusal.cause, refusal.detail)),
         };
-        if response.status >= 500
-            && let Some(cause) = self.unreached(&response)
+        if response.status >= 400
+            && let Some(fault) = self.asks_elsewhere(&response)
         {
-            if (self.exchange.idempotent || self.is_vouched()) && self.asks_elsewhere() {
-                let detail = "the sidecar of the endpoint cannot reach its application";
-                return Err(Fault { cause, detail, safe: true });
-            }
-            self.exchange.unreached = true;
+            return Err(fault);
+        }
+        if !response.keep_alive && response.fields.get(local::DRAINING_FIELD).is_some() {
+            self.endpoint_drains();
         }
         let x = &mut *self.exchange;
         let interim = response.status < 200 && response.framing != Framing::Tunnel;
@@ -149,8 +151,10 @@ impl Connection {
                 || decode
                 || never_asked
                 || response.framing == Framing::UntilClose
-                || self.ticket.phase() >= Phase::Lame;
+                || self.ticket.is_to_end();
             x.tunnel = response.framing == Framing::Tunnel;
+            x.websocket = x.tunnel
+                && response.fields.get("upgrade").is_some_and(|to| to.eq_ignore_ascii_case(b"websocket"));
             if x.tunnel && !x.uploaded {
                 // What is left of the request would have to go before what the client says in the other protocol.
                 let early = "the endpoint changed the protocol before it had the whole request";
@@ -181,6 +185,7 @@ impl Connection {
             x.status = response.status;
             x.up_stays = response.keep_alive;
             x.answering = true;
+            x.deadline = x.end;
             x.download.moved = pass.pass as u64;
         }
         drop(room);
@@ -188,12 +193,43 @@ impl Connection {
         Ok(true)
     }
 
-    /// What the sidecar beside the endpoint says of its application, if that could not be reached.
+    /// The sidecar at the endpoint says that it drains. Said by others, it says nothing of the endpoint.
     #[cold]
+    fn endpoint_drains(&self) {
+        let endpoint = self.exchange.picked.as_ref().map(|picked| &picked.endpoint);
+        if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.secure.is_some()) {
+            endpoint.leave(std::time::Instant::now());
+        }
+    }
+
+    /// Whether the answer is dropped, and another endpoint asked.
+    #[cold]
+    fn asks_elsewhere(&mut self, response: &Response<'_, '_>) -> Option<Fault> {
+        let (came, fault) = match self.unreached(response) {
+            Some(cause) => {
+                self.exchange.unreached = true;
+                if !self.exchange.idempotent && !self.is_vouched() {
+                    return None;
+                }
+                (Came::Unread, Fault::new(cause, "the sidecar of the endpoint cannot reach its application"))
+            }
+            None => {
+                let wait = response.fields.get("retry-after").and_then(retry_after);
+                let came = Came::Answer { status: response.status, grpc: None, wait };
+                (came, Fault::new(Cause::UpstreamClosed, "its answer calls for another try"))
+            }
+        };
+        self.exchange.again = self.decide(came);
+        self.exchange.again.map(|_| fault.after(came))
+    }
+
+    /// What the sidecar beside the endpoint says of its application, if that could not be reached.
     fn unreached(&self, response: &Response<'_, '_>) -> Option<Cause> {
         match self.direction {
-            Direction::Outbound => local::unreached(response.fields.get(local::ERROR_FIELD)?),
-            Direction::Inbound => None,
+            Direction::Outbound if response.status >= 500 => {
+                local::unreached(response.fields.get(local::ERROR_FIELD)?)
+            }
+            _ => None,
         }
     }
 
@@ -211,18 +247,36 @@ impl Connection {
         close: bool,
         cx: &mut Context<'_>,
     ) -> Result<(), Fault> {
-        let rules = ResponseRules { direction: self.direction, client_minor: self.exchange.minor, close };
+        let draining = close && self.ticket.tells_of_drain();
+        let rules =
+            ResponseRules { direction: self.direction, client_minor: self.exchange.minor, close, draining };
         let state = match (&self.target, self.exchange.route) {
             (Some(target), Some(route)) => target.destination.routes.get(route),
             _ => None,
         };
+        let is_last = response.status >= 200 || response.framing == Framing::Tunnel;
+        let endpoint = self.exchange.picked.as_ref().map(|picked| &*picked.endpoint);
+        let heard = endpoint.filter(|endpoint| is_last && endpoint.is_heard());
         match state {
             Some(state) if state.chain.changes_response() && response.status >= 200 => {
                 let mut changed = edit::filter_response(response, self.direction);
+                if let Some(endpoint) = heard {
+                    changed.fields.retain(|(name, value)| !endpoint.hear(name, value));
+                }
                 state.chain.on_response(&mut changed);
                 edit.changed_response(response, &changed, edit::reason(bytes), &rules);
             }
-            _ => edit.response(bytes, response, &rules),
+            _ => {
+                edit.response(bytes, response, &rules);
+                if let Some(endpoint) = heard {
+                    edit.leave_out(bytes, response, |name, value| endpoint.hear(name, value));
+                }
+            }
+        }
+        if let (Some(state), Some(endpoint), true) = (state, endpoint, is_last)
+            && let Some((name, value)) = state.say_session(self.exchange.session, endpoint.address)
+        {
+            edit.append(name, value.as_bytes());
         }
         let mut slices = Slices::new();
         edit.keep(response.len, response.len + pass.pass);
@@ -286,9 +340,9 @@ impl Connection {
         let Some(picked) = x.picked.take() else { return };
         let outcome = match fault {
             None if x.unreached => Outcome::Failed,
-            None => Outcome::Answered,
+            None => Outcome::of(x.status),
             // A connection that rested too long says nothing about its endpoint.
-            Some(fault) if fault.safe => Outcome::Abandoned,
+            Some(Fault { came: Some(Came::Unread), .. }) => Outcome::Abandoned,
             // Time that passed while the client was to send or to read is not the endpoint's.
             Some(Fault { cause: Cause::RequestTimeout | Cause::IdleTimeout, .. })
                 if !x.uploaded || x.answering =>
@@ -314,10 +368,13 @@ impl Connection {
         }
         x.download.buffer = None;
         x.failed = None;
-        match x.retries {
+        if x.tried == x.began {
             // Picked when the request began.
-            0 => picked.finish_after(outcome, x.latency, duration),
-            _ => picked.finish(outcome, x.latency, now.into_std()),
+            picked.finish_after(outcome, x.latency, duration);
+        } else {
+            // Time in which it was held, waited for others, or was with another endpoint is not this one's.
+            let latency = x.latency.saturating_sub(x.tried - x.began);
+            picked.finish(outcome, latency, now.into_std());
         }
     }
 
@@ -329,7 +386,7 @@ impl Connection {
         x.latency = x.began.elapsed();
         let duration = x.latency;
         self.out.queue().extend_from_slice(&local::filter_answer_http1(answer, !stays));
-        self.account(None, duration);
+        self.account(answer.refusal.map(Cause::from), duration);
         if !stays {
             return After::Linger;
         }
@@ -364,8 +421,8 @@ impl Connection {
             None => &destination.unrouted,
         };
         let caller = self.vouched.as_ref().and_then(Option::as_ref);
-        // Only a log shows the request's own words.
-        let logged = access_log::is_on();
+        // Only a log and a span show the request's own words.
+        let logged = access_log::is_on() || x.span.is_some();
         let words = |span: Span| if logged { span.get(head, &x.edit) } else { &[] };
         telemetry::account(&Record {
             caller: caller.map_or("", |caller| caller.id.as_str()),
@@ -385,6 +442,7 @@ impl Connection {
             latency: x.latency,
             duration,
             retries: x.retries,
+            span: x.span.as_deref(),
         });
     }
 }

@@ -1,6 +1,5 @@
-//! An exchange with an endpoint: connect, send, and pass both bodies on at the same time.
+//! An exchange with an endpoint: send, and pass both bodies on at the same time.
 
-use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
@@ -9,19 +8,22 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flow::{Broken, Flow};
-use super::request::pick;
 use super::wire::{Expired, Outbox, is_silent, poll_fill};
 use super::{Connection, Fault};
-use crate::balance::{Avoid, Outcome, Picked};
+use crate::balance::{Avoid, Picked};
 use crate::buf::Buffer;
-use crate::dial;
 use crate::drain::Phase;
-use crate::error::{Cause, Retry};
+use crate::error::Cause;
+use crate::guard::client::{self, Slow};
+use crate::http::BODY_TOO_LARGE;
 use crate::http::h1::body::Framing;
 use crate::http::h1::edit::{Edit, Slices, Span};
 use crate::http::h1::head::Asked;
 use crate::http::h1::pool::{Upstream, is_quiet};
-use crate::link;
+use crate::mirror;
+use crate::retry::{Came, Tries};
+use crate::session::Session;
+use crate::telemetry::spans::Begun;
 
 /// Longest silence of a client that still sends a body whose answer is complete.
 const LATE_BODY: Duration = Duration::from_secs(10);
@@ -36,13 +38,30 @@ pub(super) struct Exchange {
     pub(super) endpoint: Option<SocketAddr>,
     /// The route's place in its table, once there is one.
     pub(super) route: Option<usize>,
+    /// What says where it goes, if its balancer hashes.
+    pub(super) hash: Option<u64>,
+    /// The session that it is of, if its route has sessions.
+    pub(super) session: Option<Session>,
     pub(super) began: Instant,
+    /// When the try at hand began.
+    pub(super) tried: Instant,
     /// The time, if this poll has read the clock.
     pub(super) clock: Option<Instant>,
     /// From the request's head to the answer's.
     pub(super) latency: Duration,
+    /// When the whole exchange has to be over.
+    pub(super) end: Option<Instant>,
+    /// The same, or when the try at hand has to be answered, if that is earlier.
     pub(super) deadline: Option<Instant>,
     pub(super) idle: Option<Duration>,
+    /// How often it is looked whether something moves: the time that is left for nothing to move, or less.
+    pub(super) window: Option<Duration>,
+    /// Since when nothing moves, if that is after its beginning.
+    quiet: Instant,
+    /// How long it is held before it is sent.
+    pub(super) held: Duration,
+    /// The longest body that is passed on.
+    pub(super) max_body: u64,
 
     // What is known of the request.
     pub(super) head_len: u32,
@@ -54,6 +73,8 @@ pub(super) struct Exchange {
     pub(super) path: Span,
     pub(super) authority: Span,
     pub(super) request_id: Span,
+    /// Its span in a trace, where one is recorded.
+    pub(super) span: Option<Box<Begun>>,
     pub(super) framing: Framing,
     pub(super) asked: Asked,
     pub(super) minor: u8,
@@ -73,6 +94,9 @@ pub(super) struct Exchange {
     pub(super) answering: bool,
     pub(super) answered: bool,
     pub(super) retries: u8,
+    pub(super) tries: Tries,
+    /// There is another try, after this time.
+    pub(super) again: Option<Duration>,
     pub(super) upload: Flow,
     pub(super) up_out: Outbox,
     pub(super) download: Flow,
@@ -80,6 +104,8 @@ pub(super) struct Exchange {
     // What is known of the answer.
     pub(super) status: u16,
     pub(super) tunnel: bool,
+    /// What it is a tunnel for.
+    pub(super) websocket: bool,
     /// It is the sidecar's beside the endpoint, whose application could not be reached.
     pub(super) unreached: bool,
     /// The endpoint's connection can be used again.
@@ -96,11 +122,19 @@ impl Exchange {
             failed: None,
             endpoint: None,
             route: None,
+            hash: None,
+            session: None,
             began: Instant::now(),
+            tried: Instant::now(),
             clock: None,
             latency: Duration::ZERO,
+            end: None,
             deadline: None,
             idle: None,
+            window: None,
+            quiet: Instant::now(),
+            held: Duration::ZERO,
+            max_body: u64::MAX,
             head_len: 0,
             edit: Edit::default(),
             early: 0,
@@ -108,6 +142,7 @@ impl Exchange {
             path: Span::default(),
             authority: Span::default(),
             request_id: Span::default(),
+            span: None,
             framing: Framing::None,
             asked: Asked::default(),
             minor: 1,
@@ -122,42 +157,55 @@ impl Exchange {
             answering: false,
             answered: false,
             retries: 0,
+            tries: Tries::default(),
+            again: None,
             upload: Flow::none(),
             up_out: Outbox::default(),
             download: Flow::none(),
             status: 0,
             tunnel: false,
+            websocket: false,
             unreached: false,
             up_stays: false,
             close: false,
         }
     }
 
-    /// Begins anew: nothing is known of the request yet.
+    /// Begins: how far it is, and where it goes. What an exchange before it held was let go of, and what is known of the
+    /// request is for the caller to say.
+    #[inline]
     pub(super) fn start(&mut self, now: Instant) {
         self.endpoint = None;
         self.route = None;
-        self.began = now;
+        (self.began, self.tried) = (now, now);
         self.latency = Duration::ZERO;
-        self.deadline = None;
-        self.head_len = 0;
+        (self.end, self.deadline) = (None, None);
+        self.held = Duration::ZERO;
+        self.session = None;
+        self.max_body = u64::MAX;
+        self.edit.clear();
         self.early = 0;
-        self.method = Span::default();
-        self.path = Span::default();
-        self.authority = Span::default();
         self.request_id = Span::default();
-        self.framing = Framing::None;
-        self.asked = Asked::default();
-        self.minor = 1;
-        self.keep_alive = false;
-        self.grpc = false;
         self.retries = 0;
+        self.tries = Tries::default();
+        self.upload.copy = None;
         self.status = 0;
         self.tunnel = false;
         self.close = false;
-        self.upload.moved = 0;
-        self.download.moved = 0;
-        self.again();
+        self.again = None;
+        self.forget();
+    }
+
+    /// Nothing is known of the request, and nothing will be.
+    pub(super) fn forget_request(&mut self) {
+        self.head_len = 0;
+        self.method = Span::default();
+        self.path = Span::default();
+        self.authority = Span::default();
+        self.framing = Framing::None;
+        self.asked = Asked::default();
+        self.keep_alive = false;
+        self.grpc = false;
     }
 
     /// Lets go of whatever it may still hold.
@@ -165,13 +213,27 @@ impl Exchange {
         self.picked = None;
         self.up = None;
         self.failed = None;
+        self.span = None;
         self.upload.let_go();
         self.up_out.clear();
         self.download.let_go();
     }
 
+    /// When the first of two limits passes: that of the exchange, or that of a try which begins at `now`.
+    pub(super) fn first_end(&self, try_timeout: Option<Duration>, now: Instant) -> Option<Instant> {
+        let Some(limit) = try_timeout else { return self.end };
+        let of_try = now + limit;
+        Some(self.end.map_or(of_try, |end| end.min(of_try)))
+    }
+
+    /// Whether the whole request is still at hand.
+    pub(super) fn is_whole(&self) -> bool {
+        let kept = self.upload.kept.is_some();
+        !self.answering && (kept || (self.upload.moved == 0 && self.upload.buffer.is_none()))
+    }
+
     /// Forgets an attempt.
-    fn again(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.sent = false;
         self.uploaded = false;
         self.refused = false;
@@ -189,94 +251,8 @@ impl Exchange {
 }
 
 impl Connection {
-    /// Carries the exchange to its end, on one endpoint or, where that is safe, on a second one.
-    pub(super) async fn exchange(&mut self) -> Result<(), Fault> {
-        loop {
-            if self.exchange.up.is_none()
-                && let Err(fault) = self.dial().await
-            {
-                match self.pick_again(&fault) {
-                    true => continue,
-                    false => return Err(fault),
-                }
-            }
-            match poll_fn(|cx| self.poll_exchange(cx)).await {
-                Err(fault) if self.pick_again(&fault) => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Connects to the endpoint that is picked.
-    async fn dial(&mut self) -> Result<(), Fault> {
-        let (Some(picked), Some(target)) = (&self.exchange.picked, &self.target) else {
-            return Err(Fault::new(Cause::Internal, "no endpoint is picked"));
-        };
-        let (worker, direction, endpoint) = (self.worker.clone(), self.direction, picked.endpoint.clone());
-        let timeout = target.destination.policy().connect_timeout;
-        let mut dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
-        let dialled = poll_fn(|cx| match dialling.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Ok(result)),
-            Poll::Pending => self
-                .poll_limits(cx)
-                .and_then(|()| self.poll_client(cx))
-                .map_or_else(|fault| Poll::Ready(Err(fault)), |()| Poll::Pending),
-        });
-        let dialled = dialled.await?;
-        match dialled {
-            Ok(up) => {
-                self.exchange.up = Some(up);
-                Ok(())
-            }
-            Err(error) => {
-                let safe = error.retry == Retry::Safe;
-                if let Some(picked) = self.exchange.picked.take() {
-                    let endpoint = picked.endpoint.clone();
-                    picked.finish(dial::outcome(&error), Duration::ZERO, Instant::now().into_std());
-                    self.exchange.failed = Some(Avoid::after(endpoint, error.cause));
-                }
-                Err(Fault { cause: error.cause, detail: error.detail, safe })
-            }
-        }
-    }
-
-    /// Whether there is another try left, and the whole request is still at hand.
-    pub(super) fn asks_elsewhere(&self) -> bool {
-        let x = &*self.exchange;
-        let whole = x.upload.moved == 0 && x.upload.buffer.is_none() && !x.answering;
-        let may = self.target.as_ref().is_some_and(|target| target.destination.policy().safe_retry);
-        whole && may && x.retries == 0 && x.route.is_some()
-    }
-
-    /// Picks another endpoint if the fault allows it, and the whole request is still at hand.
-    fn pick_again(&mut self, fault: &Fault) -> bool {
-        if !fault.safe || !self.asks_elsewhere() {
-            return false;
-        }
-        let (Some(target), x) = (&self.target, &mut *self.exchange) else { return false };
-        let Some(route) = x.route else { return false };
-        let now = Instant::now();
-        if let Some(picked) = x.picked.take() {
-            x.failed = Some(Avoid::after(picked.endpoint.clone(), fault.cause));
-            // A connection that rested too long says nothing about its endpoint.
-            let closed = matches!(fault.cause, Cause::UpstreamClosed | Cause::UpstreamReset);
-            let rested = closed && x.up.as_ref().is_some_and(|up| up.reused);
-            let outcome = if rested { Outcome::Abandoned } else { Outcome::Failed };
-            picked.finish(outcome, Duration::ZERO, now.into_std());
-        }
-        let Ok(picked) = pick(target, route, x.failed.as_ref(), now) else { return false };
-        x.endpoint = Some(picked.endpoint.address);
-        x.picked = Some(picked);
-        x.up = None;
-        x.up_out.clear();
-        x.download.buffer = None;
-        x.retries = 1;
-        x.again();
-        true
-    }
-
     /// Sends the request and passes both bodies on.
-    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+    pub(super) fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         self.exchange.clock = None;
         self.poll_limits(cx)?;
         let mut silent = false;
@@ -305,7 +281,8 @@ impl Connection {
         }
         // The answer is complete and the request is not: go on while the endpoint listens.
         if self.exchange.up.as_mut().is_some_and(|up| is_quiet(&mut up.io, cx)) {
-            self.exchange.idle = Some(self.exchange.idle.unwrap_or(LATE_BODY).min(LATE_BODY));
+            let idle = self.exchange.idle.unwrap_or(LATE_BODY).min(LATE_BODY);
+            (self.exchange.idle, self.exchange.window) = (Some(idle), Some(idle));
             let _ = self.poll_limits(cx);
             Poll::Pending
         } else {
@@ -321,22 +298,26 @@ impl Connection {
         let (Some(input), Some(up)) = (input, &mut x.up) else {
             return Err(Fault::new(Cause::Internal, "nothing to send"));
         };
+        if x.upload.kept.is_some() {
+            return self.send_again(cx);
+        }
         x.upload.begin(x.framing, false);
         let (head, rest) = input.filled().split_at(x.head_len as usize);
         let pass = x.upload.body.pass(rest).map_err(|refusal| Fault::new(refusal.cause, refusal.detail))?;
+        // One whose length is said was measured before.
+        let Some(most) = x.max_body.checked_sub(pass.pass as u64) else {
+            return Err(Fault::new(Cause::BodyTooLarge, BODY_TOO_LARGE));
+        };
+        x.upload.most = most;
+        mirror::restart(&mut x.upload.copy);
+        mirror::add(&mut x.upload.copy, &rest[..pass.pass]);
         let mut slices = Slices::new();
         x.edit.slices(head, &mut slices);
         if pass.pass > 0 {
             slices.push(IoSlice::new(&rest[..pass.pass]));
         }
         x.early = pass.pass as u32;
-        // A connection that rested can have died without anybody's fault, and one that is new together with its
-        // endpoint; what was written to that one it may have read in part.
-        let gone = Fault {
-            cause: Cause::UpstreamReset,
-            detail: "the endpoint closed the connection",
-            safe: up.reused || x.idempotent,
-        };
+        let gone = gone(up.reused, x.idempotent);
         x.up_out
             .send(&slices, &mut up.io.stream, cx)
             .map_err(|error| Fault::refused(&error).unwrap_or(gone))?;
@@ -347,6 +328,38 @@ impl Connection {
             x.upload.hold(behind, pass.omit);
             input.truncate(x.head_len as usize + pass.pass);
         }
+        if !x.upload.body.is_done() && self.state().is_some_and(|state| state.retries.repeats()) {
+            self.exchange.upload.keep();
+        }
+        Ok(())
+    }
+
+    /// The request as far as it was sent to the endpoint before.
+    #[cold]
+    fn send_again(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        let Connection { exchange: x, input, .. } = self;
+        let x = &mut **x;
+        let (Some(input), Some(up), Some(kept)) = (input, &mut x.up, &x.upload.kept) else {
+            return Err(Fault::new(Cause::Internal, "nothing to send"));
+        };
+        let (head, rest) = input.filled().split_at(x.head_len as usize);
+        let (early, ahead) = rest.split_at(x.early as usize);
+        let mut slices = Slices::new();
+        x.edit.slices(head, &mut slices);
+        slices.push(IoSlice::new(early));
+        slices.push(IoSlice::new(kept));
+        let gone = gone(up.reused, x.idempotent);
+        x.up_out
+            .send(&slices, &mut up.io.stream, cx)
+            .map_err(|error| Fault::refused(&error).unwrap_or(gone))?;
+        drop(slices);
+        if !x.upload.body.is_done() && !ahead.is_empty() && x.upload.buffer.is_none() {
+            // It came while there was no endpoint to send it to.
+            let mut behind = Buffer::take();
+            behind.extend(ahead);
+            x.upload.hold(behind, 0);
+            input.truncate(x.head_len as usize + x.early as usize);
+        }
         Ok(())
     }
 
@@ -356,7 +369,10 @@ impl Connection {
         let Some(up) = &mut x.up else { return Ok(()) };
         match x.upload.poll(cx, down, &mut up.io, &mut x.up_out) {
             Poll::Pending => {}
-            Poll::Ready(Ok(())) => x.uploaded = true,
+            Poll::Ready(Ok(())) => {
+                x.uploaded = true;
+                mirror::send(&mut x.upload.copy);
+            }
             // It may have answered before it closed.
             Poll::Ready(Err(Broken::Sink)) => x.refused = true,
             // A complete answer stays one.
@@ -372,25 +388,82 @@ impl Connection {
     }
 
     /// Whether a limit has passed, or the drain's deadline.
-    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+    #[inline]
+    pub(super) fn poll_limits(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         if self.ticket.phase() == Phase::Closed {
             return Err(Fault::new(Cause::Draining, "the drain deadline passed"));
         }
         let x = &mut *self.exchange;
         let progress = self.progress.wrapping_add(x.upload.moved).wrapping_add(x.download.moved);
-        match self.timer.poll(cx, x.deadline, x.idle, progress) {
+        match self.timer.poll(cx, x.deadline, x.window, progress) {
             None => Ok(()),
-            Some(_) if x.answered => {
-                x.refused = true;
-                Ok(())
-            }
-            Some(Expired::Deadline) => Err(Fault::new(Cause::RequestTimeout, "the request took too long")),
-            Some(Expired::Idle) => Err(Fault::new(Cause::IdleTimeout, "nothing moved for too long")),
+            Some(expired) => self.expired(expired, progress, cx),
         }
     }
 
+    #[cold]
+    fn expired(&mut self, expired: Expired, progress: u64, cx: &mut Context<'_>) -> Result<(), Fault> {
+        match expired {
+            Expired::Moved(moved) => self.weigh(moved),
+            _ if self.exchange.answered => {
+                self.exchange.refused = true;
+                Ok(())
+            }
+            Expired::Deadline => self.late(),
+            Expired::Idle => {
+                self.weigh(0)?;
+                let x = &*self.exchange;
+                self.timer.arm(cx, x.deadline, x.window, progress);
+                Ok(())
+            }
+        }
+    }
+
+    /// So much moved since it was last looked: whether the client holds the exchange up, or nothing moved for too long.
+    fn weigh(&mut self, moved: u64) -> Result<(), Fault> {
+        let guard = &self.worker.shared.config.guard;
+        let slow = self.held_up_by_client();
+        let x = &mut *self.exchange;
+        let (now, window) = (Instant::now(), x.window.unwrap_or_default());
+        // What moved before the try began says nothing.
+        if let Some(slow) = slow
+            && now >= x.tried + guard.client_timeout
+            && client::is_too_little(guard, moved, window)
+        {
+            slow.count();
+            if x.answered {
+                // A complete answer stays one.
+                x.refused = true;
+                return Ok(());
+            }
+            return Err(Fault::new(Cause::ClientTimeout, slow.detail()));
+        }
+        if moved > 0 {
+            x.quiet = now;
+        } else if x.quiet < x.began {
+            x.quiet = now.checked_sub(window).unwrap_or(x.began);
+        }
+        match x.idle {
+            Some(idle) if now >= x.quiet + idle => {
+                Err(Fault::new(Cause::IdleTimeout, "nothing moved for too long"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the client is waited for with, if it is for nobody else.
+    fn held_up_by_client(&self) -> Option<Slow> {
+        let x = &*self.exchange;
+        let content = x.up.as_ref().is_some_and(|up| up.io.has_content());
+        if x.answering && (!self.out.is_empty() || content || x.download.has_more()) {
+            return Some(Slow::Answer);
+        }
+        let owed = !x.uploaded && !x.refused && x.up_out.is_empty() && x.upload.is_owed();
+        owed.then_some(Slow::Body)
+    }
+
     /// Whether the client is still there. What it sends ahead is kept as long as there is room.
-    fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+    pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         loop {
             let ahead = match &self.exchange.upload.buffer {
                 Some(_) => &mut self.exchange.upload.buffer,
@@ -413,6 +486,17 @@ impl Connection {
                 Poll::Ready(_) => return Err(Fault::new(Cause::DownstreamAborted, "the client went away")),
             }
         }
+    }
+}
+
+/// A connection that broke while the request was written to it. One that rested can have died without anybody's fault, and
+/// one that is new together with its endpoint; what was written to that one it may have read in part.
+fn gone(rested: bool, idempotent: bool) -> Fault {
+    let fault = Fault::new(Cause::UpstreamReset, "the endpoint closed the connection");
+    match (rested, idempotent) {
+        (true, _) => fault.after(Came::Unread),
+        (false, true) => fault.after(Came::Dropped),
+        (false, false) => fault.after(Came::Broken),
     }
 }
 

@@ -13,12 +13,16 @@ use tokio::io::AsyncWrite;
 
 use super::wire::{Outbox, poll_fill};
 use crate::buf::Buffer;
+use crate::error::Cause;
+use crate::http::BODY_TOO_LARGE;
 use crate::http::h1::body::{Body, Framing};
 use crate::http::h1::edit::Slices;
 use crate::http::h1::head::Refusal;
 use crate::io::{Io, Stream};
 use crate::link::exchange::Exchange;
 use crate::link::send::LENT;
+use crate::mirror::{self, Copy};
+use crate::retry::REPLAY;
 use crate::tcp::{PIPE_BYTES, Pipe};
 
 /// A run of content goes through a pipe from this size on. Below, the four system calls of a pipe cost more than the
@@ -33,6 +37,12 @@ pub(super) struct Flow {
     pub(super) buffer: Option<Buffer>,
     /// Bytes that were written, framing included.
     pub(super) moved: u64,
+    /// Most of them. It is broken if there are more.
+    pub(super) most: u64,
+    /// What was written, if it may have to be written again and is all here. Then nothing is passed on unseen.
+    pub(super) kept: Option<Vec<u8>>,
+    /// A copy that is made of it. Then nothing is passed on unseen, either.
+    pub(super) copy: Option<Box<Copy>>,
     /// Front of the buffer: may be written, and behind it what is left out.
     ready: usize,
     pub(super) omit: usize,
@@ -63,6 +73,9 @@ impl Flow {
             body: Body::Done,
             buffer: None,
             moved: 0,
+            most: u64::MAX,
+            kept: None,
+            copy: None,
             ready: 0,
             omit: 0,
             decode: false,
@@ -78,7 +91,19 @@ impl Flow {
         self.buffer = None;
         self.pipe = None;
         self.lent = Bytes::new();
+        self.kept = None;
+        self.copy = None;
         (self.ready, self.omit, self.moved) = (0, 0, 0);
+    }
+
+    /// From here on, what is written is kept, unless it is known to be too much.
+    pub(super) fn keep(&mut self) {
+        self.kept = (self.body.run() <= REPLAY as u64).then(Vec::new);
+    }
+
+    /// Whether somebody has to see what is passed on.
+    fn is_seen(&self) -> bool {
+        self.kept.is_some() || self.copy.is_some()
     }
 
     /// Begins a body. `decode`: passes the content on without its framing. Keeps the buffer with what is in it.
@@ -86,6 +111,7 @@ impl Flow {
         self.body = Body::new(framing);
         self.decode = decode;
         self.moved = 0;
+        self.most = u64::MAX;
         self.unspliced = false;
     }
 
@@ -137,6 +163,11 @@ impl Flow {
                     ready!(out.poll_flush(&mut to.stream, cx)).map_err(|_| Broken::Sink)?;
                 } else {
                     let pass = self.body.pass(buffer.filled()).map_err(Broken::Framing)?;
+                    if self.moved + pass.pass as u64 > self.most {
+                        let refusal = Refusal { cause: Cause::BodyTooLarge, detail: BODY_TOO_LARGE };
+                        return Poll::Ready(Err(Broken::Framing(refusal)));
+                    }
+                    mirror::add(&mut self.copy, &buffer.filled()[..pass.pass]);
                     (self.ready, self.omit) = (pass.pass, pass.omit);
                     wants_more = pass.pass + pass.omit == 0;
                 }
@@ -157,9 +188,20 @@ impl Flow {
         }
     }
 
+    /// Whether there is something that its receiver has not taken.
+    pub(super) fn has_more(&self) -> bool {
+        self.ready > 0 || !self.lent.is_empty() || self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
+    }
+
+    /// Whether its sender owes content whose length it has said.
+    pub(super) fn is_owed(&self) -> bool {
+        matches!(self.body, Body::Length(_)) && !self.has_more()
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
         let Some(buffer) = &mut self.buffer else { return Poll::Ready(Err(Broken::Sink)) };
-        if matches!(to.stream, Stream::Link(_)) && self.ready >= LENT && self.ready == buffer.len() {
+        let lends = matches!(to.stream, Stream::Link(_)) && self.kept.is_none();
+        if lends && self.ready >= LENT && self.ready == buffer.len() {
             self.ready = 0;
             self.lent = self.buffer.take().map_or(Bytes::new(), Buffer::share);
             return Poll::Ready(Ok(()));
@@ -167,6 +209,12 @@ impl Flow {
         let front = &buffer.filled()[..self.ready];
         match ready!(Pin::new(&mut to.stream).poll_write(cx, front)) {
             Ok(written) if written > 0 => {
+                if let Some(kept) = &mut self.kept {
+                    kept.extend_from_slice(&front[..written]);
+                    if kept.len() > REPLAY {
+                        self.kept = None;
+                    }
+                }
                 buffer.consume(written);
                 self.ready -= written;
                 self.moved += written as u64;
@@ -189,7 +237,7 @@ impl Flow {
 
     /// Whether content that comes over a link can be written from where it is.
     fn passes(&self) -> bool {
-        self.buffer.is_none() && !self.decode && matches!(self.body, Body::Length(_))
+        self.buffer.is_none() && !self.decode && !self.is_seen() && matches!(self.body, Body::Length(_))
     }
 
     /// Writes content of a link, behind what is kept in `out`. False: what comes next is to be read.
@@ -234,6 +282,7 @@ impl Flow {
         run >= SPLICE_FROM
             && !self.decode
             && !self.unspliced
+            && !self.is_seen()
             && from.early.is_empty()
             && is_plain(from)
             && is_plain(to)

@@ -8,28 +8,33 @@ mod exchange;
 mod flow;
 mod request;
 mod seat;
+mod tries;
 mod wire;
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use bytes::Bytes;
 use lighter_filters::LocalAnswer;
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use self::seat::Seat;
-use self::wire::{Outbox, Timer, is_silent, poll_fill};
+use self::wire::{Expired, Outbox, Timer, is_silent, poll_fill};
 use crate::buf::Buffer;
-use crate::drain::{Phase, Ticket};
+use crate::drain::{Kind, Phase, Ticket};
 use crate::error::Cause;
+use crate::guard::client::{self, Slow};
 use crate::http::{Context, HEAD_TIMEOUT, LINGER, REST, Scope, Vouched, linger};
 use crate::io::Io;
 use crate::link;
 use crate::link::frame::Code;
 use crate::mesh::Target;
+use crate::retry::Came;
+use crate::tcp::{self, Talk};
 use crate::telemetry::Direction;
 use crate::worker::Worker;
 
@@ -49,8 +54,6 @@ struct Connection {
     direction: Direction,
     /// Each request names its own target.
     by_authority: bool,
-    /// Whether an exchange was served already.
-    served: bool,
     /// Whether the task went to sleep for want of a request.
     slept: bool,
     /// Where requests go, and the generation of the mesh in which that was found.
@@ -60,6 +63,8 @@ struct Connection {
     input: Option<Buffer>,
     /// So much of the input was found to be no whole head.
     scanned: usize,
+    /// When a head that has begun has to be whole.
+    head_end: Option<Instant>,
     /// What the client has not taken yet.
     out: Outbox,
     /// Who called, as far as it is this sidecar's to say: see [`crate::http::Context::vouched`].
@@ -82,6 +87,8 @@ enum Next {
     Refuse(Fault),
     /// A filter answers it.
     Answer(LocalAnswer),
+    /// A filter has it wait, and then answers it or lets it go on.
+    Delay(Option<LocalAnswer>),
 }
 
 /// Why an exchange did not end well.
@@ -89,8 +96,8 @@ enum Next {
 struct Fault {
     cause: Cause,
     detail: &'static str,
-    /// The endpoint never read the request.
-    safe: bool,
+    /// What came of the try, where that can call for another one.
+    came: Option<Came>,
 }
 
 /// What becomes of the client's connection.
@@ -110,14 +117,20 @@ enum After {
 
 impl Fault {
     const fn new(cause: Cause, detail: &'static str) -> Self {
-        Fault { cause, detail, safe: false }
+        Fault { cause, detail, came: None }
     }
 
     /// The other side of a link has refused the request: it was not executed.
     fn refused(error: &std::io::Error) -> Option<Self> {
         let cut = link::stream::cut_in(error).filter(|cut| cut.code == Code::Refused)?;
         let cause = cut.cause.unwrap_or(Cause::UpstreamReset);
-        Some(Fault { cause, detail: "the sidecar of the endpoint refused the request", safe: true })
+        let detail = "the sidecar of the endpoint refused the request";
+        Some(Fault::new(cause, detail).after(Came::Unread))
+    }
+
+    /// The same, and what came of the try.
+    const fn after(self, came: Came) -> Self {
+        Fault { came: Some(came), ..self }
     }
 }
 
@@ -135,12 +148,12 @@ impl Connection {
             peer: context.peer,
             direction: context.direction,
             by_authority,
-            served: false,
             slept: false,
             target,
             seen: None,
             input: None,
             scanned: 0,
+            head_end: None,
             out: Outbox::default(),
             vouched,
             caller: context.caller_text,
@@ -151,6 +164,7 @@ impl Connection {
     }
 
     async fn run(&mut self) {
+        self.ticket.carries(Kind::Http1);
         // Before anything else: what came with the connection may keep it from ever resting.
         poll_fn(|cx| {
             self.ticket.watch(cx.waker());
@@ -158,19 +172,25 @@ impl Connection {
         })
         .await;
         loop {
-            let after = match poll_fn(|cx| self.poll_next(cx)).await {
-                Next::Close => return,
-                Next::Exchange => {
-                    let result = self.exchange().await;
-                    self.settle(result)
-                }
-                Next::Refuse(fault) => self.settle(Err(fault)),
-                Next::Answer(answer) => self.answer_locally(&answer),
+            let mut next = poll_fn(|cx| self.poll_next(cx)).await;
+            let after = loop {
+                break match next {
+                    Next::Close => return,
+                    Next::Exchange => {
+                        let result = self.exchange().await;
+                        self.settle(result)
+                    }
+                    Next::Refuse(fault) => self.settle(Err(fault)),
+                    Next::Answer(answer) => self.answer_locally(&answer),
+                    Next::Delay(answer) => {
+                        next = Box::pin(self.delayed(answer)).await;
+                        continue;
+                    }
+                };
             };
-            self.served = true;
             self.slept = false;
             match after {
-                After::Next => self.exchange.leave(),
+                After::Next => self.leave(),
                 After::Close => return Box::pin(self.close()).await,
                 After::Linger => return Box::pin(self.linger()).await,
                 After::Reset => return self.down.reset_on_close(),
@@ -179,10 +199,29 @@ impl Connection {
         }
     }
 
+    /// The exchange has ended. What it moved counts for good: progress never stands again where it stood.
+    fn leave(&mut self) {
+        let moved = self.exchange.upload.moved.wrapping_add(self.exchange.download.moved);
+        self.progress = self.progress.wrapping_add(moved).wrapping_add(1);
+        self.head_end = None;
+        self.exchange.leave();
+    }
+
+    /// Holds a request, and says what to do then.
+    async fn delayed(&mut self, answer: Option<LocalAnswer>) -> Next {
+        match (self.hold().await, answer) {
+            (Ok(()), None) => Next::Exchange,
+            (Ok(()), Some(answer)) => Next::Answer(answer),
+            (Err(fault), _) => Next::Refuse(fault),
+        }
+    }
+
     /// Waits for the next request.
     fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
-        if ready!(self.out.poll_flush(&mut self.down.stream, cx)).is_err() {
-            return Poll::Ready(Next::Close);
+        match self.out.poll_flush(&mut self.down.stream, cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(Next::Close),
+            Poll::Pending => return self.poll_reader(cx),
         }
         loop {
             if let Some(next) = self.begin(cx) {
@@ -201,28 +240,61 @@ impl Connection {
         self.ticket.watch(cx.waker());
         let resting = self.input.is_none();
         let leaves = match self.ticket.phase() {
-            Phase::Serving => false,
+            // Whoever asks now is told with its answer. To close meanwhile would cross what it is about to ask.
+            Phase::Serving | Phase::Lame => self.ticket.is_let_go(|| resting && !self.down.has_arrived()),
             // What asked before it could know is served.
-            Phase::Lame => resting && self.served && !self.down.has_arrived(),
             Phase::Draining => resting && !self.down.has_arrived(),
             Phase::Closed => true,
         };
-        let idle = match (&self.target, resting) {
-            (_, false) => Some(HEAD_TIMEOUT),
-            (Some(target), true) => target.destination.policy().idle_timeout,
-            (None, true) => Some(REST),
-        };
-        if leaves || self.timer.poll(cx, None, idle, self.progress).is_some() {
+        if leaves {
             return Poll::Ready(Next::Close);
         }
-        Poll::Pending
+        if !resting {
+            let patience = self.worker.shared.config.guard.head_timeout;
+            let end = *self.head_end.get_or_insert_with(|| Instant::now() + patience);
+            if self.timer.is_over(cx, Some(end), None, self.progress) {
+                Slow::Head.count();
+                return Poll::Ready(self.refuse(Cause::ClientTimeout, Slow::Head.detail()));
+            }
+            return Poll::Pending;
+        }
+        let idle = match &self.target {
+            Some(target) => target.destination.policy().idle_timeout,
+            None => Some(REST),
+        };
+        match self.timer.is_over(cx, None, idle, self.progress) {
+            true => Poll::Ready(Next::Close),
+            false => Poll::Pending,
+        }
+    }
+
+    /// The client has an answer that it does not take.
+    #[cold]
+    fn poll_reader(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
+        self.ticket.watch(cx.waker());
+        let guard = &self.worker.shared.config.guard;
+        let taken = self.progress.wrapping_add(self.out.taken());
+        let slow = match self.timer.poll(cx, None, Some(guard.client_timeout), taken) {
+            None | Some(Expired::Deadline) => false,
+            Some(Expired::Idle) => true,
+            Some(Expired::Moved(moved)) => client::is_too_little(guard, moved, guard.client_timeout),
+        };
+        if slow {
+            Slow::Answer.count();
+            self.out.clear();
+            self.down.reset_on_close();
+        }
+        match slow || self.ticket.phase() == Phase::Closed {
+            true => Poll::Ready(Next::Close),
+            false => Poll::Pending,
+        }
     }
 
     fn poll_flush(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         // First what can be had at once: past the deadline too a client is told why it gets no answer.
         if self.out.poll_flush(&mut self.down.stream, cx).is_ready()
             || self.ticket.phase() == Phase::Closed
-            || self.timer.poll(cx, None, Some(HEAD_TIMEOUT), self.progress).is_some()
+            || self.timer.is_over(cx, None, Some(HEAD_TIMEOUT), self.progress)
         {
             return Poll::Ready(());
         }
@@ -262,7 +334,9 @@ impl Connection {
         }
         up.io.early = ahead(self.exchange.download.buffer.take());
         let idle = self.target.as_ref().and_then(|target| target.destination.policy().idle_timeout);
-        let relayed = crate::tcp::relay(&mut self.down, &mut up.io, idle, &self.ticket).await;
+        self.ticket.carries(Kind::Upgraded);
+        let talk = if self.exchange.websocket { Talk::WebSocket } else { Talk::Opaque };
+        let relayed = tcp::relay(talk, &mut self.down, &mut up.io, idle, &self.ticket).await;
         self.exchange.upload.moved += relayed.bytes_in;
         self.exchange.download.moved += relayed.bytes_out;
         self.account(relayed.cause, self.exchange.began.elapsed());

@@ -4,6 +4,7 @@ use std::task::Context;
 
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol;
+use lighter_filters::{Facts, Orders};
 use tokio::time::Instant;
 
 use super::{Connection, Fault, Next};
@@ -11,17 +12,21 @@ use crate::authorize;
 use crate::balance::{Avoid, Cluster, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::error::Cause;
+use crate::http::h1::body::Framing;
 use crate::http::h1::edit::{self, RequestRules, Span};
 use crate::http::h1::head::{self, Asked, Form, Request};
-use crate::http::{address_text, hop};
+use crate::http::{address_text, dice, hop, unpicked};
 use crate::mesh::Target;
-use crate::telemetry::{Direction, Spoken};
+use crate::mirror::Copy;
+use crate::session::Session;
+use crate::telemetry::{Direction, Spoken, spans};
 
 /// Room that a buffer has behind the largest head.
 const BEHIND_HEAD: usize = 1024;
 
 impl Connection {
     /// Begins an exchange if a whole head is there.
+    #[inline]
     pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Option<Next> {
         let mut input = self.input.take()?;
         let next = match head::empty_lines(input.filled()) {
@@ -60,9 +65,10 @@ impl Connection {
     }
 
     /// A head that is not read: nothing of it is known, and nothing behind it can be.
-    fn refuse(&mut self, cause: Cause, detail: &'static str) -> Next {
-        self.start(Instant::now());
-        self.exchange.edit.clear();
+    #[cold]
+    pub(super) fn refuse(&mut self, cause: Cause, detail: &'static str) -> Next {
+        self.exchange.start(Instant::now());
+        self.exchange.forget_request();
         if let Some(target) = &self.target {
             target.destination.unrouted.begin(Spoken::Http1);
         }
@@ -76,7 +82,6 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Result<Next, Fault> {
         let now = Instant::now();
-        self.exchange.edit.clear();
         self.describe(bytes, request, now);
         let aimed = self.aim(request);
         let Connection { target, exchange: x, worker, .. } = self;
@@ -90,9 +95,17 @@ impl Connection {
             return Err(Fault::new(Cause::NoRoute, "no route takes this request"));
         };
         x.route = Some(route.index);
-        x.deadline = state.request_timeout.map(|limit| now + limit);
+        x.end = state.request_timeout.map(|limit| now + limit);
+        x.deadline = x.first_end(state.retries.try_timeout, now);
         x.idle = destination.policy().idle_timeout;
+        let patience = worker.shared.config.guard.client_timeout;
+        x.window = Some(x.idle.map_or(patience, |idle| idle.min(patience)));
         state.metrics.begin(Spoken::Http1);
+        worker
+            .shared
+            .guard
+            .admit(&worker.shared, &destination.port.key, request)
+            .map_err(|cause| Fault::new(cause, unpicked(cause)))?;
         if request.form == Form::Authority {
             return Err(Fault::new(Cause::Unsupported, "CONNECT is for the explicit proxy port"));
         }
@@ -117,35 +130,66 @@ impl Connection {
                 .map(|caller| caller.as_ref().map_or(&b""[..], |caller| caller.field.as_bytes())),
             identify: self.direction == Direction::Outbound,
         };
-        if state.chain.is_empty() {
+        x.span = spans::begin(self.direction, |name| request.fields.get(name));
+        if state.chain.is_empty() && x.span.is_none() {
             x.request_id = x.edit.request(bytes, request, &rules);
         } else {
-            let mut changed = edit::filter_request(request, rules.authority);
-            if let Some(answer) = state.chain.on_request(route, &mut changed) {
-                return Ok(Next::Answer(answer));
+            let caller = self.vouched.as_ref().and_then(|caller| Some(caller.as_ref()?.id.as_str()));
+            let facts = Facts {
+                caller: caller.unwrap_or_default(),
+                grpc: request.grpc,
+                body: request.framing.known_length(),
+                now: now.into_std(),
+                dice,
+            };
+            let mut changed = edit::filter_request(request, rules.authority, facts);
+            if let Some(span) = &x.span {
+                span.write(|name, value| changed.set(name, value));
+            }
+            let answer = state.chain.on_request(route, &mut changed);
+            let Orders { delay, max_body, .. } = changed.orders;
+            (x.max_body, x.held) = (max_body, delay);
+            if !delay.is_zero() {
+                state.metrics.delayed();
+            }
+            if let Some(answer) = answer {
+                return Ok(if delay.is_zero() { Next::Answer(answer) } else { Next::Delay(Some(answer)) });
+            }
+            if request.upgrade.is_none() {
+                x.upload.copy = Copy::begin(worker, state, &changed, request.framing == Framing::Chunked);
             }
             x.request_id = x.edit.changed_request(request, &changed, &rules);
         }
-        let picked = pick(target, route.index, None, now)
-            .map_err(|cause| Fault::new(cause, "no endpoint can take this request"))?;
+        let caller = &self.peer;
+        let hash = |cluster: &Cluster| {
+            x.hash = cluster.hash(request, caller.ip());
+            x.hash
+        };
+        let admitted = state.admit(request).map_err(|cause| Fault::new(cause, unpicked(cause)))?;
+        if target.pinned.is_none() {
+            x.session = state.session(request);
+        }
+        let mut picked = pick(target, route.index, None, (x.session, hash), now)?;
+        picked.hold(admitted);
+        if !x.held.is_zero() {
+            x.endpoint = Some(picked.endpoint.address);
+            x.picked = Some(picked);
+            return Ok(Next::Delay(None));
+        }
+        if picked.waits() {
+            x.picked = Some(picked);
+            return Ok(Next::Exchange);
+        }
         x.up = worker.http1.borrow_mut().take(picked.endpoint.id, now, cx);
         x.endpoint = Some(picked.endpoint.address);
         x.picked = Some(picked);
         Ok(Next::Exchange)
     }
 
-    fn start(&mut self, now: Instant) {
-        let x = &mut *self.exchange;
-        // What the exchange before moved counts for good: progress never stands again where it stood.
-        self.progress =
-            self.progress.wrapping_add(x.upload.moved).wrapping_add(x.download.moved).wrapping_add(1);
-        x.start(now);
-    }
-
     /// Notes what has to be known until the exchange ends.
     fn describe(&mut self, bytes: &[u8], request: &Request<'_, '_>, now: Instant) {
-        self.start(now);
         let x = &mut *self.exchange;
+        x.start(now);
         x.head_len = request.len as u32;
         x.method = Span::of(bytes, request.method);
         x.path = Span::of(bytes, request.target);
@@ -192,16 +236,23 @@ impl Connection {
     }
 }
 
-/// Picks an endpoint for route `index` of `target`, another one than `avoid` if there is one.
+/// Picks an endpoint for route `index` of `target`: that of the request's session, or another one than `avoid` if there is
+/// one. `hash` gives what [`Cluster::hash`] says of the request.
 pub(super) fn pick(
     target: &Target,
     index: usize,
     avoid: Option<&Avoid>,
+    (session, hash): (Option<Session>, impl FnOnce(&Cluster) -> Option<u64>),
     now: Instant,
-) -> Result<Picked, Cause> {
+) -> Result<Picked, Fault> {
     let now = now.into_std();
-    match &target.pinned {
-        Some(endpoint) => Ok(Cluster::take(endpoint, now)),
-        None => target.destination.routes[index].backends.pick()?.pick(avoid, now),
+    if let Some(endpoint) = &target.pinned {
+        return Ok(Cluster::take(endpoint, now));
     }
+    let pick = || {
+        let mut picked =
+            target.destination.routes[index].pick(session, hash, (avoid.is_none(), avoid), now)?;
+        picked.needs_connection().map(|()| picked)
+    };
+    pick().map_err(|cause| Fault::new(cause, unpicked(cause)))
 }

@@ -94,6 +94,11 @@ impl Outbox {
         self.keep(slices, 0);
     }
 
+    /// Bytes of what is kept that the socket has taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.sent as u64
+    }
+
     /// What is kept, to be written before something else.
     pub(super) fn front(&self) -> &[u8] {
         &self.bytes[self.sent..]
@@ -146,6 +151,8 @@ pub(super) enum Expired {
     Deadline,
     /// Nothing moved for as long as is allowed.
     Idle,
+    /// As much time has passed, and so much moved in it. It is watched on.
+    Moved(u64),
 }
 
 /// One timer for a connection's whole life. It is armed for the first limit that could pass and looked at only when
@@ -194,15 +201,31 @@ impl Timer {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Some(Expired::Deadline);
         }
-        if armed.idle == idle && armed.mark == Some(progress) {
+        let moved = match armed.mark {
+            Some(mark) if armed.idle == idle => Some(progress.wrapping_sub(mark)),
+            _ => None,
+        };
+        if moved == Some(0) {
             return Some(Expired::Idle);
         }
         self.arm(cx, deadline, idle, progress);
-        None
+        moved.map(Expired::Moved)
     }
 
+    /// Whether a limit has passed behind which nothing more is waited for.
+    pub(super) fn is_over(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Option<Instant>,
+        idle: Option<Duration>,
+        progress: u64,
+    ) -> bool {
+        matches!(self.poll(cx, deadline, idle, progress), Some(Expired::Deadline | Expired::Idle))
+    }
+
+    /// Watches from now on.
     #[cold]
-    fn arm(
+    pub(super) fn arm(
         &mut self,
         cx: &mut Context<'_>,
         deadline: Option<Instant>,

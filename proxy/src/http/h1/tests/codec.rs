@@ -29,7 +29,8 @@ fn response(text: &str, asked: Asked, rules: &ResponseRules) -> Result<(String, 
     Ok((String::from_utf8(edit.to_vec(bytes)).unwrap(), response.framing, response.keep_alive))
 }
 
-const PLAIN: ResponseRules = ResponseRules { direction: Direction::Outbound, client_minor: 1, close: false };
+const PLAIN: ResponseRules =
+    ResponseRules { direction: Direction::Outbound, client_minor: 1, close: false, draining: false };
 
 fn next_head(text: &str) -> String {
     request(text).unwrap().unwrap()

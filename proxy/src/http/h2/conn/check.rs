@@ -18,7 +18,7 @@ impl Connection {
         }
         assert!(self.ids.len() <= self.streams.len());
         assert_eq!(self.granted, granted, "what is kept is kept for streams");
-        assert!(self.reset.len() <= super::recv::REMEMBERED);
+        assert!(self.reset.len() <= super::offence::REMEMBERED);
         if self.fault.is_none() {
             // A DATA frame is charged whole when its header has come.
             assert_eq!(self.window.held(), held + self.inbox.coming() as u64);

@@ -14,6 +14,7 @@ mod check;
 mod flow;
 mod heads;
 mod limits;
+mod offence;
 mod recv;
 mod send;
 mod settings;
@@ -168,6 +169,10 @@ pub struct Connection {
     pings_seen: Meter,
     useless_seen: Meter,
     leaving: Leaving,
+    /// What a goodbye says beside itself.
+    words: &'static [u8],
+    /// The peer's goodbye said that it drains.
+    peer_drains: bool,
     /// The peer has said goodbye, and has looked at no stream above this one.
     peer_last: Option<u32>,
     fault: Option<Fault>,
@@ -203,6 +208,8 @@ impl Connection {
             pings_seen: meter,
             useless_seen: meter,
             leaving: Leaving::Not,
+            words: b"",
+            peer_drains: false,
             peer_last: None,
             fault: None,
         };
@@ -290,12 +297,23 @@ impl Connection {
         self.inbox.is_greeted()
     }
 
+    /// Whether the peer has begun something that it has to end before anything else can come: a header block, or a frame
+    /// other than DATA.
+    pub fn is_amid_frame(&self) -> bool {
+        self.inbox.is_amid_frame()
+    }
+
     /// Whether a stream can be opened here at all, now or later.
     pub fn is_usable(&self) -> bool {
         self.fault.is_none()
             && self.peer_last.is_none()
             && self.leaving == Leaving::Not
             && self.highest < frame_limit()
+    }
+
+    /// Whether the peer has said that it drains, and not only this connection.
+    pub fn is_peer_draining(&self) -> bool {
+        self.peer_drains
     }
 
     /// Whether this side has said goodbye.

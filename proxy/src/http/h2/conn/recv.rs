@@ -12,9 +12,6 @@ use super::{Connection, Cut, Fault, Key, Leaving, Opened, Side, TooLarge};
 use crate::http::h2::fields::{RequestHead, ResponseHead};
 use crate::http::h2::frame::{self, Code, Head, Kind};
 
-/// So many streams that were reset here are remembered.
-pub(super) const REMEMBERED: usize = 256;
-
 /// Bytes that are not a whole frame yet, and what the frames before them began.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -69,6 +66,10 @@ impl Inbox {
 
     pub(super) fn is_greeted(&self) -> bool {
         self.greeted
+    }
+
+    pub(super) fn is_amid_frame(&self) -> bool {
+        self.have > 0 || self.partial.is_some() || self.block.is_some()
     }
 
     /// Bytes that are still to come of a DATA frame.
@@ -456,14 +457,6 @@ impl Connection {
         Ok(())
     }
 
-    /// A caller has broken off one of its streams: it may open another, though work for that one may go on.
-    fn count_reset(&mut self, now: Instant) -> Result<(), Fault> {
-        if self.side == Side::Server && !self.resets_seen.count(now, self.limits.resets_per_second) {
-            return Err(Fault::new(Code::ENHANCE_YOUR_CALM, "too many streams are reset"));
-        }
-        Ok(())
-    }
-
     fn ping_came(&mut self, now: Instant, flags: u8, payload: &[u8]) -> Result<(), Fault> {
         if payload.len() != 8 {
             return Err(Fault::new(Code::FRAME_SIZE_ERROR, "a PING that has not eight bytes"));
@@ -482,9 +475,10 @@ impl Connection {
     }
 
     fn goaway_came(&mut self, payload: &[u8]) -> Result<(), Fault> {
-        let Some((last, _)) = payload.split_first_chunk::<4>().filter(|(_, rest)| rest.len() >= 4) else {
+        let Some((last, rest)) = payload.split_first_chunk::<4>().filter(|(_, rest)| rest.len() >= 4) else {
             return Err(Fault::new(Code::FRAME_SIZE_ERROR, "a GOAWAY that is too short"));
         };
+        self.peer_drains |= rest[4..] == *super::send::DRAINING;
         let last = u32::from_be_bytes(*last) & frame::MAX_STREAM;
         let last = self.peer_last.map_or(last, |before| before.min(last));
         self.peer_last = Some(last);
@@ -518,57 +512,6 @@ impl Connection {
             return Err(Fault::new(Code::PROTOCOL_ERROR, "a stream that was never opened"));
         }
         Ok(id <= self.highest)
-    }
-
-    /// A frame for a stream that has ended. It may have been on its way when this side reset the stream; otherwise the
-    /// peer is told that it is late.
-    fn stray(&mut self, now: Instant, id: u32, bytes: usize) -> Result<(), Fault> {
-        if self.reset.contains(&id) {
-            // Its window has paid for what comes, as long as that is more than nothing.
-            return if bytes > 0 { Ok(()) } else { self.useless(now) };
-        }
-        self.refuse(now, id, Code::STREAM_CLOSED)
-    }
-
-    /// Resets a stream that is not open.
-    fn refuse(&mut self, now: Instant, id: u32, code: Code) -> Result<(), Fault> {
-        self.useless(now)?;
-        self.remember(id);
-        self.reply(Kind::RstStream, 0, id, &code.0.to_be_bytes())
-    }
-
-    /// Resets a stream on which the peer broke the rules. One that was never opened cannot be reset.
-    fn break_off(&mut self, now: Instant, id: u32, code: Code) -> Result<(), Fault> {
-        match self.ids.get(&id) {
-            Some(&key) => self.break_off_open(now, key, code),
-            None if id <= self.highest => self.refuse(now, id, code),
-            None => Err(Fault::new(code, "a frame that is wrong, on a stream that was never opened")),
-        }
-    }
-
-    fn break_off_open(&mut self, now: Instant, key: usize, code: Code) -> Result<(), Fault> {
-        let Some(stream) = self.streams.get(key) else { return Ok(()) };
-        let id = stream.id;
-        // Whoever makes this side reset streams has reset them (CVE-2025-8671).
-        self.count_reset(now)?;
-        self.cut_off(key, Cut::Malformed);
-        self.refuse(now, id, code)
-    }
-
-    /// Remembers that this side has reset a stream.
-    pub(super) fn remember(&mut self, id: u32) {
-        if self.reset.len() == REMEMBERED {
-            self.reset.pop_front();
-        }
-        self.reset.push_back(id);
-    }
-
-    /// A frame that moves nothing.
-    pub(super) fn useless(&mut self, now: Instant) -> Result<(), Fault> {
-        match self.useless_seen.count(now, self.limits.useless_per_second) {
-            true => Ok(()),
-            false => Err(Fault::new(Code::ENHANCE_YOUR_CALM, "too many frames that move nothing")),
-        }
     }
 }
 

@@ -11,6 +11,9 @@ use crate::http::h2::hpack::Encoder;
 /// What the PING says that comes with a goodbye.
 pub(super) const GOODBYE: &[u8; 8] = b"lighter\n";
 
+/// The debug data of a goodbye for ever. That of others has no meaning (RFC 9113 §6.8).
+pub(super) const DRAINING: &[u8] = b"lighter: draining";
+
 /// The stream is not open for that any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
@@ -127,6 +130,14 @@ impl Connection {
         });
     }
 
+    /// The same for ever: whoever reads these words in the goodbye need not come again.
+    pub fn leave_for_good(&mut self) {
+        if self.leaving == Leaving::Not {
+            self.words = DRAINING;
+        }
+        self.leave();
+    }
+
     /// The peer knows of the goodbye.
     pub(super) fn settle_goodbye(&mut self) {
         self.leaving = Leaving::Settled;
@@ -144,10 +155,12 @@ impl Connection {
     }
 
     pub(super) fn send_goaway(&mut self, last: u32, code: Code) {
+        let words = self.words;
         self.outbox.put(|out| {
-            frame::put_head(out, 8, Kind::Goaway, 0, 0);
+            frame::put_head(out, 8 + words.len(), Kind::Goaway, 0, 0);
             out.extend_from_slice(&last.to_be_bytes());
             out.extend_from_slice(&code.0.to_be_bytes());
+            out.extend_from_slice(words);
         });
     }
 

@@ -69,10 +69,18 @@ impl World {
             tcp_route: "default".into(),
             endpoints: endpoints
                 .iter()
-                .map(|address| EndpointSpec { address: *address, weight: 1, priority: 0, secure: None })
+                .map(|address| EndpointSpec {
+                    address: *address,
+                    weight: 1,
+                    priority: 0,
+                    locality: Default::default(),
+                    secure: None,
+                    wires: None,
+                })
                 .collect(),
             policy,
             mtls: lighter_config::snapshot::Mtls::default(),
+            guards: Vec::new(),
         };
         let service = Service {
             name: key.service.clone(),
@@ -324,6 +332,7 @@ fn config() -> SidecarConfig {
         connect: None,
         drain_deadline: Duration::from_secs(1),
         access_log: None,
+        tracing: None,
         detect_timeout: Duration::from_millis(10),
         max_head_bytes: 60 * 1024,
         max_connections: Some(1000),

@@ -4,6 +4,8 @@ mod model;
 mod rules;
 mod schedules;
 mod tls;
+mod unsent;
+mod verbs;
 mod wire;
 
 use super::record::{Kind, PROOF_BYTES, Prove};

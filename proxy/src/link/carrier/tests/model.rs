@@ -41,6 +41,8 @@ enum Step {
     Hear,
     /// The wire is proved.
     Switch(usize),
+    /// TCP holds little.
+    Drained(usize),
     Freeze(usize),
     Write(usize),
     /// What the other side has written comes in.
@@ -137,7 +139,9 @@ impl World {
             }
             let wrote = machine.outward.accepted == bounds.records[side] * RECORD;
             let tcp = machine.way_out() == Out::Tcp;
-            if !wrote && machine.way_out() != Out::Frozen && !(tcp && self.cut) {
+            if machine.asks_unsent() {
+                on.push(Step::Drained(side));
+            } else if !wrote && machine.way_out() != Out::Frozen && !(tcp && self.cut) {
                 let has_room = |open: &Generation<End>| open.wire.as_ref().is_some_and(End::has_room);
                 if tcp || machine.generation.as_ref().is_some_and(has_room) {
                     on.push(Step::Write(side));
@@ -231,6 +235,7 @@ impl World {
                 let (number, wire) = self.proving[side].take().ok_or("there is no wire")?;
                 self.machines[side].switch(number, wire);
             }
+            Step::Drained(side) => self.machines[side].learn_unsent(0),
             Step::Freeze(side) => {
                 let number = self.machines[side].generation.as_ref().map_or(0, |open| open.number);
                 let frozen = self.machines[side].freeze(number, Cause::Policy);

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::outward::MOST_UNSENT;
 use super::Open;
 use super::wire::End;
 use crate::link::carrier::{Cause, Event, Fatal, Finish, In, Kind, Machine, Out, Prove, RECORD_BYTES};
 use crate::link::session::Side;
+use crate::link::wire::WireFault;
 
 type Carrier = Machine<End, Open>;
 
@@ -20,6 +22,7 @@ fn opener() -> Carrier {
 fn switched(both: bool) -> Carrier {
     let mut carrier = opener();
     assert!(carrier.open(1) && carrier.switch(1, End::new(4)));
+    carrier.learn_unsent(0);
     if both {
         assert_eq!(carrier.recv(&mut record(Kind::Switch, 1, 0)), Ok(0));
     }
@@ -49,13 +52,22 @@ fn events(carrier: &mut Carrier) -> Vec<Event> {
     std::iter::from_fn(|| carrier.event()).collect()
 }
 
-/// Lets `seconds` pass.
-fn pass(carrier: &mut Carrier, seconds: u64) -> Result<(), Fatal> {
+/// Lets so many milliseconds pass.
+fn pass(carrier: &mut Carrier, millis: u64) -> Result<(), Fatal> {
     let now = Instant::now();
     carrier.timeout(|| now);
-    let almost = now + Duration::from_secs(seconds) - Duration::from_millis(1);
-    assert_eq!(carrier.on_timeout(almost), Ok(()));
-    carrier.on_timeout(now + Duration::from_secs(seconds))
+    assert_eq!(carrier.on_timeout(now + Duration::from_millis(millis - 1)), Ok(()));
+    carrier.on_timeout(now + Duration::from_millis(millis))
+}
+
+/// Lets a second pass in which there is no room: until its end the wire is not left.
+fn stall(carrier: &mut Carrier) {
+    let mut now = Instant::now();
+    carrier.timeout(|| now);
+    for way_out in [Out::Ring, Out::Ring, Out::Ring, Out::Ring, Out::Frozen] {
+        now += Duration::from_millis(200);
+        assert_eq!((carrier.on_timeout(now), carrier.way_out()), (Ok(()), way_out));
+    }
 }
 
 /// A record of TLS.
@@ -79,7 +91,7 @@ fn a_link_without_a_wire_costs_no_byte_and_no_alarm() {
 fn a_wire_that_is_not_in_use_within_three_seconds_is_left() {
     let mut carrier = switched(false);
     events(&mut carrier);
-    assert_eq!(pass(&mut carrier, 3), Ok(()));
+    assert_eq!(pass(&mut carrier, 3000), Ok(()));
     assert_eq!(events(&mut carrier), [Event::Frozen(1, Cause::Deadline)]);
     assert_eq!(said(&mut carrier), [(Kind::Resume as u8, 0)]);
     let mut carrier = switched(true);
@@ -87,11 +99,79 @@ fn a_wire_that_is_not_in_use_within_three_seconds_is_left() {
 }
 
 #[test]
-fn a_wire_that_has_no_room_for_two_seconds_is_left_and_nothing_of_it_is_lost() {
+fn a_peer_that_comes_late_to_a_full_wire_has_until_the_deadline() {
+    let full = || {
+        let mut carrier = switched(false);
+        assert_eq!((carrier.write(&TLS), carrier.write(&TLS[4..])), (Ok(4), Ok(0)));
+        events(&mut carrier);
+        carrier
+    };
+    let mut carrier = full();
+    assert_eq!(pass(&mut carrier, 3000), Ok(()));
+    assert_eq!(events(&mut carrier), [Event::Frozen(1, Cause::Deadline)], "and not after two");
+    // One that has come is given as long as any other.
+    let mut carrier = full();
+    let now = Instant::now();
+    carrier.timeout(|| now);
+    assert_eq!(carrier.on_timeout(now + Duration::from_millis(2900)), Ok(()));
+    assert_eq!(carrier.recv(&mut record(Kind::Switch, 1, 0)), Ok(0));
+    assert_eq!((carrier.timeout(Instant::now), carrier.write(&TLS[4..])), (None, Ok(0)));
+    stall(&mut carrier);
+    assert_eq!(events(&mut carrier), [Event::SwitchedIn(1), Event::Frozen(1, Cause::Stall)]);
+}
+
+#[test]
+fn a_process_that_did_not_run_does_not_take_its_peer_for_one_that_stands_still() {
+    let mut carrier = switched(true);
+    assert_eq!((carrier.write(&TLS), carrier.write(&TLS[4..])), (Ok(4), Ok(0)));
+    let mut now = Instant::now();
+    carrier.timeout(|| now);
+    for late in [3_000, 101, 60_000, 101, 101, 101] {
+        now += Duration::from_millis(200 + late);
+        assert_eq!((carrier.on_timeout(now), carrier.way_out()), (Ok(()), Out::Ring));
+    }
+    // It has as long as ever when this one runs again, a little late or not.
+    for late in [0, 100, 50, 0, 7] {
+        assert_eq!(carrier.way_out(), Out::Ring);
+        now += Duration::from_millis(200 + late);
+        assert_eq!(carrier.on_timeout(now), Ok(()));
+    }
+    assert_eq!(carrier.way_out(), Out::Frozen);
+}
+
+#[test]
+fn a_link_goes_over_only_with_little_in_tcp() {
+    let mut carrier = opener();
+    assert!(carrier.open(1) && carrier.switch(1, End::new(4)));
+    let now = Instant::now();
+    let soon = now + Duration::from_millis(1);
+    assert!(carrier.asks_unsent());
+    carrier.learn_unsent(MOST_UNSENT + 1);
+    assert_eq!(carrier.timeout(|| now), Some(soon), "then it is looked again");
+    assert_eq!((carrier.on_timeout(soon), carrier.way_out()), (Ok(()), Out::Tcp));
+    assert!(carrier.asks_unsent() && said(&mut carrier).is_empty());
+    carrier.learn_unsent(MOST_UNSENT);
+    assert_eq!((carrier.way_out(), said(&mut carrier)), (Out::Ring, vec![(Kind::Switch as u8, 0)]));
+    assert!(!carrier.asks_unsent());
+    // Within a record it is not asked yet.
+    let mut carrier = opener();
+    assert_eq!(carrier.sent([&TLS[..3]]), Ok(()));
+    assert!(carrier.open(1) && carrier.switch(1, End::new(4)) && !carrier.asks_unsent());
+    assert_eq!(carrier.sent([&TLS[3..]]), Ok(()));
+    assert!(carrier.asks_unsent());
+    // One that never holds little stays where it is.
+    carrier.learn_unsent(usize::MAX);
+    assert_eq!(pass(&mut carrier, 3000), Ok(()));
+    assert_eq!(events(&mut carrier), [Event::Frozen(1, Cause::Deadline)]);
+    assert_eq!((carrier.way_out(), carrier.asks_unsent()), (Out::Tcp, false));
+}
+
+#[test]
+fn a_wire_that_has_no_room_for_long_is_left_and_nothing_of_it_is_lost() {
     let mut carrier = switched(true);
     assert_eq!(carrier.write(&TLS), Ok(4));
     assert_eq!(carrier.write(&TLS[4..]), Ok(0));
-    assert_eq!(pass(&mut carrier, 2), Ok(()));
+    stall(&mut carrier);
     assert!(events(&mut carrier).contains(&Event::Frozen(1, Cause::Stall)));
     assert_eq!(carrier.way_out(), Out::Frozen);
     said(&mut carrier);
@@ -105,7 +185,7 @@ fn a_wire_that_has_no_room_for_two_seconds_is_left_and_nothing_of_it_is_lost() {
 fn a_peer_that_does_not_answer_within_five_seconds_loses_the_link() {
     let mut carrier = switched(true);
     assert_eq!(carrier.freeze(1, Cause::Policy), Ok(()));
-    assert_eq!(pass(&mut carrier, 5), Err(Fatal::Unanswered));
+    assert_eq!(pass(&mut carrier, 5000), Err(Fatal::Unanswered));
     assert_eq!(carrier.recv(&mut TLS.to_vec()), Err(Fatal::Unanswered));
 }
 
@@ -115,11 +195,35 @@ fn a_link_without_tcp_lives_thirty_seconds_and_no_longer_than_its_wire() {
     assert_eq!(carrier.lose(), Ok(()));
     assert!(events(&mut carrier).contains(&Event::Lame));
     assert_eq!(carrier.write(&TLS[..3]), Ok(3));
-    assert_eq!(pass(&mut carrier, 30), Err(Fatal::Lost));
+    assert_eq!(pass(&mut carrier, 30000), Err(Fatal::Lost));
     let mut carrier = switched(true);
     assert_eq!(carrier.lose(), Ok(()));
     assert_eq!(carrier.freeze(1, Cause::Policy), Err(Fatal::Lost));
     assert_eq!(switched(false).lose(), Err(Fatal::Lost));
+}
+
+#[test]
+fn a_peer_that_needs_the_memory_of_a_wire_says_so() {
+    for (said, heard) in [(Cause::Room, Cause::Room), (Cause::Policy, Cause::Peer)] {
+        let mut carrier = switched(true);
+        events(&mut carrier);
+        let mut resume = record(Kind::Resume, 1, 0);
+        resume[6] = said as u8;
+        assert_eq!(carrier.recv(&mut resume), Ok(0));
+        assert_eq!(events(&mut carrier), [Event::Frozen(1, heard), Event::Closed(1)]);
+    }
+}
+
+#[test]
+fn a_peer_whose_tcp_is_lost_is_asked_again_and_again_whether_it_is_there() {
+    let mut carrier = switched(true);
+    assert_eq!(carrier.lose(), Ok(()));
+    for times in 1..=20 {
+        assert_eq!(carrier.wire().unwrap().asked, times);
+        assert_eq!(pass(&mut carrier, 200), Ok(()));
+    }
+    assert_eq!(carrier.fault(WireFault::Gone), Err(Fatal::Lost), "then it is known");
+    assert_eq!(carrier.timeout(Instant::now), None);
 }
 
 #[test]
@@ -129,7 +233,7 @@ fn a_peer_that_is_waited_for_at_the_end_is_waited_for_five_seconds() {
     assert_eq!(carrier.finish(), Ok(Finish::Wait));
     assert_eq!(said(&mut carrier), [(Kind::Fin as u8, 3)]);
     assert_eq!(carrier.finish(), Ok(Finish::Wait));
-    assert_eq!(pass(&mut carrier, 5), Ok(()));
+    assert_eq!(pass(&mut carrier, 5000), Ok(()));
     assert_eq!(carrier.finish(), Ok(Finish::Done));
 }
 

@@ -14,7 +14,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::schedules::{Script, wires};
+use super::schedules::{Laid, Medium, Script, wires};
+use super::verbs;
 use crate::io::{Carrier, Io};
 use crate::link::carrier::{Beneath, Cause, Event, Keys};
 use crate::link::session::Side;
@@ -115,21 +116,35 @@ const TURN: usize = 512 * 1024;
 
 #[tokio::test]
 async fn tls_sees_nothing_of_a_wire_that_comes_and_goes_under_bulk_both_ways() {
+    bulk_both_ways(wires).await;
+}
+
+#[tokio::test]
+async fn tls_sees_nothing_of_devices_that_come_and_go_under_bulk_both_ways() {
+    bulk_both_ways(verbs::wires).await;
+}
+
+async fn bulk_both_ways(lay: fn(&Rc<Script>, usize) -> Laid) {
     let mut rng = Rng::with_seed(4);
     let (opener, acceptor) = linked().await;
     let mut parties = [opener, acceptor].map(|io| Party::new(io, &mut rng));
     let script = Rc::new(Script::smooth());
     let mut turns = 0;
+    let mut medium: Option<Rc<dyn Medium>> = None;
     poll_fn(|cx| {
         for party in &mut parties {
             party.poll(cx).unwrap();
+        }
+        while let Some(medium) = medium.as_ref().filter(|medium| !medium.is_still()) {
+            medium.step();
         }
         script.wake_all();
         let [one, other] = &mut parties;
         let ring = one.beneath().counts().ring_in.min(other.beneath().counts().ring_in) as usize;
         match (one.beneath().next(), other.beneath().next()) {
             (Some(number), Some(same)) if number == same => {
-                let [wire, its_end] = wires(&script, ROOM);
+                let ([wire, its_end], between) = lay(&script, ROOM);
+                medium = Some(between);
                 assert!(one.beneath().open(number) && other.beneath().open(number));
                 assert!(one.beneath().switch(number, wire) && other.beneath().switch(number, its_end));
                 cx.waker().wake_by_ref();

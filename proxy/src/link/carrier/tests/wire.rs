@@ -20,12 +20,14 @@ pub(super) struct End {
     silent: bool,
     /// The other end is no more.
     gone: bool,
+    /// How often it was asked whether it is.
+    pub(super) asked: u32,
 }
 
 impl End {
     pub(super) fn new(room: usize) -> Self {
         let (out, arrived) = (Vec::new(), Vec::new());
-        End { room, out, consumed: 0, arrived, read: 0, done: 0, silent: false, gone: false }
+        End { room, out, consumed: 0, arrived, read: 0, done: 0, silent: false, gone: false, asked: 0 }
     }
 
     /// What was written at `other` is here.
@@ -103,6 +105,10 @@ impl Wire for End {
     }
 
     fn await_consumed(&mut self) {}
+
+    fn ask(&mut self) {
+        self.asked += 1;
+    }
 
     fn stored(&self, from: u64, to: u64, out: &mut Vec<u8>) {
         // What the peer has consumed is overwritten.

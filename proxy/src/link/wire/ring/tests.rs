@@ -96,7 +96,25 @@ fn the_bell_rings_once_for_a_sleeper_and_never_for_one_who_is_awake() {
     peer.consume(4);
     assert_eq!(peer.read(&mut [0; 1]), Ok(1));
     peer.consume(5);
+    assert!(!peer.take_bell(), "it could look, and less than half is free");
+    assert_eq!(own.consumed(), Ok(5));
+    assert_eq!(peer.read(&mut [0; 2]), Ok(2));
+    peer.consume(7);
     assert!(peer.take_bell());
+}
+
+#[test]
+fn who_waits_for_room_is_told_of_what_little_there_is_before_its_peer_sleeps() {
+    let (mut own, mut peer) = both(8);
+    assert_eq!(own.write(b"abcdefghi"), Ok(8));
+    assert_eq!(own.sleep(), Ok(false));
+    assert_eq!(peer.read(&mut [0; 2]), Ok(2));
+    peer.consume(2);
+    assert!(!peer.take_bell());
+    let _ = peer.sleep();
+    assert!(peer.take_bell());
+    assert_eq!(own.sleep(), Ok(true));
+    assert_eq!(own.write(b"i"), Ok(1));
 }
 
 #[test]

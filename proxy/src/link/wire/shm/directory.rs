@@ -16,13 +16,13 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The directory, open.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     fd: OwnedFd,
 }
 
 impl Directory {
     /// Opens `path`, or where this user's doors are. What does not exist is made, for this user alone.
-    pub(super) fn open(path: Option<&Path>) -> io::Result<Self> {
+    pub(crate) fn open(path: Option<&Path>) -> io::Result<Self> {
         if let Some(path) = path {
             return Directory::open_at(path);
         }
@@ -87,11 +87,11 @@ impl Directory {
     }
 
     /// The path of door `name` as a system call takes it: short, and through the descriptor.
-    pub(super) fn reach(&self, name: &str) -> PathBuf {
+    pub(crate) fn reach(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_fd().as_raw_fd()))
     }
 
-    pub(super) fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         // What is not there any more need not be removed.
         let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
     }

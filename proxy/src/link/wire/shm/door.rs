@@ -24,6 +24,7 @@ use super::memory::Shared;
 use super::probe::prove;
 use super::{ATTACH_LIMIT, AttachFault, ShmWire, Token, Tokens, same};
 use crate::link::wire::ring::Side;
+use crate::telemetry;
 
 /// Where this process takes in whoever it awaits, for all of its links. Its name goes when it is dropped.
 pub(crate) struct Door {
@@ -31,6 +32,19 @@ pub(crate) struct Door {
     name: String,
     listener: std::os::unix::net::UnixListener,
     awaited: Mutex<Vec<Awaited>>,
+}
+
+/// Why whoever came to the door was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stranger {
+    /// Nobody awaits the token that it showed.
+    Token,
+    /// It showed none in time.
+    TimedOut,
+    /// It went without showing one, as one does who only looks whether somebody is there.
+    Gone,
+    /// Too many others came after it.
+    Crowd,
 }
 
 /// Who is awaited: whoever shows the token. Whoever awaits it may be on another worker.
@@ -77,11 +91,15 @@ impl Door {
                 && let Some(oldest) = order.pop_front()
             {
                 oldest.abort();
+                telemetry::links().turned_away(Stranger::Crowd);
             }
             let door = self.clone();
             order.push_back(guests.spawn(async move {
                 // What goes wrong here is the guest's affair: whoever awaits it waits no longer than it would anyway.
-                let _ = timeout(TOKEN_LIMIT, door.take_in(guest)).await;
+                let taken = timeout(TOKEN_LIMIT, door.take_in(guest)).await;
+                if let Err(stranger) = taken.unwrap_or(Err(Stranger::TimedOut)) {
+                    telemetry::links().turned_away(stranger);
+                }
             }));
         }
     }
@@ -131,14 +149,13 @@ impl Door {
     }
 
     /// Reads a guest's token, and hands the guest to whoever awaits it. A token is good for one guest.
-    async fn take_in(&self, mut guest: UnixStream) -> io::Result<()> {
+    async fn take_in(&self, mut guest: UnixStream) -> Result<(), Stranger> {
         let mut shown = [0; size_of::<Token>()];
-        guest.read_exact(&mut shown).await?;
-        if let Some(hand_over) = self.claim(&shown) {
-            // Whoever awaited it may have given up just now: then the guest finds the door closed.
-            let _ = hand_over.send(guest.into_std()?);
-        }
-        Ok(())
+        guest.read_exact(&mut shown).await.map_err(|_| Stranger::Gone)?;
+        let hand_over = self.claim(&shown).ok_or(Stranger::Token)?;
+        let guest = guest.into_std().map_err(|_| Stranger::Gone)?;
+        // Whoever awaited it may have given up just now: then the guest finds the door closed.
+        hand_over.send(guest).map_err(|_| Stranger::Token)
     }
 
     fn claim(&self, shown: &Token) -> Option<oneshot::Sender<StdUnixStream>> {
@@ -156,6 +173,22 @@ impl Door {
 
     fn awaited(&self) -> MutexGuard<'_, Vec<Awaited>> {
         self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stranger {
+    /// All of them.
+    pub(crate) const ALL: [Stranger; 4] =
+        [Stranger::Token, Stranger::TimedOut, Stranger::Gone, Stranger::Crowd];
+
+    /// The label, in metrics.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Stranger::Token => "token",
+            Stranger::TimedOut => "timed_out",
+            Stranger::Gone => "gone",
+            Stranger::Crowd => "crowd",
+        }
     }
 }
 

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 
-pub(crate) use self::door::Door;
+pub(crate) use self::directory::Directory;
+pub(crate) use self::door::{Door, Stranger};
 pub(crate) use self::wire::ShmWire;
 
 /// What the two sides of one wire show each other: secrets of the link's TLS session, for this wire and this generation
@@ -71,7 +72,7 @@ pub(crate) const fn memory_bytes(ring_bytes: u32) -> usize {
 }
 
 /// Compares two secrets in constant time.
-fn same(one: &Token, other: &Token) -> bool {
+pub(crate) fn same(one: &Token, other: &Token) -> bool {
     one.ct_eq(other).into()
 }
 

@@ -1,27 +1,33 @@
 //! A wire of shared memory: the rings, and the socket whose bytes are its doorbell and whose end is the peer's.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustix::net::SendFlags;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::memory::Shared;
 use crate::link::wire::ring::{Ring, Side};
-use crate::link::wire::{Wire, WireFault};
+use crate::link::wire::{Wire, WireFault, each_slice};
 
 /// A wire of shared memory that was proved to work.
 #[derive(Debug)]
 pub(crate) struct ShmWire {
     ring: Ring<Shared>,
     socket: UnixStream,
+    /// This side has gone to sleep, and has not seen yet why it was woken.
+    asleep: bool,
+    /// It has seen that, and its bell must have rung for it.
+    rung: bool,
+    /// How often it had gone to sleep when it last read its bells.
+    heard: u64,
 }
 
 impl ShmWire {
     pub(super) fn new(memory: Shared, socket: UnixStream, side: Side) -> Self {
-        ShmWire { ring: Ring::new(memory, side), socket }
+        ShmWire { ring: Ring::new(memory, side), socket, asleep: false, rung: false, heard: 0 }
     }
 
     /// The memory, for tests that do what an honest peer does not.
@@ -48,7 +54,17 @@ impl ShmWire {
     fn sleep(&mut self) -> Result<bool, WireFault> {
         let awake = self.ring.sleep();
         self.wake_peer();
+        match awake {
+            Ok(true) => self.woken(),
+            Ok(false) => self.asleep = true,
+            Err(_) => {}
+        }
         awake
+    }
+
+    /// There is something that it may have been woken for.
+    fn woken(&mut self) {
+        self.rung |= std::mem::take(&mut self.asleep);
     }
 }
 
@@ -59,8 +75,18 @@ impl Wire for ShmWire {
         written
     }
 
+    fn write_slices(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, WireFault> {
+        let written = each_slice(slices, |slice| self.ring.write(slice));
+        self.wake_peer();
+        written
+    }
+
     fn read(&mut self, to: &mut [u8]) -> Result<usize, WireFault> {
-        self.ring.read(to)
+        let read = self.ring.read(to)?;
+        if read > 0 {
+            self.woken();
+        }
+        Ok(read)
     }
 
     fn consume(&mut self, count: u64) {
@@ -76,6 +102,10 @@ impl Wire for ShmWire {
         self.ring.await_consumed();
     }
 
+    fn ask(&mut self) {
+        // The socket that rings ends with the peer.
+    }
+
     fn stored(&self, from: u64, to: u64, out: &mut Vec<u8>) {
         self.ring.stored(from, to, out);
     }
@@ -85,11 +115,21 @@ impl Wire for ShmWire {
             if self.sleep()? {
                 return Poll::Ready(Ok(()));
             }
-            // Bells that were not heard yet. A peer that rings without cause gets no more of the worker's time than one that
-            // sends bytes on any other socket: the runtime takes turns. What comes beside bells, descriptors too, the system
-            // throws away.
-            let mut bells = [0; 64];
+            if ready!(self.socket.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(Err(WireFault::Failed));
+            }
+            // What a bell says is known by now: it stays unread, until so many may lie there that it pays. One that says
+            // nothing is read, as it may be the peer's end.
+            if std::mem::take(&mut self.rung) && self.ring.naps() - self.heard < MOST_UNREAD {
+                let _ =
+                    self.socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                continue;
+            }
+            // A peer that rings without cause gets no more of the worker's time than one that sends bytes on any other
+            // socket: the runtime takes turns. What comes beside bells, descriptors too, the system throws away.
+            let mut bells = [0; 2 * MOST_UNREAD as usize];
             let mut heard = ReadBuf::new(&mut bells);
+            self.heard = self.ring.naps();
             let read = ready!(Pin::new(&mut self.socket).poll_read(cx, &mut heard));
             let fault = match read {
                 Ok(()) if !heard.filled().is_empty() => continue,
@@ -112,3 +152,6 @@ impl Wire for ShmWire {
 pub(super) fn ring_bell(socket: &UnixStream) {
     let _ = rustix::net::send(socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
+
+/// So many bells may lie unread. The socket holds many times as many.
+const MOST_UNREAD: u64 = 32;

@@ -1,0 +1,192 @@
+//! An endpoint that was picked, from the pick to what came of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::circuit::Pass;
+use super::endpoint::Endpoint;
+use super::outlier::Fault;
+use crate::error::Cause;
+use crate::overload::Admitted;
+use crate::telemetry::histogram::nanos;
+
+/// An endpoint that was picked, counted as in flight until this is dropped.
+pub struct Picked {
+    /// Which.
+    pub endpoint: Arc<Endpoint>,
+    pub(super) at: u64,
+    pub(super) probe: bool,
+    pub(super) held: Held,
+}
+
+/// What a request holds of the limits of its port. Callers' sidecars keep those of one kind, a workload's own sidecar those
+/// of the other.
+#[derive(Default)]
+pub(super) enum Held {
+    #[default]
+    Nothing,
+    Pass(Pass),
+    Admitted(Admitted),
+}
+
+/// An endpoint at which a try failed: the next one goes elsewhere if it can.
+pub struct Avoid {
+    endpoint: Arc<Endpoint>,
+    /// Nobody was there. Otherwise there was a connection, and another one may do.
+    pub(super) gone: bool,
+    /// What came of the try says nothing of the endpoint.
+    innocent: bool,
+}
+
+/// How an exchange with an endpoint ended, as the balancer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer came, with no status that says that the endpoint failed.
+    Answered,
+    /// An answer came, with a status from 500 to 599.
+    Erred,
+    /// An answer came, with a status by which a gateway says that it has none: 502, 503, 504.
+    Gateway,
+    /// The connection failed or broke: it counts towards ejection.
+    Failed,
+    /// The caller went away: says nothing of the endpoint.
+    Abandoned,
+}
+
+impl Outcome {
+    /// An answer with this status came.
+    #[inline]
+    pub fn of(status: u16) -> Self {
+        match status {
+            502..=504 => Outcome::Gateway,
+            500..=599 => Outcome::Erred,
+            _ => Outcome::Answered,
+        }
+    }
+
+    /// The same of an answer without a body, which ends in this gRPC status; as in Envoy.
+    pub fn of_grpc(status: u8) -> Self {
+        match status {
+            // DEADLINE_EXCEEDED, UNAVAILABLE.
+            4 | 14 => Outcome::Gateway,
+            // UNKNOWN, INTERNAL, DATA_LOSS.
+            2 | 13 | 15 => Outcome::Erred,
+            _ => Outcome::Answered,
+        }
+    }
+
+    pub(super) fn faults(self) -> &'static [Fault] {
+        match self {
+            Outcome::Answered | Outcome::Abandoned => &[],
+            Outcome::Erred => &[Fault::Error],
+            Outcome::Gateway => &[Fault::Gateway, Fault::Error],
+            Outcome::Failed => &[Fault::Connection],
+        }
+    }
+}
+
+impl Picked {
+    /// Tells how it ended. `latency` is from sending the request to the answer's head.
+    #[inline]
+    pub fn finish(self, outcome: Outcome, latency: Duration, now: Instant) {
+        let at = self.endpoint.group.clock(now);
+        self.finish_at(outcome, latency, at);
+    }
+
+    /// The same for one who knows how long ago it was picked.
+    #[inline]
+    pub fn finish_after(self, outcome: Outcome, latency: Duration, held: Duration) {
+        let at = self.at + nanos(held);
+        self.finish_at(outcome, latency, at);
+    }
+
+    /// Asks for a connection of its own as well, where the port's connections are limited.
+    #[inline]
+    pub(crate) fn needs_connection(&mut self) -> Result<(), Cause> {
+        match &mut self.held {
+            Held::Pass(pass) => pass.needs_connection(),
+            Held::Nothing | Held::Admitted(_) => Ok(()),
+        }
+    }
+
+    /// Takes along that the request is let through to the workload.
+    #[inline]
+    pub(crate) fn hold(&mut self, admitted: Option<Admitted>) {
+        if let Some(admitted) = admitted {
+            self.held = Held::Admitted(admitted);
+        }
+    }
+
+    /// Whether it has to wait until others end.
+    #[inline]
+    pub(crate) fn waits(&self) -> bool {
+        matches!(&self.held, Held::Pass(pass) if pass.waits())
+    }
+
+    /// Waits until others end, as long as the port's policy says.
+    pub(crate) async fn admitted(&mut self) -> Result<(), Cause> {
+        match &mut self.held {
+            Held::Pass(pass) if pass.waits() => pass.admitted().await,
+            _ => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn finish_at(mut self, outcome: Outcome, latency: Duration, at: u64) {
+        let endpoint = &*self.endpoint;
+        if let (Held::Admitted(admitted), Outcome::Answered) = (&self.held, outcome) {
+            let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
+            admitted.answered(began, latency, now);
+        }
+        match outcome {
+            Outcome::Answered | Outcome::Erred | Outcome::Gateway => {
+                let counts = endpoint.group.counts();
+                if counts && endpoint.judge(outcome, self.probe, latency, at) {
+                    endpoint.load.observe(latency, at);
+                } else if endpoint.health.success(self.at, at, || endpoint.group.law.load().rules) {
+                    endpoint.came_back(latency, at);
+                } else {
+                    endpoint.load.observe(latency, at);
+                }
+                self.probe = false;
+            }
+            Outcome::Failed => {
+                endpoint.failed(self.probe, latency, at);
+                self.probe = false;
+            }
+            Outcome::Abandoned => {}
+        }
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.endpoint.load.end();
+        if self.probe {
+            self.endpoint.health.abandon_probe();
+        }
+    }
+}
+
+impl Avoid {
+    /// The one at which a try failed by `cause`.
+    pub fn after(endpoint: Arc<Endpoint>, cause: Cause) -> Self {
+        let gone = matches!(cause, Cause::ConnectRefused | Cause::ConnectTimeout | Cause::ConnectFailed);
+        Avoid { endpoint, gone, innocent: false }
+    }
+
+    /// The same, where the try had this outcome.
+    pub(crate) fn with(self, outcome: Outcome) -> Self {
+        Avoid { innocent: outcome == Outcome::Abandoned, ..self }
+    }
+
+    /// Whether this one failed, rather than a connection to it that had rested for too long.
+    pub(crate) fn failed_at(&self, endpoint: &Endpoint) -> bool {
+        self.is(endpoint) && !self.innocent
+    }
+
+    /// Whether it is this one.
+    pub fn is(&self, endpoint: &Endpoint) -> bool {
+        self.endpoint.id == endpoint.id
+    }
+}

@@ -1,0 +1,223 @@
+//! The tries of an exchange: an endpoint is picked and connected to, and the request sent, until one answers or there is no
+//! other try.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::request::pick;
+use super::{Connection, Fault};
+use crate::balance::{Avoid, Outcome, Picked};
+use crate::dial;
+use crate::error::{Cause, Retry};
+use crate::http::CROWDED;
+use crate::link;
+use crate::mesh::RouteState;
+use crate::retry::{Came, Request};
+
+impl Connection {
+    /// Carries the exchange to its end, on one endpoint or, where that may be, on others.
+    pub(super) async fn exchange(&mut self) -> Result<(), Fault> {
+        loop {
+            if self.exchange.picked.as_ref().is_some_and(Picked::waits) {
+                self.exchange.deadline = self.exchange.end;
+                self.admitted().await?;
+                self.try_begins(Instant::now());
+            }
+            let dialled = match self.exchange.up {
+                Some(_) => Ok(()),
+                None => self.dial().await,
+            };
+            let fault = match dialled {
+                Ok(()) => match poll_fn(|cx| self.poll_exchange(cx)).await {
+                    Ok(()) => return Ok(()),
+                    Err(fault) => fault,
+                },
+                Err(fault) => fault,
+            };
+            let Some(pause) = self.again(&fault) else { return Err(fault) };
+            self.leave_endpoint(&fault);
+            if !pause.is_zero() {
+                self.watched(Box::pin(sleep(pause))).await?;
+            }
+            self.pick_again()?;
+        }
+    }
+
+    /// Waits as long as it is held, the client stays, and the limits allow; then takes a connection that rests.
+    pub(super) async fn hold(&mut self) -> Result<(), Fault> {
+        // No endpoint's time runs meanwhile.
+        self.exchange.deadline = self.exchange.end;
+        self.watched(Box::pin(sleep(self.exchange.held))).await?;
+        self.try_begins(Instant::now());
+        if let Some(picked) = self.exchange.picked.as_ref().filter(|picked| !picked.waits()) {
+            let id = picked.endpoint.id;
+            self.take_kept(id).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the limits of the port let the request through, and takes a connection that rests.
+    async fn admitted(&mut self) -> Result<(), Fault> {
+        let Some(mut picked) = self.exchange.picked.take() else { return Ok(()) };
+        let waiting = Box::pin(async move {
+            let admitted = picked.admitted().await;
+            (picked, admitted)
+        });
+        let (picked, admitted) = self.watched(waiting).await?;
+        admitted.map_err(|cause| Fault::new(cause, CROWDED))?;
+        self.take_kept(picked.endpoint.id).await;
+        self.exchange.endpoint = Some(picked.endpoint.address);
+        self.exchange.picked = Some(picked);
+        Ok(())
+    }
+
+    async fn take_kept(&mut self, endpoint: u32) {
+        let now = Instant::now();
+        poll_fn(|cx| {
+            self.exchange.up = self.worker.http1.borrow_mut().take(endpoint, now, cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Connects to the endpoint that is picked.
+    async fn dial(&mut self) -> Result<(), Fault> {
+        let (Some(picked), Some(target)) = (&self.exchange.picked, &self.target) else {
+            return Err(Fault::new(Cause::Internal, "no endpoint is picked"));
+        };
+        let (worker, direction, endpoint) = (self.worker.clone(), self.direction, picked.endpoint.clone());
+        let timeout = target.destination.policy().connect_timeout;
+        let dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
+        match self.watched(dialling).await? {
+            Ok(up) => {
+                self.exchange.up = Some(up);
+                Ok(())
+            }
+            Err(error) => {
+                let safe = error.retry == Retry::Safe;
+                if let Some(picked) = self.exchange.picked.take() {
+                    let endpoint = picked.endpoint.clone();
+                    let outcome = dial::outcome(&error);
+                    picked.finish(outcome, Duration::ZERO, Instant::now().into_std());
+                    self.exchange.failed = Some(Avoid::after(endpoint, error.cause).with(outcome));
+                }
+                let fault = Fault::new(error.cause, error.detail);
+                Err(if safe { fault.after(Came::Unread) } else { fault })
+            }
+        }
+    }
+
+    /// Resolves with `work`, unless the client goes away or a limit passes.
+    async fn watched<F: Future>(&mut self, work: F) -> Result<F::Output, Fault> {
+        let mut work = pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => self
+                .poll_limits(cx)
+                .and_then(|()| self.poll_client(cx))
+                .map_or_else(|fault| Poll::Ready(Err(fault)), |()| Poll::Pending),
+        })
+        .await
+    }
+
+    /// How long to wait before another try; none if this was the last one.
+    fn again(&mut self, fault: &Fault) -> Option<Duration> {
+        let came = fault.came?;
+        // Of an answer it is decided before it is dropped.
+        self.exchange.again.take().or_else(|| self.decide(came))
+    }
+
+    /// The same, by what came of the try.
+    pub(super) fn decide(&mut self, came: Came) -> Option<Duration> {
+        let (x, head) = (&*self.exchange, self.input.as_ref()?.filled());
+        let request = Request {
+            method: x.method.get(head, &x.edit),
+            whole: x.is_whole(),
+            left: x.end.map(|end| end.saturating_duration_since(Instant::now())),
+        };
+        let mut tries = x.tries;
+        let again = self.state()?.again(&mut tries, came, request);
+        self.exchange.tries = tries;
+        again
+    }
+
+    /// Leaves the endpoint at which a try failed.
+    fn leave_endpoint(&mut self, fault: &Fault) {
+        let x = &mut *self.exchange;
+        if let Some(picked) = x.picked.take() {
+            let now = Instant::now();
+            let closed = matches!(fault.cause, Cause::UpstreamClosed | Cause::UpstreamReset);
+            let rested = closed && x.up.as_ref().is_some_and(|up| up.reused);
+            let (outcome, latency) = match fault.came {
+                Some(Came::Answer { status, .. }) => (Outcome::of(status), now - x.tried),
+                // A connection that rested too long says nothing about its endpoint.
+                Some(Came::Unread) if rested => (Outcome::Abandoned, Duration::ZERO),
+                _ => (Outcome::Failed, Duration::ZERO),
+            };
+            x.failed = Some(Avoid::after(picked.endpoint.clone(), fault.cause).with(outcome));
+            picked.finish(outcome, latency, now.into_std());
+        }
+        if let Some(up) = x.up.take() {
+            up.io.reset_on_close();
+        }
+        x.up_out.clear();
+        x.download.buffer = None;
+        x.deadline = x.end;
+        x.forget();
+    }
+
+    /// Picks another endpoint.
+    fn pick_again(&mut self) -> Result<(), Fault> {
+        let (Some(target), x) = (&self.target, &mut *self.exchange) else {
+            return Err(Fault::new(Cause::Internal, "the request goes nowhere"));
+        };
+        let Some(route) = x.route else {
+            return Err(Fault::new(Cause::Internal, "the request has no route"));
+        };
+        let now = Instant::now();
+        let mut picked = pick(target, route, x.failed.as_ref(), (x.session, |_: &_| x.hash), now)?;
+        picked.hold(target.destination.routes[route].admit_again());
+        x.endpoint = Some(picked.endpoint.address);
+        x.picked = Some(picked);
+        x.retries = x.retries.saturating_add(1);
+        self.try_begins(now);
+        Ok(())
+    }
+
+    /// A try begins: the endpoint's time runs.
+    fn try_begins(&mut self, now: Instant) {
+        let limit = self.try_timeout();
+        let x = &mut *self.exchange;
+        x.tried = now;
+        x.deadline = x.first_end(limit, now);
+    }
+
+    /// A deadline has passed.
+    #[cold]
+    pub(super) fn late(&mut self) -> Result<(), Fault> {
+        let (now, limit) = (Instant::now(), self.try_timeout());
+        let x = &mut *self.exchange;
+        if x.end.is_some_and(|end| end <= now) {
+            return Err(Fault::new(Cause::RequestTimeout, "the request took too long"));
+        }
+        if !x.uploaded && x.sent {
+            // The endpoint has not the whole request yet: its time has not begun.
+            x.deadline = x.first_end(limit, now);
+            return Ok(());
+        }
+        Err(Fault::new(Cause::RequestTimeout, "the endpoint took too long to answer").after(Came::Late))
+    }
+
+    fn try_timeout(&self) -> Option<Duration> {
+        self.state()?.retries.try_timeout
+    }
+
+    /// The state of its route, once there is one.
+    pub(super) fn state(&self) -> Option<&RouteState> {
+        self.target.as_ref()?.destination.routes.get(self.exchange.route?)
+    }
+}
