@@ -3,9 +3,11 @@
 
 use std::process::Command;
 
+include!("../config/services.rs");
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     identify();
-    services()
+    services(tonic_prost_build::configure().build_server(true).build_client(false))
 }
 
 fn identify() {
@@ -22,25 +24,6 @@ fn identify() {
     println!("cargo::rustc-env=LIGHTER_BUILD_TARGET={}", std::env::var("TARGET").unwrap_or_default());
     println!("cargo::rustc-env=LIGHTER_BUILD_PROFILE={}", std::env::var("PROFILE").unwrap_or_default());
     println!("cargo::rustc-env=LIGHTER_BUILD_FEATURES={}", features().join(","));
-}
-
-/// The servers of the services; their messages are `lighter-config`'s.
-fn services() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=../config/proto");
-    let files = [
-        "../config/proto/envoy/service/discovery/v3/discovery.proto",
-        "../config/proto/lighter/identity/v1/identity.proto",
-        "../config/proto/lighter/registry/v1/registry.proto",
-    ];
-    let services = protox::compile(files, ["../config/proto"])?;
-    tonic_prost_build::configure()
-        .build_server(true)
-        .build_client(false)
-        .extern_path(".envoy", "::lighter_config::xds::wire::envoy")
-        .extern_path(".google.rpc", "::lighter_config::xds::wire::google::rpc")
-        .extern_path(".lighter", "::lighter_config::xds::wire::lighter")
-        .compile_fds(services)?;
-    Ok(())
 }
 
 /// What git answers, in one line; nothing where there is no git, no repository or no answer.

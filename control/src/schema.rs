@@ -16,17 +16,17 @@ pub struct Args {
 /// Runs the command.
 pub fn execute(args: &Args) -> miette::Result<Exit> {
     let Some(asked) = &args.kind else {
-        schema::KINDS.iter().try_for_each(output::line)?;
+        schema::kinds().try_for_each(output::line)?;
         return Ok(Exit::Ok);
     };
-    let kind = schema::KINDS.iter().find(|kind| kind.eq_ignore_ascii_case(asked));
-    match kind.and_then(|kind| schema::of(kind)) {
+    let kind = schema::kinds().find(|kind| kind.eq_ignore_ascii_case(asked));
+    match kind.and_then(schema::of) {
         Some(schema) => {
             output::json(&schema)?;
             Ok(Exit::Ok)
         }
         None => {
-            let kinds = schema::KINDS.join(", ");
+            let kinds = schema::kinds().collect::<Vec<_>>().join(", ");
             exit::explain(&miette!(help = format!("known kinds: {kinds}"), "unknown kind `{asked}`"));
             Ok(Exit::Usage)
         }

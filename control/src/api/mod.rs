@@ -12,7 +12,7 @@
 //! | `POST /v1/apply?dryRun=&prune=&set=&namespace=` | takes files, all or nothing |
 //! | `POST /v1/delete?dryRun=&ignoreMissing=` | removes resources, all or none |
 //! | `GET /v1/sidecars` | how every client of ADS stands, what it runs by and what it has to do |
-//! | `POST /v1/sidecars/ID/drain` | has a sidecar drain; its ID is `NAMESPACE/NAME/INSTANCE` |
+//! | `POST /v1/sidecars/ID/drain` | has a sidecar drain; its ID is `NAMESPACE/NAME/INSTANCE`; `now=true`: what still runs after a second is cut |
 //! | `GET /v1/tokens`, `POST /v1/tokens` | lists join tokens, and makes one |
 //! | `DELETE /v1/tokens/ID` | takes one back |
 //! | `GET /v1/backup`, `POST /v1/restore?dryRun=` | every resource in one file, and back |

@@ -9,6 +9,8 @@ pub struct Query {
     pub prune: bool,
     /// What is not there need not be removed.
     pub ignore_missing: bool,
+    /// Do not wait for what runs.
+    pub now: bool,
     /// The set that is pushed.
     pub set: Option<String>,
     /// The namespace of documents that name none, or of resources that are listed.
@@ -30,6 +32,7 @@ impl Query {
                 "dryRun" => query.dry_run = flag(word, value)?,
                 "prune" => query.prune = flag(word, value)?,
                 "ignoreMissing" => query.ignore_missing = flag(word, value)?,
+                "now" => query.now = flag(word, value)?,
                 "set" => query.set = Some(name(word, value)?),
                 "namespace" => query.namespace = Some(name(word, value)?),
                 _ => query.kind = Some(name(word, value)?),

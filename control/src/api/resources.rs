@@ -89,8 +89,8 @@ impl Api {
     }
 
     /// Has a sidecar drain.
-    pub(super) fn drain(&self, name: &str, caller: &Caller) -> Answer {
-        if !self.state.registry.sidecars.drain(name, "an operator asked for it") {
+    pub(super) fn drain(&self, name: &str, query: &Query, caller: &Caller) -> Answer {
+        if !self.state.registry.sidecars.drain(name, "an operator asked for it", query.now) {
             let message = format!("no sidecar `{name}` reports here");
             return refused(StatusCode::NOT_FOUND, message);
         }

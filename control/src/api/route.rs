@@ -85,7 +85,7 @@ impl Answers for Api {
             Asked::Apply => self.apply(&body, &query, &caller),
             Asked::DeleteMany => self.delete_many(&body, &query, &caller),
             Asked::Sidecars => self.sidecars(),
-            Asked::Drain(sidecar) => self.drain(&sidecar, &caller),
+            Asked::Drain(sidecar) => self.drain(&sidecar, &query, &caller),
             Asked::Tokens => self.tokens(),
             Asked::MakeToken => self.make_token(&body, &caller),
             Asked::Revoke(id) => self.revoke(&id, &caller),
@@ -169,11 +169,11 @@ impl Asked {
             Asked::List => &["kind", "namespace"],
             Asked::Get(_)
             | Asked::Sidecars
-            | Asked::Drain(_)
             | Asked::Tokens
             | Asked::MakeToken
             | Asked::Revoke(_)
             | Asked::Backup => &[],
+            Asked::Drain(_) => &["now"],
             Asked::Put(_) | Asked::Restore => &["dryRun"],
             Asked::Delete(_) | Asked::DeleteMany => &["dryRun", "ignoreMissing"],
             Asked::Apply => &["dryRun", "prune", "set", "namespace"],

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use lighter_config::hex;
 use lighter_config::name::ServiceName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -84,13 +85,13 @@ pub(super) fn make(
     let (id, secret): ([u8; ID], [u8; SECRET]) = (random()?, random()?);
     let mut bytes = [&id[..], &secret[..]].concat();
     roots.for_each(|root| bytes.extend(root));
-    let token = format!("{PREFIX}{}.{}.{}", service.namespace, service.name, hex(&bytes));
+    let token = format!("{PREFIX}{}.{}.{}", service.namespace, service.name, hex::encode(&bytes));
     let info = TokenInfo {
-        id: hex(&id),
+        id: hex::encode(&id),
         namespace: service.namespace.to_string(),
         name: service.name.to_string(),
         expires: seconds(now + life),
-        secret: hex(&Sha256::digest(secret)),
+        secret: hex::encode(&Sha256::digest(secret)),
         spent_by: None,
     };
     disk::folder(&tokens(folder)).map_err(CaError::at(folder))?;
@@ -106,17 +107,17 @@ pub(super) fn spend(
     key: &[u8; 32],
     now: SystemTime,
 ) -> Result<Result<ServiceName, JoinError>, CaError> {
-    let path = path(folder, &hex(&id));
+    let path = path(folder, &hex::encode(&id));
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Err(JoinError::Foreign)),
         read => read.map_err(CaError::at(&path))?,
     };
     let mut info: TokenInfo = serde_json::from_slice(&text).map_err(|_| CaError::Broken(path))?;
     // Hashes of random bytes: how far they agree teaches nothing.
-    if info.secret != hex(&Sha256::digest(secret)) {
+    if info.secret != hex::encode(&Sha256::digest(secret)) {
         return Ok(Err(JoinError::Foreign));
     }
-    let key = hex(key);
+    let key = hex::encode(key);
     match &info.spent_by {
         Some(other) if *other != key => return Ok(Err(JoinError::Spent)),
         _ if info.expires < seconds(now) => return Ok(Err(JoinError::Expired)),
@@ -133,7 +134,7 @@ pub(super) fn spend(
 /// Forgets a token. Returns whether there was one of this id.
 pub(super) fn remove(folder: &Path, id: &str) -> Result<bool, CaError> {
     // Anything else is no name of a file here.
-    if unhex(id).is_none_or(|bytes| bytes.len() != ID) {
+    if hex::decode_array::<ID>(id.as_bytes()).is_none() {
         return Ok(false);
     }
     let path = path(folder, &id.to_ascii_lowercase());
@@ -174,7 +175,7 @@ pub(super) type Parsed = ([u8; ID], [u8; SECRET]);
 
 /// Reads a token. None: it is none.
 pub(super) fn parse(token: &str) -> Option<Parsed> {
-    let bytes = unhex(token.trim().strip_prefix(PREFIX)?.rsplit_once('.')?.1)?;
+    let bytes = hex::decode(token.trim().strip_prefix(PREFIX)?.rsplit_once('.')?.1.as_bytes())?;
     let (id, rest) = bytes.split_first_chunk::<ID>()?;
     let (secret, roots) = rest.split_first_chunk::<SECRET>()?;
     (!roots.is_empty() && roots.len() % 32 == 0).then_some((*id, *secret))
@@ -192,16 +193,6 @@ fn tokens(folder: &Path) -> PathBuf {
 
 fn path(folder: &Path, id: &str) -> PathBuf {
     tokens(folder).join(format!("{id}.json"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| char::from(digit).to_digit(16);
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some((digit(pair[0])? << 4 | digit(*pair.get(1)?)?) as u8)).collect()
 }
 
 const ID: usize = 8;

@@ -9,7 +9,7 @@ use crate::output;
 
 pub mod files;
 pub mod machine;
-mod rdma;
+pub mod rdma;
 
 use files::Findings;
 

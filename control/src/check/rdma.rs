@@ -2,9 +2,7 @@
 
 use std::io;
 
-use lighter_verbs::{
-    Access, CompletionQueue, Context, Domain, Error, Gid, QueuePair, Region, Requests, devices,
-};
+use lighter_verbs::{Context, Error, Gid, devices};
 
 use super::machine::Finding;
 
@@ -16,6 +14,15 @@ pub(super) fn finding() -> Finding {
     }
 }
 
+/// Why links cannot use the devices that there are; none where there is no device, or nothing that knows of any.
+pub fn found() -> Option<Result<(), String>> {
+    match usable() {
+        Ok(_) => Some(Ok(())),
+        Err(Error::NoDevice | Error::NoLibrary(_)) => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
+}
+
 /// Each device that works and its addresses, as text.
 fn usable() -> Result<String, Error> {
     // The library wants a runtime to watch its devices by.
@@ -24,7 +31,7 @@ fn usable() -> Result<String, Error> {
     let _within = runtime.enter();
     let (mut works, mut first_failure) = (Vec::new(), None);
     for device in devices()? {
-        match try_out(&device) {
+        match Context::open(&device).and_then(|device| device.try_out()) {
             Ok(gids) => {
                 let addresses: Vec<_> = gids.iter().map(Gid::to_string).collect();
                 works.push(format!("{device} ({})", addresses.join(", ")));
@@ -37,20 +44,6 @@ fn usable() -> Result<String, Error> {
         Some(error) => Err(error),
         None => Err(Error::NoDevice),
     }
-}
-
-/// Makes all that a link needs of one device, and gives it back.
-fn try_out(device: &str) -> Result<Vec<Gid>, Error> {
-    let context = Context::open(device)?;
-    let gids = context.gids()?;
-    if gids.is_empty() {
-        return Err(Error::NoAddress(device.to_owned()));
-    }
-    let domain = Domain::new(&context)?;
-    let _region = Region::new(&domain, REGION, Access::RemoteWrite)?;
-    let completions = CompletionQueue::new(&context, 2 * REQUESTS)?;
-    QueuePair::new(&domain, &completions, Requests { send: REQUESTS, receive: REQUESTS })?;
-    Ok(gids)
 }
 
 fn fix(error: &Error) -> &'static str {
@@ -72,11 +65,6 @@ fn fix(error: &Error) -> &'static str {
     }
 }
 
-/// As much as the rings of a few links.
-const REGION: usize = 1 << 20;
-
-const REQUESTS: u32 = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,7 +75,7 @@ mod tests {
             Error::NoLibrary("libibverbs.so.1: cannot open shared object file: No such file or directory"),
             Error::NoDevice,
             Error::NoPermission("rxe0".to_owned()),
-            Error::Memlock { limit: 65536, wanted: REGION },
+            Error::Memlock { limit: 65536, wanted: 1 << 20 },
             Error::PortDown("rxe0".to_owned()),
             Error::NoAddress("rxe0".to_owned()),
             Error::Verb { verb: "ibv_create_qp", source: io::ErrorKind::OutOfMemory.into() },

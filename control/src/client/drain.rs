@@ -1,4 +1,4 @@
-//! `lighter drain`: has a sidecar drain, as SIGTERM does.
+//! `lighter drain`: has a sidecar drain, as SIGTERM does, or without waiting.
 
 use http::Method;
 use lighter_config::name::DEFAULT_NAMESPACE;
@@ -15,13 +15,17 @@ pub struct Args {
     /// Which, as `get sidecars` calls it: `NAMESPACE/SERVICE/INSTANCE`, or `SERVICE/INSTANCE` in the namespace `default`
     #[arg(value_name = "SIDECAR", value_parser = sidecar)]
     sidecar: String,
+    /// Do not wait: nobody is let in any more, and what still runs after a second is cut
+    #[arg(long)]
+    now: bool,
     #[command(flatten)]
     access: Access,
 }
 
 /// Runs the command.
 pub fn execute(args: &Args) -> miette::Result<Exit> {
-    let target = format!("/v1/sidecars/{}/drain", args.sidecar);
+    let query = if args.now { "?now=true" } else { "" };
+    let target = format!("/v1/sidecars/{}/drain{query}", args.sidecar);
     match args.access.ask::<Draining>(Method::POST, &target, None::<&()>)? {
         Answered::Done(draining) => {
             output::line(format_args!("{} drains", draining.sidecar))?;

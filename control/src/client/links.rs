@@ -19,7 +19,7 @@ pub fn execute(access: &Access, form: Form) -> miette::Result<Exit> {
         Form::Table | Form::Wide if links.is_empty() => eprintln!("no link is reported"),
         Form::Table | Form::Wide => {
             let titles =
-                ["SIDECAR", "PEER", "ADDRESS", "SIDE", "WIRE", "STREAMS", "TCP", "SHM", "GENERATION"];
+                ["SIDECAR", "PEER", "ADDRESS", "SIDE", "WIRE", "STREAMS", "TCP", "SHM", "RDMA", "GENERATION"];
             output::line(table::write(&titles, &links.iter().map(row).collect::<Vec<_>>()))?;
         }
     }
@@ -52,7 +52,7 @@ fn row(link: &Value) -> Vec<String> {
         format!("{} out, {} in", bytes("sent"), bytes("received"))
     };
     let mut row = vec![text("sidecar"), text("identity"), text("address"), side.to_string(), wire];
-    row.extend([number("streams"), carried("tcp"), carried("shm"), number("generation")]);
+    row.extend([number("streams"), carried("tcp"), carried("shm"), carried("rdma"), number("generation")]);
     row
 }
 
@@ -77,6 +77,7 @@ mod tests {
             "2",
             "1 out, 2 in",
             "30 out, 0 in",
+            "0 out, 0 in",
             "3",
         ];
         assert_eq!(row(&link), expected.map(str::to_string));

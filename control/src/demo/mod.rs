@@ -7,10 +7,11 @@ use miette::miette;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
-use crate::check::machine;
+use crate::check::{machine, rdma};
 use crate::exit::Exit;
 use crate::output;
 
+mod child;
 mod client;
 mod instance;
 mod load;
@@ -18,6 +19,7 @@ mod plane;
 mod ports;
 mod processes;
 mod progress;
+mod rdma_vm;
 mod report;
 mod resources;
 mod rings;
@@ -26,6 +28,7 @@ mod samples;
 pub mod serve;
 mod steps;
 mod table;
+mod vm;
 mod world;
 
 use progress::Progress;
@@ -49,9 +52,15 @@ pub struct Args {
     /// Leave everything running after the last step, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// Do all of it in a virtual machine that has RDMA in software: needs qemu, or Debian's archive to take it from
+    #[arg(long, conflicts_with = "keep")]
+    rdma_vm: bool,
     /// Requests in each measured phase
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
     requests: u64,
+    /// Between two requests of a caller, in milliseconds: so that the demo leaves the machine some air
+    #[arg(long, hide = true, default_value_t = 2)]
+    pause: u64,
     /// Longest time for each phase, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     duration: u64,
@@ -61,8 +70,9 @@ pub struct Args {
 pub fn execute(args: &Args) -> miette::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| miette!("cannot start: {error}"))?;
+    let rdma = rdma::found();
     // The children are asked to end when this very thread ends, so everything is done on it.
-    LocalSet::new().block_on(&runtime, demo(args))
+    LocalSet::new().block_on(&runtime, demo(args, rdma))
 }
 
 /// Between two looks at something that is to change.
@@ -76,16 +86,20 @@ fn say(what: &'static str) -> impl Fn(std::io::Error) -> String {
 /// What the sidecars run by at first.
 const FIRST_SPLIT: Split = Split { v1: 100, v2: 0 };
 
-async fn demo(args: &Args) -> miette::Result<Exit> {
+/// `rdma`: what there is of devices.
+async fn demo(args: &Args, rdma: Option<Result<(), String>>) -> miette::Result<Exit> {
     let progress = Progress::new(args.json);
+    let mut interrupt = Interrupt::new().map_err(|error| miette!("cannot watch signals: {error}"))?;
+    if args.rdma_vm {
+        return rdma_vm::execute(args, progress, interrupt).await;
+    }
     if let Err(reason) = machine::isolation() {
         let steps = steps::NAMES.map(|name| Step::skipped(name, &reason));
         return end(args, &progress, Report::new(steps.into()));
     }
-    let mut interrupt = Interrupt::new().map_err(|error| miette!("cannot watch signals: {error}"))?;
     let mut world = World::new().map_err(|error| miette!("cannot prepare: {error}"))?;
     let steps = tokio::select! {
-        steps = steps(args, &progress, &mut world) => steps,
+        steps = steps(args, rdma, &progress, &mut world) => steps,
         status = interrupt.arrives() => {
             drop(progress);
             world.stop(false).await;
@@ -111,7 +125,12 @@ async fn demo(args: &Args) -> miette::Result<Exit> {
 }
 
 /// Starts everything and does every step. Where a step fails the others are still tried.
-async fn steps(args: &Args, progress: &Progress, world: &mut World) -> Vec<Step> {
+async fn steps(
+    args: &Args,
+    rdma: Option<Result<(), String>>,
+    progress: &Progress,
+    world: &mut World,
+) -> Vec<Step> {
     progress.now("starting five services, each in a network namespace of its own");
     if let Err(failure) = world.start(FIRST_SPLIT).await {
         let [first, rest @ ..] = steps::NAMES;
@@ -121,13 +140,20 @@ async fn steps(args: &Args, progress: &Progress, world: &mut World) -> Vec<Step>
         return steps;
     }
     let limit = Duration::from_secs(args.duration);
-    let mut stage = Stage { world, requests: args.requests, limit };
+    let pause = Duration::from_millis(args.pause);
+    let mut stage = Stage { world, requests: args.requests, pause, limit };
     let mut done = Vec::new();
-    for name in steps::NAMES {
+    let rdma = rdma.map(|usable| (steps::RDMA, usable));
+    for (name, possible) in steps::NAMES.map(|name| (name, Ok(()))).into_iter().chain(rdma) {
         progress.now(name);
-        let mut evidence = Evidence::default();
-        let result = steps::execute(name, &mut stage, &mut evidence).await;
-        let step = Step::done(name, evidence, result);
+        let step = match possible {
+            Ok(()) => {
+                let mut evidence = Evidence::default();
+                let result = steps::execute(name, &mut stage, &mut evidence).await;
+                Step::done(name, evidence, result)
+            }
+            Err(reason) => Step::skipped(name, &reason),
+        };
         progress.done(&step);
         done.push(step);
     }

@@ -9,9 +9,10 @@ use http::Method;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::child::end_with_parent;
 use super::instance::{Instance, LedBy};
 use super::processes::{self, Process};
-use super::runner::{Runner, end_with_parent};
+use super::runner::Runner;
 use super::samples::Samples;
 use super::{ports, say};
 use crate::client::Access;
@@ -168,7 +169,7 @@ impl Plane {
             .env("LIGHTER_TOKEN_FILE", state.join("operator-token"))
             .env("LIGHTER_CA_FILE", state.join("api.pem"))
             .stdin(Stdio::null());
-        end_with_parent(&mut command);
+        end_with_parent(command.as_std_mut());
         let output = command.output().await.map_err(say("lighter"))?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),

@@ -1,10 +1,12 @@
 //! What the demo found, step by step, with its evidence.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The whole result, and the shape of `--json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct Report {
     /// Whether nothing failed.
     pub ok: bool,
@@ -13,10 +15,10 @@ pub struct Report {
 }
 
 /// One step's result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct Step {
     /// Its fixed name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// How it ended.
     pub status: Status,
     /// Why it failed or was skipped.
@@ -26,7 +28,7 @@ pub struct Step {
 }
 
 /// How a step ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It showed what it is there to show.
@@ -69,12 +71,17 @@ impl Step {
     /// A step that was done.
     pub fn done(name: &'static str, evidence: Evidence, result: Result<(), String>) -> Self {
         let status = if result.is_ok() { Status::Passed } else { Status::Failed };
-        Step { name, status, reason: result.err(), evidence: evidence.0 }
+        Step { name: name.into(), status, reason: result.err(), evidence: evidence.0 }
     }
 
     /// A step that was not done.
     pub fn skipped(name: &'static str, reason: &str) -> Self {
-        Step { name, status: Status::Skipped, reason: Some(reason.to_owned()), evidence: Map::new() }
+        Step {
+            name: name.into(),
+            status: Status::Skipped,
+            reason: Some(reason.to_owned()),
+            evidence: Map::new(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::child::end_with_parent;
 use super::{POLL, say};
 
 /// See above.
@@ -48,7 +49,7 @@ impl Runner {
             // Where sidecars meet for shared memory, which goes with the demo.
             command.env("XDG_RUNTIME_DIR", folder);
         }
-        end_with_parent(&mut command);
+        end_with_parent(command.as_std_mut());
         let child = command.spawn().map_err(say("lighter run"))?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or_else(|| format!("{name} ended at once"))?;
@@ -125,11 +126,4 @@ impl Drop for Runner {
             self.kill_all();
         }
     }
-}
-
-/// Has the kernel end the child when this process ends, also where it could not clean up.
-pub fn end_with_parent(command: &mut Command) {
-    let end = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?);
-    // SAFETY: between fork and exec only one system call is made, which allocates nothing and takes no lock.
-    unsafe { command.pre_exec(end) };
 }

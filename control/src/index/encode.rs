@@ -99,6 +99,7 @@ fn workload(contents: &Contents, trust_domain: &str, name: &str) -> Option<Workl
         key: name.into(),
         trust_domain: trust_domain.into(),
         outbound_policy: contents.snapshot.outbound_policy,
+        links: contents.snapshot.links.clone(),
         ports: ports.into_iter().chain([others]).collect(),
     })
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lighter_config::name::{ServiceName, ServicePort};
-use lighter_config::snapshot::{EndpointSpec, Port, Service, Snapshot};
+use lighter_config::snapshot::{EndpointSpec, Locality, Port, Service, Snapshot};
 use lighter_config::xds::Kind;
 use lighter_config::xds::server::{Encoded, Resources};
 use tokio::sync::broadcast;
@@ -96,7 +96,8 @@ impl Index {
         for (port, ..) in before.authorization.changes(&snapshot.authorization) {
             touched.add(Kind::Workload, &port.service.to_string());
         }
-        if (before.outbound_policy, before.mtls) == (snapshot.outbound_policy, snapshot.mtls) {
+        let everywhere = |said: &Snapshot| (said.outbound_policy, said.mtls, said.links.clone());
+        if everywhere(&before) == everywhere(&snapshot) {
             return self.publish(contents, touched.into_names());
         }
         // They are in what every workload enforces.
@@ -215,7 +216,12 @@ impl Contents {
             !is_known && !unwell.is_some_and(|unwell| unwell.contains(address))
         });
         let listed = registered.listed.iter().map(|one| match of(one.address, &port.endpoints) {
-            Some(EndpointSpec { weight, priority, .. }) => EndpointSpec { weight, priority, ..one.clone() },
+            Some(EndpointSpec { weight, priority, locality, .. }) => {
+                // Where it is, it may know better than who wrote its address down.
+                let is_said = locality != Locality::default();
+                let locality = if is_said { locality } else { one.locality.clone() };
+                EndpointSpec { weight, priority, locality, ..one.clone() }
+            }
             None => one.clone(),
         });
         configured.cloned().chain(listed).collect()

@@ -36,7 +36,14 @@ fn port(name: &str) -> ServicePort {
 fn registered(address: &str) -> EndpointSpec {
     let identity = "spiffe://mesh.lighter/ns/default/sa/a".into();
     let secure = Some(Secure { identity, link: None });
-    EndpointSpec { address: address.parse().unwrap(), weight: 1, priority: 0, secure }
+    EndpointSpec {
+        address: address.parse().unwrap(),
+        weight: 1,
+        priority: 0,
+        locality: Default::default(),
+        secure,
+        wires: None,
+    }
 }
 
 fn listed(listed: Vec<EndpointSpec>) -> Registered {
@@ -192,6 +199,12 @@ fn what_holds_for_all_workloads_reaches_them_all() {
         assert_eq!((&*after.service, &*after.outbound_policy), (name, "registryOnly"));
     }
     assert_eq!(index.get(Kind::Workload, "-/No Namespace"), None);
+    let policy = "apiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {name: mesh}\n\
+                  spec: {wires: {rdma: mustNot}}\n";
+    index.set_snapshot(snapshot(&[service("a", &[1]), policy.into()]));
+    assert_eq!(changes.try_recv().unwrap(), Change::Any);
+    let after: lighter::Workload = message(&index, Kind::Workload, "-/default");
+    assert_eq!(after.links.unwrap().rdma, "mustNot");
 }
 
 #[test]

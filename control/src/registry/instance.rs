@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lighter_config::identity::Spiffe;
 use lighter_config::name::{ServiceName, ServicePort};
-use lighter_config::snapshot::{MAX_PRIORITY, is_virtual};
+use lighter_config::snapshot::{Locality, MAX_PRIORITY, is_virtual};
 use lighter_config::xds::names;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use prost::Message;
@@ -30,6 +30,8 @@ pub struct Instance {
     pub version: String,
     /// It takes traffic while no endpoint of a lower number is healthy.
     pub priority: u32,
+    /// Where it is.
+    pub locality: Locality,
 }
 
 /// Where an instance is reached at one of its Service's ports.
@@ -73,7 +75,13 @@ impl Instance {
         if said.priority > MAX_PRIORITY {
             return fault(format!("priority {} is above {MAX_PRIORITY}", said.priority));
         }
+        let places = [&said.region, &said.zone, &said.sub_zone];
+        if places.iter().any(|place| place.len() > MAX_TEXT) {
+            return fault(format!("the name of a place is longer than {MAX_TEXT} bytes"));
+        }
+        let [region, zone, sub_zone] = places.map(|place| place.as_str().into());
         let instance = Instance {
+            locality: Locality { region, zone, sub_zone },
             service,
             identity: identity.as_str().into(),
             ports: said.ports.iter().map(port).collect::<Result<_, _>>()?,
@@ -113,6 +121,9 @@ impl Instance {
             wires: self.wires.clone(),
             version: self.version.clone(),
             priority: self.priority,
+            region: self.locality.region.to_string(),
+            zone: self.locality.zone.to_string(),
+            sub_zone: self.locality.sub_zone.to_string(),
         };
         let identity = self.identity.as_bytes();
         [&(identity.len() as u32).to_be_bytes(), identity, &*said.encode_to_vec()].concat()
@@ -171,6 +182,9 @@ mod tests {
             wires: vec!["tcp".into()],
             version: "0.1.0".into(),
             priority: 1,
+            region: "eu".into(),
+            zone: "a".into(),
+            sub_zone: String::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::{ServiceName, ServicePort};
-use lighter_config::snapshot::{EndpointSpec, Secure};
+use lighter_config::snapshot::{EndpointSpec, Secure, Wires};
 
 use super::instance::Instance;
 use crate::index::Registered;
@@ -168,8 +168,12 @@ impl Leases {
                     continue;
                 }
                 let secure = Some(Secure { identity: instance.identity.clone(), link: one.link });
-                let priority = instance.priority;
-                let spec = EndpointSpec { address: one.address, weight: 1, priority, secure };
+                let (priority, locality) = (instance.priority, instance.locality.clone());
+                let said = instance.wires.iter().map(String::as_str);
+                // Every sidecar that says something of it has TCP.
+                let wires = (!instance.wires.is_empty()).then(|| Wires::of(said));
+                let spec =
+                    EndpointSpec { address: one.address, weight: 1, priority, locality, secure, wires };
                 listed.insert(one.address, spec);
             }
         }
@@ -266,6 +270,7 @@ mod tests {
             wires: Vec::new(),
             version: String::new(),
             priority: 0,
+            locality: Default::default(),
         }
     }
 

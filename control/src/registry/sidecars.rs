@@ -151,12 +151,12 @@ impl Sidecars {
         self.lock().get(id).map(|reporting| reporting.reported.clone())
     }
 
-    /// Has the sidecar drain that is called so. Returns whether there is one to hear it.
-    pub fn drain(&self, name: &str, cause: &str) -> bool {
+    /// Has the sidecar drain that is called so; `now`: without waiting long for what runs. Returns whether there is one to hear it.
+    pub fn drain(&self, name: &str, cause: &str, now: bool) -> bool {
         let all = self.lock();
         let Some((_, reporting)) = all.iter().find(|(id, _)| id.to_string() == name) else { return false };
         // One that has not taken the orders before it does not take this one either.
-        reporting.drains.try_send(wire::Drain { cause: cause.to_owned() }).is_ok()
+        reporting.drains.try_send(wire::Drain { cause: cause.to_owned(), now }).is_ok()
     }
 
     /// All of them in numbers.
@@ -230,9 +230,9 @@ mod tests {
         sidecars.enter(id(), 2, second);
         sidecars.leave(&id(), 1);
         assert_eq!(sidecars.sum().load.requests_in_flight, 7);
-        assert!(sidecars.drain("shop/web/host-1", "an operator"));
+        assert!(sidecars.drain("shop/web/host-1", "an operator", true));
         assert_eq!(orders.try_recv().unwrap().cause, "an operator");
-        assert!(!sidecars.drain("shop/web/host-2", ""));
+        assert!(!sidecars.drain("shop/web/host-2", "", false));
         sidecars.leave(&id(), 2);
         assert_eq!(sidecars.sum(), Sum::default());
     }

@@ -1,15 +1,10 @@
-//! Messages between the sidecar and the process inside the application's namespace: JSON and descriptors over a
-//! socket pair that keeps messages apart.
+//! Messages between the sidecar and the process inside the application's namespace.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::SocketAddr;
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
 use serde::{Deserialize, Serialize};
+
+pub(super) use lighter_proxy::messages::Channel;
 
 /// What the sidecar asks of the process inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +13,53 @@ pub(super) enum Order {
     Start,
     /// Pass this signal on to the application.
     Signal(i32),
+    /// Make sockets for one more sidecar, at the other end of the channel that comes with this.
+    Sockets,
 }
+
+/// What a sidecar is told by whoever started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Tell {
+    /// See [`Ask::Drain`](lighter_proxy::worker::Ask::Drain).
+    Drain,
+    /// See [`Ask::Finish`](lighter_proxy::worker::Ask::Finish).
+    Finish,
+    /// Hand over to the process at the other end of the channel that comes with this.
+    GiveWay,
+}
+
+/// What a sidecar says to whoever started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Said {
+    /// It serves.
+    Ready,
+    /// It drains, and the application has no callers any more.
+    CallersGone,
+    /// Somebody asks for another process in its place.
+    SuccessorWanted,
+    /// It ended.
+    Ended {
+        /// Why, unless as it was told to.
+        fault: Option<String>,
+        /// Another process serves in its place.
+        handed_over: bool,
+    },
+}
+
+/// What a successor is given. With it come the channel to its predecessor, the one for sockets made inside, and the
+/// netlink socket by which the rules' counters are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Given {
+    /// Which version of these messages is spoken.
+    pub(super) version: u32,
+    /// The process inside.
+    pub(super) inside: i32,
+    /// Where the admin port is.
+    pub(super) admin: SocketAddr,
+}
+
+/// Raised when another binary would misunderstand [`Tell`], [`Said`] or [`Given`].
+pub(super) const VERSION: u32 = 1;
 
 /// What the process inside reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,103 +95,4 @@ pub(super) struct Wanted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Made {
     pub(super) errno: Option<i32>,
-}
-
-/// One end.
-pub(super) struct Channel(OwnedFd);
-
-impl Channel {
-    /// Both ends.
-    pub(super) fn pair() -> io::Result<(Self, Self)> {
-        let (one, other) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Channel(one), Channel(other)))
-    }
-
-    /// Sends a message. It takes `descriptors` along; the receiver gets copies.
-    pub(super) fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let text = serde_json::to_vec(message)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
-        }
-        loop {
-            match sendmsg(&self.0, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => return other.map(drop).map_err(io::Error::from),
-            }
-        }
-    }
-
-    /// Waits for a message. `None`: the other end is gone.
-    pub(super) fn receive<T: for<'de> Deserialize<'de>>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut text = vec![0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            let into = &mut [IoSliceMut::new(&mut text)];
-            match recvmsg(&self.0, into, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                // Whoever holds the other end was killed with something of ours unread.
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-                other => break other?,
-            }
-        };
-        let mut descriptors = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(received) = message {
-                descriptors.extend(received);
-            }
-        }
-        if received.bytes == 0 {
-            return Ok(None);
-        }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            // This process has no room for them.
-            return Err(rustix::io::Errno::MFILE.into());
-        }
-        Ok(Some((serde_json::from_slice(&text[..received.bytes])?, descriptors)))
-    }
-}
-
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-/// The kernel's limit for one message (`SCM_MAX_FD`).
-const MOST_DESCRIPTORS: usize = 253;
-
-/// Reports are a line of text.
-const LONGEST: usize = 16 * 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-
-    #[test]
-    fn a_message_takes_descriptors_along() {
-        let (one, other) = Channel::pair().unwrap();
-        let (mut reader, writer) = io::pipe().unwrap();
-        one.send(&Order::Signal(15), &[writer.as_fd()]).unwrap();
-        drop(writer);
-        let (order, descriptors) = other.receive::<Order>().unwrap().unwrap();
-        assert_eq!(order, Order::Signal(15));
-        let [writer] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
-        std::fs::File::from(writer).write_all(b"through").unwrap();
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "through");
-    }
-
-    #[test]
-    fn an_end_that_is_gone_is_seen() {
-        let (one, other) = Channel::pair().unwrap();
-        drop(one);
-        assert!(other.receive::<Order>().unwrap().is_none());
-        assert!(other.send(&Order::Start, &[]).is_err());
-    }
 }

@@ -59,7 +59,7 @@ pub(super) fn start(plan: Plan) -> io::Result<Inside> {
         0 => {
             drop((control, sockets));
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                run(plan, sidecar, &control_inside, &sockets_inside);
+                run(plan, sidecar, &control_inside, sockets_inside);
             }));
             // SAFETY: ends this process without running what the parent registered for its own end.
             unsafe { libc::_exit(i32::from(ended.is_err())) }
@@ -71,7 +71,7 @@ pub(super) fn start(plan: Plan) -> io::Result<Inside> {
     }
 }
 
-fn run(plan: Plan, sidecar: Pid, control: &Channel, sockets: &Channel) {
+fn run(plan: Plan, sidecar: Pid, control: &Channel, sockets: Channel) {
     let ready = match prepare(&plan, sidecar) {
         Ok(ready) => ready,
         Err(error) => return drop(control.send(&Report::Failed(error.to_string()), &[])),
@@ -159,32 +159,29 @@ struct Keeper {
 
 impl Keeper {
     /// Does as it is told until the sidecar is gone.
-    fn serve(&mut self, control: &Channel, sockets: &Channel, signals: &Signals) {
-        let mut sockets = Some(sockets);
+    fn serve(&mut self, control: &Channel, sockets: Channel, signals: &Signals) {
+        // One for each sidecar.
+        let mut sockets = vec![sockets];
         loop {
-            let unused = signals.as_fd();
-            let mut watched = [
-                PollFd::new(control, PollFlags::IN),
-                PollFd::new(signals, PollFlags::IN),
-                sockets.map_or(PollFd::from_borrowed_fd(unused, PollFlags::IN), |sockets| {
-                    PollFd::new(sockets, PollFlags::IN)
-                }),
-            ];
+            let mut watched = vec![PollFd::new(control, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            watched.extend(sockets.iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
             match poll(&mut watched, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }
-            let [told, signalled, asked] = watched.map(|descriptor| !descriptor.revents().is_empty());
+            let mut has = watched.iter().map(|one| !one.revents().is_empty()).collect::<Vec<_>>().into_iter();
+            let (told, signalled) = (has.next() == Some(true), has.next() == Some(true));
             if signalled && self.on_signals(control, signals) {
                 return;
             }
-            if asked && let Some(channel) = sockets {
-                sockets = make_sockets(channel).then_some(channel);
-            }
+            sockets.retain(|channel| has.next() != Some(true) || make_sockets(channel));
             if told {
                 match control.receive::<Order>() {
                     Ok(Some((Order::Start, _))) => self.start(control),
                     Ok(Some((Order::Signal(number), _))) => self.pass_on(number),
+                    Ok(Some((Order::Sockets, channel))) => {
+                        sockets.extend(channel.into_iter().map(Channel::over))
+                    }
                     Ok(None) | Err(_) => return,
                 }
             }

@@ -1,9 +1,9 @@
 //! `lighter run`: an unchanged program with a sidecar beside it on a plain host.
 //!
-//! Three processes: this one is the sidecar and stays in the host's network namespace, where it dials other
-//! workloads and is dialled by them. One is inside the program's own network namespace and makes there what has to
-//! belong to it ([`inside`]). The third is the program. It keeps its user, directory, environment, descriptors,
-//! arguments and process group; what it can notice is:
+//! Three processes: this one is the sidecar, until [another](successor) takes its place, and stays in the host's network
+//! namespace, where it dials other workloads and is dialled by them. One is inside the program's own network namespace
+//! and makes there what has to belong to it ([`inside`]). The third is the program. It keeps its user, directory,
+//! environment, descriptors, arguments and process group; what it can notice is:
 //!
 //! * its network namespace: one interface, and every connection is redirected; no abstract Unix sockets of the host;
 //! * without privileges, a user namespace in which only its own user and group have names, so that set-user-ID
@@ -15,12 +15,15 @@
 mod channel;
 mod inside;
 mod join;
+mod life;
 mod namespace;
 mod options;
 mod resolver;
+mod sidecar;
 mod signals;
 mod sockets;
 mod status;
+mod successor;
 mod supervisor;
 
 pub use namespace::WORKLOAD;
@@ -28,34 +31,37 @@ pub use options::Args;
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lighter_config::sidecar::InterceptConfig;
 use lighter_proxy::dial::Here;
 use lighter_proxy::intercept::{self, Installed, InterceptError, Ports};
 use lighter_proxy::telemetry::logging;
-use lighter_proxy::worker::{self, Ask, Sockets, Start, StartError};
+use lighter_proxy::worker::Sockets;
 use miette::IntoDiagnostic;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::WaitOptions;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::exit::Exit;
 
-use channel::{Channel, Order, Report};
+use channel::{Channel, Report};
 use inside::{Inside, Plan};
+use life::{Life, Sidecars};
 use options::Options;
+use sidecar::Sidecar;
 use signals::{PASSED_ON, Signals};
 use status::Status;
-use supervisor::{Action, Event, Supervisor};
+use successor::Heritage;
+use supervisor::Supervisor;
 
 /// Runs the program until it ends. Must be called while this process has one thread.
 pub fn execute(args: Args) -> miette::Result<Exit> {
     // Standard error is the program's: little is said there.
     logging::install("warn", false).into_diagnostic()?;
+    if args.successor {
+        return successor::serve(args).into_diagnostic().map(|()| Exit::Ok);
+    }
     let options = match Options::from(args) {
         Ok(options) => options,
         Err(error) => {
@@ -109,31 +115,41 @@ fn run(options: Options) -> Result<u8, RunError> {
     status.service = config.service.clone();
     let Inside { control, sockets, pid } = inside;
     let inside_sockets = Arc::new(sockets::Inside::new(sockets, pid)?);
-    let rules = Installed::from_fd(made.rules.try_clone()?)?;
-    let start = |hooks: Hooks| Start {
-        config,
-        sockets: Sockets {
-            outbound: made.outbound,
-            dns: made.dns,
-            inbound: Vec::new(),
-            admin: Some(admin),
-            rules: Some(rules),
-        },
-        outside: Arc::new(Here::default()),
-        inside: inside_sockets.clone(),
-        ready: hooks.ready,
-        stop: Some(hooks.stop),
-        callers_gone: Some(hooks.callers_gone),
+    let heritage = Heritage { inside: pid, admin: config.admin, rules: made.rules.try_clone()? };
+    let rules = Installed::from_fd(made.rules)?;
+    let dials = inside_sockets.clone();
+    let sockets = Sockets {
+        outbound: made.outbound,
+        dns: made.dns,
+        admin: Some(admin),
+        rules: Some(rules),
+        ..Sockets::default()
     };
-    let sidecar = Sidecar::start(start)?;
-    let counters = Installed::from_fd(made.rules)?;
-    let ended =
-        Life { control, signals, sidecar, inside_sockets, intercept, status: &mut status, grace }.live();
+    let sidecar =
+        Sidecar::on_thread(move |hooks| hooks.start(config, sockets, Arc::new(Here::default()), dials))?;
+    let counters = Installed::from_fd(heritage.rules.try_clone()?)?;
+    let life = Life {
+        control,
+        signals,
+        heritage,
+        status: &mut status,
+        supervisor: Supervisor::new(grace),
+        sidecars: Sidecars::new(sidecar),
+        probe: Some(Box::new(move || probe(&intercept, &inside_sockets))),
+        inside_gone: false,
+    };
+    let ended = life.live();
     status.rules = counters.counters().unwrap_or_default();
     status.ended(ended.as_ref().ok().copied());
     // Its channel is closed by now: it takes what is left of the application with it.
     let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
     ended
+}
+
+/// Proves that a connection made inside arrives at the sidecar.
+fn probe(intercept: &InterceptConfig, inside: &sockets::Inside) -> Result<(), InterceptError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(intercept::probe::run(intercept, |address| inside.take(address, FIRST_SOCKET)))
 }
 
 fn inside_intercept(configured: InterceptConfig) -> InterceptConfig {
@@ -179,171 +195,5 @@ impl Made {
             dns.push((udp.into(), tcp.into()));
         }
         Ok(Made { netns, user_namespace, outbound, dns, rules })
-    }
-}
-
-/// The sidecar, on a thread of its own.
-struct Sidecar {
-    stop: UnboundedSender<Ask>,
-    events: mpsc::Receiver<FromSidecar>,
-    /// Readable when there are events.
-    woken: Arc<OwnedFd>,
-}
-
-enum FromSidecar {
-    Ready,
-    CallersGone,
-    Ended(Result<(), StartError>),
-}
-
-/// How a sidecar and its supervisor hear of each other.
-struct Hooks {
-    ready: Box<dyn FnOnce() + Send>,
-    callers_gone: Box<dyn FnOnce() + Send>,
-    stop: UnboundedReceiver<Ask>,
-}
-
-impl Sidecar {
-    fn start(start: impl FnOnce(Hooks) -> Start) -> io::Result<Self> {
-        let (stop, stopped) = unbounded_channel();
-        let (sender, events) = mpsc::channel();
-        let woken = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let told = {
-            let woken = woken.clone();
-            move |event| {
-                // The receiver lives as long as this process has anything left to decide.
-                let _ = sender.send(event);
-                let _ = rustix::io::write(&*woken, &1u64.to_ne_bytes());
-            }
-        };
-        let (ready, callers_gone) = (told.clone(), told.clone());
-        let start = start(Hooks {
-            ready: Box::new(move || ready(FromSidecar::Ready)),
-            callers_gone: Box::new(move || callers_gone(FromSidecar::CallersGone)),
-            stop: stopped,
-        });
-        std::thread::Builder::new().name("control".into()).spawn(move || {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(start)));
-            told(FromSidecar::Ended(match ended {
-                Ok(ended) => ended.map(drop),
-                Err(_) => Err(StartError::Died(0)),
-            }));
-        })?;
-        Ok(Sidecar { stop, events, woken })
-    }
-
-    /// It may have ended by itself.
-    fn ask(&self, ask: Ask) {
-        let _ = self.stop.send(ask);
-    }
-}
-
-/// What a run waits for and decides by.
-struct Life<'a> {
-    control: Channel,
-    signals: Signals,
-    sidecar: Sidecar,
-    inside_sockets: Arc<sockets::Inside>,
-    intercept: InterceptConfig,
-    status: &'a mut Status,
-    grace: Duration,
-}
-
-impl Life<'_> {
-    /// Lives until there is a status to end with.
-    fn live(mut self) -> Result<u8, RunError> {
-        let mut supervisor = Supervisor::new(self.grace);
-        let mut inside_gone = false;
-        loop {
-            let control = if inside_gone { self.signals.as_fd() } else { self.control.as_fd() };
-            let mut watched = [
-                PollFd::new(&self.signals, PollFlags::IN),
-                PollFd::new(&*self.sidecar.woken, PollFlags::IN),
-                PollFd::from_borrowed_fd(control, PollFlags::IN),
-            ];
-            let left = supervisor.wakes_at().map(|at| at.saturating_duration_since(Instant::now()));
-            match poll(&mut watched, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(io::Error::from(error).into()),
-            }
-            let [signalled, woken, told] = watched.map(|descriptor| !descriptor.revents().is_empty());
-            let mut events = Vec::new();
-            if woken {
-                events.extend(self.sidecar_events());
-            }
-            if told && !inside_gone {
-                let event = self.inside_event()?;
-                inside_gone = event == Some(Event::InsideGone);
-                events.extend(event);
-            }
-            if signalled {
-                events.extend(std::iter::from_fn(|| self.signals.next()).map(Event::Signal));
-            }
-            let now = Instant::now();
-            let mut actions: Vec<Action> =
-                events.into_iter().flat_map(|event| supervisor.on(event, now)).collect();
-            actions.extend(supervisor.on_time(now));
-            for action in actions {
-                match action {
-                    Action::Exit(status) => return Ok(status),
-                    Action::Drain => self.sidecar.ask(Ask::Drain),
-                    Action::Finish => self.sidecar.ask(Ask::Finish),
-                    Action::Start => self.order(Order::Start),
-                    Action::PassOn(number) => self.order(Order::Signal(number)),
-                }
-            }
-        }
-    }
-
-    fn order(&self, order: Order) {
-        // An inside that is gone is seen at the other direction of the channel.
-        let _ = self.control.send(&order, &[]);
-    }
-
-    fn sidecar_events(&mut self) -> Vec<Event> {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&*self.sidecar.woken, &mut count);
-        let mut events = Vec::new();
-        while let Ok(event) = self.sidecar.events.try_recv() {
-            events.push(match event {
-                FromSidecar::Ready => match self.probe() {
-                    Ok(()) => Event::Ready,
-                    Err(error) => {
-                        eprintln!("lighter run: {error}");
-                        Event::SidecarEnded { well: false }
-                    }
-                },
-                FromSidecar::CallersGone => Event::CallersGone,
-                FromSidecar::Ended(Ok(())) => Event::SidecarEnded { well: true },
-                FromSidecar::Ended(Err(error)) => {
-                    eprintln!("lighter run: {error}");
-                    Event::SidecarEnded { well: false }
-                }
-            });
-        }
-        events
-    }
-
-    /// Proves that a connection made inside arrives at the sidecar.
-    fn probe(&self) -> Result<(), InterceptError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let socket = |address| self.inside_sockets.take(address, FIRST_SOCKET);
-        runtime.block_on(intercept::probe::run(&self.intercept, socket))
-    }
-
-    fn inside_event(&mut self) -> io::Result<Option<Event>> {
-        Ok(match self.control.receive::<Report>()? {
-            None => Some(Event::InsideGone),
-            Some((Report::Started(pid), _)) => {
-                self.status.started(pid);
-                None
-            }
-            Some((Report::NotStarted(reason, status), _)) => {
-                eprintln!("lighter run: cannot start {reason}");
-                Some(Event::NotStarted(status))
-            }
-            Some((Report::Ended(status), _)) => Some(Event::Ended(status)),
-            Some((Report::Ready { .. } | Report::Failed(_), _)) => None,
-        })
     }
 }

@@ -57,6 +57,9 @@ pub struct Args {
     /// Write facts about this run as JSON
     #[arg(long, value_name = "FILE", hide = true)]
     status_file: Option<PathBuf>,
+    /// Take over from a sidecar of this command, which is at the other end of standard input
+    #[arg(long, hide = true)]
+    pub(super) successor: bool,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -104,6 +107,9 @@ fn out_of_reach(config: &SidecarConfig) -> Result<(), String> {
     let field = match config {
         SidecarConfig { listeners, .. } if !listeners.is_empty() => "listeners",
         SidecarConfig { connect: Some(_), .. } => "connect",
+        SidecarConfig { handover: Some(_), .. } => {
+            return Err("`handover` is of no use in `lighter run`, which hands over by itself: POST /handover to the admin port".into());
+        }
         _ => return Ok(()),
     };
     Err(format!(

@@ -1,5 +1,5 @@
-//! Facts about a run for whoever watches it: one JSON object in a file, written when the program has started and again
-//! when it has ended.
+//! Facts about a run for whoever watches it: one JSON object in a file, written when the program has started, when
+//! another sidecar serves it, and when it has ended.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,12 @@ impl Status {
     pub(super) fn started(&mut self, app: u32) {
         self.app_pid = Some(app);
         tracing::info!(app, admin = ?self.admin, netns = self.netns, "the program runs");
+        self.write();
+    }
+
+    /// Another process is the sidecar now.
+    pub(super) fn succeeded(&mut self, pid: Option<u32>) {
+        self.sidecar_pid = pid.unwrap_or(self.sidecar_pid);
         self.write();
     }
 

@@ -16,11 +16,16 @@ mod heal;
 mod intercept;
 mod mtls;
 mod push;
+mod rdma;
 mod shift;
 mod shm;
+mod wire;
 
 /// The steps' names, in order. From `mtls` on there is a control plane.
 pub const NAMES: [&str; 7] = ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm"];
+
+/// Behind those, where there is an RDMA device.
+pub const RDMA: &str = "wire-rdma";
 
 /// What a step works with.
 pub struct Stage<'a> {
@@ -28,6 +33,8 @@ pub struct Stage<'a> {
     pub world: &'a mut World,
     /// Requests in each measured phase.
     pub requests: u64,
+    /// Between a caller's requests.
+    pub pause: Duration,
     /// Longest time for each phase.
     pub limit: Duration,
 }
@@ -42,6 +49,7 @@ pub async fn execute(name: &str, stage: &mut Stage<'_>, evidence: &mut Evidence)
         "push" => push::execute(stage, evidence).await,
         "control-down" => down::execute(stage, evidence).await,
         "wire-shm" => shm::execute(stage, evidence).await,
+        RDMA => rdma::execute(stage, evidence).await,
         other => Err(format!("no step {other}")),
     }
 }
@@ -49,13 +57,10 @@ pub async fn execute(name: &str, stage: &mut Stage<'_>, evidence: &mut Evidence)
 /// Callers in parallel. Each has one connection.
 const CALLERS: usize = 8;
 
-/// Between a caller's requests, so that the demo leaves the machine some air.
-const PAUSE: Duration = Duration::from_millis(2);
-
 impl Stage<'_> {
     /// Starts the load on web's sidecar.
     fn load(&mut self) -> Result<Load, String> {
-        Ok(Load::start(self.world.instance("web")?.inbound, CALLERS, PAUSE))
+        Ok(Load::start(self.world.instance("web")?.inbound, CALLERS, self.pause))
     }
 
     /// What web's sidecar has counted so far.
