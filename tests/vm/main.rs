@@ -8,17 +8,26 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod archive;
 mod inside;
-mod machine;
 mod outside;
-mod packages;
+
+/// The machine, as the demo boots it. Some of it only the demo needs.
+#[allow(dead_code)]
+#[path = "../../control/src/demo/vm/mod.rs"]
+mod machine;
+
+#[path = "../../control/src/demo/child.rs"]
+mod child;
 
 fn main() {
     if std::env::var_os(inside::PEER).is_some() {
         return inside::peer();
     }
-    if std::env::var_os(inside::INSIDE).is_some() {
+    let what = std::env::var(inside::INSIDE);
+    if what.as_deref() == Ok(inside::COSTS) {
+        return inside::print_costs();
+    }
+    if what.as_deref() == Ok(inside::TESTS) {
         let tests = inside::tests().into_iter();
         support::run(tests.map(|(name, test)| support::test(name, test)).collect());
     }

@@ -28,7 +28,7 @@ fn killed_peer() {
         let mut peer = Peer::start(&mut side, Manner::Receives);
         peer.kill();
         for id in 0..2 {
-            side.pair.write(id, &side.region, 0..64, peer.card.memory, 0).unwrap();
+            side.write(id, 0..64, peer.card.memory, 0);
         }
         let ends: Vec<_> = side.completed(2).await.iter().map(|end| (end.id, end.status)).collect();
         assert_eq!(ends, [(0, Status::RetriesExceeded), (1, Status::Flushed)]);
@@ -40,7 +40,7 @@ fn wrong_key() {
         let mut side = Side::new();
         let mut peer = Peer::start(&mut side, Manner::Receives);
         let to = Remote { key: peer.card.memory.key ^ 0x100, ..peer.card.memory };
-        side.pair.write(1, &side.region, 0..64, to, 7).unwrap();
+        side.write(1, 0..64, to, 7);
         assert_eq!(side.completed(1).await[0].status, Status::RemoteAccess);
         // The request that would have told of the write, and all others after it.
         let told = peer.completed(REQUESTS as usize);
@@ -56,12 +56,12 @@ fn not_its_own() {
             let (mut near, mut far) = (Side::new(), Side::new());
             near.connect(&far.card());
             far.connect(&near.card());
-            far.pair.receive(1).unwrap();
+            far.pair.receive(1, 1).unwrap();
             let another = Domain::new(&far.context).unwrap();
             let domain = if domain_of_another { &another } else { &far.domain };
             let region = Region::new(domain, MEMORY, access).unwrap();
             near.region.write(0, b"not for you");
-            near.pair.write(1, &near.region, 0..11, memory(&region), 7).unwrap();
+            near.write(1, 0..11, memory(&region), 7);
             assert_eq!(near.completed(1).await[0].status, Status::RemoteAccess, "{access:?}");
             assert_ne!(far.completed(1).await[0].status, Status::Success, "{access:?}");
             let mut untouched = [1; 11];
@@ -75,7 +75,7 @@ fn never_ready() {
     block_on(async {
         let mut side = Side::new();
         let peer = Peer::start(&mut side, Manner::NeverReady);
-        side.pair.write(1, &side.region, 0..64, peer.card.memory, 7).unwrap();
+        side.write(1, 0..64, peer.card.memory, 7);
         assert_eq!(side.completed(1).await[0].status, Status::ReceiverNotReady);
     });
 }
@@ -84,7 +84,7 @@ fn drained() {
     block_on(async {
         let mut side = Side::new();
         let mut peer = Peer::start(&mut side, Manner::Receives);
-        side.pair.write(1, &side.region, 0..4096, peer.card.memory, 7).unwrap();
+        side.write(1, 0..4096, peer.card.memory, 7);
         side.pair.drain().unwrap();
         hears(&side.context, Event::Drained(side.pair.number())).await;
         assert_eq!(side.completed(1).await[0].status, Status::Success);
@@ -99,7 +99,7 @@ fn removed() {
         let mut peer = Peer::start(&mut side, Manner::Receives);
         let mut removal = Command::new("rdma").args(["link", "del", DEVICE]).spawn().unwrap();
         wait_until("the device leaves the list", || devices().unwrap().is_empty());
-        side.pair.write(1, &side.region, 0..64, peer.card.memory, 7).unwrap();
+        side.write(1, 0..64, peer.card.memory, 7);
         assert_eq!(side.completed(1).await[0].status, Status::Success);
         assert_eq!(peer.completed(1), ["Success Some(7) 64"]);
         assert_eq!(removal.try_wait().unwrap(), None, "it waits for those who have the device open");
@@ -117,13 +117,13 @@ fn flushed() {
         let mut side = Side::new();
         let peer = Peer::start(&mut side, Manner::Receives);
         for id in 0..u64::from(REQUESTS) {
-            side.pair.receive(id).unwrap();
+            side.pair.receive(id, 1).unwrap();
         }
         side.pair.fail().unwrap();
         let ends = side.completed(REQUESTS as usize).await;
         assert!(ends.iter().all(|end| end.status == Status::Flushed), "{ends:?}");
         // It takes another one as if nothing were: only the completion tells.
-        side.pair.write(99, &side.region, 0..64, peer.card.memory, 0).unwrap();
+        side.write(99, 0..64, peer.card.memory, 0);
         let end = side.completed(1).await[0];
         assert_eq!((end.id, end.status), (99, Status::Flushed));
     });

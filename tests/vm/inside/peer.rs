@@ -80,7 +80,7 @@ pub fn run() {
         let mut orders = std::io::stdin().lines().map(Result::unwrap);
         side.connect(&Card::from_line(&orders.next().unwrap()));
         if std::env::var(PEER).unwrap() == RECEIVES {
-            (0..u64::from(REQUESTS)).for_each(|id| side.pair.receive(id).unwrap());
+            (0..u64::from(REQUESTS)).for_each(|id| side.pair.receive(id, 1).unwrap());
         }
         println!("connected");
         for order in orders {

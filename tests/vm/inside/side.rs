@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 
 use lighter_verbs::{
     Access, Completion, CompletionQueue, Context, Domain, Endpoint, Event, Gid, Path, QueuePair, Region,
-    Remote, Requests,
+    Remote, Requests, Write,
 };
 
 use super::DEVICE;
@@ -32,7 +33,12 @@ pub struct Card {
 
 impl Side {
     pub fn new() -> Self {
-        let context = Context::open(DEVICE).unwrap();
+        Side::on(DEVICE, Ipv4Addr::LOCALHOST)
+    }
+
+    /// On a device, at one of its addresses.
+    pub fn on(device: &str, address: Ipv4Addr) -> Self {
+        let context = Context::open(device).unwrap();
         let domain = Domain::new(&context).unwrap();
         let completions = CompletionQueue::new(&context, 2 * REQUESTS).unwrap();
         let requests = Requests { send: REQUESTS, receive: REQUESTS };
@@ -40,7 +46,7 @@ impl Side {
             pair: QueuePair::new(&domain, &completions, requests).unwrap(),
             completions,
             region: Region::new(&domain, MEMORY, Access::RemoteWrite).unwrap(),
-            gid: context.gid_of(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap(),
+            gid: context.gid_of(IpAddr::V4(address)).unwrap(),
             first_packet: fastrand::u32(..1 << 24),
             early: Vec::new(),
             domain,
@@ -60,8 +66,15 @@ impl Side {
     }
 
     pub fn connect(&mut self, to: &Card) {
-        let path = Path { from: self.gid, first_packet: self.first_packet, to: to.endpoint };
+        let mtu = self.context.mtu().unwrap();
+        let path = Path { from: self.gid, first_packet: self.first_packet, to: to.endpoint, mtu };
         self.pair.connect(&path).unwrap();
+    }
+
+    /// Writes a part of the region into the peer's, and completes.
+    pub fn write(&self, id: u64, part: Range<usize>, to: Remote, immediate: u32) {
+        let write = Write { id, part, region: &self.region, to, immediate, signalled: true };
+        self.pair.write(&[write]).unwrap();
     }
 
     /// Waits for so many completions.
