@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use lighter_config::control::ControlConfig;
 use lighter_config::load::Resources;
+use lighter_config::manifest::Manifest;
 use lighter_config::sidecar::SidecarConfig;
 use lighter_config::snapshot::Snapshot;
 
@@ -17,4 +19,9 @@ fuzz_target!(|text: &str| {
         }
     }
     let _ = SidecarConfig::parse("fuzz.yaml", text);
+    let _ = ControlConfig::parse("fuzz.yaml", text);
+    // As the control plane and the injector read what is pushed to them.
+    for manifest in Manifest::parse("fuzz.yaml", text, "default").into_iter().flatten() {
+        assert!(!manifest.key().name.is_empty());
+    }
 });

@@ -18,7 +18,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(response.len <= bytes.len());
     let front = &bytes[..response.len];
 
-    let rules = ResponseRules { direction, client_minor: choice >> 3 & 1, close: choice & 16 != 0 };
+    let (close, draining) = (choice & 16 != 0, choice & 32 != 0);
+    let rules = ResponseRules { direction, client_minor: choice >> 3 & 1, close, draining };
     let mut edit = Edit::default();
     edit.response(front, &response, &rules);
     let passed = edit.to_vec(front);
