@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Trial::ignorable_test("an_interrupted_demo_leaves_nothing", an_interrupted_demo_leaves_nothing),
         Trial::ignorable_test("a_killed_demo_leaves_no_process", a_killed_demo_leaves_no_process),
         Trial::test("what_cannot_be_done_is_skipped", what_cannot_be_done_is_skipped),
+        Trial::test("a_machine_that_cannot_be_had_is_skipped", a_machine_that_cannot_be_had_is_skipped),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -245,6 +246,24 @@ fn what_cannot_be_done_is_skipped() -> Result<(), Failed> {
     }
     let strict = without_namespaces(place.lighter(&["demo", "--json", "--strict"])).output()?;
     assert_eq!(strict.status.code(), Some(2));
+    place.check_empty().map(drop)
+}
+
+/// Nothing to fetch a virtual machine with is a reason, and no failure.
+fn a_machine_that_cannot_be_had_is_skipped() -> Result<(), Failed> {
+    let place = Place::new()?;
+    let output = place.lighter(&["demo", "--rdma-vm", "--json"]).env("PATH", place.temporary()).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    assert!(output.status.success(), "{report:#}");
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(
+        (steps.len(), &steps[0]["name"], &steps[0]["status"]),
+        (1, &"wire-rdma".into(), &"skipped".into())
+    );
+    let reason = steps[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("not installed") || reason.contains("x86-64"), "{reason}");
+    let mut strict = place.lighter(&["demo", "--rdma-vm", "--json", "--strict"]);
+    assert_eq!(strict.env("PATH", place.temporary()).output()?.status.code(), Some(2));
     place.check_empty().map(drop)
 }
 

@@ -10,8 +10,8 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::plane::Plane;
-use crate::support::process::{Program, find, free_address};
-use crate::support::sidecar::service;
+use crate::support::process::{Program, free_address, python};
+use crate::support::sidecar::{policy, service};
 use crate::support::{test_where, wait_until};
 
 pub fn tests() -> Vec<Trial> {
@@ -19,6 +19,8 @@ pub fn tests() -> Vec<Trial> {
         test_where("grpc::follows_routes_and_weights", follows_routes_and_weights),
         test_where("grpc::follows_endpoints", follows_endpoints),
         test_where("grpc::follows_priorities", follows_priorities),
+        test_where("grpc::takes_every_balancer_and_hashes_where_it_can", takes_every_balancer),
+        test_where("grpc::takes_routes_that_say_more_than_it_knows", takes_routes),
         test_where("grpc::stays_with_the_last_good_config", stays_with_the_last_good_config),
         test_where("grpc::outlives_the_control_plane", outlives_the_control_plane),
     ]
@@ -76,6 +78,57 @@ fn follows_priorities() -> Result<(), String> {
     Ok(())
 }
 
+fn takes_every_balancer() -> Result<(), String> {
+    let world = World::new()?;
+    let with = |said: &str| format!("{}---\n{}", world.endpoints(&["a", "b"]), policy("all", said));
+    let plane = Plane::start(&with("balancing: {policy: peakEwma}"));
+    let mut client = world.client(&plane);
+    let clusters = |what: &str| plane.metrics().sum(what, &[("type", "cluster")]);
+    for balancer in
+        ["peakEwma", "leastRequest", "weightedRoundRobin", "roundRobin", "random", "maglev", "ringHash"]
+    {
+        let before = clusters("lighter_control_acks_total");
+        plane.apply(&with(&format!("balancing: {{policy: {balancer}}}")));
+        let known =
+            |answers: &BTreeMap<String, u32>| answers.keys().all(|name| ["a", "b"].contains(&&**name));
+        assert!(known(&client.call("all:80", "Are", 20, "")), "{balancer}");
+        if balancer != "peakEwma" {
+            wait_until("it is taken", || clusters("lighter_control_acks_total") > before);
+        }
+        assert!(known(&client.call("all:80", "Are", 20, "")), "{balancer}");
+        assert_eq!(clusters("lighter_control_nacks_total"), 0.0, "{balancer}");
+    }
+    plane.apply(&with("balancing: {policy: ringHash, hash: [{header: x-user}]}"));
+    let mut each = |user: u32| client.call("all:80", "Are", 10, &format!("x-user={user}"));
+    wait_until("each user stays with a server", || (0..10).all(|user| each(user).len() == 1));
+    let servers: std::collections::BTreeSet<_> = (0..20).flat_map(|user| each(user).into_keys()).collect();
+    assert_eq!(servers.len(), 2, "{servers:?}");
+    Ok(())
+}
+
+/// What it knows and cannot do would have it refuse the whole table.
+fn takes_routes() -> Result<(), String> {
+    let world = World::new()?;
+    let plane = Plane::start(&world.split(1, 0));
+    let mut client = world.client(&plane);
+    assert_eq!(client.call("reviews:80", "Are", 5, ""), only("v1", 5));
+    let (said, mut weights) = ("{backendRefs: [{name: v1", [[0, 1], [1, 0]].into_iter().cycle());
+    for more in [
+        "sessionPersistence: {absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}",
+        "sessionPersistence: {idleTimeout: 1h}",
+        "sessionPersistence: {type: Header}",
+    ] {
+        // The change is seen by where calls go.
+        let [v1, v2] = weights.next().unwrap_or_default();
+        let (file, to) = (world.split(v1, v2), if v1 > 0 { "v1" } else { "v2" });
+        assert!(file.contains(said));
+        plane.apply(&file.replace(said, &format!("{{{more}, {}", &said[1..])));
+        wait_until(more, || client.call("reviews:80", "Are", 5, "") == only(to, 5));
+    }
+    assert_eq!(plane.metrics().sum("lighter_control_nacks_total", &[]), 0.0);
+    Ok(())
+}
+
 fn stays_with_the_last_good_config() -> Result<(), String> {
     let world = World::new()?;
     let mut plane = Plane::start(&world.endpoints(&["a"]));
@@ -118,7 +171,7 @@ struct World {
 
 impl World {
     fn new() -> Result<Self, String> {
-        let python = python()?;
+        let python = python("grpc")?;
         let names = ["a", "b", "v1", "v2"];
         let addresses = names.into_iter().chain(["first"]).map(|name| (name, free_address()));
         let servers: BTreeMap<_, _> = addresses.collect();
@@ -231,16 +284,4 @@ fn only(name: &str, count: u32) -> BTreeMap<String, u32> {
 
 pub fn script(name: &str) -> String {
     format!("{}/../tests/control/scripts/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A Python that has gRPC.
-pub fn python() -> Result<PathBuf, String> {
-    let python = match std::env::var_os("PYTHON") {
-        Some(python) => python.into(),
-        None => find("python3")?,
-    };
-    match Command::new(&python).args(["-c", "import grpc"]).stderr(Stdio::null()).status() {
-        Ok(status) if status.success() => Ok(python),
-        _ => Err("Python has no gRPC".to_owned()),
-    }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libtest_mimic::Trial;
 
-use crate::grpc::{python, script};
+use crate::grpc::script;
 use crate::plane::Plane;
 use crate::registry::Watch;
-use crate::support::process::{Program, free_address};
+use crate::support::process::{Program, free_address, python};
 use crate::support::raw::Upstream;
 use crate::support::sidecar::service;
 use crate::support::{test, test_where};
@@ -72,7 +72,7 @@ fn listed_while_it_serves() -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let (app, flag) = (free_address(), folder.path().join("serving"));
     std::fs::write(&flag, "").unwrap();
-    let mut command = Command::new(python()?);
+    let mut command = Command::new(python("grpc")?);
     command.arg(script("health.py")).arg(app.port().to_string()).arg(&flag);
     let mut program = Program::start(command, folder.path());
     program.wait_until_it_says("ready");

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::metrics::{self, Metrics};
-use crate::support::process::{Program, find, free_address, listens};
+use crate::support::process::{Program, free_address, listens, python};
 use crate::support::raw::{Body, Peer};
 use crate::support::sidecar::LIGHTER;
 
@@ -36,7 +36,7 @@ impl World {
     pub fn new(said: &Said) -> Result<Self, String> {
         let mut world = World {
             folder: tempfile::Builder::new().prefix("lighter-discover-").tempdir().unwrap(),
-            python: python()?,
+            python: python("grpc, envoy.service.discovery.v3.ads_pb2_grpc")?,
             address: free_address(),
             server: None,
         };
@@ -253,19 +253,5 @@ impl Said {
             "mute": self.mute,
             "unknown": self.unknown,
         })
-    }
-}
-
-/// A Python that has what the server needs.
-fn python() -> Result<PathBuf, String> {
-    let python = match std::env::var_os("PYTHON") {
-        Some(python) => python.into(),
-        None => find("python3")?,
-    };
-    let modules = "import grpc, envoy.service.discovery.v3.ads_pb2_grpc";
-    let has = Command::new(&python).args(["-c", modules]).stderr(Stdio::null()).status();
-    match has {
-        Ok(status) if status.success() => Ok(python),
-        _ => Err("Python has not both of grpcio and xds-protos".to_owned()),
     }
 }

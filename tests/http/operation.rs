@@ -266,7 +266,7 @@ fn drain_deadline() {
     assert!(client.head().is_none());
     assert!(sidecar.program.wait().success());
     let said = sidecar.program.said();
-    assert!(said.contains("connections were cut cut=1\n"), "it says what it cut: {said}");
+    assert!(said.contains("connections were cut cut=1 kinds=1 http1\n"), "it says what it cut: {said}");
 }
 
 fn access_log() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use libtest_mimic::Trial;
 
 use crate::support::raw::{Body, Peer, Upstream};
-use crate::support::sidecar::{Sidecar, policy, service};
+use crate::support::sidecar::{Sidecar, policy};
 use crate::support::{http2, process::free_address, test, wait_until};
 
 pub fn tests() -> Vec<Trial> {
@@ -29,12 +29,25 @@ pub fn tests() -> Vec<Trial> {
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: up\r\n\r\n";
 
+/// Asks so often over each version of HTTP, and is answered well every time.
+pub fn ask_both_ways(at: std::net::SocketAddr, times: usize, of: &str) {
+    let mut client = Peer::connect(at);
+    for _ in 0..times {
+        let (head, _) = client.exchange(GET);
+        assert_eq!(head.status(), 200, "{of}: {head:?}");
+    }
+    http2::run(async {
+        let client = http2::connect(at).await;
+        for _ in 0..times {
+            let answer = http2::get(&client, "/").await.unwrap();
+            assert_eq!(answer.head.status, 200, "{of}: {answer:?}");
+        }
+    });
+}
+
 /// A sidecar before these endpoints, and its listener.
 fn before_all(endpoints: &[std::net::SocketAddr], more: &str) -> (Sidecar, std::net::SocketAddr) {
-    let listen = free_address();
-    let resources = format!("{}---\n{more}", service("up", "http", endpoints));
-    let own = format!("listeners: [{{listen: '{listen}', service: up, port: 80}}]\nworkers: 1\n");
-    (Sidecar::start(&resources, &own), listen)
+    Sidecar::before_all(endpoints, "http", more, "")
 }
 
 fn refused_is_tried_elsewhere() {
@@ -172,21 +185,8 @@ fn application_killed_alone() {
             let _ = respond.send_response(http::Response::new(()), true);
         });
         let alive = if protocol == "http" { alive.address } else { alive2.address };
-        let listen = free_address();
-        let own = format!("listeners: [{{listen: '{listen}', service: up, port: 80}}]\nworkers: 1\n");
-        let near = Sidecar::start(&service("up", protocol, &[far, alive]), &own);
-        let mut client = Peer::connect(listen);
-        for _ in 0..10 {
-            let (head, _) = client.exchange(GET);
-            assert_eq!(head.status(), 200, "{protocol}: {head:?}");
-        }
-        http2::run(async {
-            let client = http2::connect(listen).await;
-            for _ in 0..10 {
-                let answer = http2::get(&client, "/").await.unwrap();
-                assert_eq!(answer.head.status, 200, "{protocol}: {answer:?}");
-            }
-        });
+        let (near, at) = Sidecar::before_all(&[far, alive], protocol, "", "");
+        ask_both_ways(at, 10, protocol);
         let far = far.to_string();
         let failures = near.metrics().sum("lighter_endpoint_failures_total", &[("endpoint", &far)]);
         let retries = near.metrics().sum("lighter_retries_total", &[]);

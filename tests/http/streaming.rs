@@ -136,13 +136,13 @@ fn backpressure_answer() {
         }
     });
     let (sidecar, at) = Sidecar::before(upstream.address, "http");
-    let before = sidecar.program.resident();
+    let before = sidecar.program.held();
     let mut client = Peer::connect(at);
     client.send("GET / HTTP/1.1\r\nHost: up\r\n\r\n");
     client.expect_head();
     let stopped = at_rest(Duration::from_millis(500), || sent.load(Ordering::Relaxed));
     assert!(stopped < 64 << 20, "the writer was stopped after {stopped} bytes");
-    let grown = sidecar.program.resident().saturating_sub(before);
+    let grown = sidecar.program.held().saturating_sub(before);
     assert!(grown < 4 * 1024, "a stopped stream holds {grown} KiB");
 }
 
@@ -153,7 +153,7 @@ fn backpressure_request() {
         std::thread::park();
     });
     let (sidecar, at) = Sidecar::before(upstream.address, "http");
-    let before = sidecar.program.resident();
+    let before = sidecar.program.held();
     let mut client = Peer::connect(at);
     client.send("POST / HTTP/1.1\r\nHost: up\r\nContent-Length: 1000000000\r\n\r\n");
     client.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -162,7 +162,7 @@ fn backpressure_request() {
         sent += 65536;
     }
     assert!(sent < 64 << 20, "the caller was stopped");
-    let grown = sidecar.program.resident().saturating_sub(before);
+    let grown = sidecar.program.held().saturating_sub(before);
     assert!(grown < 4 * 1024, "a stopped stream holds {grown} KiB");
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::metrics::Metrics;
-use crate::support::process::{Program, find, free_address, listens};
+use crate::support::process::{Program, find, free_address, listens, python};
 use crate::support::sidecar::LIGHTER;
 
 /// `lighter control`, and what it takes to talk to it.
@@ -23,7 +23,7 @@ pub struct World {
 
 impl World {
     pub fn new() -> Result<Self, String> {
-        let (python, openssl) = (python()?, find("openssl")?);
+        let (python, openssl) = (python("grpc")?, find("openssl")?);
         find("curl")?;
         let folder = tempfile::tempdir().unwrap();
         let (ads, api) = (free_address(), free_address());
@@ -117,17 +117,4 @@ pub fn output(command: &mut Command) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// A Python that has grpcio.
-fn python() -> Result<PathBuf, String> {
-    let python = match std::env::var_os("PYTHON") {
-        Some(python) => python.into(),
-        None => find("python3")?,
-    };
-    let has = Command::new(&python).args(["-c", "import grpc"]).stderr(Stdio::null()).status();
-    match has {
-        Ok(status) if status.success() => Ok(python),
-        _ => Err("Python has no grpcio".to_owned()),
-    }
 }

@@ -8,13 +8,13 @@ use lighter_config::sidecar::SidecarConfig;
 use serde_json::Value;
 
 use crate::command::{manifest, written};
-use crate::support::process::find;
+use crate::support::process::python;
 
 pub fn tests() -> Vec<Trial> {
     MANIFESTS
         .iter()
         .map(|(name, sidecars)| {
-            Trial::ignorable_test(format!("manifests::{name}"), || match python() {
+            Trial::ignorable_test(format!("manifests::{name}"), || match python(SCHEMAS) {
                 Ok(python) => {
                     check(&python, name, sidecars);
                     Ok(Completion::Completed)
@@ -161,14 +161,5 @@ pub fn is_injected(pod: &Value) -> bool {
     pod.pointer("/metadata/annotations/lighter.dev~1injected").is_some()
 }
 
-/// A Python that knows the Kubernetes schemas.
-pub fn python() -> Result<PathBuf, String> {
-    let python = match std::env::var_os("PYTHON") {
-        Some(python) => python.into(),
-        None => find("python3")?,
-    };
-    match Command::new(&python).args(["-c", "import kubernetes_validate, yaml"]).output() {
-        Ok(output) if output.status.success() => Ok(python),
-        _ => Err("Python has no kubernetes-validate".to_owned()),
-    }
-}
+/// What Python needs to know the Kubernetes schemas.
+pub const SCHEMAS: &str = "kubernetes_validate, yaml";

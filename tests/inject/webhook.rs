@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::command::written;
-use crate::manifests::python;
+use crate::manifests::SCHEMAS;
 use crate::support::metrics::Metrics;
-use crate::support::process::{Program, find, free_address, listens};
+use crate::support::process::{Program, find, free_address, listens, python};
 use crate::support::sidecar::LIGHTER;
 use crate::support::test_where;
 
@@ -120,7 +120,7 @@ fn pod() -> Value {
 }
 
 fn a_new_pod_is_let_in_with_a_sidecar() -> Result<(), String> {
-    let (plane, python) = (Plane::start(NAMES)?, python()?);
+    let (plane, python) = (Plane::start(NAMES)?, python(SCHEMAS)?);
     let response = plane.review(&pod(), json!({}));
     assert_eq!((&response["allowed"], &response["patchType"]), (&json!(true), &json!("JSONPatch")));
     let patch = BASE64_STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();

@@ -246,6 +246,7 @@ fn rules_outlive_a_sidecar_that_fails() {
         ready: Box::new(move || app.0.store(true, Ordering::Relaxed)),
         stop: Some(stopped),
         callers_gone: None,
+        successor: None,
         config: SidecarConfig {
             workers: 1,
             inbound: vec![inbound],

@@ -7,6 +7,7 @@ mod support;
 
 mod load;
 mod member;
+mod overload;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
 mod place;
@@ -28,6 +29,7 @@ fn main() {
         reports::tests(),
         together::tests(),
         member::tests(),
+        overload::tests(),
         run::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())

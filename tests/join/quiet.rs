@@ -86,7 +86,7 @@ fn memory() {
         let listeners: Vec<_> = (0..FEW).map(listener).collect();
         let web = world.start("web", &format!("listeners: [{}]", listeners.join(", "))).ready();
         wait_until("those that it calls are known", || web.services() == FEW);
-        at_rest(Duration::from_secs(2), || web.program.resident())
+        at_rest(Duration::from_secs(2), || web.program.held())
     };
     let (few, many) = (resident(FEW), resident(self::many()));
     assert!(few.abs_diff(many) <= 1024, "{few} KiB with {FEW} services in the mesh, {many} KiB with many");

@@ -16,6 +16,7 @@ pub fn tests() -> Vec<Trial> {
         test("join::who_leaves_is_called_no_more", who_leaves),
         test("join::who_stands_by_takes_over_from_who_dies", stands_by),
         test("join::sidecars_that_joined_use_links_and_lose_nothing_on_them", by_links),
+        test("join::who_has_no_memory_to_share_is_not_asked_for_it", by_wires),
     ]
 }
 
@@ -176,4 +177,32 @@ fn by_links() {
     assert_eq!(metrics.sum("lighter_link_resets_total", &[("code", "lost")]), 0.0);
     assert!(metrics.sum("lighter_link_left_total", &[("side", "opener")]) >= 2.0);
     assert!(second.metrics().sum("lighter_link_streams_total", &[("side", "acceptor")]) >= 20.0);
+}
+
+fn by_wires() {
+    let (one, two) = (Upstream::answering("one"), Upstream::answering("two"));
+    let world = World::new();
+    world.apply(
+        "apiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {name: links}\nspec: {wires: {shm: should}}\n",
+    );
+    let linked = |name, app, more: &str| {
+        world.reviews_with(name, app, &format!("link: '{}'\n{more}", free_address())).ready()
+    };
+    let first = linked("reviews", one.address, "maxRingBytes: 0");
+    let (web, listen) = world.web();
+    wait_until("the instance is found", || get(listen).0 == 200);
+    for _ in 0..20 {
+        assert_eq!(get(listen), (200, "one".into()));
+    }
+    let count = |name: &str, labels: &[_]| web.metrics().sum(name, labels);
+    assert!(count("lighter_link_streams_total", &[("side", "opener")]) > 20.0);
+    assert_eq!(count("lighter_link_offers_total", &[("by", "this")]), 0.0);
+    let _second = linked("second", two.address, "");
+    wait_until("the other instance is found", || get(listen) == (200, "two".into()));
+    first.program.signal(Signal::TERM);
+    wait_until("the one that has it shares it", || {
+        assert_eq!(get(listen).0, 200);
+        count("lighter_link_wire", &[("wire", "shm")]) == 1.0
+    });
+    assert_eq!(count("lighter_link_declines_total", &[]), 0.0);
 }

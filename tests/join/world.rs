@@ -126,11 +126,15 @@ impl World {
 
     /// Starts the sidecar `name`, which has `own` in its file beside what leads to the control plane.
     pub fn start(&self, name: &str, own: &str) -> Sidecar {
+        self.start_with(name, &format!("drainDeadline: 5s\n{own}"))
+    }
+
+    /// The same, but for how long a drain may take.
+    pub fn start_with(&self, name: &str, own: &str) -> Sidecar {
         let admin = free_address();
         let file = self.path(&format!("{name}.yaml"));
         let text = format!(
-            "admin: {admin}\nworkers: 1\ndrainDeadline: 5s\n{own}\ncontrol: {{address: '{}', tokenFile: {name}.token, \
-             state: {name}-state}}\n",
+            "admin: {admin}\nworkers: 1\n{own}\ncontrol: {{address: '{}', tokenFile: {name}.token, state: {name}-state}}\n",
             self.address
         );
         std::fs::write(&file, text).unwrap();
@@ -163,9 +167,14 @@ impl World {
 
     /// The sidecar `name` of another replica of `web`, and its listener for `service`.
     pub fn caller(&self, name: &str, service: &str) -> (Sidecar, SocketAddr) {
+        self.caller_with(name, service, "")
+    }
+
+    /// The same with more in its own file.
+    pub fn caller_with(&self, name: &str, service: &str, more: &str) -> (Sidecar, SocketAddr) {
         self.token(name, "web");
         let listen = free_address();
-        let own = format!("listeners: [{{listen: '{listen}', service: {service}, port: 80}}]");
+        let own = format!("listeners: [{{listen: '{listen}', service: {service}, port: 80}}]\n{more}");
         (self.start(name, &own).ready(), listen)
     }
 
@@ -181,7 +190,8 @@ impl World {
 pub struct Sidecar {
     pub program: Program,
     pub admin: SocketAddr,
-    file: PathBuf,
+    /// Its own file.
+    pub file: PathBuf,
 }
 
 impl Sidecar {

@@ -38,13 +38,7 @@ struct Link {
 
 impl Link {
     fn to(address: SocketAddr, root: &Root) -> Self {
-        let (certificate, key) = root.issue(WEB);
-        let certificates =
-            |path| CertificateDer::pem_file_iter(path).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
-        let key = PrivateKeyDer::from_pem_file(key).unwrap();
-        let (chain, roots) = (certificates(certificate), certificates(root.bundle()));
-        let identity = Identity::new(Svid::new(chain, key, roots, SystemTime::now()).unwrap());
-        let config = identity.client_config(&REVIEWS.parse().unwrap(), &[ALPN_LINK]);
+        let config = identity(root, WEB).client_config(&REVIEWS.parse().unwrap(), &[ALPN_LINK]);
         let tcp = TcpStream::connect(address).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let name = ServerName::IpAddress(address.ip().into());
@@ -98,7 +92,17 @@ impl Link {
     }
 }
 
-const PLAIN: Opening<'static> = Opening {
+/// Who has proved to be `id`.
+pub fn identity(root: &Root, id: &str) -> Arc<Identity> {
+    let (certificate, key) = root.issue(id);
+    let certificates =
+        |path| CertificateDer::pem_file_iter(path).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
+    let (chain, roots) = (certificates(certificate), certificates(root.bundle()));
+    Identity::new(Svid::new(chain, key, roots, SystemTime::now()).unwrap())
+}
+
+pub const PLAIN: Opening<'static> = Opening {
     protocol: Protocol::Http1,
     scheme: Scheme::Http,
     method: b"POST",

@@ -128,7 +128,8 @@ impl World {
     }
 }
 
-fn resources(protocol: &str, endpoint: SocketAddr, link: SocketAddr, identity: &str) -> String {
+/// The Service `reviews` whose endpoint is `identity` and accepts links.
+pub fn resources(protocol: &str, endpoint: SocketAddr, link: SocketAddr, identity: &str) -> String {
     format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: reviews}}\nspec:\n  ports: [{{port: 80, \
          targetPort: 8080, appProtocol: {protocol}}}]\n  endpoints: [{{address: {}, port: {}, secure: {{identity: \

@@ -7,34 +7,44 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod checks;
 mod elsewhere;
 mod envoy;
 mod fields;
 mod foreign;
 mod hostile;
+mod killed;
 mod links;
 mod lives;
 mod outside;
 mod pair;
+mod rdma;
 mod refused;
+mod rogue;
 mod shm;
 mod shm_hostile;
+mod sticky;
 mod streams;
 mod world;
 
 fn main() {
     let suites = [
+        checks::tests(),
         elsewhere::tests(),
         envoy::tests(),
         fields::tests(),
         foreign::tests(),
         hostile::tests(),
+        killed::tests(),
         links::tests(),
         lives::tests(),
         pair::tests(),
+        rdma::tests(),
         refused::tests(),
+        rogue::tests(),
         shm::tests(),
         shm_hostile::tests(),
+        sticky::tests(),
         streams::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())

@@ -27,11 +27,16 @@ pub const WRITTEN: u64 = 0;
 /// and consumed of its way in.
 pub const CONSUMED: u64 = 128;
 
+/// what wakes it while it sleeps,
+pub const ASLEEP: u64 = 256;
+/// and where it proves the memory: a probe, and an echo of the other's.
+pub const SLOT: u64 = 384;
+
 /// Where nothing has its place.
 pub const UNUSED: u64 = 2048;
 
 /// Bytes before the rings: first the maker's, then the other side's.
-const HEADER_BYTES: u64 = 4096;
+pub const HEADER_BYTES: u64 = 4096;
 
 impl RingMemory {
     /// That of the only ring of a process.
@@ -41,7 +46,11 @@ impl RingMemory {
         let range = rings.next().expect("it has a ring").split(' ').next().unwrap();
         assert!(rings.next().is_none(), "it has one ring");
         let path = format!("/proc/{pid}/map_files/{range}");
-        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        RingMemory::over(OpenOptions::new().read(true).write(true).open(path).unwrap())
+    }
+
+    /// What a descriptor leads to.
+    pub fn over(file: File) -> Self {
         let ring_bytes = (file.metadata().unwrap().len() - HEADER_BYTES) / 2;
         RingMemory { file, ring_bytes }
     }
@@ -68,11 +77,32 @@ impl RingMemory {
 
     /// Changes one bit of byte `count` of the way that `side` writes.
     pub fn flip(&self, side: u64, count: u64) {
-        let ring = HEADER_BYTES + if side == TAKER { self.ring_bytes } else { 0 };
-        let at = ring + count % self.ring_bytes;
         let mut byte = [0];
-        self.file.read_exact_at(&mut byte, at).unwrap();
-        self.write(at, &[byte[0] ^ 1]);
+        self.get(side, count, &mut byte);
+        self.put(side, count, &[byte[0] ^ 1]);
+    }
+
+    /// Reads the way that `side` writes, from byte `count` on.
+    pub fn get(&self, side: u64, count: u64, to: &mut [u8]) {
+        let (at, fitting) = self.place(side, count, to.len());
+        let (first, rest) = to.split_at_mut(fitting);
+        self.file.read_exact_at(first, at).unwrap();
+        self.file.read_exact_at(rest, self.place(side, 0, 0).0).unwrap();
+    }
+
+    /// Writes into it.
+    pub fn put(&self, side: u64, count: u64, from: &[u8]) {
+        let (at, fitting) = self.place(side, count, from.len());
+        let (first, rest) = from.split_at(fitting);
+        self.write(at, first);
+        self.write(self.place(side, 0, 0).0, rest);
+    }
+
+    /// Where byte `count` lies, and how many of `len` bytes lie there in a row.
+    fn place(&self, side: u64, count: u64, len: usize) -> (u64, usize) {
+        let ring = HEADER_BYTES + if side == TAKER { self.ring_bytes } else { 0 };
+        let at = count % self.ring_bytes;
+        (ring + at, len.min((self.ring_bytes - at) as usize))
     }
 }
 

@@ -5,6 +5,7 @@ use libtest_mimic::Trial;
 
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
+use crate::support::smuggling::reach_nobody;
 use crate::support::{self, http2, test, wait_until};
 use crate::world::{Pair, WEB, bodies_come_back};
 
@@ -21,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
             a_body_that_ends_with_its_connection_ends_well,
         ),
         test("an_upgraded_connection_is_carried", an_upgraded_connection_is_carried),
+        test("ambiguous_requests_pass_no_pair", ambiguous_requests_pass_no_pair),
     ]
 }
 
@@ -148,6 +150,13 @@ fn a_body_that_ends_with_its_connection_ends_well() {
         let ended = |cause| pair.web.metrics().sum("lighter_requests_total", &[("cause", cause)]);
         ended("") + ended("upstream_truncated") + ended("upstream_reset") == 1.0 && ended("") == 1.0
     });
+}
+
+fn ambiguous_requests_pass_no_pair() {
+    let app = Upstream::answering("reached");
+    let pair = Pair::before("http", app.address);
+    reach_nobody("reviews", pair.listen, &app);
+    assert_eq!(pair.plain(), 0.0);
 }
 
 fn an_upgraded_connection_is_carried() {

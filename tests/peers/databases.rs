@@ -5,9 +5,9 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::support::metrics::Metrics;
-use crate::support::process::{Program, find, free_address, listens};
+use crate::support::process::{Program, find, free_address, listens, python};
 use crate::support::{test_where, wait_until};
-use crate::world::{World, python, script};
+use crate::world::{World, script};
 
 pub fn tests() -> Vec<Trial> {
     vec![

@@ -3,8 +3,9 @@
 use libtest_mimic::Trial;
 
 use crate::support::metrics::Metrics;
+use crate::support::process::python;
 use crate::support::{test_where, wait_until};
-use crate::world::{World, python, script};
+use crate::world::{World, script};
 
 pub fn tests() -> Vec<Trial> {
     vec![

@@ -5,10 +5,10 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::support::metrics::Metrics;
-use crate::support::process::find;
+use crate::support::process::{find, python};
 use crate::support::raw::Peer;
 use crate::support::{test_where, wait_until};
-use crate::world::{Served, World, python, script};
+use crate::world::{Served, World, script};
 
 pub fn tests() -> Vec<Trial> {
     vec![

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::process::{Program, find, free_address, listens};
+use crate::support::process::{Program, free_address, listens};
 use crate::support::sidecar::LIGHTER;
 
 /// One Service with one port, and a folder for whatever its program needs.
@@ -119,19 +119,6 @@ impl World {
             command.env_remove(name);
         }
         command
-    }
-}
-
-/// A Python that has these modules.
-pub fn python(modules: &str) -> Result<PathBuf, String> {
-    let python = match std::env::var_os("PYTHON") {
-        Some(python) => python.into(),
-        None => find("python3")?,
-    };
-    let has = Command::new(&python).args(["-c", &format!("import {modules}")]).stderr(Stdio::null()).status();
-    match has {
-        Ok(status) if status.success() => Ok(python),
-        _ => Err(format!("Python has not all of {modules}")),
     }
 }
 

@@ -148,3 +148,26 @@ impl Upstream {
         self.connections.load(Ordering::Relaxed)
     }
 }
+
+/// A frame by hand, since no library sends what is forbidden.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A header block of literals that are in no table (RFC 7541 §6.2.2), without Huffman coding.
+pub fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127);
+            block.push(text.len() as u8);
+            block.extend(text.bytes());
+        }
+    }
+    block
+}

@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
 
+pub mod echoed;
 pub mod envoy;
+pub mod example;
 pub mod http2;
 pub mod metrics;
 pub mod process;
 pub mod raw;
 pub mod root;
 pub mod sidecar;
+pub mod smuggling;
 
 /// How long anything may take that is waited for. Reached only when it never comes.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -106,6 +106,11 @@ impl Program {
     pub fn resident(&self) -> u64 {
         resident(self.pid())
     }
+
+    /// Memory that it holds for itself in KiB, without the pages of its code, which come as it first runs them.
+    pub fn held(&self) -> u64 {
+        memory(self.pid(), "RssAnon:")
+    }
 }
 
 impl Drop for Program {
@@ -158,6 +163,19 @@ pub fn find(name: &str) -> Result<PathBuf, String> {
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
         .ok_or_else(|| format!("{name} is not installed"))
+}
+
+/// A Python that has these modules, or the reason why a test cannot run. `PYTHON` says which one.
+pub fn python(modules: &str) -> Result<PathBuf, String> {
+    let python = match std::env::var_os("PYTHON") {
+        Some(python) => python.into(),
+        None => find("python3")?,
+    };
+    let has = Command::new(&python).args(["-c", &format!("import {modules}")]).stderr(Stdio::null()).status();
+    match has {
+        Ok(status) if status.success() => Ok(python),
+        _ => Err(format!("Python has not all of {modules}")),
+    }
 }
 
 /// A port that nobody listens on, below those that the system gives to callers, so that no call can take it.

@@ -45,6 +45,13 @@ impl Peer {
         Peer { stream, unread: Vec::new(), seen: None }
     }
 
+    /// One that may rest for as long as it likes.
+    pub fn idle(stream: TcpStream) -> Self {
+        let peer = Self::over(stream);
+        peer.stream.set_read_timeout(None).unwrap();
+        peer
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.stream.write_all(bytes.as_ref()).unwrap();
         self

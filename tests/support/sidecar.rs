@@ -52,8 +52,13 @@ impl Sidecar {
 
     /// The same with more resources, and more of its own file.
     pub fn before_with(upstream: SocketAddr, protocol: &str, more: &str, own: &str) -> (Self, SocketAddr) {
+        Self::before_all(&[upstream], protocol, more, own)
+    }
+
+    /// The same before more than one upstream.
+    pub fn before_all(upstreams: &[SocketAddr], protocol: &str, more: &str, own: &str) -> (Self, SocketAddr) {
         let listen = free_address();
-        let resources = format!("{}---\n{more}", service("up", protocol, &[upstream]));
+        let resources = format!("{}---\n{more}", service("up", protocol, upstreams));
         let own = format!("listeners: [{{listen: '{listen}', service: up, port: 80}}]\nworkers: 1\n{own}");
         (Self::start(&resources, &own), listen)
     }

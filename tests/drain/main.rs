@@ -1,0 +1,26 @@
+//! Drain and hand-over, as whoever calls through it sees them: real processes that leave while they are used.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod app;
+mod course;
+mod handover;
+mod load;
+#[allow(dead_code)] // It has more than is needed here.
+#[path = "../intercept/place.rs"]
+mod place;
+mod rolling;
+#[allow(dead_code)] // It has more than is needed here.
+#[path = "../join/world.rs"]
+mod world;
+
+fn main() {
+    if let Some(status) = app::play() {
+        std::process::exit(status);
+    }
+    let suites = [course::tests(), handover::tests(), rolling::tests()];
+    support::run(suites.into_iter().flatten().collect())
+}
