@@ -1,7 +1,7 @@
 //! User instructions of each path, counted by callgrind: a number that neither load nor weather changes.
 //!
 //! `cargo bench --bench instructions` counts and compares with `recorded.json`: growth above 5 % fails, and so does
-//! more than a path's limit once a path was within it. `-- --record` writes what it counted; a commit that does so says
+//! more than a path's limit once a path was within it, or than another path by more than is said. `-- --record` writes what it counted; a commit that does so says
 //! why it grew.
 //!
 //! Each case runs twice, the second time with twice the work. The difference is what the work costs; starting and
@@ -34,6 +34,8 @@ struct Case {
     steady: bool,
     /// Never more than this.
     limit: Option<f64>,
+    /// Never more than this factor of what another case, which comes before it, was counted at in the same run.
+    beside: Option<(&'static str, f64)>,
     /// Does so many pieces under callgrind, which writes to this file.
     run: Run,
 }
@@ -62,19 +64,23 @@ fn main() -> ExitCode {
     let mut recorded: BTreeMap<String, f64> =
         serde_json::from_str(&text).expect("recorded.json is a map of numbers");
     let mut failed = false;
+    let mut now = BTreeMap::new();
     println!("| path | instructions | recorded | limit |\n|---|--:|--:|--:|");
     let cases = sidecar::cases().into_iter().chain(functions::cases());
     for case in cases.filter(|case| only.is_none_or(|only| case.name == only)) {
         let counted = case.measure();
         let before = recorded.get(case.name).copied();
+        now.insert(case.name, counted);
+        let beside = case.beside.and_then(|(name, factor)| Some(now.get(name)? * factor));
+        let over_beside = beside.is_some_and(|limit| counted > limit);
         let over_limit = case.limit.is_some_and(|limit| counted > limit);
         let grown = !record && case.steady && before.is_some_and(|before| counted > before * GROWTH);
         // A path that never was within its limit is a debt that is shown, not one that this change made.
         let within_before = before.is_none_or(|before| case.limit.is_none_or(|limit| before <= limit));
-        failed |= (over_limit && within_before) || grown;
+        failed |= (over_limit && within_before) || grown || over_beside;
         let number =
             |number: Option<f64>| number.map_or_else(|| "–".to_owned(), |number| format!("{number:.0}"));
-        let verdict = if over_limit {
+        let verdict = if over_limit || over_beside {
             " (over its limit)"
         } else if grown {
             " (grown)"
@@ -86,7 +92,7 @@ fn main() -> ExitCode {
             case.name,
             case.unit,
             number(before),
-            number(case.limit)
+            number(case.limit.or(beside))
         );
         recorded.insert(case.name.to_owned(), counted.round());
     }

@@ -17,8 +17,9 @@ pub fn cases() -> Vec<Case> {
         count,
         steady: !matches!(name, "http1-64k" | "tcp"),
         limit,
+        beside: None,
         run: Box::new(move |file, count| {
-            through_sidecar(file, protocol, upstream(), |port| drive(port, count));
+            through_sidecar(file, protocol, upstream(), "", |port| drive(port, count));
         }),
     };
     let alone = vec![
@@ -55,8 +56,52 @@ pub fn cases() -> Vec<Case> {
         case("http2-grpc", "call", 500, None, "grpc", load::grpc_upstream, load::grpc),
         case("tcp", "MiB", 200, None, "tcp", load::tcp_upstream, load::tcp),
     ];
-    alone.into_iter().chain(pair_cases()).collect()
+    alone.into_iter().chain(filter_cases()).chain(pair_cases()).collect()
 }
+
+/// One request at a time by a rule of a route that does nothing to it; then with every policy there is at the rule beside
+/// it, which must change nothing.
+fn filter_cases() -> Vec<Case> {
+    let case = |name, policies: bool, beside| Case {
+        name,
+        unit: "request",
+        // Many, so that what else happens in a process is lost in them.
+        count: 4000,
+        steady: true,
+        limit: None,
+        beside,
+        run: Box::new(move |file, count| {
+            let more = if policies { [ROUTE, POLICIES].concat() } else { ROUTE.to_owned() };
+            through_sidecar(file, "http", load::http1_upstream(128), &more, |port| {
+                load::http1(port, 128, 1, count);
+            });
+        }),
+    };
+    vec![case("http1-route", false, None), case("http1-beside-filters", true, Some(("http1-route", 1.02)))]
+}
+
+const ROUTE: &str = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: bench}
+spec:
+  parentRefs: [{kind: Service, name: bench}]
+  rules:
+    - {name: small, matches: [{path: {value: /small}}], backendRefs: [{name: bench, port: 80}]}
+    - {name: other, matches: [{path: {value: /other}}], backendRefs: [{name: bench, port: 80}]}
+";
+
+const POLICIES: &str = "---
+apiVersion: mesh.lighter.dev/v1
+kind: TrafficPolicy
+metadata: {name: bench}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: bench, sectionName: other}]
+  rateLimits: [{requests: 1000}, {requests: 10, per: Header, header: x-api-key}]
+  maxRequestBytes: 1000
+  maxHeaderBytes: 1000
+  fault: {delay: {duration: 1s, percent: 1}, abort: {httpStatus: 503, percent: 1}}
+";
 
 /// Which sidecar of a pair is counted.
 #[derive(Clone, Copy)]
@@ -75,6 +120,7 @@ fn pair_cases() -> Vec<Case> {
         count: if link { 64 * 40 } else { 1000 },
         steady: !link,
         limit: None,
+        beside: None,
         run: Box::new(move |file, count| {
             through_pair(file, end, link, load::http1_upstream(128), |port| {
                 load::http1(port, 128, if link { 64 } else { 1 }, count);
@@ -89,13 +135,14 @@ fn pair_cases() -> Vec<Case> {
     ]
 }
 
-fn through_sidecar(file: &Path, protocol: &str, upstream: u16, drive: impl FnOnce(u16)) {
+/// `more`: resources beside the Service.
+fn through_sidecar(file: &Path, protocol: &str, upstream: u16, more: &str, drive: impl FnOnce(u16)) {
     let folder = tempfile::tempdir().unwrap();
     let [port] = free_ports();
     let resources = format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: bench}}\nspec:\n  \
          ports: [{{name: main, port: 80, targetPort: {upstream}, appProtocol: {protocol}}}]\n  \
-         endpoints: [{{address: 127.0.0.1}}]\n"
+         endpoints: [{{address: 127.0.0.1}}]\n{more}"
     );
     let own = format!("listeners: [{{listen: '127.0.0.1:{port}', service: bench, port: 80}}]\n");
     let sidecar = Sidecar::start(callgrind(file, LIGHTER), folder.path(), &resources, &own, port);

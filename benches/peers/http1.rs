@@ -30,11 +30,16 @@ pub fn closed_loop(port: u16, path: &str, connections: usize, time: Duration) ->
             generator.send(at, Instant::now());
         }
     }
-    generator.load(start)
+    generator.answers(start).load(|_| true)
 }
 
 /// Sends `rate` requests a second, whatever the answers do. Latency counts from when a request was due.
 pub fn fixed_rate(port: u16, path: &str, connections: usize, rate: u32, time: Duration) -> Load {
+    paced(port, path, connections, rate, time).load(|_| true)
+}
+
+/// The same, for whoever wants to know of some of the requests only.
+pub fn paced(port: u16, path: &str, connections: usize, rate: u32, time: Duration) -> Answers {
     let mut generator = Generator::new(port, path, connections);
     let start = Instant::now();
     let pace = Duration::from_secs(1) / rate;
@@ -51,7 +56,7 @@ pub fn fixed_rate(port: u16, path: &str, connections: usize, rate: u32, time: Du
         let wait = due.saturating_duration_since(Instant::now());
         resting.extend(generator.finished(wait));
     }
-    generator.load(start)
+    generator.answers(start)
 }
 
 /// Opens `count` connections, each of which asks once and then rests.
@@ -86,11 +91,27 @@ pub fn probe(port: u16) -> bool {
     ask().unwrap_or(false)
 }
 
+/// What was answered.
+pub struct Answers {
+    /// When each request was due, and how many nanoseconds later it was answered.
+    all: Vec<(Instant, u32)>,
+    time: Duration,
+}
+
+impl Answers {
+    /// All of it, with the latencies of those only that were due when `counts` says so.
+    pub fn load(self, counts: impl Fn(Instant) -> bool) -> Load {
+        let units = self.all.len() as f64;
+        let counted = self.all.into_iter().filter(|(due, _)| counts(*due));
+        Load { units, time: self.time, latencies: counted.map(|(_, nanos)| nanos).collect() }
+    }
+}
+
 struct Generator {
     poller: Poller,
     connections: Vec<Client>,
     request: Vec<u8>,
-    latencies: Vec<u32>,
+    answered: Vec<(Instant, u32)>,
     buffer: Vec<u8>,
 }
 
@@ -113,7 +134,7 @@ impl Generator {
             })
             .collect();
         let request = request(port, path);
-        Generator { poller, connections, request, latencies: Vec::new(), buffer: vec![0; 256 * 1024] }
+        Generator { poller, connections, request, answered: Vec::new(), buffer: vec![0; 256 * 1024] }
     }
 
     fn send(&mut self, at: usize, due: Instant) {
@@ -134,15 +155,15 @@ impl Generator {
             let Some(sent) = client.sent else { continue };
             if client.read(&mut self.buffer) {
                 client.sent = None;
-                self.latencies.push(sent.elapsed().as_nanos().min(u32::MAX.into()) as u32);
+                self.answered.push((sent, sent.elapsed().as_nanos().min(u32::MAX.into()) as u32));
                 done.push(at);
             }
         }
         done
     }
 
-    fn load(self, start: Instant) -> Load {
-        Load { units: self.latencies.len() as f64, time: start.elapsed(), latencies: self.latencies }
+    fn answers(self, start: Instant) -> Answers {
+        Answers { all: self.answered, time: start.elapsed() }
     }
 }
 

@@ -17,7 +17,9 @@ mod epoll;
 mod grpc;
 mod http1;
 mod measure;
+mod moving;
 mod options;
+mod profile;
 mod proxies;
 mod report;
 #[path = "../../tests/support/root.rs"]
@@ -123,13 +125,22 @@ impl Scenario {
         }
     }
 
+    /// Whether `proxy` is to carry it: some are there only to show what a change of the wire does to latency.
+    fn is_for(self, proxy: &Proxy) -> bool {
+        self.is_paced() || proxy.watched().is_none()
+    }
+
     fn load(self, proxy: &Proxy, time: Duration) -> measure::Load {
-        match self {
-            Scenario::Small => http1::closed_loop(proxy.ports.http, "/small", 64, time),
-            Scenario::Large => http1::closed_loop(proxy.ports.http, "/large", 64, time),
-            Scenario::Grpc => grpc::closed_loop(proxy.ports.grpc, 8, 16, time),
-            Scenario::Tcp => stream::read(proxy.ports.tcp, 4, time),
-            Scenario::Fixed => http1::fixed_rate(proxy.ports.http, "/small", 64, 1000, time * 2),
+        match (self, proxy.watched()) {
+            (Scenario::Small, _) => http1::closed_loop(proxy.ports.http, "/small", 64, time),
+            (Scenario::Large, _) => http1::closed_loop(proxy.ports.http, "/large", 64, time),
+            (Scenario::Grpc, _) => grpc::closed_loop(proxy.ports.grpc, 8, 16, time),
+            (Scenario::Tcp, _) => stream::read(proxy.ports.tcp, 4, time),
+            (Scenario::Fixed, Some((admin, about))) => {
+                let times = (time.as_secs_f64() / EACH_CHANGE.as_secs_f64()).ceil() as u32;
+                moving::load(proxy.ports.http, admin, about, times)
+            }
+            (Scenario::Fixed, None) => http1::fixed_rate(proxy.ports.http, "/small", 64, 1000, time * 2),
         }
     }
 }
@@ -143,6 +154,10 @@ fn main() {
     let upstreams = Upstreams::start();
     let mut parts = serde_json::Map::new();
     for part in options.parts.iter().copied() {
+        if options.profile {
+            profile(part, &upstreams, &options, [&ours, &theirs]);
+            continue;
+        }
         let report = run(part, &upstreams, &options, [&ours, &theirs]);
         println!("{}", report.markdown());
         parts.insert(part.name().into(), report.json());
@@ -169,7 +184,9 @@ fn run<'a>(
     let mut samples = vec![vec![Vec::<Sample>::new(); proxies.len()]; scenarios.len()];
     for round in 0..options.rounds {
         for (scenario, row) in scenarios.iter().zip(&mut samples) {
-            for (proxy, cell) in proxies.iter().zip(row.iter_mut()) {
+            for (proxy, cell) in
+                proxies.iter().zip(row.iter_mut()).filter(|(proxy, _)| scenario.is_for(proxy))
+            {
                 warm_up(*scenario, proxy, options.time / 5);
                 let before = proxy.cpu();
                 let load = scenario.load(proxy, options.time);
@@ -183,14 +200,31 @@ fn run<'a>(
     Report { options, part, proxies, samples, memory, missing }
 }
 
+/// Starts the proxies of a part, shows where their time goes, and ends them.
+fn profile(part: Part, upstreams: &Upstreams, options: &Options, [ours, theirs]: [&CpuSet; 2]) {
+    measure::run_on(theirs);
+    let (proxies, _) = proxies::start_all(part, upstreams, options);
+    measure::run_on(ours);
+    for scenario in options.scenarios_of(part) {
+        let those = proxies.iter().filter(|proxy| !proxy.is_direct() && proxy.watched().is_none());
+        let found: Vec<_> =
+            those.map(|proxy| (proxy.name, profile::take(scenario, proxy, options.time))).collect();
+        println!("{}", profile::table(scenario, &found));
+    }
+}
+
 /// Lets a proxy open its connections and fill its caches. One that hardly gets the processor is given more time, or
 /// handshakes would be measured as if they were requests.
 fn warm_up(scenario: Scenario, proxy: &Proxy, time: Duration) {
     let mut done = 0.0;
     for _ in 0..10 {
-        done += scenario.load(proxy, time).units;
+        let load = if proxy.watched().is_some() { Scenario::Small } else { scenario };
+        done += load.load(proxy, time).units;
         if done >= 500.0 {
             break;
         }
     }
 }
+
+/// Links change their wire once for so much of a measurement's time, as they rest longer than a short one takes.
+const EACH_CHANGE: Duration = Duration::from_millis(400);

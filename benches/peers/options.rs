@@ -11,9 +11,11 @@ cargo bench --bench peers -- [OPTIONS]
   --seconds S       time of one measurement (default 2)
   --idle N          idle connections for the memory per connection (default 5000)
   --parts A,B       only these: plain mtls links
-  --only A,B        only these: direct lighter lighter-pair lighter-link lighter-shm haproxy nginx envoy
+  --only A,B        only these: direct lighter lighter-pair lighter-link lighter-shm
+                    lighter-still lighter-upgrade lighter-fallback haproxy nginx envoy
   --scenarios A,B   only these: http1-small http1-64k http2-grpc tcp http1-1000rps
   --json FILE       writes every number to FILE as well
+  --profile         shows where the time of each goes instead: system calls (needs strace) and functions (needs perf)
   --no-pin          does not keep load and proxies on processors of their own
 Environment: LIGHTER, HAPROXY, NGINX, ENVOY name other binaries.";
 
@@ -27,6 +29,7 @@ pub struct Options {
     scenarios: Vec<Scenario>,
     pub json: Option<PathBuf>,
     pub pin: bool,
+    pub profile: bool,
 }
 
 impl Options {
@@ -41,6 +44,7 @@ impl Options {
             scenarios: Scenario::ALL.to_vec(),
             json: None,
             pin: true,
+            profile: false,
         };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
@@ -53,6 +57,7 @@ impl Options {
                 "--only" => options.only = Some(value().split(',').map(str::to_owned).collect()),
                 "--scenarios" => options.scenarios = value().split(',').map(scenario).collect(),
                 "--json" => options.json = Some(value().into()),
+                "--profile" => options.profile = true,
                 "--no-pin" => options.pin = false,
                 // Cargo itself passes this to every benchmark.
                 "--bench" => {}

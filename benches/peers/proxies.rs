@@ -11,17 +11,20 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::measure::{self, Cpu};
+use crate::moving::About;
 use crate::options::Options;
 use crate::{Part, Scenario, grpc, http1, stream};
 use config::Place;
 use pairs::Ends;
 
-/// The three ports of an upstream, or of a proxy before it.
+/// The ports of an upstream, or of a proxy before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     pub http: u16,
     pub grpc: u16,
     pub tcp: u16,
+    /// Where a proxy is told to change the wires of its links.
+    pub admin: Option<u16>,
 }
 
 /// Writes what a proxy needs into a folder: its ports, its processes, its version; or why it cannot take part.
@@ -46,7 +49,8 @@ pub struct Proxy {
 
 impl Upstreams {
     pub fn start() -> Self {
-        let ports = Ports { http: http1::upstream(), grpc: grpc::upstream(), tcp: stream::upstream() };
+        let (http, grpc, tcp) = (http1::upstream(), grpc::upstream(), stream::upstream());
+        let ports = Ports { http, grpc, tcp, admin: None };
         Upstreams { ports, ends: Ends::new() }
     }
 }
@@ -55,7 +59,7 @@ impl Ports {
     /// Three ports that nobody has at the moment.
     fn free() -> Self {
         let [http, grpc, tcp] = free_ports();
-        Ports { http, grpc, tcp }
+        Ports { http, grpc, tcp, admin: None }
     }
 }
 
@@ -69,9 +73,20 @@ impl Proxy {
         })
     }
 
+    /// Its processes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.children.iter().map(Child::id)
+    }
+
     /// Resident memory in KiB, of all its processes.
     pub fn resident(&self) -> f64 {
         self.children.iter().map(|child| measure::resident(child.id())).sum()
+    }
+
+    /// Where only those requests count that are due about something that its links do: its admin, and what.
+    pub fn watched(&self) -> Option<(u16, About)> {
+        let about = pairs::WATCHED.iter().find(|(name, _)| *name == self.name)?.1;
+        Some((self.ports.admin?, about))
     }
 
     pub fn is_direct(&self) -> bool {

@@ -76,7 +76,7 @@ impl Report<'_> {
             Some(Sample::median(&row[at]).cpu)
         });
         let yardsticks: Vec<_> = yardsticks.collect();
-        for (proxy, samples) in self.proxies.iter().zip(row) {
+        for (proxy, samples) in self.proxies.iter().zip(row).filter(|(proxy, _)| scenario.is_for(proxy)) {
             let shown =
                 if scenario.is_paced() { Sample::median_of_quiet(samples) } else { Sample::median(samples) };
             let latency = |micros: f64| if micros > 0.0 { format!("{micros:.0}") } else { "–".into() };
@@ -140,6 +140,10 @@ pub fn json(options: &Options, parts: Map<String, Value>) -> String {
 }
 
 fn cell(samples: &[Sample]) -> Value {
+    if samples.is_empty() {
+        // A load that is not for it.
+        return Value::Null;
+    }
     let best = Sample::median_of_quiet(samples);
     json!({
         "median": sample(&Sample::median(samples)),

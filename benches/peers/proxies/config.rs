@@ -37,7 +37,7 @@ pub struct Proof {
 
 /// The Service that Lighter routes to. `secure`: what is said of how its endpoint is called.
 pub fn resources(upstream: Ports, secure: &str) -> String {
-    let Ports { http, grpc, tcp } = upstream;
+    let Ports { http, grpc, tcp, .. } = upstream;
     format!(
         "\
 apiVersion: mesh.lighter.dev/v1
@@ -56,7 +56,7 @@ spec:
 
 /// The caller's sidecar.
 pub fn outbound(ports: Ports, [admin]: [u16; 1]) -> String {
-    let Ports { http, grpc, tcp } = ports;
+    let Ports { http, grpc, tcp, .. } = ports;
     format!(
         "\
 workers: 1

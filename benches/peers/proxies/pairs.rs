@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::config::{self, Place, Proof};
 use super::{Ports, Start, Started, Upstreams, free_ports, lighter_version, sidecar};
+use crate::moving::About;
 use crate::root::Root;
 
 /// Those that take part.
@@ -19,10 +20,20 @@ pub const ALL: [(&str, Start); 6] = [
 ];
 
 /// Pairs of Lighter alone, with links that have one wire each.
-pub const WIRES: [(&str, Start); 3] = [
+pub const WIRES: [(&str, Start); 6] = [
     ("direct", super::direct),
     ("lighter-link", tcp_link),
-    ("lighter-shm", |upstreams, folder| lighter(upstreams, folder, Some("should"))),
+    ("lighter-shm", shm_link),
+    ("lighter-still", shm_link),
+    ("lighter-upgrade", shm_link),
+    ("lighter-fallback", shm_link),
+];
+
+/// The pairs whose links go to and fro between both, and the one beside which that is seen.
+pub const WATCHED: [(&str, About); 3] = [
+    ("lighter-still", About::Nothing),
+    ("lighter-upgrade", About::Upgrade),
+    ("lighter-fallback", About::Fallback),
 ];
 
 /// Who the two ends of a pair are, with keys of one kind: ECDSA over P-256.
@@ -51,15 +62,20 @@ impl Ends {
     }
 }
 
+fn shm_link(upstreams: &Upstreams, folder: &Path) -> Started {
+    lighter(upstreams, folder, Some("should"))
+}
+
 fn tcp_link(upstreams: &Upstreams, folder: &Path) -> Started {
     lighter(upstreams, folder, Some("mustNot"))
 }
 
 /// HTTP/1.1 and HTTP/2 as they are, within TLS; over links where it is said whether these use shared memory.
 fn lighter(upstreams: &Upstreams, folder: &Path, shm: Option<&str>) -> Started {
-    let (ports, between) = (Ports::free(), Ports::free());
+    let [admin] = free_ports();
+    let (ports, between) = (Ports { admin: Some(admin), ..Ports::free() }, Ports::free());
     let Ends { caller, service, .. } = &upstreams.ends;
-    let near = config::outbound(ports, free_ports()) + &config::identity(caller);
+    let near = config::outbound(ports, [admin]) + &config::identity(caller);
     let mut far = config::inbound(between, upstreams.ports, free_ports()) + &config::identity(service);
     let mut secure = format!("identity: '{}'", caller.peer);
     let mut policy = String::new();
