@@ -39,7 +39,8 @@ fn descriptors() {
     // More connections are asked for than there can be descriptors.
     let (sidecar, at) = limited(64, &upstream, "maxConnections: 1000\nguard: {refusePercent: 95}\n");
     assert_eq!(sidecar.metrics().sum("process_max_fds", &[]), 64.0);
-    let mut crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(at).unwrap()).collect();
+    // Who is refused may see it as soon as he connects.
+    let mut crowd: Vec<TcpStream> = (0..100).filter_map(|_| TcpStream::connect(at).ok()).collect();
     wait_until("some are refused", || shed(&sidecar, "descriptors") >= 3.0);
     assert_eq!(shed(&sidecar, "connections"), 0.0);
     assert!(sidecar.metrics().sum("process_open_fds", &[]) <= 64.0);
@@ -55,7 +56,7 @@ fn descriptors() {
     assert_eq!(Peer::connect(at).exchange(GET).0.status(), 200);
     // With the limit on connections as it is by default, descriptors never run out.
     let (sidecar, at) = limited(64, &upstream, "");
-    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(at).unwrap()).collect();
+    let crowd: Vec<TcpStream> = (0..60).filter_map(|_| TcpStream::connect(at).ok()).collect();
     wait_until("some are refused", || shed(&sidecar, "connections") >= 1.0);
     assert_eq!(shed(&sidecar, "descriptors"), 0.0);
     drop(crowd);
@@ -63,7 +64,8 @@ fn descriptors() {
 
 fn resting() {
     let upstream = Upstream::answering("there");
-    let (sidecar, at) = limited(100, &upstream, "maxConnections: 1000\nguard: {shrinkPercent: 60}\n");
+    // How many it has without clients differs from machine to machine, some twenty: half of them all is passed by far.
+    let (sidecar, at) = limited(100, &upstream, "maxConnections: 1000\nguard: {shrinkPercent: 50}\n");
     // Each leaves a connection to the service behind, and rests itself.
     let mut clients: Vec<Peer> = Vec::new();
     for _ in 0..36 {
@@ -82,7 +84,7 @@ fn resting() {
     at_rest(Duration::from_millis(400), || closed(&sidecar));
     assert_eq!(Peer::connect(at).exchange(GET).0.status(), 200);
     // Where there is room for all of them, nothing is closed.
-    let (sidecar, at) = limited(1000, &upstream, "maxConnections: 1000\nguard: {shrinkPercent: 60}\n");
+    let (sidecar, at) = limited(1000, &upstream, "maxConnections: 1000\nguard: {shrinkPercent: 50}\n");
     let mut clients: Vec<Peer> = (0..36).map(|_| Peer::connect(at)).collect();
     for client in &mut clients {
         assert_eq!(client.exchange(GET).0.status(), 200);
@@ -121,8 +123,9 @@ fn memory() {
     };
     // What it has at rest is not known beforehand.
     let at_rest = Sidecar::start(&mesh(&upstream), &own("")).program.held() * 1024;
-    let most = at_rest + (6 << 20);
-    let guard = format!("guard: {{maxMemoryBytes: {most}, shrinkPercent: 70, refusePercent: 75}}\n");
+    // The limit itself is far from where requests are refused: a busy machine may look late.
+    let most = at_rest + (24 << 20);
+    let guard = format!("guard: {{maxMemoryBytes: {most}, shrinkPercent: 35, refusePercent: 40}}\n");
     let sidecar = Sidecar::start(&mesh(&upstream), &own(&guard));
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: up\r\n\r\n");
     let level = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_guard_level", &[("of", "memory")]);
@@ -157,7 +160,10 @@ fn full() {
     let upstream = Upstream::answering("there");
     let (sidecar, at) = Sidecar::before_with(upstream.address, "http", "", "guard: {maxMemoryBytes: 4096}\n");
     wait_until("it is refused", || {
-        Peer::connect(at).try_send(GET);
+        // It may be reset before whoever connects has noticed that it is there.
+        if let Ok(stream) = TcpStream::connect(at) {
+            Peer::over(stream).try_send(GET);
+        }
         shed(&sidecar, "memory") >= 1.0
     });
     assert_eq!(upstream.received(), "");
