@@ -341,6 +341,9 @@ impl Destination {
         let routes = port.routes.routes.iter().map(|route| {
             let metrics = RouteMetrics::of(direction, &port.key, &route.name);
             let backends = backends(&route.backends);
+            // Beside its own application there is no other one.
+            let elsewhere = direction == Direction::Outbound
+                && backends.clusters().map(|cluster| cluster.endpoints().len()).sum::<usize>() > 1;
             let sessions = |said| Sessions::new(said, &route.name, backends.clusters(), &metrics);
             RouteState {
                 sessions: route.session.as_ref().map(sessions),
@@ -353,7 +356,12 @@ impl Destination {
                 },
                 backends,
                 request_timeout: route.request_timeout.unwrap_or(port.policy.request_timeout),
-                retries: Rules::new(&port.policy, route.retry.as_ref(), budgets.of_route(&metrics)),
+                retries: Rules::new(
+                    &port.policy,
+                    route.retry.as_ref(),
+                    budgets.of_route(&metrics),
+                    elsewhere,
+                ),
                 admission: None,
                 metrics,
                 mirrors: Box::default(),

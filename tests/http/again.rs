@@ -15,6 +15,8 @@ use crate::support::{example, http2, test};
 pub fn tests() -> Vec<Trial> {
     vec![
         test("again::a_status_that_is_named_is_asked_for_elsewhere", named_status),
+        test("again::by_default_what_asks_for_no_change_is_asked_elsewhere", no_change),
+        test("again::who_says_that_it_is_unable_is_asked_less", unable),
         test("again::the_last_answer_is_passed_on", last_answer),
         test("again::the_request_is_repeated_with_its_whole_body", whole_body),
         test("again::a_body_that_was_not_kept_is_not_sent_again", body_not_kept),
@@ -101,6 +103,56 @@ fn named_status() {
     assert_eq!((asked.load(SeqCst), sidecar.metrics().sum("lighter_retries_total", &[])), (1, 0.0));
     assert_eq!(Peer::connect(at).exchange(GET).0.status(), 503);
     assert_eq!((asked.load(SeqCst), sidecar.metrics().sum("lighter_retries_total", &[])), (3, 1.0));
+}
+
+fn no_change() {
+    let in_turn = |retry: &str| format!("balancing: {{policy: roundRobin}}, retry: {{{retry}{PLENTY}}}");
+    for protocol in ["http", "http2"] {
+        let ((busy1, _), (well1, _)) = (answering(BUSY), answering(WELL));
+        let ((busy2, _), (well2, _)) = (answering2(503), answering2(200));
+        let endpoints = match protocol {
+            "http" => [busy1.address, well1.address],
+            _ => [busy2.address, well2.address],
+        };
+        let retries = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_retries_total", &[]);
+        let (sidecar, at) = before(protocol, &endpoints, &in_turn(""));
+        ask_both_ways(at, 20, protocol);
+        assert!(retries(&sidecar) >= 10.0, "{protocol}");
+        let posts = || (0..10).map(|_| Peer::connect(at).exchange(POST).0.status());
+        let before_posts = retries(&sidecar);
+        assert!(posts().any(|status| status == 503), "{protocol}");
+        assert_eq!(retries(&sidecar), before_posts, "{protocol}: a POST may have run");
+        let gets = |at| (0..10).map(move |_| Peer::connect(at).exchange(GET).0.status());
+        let (sidecar, at) = before(protocol, &endpoints, &in_turn("safe: false, "));
+        assert!(gets(at).any(|status| status == 503), "{protocol}");
+        assert_eq!(retries(&sidecar), 0.0, "{protocol}");
+        // There is no other one to ask.
+        let (sidecar, at) = before(protocol, &endpoints[..1], &in_turn(""));
+        assert!(gets(at).all(|status| status == 503), "{protocol}");
+        assert_eq!(retries(&sidecar), 0.0, "{protocol}");
+    }
+    // It says itself when to come back.
+    let (later, _) = answering("HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 4\r\n\r\nbusy");
+    let (well, _) = answering(WELL);
+    let (sidecar, at) = before("http", &[later.address, well.address], &in_turn(""));
+    assert!((0..10).any(|_| Peer::connect(at).exchange(GET).0.status() == 503));
+    assert_eq!(sidecar.metrics().sum("lighter_retries_total", &[]), 0.0);
+}
+
+/// By default; where endpoints have their turns, it has its own.
+fn unable() {
+    let asked = |policy: &str| {
+        let ((busy, asked), (well, _)) = (answering(BUSY), answering(WELL));
+        let (_sidecar, at) = before("http", &[busy.address, well.address], policy);
+        for _ in 0..100 {
+            Peer::connect(at).exchange(GET);
+        }
+        asked.load(SeqCst)
+    };
+    let in_turn = asked("balancing: {policy: roundRobin}, retry: {safe: false}");
+    assert!(in_turn >= 49, "{in_turn}");
+    let by_default = asked("retry: {safe: false}");
+    assert!((1..25).contains(&by_default), "{by_default}");
 }
 
 fn last_answer() {

@@ -12,7 +12,8 @@ use crate::snapshot::GrpcStatus;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Retry {
-    /// Whether a request that the upstream never read is tried once more elsewhere. Default true.
+    /// Whether a request that the upstream never read is tried once more elsewhere, and, where nothing below says what else
+    /// is, one that asks for no change and was answered with 503. Default true.
     #[serde(default)]
     pub safe: Option<bool>,
     /// Most tries behind the first one, where a condition below calls for them. Default 1.

@@ -229,7 +229,8 @@ pub struct TrafficPolicy {
     /// At most this share of a port's endpoints is ejected at once, in percent; one endpoint always may be if there
     /// are at least two.
     pub max_ejected_percent: u8,
-    /// Whether a request that the upstream never read is tried once more elsewhere.
+    /// Whether a request that the upstream never read is tried once more elsewhere; so is one that asks for no change and
+    /// was answered with 503, where no [`Retry`] says what else is tried again.
     pub safe_retry: bool,
     /// What else is tried again, where a route does not say it.
     pub retry: Retry,

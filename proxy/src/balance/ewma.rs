@@ -16,6 +16,9 @@ pub const TAU: Duration = Duration::from_secs(10);
 /// request to show what it can, and the next only when it has answered or all others are as busy.
 pub const UNEXPLORED: Duration = Duration::from_secs(1);
 
+/// The latency up to which answers raise the average that say that the endpoint is unable to answer.
+pub const UNABLE: Duration = Duration::from_secs(1);
+
 /// One endpoint's load. Times are nanoseconds of a clock that begins above zero.
 #[derive(Debug, Default)]
 pub struct Load {
@@ -65,6 +68,14 @@ impl Load {
         if let Some(average) = self.decayed(now) {
             self.set(average.max(nanos(latency) as f64), now);
         }
+    }
+
+    /// It answered after `latency` that it cannot do what it was asked for. That is said fast, and who says it would get
+    /// more and more if it counted as it is: it is taken for twice as slow as before, up to [`UNABLE`].
+    #[cold]
+    pub fn observe_inability(&self, latency: Duration, now: u64) {
+        let least = self.decayed(now).unwrap_or(0.0).max(nanos(latency) as f64);
+        self.set((least * 2.0).min(UNABLE.as_nanos() as f64).max(least), now);
     }
 
     /// It is back from an ejection, and its first answer took `latency`. What it was like before does not count.
@@ -128,6 +139,27 @@ mod tests {
         load.observe(ms(1), 2 + 1000 * MS);
         let after = load.average(2 + 1000 * MS);
         assert!(after > ms(88) && after < ms(92), "{after:?}");
+    }
+
+    #[test]
+    fn who_says_that_it_cannot_is_taken_for_slower_each_time_and_not_for_ever() {
+        let load = Load::default();
+        load.observe(ms(2), 1);
+        load.observe_inability(Duration::from_micros(10), 2);
+        let once = load.average(2);
+        assert!(once > ms(3) && once <= ms(4), "{once:?}");
+        for _ in 0..100 {
+            load.observe_inability(Duration::from_micros(10), 2);
+        }
+        assert_eq!(load.average(2), UNABLE);
+        // What took longer than that counts as it is.
+        load.observe_inability(2 * UNABLE, 2);
+        assert_eq!(load.average(2), 2 * UNABLE);
+        assert!(load.average(2 + 10 * TAU.as_nanos() as u64) < ms(1));
+        // Nothing is known of it but this.
+        let new = Load::default();
+        new.observe_inability(ms(1), 1);
+        assert_eq!(new.average(1), ms(2));
     }
 
     #[test]

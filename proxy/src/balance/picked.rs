@@ -140,11 +140,13 @@ impl Picked {
         }
         match outcome {
             Outcome::Answered | Outcome::Erred | Outcome::Gateway => {
-                let counts = endpoint.group.counts();
-                if counts && endpoint.judge(outcome, self.probe, latency, at) {
-                    endpoint.load.observe(latency, at);
-                } else if endpoint.health.success(self.at, at, || endpoint.group.law.load().rules) {
+                let is_fault =
+                    endpoint.group.counts() && endpoint.judge(outcome, self.probe, latency, at);
+                let health = &endpoint.health;
+                if !is_fault && health.success(self.at, at, || endpoint.group.law.load().rules) {
                     endpoint.came_back(latency, at);
+                } else if outcome == Outcome::Gateway {
+                    endpoint.load.observe_inability(latency, at);
                 } else {
                     endpoint.load.observe(latency, at);
                 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use lighter_config::snapshot::{self, RetryBudget, TrafficPolicy};
 
 use self::budget::Budget;
+use crate::http::hop;
 pub(crate) use self::waits::retry_after;
 
 /// Most bytes of a request's body that are kept for another try.
@@ -103,6 +104,8 @@ pub struct Request<'r> {
 pub struct Rules {
     /// What no endpoint read has another try by itself.
     safe: bool,
+    /// There are others to ask than the one that answered.
+    elsewhere: bool,
     /// None: nothing else is.
     policy: Option<Arc<snapshot::Retry>>,
     /// Longest time from a try's beginning to its answer's head.
@@ -113,11 +116,18 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Those of a route at a port of which `policy` holds. `own`: what the route says in its stead.
-    pub fn new(policy: &TrafficPolicy, own: Option<&Arc<snapshot::Retry>>, budget: Arc<Budget>) -> Self {
+    /// Those of a route at a port of which `policy` holds. `own`: what the route says in its stead. `elsewhere`: it has more
+    /// endpoints than one.
+    pub fn new(
+        policy: &TrafficPolicy,
+        own: Option<&Arc<snapshot::Retry>>,
+        budget: Arc<Budget>,
+        elsewhere: bool,
+    ) -> Self {
         let retry = own.map_or(&policy.retry, |own| own);
         Rules {
             safe: policy.safe_retry,
+            elsewhere,
             policy: retry.is_any().then(|| own.cloned().unwrap_or_else(|| Arc::new(retry.clone()))),
             try_timeout: retry.try_timeout,
             limit: policy.retry_budget,
@@ -142,7 +152,7 @@ impl Rules {
         seen: impl FnOnce() -> u64,
         draw: impl FnOnce(u64) -> u64,
     ) -> Verdict {
-        let by_itself = self.safe && !tries.free && matches!(came, Came::Unread | Came::Dropped);
+        let by_itself = self.safe && !tries.free && self.is_safe(came, request.method);
         if by_itself && request.whole {
             let is_free = came == Came::Unread;
             if is_free || self.budget.take(&self.limit, now, seen) {
@@ -180,6 +190,20 @@ impl Rules {
         }
         tries.called += 1;
         Verdict::Again(pause, came.condition())
+    }
+}
+
+impl Rules {
+    /// Whether what came calls for another try by itself. An answer only does where no policy says which ones do.
+    fn is_safe(&self, came: Came, method: &[u8]) -> bool {
+        match came {
+            Came::Unread | Came::Dropped => true,
+            // Who says when to come back is heeded.
+            Came::Answer { status: 503, grpc: None, wait: None } => {
+                self.elsewhere && self.policy.is_none() && hop::is_safe(method)
+            }
+            _ => false,
+        }
     }
 }
 

@@ -27,7 +27,7 @@ impl World {
     fn with(retry: Retry, retry_budget: RetryBudget) -> Self {
         let now = Instant::now();
         let policy = TrafficPolicy { retry, retry_budget, ..TrafficPolicy::default() };
-        let rules = Rules::new(&policy, None, Arc::new(Budget::new(now, 0)));
+        let rules = Rules::new(&policy, None, Arc::new(Budget::new(now, 0)), true);
         World { rules, tries: Tries::default(), now, seen: 0 }
     }
 
@@ -60,16 +60,46 @@ fn gateway() -> Retry {
 const MS: Duration = Duration::from_millis(1);
 
 #[test]
-fn by_default_only_what_was_not_read_is_tried_once_more() {
+fn by_default_only_what_does_no_harm_is_tried_once_more() {
     let mut world = World::new(Retry::default());
     assert_eq!(world.decide(Came::Broken, WHOLE), Verdict::Last);
     assert_eq!(world.decide(Came::Late, WHOLE), Verdict::Last);
-    assert_eq!(world.decide(answer(503), WHOLE), Verdict::Last);
+    assert_eq!(world.decide(answer(502), WHOLE), Verdict::Last);
     let cut = Request { whole: false, ..WHOLE };
     assert_eq!(world.decide(Came::Unread, cut), Verdict::Last);
     let post = Request { method: b"POST", ..WHOLE };
     assert_eq!(world.decide(Came::Unread, post), Verdict::Again(Duration::ZERO, Condition::Unread));
     assert_eq!(world.decide(Came::Unread, post), Verdict::Last);
+}
+
+#[test]
+fn what_asks_for_no_change_is_asked_of_another_that_is_able() {
+    let again = Verdict::Again(Duration::ZERO, Condition::Status);
+    let mut world = World::new(Retry::default());
+    assert_eq!(world.decide(answer(503), WHOLE), again);
+    assert_eq!(world.decide(answer(503), WHOLE), Verdict::Last, "once");
+    let fresh = |came, request| World::new(Retry::default()).decide(came, request);
+    for method in [&b"POST"[..], b"PUT", b"DELETE"] {
+        assert_eq!(fresh(answer(503), Request { method, ..WHOLE }), Verdict::Last);
+    }
+    assert_eq!(fresh(answer(503), Request { method: b"HEAD", ..WHOLE }), again);
+    assert_eq!(fresh(answer(503), Request { whole: false, ..WHOLE }), Verdict::Last);
+    // It says itself when to come back, or with what status a call ended.
+    let waits = Came::Answer { status: 503, grpc: None, wait: Some(MS) };
+    assert_eq!(fresh(waits, WHOLE), Verdict::Last);
+    assert_eq!(fresh(Came::Answer { status: 503, grpc: Some(14), wait: None }, WHOLE), Verdict::Last);
+    // There is no other one.
+    let mut alone = World::new(Retry::default());
+    alone.rules.elsewhere = false;
+    assert_eq!(alone.decide(answer(503), WHOLE), Verdict::Last);
+    // Somebody said what is tried again: that, and nothing else.
+    let said = Retry { on: RetryOn { reset: true, ..RetryOn::default() }, ..Retry::default() };
+    assert_eq!(World::new(said).decide(answer(503), WHOLE), Verdict::Last);
+    let mut never = World::new(Retry::default());
+    never.rules.safe = false;
+    assert_eq!(never.decide(answer(503), WHOLE), Verdict::Last);
+    let mut poor = World::with(Retry::default(), RetryBudget { percent: 0, min_per_second: 0 });
+    assert_eq!(poor.decide(answer(503), WHOLE), Verdict::Refused(Refusal::Budget));
 }
 
 #[test]
