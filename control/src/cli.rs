@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{ca, check, client, completions, demo, inject, proxy, run, schema, serve, version};
+use crate::{ca, check, client, completions, demo, inject, proxy, run, schema, serve, tap, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ pub enum Command {
     Diff(client::diff::Args),
     /// Have a sidecar finish what it carries, and end
     Drain(client::drain::Args),
+    /// Show requests of a sidecar as they end
+    Tap(tap::Args),
     /// Put a sidecar into the pods of Kubernetes manifests
     Inject(inject::command::Args),
     /// Take the sidecars out again
@@ -74,6 +76,7 @@ impl Command {
             Command::Delete(args) => client::delete::execute(&args),
             Command::Diff(args) => client::diff::execute(&args),
             Command::Drain(args) => client::drain::execute(&args),
+            Command::Tap(args) => tap::execute(&args),
             Command::Inject(args) => inject::command::execute(&args),
             Command::Uninject(args) => inject::command::uninject(&args),
             Command::Backup(args) => client::backup::execute(&args),

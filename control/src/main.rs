@@ -27,6 +27,7 @@ mod schema;
 mod serve;
 mod state;
 mod store;
+mod tap;
 mod version;
 
 fn main() -> ExitCode {

@@ -31,6 +31,7 @@ mod smuggling;
 mod split;
 mod sticky;
 mod streaming;
+mod tap;
 mod truncation;
 
 fn main() {
@@ -58,6 +59,7 @@ fn main() {
         split::tests(),
         sticky::tests(),
         streaming::tests(),
+        tap::tests(),
         truncation::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())

@@ -13,6 +13,7 @@
 //! | `GET /log_level`, `POST /log_level?level=…` | the log filter, such as `info` or `lighter_proxy=debug` |
 //! | `GET /links` | open links, the wires that carry them, and what those carried, as JSON |
 //! | `POST /links/freeze` | every link goes back to TCP, and to another wire again when its policy says so |
+//! | `GET /tap?…` | exchanges as they end, a line of JSON for each, for as long as the client stays; those only that fit what the query says |
 //! | `POST /drain` | as SIGTERM; answers at once. On the probe port by GET too, which is all that a preStop hook can send |
 //! | `POST /drain?now` | the same, but nobody is let in from then on, and what still runs after a second is cut |
 //! | `POST /handover` | `lighter run` starts another process of its sidecar, which takes this one's place; answers at once |
@@ -28,10 +29,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 
 use crate::drain::Phase;
 use crate::telemetry::exposition::Format;
+use crate::telemetry::tap::{Filter, MOST_TAPS, Tap};
 use crate::telemetry::{access_log, logging, render};
 use crate::worker::{By, Shared};
 
@@ -39,8 +41,12 @@ mod clusters;
 mod dump;
 mod origin;
 mod server;
+mod tapped;
 
-type Answer = Response<Full<Bytes>>;
+use self::tapped::Tapped;
+
+/// A page, or one that has no end.
+type Answer = Response<Either<Full<Bytes>, Tapped>>;
 
 /// Serves the admin port until it is dropped.
 pub async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<()> {
@@ -77,6 +83,10 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
             shared.rings.give_up_all();
             "links go back to TCP\n"
         }),
+        "/tap" => match *method {
+            Method::GET => tap(query),
+            _ => not_allowed("GET"),
+        },
         "/drain" => only_post(method, || drain(shared, query == "now")),
         "/handover" => match *method {
             Method::POST if shared.ask_for_successor() => {
@@ -137,6 +147,18 @@ fn metrics(format: Format) -> Answer {
     answer(StatusCode::OK, format.content_type(), render(format))
 }
 
+/// Exchanges as they end, those that the query asks for.
+fn tap(query: &str) -> Answer {
+    let filter = match Filter::parse(arguments(query).collect()) {
+        Ok(filter) => filter,
+        Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    match Tap::open(filter) {
+        Some(tap) => respond(StatusCode::OK, "application/x-ndjson", Either::Right(Tapped::new(tap))),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, format!("{MOST_TAPS} look already\n")),
+    }
+}
+
 fn intercept(shared: &Shared) -> Answer {
     let Some(rules) = shared.rules.get() else {
         return text(StatusCode::NOT_FOUND, "nothing is intercepted by this sidecar\n");
@@ -191,7 +213,11 @@ fn json(value: &serde_json::Value) -> Answer {
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    respond(status, content_type, Either::Left(Full::new(body.into())))
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Either<Full<Bytes>, Tapped>) -> Answer {
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -202,8 +228,17 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>
 
 /// The value of a query parameter.
 fn argument(query: &str, name: &str) -> Option<String> {
-    let (_, value) =
-        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?;
+    arguments(query).find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// The parameters of a query. Those whose value is no text say nothing.
+fn arguments(query: &str) -> impl Iterator<Item = (String, String)> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter_map(|(key, value)| Some((key.to_owned(), decoded(value)?)))
+}
+
+/// What is meant by a parameter's value (RFC 3986 §2.1).
+fn decoded(value: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
     while let Some((first, after)) = rest.split_first() {
@@ -232,6 +267,7 @@ GET  /links                      open links and their wires (JSON)
 POST /links/freeze               sends every link back to TCP
 GET  /config_dump                what is in force (JSON)
 GET  /intercept                  redirecting rules and their counters (JSON)
+GET  /tap[?path=/a&status=5xx…]  exchanges as they end (lines of JSON)
 GET  /log_level                  the log filter
 POST /log_level?level=FILTER     changes it
 POST /drain[?now]                as SIGTERM; now: what still runs after a second is cut

@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::Request;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,7 +25,7 @@ const MOST_CONNECTIONS: usize = 64;
 /// How long a request's head may take, and the rest between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a connection may live. Long enough for any scrape.
+/// How long a connection may live, but for one by which somebody taps. Long enough for any scrape.
 const LIFETIME: Duration = Duration::from_secs(300);
 
 /// Bytes of a request's head.
@@ -63,9 +66,13 @@ async fn connection(
     stream: TcpStream,
     page: Arc<impl Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static>,
 ) {
+    let taps = Arc::new(AtomicBool::new(false));
+    let has_tapped = taps.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         // No page reads a body: hyper drops what is sent of it.
-        std::future::ready(Ok::<_, Infallible>(page(&request)))
+        let answer = page(&request);
+        taps.store(matches!(answer.body(), Either::Right(_)), Relaxed);
+        std::future::ready(Ok::<_, Infallible>(answer))
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -73,6 +80,10 @@ async fn connection(
         .max_buf_size(MOST_HEAD_BYTES)
         .max_headers(64)
         .serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
     // What goes wrong here is the client's affair.
-    let _ = tokio::time::timeout(LIFETIME, serving).await;
+    let ended = tokio::time::timeout(LIFETIME, serving.as_mut()).await;
+    if ended.is_err() && has_tapped.load(Relaxed) {
+        let _ = serving.await;
+    }
 }

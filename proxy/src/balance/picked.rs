@@ -140,8 +140,7 @@ impl Picked {
         }
         match outcome {
             Outcome::Answered | Outcome::Erred | Outcome::Gateway => {
-                let is_fault =
-                    endpoint.group.counts() && endpoint.judge(outcome, self.probe, latency, at);
+                let is_fault = endpoint.group.counts() && endpoint.judge(outcome, self.probe, latency, at);
                 let health = &endpoint.health;
                 if !is_fault && health.success(self.at, at, || endpoint.group.law.load().rules) {
                     endpoint.came_back(latency, at);

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use lighter_config::snapshot::{self, RetryBudget, TrafficPolicy};
 
 use self::budget::Budget;
-use crate::http::hop;
 pub(crate) use self::waits::retry_after;
+use crate::http::hop;
 
 /// Most bytes of a request's body that are kept for another try.
 pub const REPLAY: usize = 64 * 1024;

@@ -1,6 +1,7 @@
 //! What happened, for people and machines: metrics, access log, spans.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::error::Cause;
@@ -26,6 +27,7 @@ pub mod shards;
 mod sidecar;
 pub(crate) mod spans;
 mod table;
+pub(crate) mod tap;
 pub mod trace;
 
 pub use caller::{CallerMetrics, Welcome};
@@ -106,12 +108,40 @@ pub struct Record<'a> {
     pub(crate) span: Option<&'a spans::Begun>,
 }
 
+/// Who reads the texts of records: the access log, and taps.
+static LISTENERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether anybody reads the texts of a [`Record`].
+#[inline]
+pub(crate) fn is_heard() -> bool {
+    LISTENERS.load(Relaxed) != 0
+}
+
+/// There is one more who reads them.
+fn listens() {
+    LISTENERS.fetch_add(1, Relaxed);
+}
+
+/// There is one less.
+fn listens_no_more() {
+    LISTENERS.fetch_sub(1, Relaxed);
+}
+
+#[cold]
+#[inline(never)]
+fn tell(record: &Record<'_>) {
+    access_log::write(record);
+    tap::show(record);
+}
+
 /// Counts an exchange and writes it to the access log if there is one. To be called once for each
 /// [`RouteMetrics::begin`], with the same kind of protocol (an exchange or an opaque connection).
 #[inline]
 pub fn account(record: &Record<'_>) {
     record.metrics.account(record);
-    access_log::write(record);
+    if is_heard() {
+        tell(record);
+    }
     if let Some(begun) = record.span {
         spans::end(begun, record);
     }

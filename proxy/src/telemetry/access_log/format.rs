@@ -8,7 +8,7 @@ use crate::telemetry::Record;
 
 /// One JSON object and a line feed. Bytes that are not UTF-8 become U+FFFD; control characters are escaped, those
 /// above U+007F too. Fields of a peer's choosing are cut to `limit` bytes.
-pub(super) fn json(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, limit: usize) {
+pub(in crate::telemetry) fn json(line: &mut Vec<u8>, record: &Record<'_>, now: SystemTime, limit: usize) {
     let mut object = Object { line, first: true };
     object.key("time");
     object.line.push(b'"');

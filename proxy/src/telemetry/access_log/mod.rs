@@ -3,7 +3,7 @@
 //! A worker formats the line into a buffer of its own; one thread writes the buffers out. A slow disk therefore never
 //! stops a worker: when a buffer is full, lines are dropped and counted. With no access log, nothing is formatted.
 
-mod format;
+pub(super) mod format;
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -27,7 +27,7 @@ pub fn install(config: &AccessLogConfig) -> io::Result<()> {
         return Ok(());
     }
     thread::Builder::new().name("access-log".into()).spawn(move || log.run(sink))?;
-    ON.store(true, Release);
+    super::listens();
     Ok(())
 }
 
@@ -49,20 +49,6 @@ pub fn flush(patience: Duration) {
     let state = log.state();
     // Whether it came in time changes nothing for the caller.
     drop(log.flushed.wait_timeout_while(state, patience, |state| state.flushes_done < wanted));
-}
-
-/// Whether there is an access log. Without one nobody reads the texts of a [`Record`].
-#[inline]
-pub(crate) fn is_on() -> bool {
-    ON.load(Relaxed)
-}
-
-/// Writes one line if there is an access log.
-#[inline]
-pub(super) fn write(record: &Record<'_>) {
-    if is_on() {
-        write_line(record);
-    }
 }
 
 /// All the buffers, and the thread that empties them.
@@ -90,7 +76,6 @@ struct State {
 #[derive(Default)]
 struct Buffer(Mutex<Vec<u8>>);
 
-static ON: AtomicBool = AtomicBool::new(false);
 static LOG: OnceLock<Arc<Log>> = OnceLock::new();
 
 thread_local! {
@@ -101,14 +86,13 @@ thread_local! {
 const LIMIT: usize = 1 << 20;
 
 /// A longer line is cut off in its longest fields, which are cut to this many bytes each.
-const FIELD_LIMIT: usize = 4096;
+pub(super) const FIELD_LIMIT: usize = 4096;
 
 /// How long the writing thread lets lines gather.
 const GATHER: Duration = Duration::from_millis(50);
 
-#[cold]
-#[inline(never)]
-fn write_line(record: &Record<'_>) {
+/// Writes one line if there is an access log.
+pub(super) fn write(record: &Record<'_>) {
     let Some(log) = LOG.get() else { return };
     // While a thread ends, it may no longer have a buffer.
     let _ = BUFFER.try_with(|own| {

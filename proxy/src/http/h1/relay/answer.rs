@@ -22,7 +22,7 @@ use crate::http::local::{self, ErrorAnswer};
 use crate::io::Stream;
 use crate::link::send::LENT;
 use crate::retry::{Came, retry_after};
-use crate::telemetry::{self, Direction, Record, Spoken, access_log};
+use crate::telemetry::{self, Direction, Record, Spoken};
 
 thread_local! {
     /// An answer's head is edited and written in one step, so one scratch for all is enough.
@@ -421,8 +421,8 @@ impl Connection {
             None => &destination.unrouted,
         };
         let caller = self.vouched.as_ref().and_then(Option::as_ref);
-        // Only a log and a span show the request's own words.
-        let logged = access_log::is_on() || x.span.is_some();
+        // Only a log, a tap and a span show the request's own words.
+        let logged = telemetry::is_heard() || x.span.is_some();
         let words = |span: Span| if logged { span.get(head, &x.edit) } else { &[] };
         telemetry::account(&Record {
             caller: caller.map_or("", |caller| caller.id.as_str()),
