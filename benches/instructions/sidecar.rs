@@ -3,6 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -218,8 +219,17 @@ impl Sidecar {
     }
 }
 
-/// Ports that nobody has at the moment, all different.
+/// Ports that nobody has, each given out once, and below those that the system gives to callers: no connection takes one before
+/// a sidecar listens there.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.each_ref().map(|listener| listener.local_addr().unwrap().port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    [(); N].map(|()| {
+        loop {
+            let start = (std::process::id() as u16).wrapping_mul(131);
+            let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 22_000;
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        }
+    })
 }

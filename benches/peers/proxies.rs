@@ -4,10 +4,10 @@
 mod config;
 mod pairs;
 
-use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::measure::{self, Cpu};
@@ -298,9 +298,17 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Ports that nobody has at the moment, all different: they are let go of together.
+/// Ports that nobody has, each given out once, and below those that the system gives to callers: no connection takes one before
+/// a proxy listens there.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let held: io::Result<Vec<TcpListener>> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let held = held.expect("loopback has free ports");
-    std::array::from_fn(|at| held[at].local_addr().expect("a bound socket has an address").port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    std::array::from_fn(|_| {
+        loop {
+            let start = (std::process::id() as u16).wrapping_mul(131);
+            let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 22_000;
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        }
+    })
 }
