@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{ca, check, client, completions, demo, inject, proxy, run, schema, serve, tap, version};
+use crate::{ca, check, client, completions, demo, inject, proxy, run, schema, serve, tap, top, version};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ pub enum Command {
     Drain(client::drain::Args),
     /// Show requests of a sidecar as they end
     Tap(tap::Args),
+    /// Show what a sidecar does right now, route by route
+    Top(top::Args),
     /// Put a sidecar into the pods of Kubernetes manifests
     Inject(inject::command::Args),
     /// Take the sidecars out again
@@ -77,6 +79,7 @@ impl Command {
             Command::Diff(args) => client::diff::execute(&args),
             Command::Drain(args) => client::drain::execute(&args),
             Command::Tap(args) => tap::execute(&args),
+            Command::Top(args) => top::execute(&args),
             Command::Inject(args) => inject::command::execute(&args),
             Command::Uninject(args) => inject::command::uninject(&args),
             Command::Backup(args) => client::backup::execute(&args),

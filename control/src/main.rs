@@ -28,6 +28,7 @@ mod serve;
 mod state;
 mod store;
 mod tap;
+mod top;
 mod version;
 
 fn main() -> ExitCode {

@@ -32,6 +32,7 @@ mod split;
 mod sticky;
 mod streaming;
 mod tap;
+mod top;
 mod truncation;
 
 fn main() {
@@ -60,6 +61,7 @@ fn main() {
         sticky::tests(),
         streaming::tests(),
         tap::tests(),
+        top::tests(),
         truncation::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())

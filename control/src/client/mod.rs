@@ -20,7 +20,7 @@ mod kind;
 mod lines;
 mod links;
 mod sidecars;
-mod table;
+pub mod table;
 pub mod tokens;
 mod trust;
 
