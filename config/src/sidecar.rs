@@ -66,6 +66,9 @@ pub struct SidecarConfig {
     pub access_log: Option<AccessLogConfig>,
     /// Where spans of requests go. None: none is recorded.
     pub tracing: Option<TracingConfig>,
+    /// How long metrics still show what is not there any more, so that the last scrapes see its end. At least a second.
+    /// Default 10 minutes.
+    pub series_expire_after: Duration,
     /// Longest silence of a client before an unknown protocol's upstream is dialled. Default 10 ms.
     pub detect_timeout: Duration,
     /// Largest request or response head in bytes. Default 64 KiB less 4 KiB.

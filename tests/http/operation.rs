@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         test("operation::both_ends_count_the_same", both_ends_count),
         test("operation::weights_are_kept", weights),
         test("operation::the_admin_port_answers", admin),
+        test("operation::series_of_what_is_gone_expire", series_expire),
         test("operation::what_only_the_start_needed_is_given_back", start_is_given_back),
     ]
 }
@@ -356,4 +357,33 @@ fn start_is_given_back() {
         assert_eq!(Peer::connect(at).exchange(GET).0.status(), 200);
         sidecar.program.resident() * 3 < most_resident(sidecar.program.pid()) * 2
     });
+}
+
+/// By default they stay for so long that the next scrapes see their end; how long is for the sidecar's file to say.
+fn series_expire() {
+    let upstream = Upstream::answering("there");
+    let resources =
+        [service("up", "http", &[upstream.address]), service("gone", "http", &[upstream.address])];
+    let of = |sidecar: &Sidecar, name: &str| {
+        sidecar.metrics().sum("lighter_requests_total", &[("service", &format!("default/{name}"))])
+    };
+    let expired = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_metrics_series_expired_total", &[]);
+    let run = |own: &str| {
+        let [up, gone] = [free_address(), free_address()];
+        let own = format!(
+            "listeners: [{{listen: '{up}', service: up, port: 80}}, {{listen: '{gone}', service: gone, port: 80}}]\n{own}"
+        );
+        let sidecar = Sidecar::start(&resources.join("---\n"), &own);
+        for at in [up, gone] {
+            assert_eq!(Peer::connect(at).exchange(GET).0.status(), 200);
+        }
+        assert_eq!((of(&sidecar, "up"), of(&sidecar, "gone")), (1.0, 1.0));
+        sidecar.apply(&resources[0]);
+        sidecar
+    };
+    let (short, usual) = (run("seriesExpireAfter: 1s\n"), run(""));
+    wait_until("the series of what is gone are too", || of(&short, "gone") == 0.0);
+    assert_eq!(of(&short, "up"), 1.0);
+    assert!(expired(&short) >= 1.0);
+    assert_eq!((of(&usual, "gone"), expired(&usual)), (1.0, 0.0));
 }

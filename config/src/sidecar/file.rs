@@ -66,6 +66,8 @@ pub(crate) struct SidecarFile {
     pub(crate) access_log: Option<AccessLogFile>,
     /// Where spans of requests go. Default: none is recorded.
     pub(crate) tracing: Option<TracingFile>,
+    /// How long metrics still show what is not there any more, such as a route that was taken away: at least 1s. Default 10m.
+    pub(crate) series_expire_after: Option<Duration>,
     /// Longest silence of a client before an unknown protocol's upstream is dialled. Default 10ms.
     pub(crate) detect_timeout: Option<Duration>,
     /// Largest request or response head in bytes. Default 61440.

@@ -59,6 +59,7 @@ impl Default for SidecarConfig {
             handover: None,
             access_log: None,
             tracing: None,
+            series_expire_after: Duration::from_secs(600),
             detect_timeout: Duration::from_millis(10),
             max_head_bytes: *HEAD_BYTES.end() as usize,
             max_connections: None,
@@ -181,6 +182,9 @@ impl Reader<'_> {
             handover: file.handover.map(|folder| self.folder.join(folder)),
             access_log: file.access_log.map(|log| self.access_log(log)),
             tracing: file.tracing.and_then(|tracing| self.tracing(tracing, &at.field("tracing"))),
+            series_expire_after: self
+                .series(file.series_expire_after, &at.field("seriesExpireAfter"))
+                .unwrap_or(usual.series_expire_after),
             detect_timeout: file.detect_timeout.map_or(usual.detect_timeout, |timeout| timeout.0),
             max_head_bytes: self.head_bytes(file.max_head_bytes, at).unwrap_or(usual.max_head_bytes),
             identity: file.identity.map(|identity| self.identity(identity, &at.field("identity"))),
@@ -249,6 +253,15 @@ impl Reader<'_> {
             self.errors.push(error.hint(format!("from {} to {}", HEAD_BYTES.start(), HEAD_BYTES.end())));
         }
         Some(bytes as usize)
+    }
+
+    fn series(&mut self, after: Option<crate::resource::Duration>, at: &At<'_>) -> Option<Duration> {
+        let after = after?.0;
+        if after < Duration::from_secs(1) {
+            let error = at.error("who scrapes would never see the end of anything");
+            self.errors.push(error.hint("at least `1s`, and longer than the time between two scrapes"));
+        }
+        Some(after)
     }
 
     fn connections(&mut self, most: Option<u32>, at: &At<'_>) -> Option<usize> {

@@ -92,6 +92,7 @@ fn sidecar(config: &SidecarConfig) -> Value {
             "sampling_percent": tracing.sampling_percent,
             "propagation": list(&tracing.propagation, |how| format!("{how:?}").to_lowercase().into()),
         })),
+        "series_expire_after_seconds": seconds(config.series_expire_after),
         "detect_timeout_seconds": seconds(config.detect_timeout),
         "max_head_bytes": config.max_head_bytes,
         "max_connections": config.max_connections,

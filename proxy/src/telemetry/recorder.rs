@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lighter_config::name::ServicePort;
 use metrics::{CounterFn, GaugeFn, HistogramFn, Key, KeyName, Metadata, SharedString};
@@ -24,7 +24,7 @@ use super::rdma::RdmaMetrics;
 use super::route::{RouteKey, RouteMetrics};
 use super::shards::{self, Cells};
 use super::sidecar::Sidecar;
-use super::table::Table;
+use super::table::{self, Table};
 
 /// Everything that is counted in this process.
 #[derive(Default)]
@@ -50,10 +50,11 @@ pub(super) fn recorder() -> &'static Recorder {
     RECORDER.get_or_init(Recorder::default)
 }
 
-/// Makes this the recorder of the `metrics` façade, for `workers` worker threads. To be called before the first mesh is
-/// built; again does no harm.
-pub fn install(workers: usize) {
+/// Makes this the recorder of the `metrics` façade, for `workers` worker threads. What nothing counts for any more is shown
+/// for `idle` longer. To be called before the first mesh is built; again does no harm.
+pub fn install(workers: usize, idle: Duration) {
     shards::set_workers(workers);
+    table::expire_after(idle);
     // Fails where it was installed before; there is only one that it could be.
     let _ = metrics::set_global_recorder(Facade);
 }
@@ -97,6 +98,7 @@ impl Recorder {
             let reading = histogram.buckets.read(&histogram.cells, 0);
             out.histogram(&family, labels(key), histogram.buckets, &reading);
         });
+        out.sample(&EXPIRED, "", table::expired());
         self.sweep(now);
         out.finish()
     }
@@ -219,6 +221,13 @@ impl HistogramFn for Histogram {
         self.buckets.record(self.cells.shard(), 0, value);
     }
 }
+
+static EXPIRED: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_metrics_series_expired",
+    "Groups of series that are shown no more, as what they counted was gone for long enough.",
+);
 
 fn unit(name: &str) -> Unit {
     if name.ends_with("_seconds") {

@@ -2,14 +2,32 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a series that nothing holds any more is still shown, so that the last scrapes see its end and a route that
-/// comes back goes on counting where it was.
-pub(super) const IDLE: Duration = Duration::from_secs(600);
+/// comes back goes on counting where it was. In milliseconds.
+static IDLE: AtomicU64 = AtomicU64::new(600_000);
 
-/// Shared values by key. What nobody holds is removed once it was unheld for [`IDLE`].
+/// How many were removed.
+static EXPIRED: AtomicU64 = AtomicU64::new(0);
+
+/// From now on, a series that nothing holds is shown for so long.
+pub(super) fn expire_after(idle: Duration) {
+    IDLE.store(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX), Relaxed);
+}
+
+/// How many series were removed as nothing held them any more.
+pub(super) fn expired() -> u64 {
+    EXPIRED.load(Relaxed)
+}
+
+fn idle() -> Duration {
+    Duration::from_millis(IDLE.load(Relaxed))
+}
+
+/// Shared values by key. What nobody holds is removed once it was unheld for as long as [`expire_after`] says.
 pub(super) struct Table<K, T> {
     inner: Mutex<Inner<K, T>>,
 }
@@ -43,7 +61,7 @@ impl<K: Eq + Hash, T> Table<K, T> {
         }
     }
 
-    /// Removes what nobody has held since [`IDLE`] before `now`.
+    /// Removes what nobody has held for too long by `now`.
     pub(super) fn sweep(&self, now: Instant) {
         self.lock().sweep(now);
     }
@@ -55,7 +73,7 @@ impl<K: Eq + Hash, T> Table<K, T> {
             return entry.value.clone();
         }
         // Where nobody scrapes, growth itself has to make room.
-        if inner.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= IDLE / 10) {
+        if inner.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= idle() / 10) {
             inner.sweep(now);
         }
         let value = Arc::new(make(&key));
@@ -78,6 +96,7 @@ impl<K, T> Default for Table<K, T> {
 impl<K: Eq + Hash, T> Inner<K, T> {
     fn sweep(&mut self, now: Instant) {
         self.swept = Some(now);
+        let (idle, before) = (idle(), self.entries.len());
         self.entries.retain(|_, entry| {
             // Nobody can begin to hold it meanwhile: a first clone is made under this lock.
             if entry.keep || Arc::strong_count(&entry.value) > 1 {
@@ -85,14 +104,18 @@ impl<K: Eq + Hash, T> Inner<K, T> {
                 return true;
             }
             let since = *entry.unheld_since.get_or_insert(now);
-            now.saturating_duration_since(since) < IDLE
+            now.saturating_duration_since(since) < idle
         });
+        EXPIRED.fetch_add((before - self.entries.len()) as u64, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No test says another time, as all of them share it.
+    const IDLE: Duration = Duration::from_secs(600);
 
     #[test]
     fn a_series_outlives_its_route_for_a_while_and_then_goes() {

@@ -29,7 +29,7 @@ use crate::telemetry::{self, spans};
 pub fn run(start: Start) -> Result<Summary, StartError> {
     limits::raise_descriptors();
     let Start { config, sockets, outside, inside, ready, stop, callers_gone, successor } = start;
-    telemetry::install(config.workers.max(1));
+    telemetry::install(config.workers.max(1), config.series_expire_after);
     if let Some(log) = &config.access_log {
         telemetry::access_log::install(log)?;
     }

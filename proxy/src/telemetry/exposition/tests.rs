@@ -158,7 +158,7 @@ fn a_route_that_nothing_went_through_is_not_shown() {
 
 #[test]
 fn what_the_facade_counts_is_shown_beside_the_rest() {
-    telemetry::install(2);
+    telemetry::install(2, Duration::from_secs(600));
     metrics::describe_counter!("lighter_test_events_total", "Events of a \"test\",\nwith \\ in the text.");
     metrics::counter!("lighter_test_events_total", "kind" => "a \"b\"\n\\").increment(3);
     metrics::counter!("lighter_test_events_total", "kind" => "a \"b\"\n\\").absolute(2);
