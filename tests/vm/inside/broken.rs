@@ -108,11 +108,13 @@ fn killed() {
     });
 }
 
-/// Where there is another one, and what was asked may be asked again, whoever asks sees nothing of it.
+/// Where there is another one, and what was asked may be asked again, whoever asks sees nothing of it, and waits no longer
+/// than for what breaks in the middle of a transfer.
 fn spared() {
     let mesh = Mesh::under(POLICY);
     let (_other, its_endpoint) = mesh.double_reviews(AGAIN);
-    let (is_enough, sent) = (AtomicBool::new(false), pattern(3000, 1));
+    let (is_killed, is_enough) = (AtomicBool::new(false), AtomicBool::new(false));
+    let sent = pattern(3000, 1);
     let listen = mesh.listen.http;
     Near.does(|| {
         std::thread::scope(|scope| {
@@ -121,7 +123,10 @@ fn spared() {
                 while !is_enough.load(Relaxed) {
                     let began = Instant::now();
                     post_comes_back(listen, &sent);
-                    longest = longest.max(began.elapsed());
+                    // Before, the first ones wait for handshakes of TLS, which take this machine a second.
+                    if is_killed.load(Relaxed) {
+                        longest = longest.max(began.elapsed());
+                    }
                 }
                 longest
             };
@@ -136,13 +141,13 @@ fn spared() {
                 wait_until("RDMA carries requests", || mesh.bytes(Near, "rdma") > before + ENOUGH);
             };
             goes_on();
+            is_killed.store(true, Relaxed);
             mesh.reviews.program.signal(Signal::KILL);
             goes_on();
             is_enough.store(true, Relaxed);
-            // For how long those waited that the dead one had is said, and not asserted: in this machine above two seconds.
-            for longest in asking.map(|asking| asking.join().unwrap()) {
-                println!("a request took {} ms at most", longest.as_millis());
-            }
+            let longest = asking.map(|asking| asking.join().unwrap()).into_iter().max().unwrap();
+            println!("a peer that is killed: a request took {} ms at most", longest.as_millis());
+            assert!(longest > Duration::ZERO && longest < LIMIT, "{longest:?}");
         });
     });
 }
