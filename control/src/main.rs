@@ -24,6 +24,7 @@ mod proxy;
 mod registry;
 mod run;
 mod schema;
+mod scrape;
 mod serve;
 mod state;
 mod store;

@@ -1,6 +1,8 @@
-//! A sidecar's `/metrics`, read as any scraper would: the Prometheus text format.
+//! Every sample of a sidecar's `/metrics`, to be asked for.
 
 use std::collections::BTreeMap;
+
+use crate::scrape::{self, Histogram};
 
 /// Every sample of one scrape.
 #[derive(Debug, Default)]
@@ -58,75 +60,18 @@ impl Samples {
     /// The value below which `share` of a histogram's observations lie, by linear interpolation within a bucket.
     /// None where there is no observation. Above the last finite bound it is that bound.
     pub fn quantile(&self, name: &str, labels: &[(&str, &str)], share: f64) -> Option<f64> {
-        let mut buckets = Vec::<(f64, f64)>::new();
+        let mut histogram = Histogram::default();
         for sample in self.with(&format!("{name}_bucket"), labels) {
-            let bound = number(sample.label("le"))?;
-            match buckets.iter_mut().find(|(high, _)| *high == bound) {
-                Some((_, count)) => *count += sample.value,
-                None => buckets.push((bound, sample.value)),
-            }
+            histogram.take(sample.label("le"), sample.value as u64);
         }
-        buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-        let total = buckets.last().map(|(_, count)| *count).filter(|total| *total > 0.0)?;
-        let rank = share * total;
-        let (mut low, mut below) = (0.0, 0.0);
-        for (high, upto) in buckets {
-            if upto >= rank {
-                let within = if upto > below { (rank - below) / (upto - below) } else { 1.0 };
-                return Some(if high.is_finite() { low + (high - low) * within } else { low });
-            }
-            (low, below) = (high, upto);
-        }
-        None
+        histogram.quantile(share)
     }
 }
 
-/// `name{label="value",…} value [timestamp]`.
 fn sample(line: &str) -> Option<Sample> {
-    let end = line.find(['{', ' '])?;
-    let (name, mut rest) = line.split_at(end);
-    let mut labels = BTreeMap::new();
-    if let Some(inside) = rest.strip_prefix('{') {
-        rest = inside;
-        loop {
-            rest = rest.trim_start_matches([',', ' ']);
-            if let Some(after) = rest.strip_prefix('}') {
-                rest = after;
-                break;
-            }
-            let (label, after) = rest.split_once("=\"")?;
-            let (value, after) = quoted(after)?;
-            labels.insert(label.trim().to_owned(), value);
-            rest = after;
-        }
-    }
-    let value = number(rest.split_ascii_whitespace().next()?)?;
-    Some(Sample { name: name.to_owned(), labels, value })
-}
-
-/// A label's value up to its closing quote, and what follows.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return Some((value, &text[at + 1..])),
-            '\\' => value.push(match chars.next()?.1 {
-                'n' => '\n',
-                other => other,
-            }),
-            other => value.push(other),
-        }
-    }
-    None
-}
-
-fn number(text: &str) -> Option<f64> {
-    match text {
-        "+Inf" => Some(f64::INFINITY),
-        "-Inf" => Some(f64::NEG_INFINITY),
-        other => other.parse().ok(),
-    }
+    let read = scrape::sample(line)?;
+    let labels = read.labels.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
+    Some(Sample { name: read.name.to_owned(), labels, value: read.value()? })
 }
 
 #[cfg(test)]

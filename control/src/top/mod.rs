@@ -13,11 +13,9 @@ use reading::Reading;
 use refresh::{Moment, Refresh, Sort, Watch};
 
 mod ask;
-mod histogram;
 mod reading;
 mod refresh;
 mod show;
-mod text;
 
 /// Arguments of `lighter top`.
 #[derive(Debug, clap::Args)]

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::histogram::Histogram;
-use super::text::{Sample, samples};
+use crate::scrape::{Histogram, Sample, samples};
 
 /// One reading.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,9 +18,14 @@ impl Sample<'_> {
         self.labels.iter().find(|(is, _)| *is == name).map_or("", |(_, value)| value)
     }
 
+    /// The value, if it is one: infinite ones are, and so is none (`NaN`).
+    pub fn value(&self) -> Option<f64> {
+        self.value.parse().ok()
+    }
+
     /// The value as a number that is one: neither infinite nor none.
     pub fn real(&self) -> Option<f64> {
-        self.value.parse().ok().filter(|value: &f64| value.is_finite())
+        self.value().filter(|value| value.is_finite())
     }
 
     /// The value as a count. One of many digits keeps them all.
@@ -32,21 +37,28 @@ impl Sample<'_> {
 
 /// The samples whose name is `wanted`. A sidecar has many others, whose labels need not be read.
 pub fn samples<'a>(text: &'a str, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = Sample<'a>> {
-    text.lines().filter_map(move |line| {
-        let line = line.trim_start();
-        let end = line.find(|c: char| c == '{' || c.is_ascii_whitespace())?;
-        let (name, rest) = line.split_at(end);
-        if name.is_empty() || name.starts_with('#') || !wanted(name) {
-            return None;
-        }
-        let (labels, rest) = match rest.strip_prefix('{') {
-            Some(rest) => labels(rest)?,
-            None => (Vec::new(), rest),
-        };
-        // A time may follow.
-        let value = rest.split_ascii_whitespace().next()?;
-        Some(Sample { name, labels, value })
-    })
+    text.lines().filter_map(move |line| read(line, &wanted))
+}
+
+/// The sample on a line.
+pub fn sample(line: &str) -> Option<Sample<'_>> {
+    read(line, |_| true)
+}
+
+fn read(line: &str, wanted: impl Fn(&str) -> bool) -> Option<Sample<'_>> {
+    let line = line.trim_start();
+    let end = line.find(|c: char| c == '{' || c.is_ascii_whitespace())?;
+    let (name, rest) = line.split_at(end);
+    if name.is_empty() || name.starts_with('#') || !wanted(name) {
+        return None;
+    }
+    let (labels, rest) = match rest.strip_prefix('{') {
+        Some(rest) => labels(rest)?,
+        None => (Vec::new(), rest),
+    };
+    // A time may follow.
+    let value = rest.split_ascii_whitespace().next()?;
+    Some(Sample { name, labels, value })
 }
 
 type Labels<'a> = Vec<(&'a str, Cow<'a, str>)>;
