@@ -11,6 +11,9 @@
 
 mod functions;
 mod load;
+#[path = "../../tests/support/ports.rs"]
+#[allow(dead_code)] // It has more than is needed here.
+mod ports;
 #[path = "../../tests/support/root.rs"]
 #[allow(dead_code)] // It has more than is needed here.
 mod root;

@@ -1,13 +1,13 @@
 //! The paths through a whole sidecar, with routing, balancing and metrics.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::ports::free_ports;
 use crate::root::Root;
 use crate::{Case, callgrind, load};
 
@@ -217,19 +217,4 @@ impl Sidecar {
         kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
         self.0.wait().unwrap();
     }
-}
-
-/// Ports that nobody has, each given out once, and below those that the system gives to callers: no connection takes one before
-/// a sidecar listens there.
-fn free_ports<const N: usize>() -> [u16; N] {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    [(); N].map(|()| {
-        loop {
-            let start = (std::process::id() as u16).wrapping_mul(131);
-            let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 22_000;
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return port;
-            }
-        }
-    })
 }

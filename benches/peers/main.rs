@@ -19,6 +19,9 @@ mod http1;
 mod measure;
 mod moving;
 mod options;
+#[path = "../../tests/support/ports.rs"]
+#[allow(dead_code)] // It has more than is needed here.
+mod ports;
 mod profile;
 mod proxies;
 mod report;

@@ -4,15 +4,14 @@
 mod config;
 mod pairs;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::measure::{self, Cpu};
 use crate::moving::About;
 use crate::options::Options;
+use crate::ports::free_ports;
 use crate::{Part, Scenario, grpc, http1, stream};
 use config::Place;
 use pairs::Ends;
@@ -296,19 +295,4 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
     let path = folder.join(name);
     std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(path)
-}
-
-/// Ports that nobody has, each given out once, and below those that the system gives to callers: no connection takes one before
-/// a proxy listens there.
-fn free_ports<const N: usize>() -> [u16; N] {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    std::array::from_fn(|_| {
-        loop {
-            let start = (std::process::id() as u16).wrapping_mul(131);
-            let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 22_000;
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return port;
-            }
-        }
-    })
 }

@@ -14,6 +14,7 @@ pub mod envoy;
 pub mod example;
 pub mod http2;
 pub mod metrics;
+pub mod ports;
 pub mod process;
 pub mod raw;
 pub mod root;

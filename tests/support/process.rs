@@ -1,15 +1,15 @@
 //! Processes that a test starts, and ends by their own number.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
+pub use super::ports::free_port;
 use super::{PATIENCE, wait_until};
 
 /// Copies a program to where another user can run it. By a process of its own: were the copy open for writing in this
@@ -175,19 +175,6 @@ pub fn python(modules: &str) -> Result<PathBuf, String> {
     match has {
         Ok(status) if status.success() => Ok(python),
         _ => Err(format!("Python has not all of {modules}")),
-    }
-}
-
-/// A port that nobody listens on, below those that the system gives to callers, so that no call can take it.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let start = (std::process::id() as u16).wrapping_mul(131);
-        let port = 10_000 + start.wrapping_add(step) % 22_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 
