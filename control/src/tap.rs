@@ -71,7 +71,8 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
 
 async fn tap(args: &Args) -> miette::Result<Exit> {
     let mut left = args.count;
-    let mut body = pin!(tokio::time::timeout(PATIENCE, open(args)).await.map_err(|_| silent(args))??);
+    let opened = tokio::time::timeout(PATIENCE, open(args)).await;
+    let mut body = pin!(opened.map_err(|_| away(args, &"it did not answer in time"))??);
     let mut unread = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| away(args, &error))?;
@@ -202,10 +203,6 @@ fn away(args: &Args, error: &dyn std::fmt::Display) -> Report {
         "the sidecar at {} cannot be tapped: {error}",
         args.admin
     )
-}
-
-fn silent(args: &Args) -> Report {
-    away(args, &"it did not answer in time")
 }
 
 #[cfg(test)]

@@ -191,9 +191,7 @@ impl Rules {
         tries.called += 1;
         Verdict::Again(pause, came.condition())
     }
-}
 
-impl Rules {
     /// Whether what came calls for another try by itself. An answer only does where no policy says which ones do.
     fn is_safe(&self, came: Came, method: &[u8]) -> bool {
         match came {

@@ -176,28 +176,12 @@ fn describe() {
 impl Filter {
     /// The filter that these say, each with its value. What is said twice holds as it is said last.
     pub(crate) fn parse(mut said: HashMap<String, String>) -> Result<Self, FilterError> {
-        let direction = match said.remove("direction") {
-            None => None,
-            Some(value) => {
-                let known = Direction::ALL.into_iter().find(|direction| direction.label() == value);
-                let expected = "`outbound` or `inbound`";
-                Some(known.ok_or(FilterError::Value { name: "direction", value, expected })?)
-            }
-        };
-        let status = match said.remove("status") {
-            None => None,
-            Some(value) => {
-                let expected = "a status such as `503`, or a class such as `5xx`";
-                Some(Status::parse(&value).ok_or(FilterError::Value { name: "status", value, expected })?)
-            }
-        };
-        let failed = match said.remove("failed") {
-            None => false,
-            Some(value) => {
-                let expected = "`true` or `false`";
-                value.parse().map_err(|_| FilterError::Value { name: "failed", value, expected })?
-            }
-        };
+        let direction = read(&mut said, "direction", "`outbound` or `inbound`", |value| {
+            Direction::ALL.into_iter().find(|direction| direction.label() == value)
+        })?;
+        let status =
+            read(&mut said, "status", "a status such as `503`, or a class such as `5xx`", Status::parse)?;
+        let failed = read(&mut said, "failed", "`true` or `false`", |value| value.parse().ok())?;
         let filter = Filter {
             direction,
             service: said.remove("service"),
@@ -207,7 +191,7 @@ impl Filter {
             authority: said.remove("authority"),
             caller: said.remove("caller"),
             status,
-            failed,
+            failed: failed.unwrap_or(false),
         };
         match said.into_keys().next() {
             Some(name) => Err(FilterError::Unknown(name)),
@@ -235,6 +219,20 @@ impl Filter {
             && holds(self.caller.as_deref(), |caller| record.caller.starts_with(caller))
             && holds(self.status.as_ref(), |status| status.is(record.status))
             && (!self.failed || record.cause.is_some() || record.status >= 500)
+    }
+}
+
+/// What is said by this name, if anything is.
+fn read<T>(
+    said: &mut HashMap<String, String>,
+    name: &'static str,
+    expected: &'static str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, FilterError> {
+    let Some(value) = said.remove(name) else { return Ok(None) };
+    match read(&value) {
+        Some(meant) => Ok(Some(meant)),
+        None => Err(FilterError::Value { name, value, expected }),
     }
 }
 
