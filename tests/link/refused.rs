@@ -1,6 +1,5 @@
 //! Who is refused, on either side, and that nothing falls back to plain text.
 
-use std::net::TcpStream;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -185,9 +184,7 @@ fn strict_workloads_refuse() {
 fn opaque_bytes_never_go_out() {
     let (root, app) = (Root::new(), Upstream::answering("never"));
     let (web, listen) = caller(&reviews("tcp", app.address, REVIEWS), &root.identity(WEB));
-    // The refusal may come before the connection is seen to stand.
-    if let Ok(stream) = TcpStream::connect(listen) {
-        let mut peer = Peer::over(stream);
+    if let Some(mut peer) = Peer::connect_where_taken(listen) {
         peer.try_send("secret");
         assert_eq!(peer.rest(), b"");
     }

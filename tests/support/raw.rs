@@ -38,6 +38,15 @@ impl Peer {
         Self::over(stream)
     }
 
+    /// None where the other side resets the connection before it is seen to stand.
+    pub fn connect_where_taken(address: SocketAddr) -> Option<Self> {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => Some(Self::over(stream)),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("connecting to {address}: {error}"),
+        }
+    }
+
     pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
