@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::epoll::{Poller, connect};
@@ -30,12 +31,12 @@ pub fn closed_loop(port: u16, path: &str, connections: usize, time: Duration) ->
             generator.send(at, Instant::now());
         }
     }
-    generator.answers(start).load(|_| true)
+    generator.answers(start).load()
 }
 
 /// Sends `rate` requests a second, whatever the answers do. Latency counts from when a request was due.
 pub fn fixed_rate(port: u16, path: &str, connections: usize, rate: u32, time: Duration) -> Load {
-    paced(port, path, connections, rate, time).load(|_| true)
+    paced(port, path, connections, rate, time).load()
 }
 
 /// The same, for whoever wants to know of some of the requests only.
@@ -99,11 +100,14 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// All of it, with the latencies of those only that were due when `counts` says so.
-    pub fn load(self, counts: impl Fn(Instant) -> bool) -> Load {
+    fn load(self) -> Load {
         let units = self.all.len() as f64;
-        let counted = self.all.into_iter().filter(|(due, _)| counts(*due));
-        Load { units, time: self.time, latencies: counted.map(|(_, nanos)| nanos).collect() }
+        Load { units, time: self.time, latencies: self.all.into_iter().map(|(_, nanos)| nanos).collect() }
+    }
+
+    /// The latencies, in nanoseconds, of those that were due within a time.
+    pub fn due(&self, within: Range<Instant>) -> Vec<u32> {
+        self.all.iter().filter(|(due, _)| within.contains(due)).map(|(_, nanos)| *nanos).collect()
     }
 }
 

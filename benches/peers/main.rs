@@ -128,22 +128,13 @@ impl Scenario {
         }
     }
 
-    /// Whether `proxy` is to carry it: some are there only to show what a change of the wire does to latency.
-    fn is_for(self, proxy: &Proxy) -> bool {
-        self.is_paced() || proxy.watched().is_none()
-    }
-
     fn load(self, proxy: &Proxy, time: Duration) -> measure::Load {
-        match (self, proxy.watched()) {
-            (Scenario::Small, _) => http1::closed_loop(proxy.ports.http, "/small", 64, time),
-            (Scenario::Large, _) => http1::closed_loop(proxy.ports.http, "/large", 64, time),
-            (Scenario::Grpc, _) => grpc::closed_loop(proxy.ports.grpc, 8, 16, time),
-            (Scenario::Tcp, _) => stream::read(proxy.ports.tcp, 4, time),
-            (Scenario::Fixed, Some((admin, about))) => {
-                let times = (time.as_secs_f64() / EACH_CHANGE.as_secs_f64()).ceil() as u32;
-                moving::load(proxy.ports.http, admin, about, times)
-            }
-            (Scenario::Fixed, None) => http1::fixed_rate(proxy.ports.http, "/small", 64, 1000, time * 2),
+        match self {
+            Scenario::Small => http1::closed_loop(proxy.ports.http, "/small", 64, time),
+            Scenario::Large => http1::closed_loop(proxy.ports.http, "/large", 64, time),
+            Scenario::Grpc => grpc::closed_loop(proxy.ports.grpc, 8, 16, time),
+            Scenario::Tcp => stream::read(proxy.ports.tcp, 4, time),
+            Scenario::Fixed => http1::fixed_rate(proxy.ports.http, "/small", 64, 1000, time * 2),
         }
     }
 }
@@ -187,9 +178,7 @@ fn run<'a>(
     let mut samples = vec![vec![Vec::<Sample>::new(); proxies.len()]; scenarios.len()];
     for round in 0..options.rounds {
         for (scenario, row) in scenarios.iter().zip(&mut samples) {
-            for (proxy, cell) in
-                proxies.iter().zip(row.iter_mut()).filter(|(proxy, _)| scenario.is_for(proxy))
-            {
+            for (proxy, cell) in proxies.iter().zip(row.iter_mut()) {
                 warm_up(*scenario, proxy, options.time / 5);
                 let before = proxy.cpu();
                 let load = scenario.load(proxy, options.time);
@@ -200,7 +189,13 @@ fn run<'a>(
             }
         }
     }
-    Report { options, part, proxies, samples, memory, missing }
+    let moved = (part == Part::Links && scenarios.contains(&Scenario::Fixed)).then_some(options.changes);
+    let changes = moved.filter(|times| *times > 0).and_then(|times| {
+        let proxy = proxies.iter().find(|proxy| proxy.name == proxies::MOVES)?;
+        warm_up(Scenario::Small, proxy, options.time / 5);
+        moving::measure(proxy, times)
+    });
+    Report { options, part, proxies, samples, changes, memory, missing }
 }
 
 /// Starts the proxies of a part, shows where their time goes, and ends them.
@@ -209,7 +204,7 @@ fn profile(part: Part, upstreams: &Upstreams, options: &Options, [ours, theirs]:
     let (proxies, _) = proxies::start_all(part, upstreams, options);
     measure::run_on(ours);
     for scenario in options.scenarios_of(part) {
-        let those = proxies.iter().filter(|proxy| !proxy.is_direct() && proxy.watched().is_none());
+        let those = proxies.iter().filter(|proxy| !proxy.is_direct());
         let found: Vec<_> =
             those.map(|proxy| (proxy.name, profile::take(scenario, proxy, options.time))).collect();
         println!("{}", profile::table(scenario, &found));
@@ -221,13 +216,9 @@ fn profile(part: Part, upstreams: &Upstreams, options: &Options, [ours, theirs]:
 fn warm_up(scenario: Scenario, proxy: &Proxy, time: Duration) {
     let mut done = 0.0;
     for _ in 0..10 {
-        let load = if proxy.watched().is_some() { Scenario::Small } else { scenario };
-        done += load.load(proxy, time).units;
+        done += scenario.load(proxy, time).units;
         if done >= 500.0 {
             break;
         }
     }
 }
-
-/// Links change their wire once for so much of a measurement's time, as they rest longer than a short one takes.
-const EACH_CHANGE: Duration = Duration::from_millis(400);

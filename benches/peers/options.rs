@@ -9,10 +9,11 @@ const USAGE: &str = "\
 cargo bench --bench peers -- [OPTIONS]
   --rounds N        rounds, each through every proxy (default 5)
   --seconds S       time of one measurement (default 2)
+  --changes N       changes of a link's wire about which requests count (default 5)
   --idle N          idle connections for the memory per connection (default 5000)
   --parts A,B       only these: plain mtls links
   --only A,B        only these: direct lighter lighter-pair lighter-link lighter-shm
-                    lighter-still lighter-upgrade lighter-fallback haproxy nginx envoy
+                    haproxy nginx envoy
   --scenarios A,B   only these: http1-small http1-64k http2-grpc tcp http1-1000rps
   --json FILE       writes every number to FILE as well
   --profile         shows where the time of each goes instead: system calls (needs strace) and functions (needs perf)
@@ -23,6 +24,7 @@ Environment: LIGHTER, HAPROXY, NGINX, ENVOY name other binaries.";
 pub struct Options {
     pub rounds: usize,
     pub time: Duration,
+    pub changes: u32,
     pub idle: usize,
     pub parts: Vec<Part>,
     pub only: Option<Vec<String>>,
@@ -38,6 +40,7 @@ impl Options {
         let mut options = Options {
             rounds: 5,
             time: Duration::from_secs(2),
+            changes: 5,
             idle: 5000,
             parts: Part::ALL.to_vec(),
             only: None,
@@ -52,6 +55,7 @@ impl Options {
             match arg.as_str() {
                 "--rounds" => options.rounds = number(&value()).max(1.0) as usize,
                 "--seconds" => options.time = Duration::from_secs_f64(number(&value()).max(0.1)),
+                "--changes" => options.changes = number(&value()) as u32,
                 "--idle" => options.idle = number(&value()) as usize,
                 "--parts" => options.parts = value().split(',').map(part).collect(),
                 "--only" => options.only = Some(value().split(',').map(str::to_owned).collect()),

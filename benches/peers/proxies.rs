@@ -9,12 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::measure::{self, Cpu};
-use crate::moving::About;
 use crate::options::Options;
 use crate::ports::free_ports;
 use crate::{Part, Scenario, grpc, http1, stream};
 use config::Place;
 use pairs::Ends;
+pub use pairs::MOVES;
 
 /// The ports of an upstream, or of a proxy before it.
 #[derive(Clone, Copy, Debug)]
@@ -80,12 +80,6 @@ impl Proxy {
     /// Resident memory in KiB, of all its processes.
     pub fn resident(&self) -> f64 {
         self.children.iter().map(|child| measure::resident(child.id())).sum()
-    }
-
-    /// Where only those requests count that are due about something that its links do: its admin, and what.
-    pub fn watched(&self) -> Option<(u16, About)> {
-        let about = pairs::WATCHED.iter().find(|(name, _)| *name == self.name)?.1;
-        Some((self.ports.admin?, about))
     }
 
     pub fn is_direct(&self) -> bool {

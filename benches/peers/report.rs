@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use crate::measure::{Memory, Sample};
+use crate::moving::Changes;
 use crate::options::Options;
 use crate::proxies::Proxy;
 use crate::{Part, Scenario};
@@ -16,6 +17,8 @@ pub struct Report<'a> {
     pub proxies: Vec<Proxy>,
     /// By scenario and proxy, one of each round.
     pub samples: Vec<Vec<Vec<Sample>>>,
+    /// What requests met while a link changed its wire.
+    pub changes: Option<Changes>,
     pub memory: Vec<Memory>,
     /// Why somebody takes no part.
     pub missing: Vec<String>,
@@ -39,6 +42,7 @@ impl Report<'_> {
         for (scenario, row) in self.options.scenarios_of(self.part).zip(&self.samples) {
             self.table(&mut text, scenario, row);
         }
+        text += &self.changes.as_ref().map(Changes::markdown).unwrap_or_default();
         let _ = write!(
             text,
             "\n**Resident memory**\n\n| | idle MiB | KiB per idle connection ({}) |\n|---|--:|--:|\n",
@@ -76,7 +80,7 @@ impl Report<'_> {
             Some(Sample::median(&row[at]).cpu)
         });
         let yardsticks: Vec<_> = yardsticks.collect();
-        for (proxy, samples) in self.proxies.iter().zip(row).filter(|(proxy, _)| scenario.is_for(proxy)) {
+        for (proxy, samples) in self.proxies.iter().zip(row) {
             let shown =
                 if scenario.is_paced() { Sample::median_of_quiet(samples) } else { Sample::median(samples) };
             let latency = |micros: f64| if micros > 0.0 { format!("{micros:.0}") } else { "–".into() };
@@ -118,6 +122,7 @@ impl Report<'_> {
             "versions": versions,
             "scenarios": scenarios,
             "memory": memory,
+            "changes": self.changes.as_ref().map(Changes::json),
             "left_out": self.missing,
         })
     }
@@ -140,10 +145,6 @@ pub fn json(options: &Options, parts: Map<String, Value>) -> String {
 }
 
 fn cell(samples: &[Sample]) -> Value {
-    if samples.is_empty() {
-        // A load that is not for it.
-        return Value::Null;
-    }
     let best = Sample::median_of_quiet(samples);
     json!({
         "median": sample(&Sample::median(samples)),

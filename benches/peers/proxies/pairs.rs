@@ -6,7 +6,6 @@ use std::process::Command;
 
 use super::config::{self, Place, Proof};
 use super::{Ports, Start, Started, Upstreams, free_ports, lighter_version, sidecar};
-use crate::moving::About;
 use crate::root::Root;
 
 /// Those that take part.
@@ -20,21 +19,11 @@ pub const ALL: [(&str, Start); 6] = [
 ];
 
 /// Pairs of Lighter alone, with links that have one wire each.
-pub const WIRES: [(&str, Start); 6] = [
-    ("direct", super::direct),
-    ("lighter-link", tcp_link),
-    ("lighter-shm", shm_link),
-    ("lighter-still", shm_link),
-    ("lighter-upgrade", shm_link),
-    ("lighter-fallback", shm_link),
-];
+pub const WIRES: [(&str, Start); 3] =
+    [("direct", super::direct), ("lighter-link", tcp_link), (MOVES, shm_link)];
 
-/// The pairs whose links go to and fro between both, and the one beside which that is seen.
-pub const WATCHED: [(&str, About); 3] = [
-    ("lighter-still", About::Nothing),
-    ("lighter-upgrade", About::Upgrade),
-    ("lighter-fallback", About::Fallback),
-];
+/// The pair whose links can change their wire.
+pub const MOVES: &str = "lighter-shm";
 
 /// Who the two ends of a pair are, with keys of one kind: ECDSA over P-256.
 pub struct Ends {
