@@ -116,8 +116,8 @@ impl Peer {
     /// The next `count` bytes, fewer if the connection ends first.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.unread.len() < count && self.more() > 0 {}
-        let count = count.min(self.unread.len());
-        self.unread.drain(..count).collect()
+        let rest = self.unread.split_off(count.min(self.unread.len()));
+        std::mem::replace(&mut self.unread, rest)
     }
 
     /// Reads and throws away `count` bytes; gives how many came.
