@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::directory::{Directory, is_door};
 use super::memory::Shared;
@@ -81,7 +81,7 @@ impl Door {
                 Err(error) => {
                     // There is no descriptor: then a pause gives others time to close.
                     tracing::warn!(%error, "the door for shared memory cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
@@ -116,10 +116,13 @@ impl Door {
         let ours = tokens.ours;
         in_time(async move {
             let socket = handed.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            pause().await;
             let socket = UnixStream::from_std(socket)?;
             let (mut memory, descriptor) = Shared::make(ring_bytes)?;
+            pause().await;
             give(&socket, &ours, &descriptor)?;
             drop(descriptor);
+            pause().await;
             prove(&mut memory, &socket, Side::Maker).await?;
             Ok(ShmWire::new(memory, socket, Side::Maker))
         })
@@ -137,11 +140,14 @@ impl Door {
             return Err(AttachFault::Name);
         }
         in_time(async {
+            pause().await;
             let mut socket = UnixStream::connect(self.directory.reach(name)).await?;
             socket.write_all(&tokens.ours).await?;
             let descriptor = take(&socket, &tokens.theirs).await?;
+            pause().await;
             let mut memory = Shared::take(&descriptor, ring_bytes)?;
             drop(descriptor);
+            pause().await;
             prove(&mut memory, &socket, Side::Taker).await?;
             Ok(ShmWire::new(memory, socket, Side::Taker))
         })
@@ -239,9 +245,18 @@ pub(super) async fn take(socket: &UnixStream, token: &Token) -> Result<OwnedFd, 
     }
 }
 
+/// Between two pieces of what a meeting takes, each some ten microseconds of a worker's time: requests in flight, which use
+/// both workers several times, wait for one of them and not for all.
+pub(super) async fn pause() {
+    sleep(PAUSE).await;
+}
+
 async fn in_time<T>(attached: impl Future<Output = Result<T, AttachFault>>) -> Result<T, AttachFault> {
     timeout(ATTACH_LIMIT, attached).await.unwrap_or(Err(AttachFault::TimedOut))
 }
+
+/// How long requests have a worker to themselves: several times what one takes.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Guests whose tokens are awaited at the same time.
 const MOST_GUESTS: usize = 64;

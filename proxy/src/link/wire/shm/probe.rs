@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::net::UnixStream;
 
 use super::AttachFault;
+use super::door::pause;
 use super::memory::Shared;
 use super::wire::ring_bell;
 use crate::link::wire::ring::Side;
@@ -28,7 +29,13 @@ pub(super) async fn prove(memory: &mut Shared, socket: &UnixStream, side: Side) 
         match back {
             Some(back) if back == probe && echoed => return Ok(()),
             Some(_) => return Err(AttachFault::Probe),
-            None => await_bell(socket).await?,
+            None => {
+                await_bell(socket).await?;
+                // Whoever was echoed may go over at once, and what it writes waits for this side.
+                if !echoed {
+                    pause().await;
+                }
+            }
         }
     }
 }
