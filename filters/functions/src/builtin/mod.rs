@@ -1,0 +1,233 @@
+//! A device whose functions are compiled in.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::device::{
+    Dataset, Description, Device, Entry, FunctionId, FunctionInfo, FunctionState, Out, Outcome, Request,
+    Setup,
+};
+use crate::media::Media;
+use crate::meter::Meter;
+use crate::query::Query;
+use crate::status::{Fault, Status};
+
+mod aggregate;
+mod checksum;
+mod compress;
+mod crc32c;
+mod scan;
+
+/// The names of the functions, in the order of [`Device::discover`].
+pub const FUNCTIONS: [&str; 6] = ["scan", "filter", "project", "aggregate", "checksum", "compress"];
+
+/// Runs that the log remembers.
+const LOGGED: usize = 256;
+
+/// Runs a function: reads what is asked for, and gives the result.
+type Run = fn(&Dataset, Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>;
+
+struct Function {
+    name: &'static str,
+    /// The parameters that it knows.
+    knows: &'static [&'static str],
+    run: Run,
+}
+
+/// A device with the built-in functions.
+pub struct Builtins {
+    setup: Setup,
+    media: Option<Arc<Media>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    loaded: HashMap<FunctionId, Loaded>,
+    last: u32,
+    ended: u64,
+    log: VecDeque<Entry>,
+}
+
+struct Loaded {
+    function: &'static Function,
+    is_active: bool,
+    /// Runs under way.
+    runs: usize,
+}
+
+impl Builtins {
+    /// A device on which nothing is loaded yet.
+    pub fn new(setup: Setup) -> Self {
+        let media = setup.media_bytes_per_second.map(|rate| Arc::new(Media::new(rate)));
+        Builtins { setup, media, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The dataset of this name, if it is here at the version that is asked for.
+    fn dataset(&self, asked: &str) -> Result<&Dataset, Fault> {
+        let (name, version) = asked.split_once('@').map_or((asked, None), |(name, at)| (name, Some(at)));
+        let found = self.setup.datasets.iter().find(|dataset| dataset.name == name);
+        let Some(found) = found else {
+            let name = name.escape_debug();
+            return Err(Fault::new(Status::NoSuchEntityExists, format!("there is no dataset `{name}`")));
+        };
+        match version {
+            Some(version) if version != found.version => Err(Fault::new(
+                Status::EntityNotOnDevice,
+                format!("`{name}` is here at version `{}`, not `{}`", found.version, version.escape_debug()),
+            )),
+            _ => Ok(found),
+        }
+    }
+
+    /// Counts a run in, if the function is active.
+    fn enter(&self, name: &str) -> Result<(FunctionId, &'static Function), Fault> {
+        let mut state = self.state();
+        let found = state.loaded.iter_mut().find(|(_, loaded)| loaded.function.name == name);
+        match found {
+            Some((id, loaded)) if loaded.is_active => {
+                loaded.runs += 1;
+                Ok((*id, loaded.function))
+            }
+            Some(_) => Err(Fault::new(Status::InvalidFunction, format!("`{name}` is not active"))),
+            None if FUNCTIONS.contains(&name) => {
+                Err(Fault::new(Status::InvalidFunction, format!("`{name}` is not active on this device")))
+            }
+            None => {
+                let name = name.escape_debug();
+                Err(Fault::new(Status::InvalidFunctionName, format!("there is no function `{name}`")))
+            }
+        }
+    }
+
+    fn leave(&self, id: FunctionId) {
+        if let Some(loaded) = self.state().loaded.get_mut(&id) {
+            loaded.runs -= 1;
+        }
+    }
+
+    fn run_counted(&self, request: &Request<'_>, meter: &Arc<Meter>, out: &mut dyn Out) -> Result<(), Fault> {
+        let (id, function) = self.enter(request.function)?;
+        // A fault of ours ends this run, and no other one.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let dataset = self.dataset(request.dataset)?;
+            let query = Query::parse(request.parameters, function.knows)?;
+            (function.run)(dataset, query, meter, out)
+        }));
+        self.leave(id);
+        ended.unwrap_or_else(|_| Err(Fault::new(Status::FatalError, "a fault of the function itself")))
+    }
+}
+
+impl Device for Builtins {
+    fn discover(&self) -> Description {
+        let state = self.state();
+        let info = |function: &Function| {
+            let found = state.loaded.iter().find(|(_, loaded)| loaded.function.name == function.name);
+            FunctionInfo {
+                name: function.name,
+                id: found.map(|(id, _)| *id),
+                state: match found {
+                    None => FunctionState::Available,
+                    Some((_, loaded)) if loaded.is_active => FunctionState::Active,
+                    Some(_) => FunctionState::Loaded,
+                },
+            }
+        };
+        let dataset = |dataset: &Dataset| (dataset.name.clone(), dataset.version.clone(), dataset.format);
+        Description {
+            class: self.setup.class,
+            functions: TABLE.iter().map(info).collect(),
+            datasets: self.setup.datasets.iter().map(dataset).collect(),
+            limits: self.setup.limits,
+            media_bytes_per_second: self.setup.media_bytes_per_second,
+        }
+    }
+
+    fn load(&self, name: &str) -> Result<FunctionId, Fault> {
+        let Some(function) = TABLE.iter().find(|function| function.name == name) else {
+            let name = name.escape_debug();
+            return Err(Fault::new(Status::InvalidFunctionName, format!("there is no function `{name}`")));
+        };
+        let mut state = self.state();
+        if state.loaded.values().any(|loaded| loaded.function.name == name) {
+            return Err(Fault::new(Status::HandleInUse, format!("`{name}` is loaded already")));
+        }
+        let Some(next) = state.last.checked_add(1) else {
+            return Err(Fault::new(Status::LoadError, "too many functions were loaded"));
+        };
+        state.last = next;
+        state.loaded.insert(FunctionId(next), Loaded { function, is_active: false, runs: 0 });
+        Ok(FunctionId(next))
+    }
+
+    fn activate(&self, function: FunctionId) -> Result<(), Fault> {
+        let mut state = self.state();
+        let loaded = state.loaded.get_mut(&function).ok_or_else(|| unknown(function))?;
+        loaded.is_active = true;
+        Ok(())
+    }
+
+    fn run(&self, request: &Request<'_>, out: &mut dyn Out) -> Outcome {
+        let meter = Meter::new(self.setup.limits, self.media.clone(), out.watch(), Instant::now());
+        let ended = self.run_counted(request, &meter, out);
+        let outcome = Outcome { fault: ended.err(), usage: meter.usage() };
+        let mut state = self.state();
+        if state.log.len() == LOGGED {
+            state.log.pop_front();
+        }
+        let entry = Entry {
+            number: state.ended,
+            function: cut(request.function),
+            dataset: cut(request.dataset),
+            status: outcome.status().name(),
+            message: outcome.fault.as_ref().map(|fault| fault.message.clone()).unwrap_or_default(),
+            usage: outcome.usage,
+        };
+        state.log.push_back(entry);
+        state.ended += 1;
+        outcome
+    }
+
+    fn unload(&self, function: FunctionId) -> Result<(), Fault> {
+        let mut state = self.state();
+        match state.loaded.get(&function) {
+            None => Err(unknown(function)),
+            Some(loaded) if loaded.runs > 0 => {
+                Err(Fault::new(Status::HandleInUse, format!("`{}` runs", loaded.function.name)))
+            }
+            Some(_) => {
+                state.loaded.remove(&function);
+                Ok(())
+            }
+        }
+    }
+
+    fn log(&self) -> Vec<Entry> {
+        self.state().log.iter().cloned().collect()
+    }
+}
+
+fn unknown(function: FunctionId) -> Fault {
+    Fault::new(Status::InvalidId, format!("no function is loaded under {}", function.0))
+}
+
+/// What a request says, as far as it is worth remembering.
+fn cut(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
+static TABLE: [Function; 6] = [
+    Function { name: "scan", knows: &["where", "select", "format", "limit"], run: scan::scan },
+    Function { name: "filter", knows: &["where", "format", "limit"], run: scan::filter },
+    Function { name: "project", knows: &["select", "format", "limit"], run: scan::project },
+    Function { name: "aggregate", knows: &["where", "compute", "by", "format"], run: aggregate::aggregate },
+    Function { name: "checksum", knows: &["algorithm", "format"], run: checksum::checksum },
+    Function { name: "compress", knows: &["codec"], run: compress::compress },
+];
