@@ -11,10 +11,12 @@ use crate::identity::JoinToken;
 use crate::probe::Probe;
 use crate::snapshot::{Locality, Protocol};
 
+mod device;
 pub(crate) mod file;
 mod guard;
 mod read;
 
+pub use device::{BuiltIn, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig, DeviceLimits};
 pub use guard::GuardConfig;
 pub use read::is_host_and_port;
 
@@ -82,6 +84,8 @@ pub struct SidecarConfig {
     pub max_ring_bytes: u64,
     /// What is asked of clients, and what is done when memory runs short.
     pub guard: GuardConfig,
+    /// The functions that this sidecar runs near data, as an application of its own. None: it runs none.
+    pub device: Option<DeviceConfig>,
 }
 
 /// `identity: {certificate: FILE, key: FILE, bundle: FILE}`: PEM files, read again when they change.

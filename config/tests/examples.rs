@@ -76,6 +76,16 @@ fn the_example_of_a_sidecar_file_is_read() {
 }
 
 #[test]
+fn the_example_of_a_device_is_read() {
+    let config = SidecarConfig::read(&examples().join("device.yaml")).unwrap();
+    let device = config.device.unwrap();
+    assert_eq!((device.datasets.len(), device.limits.runs), (1, 2));
+    assert!(device.datasets[0].path.is_file());
+    let value = documents(&examples().join("device.yaml")).remove(0);
+    assert!(validator("SidecarConfig").is_valid(&value));
+}
+
+#[test]
 fn the_example_of_a_control_planes_file_is_read() {
     let config = ControlConfig::read(&examples().join("control.yaml")).unwrap();
     assert_eq!(config.trust_domain, "bookshop.example");
@@ -121,6 +131,11 @@ fn schemas_refuse_what_the_loader_refuses() {
             "apiVersion": "mesh.lighter.dev/v1", "kind": "LinkPolicy", "metadata": { "name": "links" }, "spec": spec
         })
     };
+    let device = |more: Value| {
+        let mut device = json!({ "class": "csd", "listen": "127.0.0.1:9300", "datasets": [] });
+        device.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "service": "a", "inbound": [{ "listen": "127.0.0.1:80", "app": "127.0.0.1:9300" }], "device": device })
+    };
     let cases = [
         ("Service", service(json!({ "ports": [{ "port": 80 }] })), true),
         ("Service", service(json!({ "ports": [{ "port": 80, "appProtocol": "kubernetes.io/h2c" }] })), true),
@@ -147,6 +162,13 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("SidecarConfig", json!({ "control": { "plaintext": true } }), false),
         ("SidecarConfig", json!({ "intercept": { "outbound": false } }), true),
         ("SidecarConfig", json!({ "accessLog": { "format": "xml" } }), false),
+        ("SidecarConfig", device(json!({})), true),
+        ("SidecarConfig", device(json!({ "functions": ["scan", "checksum"] })), true),
+        ("SidecarConfig", device(json!({ "functions": ["sort"] })), false),
+        ("SidecarConfig", device(json!({ "class": "fpga" })), false),
+        ("SidecarConfig", device(json!({ "limits": { "runs": 0 } })), false),
+        ("SidecarConfig", device(json!({ "limits": { "memoryBytes": 1 } })), false),
+        ("SidecarConfig", device(json!({ "datasets": [{ "name": "a" }] })), false),
     ];
     for (kind, value, good) in cases {
         assert_eq!(validator(kind).is_valid(&value), good, "{kind} {value}");

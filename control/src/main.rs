@@ -15,6 +15,7 @@ mod client;
 mod completions;
 mod demo;
 mod exit;
+mod functions;
 mod index;
 mod inject;
 mod metrics;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lighter_config::sidecar::SidecarConfig;
 
+use crate::device::MakeHost;
 use crate::dial::Here;
 use crate::handover::Taken;
 use crate::telemetry::logging;
@@ -31,8 +32,8 @@ pub struct Args {
 /// Runs the sidecar until it has drained. Faults are written to standard error.
 ///
 /// Returns the exit status: 0 drained (the log says what was cut at the deadline), 1 it could not start, 2 the command
-/// line is faulty, 70 a fault of this program.
-pub fn execute(args: &Args) -> u8 {
+/// line is faulty, 70 a fault of this program. `functions` makes what a `device` runs; without it there can be none.
+pub fn execute(args: &Args, functions: Option<MakeHost>) -> u8 {
     if let Err(error) = logging::install(&args.log, args.log_json) {
         eprintln!("lighter: --log: {error}");
         return 2;
@@ -70,6 +71,7 @@ pub fn execute(args: &Args) -> u8 {
         stop: None,
         callers_gone: None,
         successor: None,
+        functions,
     };
     match worker::run(start) {
         Ok(_) => 0,

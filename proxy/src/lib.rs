@@ -12,6 +12,7 @@ mod channel;
 pub mod command;
 pub mod connect;
 pub mod detect;
+pub mod device;
 pub mod dial;
 pub mod discover;
 pub mod drain;

@@ -15,6 +15,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::device::MakeHost;
 use crate::dial::SocketFactory;
 use crate::discover::Discover;
 use crate::drain::{Connections, Kinds, Phase};
@@ -156,6 +157,8 @@ pub struct Start {
     /// Called when the admin port is asked for another process in this one's place: whoever can start one does, and gives
     /// it the other end of the channel of an [`Ask::GiveWay`].
     pub successor: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Makes what runs functions, if the configuration has a `device`. None: this program has no functions.
+    pub functions: Option<MakeHost>,
 }
 
 /// What a sidecar can be asked by whoever started it.
@@ -208,6 +211,9 @@ pub enum StartError {
     /// A resource file is faulty, or the sidecar's own file asks for what cannot be.
     #[error("{0}")]
     Config(String),
+    /// The functions of a `device` cannot be run.
+    #[error("device: {0}")]
+    Device(String),
     /// A socket could not be made.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -358,6 +364,12 @@ impl Shared {
     /// The Service that this workload is an instance of.
     pub fn service(&self) -> Option<&ServiceName> {
         self.service.as_ref()
+    }
+
+    /// Whether functions of this very process are asked at `address`.
+    #[inline]
+    pub(crate) fn is_device(&self, address: SocketAddr) -> bool {
+        self.config.device.as_ref().is_some_and(|device| device.listen == address)
     }
 
     /// Where resources come from. For the control thread.

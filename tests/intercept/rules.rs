@@ -247,6 +247,7 @@ fn rules_outlive_a_sidecar_that_fails() {
         stop: Some(stopped),
         callers_gone: None,
         successor: None,
+        functions: None,
         config: SidecarConfig {
             workers: 1,
             inbound: vec![inbound],

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::device::DeviceFile;
 use super::guard::GuardFile;
 use crate::probe::ProbeSpec;
 use crate::resource::Duration;
@@ -83,6 +84,8 @@ pub(crate) struct SidecarFile {
     pub(crate) max_ring_bytes: Option<u64>,
     /// What is asked of clients, and what is done when memory runs short.
     pub(crate) guard: Option<GuardFile>,
+    /// The functions that this sidecar runs near data, as an application of its own. Default: it runs none.
+    pub(crate) device: Option<DeviceFile>,
 }
 
 /// An identity from PEM files, relative to this one. They are read again when they change.

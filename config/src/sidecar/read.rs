@@ -66,6 +66,7 @@ impl Default for SidecarConfig {
             max_ring_bytes: MAX_RING_BYTES,
             guard: GuardConfig::default(),
             identity: None,
+            device: None,
         }
     }
 }
@@ -194,6 +195,9 @@ impl Reader<'_> {
                 Some(guard) => guard.read(usual.guard, &at.field("guard"), |error| self.errors.push(error)),
                 None => usual.guard,
             },
+            device: file.device.and_then(|device| {
+                device.read(self.folder, &at.field("device"), |error| self.errors.push(error))
+            }),
             dns: dns.or_else(|| {
                 intercept.as_ref().filter(|intercept| intercept.dns).map(|_| DnsConfig::default())
             }),
@@ -201,6 +205,7 @@ impl Reader<'_> {
         };
         self.distinct(&config, at);
         self.ports_said(&config, at);
+        self.device_reached(&config, at);
         config
     }
 
@@ -360,6 +365,16 @@ impl Reader<'_> {
         }
     }
 
+    /// A device is an application like any other: callers come to it by this sidecar.
+    fn device_reached(&mut self, config: &SidecarConfig, at: &At<'_>) {
+        let Some(device) = &config.device else { return };
+        if !config.inbound.iter().any(|inbound| inbound.app == device.listen) {
+            let error = at.field("device").field("listen").error("no caller gets there");
+            self.errors
+                .push(error.hint(format!("add `inbound: [{{listen: …, app: \"{}\"}}]`", device.listen)));
+        }
+    }
+
     fn listener(&mut self, file: ListenerFile, at: &At<'_>) -> Option<ListenerConfig> {
         let service = self.service(&at.field("service"), file.service);
         let port = self.port(file.port, &at.field("port"));
@@ -465,6 +480,7 @@ impl Reader<'_> {
             (config.connect, "connect"),
             (config.link, "link"),
             (config.dns.as_ref().map(|dns| dns.listen), "dns"),
+            (config.device.as_ref().map(|device| device.listen), "device"),
         ];
         let mut check = |listen: SocketAddr, name: &'static str, at: At<'_>| {
             let collides = |(other, _): &&(SocketAddr, &str)| {

@@ -110,6 +110,9 @@ fn out_of_reach(config: &SidecarConfig) -> Result<(), String> {
         SidecarConfig { handover: Some(_), .. } => {
             return Err("`handover` is of no use in `lighter run`, which hands over by itself: POST /handover to the admin port".into());
         }
+        SidecarConfig { device: Some(_), .. } => {
+            return Err("`device` is of no use in `lighter run`, whose service is the program: `lighter proxy` runs functions".into());
+        }
         _ => return Ok(()),
     };
     Err(format!(

@@ -45,6 +45,7 @@ impl Hooks {
             stop: Some(self.stop),
             callers_gone: Some(self.callers_gone),
             successor: Some(self.successor),
+            functions: None,
         }
     }
 }

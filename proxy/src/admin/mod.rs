@@ -238,7 +238,7 @@ fn arguments(query: &str) -> impl Iterator<Item = (String, String)> {
 }
 
 /// What is meant by a parameter's value (RFC 3986 §2.1).
-fn decoded(value: &str) -> Option<String> {
+pub(crate) fn decoded(value: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
     while let Some((first, after)) = rest.split_first() {

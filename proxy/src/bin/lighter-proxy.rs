@@ -13,5 +13,5 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    ExitCode::from(lighter_proxy::command::execute(&Cli::parse().args))
+    ExitCode::from(lighter_proxy::command::execute(&Cli::parse().args, None))
 }

@@ -98,7 +98,7 @@ pub enum Half {
 }
 
 /// Whether `x-lighter-*` fields pass. Only answers from another sidecar do: an application, or a caller from
-/// outside, must not be able to speak in a sidecar's name.
+/// outside, must not be able to speak in a sidecar's name. (A device's functions are a sidecar's own.)
 pub const fn lighter_passes(direction: Direction, half: Half) -> bool {
     matches!((direction, half), (Direction::Outbound, Half::Response))
 }

@@ -42,6 +42,7 @@ pub use rdma::{RdmaMetrics, rdma};
 pub use recorder::{install, render, routes};
 pub use route::{Mirrored, RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;
+pub(crate) use sidecar::device_busy;
 pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, config, detection, worker};
 
 /// Which way a connection goes, seen from the workload.

@@ -19,6 +19,8 @@ pub(super) struct Sidecar {
     config: Lazy<ConfigMetrics>,
     workers: Table<usize, WorkerMetrics>,
     log_dropped: Lazy<Cells>,
+    /// Nanoseconds.
+    device_busy: Lazy<Cells>,
 }
 
 /// Made when it is first used, so that it knows how many workers there are.
@@ -99,6 +101,11 @@ pub fn worker(index: usize) -> Arc<WorkerMetrics> {
 /// Lines that the access log had to drop.
 pub(super) fn log_dropped(lines: u64) {
     recorder().sidecar.log_dropped.0.add(0, lines);
+}
+
+/// Functions took so much processor time.
+pub(crate) fn device_busy(time: Duration) {
+    recorder().sidecar.device_busy.0.add(0, nanos(time));
 }
 
 impl DetectMetrics {
@@ -188,6 +195,9 @@ impl Sidecar {
         out.sample(&CONFIG_APPLIED, "", config.applied_at.load(Relaxed) as f64 / 1000.0);
         self.workers.each(|_, worker| worker.collect(out));
         out.sample(&LOG_DROPPED, "", self.log_dropped.0.sum(0));
+        if !self.device_busy.0.untouched() {
+            out.sample(&DEVICE_BUSY, "", Duration::from_nanos(self.device_busy.0.sum(0)).as_secs_f64());
+        }
         let version = LabelValue(env!("CARGO_PKG_VERSION"));
         out.sample(&BUILD, format_args!("version=\"{version}\""), 1u64);
     }
@@ -291,6 +301,12 @@ static DETECTION_DURATION: Family = Family::new(
     Unit::Seconds,
     "lighter_detection_duration_seconds",
     "Time from accepting a connection until its protocol was clear, where it was not known before.",
+);
+static DEVICE_BUSY: Family = Family::new(
+    Kind::Counter,
+    Unit::Seconds,
+    "lighter_device_busy_seconds",
+    "Processor time of functions. Absent until one has run.",
 );
 static CONFIG_LOADS: Family = Family::new(
     Kind::Counter,

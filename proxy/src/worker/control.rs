@@ -12,6 +12,7 @@ use super::doors::{self, Door};
 use super::thread::{self, Event};
 use super::{Ask, By, Shared, Sockets, Start, StartError, Summary, limits};
 use crate::admin;
+use crate::device::{self, Accepting, MakeHost};
 use crate::dial::{self, SocketFactory};
 use crate::discover;
 use crate::drain::{Course, Phase, Stand};
@@ -28,7 +29,7 @@ use crate::telemetry::{self, spans};
 /// Runs a sidecar until it has drained. Blocks the calling thread, which becomes the control runtime's.
 pub fn run(start: Start) -> Result<Summary, StartError> {
     limits::raise_descriptors();
-    let Start { config, sockets, outside, inside, ready, stop, callers_gone, successor } = start;
+    let Start { config, sockets, outside, inside, ready, stop, callers_gone, successor, functions } = start;
     telemetry::install(config.workers.max(1), config.series_expire_after);
     if let Some(log) = &config.access_log {
         telemetry::access_log::install(log)?;
@@ -39,7 +40,8 @@ pub fn run(start: Start) -> Result<Summary, StartError> {
         let _ = shared.successor.set(successor);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let summary = LocalSet::new().block_on(&runtime, control(shared, sockets, ready, stop, callers_gone));
+    let summary =
+        LocalSet::new().block_on(&runtime, control(shared, sockets, functions, ready, stop, callers_gone));
     telemetry::access_log::flush(FLUSH);
     summary
 }
@@ -48,6 +50,7 @@ pub fn run(start: Start) -> Result<Summary, StartError> {
 async fn control(
     shared: Arc<Shared>,
     mut sockets: Sockets,
+    functions: Option<MakeHost>,
     ready: Box<dyn FnOnce() + Send>,
     stop: Option<mpsc::UnboundedReceiver<Ask>>,
     callers_gone: Option<Box<dyn FnOnce() + Send>>,
@@ -65,9 +68,10 @@ async fn control(
     let admin = doors::one("admin", shared.config.admin, sockets.admin.take(), &mut book)?;
     let probe =
         shared.config.probe.map(|address| doors::one("probe", address, None, &mut book)).transpose()?;
+    let device = run_device(&shared.config, functions, &mut book)?;
     let doors = doors::all(&shared.config, sockets, &mut book)?;
     spawn_local(stop_when_asked(shared.clone(), stop)?);
-    let mut beside = Beside::default();
+    let mut beside = Beside { device, ..Beside::default() };
     let admin = admin::serve(admin, shared.clone());
     let probe = probe.map(|probe| admin::serve_probe(probe, shared.clone()));
     // Whoever asks a predecessor's ports is answered by it as long as it serves.
@@ -149,9 +153,12 @@ fn await_successor(folder: &std::path::Path, shared: &Arc<Shared>) {
     }
 }
 
-/// What is served on the control thread until another process has this one's place.
+/// What is served beside the traffic until another process has this one's place.
 #[derive(Default)]
-struct Beside(Vec<AbortHandle>);
+struct Beside {
+    tasks: Vec<AbortHandle>,
+    device: Option<Accepting>,
+}
 
 impl Beside {
     fn ask(
@@ -166,12 +173,27 @@ impl Beside {
     }
 
     fn serve(&mut self, what: &'static str, serving: impl Future<Output = std::io::Result<()>> + 'static) {
-        self.0.push(serve(what, serving));
+        self.tasks.push(serve(what, serving));
     }
 
     fn end(&mut self) {
-        self.0.drain(..).for_each(|serving| serving.abort());
+        self.tasks.drain(..).for_each(|serving| serving.abort());
+        self.device = None;
     }
+}
+
+/// Serves the functions of a device, if this is one.
+fn run_device(
+    config: &SidecarConfig,
+    functions: Option<MakeHost>,
+    book: &mut Book,
+) -> Result<Option<Accepting>, StartError> {
+    let Some(config) = &config.device else { return Ok(None) };
+    let make = functions
+        .ok_or_else(|| StartError::Device("this program has no functions: `lighter proxy` has".into()))?;
+    let host = make(config).map_err(StartError::Device)?;
+    let listener = doors::one("device", config.listen, None, book)?;
+    Ok(Some(device::start(config, host, listener)?))
 }
 
 /// Opens the door for peers of links that come for memory. Where there can be none, links do without.

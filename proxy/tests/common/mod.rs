@@ -52,6 +52,7 @@ impl Sidecar {
             stop: Some(stopped),
             callers_gone: None,
             successor: None,
+            functions: None,
         };
         let thread = std::thread::spawn(move || worker::run(start));
         if is_ready.recv_timeout(PATIENCE).is_err() {

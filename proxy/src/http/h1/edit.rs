@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 
 use super::body::Framing;
 use super::head::{Fields, Form, MAX_FIELDS, Request, Response, offset};
-use crate::http::hop::{self, Half, Kind};
-use crate::telemetry::{Direction, trace};
+use crate::http::hop::{self, Kind};
+use crate::telemetry::trace;
 
 /// A list of slices to be written at once.
 pub type Slices<'a> = SmallVec<[IoSlice<'a>; 16]>;
@@ -74,8 +74,8 @@ pub struct RequestRules<'a> {
 /// What an answer's head is edited by.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseRules {
-    /// Which way the request went.
-    pub direction: Direction,
+    /// What it says with `x-lighter-*` is a sidecar's own word, and passes.
+    pub lighter: bool,
     /// The minor version that the client speaks.
     pub client_minor: u8,
     /// The connection to the client ends with this answer.
@@ -238,7 +238,7 @@ impl Edit {
             let drops = match field.kind {
                 Kind::Connection | Kind::Hop => true,
                 Kind::Upgrade => !keeps_upgrade(response.status),
-                Kind::Lighter => !hop::lighter_passes(rules.direction, Half::Response),
+                Kind::Lighter => !rules.lighter,
                 Kind::TransferEncoding => bodiless || decoded,
                 Kind::ContentLength => bodiless || std::mem::replace(&mut sized, true),
                 _ => response.fields.connection.names(field.name),
@@ -277,7 +277,7 @@ impl Edit {
             match hop::classify(name) {
                 Kind::Connection | Kind::Hop | Kind::TransferEncoding | Kind::ContentLength => {}
                 Kind::Upgrade if !keeps_upgrade(response.status) => {}
-                Kind::Lighter if !hop::lighter_passes(rules.direction, Half::Response) => {}
+                Kind::Lighter if !rules.lighter => {}
                 _ => self.add_field(name, &[value]),
             }
         }
@@ -453,9 +453,10 @@ pub fn filter_request<'b>(
 }
 
 /// An answer as filters see it: without what belongs to this hop or frames the body.
-pub fn filter_response<'b>(response: &Response<'_, 'b>, direction: Direction) -> ResponseHead<'b> {
+/// `lighter`: `x-lighter-*` passes.
+pub fn filter_response<'b>(response: &Response<'_, 'b>, lighter: bool) -> ResponseHead<'b> {
     let passes = |kind| match kind {
-        Kind::Lighter => hop::lighter_passes(direction, Half::Response),
+        Kind::Lighter => lighter,
         Kind::Upgrade => keeps_upgrade(response.status),
         _ => true,
     };

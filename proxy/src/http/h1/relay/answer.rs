@@ -18,6 +18,7 @@ use crate::http::h1::Pool;
 use crate::http::h1::body::{Framing, Pass};
 use crate::http::h1::edit::{self, Edit, ResponseRules, Slices, Span};
 use crate::http::h1::head::{self, Response};
+use crate::http::hop::{self, Half};
 use crate::http::local::{self, ErrorAnswer};
 use crate::io::Stream;
 use crate::link::send::LENT;
@@ -248,18 +249,19 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Result<(), Fault> {
         let draining = close && self.ticket.tells_of_drain();
-        let rules =
-            ResponseRules { direction: self.direction, client_minor: self.exchange.minor, close, draining };
         let state = match (&self.target, self.exchange.route) {
             (Some(target), Some(route)) => target.destination.routes.get(route),
             _ => None,
         };
         let is_last = response.status >= 200 || response.framing == Framing::Tunnel;
         let endpoint = self.exchange.picked.as_ref().map(|picked| &*picked.endpoint);
+        let lighter = hop::lighter_passes(self.direction, Half::Response)
+            || endpoint.is_some_and(|endpoint| self.worker.shared.is_device(endpoint.address));
+        let rules = ResponseRules { lighter, client_minor: self.exchange.minor, close, draining };
         let heard = endpoint.filter(|endpoint| is_last && endpoint.is_heard());
         match state {
             Some(state) if state.chain.changes_response() && response.status >= 200 => {
-                let mut changed = edit::filter_response(response, self.direction);
+                let mut changed = edit::filter_response(response, lighter);
                 if let Some(endpoint) = heard {
                     changed.fields.retain(|(name, value)| !endpoint.hear(name, value));
                 }

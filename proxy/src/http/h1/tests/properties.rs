@@ -185,7 +185,7 @@ proptest! {
         let mut room = head::room();
         let Ok(Some(came)) = head::response(text.as_bytes(), &mut room, Asked::default()) else { return Ok(()) };
         let mut edit = Edit::default();
-        edit.response(text.as_bytes(), &came, &ResponseRules { direction: Direction::Inbound, client_minor: client, close, draining: false });
+        edit.response(text.as_bytes(), &came, &ResponseRules { lighter: false, client_minor: client, close, draining: false });
         let out = edit.to_vec(text.as_bytes());
         let mut room = head::room();
         let went = head::response(&out, &mut room, Asked::default());

@@ -1,0 +1,305 @@
+//! `device: {class: csd, listen: ADDR, datasets: […], …}`: the functions that this sidecar runs near data.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::build::check;
+use crate::document::At;
+use crate::error::ConfigError;
+use crate::resource;
+
+/// Fewer bytes than these hold no buffer, no page and no record.
+const LEAST_MEMORY: u64 = 1 << 20;
+const MOST_RUNS: u32 = 1024;
+/// Longest name of a dataset and of a version, in bytes.
+const MOST_NAME: usize = 128;
+
+/// A device: a node that runs functions near data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// What kind of machine it is.
+    pub class: DeviceClass,
+    /// Where its functions are asked. On loopback: callers come by way of `inbound`.
+    pub listen: SocketAddr,
+    /// The data that is here.
+    pub datasets: Vec<DatasetConfig>,
+    /// The functions that can be asked for. Never empty, and none twice.
+    pub functions: Vec<BuiltIn>,
+    /// What runs may take.
+    pub limits: DeviceLimits,
+    /// What all runs together read in a second, in bytes: a slow medium, emulated. None: as fast as the machine can.
+    pub media_bytes_per_second: Option<u64>,
+}
+
+/// `{name: NAME, version: V, path: FILE, format: csv|jsonl|parquet}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetConfig {
+    /// What requests call it. No other one of this device has this name.
+    pub name: String,
+    /// The only version that is here.
+    pub version: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// How it is written.
+    pub format: DatasetFormat,
+}
+
+/// What runs of functions may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceLimits {
+    /// Most memory of one run, in bytes. Default 64 MiB.
+    pub memory_bytes: u64,
+    /// Most runs at once; more are refused before they begin. Default 4.
+    pub runs: usize,
+    /// Longest time of one run, the time in which its result is read among it. Default 5 min.
+    pub deadline: Duration,
+    /// Most rows of one result. None: no limit.
+    pub result_rows: Option<u64>,
+    /// Most bytes of one result. None: no limit.
+    pub result_bytes: Option<u64>,
+}
+
+/// What kind of machine a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceClass {
+    /// An ordinary server.
+    Host,
+    /// Computational storage: a processor in a drive.
+    Csd,
+    /// Computational memory.
+    Cpm,
+    /// A network card with processors.
+    Dpu,
+    /// A graphics processor.
+    Gpu,
+}
+
+/// How a dataset is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DatasetFormat {
+    /// RFC 4180, with a header.
+    Csv,
+    /// A JSON object a line.
+    Jsonl,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// A function that needs no code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BuiltIn {
+    /// Some rows and some columns.
+    Scan,
+    /// Some rows.
+    Filter,
+    /// Some columns.
+    Project,
+    /// Counts, sums, least, most and average, by groups.
+    Aggregate,
+    /// A sum over the bytes.
+    Checksum,
+    /// The bytes, in fewer.
+    Compress,
+}
+
+impl BuiltIn {
+    /// Every one.
+    pub const ALL: [BuiltIn; 6] = [
+        BuiltIn::Scan,
+        BuiltIn::Filter,
+        BuiltIn::Project,
+        BuiltIn::Aggregate,
+        BuiltIn::Checksum,
+        BuiltIn::Compress,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BuiltIn::Scan => "scan",
+            BuiltIn::Filter => "filter",
+            BuiltIn::Project => "project",
+            BuiltIn::Aggregate => "aggregate",
+            BuiltIn::Checksum => "checksum",
+            BuiltIn::Compress => "compress",
+        }
+    }
+}
+
+impl Default for DeviceLimits {
+    fn default() -> Self {
+        DeviceLimits {
+            memory_bytes: 64 << 20,
+            runs: 4,
+            deadline: Duration::from_secs(300),
+            result_rows: None,
+            result_bytes: None,
+        }
+    }
+}
+
+/// A device: functions that this sidecar runs near data.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct DeviceFile {
+    /// What kind of machine it is. It changes where functions run, and not what they give.
+    class: DeviceClass,
+    /// Where its functions are asked, `address:port` on loopback. An `inbound` listener leads callers to it.
+    listen: String,
+    /// The data that is here.
+    datasets: Vec<DatasetFile>,
+    /// The functions that can be asked for. Default: all of them.
+    #[serde(default)]
+    functions: Option<Vec<BuiltIn>>,
+    /// What runs may take.
+    #[serde(default)]
+    limits: Option<LimitsFile>,
+    /// What all runs together read in a second, in bytes: a slow medium, emulated. Default: as fast as the machine can.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    media_bytes_per_second: Option<u64>,
+}
+
+/// A file that functions read.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct DatasetFile {
+    /// What requests call it: letters, digits, `.`, `-` and `_`.
+    name: String,
+    /// The only version that is here, of the same letters. A request for another one is refused.
+    version: String,
+    /// The file, relative to this one.
+    path: PathBuf,
+    /// How it is written.
+    format: DatasetFormat,
+}
+
+/// What runs of functions may take.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct LimitsFile {
+    /// Most memory of one run, in bytes. Default 67108864.
+    #[schemars(range(min = 1_048_576))]
+    memory_bytes: Option<u64>,
+    /// Most runs at once; more are refused before they begin. Default 4.
+    #[schemars(range(min = 1, max = 1024))]
+    runs: Option<u32>,
+    /// Longest time of one run, the time in which its result is read among it. Default 5m.
+    deadline: Option<resource::Duration>,
+    /// Most rows of one result. Default: no limit.
+    #[schemars(range(min = 1))]
+    result_rows: Option<u64>,
+    /// Most bytes of one result. Default: no limit.
+    #[schemars(range(min = 1))]
+    result_bytes: Option<u64>,
+}
+
+impl DeviceFile {
+    /// What is said, with paths relative to `folder`. None: it has no address.
+    pub(super) fn read(
+        self,
+        folder: &Path,
+        at: &At<'_>,
+        mut refuse: impl FnMut(ConfigError),
+    ) -> Option<DeviceConfig> {
+        let at_listen = at.field("listen");
+        let listen = check::socket_address(&at_listen, &self.listen).map_err(&mut refuse).ok();
+        if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
+            let error = at_listen.error("callers would come past this sidecar");
+            refuse(error.hint("listen on 127.0.0.1, and lead callers there by `inbound`"));
+        }
+        let mut names = HashSet::new();
+        for (index, dataset) in self.datasets.iter().enumerate() {
+            let at = at.field("datasets").index(index);
+            for (field, text) in [("name", &dataset.name), ("version", &dataset.version)] {
+                if !is_name(text) {
+                    let error = at.field(field).error(format!("`{}` is not a name", text.escape_debug()));
+                    refuse(error.hint(format!("up to {MOST_NAME} letters, digits, `.`, `-` and `_`")));
+                }
+            }
+            if !names.insert(&dataset.name) {
+                let error = at.field("name").error(format!("there is a dataset `{}` already", dataset.name));
+                refuse(error.hint("a device has one version of a dataset"));
+            }
+            if dataset.path.as_os_str().is_empty() {
+                refuse(at.field("path").error("an empty path names no file"));
+            }
+        }
+        let functions = self.functions.unwrap_or_else(|| BuiltIn::ALL.to_vec());
+        if functions.is_empty() {
+            let error = at.field("functions").error("a device without functions does nothing");
+            refuse(error.hint("leave it out for all of them"));
+        }
+        for (index, function) in functions.iter().enumerate() {
+            if functions[..index].contains(function) {
+                let error = at.field("functions").index(index);
+                refuse(error.error(format!("`{}` stands there already", function.name())));
+            }
+        }
+        if self.media_bytes_per_second == Some(0) {
+            let error = at.field("mediaBytesPerSecond").error("nothing would ever be read");
+            refuse(error.hint("leave the field out"));
+        }
+        let limits = self.limits.unwrap_or_default().read(&at.field("limits"), &mut refuse);
+        let datasets = self.datasets.into_iter().map(|dataset| DatasetConfig {
+            name: dataset.name,
+            version: dataset.version,
+            path: folder.join(dataset.path),
+            format: dataset.format,
+        });
+        Some(DeviceConfig {
+            class: self.class,
+            listen: listen?,
+            datasets: datasets.collect(),
+            functions,
+            limits,
+            media_bytes_per_second: self.media_bytes_per_second,
+        })
+    }
+}
+
+impl LimitsFile {
+    fn read(self, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) -> DeviceLimits {
+        let usual = DeviceLimits::default();
+        let memory_bytes = self.memory_bytes.unwrap_or(usual.memory_bytes);
+        if memory_bytes < LEAST_MEMORY {
+            let error = at.field("memoryBytes").error(format!("no run is done in {memory_bytes} bytes"));
+            refuse(error.hint(format!("at least {LEAST_MEMORY}")));
+        }
+        let runs = self.runs.unwrap_or(usual.runs as u32);
+        if !(1..=MOST_RUNS).contains(&runs) {
+            refuse(at.field("runs").error(format!("{runs} runs")).hint(format!("from 1 to {MOST_RUNS}")));
+        }
+        let deadline = self.deadline.map_or(usual.deadline, |deadline| deadline.0);
+        if deadline.is_zero() {
+            refuse(at.field("deadline").error("no run is that fast").hint("leave the field out"));
+        }
+        for (field, said) in [("resultRows", self.result_rows), ("resultBytes", self.result_bytes)] {
+            if said == Some(0) {
+                let error = at.field(field).error("every result would be too large");
+                refuse(error.hint("leave the field out for no limit"));
+            }
+        }
+        DeviceLimits {
+            memory_bytes,
+            runs: runs as usize,
+            deadline,
+            result_rows: self.result_rows,
+            result_bytes: self.result_bytes,
+        }
+    }
+}
+
+/// Whether this can stand in the path of a URL and before or after an `@`.
+fn is_name(text: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=MOST_NAME).contains(&text.len()) && text.bytes().all(is_of_name)
+}

@@ -1,0 +1,126 @@
+//! What is counted of runs. Functions and datasets that the configuration does not know have the label `unknown`.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use lighter_config::sidecar::{BuiltIn, DeviceConfig};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+
+use super::{Asked, Ended};
+use crate::error::Cause;
+use crate::telemetry;
+
+/// Handles are kept, so that what a device counted is shown as long as it lives.
+pub(super) struct Counts {
+    functions: Vec<&'static str>,
+    datasets: Vec<String>,
+    runs: Mutex<HashMap<(usize, usize), Runs>>,
+    in_flight: Gauge,
+    refused: Counter,
+}
+
+/// Of one function on one dataset.
+struct Runs {
+    function: &'static str,
+    dataset: String,
+    ended: HashMap<&'static str, Counter>,
+    bytes_read: Counter,
+    bytes_skipped: Counter,
+    bytes_out: Counter,
+    rows_in: Counter,
+    rows_out: Counter,
+}
+
+impl Counts {
+    pub(super) fn new(config: &DeviceConfig) -> Self {
+        describe();
+        Counts {
+            functions: config.functions.iter().copied().map(BuiltIn::name).collect(),
+            datasets: config.datasets.iter().map(|dataset| dataset.name.clone()).collect(),
+            runs: Mutex::default(),
+            in_flight: gauge!("lighter_device_runs_in_flight"),
+            refused: counter!("lighter_device_refusals_total", "cause" => Cause::ConcurrencyLimit.label()),
+        }
+    }
+
+    /// A run begins.
+    pub(super) fn begin(&self) {
+        self.in_flight.increment(1.0);
+    }
+
+    /// A run that began has ended.
+    pub(super) fn end(&self, asked: &Asked<'_>, ended: &Ended) {
+        self.in_flight.decrement(1.0);
+        telemetry::device_busy(ended.took.busy);
+        let name = asked.dataset.split('@').next().unwrap_or_default();
+        let function = self.functions.iter().position(|function| *function == asked.function);
+        let dataset = self.datasets.iter().position(|dataset| dataset == name);
+        let key = (function.unwrap_or(usize::MAX), dataset.unwrap_or(usize::MAX));
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = runs.entry(key).or_insert_with(|| {
+            let function = function.and_then(|at| self.functions.get(at)).copied();
+            let dataset = dataset.and_then(|at| self.datasets.get(at)).cloned();
+            Runs::new(function.unwrap_or(UNKNOWN), dataset.unwrap_or_else(|| UNKNOWN.to_owned()))
+        });
+        runs.count(ended);
+    }
+
+    /// A run was refused, as there are as many as there may be.
+    pub(super) fn refuse(&self) {
+        self.refused.increment(1);
+    }
+}
+
+impl Runs {
+    fn new(function: &'static str, dataset: String) -> Self {
+        let labels = || [("function", function.to_owned()), ("dataset", dataset.clone())];
+        let rows = |way: &'static str| {
+            let [function, dataset] = labels();
+            counter!("lighter_device_rows_total", &[function, dataset, ("way", way.to_owned())])
+        };
+        Runs {
+            bytes_read: counter!("lighter_device_read_bytes_total", &labels()),
+            bytes_skipped: counter!("lighter_device_skipped_bytes_total", &labels()),
+            bytes_out: counter!("lighter_device_result_bytes_total", &labels()),
+            rows_in: rows("in"),
+            rows_out: rows("out"),
+            ended: HashMap::new(),
+            function,
+            dataset,
+        }
+    }
+
+    fn count(&mut self, Ended { status, took, .. }: &Ended) {
+        let ended = self.ended.entry(status).or_insert_with(|| {
+            let (function, dataset) = (self.function, self.dataset.clone());
+            counter!("lighter_device_runs_total", "function" => function, "dataset" => dataset, "status" => *status)
+        });
+        ended.increment(1);
+        self.bytes_read.increment(took.bytes_read);
+        self.bytes_skipped.increment(took.bytes_skipped);
+        self.bytes_out.increment(took.bytes_out);
+        self.rows_in.increment(took.rows_in);
+        self.rows_out.increment(took.rows_out);
+    }
+}
+
+const UNKNOWN: &str = "unknown";
+
+fn describe() {
+    describe_counter!("lighter_device_runs_total", "Runs of functions that ended, by how.");
+    describe_counter!("lighter_device_read_bytes_total", "Bytes of datasets that runs read.");
+    describe_counter!(
+        "lighter_device_skipped_bytes_total",
+        "Bytes of datasets that runs did not have to read, as no row or column that was asked for is in them."
+    );
+    describe_counter!("lighter_device_result_bytes_total", "Bytes of results.");
+    describe_counter!(
+        "lighter_device_rows_total",
+        "Rows that runs looked at (in), and rows of their results (out)."
+    );
+    describe_gauge!("lighter_device_runs_in_flight", "Runs of functions that are under way.");
+    describe_counter!(
+        "lighter_device_refusals_total",
+        "Requests that were refused before they ran, as so many runs were under way as there may be."
+    );
+}

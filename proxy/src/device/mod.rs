@@ -1,0 +1,101 @@
+//! Functions that this sidecar runs near data, as an application of its own.
+//!
+//! They are asked over HTTP on a loopback port, to which `inbound` leads callers as it does to any application: who may
+//! call, mTLS, drain, taps and metrics are those of every service. What functions there are and how they run is the affair
+//! of a [`FunctionHost`], which whoever starts the sidecar plugs in.
+//!
+//! | path | says or does |
+//! |---|---|
+//! | `GET /` | what the device is, holds and can run, as JSON |
+//! | `GET /log` | the last runs, a JSON object a line |
+//! | `GET`, `POST /FUNCTION/DATASET[@VERSION]?…` | runs a function; of a POST the body has the parameters, as a form has them |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lighter_config::sidecar::DeviceConfig;
+
+mod body;
+mod counts;
+mod run;
+mod serve;
+
+pub(crate) use serve::{Accepting, start};
+
+/// Runs functions over datasets.
+pub trait FunctionHost: Send + Sync {
+    /// What the device is, holds and can run, as JSON.
+    fn describe(&self) -> String;
+
+    /// The last runs, a JSON object a line.
+    fn log(&self) -> String;
+
+    /// Runs a function on this thread until it ends.
+    fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended;
+}
+
+/// Makes the host of a device, or says why it cannot be made.
+pub type MakeHost = fn(&DeviceConfig) -> Result<Arc<dyn FunctionHost>, String>;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The function's name.
+    pub function: &'a str,
+    /// The dataset, with `@` and a version if one is meant.
+    pub dataset: &'a str,
+    /// The parameters, percent-encoded.
+    pub parameters: &'a str,
+}
+
+/// Where the result of a run goes.
+pub trait Results {
+    /// What the result is, as a media type. Said once, before the first bytes.
+    fn begin(&mut self, media_type: &'static str);
+
+    /// Takes the next bytes, and waits as long as the caller takes none, but not after `until`.
+    fn write(&mut self, bytes: Bytes, until: Instant) -> Result<(), NotTaken>;
+
+    /// Tells whether the caller has left, on whatever thread that is asked.
+    fn watch(&self) -> Arc<dyn Fn() -> bool + Send + Sync>;
+}
+
+/// Why no more bytes are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The caller has left.
+    Gone,
+    /// The caller did not take them in time.
+    Late,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// In a word, which is a metric's label. One of few.
+    pub status: &'static str,
+    /// The HTTP status that says so, where nothing of the result has gone out yet. 200: the result is whole.
+    pub http: u16,
+    /// Why it did not end well, for people.
+    pub message: String,
+    /// What it took.
+    pub took: Took,
+}
+
+/// What a run took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// Bytes read of the dataset.
+    pub bytes_read: u64,
+    /// Bytes of the dataset that did not have to be read.
+    pub bytes_skipped: u64,
+    /// Bytes of the result.
+    pub bytes_out: u64,
+    /// Rows looked at.
+    pub rows_in: u64,
+    /// Rows of the result.
+    pub rows_out: u64,
+    /// Processor time.
+    pub busy: Duration,
+}

@@ -1,0 +1,103 @@
+//! One run, on a thread of its own, and what it says to the connection that asked for it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::counts::Counts;
+use super::{Asked, Ended, FunctionHost, NotTaken, Results, Took};
+
+/// Pieces of a result that wait for the caller, each of some ten kilobytes. With them a run fills one while another goes out.
+const PIECES: usize = 2;
+
+/// What a run says.
+pub(super) enum Said {
+    /// Some bytes of the result, which is of this media type.
+    Piece(&'static str, Bytes),
+    /// It has ended. What it would have been, if nothing came of it.
+    End(&'static str, Ended),
+}
+
+/// What is to be run.
+pub(super) struct Run {
+    pub(super) host: Arc<dyn FunctionHost>,
+    pub(super) counts: Arc<Counts>,
+    pub(super) function: String,
+    pub(super) dataset: String,
+    pub(super) parameters: String,
+    /// Its place among those that may run at once.
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+impl Run {
+    /// Begins it. What is not heard any more ends it.
+    pub(super) fn start(self) -> std::io::Result<mpsc::Receiver<Said>> {
+        let (says, hears) = mpsc::channel(PIECES);
+        let handle = Handle::current();
+        std::thread::Builder::new().name("function".into()).spawn(move || self.run(says, handle))?;
+        Ok(hears)
+    }
+
+    fn run(self, says: mpsc::Sender<Said>, handle: Handle) {
+        let Run { host, counts, function, dataset, parameters, place } = self;
+        let asked = Asked { function: &function, dataset: &dataset, parameters: &parameters };
+        counts.begin();
+        let mut result = Result { says, handle, media_type: "" };
+        let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
+        let mut ended = ran.unwrap_or_else(|_| Ended {
+            status: "CS_FATAL_ERROR",
+            http: 500,
+            message: "a fault of the sidecar".into(),
+            took: Took::default(),
+        });
+        ended.took.busy = busy();
+        tracing::debug!(function, dataset, status = ended.status, why = ended.message, took = ?ended.took, "run");
+        // Whoever hears of the end finds it counted, and its place free.
+        counts.end(&asked, &ended);
+        drop(place);
+        // One who has left does not want to know.
+        let _ = result.says.blocking_send(Said::End(result.media_type, ended));
+    }
+}
+
+/// The connection, as a run sees it.
+struct Result {
+    says: mpsc::Sender<Said>,
+    /// Of the thread on which the connection is served.
+    handle: Handle,
+    media_type: &'static str,
+}
+
+impl Results for Result {
+    fn begin(&mut self, media_type: &'static str) {
+        self.media_type = media_type;
+    }
+
+    fn write(&mut self, bytes: Bytes, until: Instant) -> std::result::Result<(), NotTaken> {
+        let piece = Said::Piece(self.media_type, bytes);
+        let sent = self
+            .handle
+            .block_on(async { tokio::time::timeout_at(until.into(), self.says.send(piece)).await });
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(NotTaken::Gone),
+            Err(_) => Err(NotTaken::Late),
+        }
+    }
+
+    fn watch(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        let says = self.says.downgrade();
+        Arc::new(move || says.upgrade().is_none_or(|says| says.is_closed()))
+    }
+}
+
+/// Processor time of this thread, which has done nothing else.
+fn busy() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

@@ -1,0 +1,230 @@
+//! The port on which functions are asked, on a thread of its own: a run never keeps traffic or the admin port waiting.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lighter_config::sidecar::DeviceConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{LocalSet, spawn_local};
+
+use super::body::Answer;
+use super::counts::Counts;
+use super::run::{Run, Said};
+use super::{Ended, FunctionHost};
+use crate::admin::decoded;
+use crate::error::Cause;
+use crate::http::local::ERROR_FIELD;
+
+/// Open connections: those that this sidecar keeps, and one for each request.
+const MOST_CONNECTIONS: usize = 4096;
+/// How long a request's head may take, and the rest between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the body of a POST may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head, and of a POST's body.
+const MOST_HEAD_BYTES: usize = 64 * 1024;
+const MOST_BODY_BYTES: usize = 16 * 1024;
+/// When a refused request may find room, in seconds. A guess: nobody knows how long runs take.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// The field that names the status of a run that gave no result.
+const STATUS_FIELD: &str = "x-lighter-status";
+
+/// The device of this sidecar.
+struct Device {
+    host: Arc<dyn FunctionHost>,
+    counts: Arc<Counts>,
+    places: Arc<Semaphore>,
+}
+
+/// Accepts callers until this is dropped; those that are there stay.
+pub(crate) struct Accepting {
+    _until: oneshot::Sender<Infallible>,
+}
+
+/// Serves functions on `listener`.
+pub(crate) fn start(
+    config: &DeviceConfig,
+    host: Arc<dyn FunctionHost>,
+    listener: std::net::TcpListener,
+) -> io::Result<Accepting> {
+    listener.set_nonblocking(true)?;
+    let counts = Arc::new(Counts::new(config));
+    let places = Arc::new(Semaphore::new(config.limits.runs));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _within = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    let device = Arc::new(Device { host, counts, places });
+    let (until, ended) = oneshot::channel();
+    let serve = async move {
+        tokio::select! {
+            () = accept(listener, device) => {}
+            _ = ended => {}
+        }
+        std::future::pending::<()>().await
+    };
+    let serve = move || LocalSet::new().block_on(&runtime, serve);
+    std::thread::Builder::new().name("device".into()).spawn(serve)?;
+    Ok(Accepting { _until: until })
+}
+
+async fn accept(listener: TcpListener, device: Arc<Device>) {
+    let open = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        // As many as may be: the next one waits in the kernel.
+        let Ok(place) = open.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let device = device.clone();
+                drop(spawn_local(async move {
+                    connection(stream, device).await;
+                    drop(place);
+                }));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the device cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, device: Arc<Device>) {
+    // A small answer waits for nothing.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let device = device.clone();
+        async move { Ok::<_, Infallible>(device.answer(request).await) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MOST_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    // A cut answer was told of by the run; all else is the caller's affair.
+    let _ = pin!(serving).await;
+}
+
+impl Device {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let method = request.method().clone();
+        if !matches!(method, Method::GET | Method::POST) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST\n");
+        }
+        match request.uri().path() {
+            "/" if method == Method::GET => json(self.host.describe()),
+            "/log" if method == Method::GET => json(self.host.log()),
+            path => match named(path) {
+                Some((function, dataset)) => match parameters(request).await {
+                    Ok(parameters) => self.run(function, dataset, parameters).await,
+                    Err(answer) => answer,
+                },
+                None => text(StatusCode::NOT_FOUND, "expected /FUNCTION/DATASET\n"),
+            },
+        }
+    }
+
+    async fn run(&self, function: String, dataset: String, parameters: String) -> Response<Answer> {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            self.counts.refuse();
+            return refused();
+        };
+        let (host, counts) = (self.host.clone(), self.counts.clone());
+        let run = Run { host, counts, function, dataset, parameters, place };
+        let mut said = match run.start() {
+            Ok(said) => said,
+            Err(error) => {
+                tracing::warn!(%error, "no thread for a run");
+                self.counts.refuse();
+                return refused();
+            }
+        };
+        // Until there are bytes, whatever goes wrong can be told in so many words.
+        match said.recv().await {
+            Some(Said::Piece(media_type, bytes)) => answer(media_type, Answer::begun(bytes, said)),
+            Some(Said::End(media_type, ended)) if ended.http == 200 => {
+                answer(media_type, Answer::whole(Bytes::new()))
+            }
+            Some(Said::End(_, ended)) => failed(&ended),
+            None => text(StatusCode::INTERNAL_SERVER_ERROR, "the run is gone\n"),
+        }
+    }
+}
+
+/// `/FUNCTION/DATASET`.
+fn named(path: &str) -> Option<(String, String)> {
+    let (function, dataset) = path.strip_prefix('/')?.split_once('/')?;
+    let named = (decoded(function)?, decoded(dataset)?);
+    (!named.0.is_empty() && !named.1.is_empty() && !named.1.contains('/')).then_some(named)
+}
+
+/// What the query says, and after it what the body of a POST does.
+async fn parameters(request: Request<Incoming>) -> Result<String, Response<Answer>> {
+    let mut parameters = request.uri().query().unwrap_or_default().to_owned();
+    if request.method() != Method::POST {
+        return Ok(parameters);
+    }
+    let body = Limited::new(request.into_body(), MOST_BODY_BYTES).collect();
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return Err(text(StatusCode::PAYLOAD_TOO_LARGE, "the parameters are too long\n")),
+        Err(_) => return Err(text(StatusCode::REQUEST_TIMEOUT, "the parameters did not come\n")),
+    };
+    let Ok(more) = std::str::from_utf8(&bytes) else {
+        return Err(text(StatusCode::BAD_REQUEST, "the parameters are not UTF-8\n"));
+    };
+    if !parameters.is_empty() && !more.is_empty() {
+        parameters.push('&');
+    }
+    parameters.push_str(more);
+    Ok(parameters)
+}
+
+fn answer(media_type: &'static str, body: Answer) -> Response<Answer> {
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    answer
+}
+
+fn json(body: String) -> Response<Answer> {
+    answer("application/json", Answer::whole(body))
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Answer> {
+    let mut answer = answer("text/plain; charset=utf-8", Answer::whole(body));
+    *answer.status_mut() = status;
+    answer
+}
+
+/// Nothing has run, and the same may be asked elsewhere or later.
+fn refused() -> Response<Answer> {
+    let mut answer = text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "CS_DEVICE_NOT_AVAILABLE: as many runs as may be are under way\n",
+    );
+    let fields = answer.headers_mut();
+    fields.insert(ERROR_FIELD, HeaderValue::from_static(Cause::ConcurrencyLimit.label()));
+    fields.insert(STATUS_FIELD, HeaderValue::from_static("CS_DEVICE_NOT_AVAILABLE"));
+    fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    answer
+}
+
+fn failed(ended: &Ended) -> Response<Answer> {
+    let status = StatusCode::from_u16(ended.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = text(status, format!("{}: {}\n", ended.status, ended.message));
+    answer.headers_mut().insert(STATUS_FIELD, HeaderValue::from_static(ended.status));
+    answer
+}

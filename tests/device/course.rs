@@ -1,0 +1,86 @@
+//! A device's start and end.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::device::{Data, get};
+use crate::support::process::free_address;
+use crate::support::raw::{Body, Peer};
+use crate::support::sidecar::LIGHTER;
+use crate::support::{test, wait_until};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("course::drain_lets_a_run_end", drained),
+        test("course::a_faulty_device_is_told_by_file_line_and_field", faulty),
+        test("course::a_program_has_its_own_functions_and_no_device", run),
+    ]
+}
+
+fn drained() {
+    let text = "x\n".to_owned() + &"123456789\n".repeat(60_000);
+    let data = Data::new().with_text("a.csv", &text);
+    let mut device = data.start(", mediaBytesPerSecond: 300000", "drainDeadline: 20s\n");
+    let mut caller = Peer::connect(device.at);
+    caller.send(get("/scan/a"));
+    let head = caller.expect_head();
+    assert_eq!((head.status(), device.in_flight()), (200, 1.0));
+    device.sidecar.program.signal(Signal::TERM);
+    // New callers are not let in, or told to go.
+    wait_until("it drains", || {
+        let asked = std::net::TcpStream::connect(device.at).is_err() || {
+            let mut other = Peer::connect(device.at);
+            other.try_send(get("/scan/a?limit=1"));
+            other.head().is_none_or(|head| head.has("connection", "close"))
+        };
+        asked
+    });
+    assert!(!device.sidecar.program.has_ended());
+    assert_eq!(caller.body(&head), Body::Whole(text.into_bytes()));
+    drop(caller);
+    assert!(device.sidecar.program.wait().success());
+    assert!(device.sidecar.program.said().contains("nothing was cut"), "{}", device.sidecar.program.said());
+}
+
+/// What `lighter proxy` says of this file, which it does not take.
+fn said(device: &str, app: SocketAddr) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sidecar.yaml");
+    let inbound = free_address();
+    std::fs::write(
+        &file,
+        format!("service: data\ninbound: [{{listen: '{inbound}', app: '{app}'}}]\ndevice:\n{device}\n"),
+    )
+    .unwrap();
+    let output = Command::new(LIGHTER).args(["proxy", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap().replace(&*file.to_string_lossy(), "FILE")
+}
+
+fn faulty() {
+    let app = free_address();
+    let section = |more: &str| format!("  class: csd\n  listen: '{app}'\n  datasets: []\n  {more}");
+    let found = said(&section("functions: [scan, agregate]"), app);
+    assert!(found.contains("FILE:7:21: device.functions[1]: unknown value `agregate`"), "{found}");
+    let found = said(&section("limits: {runs: 0}"), app);
+    assert!(found.contains("FILE:7:18: device.limits.runs: 0 runs"), "{found}");
+    let found = said(&section("medium: fast"), app);
+    assert!(found.contains("FILE:7:3: device.medium: unknown field"), "{found}");
+    let found = said(&section(""), free_address());
+    assert!(found.contains("FILE:5:11: device.listen: no caller gets there"), "{found}");
+}
+
+fn run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sidecar.yaml");
+    let section = "service: a\ninbound: [{listen: '127.0.0.1:8080', app: '127.0.0.1:9300'}]\n\
+                   device: {class: csd, listen: '127.0.0.1:9300', datasets: []}\n";
+    std::fs::write(&file, section).unwrap();
+    let output =
+        Command::new(LIGHTER).args(["run", "--config"]).arg(&file).args(["--", "true"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("`device` is of no use in `lighter run`"), "{said}");
+}

@@ -1,0 +1,20 @@
+//! Functions on a device: real sidecars that run them, asked by curl and by raw peers, and judged by Python.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../../filters/functions/tests/common/parquet.rs"]
+mod parquet;
+
+mod answers;
+mod course;
+mod device;
+mod limits;
+mod pushdown;
+
+fn main() {
+    let suites = [answers::tests(), course::tests(), limits::tests(), pushdown::tests()];
+    support::run(suites.into_iter().flatten().collect())
+}
