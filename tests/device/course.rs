@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::device::{Data, get};
-use crate::support::process::free_address;
+use crate::support::process::{Program, free_address};
 use crate::support::raw::{Body, Peer};
 use crate::support::sidecar::LIGHTER;
 use crate::support::{test, wait_until};
@@ -15,6 +15,7 @@ use crate::support::{test, wait_until};
 pub fn tests() -> Vec<Trial> {
     vec![
         test("course::drain_lets_a_run_end", drained),
+        test("course::a_successor_takes_over_beside_a_run", taken_over),
         test("course::a_faulty_device_is_told_by_file_line_and_field", faulty),
         test("course::a_program_has_its_own_functions_and_no_device", run),
     ]
@@ -31,18 +32,40 @@ fn drained() {
     device.sidecar.program.signal(Signal::TERM);
     // New callers are not let in, or told to go.
     wait_until("it drains", || {
-        let asked = std::net::TcpStream::connect(device.at).is_err() || {
+        std::net::TcpStream::connect(device.at).is_err() || {
             let mut other = Peer::connect(device.at);
             other.try_send(get("/scan/a?limit=1"));
             other.head().is_none_or(|head| head.has("connection", "close"))
-        };
-        asked
+        }
     });
     assert!(!device.sidecar.program.has_ended());
-    assert_eq!(caller.body(&head), Body::Whole(text.into_bytes()));
+    assert!(caller.body(&head) == Body::Whole(text.into_bytes()), "the whole result");
     drop(caller);
     assert!(device.sidecar.program.wait().success());
     assert!(device.sidecar.program.said().contains("nothing was cut"), "{}", device.sidecar.program.said());
+}
+
+fn taken_over() {
+    let text = "x\n".to_owned() + &"123456789\n".repeat(60_000);
+    let data = Data::new().with_text("a.csv", &text).with_text("b.csv", "x\n1\n");
+    let mut device = data.start(", mediaBytesPerSecond: 300000", "handover: place\n");
+    let mut caller = Peer::connect(device.at);
+    caller.send(get("/scan/a"));
+    let head = caller.expect_head();
+    let mut command = Command::new(LIGHTER);
+    command.args(["proxy", "--takeover", "--config"]).arg(device.sidecar.path("sidecar.yaml"));
+    let mut successor = Program::start(command, &device.sidecar.path(""));
+    device.sidecar.program.wait_until_it_says("handed_over=true");
+    successor.wait_until_it_says("ready");
+    // The successor's metrics are at the admin port by now, and its functions behind the same address.
+    for _ in 0..5 {
+        assert_eq!(device.get("/scan/b").1, Body::Whole(b"x\n1\n".to_vec()));
+    }
+    assert_eq!(device.counted("lighter_device_runs_total", &[("dataset", "b")]), 5.0);
+    assert!(caller.body(&head) == Body::Whole(text.into_bytes()), "the whole result");
+    drop(caller);
+    assert!(device.sidecar.program.wait().success());
+    assert!(!successor.has_ended());
 }
 
 /// What `lighter proxy` says of this file, which it does not take.

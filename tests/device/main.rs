@@ -9,12 +9,13 @@ mod support;
 mod parquet;
 
 mod answers;
+mod calls;
 mod course;
 mod device;
 mod limits;
 mod pushdown;
 
 fn main() {
-    let suites = [answers::tests(), course::tests(), limits::tests(), pushdown::tests()];
+    let suites = [answers::tests(), calls::tests(), course::tests(), limits::tests(), pushdown::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -4,7 +4,6 @@ use super::super::body::{Body, Framing, Step};
 use super::super::edit::{Edit, RequestRules, ResponseRules};
 use super::super::head::{self, Asked, Refusal};
 use crate::error::Cause;
-use crate::telemetry::Direction;
 
 fn request(text: &str) -> Result<Option<String>, Refusal> {
     edited(text, b"", false)

@@ -5,7 +5,6 @@ use proptest::prelude::*;
 use super::super::body::{Body, Framing};
 use super::super::edit::{Edit, RequestRules, ResponseRules};
 use super::super::head::{self, Asked, Refusal};
-use crate::telemetry::Direction;
 
 /// Feeds a body in `pieces`, as a connection would; what was passed on, what is left, and whether it ended.
 fn passed(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>, bool), Refusal> {
