@@ -8,8 +8,8 @@ use std::time::Duration;
 use lighter_config::identity::JoinToken;
 use lighter_config::load::Resources;
 use lighter_config::sidecar::{
-    AccessLogConfig, ControlSecurity, DnsConfig, GuardConfig, IdentityConfig, InterceptConfig, SidecarConfig,
-    TokenSource,
+    AccessLogConfig, BuiltIn, ControlSecurity, DatasetConfig, DatasetFormat, DeviceClass, DeviceLimits,
+    DnsConfig, GuardConfig, IdentityConfig, InterceptConfig, SidecarConfig, TokenSource,
 };
 use lighter_config::snapshot::Protocol;
 
@@ -195,6 +195,49 @@ control: {address: "control.shop:15010", plaintext: true, state: state, dependsO
         bundle: "/etc/sidecar/roots.pem".into(),
     };
     assert_eq!(config.identity, Some(identity));
+}
+
+#[test]
+fn every_field_of_a_device_is_read() {
+    let text = r#"
+service: orders
+inbound: [{listen: "127.0.0.1:8080", app: "127.0.0.1:9300"}]
+device:
+  class: dpu
+  listen: "127.0.0.1:9300"
+  datasets:
+    - {name: orders, version: "2026-11.1", path: data/orders.parquet, format: parquet}
+    - {name: log, version: a_b, path: /srv/log.jsonl, format: jsonl}
+  functions: [scan, checksum]
+  limits: {memoryBytes: 2097152, runs: 9, deadline: 1m30s, resultRows: 10, resultBytes: 1000}
+  mediaBytesPerSecond: 5000
+"#;
+    let device = SidecarConfig::parse("/etc/sidecar/orders.yaml", text).unwrap().device.unwrap();
+    assert_eq!((device.class, device.listen.port()), (DeviceClass::Dpu, 9300));
+    let dataset = |name: &str, version: &str, path: &str, format| DatasetConfig {
+        name: name.into(),
+        version: version.into(),
+        path: path.into(),
+        format,
+    };
+    let orders = dataset("orders", "2026-11.1", "/etc/sidecar/data/orders.parquet", DatasetFormat::Parquet);
+    assert_eq!(device.datasets, [orders, dataset("log", "a_b", "/srv/log.jsonl", DatasetFormat::Jsonl)]);
+    assert_eq!(device.functions, [BuiltIn::Scan, BuiltIn::Checksum]);
+    let limits = DeviceLimits {
+        memory_bytes: 2 << 20,
+        runs: 9,
+        deadline: Duration::from_secs(90),
+        result_rows: Some(10),
+        result_bytes: Some(1000),
+    };
+    assert_eq!((device.limits, device.media_bytes_per_second), (limits, Some(5000)));
+    // What is left out.
+    let text =
+        text.lines().filter(|line| !["functions", "limits", "media"].iter().any(|word| line.contains(word)));
+    let text = text.collect::<Vec<_>>().join("\n");
+    let device = SidecarConfig::parse("orders.yaml", &text).unwrap().device.unwrap();
+    assert_eq!(device.functions, BuiltIn::ALL);
+    assert_eq!((device.limits, device.media_bytes_per_second), (DeviceLimits::default(), None));
 }
 
 #[test]

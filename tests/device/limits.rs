@@ -5,19 +5,23 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 
 use crate::device::{Data, get, text};
-use crate::support::raw::{Body, Peer};
+use crate::support::raw::{Body, Head, Peer};
 use crate::support::{at_rest, http2, test, wait_until};
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("limits::a_run_too_many_is_refused_before_it_begins", too_many),
         test("limits::a_slow_reader_holds_little_memory", slow_reader),
+        test("limits::a_reader_who_does_not_read_is_cut_at_the_deadline", never_reads),
         test("limits::a_reader_who_leaves_ends_the_run", leaves),
         test("limits::what_is_above_a_limit_is_told_or_cut", above),
         test("limits::a_fault_in_the_middle_never_looks_whole", cut),
         test("limits::who_may_not_call_runs_nothing", denied),
     ]
 }
+
+/// How the body of a result is framed, for one who has read its head.
+const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// A megabyte that a medium of so many bytes a second gives slowly.
 fn megabyte() -> String {
@@ -62,10 +66,23 @@ fn slow_reader() {
     let held = at_rest(Duration::from_millis(500), || device.sidecar.program.held());
     assert_eq!(device.in_flight(), 1.0);
     assert!(held < before + (8 << 10), "from {before} to {held} KiB");
-    let head = crate::support::raw::Head::parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let head = Head::parse(CHUNKED);
     let Body::Whole(bytes) = reader.body(&head) else { panic!("a whole body") };
     assert!(bytes == whole.as_bytes(), "{} bytes of {}", bytes.len(), whole.len());
     assert_eq!(device.counted("lighter_device_runs_total", &[("status", "CS_SUCCESS")]), 2.0);
+}
+
+fn never_reads() {
+    let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(1000));
+    let device =
+        Data::new().with_text("a.jsonl", line.repeat(48 << 10)).start(", limits: {deadline: 2s}", "");
+    let mut reader = Peer::connect(device.at);
+    reader.send(get("/scan/a"));
+    assert_eq!(reader.expect_head().status(), 200);
+    wait_until("its run has ended", || device.in_flight() == 0.0);
+    assert_eq!(device.counted("lighter_device_runs_total", &[("status", "CS_IO_TIMEOUT")]), 1.0);
+    let head = Head::parse(CHUNKED);
+    assert!(matches!(reader.body(&head), Body::Cut(_)));
 }
 
 fn leaves() {
