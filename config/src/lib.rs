@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod name;
 pub mod probe;
 pub mod resource;
+pub mod scenario;
 pub mod schema;
 pub mod shared;
 pub mod sidecar;

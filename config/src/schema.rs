@@ -12,11 +12,13 @@ use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
 use crate::resource::{Resource, Spec};
+use crate::scenario::Scenario;
 use crate::sidecar::file::SidecarFile;
 
-/// Every kind that has a schema: those of resource files, then the sidecar's own file and the control plane's.
+/// Every kind that has a schema: those of resource files, then the sidecar's own file, the control plane's, and
+/// scenarios of the simulator.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
-    RESOURCE_KINDS.into_iter().chain(["SidecarConfig", "ControlConfig"])
+    RESOURCE_KINDS.into_iter().chain(["SidecarConfig", "ControlConfig", "Scenario"])
 }
 
 /// The schema (draft 2020-12) of one of [`kinds`].
@@ -32,6 +34,7 @@ pub fn of(kind: &str) -> Option<Value> {
         "AuthorizationPolicy" => resource::<AuthorizationPolicySpec>(),
         "SidecarConfig" => own_file::<SidecarFile>("SidecarConfig"),
         "ControlConfig" => own_file::<ControlFile>("ControlConfig"),
+        "Scenario" => own_file::<Scenario>("Scenario"),
         _ => return None,
     })
 }
