@@ -26,6 +26,29 @@ pub fn age(seconds: u64) -> String {
     }
 }
 
+/// A time as people say it: `850us`, `1.2ms`, `3.40s`.
+pub fn time(seconds: f64) -> String {
+    match seconds {
+        ..0.001 => format!("{:.0}us", seconds * 1e6),
+        0.001..1.0 => format!("{:.1}ms", seconds * 1e3),
+        _ => format!("{seconds:.2}s"),
+    }
+}
+
+/// Bytes as people say them: `312B`, `1.2KiB`.
+pub fn size(bytes: f64) -> String {
+    if bytes < 1024.0 {
+        return format!("{bytes:.0}B");
+    }
+    let (mut size, mut unit) = (bytes / 1024.0, 0);
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        (size, unit) = (size / 1024.0, unit + 1);
+    }
+    format!("{size:.1}{}", UNITS[unit])
+}
+
+const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +60,18 @@ mod tests {
         assert_eq!(
             ["119s", "2m", "119m", "2h", "47h", "2d"],
             [119, 120, 7_199, 7_200, 172_799, 172_800].map(age)[..]
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            [0.0, 1023.0, 1024.0, 1.5e6, 1e18].map(size),
+            ["0B", "1023B", "1.0KiB", "1.4MiB", "909494.7TiB"]
+        );
+        assert_eq!(
+            [0.0, 0.00001, 0.001, 0.0456, 1.0, 60.0].map(time),
+            ["0us", "10us", "1.0ms", "45.6ms", "1.00s", "60.00s"]
         );
     }
 }

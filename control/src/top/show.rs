@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value, json};
 
 use super::refresh::{Refresh, Row};
-use crate::client::table;
+use crate::client::table::{self, size, time};
 
 /// A table under lines about the sidecar as a whole.
 pub fn text(admin: SocketAddr, refresh: &Refresh) -> String {
@@ -111,29 +111,6 @@ fn per_second(count: u64, interval: f64) -> f64 {
     if interval > 0.0 { count as f64 / interval } else { 0.0 }
 }
 
-/// A time as people say it: `850us`, `1.2ms`, `3.40s`.
-fn time(seconds: f64) -> String {
-    match seconds {
-        ..0.001 => format!("{:.0}us", seconds * 1e6),
-        0.001..1.0 => format!("{:.1}ms", seconds * 1e3),
-        _ => format!("{seconds:.2}s"),
-    }
-}
-
-/// Bytes as people say them: `312B`, `1.2KiB`.
-fn size(bytes: f64) -> String {
-    if bytes < 1024.0 {
-        return format!("{bytes:.0}B");
-    }
-    let (mut size, mut unit) = (bytes / 1024.0, 0);
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        (size, unit) = (size / 1024.0, unit + 1);
-    }
-    format!("{size:.1}{}", UNITS[unit])
-}
-
-const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-
 const TITLES: [&str; 12] = [
     "DIRECTION",
     "SERVICE",
@@ -238,17 +215,5 @@ no route carries anything";
         assert_eq!(fit(text, 3, 4), "one\n2\nand");
         assert_eq!(fit(text, 80, 4), "one line\n2\nand 2 more");
         assert_eq!((fit(text, 80, 1), fit("", 0, 0)), ("and 4 more".to_owned(), String::new()));
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        assert_eq!(
-            [0.0, 1023.0, 1024.0, 1.5e6, 1e18].map(size),
-            ["0B", "1023B", "1.0KiB", "1.4MiB", "909494.7TiB"]
-        );
-        assert_eq!(
-            [0.0, 0.00001, 0.001, 0.0456, 1.0, 60.0].map(time),
-            ["0us", "10us", "1.0ms", "45.6ms", "1.00s", "60.00s"]
-        );
     }
 }
