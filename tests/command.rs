@@ -116,7 +116,7 @@ fn completions_know_every_command_in_every_common_shell() {
         let output = lighter(&["completions", shell]);
         assert_eq!(status(&output), 0, "{shell}");
         let script = stdout(&output);
-        for command in ["proxy", "run", "demo", "check", "schema", "version", "completions"] {
+        for command in ["proxy", "run", "demo", "simulate", "check", "schema", "version", "completions"] {
             assert!(script.contains(command), "{shell} does not know {command}");
         }
         for hidden in ["__serve", "__try-out"] {

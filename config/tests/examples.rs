@@ -8,6 +8,7 @@ use jsonschema::Validator;
 use lighter_config::control::ControlConfig;
 use lighter_config::load::Resources;
 use lighter_config::name::ServiceName;
+use lighter_config::scenario::Scenario;
 use lighter_config::schema;
 use lighter_config::sidecar::SidecarConfig;
 use lighter_config::snapshot::Snapshot;
@@ -92,6 +93,14 @@ fn the_example_of_a_control_planes_file_is_read() {
     assert_eq!(config.resources, [examples().join("bookshop.yaml")]);
     let value = documents(&examples().join("control.yaml")).remove(0);
     assert!(validator("ControlConfig").is_valid(&value));
+}
+
+#[test]
+fn the_example_of_a_scenario_is_read() {
+    let file = examples().join("simulate/faults.yaml");
+    let scenario = Scenario::read(&file).unwrap();
+    assert_eq!((scenario.devices, scenario.events.len()), (40, 3));
+    assert!(validator("Scenario").is_valid(&documents(&file).remove(0)));
 }
 
 #[test]

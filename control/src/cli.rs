@@ -3,7 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::{ca, check, client, completions, demo, inject, proxy, run, schema, serve, tap, top, version};
+use crate::{
+    ca, check, client, completions, demo, inject, proxy, run, schema, serve, simulate, tap, top, version,
+};
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
 #[derive(Debug, Parser)]
@@ -39,6 +41,8 @@ pub enum Command {
     Tap(tap::Args),
     /// Show what a sidecar does right now, route by route
     Top(top::Args),
+    /// Try out on simulated devices where requests run best
+    Simulate(simulate::Args),
     /// Put a sidecar into the pods of Kubernetes manifests
     Inject(inject::command::Args),
     /// Take the sidecars out again
@@ -80,6 +84,7 @@ impl Command {
             Command::Drain(args) => client::drain::execute(&args),
             Command::Tap(args) => tap::execute(&args),
             Command::Top(args) => top::execute(&args),
+            Command::Simulate(args) => simulate::execute(&args),
             Command::Inject(args) => inject::command::execute(&args),
             Command::Uninject(args) => inject::command::uninject(&args),
             Command::Backup(args) => client::backup::execute(&args),

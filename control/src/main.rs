@@ -27,6 +27,7 @@ mod run;
 mod schema;
 mod scrape;
 mod serve;
+mod simulate;
 mod state;
 mod store;
 mod tap;
