@@ -139,11 +139,12 @@ fn kill(world: &World, kills: usize, least: f64, mut is_enough: impl FnMut() -> 
     let fell = || world.reviews.metrics().sum("lighter_link_fallbacks_total", &[]) as usize;
     let came = || [&world.web, &world.reviews].iter().all(|sidecar| over_rings(sidecar, "received") > least);
     let began = Instant::now();
-    let limit = Duration::from_secs(if support::full() { 3600 } else { 120 });
+    let limit = Duration::from_secs(if support::full() { 3600 } else { 300 });
     while !is_enough() || fell() < kills || !came() {
         assert!(began.elapsed() < limit, "{} rings were killed", fell());
-        // At any moment, so that also one dies on which nobody is yet.
-        std::thread::sleep(Duration::from_millis(fastrand::u64(0..100)));
+        // At any moment, so that also one dies on which nobody is yet. Once enough have, those that are left may carry more.
+        let longest = if fell() < kills { 100 } else { 1000 };
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..longest)));
         rings::end_all(world.reviews.program.pid() as i32).unwrap();
     }
     fell()
