@@ -24,7 +24,7 @@ pub fn tests() -> Vec<Trial> {
 fn drained() {
     let text = "x\n".to_owned() + &"123456789\n".repeat(60_000);
     let data = Data::new().with_text("a.csv", &text);
-    let mut device = data.start(", mediaBytesPerSecond: 300000", "drainDeadline: 20s\n");
+    let mut device = data.start(", mediaBytesPerSecond: 120000", "drainDeadline: 20s\n");
     let mut caller = Peer::connect(device.at);
     caller.send(get("/scan/a"));
     let head = caller.expect_head();

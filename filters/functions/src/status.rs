@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The status of a call, named after `CS_STATUS` of the SNIA Computational Storage API (version 1.0, "Status Codes").
+/// The status of a call, named after `CS_STATUS` of the SNIA Computational Storage API, version 1.0.
 /// Of its list there are only those that something here can end with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {

@@ -7,19 +7,18 @@ use lighter_proxy::error::Cause;
 use lighter_proxy::http::h1::body::Framing;
 use lighter_proxy::http::h1::edit::{Edit, ResponseRules};
 use lighter_proxy::http::h1::head::{self, Asked};
-use lighter_proxy::telemetry::Direction;
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else { return };
     let asked = Asked { head: choice & 1 != 0, upgrade: choice & 2 != 0 };
-    let direction = if choice & 4 == 0 { Direction::Outbound } else { Direction::Inbound };
+    let lighter = choice & 4 == 0;
     let mut room = head::room();
     let Ok(Some(response)) = head::response(bytes, &mut room, asked) else { return };
     assert!(response.len <= bytes.len());
     let front = &bytes[..response.len];
 
     let (close, draining) = (choice & 16 != 0, choice & 32 != 0);
-    let rules = ResponseRules { direction, client_minor: choice >> 3 & 1, close, draining };
+    let rules = ResponseRules { lighter, client_minor: choice >> 3 & 1, close, draining };
     let mut edit = Edit::default();
     edit.response(front, &response, &rules);
     let passed = edit.to_vec(front);
