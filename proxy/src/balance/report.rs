@@ -132,7 +132,10 @@ impl Turns {
         if is_mine {
             let reported: Vec<_> = (0..self.configured.len()).map(weight).collect();
             let turns = turns(&reported).unwrap_or_else(|| self.configured.to_vec());
-            self.rotation.store(Arc::new(Rotation::new(turns.into_iter())));
+            // Where nothing has changed turns go on: who begins anew gives some a turn too many.
+            if !self.rotation.load().is_by(&turns) {
+                self.rotation.store(Arc::new(Rotation::new(turns.into_iter())));
+            }
         }
         self.rotation.load().next(available)
     }

@@ -21,6 +21,11 @@ impl Rotation {
         Rotation { next: AtomicU64::new(u64::from(fastrand::u32(..))), weights, heaviest }
     }
 
+    /// Whether its turns are by these weights.
+    pub(super) fn is_by(&self, weights: &[u32]) -> bool {
+        self.weights.iter().copied().eq(weights.iter().map(|weight| u64::from((*weight).max(1))))
+    }
+
     /// The next one that is `available`; `None` only if there is hardly one.
     pub(super) fn next(&self, available: impl Fn(usize) -> bool) -> Option<usize> {
         let count = self.weights.len() as u64;

@@ -149,3 +149,20 @@ proptest! {
         prop_assert!(turns.iter().flatten().all(|turns| (1..=1000).contains(turns)));
     }
 }
+
+#[test]
+fn turns_go_on_where_weights_are_as_before() {
+    let rules = rules(&[]);
+    let turns = Turns::new([1, 1, 1].into_iter(), &rules);
+    let at = |step: u64| step * nanos(rules.interval);
+    let first = turns.next(0, |_| None, |_| true).unwrap();
+    for step in 1..30 {
+        assert_eq!(turns.next(at(step), |_| None, |_| true), Some((first + step as usize) % 3));
+    }
+    // Two report what is as good, and the third has as much as they have.
+    let reported = |place: usize| (place < 2).then_some(7.0);
+    let first = turns.next(at(30), reported, |_| true).unwrap();
+    for step in 1..30 {
+        assert_eq!(turns.next(at(30 + step), reported, |_| true), Some((first + step as usize) % 3));
+    }
+}
