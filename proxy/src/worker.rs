@@ -22,6 +22,7 @@ use crate::drain::{Connections, Kinds, Phase};
 use crate::guard::Guard;
 use crate::handover::offer::Offer;
 use crate::handover::{HandoverError, Taken};
+use crate::http::hop::{self, Half};
 use crate::identity::{self, Identity};
 use crate::inbound::Apps;
 use crate::intercept::Installed;
@@ -366,10 +367,12 @@ impl Shared {
         self.service.as_ref()
     }
 
-    /// Whether functions of this very process are asked at `address`.
+    /// Whether `x-lighter-*` fields of an answer from `endpoint` pass. What functions of this very process say is a
+    /// sidecar's own word too.
     #[inline]
-    pub(crate) fn is_device(&self, address: SocketAddr) -> bool {
-        self.config.device.as_ref().is_some_and(|device| device.listen == address)
+    pub(crate) fn lighter_passes(&self, direction: Direction, endpoint: Option<SocketAddr>) -> bool {
+        hop::lighter_passes(direction, Half::Response)
+            || self.config.device.as_ref().is_some_and(|device| Some(device.listen) == endpoint)
     }
 
     /// Where resources come from. For the control thread.

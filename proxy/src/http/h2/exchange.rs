@@ -23,7 +23,7 @@ use crate::authorize;
 use crate::balance::{Avoid, Cluster, Endpoint, Outcome, Picked};
 use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
-use crate::http::hop::Half;
+use crate::http::hop::{Half, Kind};
 use crate::http::stream::Stream;
 use crate::http::{BODY_TOO_LARGE, CROWDED, unpicked};
 use crate::mesh::{RouteState, Target};
@@ -522,9 +522,9 @@ impl Call<'_> {
         response: &mut ResponseHead,
         endpoint: &Endpoint,
     ) -> Result<(), ProxyError> {
-        // What the functions of this process say is its own word.
-        if !self.downstream.context.worker.shared.is_device(endpoint.address) {
-            head::strip(&mut response.fields, self.downstream.context.direction, Half::Response);
+        let context = &self.downstream.context;
+        if !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
+            response.fields.remove(Kind::Lighter);
         }
         endpoint.hear_all(&mut response.fields);
         if self.state.chain.changes_response() {

@@ -18,7 +18,6 @@ use crate::http::h1::Pool;
 use crate::http::h1::body::{Framing, Pass};
 use crate::http::h1::edit::{self, Edit, ResponseRules, Slices, Span};
 use crate::http::h1::head::{self, Response};
-use crate::http::hop::{self, Half};
 use crate::http::local::{self, ErrorAnswer};
 use crate::io::Stream;
 use crate::link::send::LENT;
@@ -255,8 +254,8 @@ impl Connection {
         };
         let is_last = response.status >= 200 || response.framing == Framing::Tunnel;
         let endpoint = self.exchange.picked.as_ref().map(|picked| &*picked.endpoint);
-        let lighter = hop::lighter_passes(self.direction, Half::Response)
-            || endpoint.is_some_and(|endpoint| self.worker.shared.is_device(endpoint.address));
+        let lighter =
+            self.worker.shared.lighter_passes(self.direction, endpoint.map(|endpoint| endpoint.address));
         let rules = ResponseRules { lighter, client_minor: self.exchange.minor, close, draining };
         let heard = endpoint.filter(|endpoint| is_last && endpoint.is_heard());
         match state {
