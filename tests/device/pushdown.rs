@@ -5,30 +5,18 @@ use std::fs;
 use libtest_mimic::Trial;
 
 use crate::device::{Data, Device, text};
-use crate::parquet::{self, Column};
+use crate::parquet;
 use crate::support::test;
 
 pub fn tests() -> Vec<Trial> {
     vec![test("pushdown::what_is_not_needed_is_not_read", not_read)]
 }
 
-/// Twenty row groups whose `id` rises, beside text that nothing shortens. A few megabytes.
+/// Twenty row groups, a few megabytes.
 fn device() -> (Device, u64) {
-    let noise = |row: u64| {
-        let mut state = row.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            format!("{state:016x}")
-        };
-        Some((0..12).map(|_| next()).collect::<String>())
-    };
-    let columns = [
-        ("id", Column::Int((0..20_000).map(Some).collect())),
-        ("noise", Column::Text((0..20_000).map(noise).collect())),
-    ];
-    let data = Data::new().with("wide.parquet", |path| parquet::write(path, &columns, 1000));
+    let data = Data::new().with("wide.parquet", |path| {
+        parquet::write_wide(path, 20_000, 12);
+    });
     let size = fs::metadata(data.path("wide.parquet")).unwrap().len();
     assert!(size > 2_000_000, "{size}");
     (data.start("", ""), size)

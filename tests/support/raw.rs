@@ -34,8 +34,7 @@ pub enum Body {
 
 impl Peer {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-        Self::over(stream)
+        Self::connect_where_taken(address).expect("the connection stands")
     }
 
     /// None where the other side resets the connection before it is seen to stand.

@@ -10,28 +10,12 @@ use lighter_functions::{Format, Limits, Status};
 
 mod common;
 
-use common::parquet::{self, Column};
+use common::parquet;
 use common::{LIMITS, ask, device};
 
-/// Ten row groups of a thousand rows, whose `id` rises, and a wide column of text that nothing shortens.
+/// Ten row groups.
 fn wide(path: &Path) -> u64 {
-    let text = |row: u64| {
-        // The same in every run of this test.
-        let mut state = row.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            format!("{state:016x}")
-        };
-        Some((0..8).map(|_| next()).collect::<String>())
-    };
-    let columns = [
-        ("id", Column::Int((0..10_000).map(Some).collect())),
-        ("text", Column::Text((0..10_000).map(text).collect())),
-    ];
-    parquet::write(path, &columns, 1000);
-    std::fs::metadata(path).unwrap().len()
+    parquet::write_wide(path, 10_000, 8)
 }
 
 #[test]

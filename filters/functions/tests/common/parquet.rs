@@ -80,3 +80,25 @@ pub fn write(path: &Path, columns: &[(&str, Column)], rows_in_group: usize) {
     }
     writer.close().unwrap();
 }
+
+/// Writes row groups of a thousand rows: `id`, which rises, and a wide `text` of so many words that nothing shortens. Returns
+/// the file's size.
+pub fn write_wide(path: &Path, rows: u32, words: usize) -> u64 {
+    let text = |row: u32| {
+        // The same in every run.
+        let mut state = u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            format!("{state:016x}")
+        };
+        Some((0..words).map(|_| next()).collect::<String>())
+    };
+    let columns = [
+        ("id", Column::Int((0..rows).map(|row| Some(row.into())).collect())),
+        ("text", Column::Text((0..rows).map(text).collect())),
+    ];
+    write(path, &columns, 1000);
+    std::fs::metadata(path).unwrap().len()
+}
