@@ -113,6 +113,7 @@ fn of_match(
         retry: None,
         priority: Priority::Default,
         session: None,
+        offload: None,
     }
 }
 

@@ -108,6 +108,7 @@ fn of_rule(
             retry: None,
             priority: Priority::Default,
             session: None,
+            offload: None,
         });
     }
     let session = session::of_rule(rule.session_persistence.as_ref(), label, at, routes.iter(), report);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::filter::{Fault, Mirror, RateLimit, SizeLimits};
-use super::{Backend, Persistence, Priority, Retry, query};
+use super::{Backend, Offload, Persistence, Priority, Retry, query};
 use crate::name::ServicePort;
 
 /// What a route can ask of a request, whatever the protocol version.
@@ -63,6 +63,8 @@ pub struct Route {
     pub priority: Priority,
     /// How requests of one session find the endpoint of the first one again. None: each is for itself.
     pub session: Option<Arc<Persistence>>,
+    /// Where its requests may run beside its backends. None: nowhere.
+    pub offload: Option<Arc<Offload>>,
 }
 
 /// What a request must look like. Every part must hold.
@@ -203,6 +205,7 @@ impl RouteTable {
             retry: None,
             priority: Priority::Default,
             session: None,
+            offload: None,
         }])
     }
 
@@ -238,10 +241,11 @@ impl RouteTable {
 }
 
 impl Route {
-    /// Every port that it leads to, copies of requests included.
+    /// Every port that it leads to, devices and copies of requests included.
     pub fn targets(&self) -> impl Iterator<Item = &ServicePort> {
         let backends = self.backends.iter().map(|backend| &backend.target);
-        backends.chain(self.mirrors().map(|mirror| &mirror.target))
+        let devices = self.offload.iter().flat_map(|offload| &offload.devices).map(|device| &device.target);
+        backends.chain(devices).chain(self.mirrors().map(|mirror| &mirror.target))
     }
 
     /// The copies that are made of its requests, in the order of its actions.

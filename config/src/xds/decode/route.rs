@@ -240,7 +240,18 @@ fn one(
         name => name.into(),
     };
     let retry = retry.map(Arc::new);
-    Ok(Route { index: 0, name, matcher, actions, backends, request_timeout, retry, priority, session })
+    Ok(Route {
+        index: 0,
+        name,
+        matcher,
+        actions,
+        backends,
+        request_timeout,
+        retry,
+        priority,
+        session,
+        offload: None,
+    })
 }
 
 fn header_actions(
