@@ -1,10 +1,13 @@
 //! Whether a place is left alone for a while, because it refused, failed or stalled.
 
+use serde::{Deserialize, Serialize};
+
 use crate::record::Standing;
 use crate::time::Time;
 
 /// Why a device did not execute a request. It says so before it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// It may not draw more power.
     PowerCap,
@@ -13,7 +16,8 @@ pub enum Refusal {
 }
 
 /// How a request failed that a device may have begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Failure {
     /// The device is gone, or the way to it.
     Lost,
@@ -24,7 +28,8 @@ pub enum Failure {
 }
 
 /// Why a request did not get its answer where it was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Setback {
     /// It was not executed.
     Refused(Refusal),
@@ -91,6 +96,17 @@ impl Health {
         // What was sent before says nothing of what came after.
         if self.suspension.is_some_and(|suspension| began >= suspension.since) {
             self.suspension = None;
+        }
+    }
+
+    /// One that nobody waits for any more. Whether the place would have answered is as open as before.
+    pub(crate) fn abandoned(&mut self, now: Time) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if self.outstanding == 0 {
+            self.waiting_since = now;
+        }
+        if let Some(suspension) = &mut self.suspension {
+            suspension.is_tried = false;
         }
     }
 

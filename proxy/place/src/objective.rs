@@ -1,5 +1,7 @@
 //! What counts when places are compared.
 
+use serde::{Deserialize, Serialize};
+
 /// What a route's OffloadPolicy wants least of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Objective {
@@ -13,7 +15,7 @@ pub enum Objective {
 }
 
 /// What a second, a joule and a byte cost beside each other. Only their ratios matter.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
     /// Of a second until the answer.
     pub second: f32,

@@ -54,6 +54,8 @@ pub enum Outcome {
     Answered(Answer),
     /// It was not.
     SetBack(Setback),
+    /// Whoever asked does not wait for it any more: it says nothing of the place.
+    Abandoned,
 }
 
 /// What an answer says beside its content.
@@ -132,6 +134,10 @@ impl Placer {
         let seconds = now.seconds_since(ticket.began);
         let is_late = seconds > f64::from(route.rules.guard.slo_seconds);
         let is_news = match outcome {
+            Outcome::Abandoned => {
+                place.health.abandoned(now);
+                false
+            }
             Outcome::SetBack(setback) if ticket.place != HOST => {
                 place.health.set_back(*setback, ticket.began, now, || self.random.f32())
             }
@@ -151,7 +157,7 @@ impl Placer {
                 Outcome::SetBack(Setback::Failed(_)) if is_news => {
                     route.guard.ended(true, &route.rules.guard, now);
                 }
-                Outcome::SetBack(_) => {}
+                Outcome::SetBack(_) | Outcome::Abandoned => {}
             }
         }
         match outcome {
@@ -166,7 +172,7 @@ impl Placer {
                 let error = error_log(place, route, ticket, seconds);
                 place.bias.learn(error.max(0.0), DEVICE_PARTS[0], FLOOR, now);
             }
-            Outcome::SetBack(_) => {}
+            Outcome::SetBack(_) | Outcome::Abandoned => {}
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Deref;
 
+use serde::{Deserialize, Serialize};
+
 use crate::health::Setback;
 use crate::objective::Weights;
 use crate::request::{PlaceId, Request, SizeClass};
@@ -12,7 +14,7 @@ use crate::time::Time;
 pub const MAX_PLACES: usize = 8;
 
 /// One decision. Of a fixed size, and made without allocating.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// When it was made.
     pub at: Time,
@@ -27,7 +29,7 @@ pub struct Record {
 }
 
 /// Everything that a decision depends on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Inputs {
     /// What was asked.
     pub request: Request,
@@ -54,7 +56,8 @@ pub struct Inputs {
 }
 
 /// One of two sides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The host.
     #[default]
@@ -63,15 +66,16 @@ pub enum Side {
     Device,
 }
 
-/// A few places, in place.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A few places, in place. Written as a list.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Vec<Candidate>", try_from = "Vec<Candidate>")]
 pub struct Candidates {
     all: [Candidate; MAX_PLACES],
     count: u8,
 }
 
 /// A place, and what is expected of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Which.
     pub place: PlaceId,
@@ -100,7 +104,8 @@ pub struct Candidate {
 }
 
 /// Whether a request may go to a place, and why not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// It may.
     #[default]
@@ -128,7 +133,7 @@ pub enum Standing {
 }
 
 /// What is expected of a place for a request.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// Until the answer, in seconds.
     pub seconds: f64,
@@ -141,7 +146,7 @@ pub struct Estimate {
 }
 
 /// Where a request goes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// There.
     pub place: PlaceId,
@@ -152,7 +157,8 @@ pub struct Decision {
 }
 
 /// Why a request goes where it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The request is for the host alone.
     Stateful,
@@ -249,6 +255,25 @@ impl Candidates {
     /// The host.
     pub fn host(&self) -> &Candidate {
         &self.all[0]
+    }
+}
+
+impl From<Candidates> for Vec<Candidate> {
+    fn from(candidates: Candidates) -> Self {
+        candidates.to_vec()
+    }
+}
+
+impl TryFrom<Vec<Candidate>> for Candidates {
+    type Error = String;
+
+    fn try_from(all: Vec<Candidate>) -> Result<Self, String> {
+        let (Some(host), true) = (all.first(), all.len() <= MAX_PLACES) else {
+            return Err(format!("{} places: from 1, which is the host, to {MAX_PLACES}", all.len()));
+        };
+        let mut candidates = Candidates::of_host(*host);
+        all[1..].iter().for_each(|device| candidates.push(*device));
+        Ok(candidates)
     }
 }
 

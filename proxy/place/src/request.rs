@@ -1,7 +1,9 @@
 //! What is asked, and which places offer to do it.
 
+use serde::{Deserialize, Serialize};
+
 /// A place where requests run: the host, or a device. Numbers are given by a [`Placer`](crate::Placer) and mean something to it only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PlaceId(pub(crate) u32);
 
 /// Where the service itself runs. Always a legal choice.
@@ -15,7 +17,8 @@ impl PlaceId {
 }
 
 /// What a request does with state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Work {
     /// It reads nothing but itself.
     Stateless,
@@ -26,7 +29,7 @@ pub enum Work {
 }
 
 /// What is known of a request before it runs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// What it does with state.
     pub work: Work,
@@ -55,7 +58,7 @@ pub struct Offer {
 }
 
 /// Requests of about one size, by the bytes that they work on. Each class is eight times as large as the one before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SizeClass(u8);
 
 impl SizeClass {

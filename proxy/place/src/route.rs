@@ -1,5 +1,7 @@
 //! What is known of one route.
 
+use serde::{Deserialize, Serialize};
+
 use crate::explore::{Exploration, Purse};
 use crate::guard::{Guard, GuardRules};
 use crate::learn::Layer;
@@ -9,7 +11,7 @@ use crate::record::Side;
 use crate::request::{PlaceId, SizeClass};
 
 /// A route. Numbers are given by a [`Placer`](crate::Placer) and mean something to it only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteId(pub(crate) u32);
 
 impl RouteId {

@@ -146,6 +146,11 @@ proptest! {
                     prop_assert_eq!(record.decision.place, HOST, "to the host at once");
                     prop_assert_eq!(record.decision.reason, Reason::Setback(setback));
                     prop_assert_eq!(recompute(&record), record.decision);
+                    // A log is as good as the record itself.
+                    let line = serde_json::to_string(&record).unwrap();
+                    let read: Record = serde_json::from_str(&line).unwrap();
+                    prop_assert_eq!(read, record);
+                    prop_assert_eq!(recompute(&read), record.decision);
                     placer.ended(&ticket, &answered(), at);
                     // And the next one does not go there.
                     let next = placer.place(route, &request, &offers, at);
