@@ -33,6 +33,7 @@ mod loopback;
 pub mod mesh;
 pub mod messages;
 mod mirror;
+mod offload;
 pub mod outbound;
 mod overload;
 mod registry;

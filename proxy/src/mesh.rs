@@ -23,6 +23,7 @@ use tokio::sync::futures::Notified;
 use crate::authorize::Guard;
 use crate::balance::{Cluster, Endpoint};
 use crate::error::Cause;
+use crate::offload::{self, OfRoute, Placing};
 use crate::overload::{Admission, Admitted, Limiter};
 use crate::retry::budget::Budget;
 use crate::retry::{Came, Request, Rules, Tries, Verdict};
@@ -138,6 +139,8 @@ pub struct RouteState {
     pub(crate) sessions: Option<Sessions>,
     /// Its counters.
     pub metrics: Arc<RouteMetrics>,
+    /// Where its requests may run beside its backends.
+    pub(crate) offload: Option<OfRoute>,
     /// Where copies of its requests go, in the order of its actions; none where that does not exist.
     pub(crate) mirrors: Box<[Option<Arc<Destination>>]>,
 }
@@ -152,6 +155,25 @@ impl RouteState {
     /// The same for another try of one that was let in before.
     pub(crate) fn admit_again(&self) -> Option<Admitted> {
         self.admission.as_ref().map(Admission::again)
+    }
+
+    /// What is known of a request before it runs, where it may run on a device.
+    #[inline]
+    pub(crate) fn asked<R: RequestParts + ?Sized>(&self, request: &R) -> Option<Placing> {
+        self.offload.as_ref().map(|offload| offload.asked(request))
+    }
+
+    /// How long a try may take until it is answered; `on_device`: it is there.
+    #[inline]
+    pub(crate) fn try_timeout(&self, on_device: bool) -> Option<Duration> {
+        let own = self.retries.try_timeout;
+        match &self.offload {
+            Some(offload) if on_device => {
+                let limit = offload.try_timeout();
+                Some(own.map_or(limit, |own| own.min(limit)))
+            }
+            _ => own,
+        }
     }
 
     /// How long to wait before another try of a request of this route; none if it had its last one. Counted.
@@ -278,7 +300,13 @@ impl Destination {
         let backends = |backends: &[Backend]| Backends::new(backends, clusters);
         let known = (old, &*mesh.memory);
         let mut own = Self::with(port, Direction::Outbound, cluster, learned, known, backends);
+        let placements = offload::placements(port, old);
         for (route, state) in port.routes.routes.iter().zip(&mut own.routes) {
+            if let Some(said) = &route.offload {
+                let placement = placements.iter().find(|placement| placement.is_by(said));
+                let cluster = |target: &ServicePort| clusters.get(target).cloned();
+                state.offload = placement.and_then(|placement| placement.of_route(&route.name, cluster));
+            }
             let mirror = |said: &Mirror| Self::mirror(&said.target, clusters, mesh).map(Arc::new);
             state.mirrors = route.mirrors().map(mirror).collect();
         }
@@ -361,8 +389,10 @@ impl Destination {
                     route.retry.as_ref(),
                     budgets.of_route(&metrics),
                     elsewhere,
-                ),
+                )
+                .returning(route.offload.is_some()),
                 admission: None,
+                offload: None,
                 metrics,
                 mirrors: Box::default(),
             }

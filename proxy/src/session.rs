@@ -19,6 +19,7 @@ use crate::balance::{Avoid, Cluster, Endpoint, Picked};
 use crate::error::Cause;
 use crate::http::cookie;
 use crate::mesh::RouteState;
+use crate::offload::Placing;
 use crate::telemetry::RouteMetrics;
 
 /// The sessions of one route.
@@ -82,13 +83,32 @@ impl RouteState {
         self.sessions.as_ref().map(|sessions| sessions.of(request, SystemTime::now()))
     }
 
-    /// Picks an endpoint: that of the `session` if it takes the request, or another one than `avoid` if there is one. `hash`
-    /// gives what [`Cluster::hash`] says of the request. `is_first`: it was not tried before.
+    /// Picks an endpoint: on a device if what is known of the request for its `placing` says so; that of the `session` if it takes
+    /// the request; or another one than `avoid` if there is one. `hash` gives what [`Cluster::hash`] says of the request.
+    /// `is_first`: it was not tried before.
     #[inline]
     pub(crate) fn pick(
         &self,
+        placing: Option<&Placing>,
         session: Option<Session>,
-        hash: impl FnOnce(&Cluster) -> Option<u64>,
+        mut hash: impl FnMut(&Cluster) -> Option<u64>,
+        (is_first, avoid): (bool, Option<&Avoid>),
+        now: Instant,
+    ) -> Result<Picked, Cause> {
+        match (&self.offload, placing) {
+            (Some(offload), Some(placing)) => {
+                let on_host = |hash: &mut _| self.pick_on_host(session, hash, (is_first, avoid), now);
+                offload.pick(placing, &mut hash, on_host, (is_first, avoid), now)
+            }
+            _ => self.pick_on_host(session, &mut hash, (is_first, avoid), now),
+        }
+    }
+
+    #[inline]
+    fn pick_on_host(
+        &self,
+        session: Option<Session>,
+        hash: &mut impl FnMut(&Cluster) -> Option<u64>,
         (is_first, avoid): (bool, Option<&Avoid>),
         now: Instant,
     ) -> Result<Picked, Cause> {

@@ -13,6 +13,7 @@
 //! | `GET /log_level`, `POST /log_level?level=…` | the log filter, such as `info` or `lighter_proxy=debug` |
 //! | `GET /links` | open links, the wires that carry them, and what those carried, as JSON |
 //! | `POST /links/freeze` | every link goes back to TCP, and to another wire again when its policy says so |
+//! | `GET /decisions?…` | where requests of rules with an OffloadPolicy went of late, and why: a line of JSON for each; `route=…` and `last=…` say which |
 //! | `GET /tap?…` | exchanges as they end, a line of JSON for each, for as long as the client stays; those only that fit what the query says |
 //! | `POST /drain` | as SIGTERM; answers at once. On the probe port by GET too, which is all that a preStop hook can send |
 //! | `POST /drain?now` | the same, but nobody is let in from then on, and what still runs after a second is cut |
@@ -32,6 +33,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 
 use crate::drain::Phase;
+use crate::offload;
 use crate::telemetry::exposition::Format;
 use crate::telemetry::tap::{Filter, MOST_TAPS, Tap};
 use crate::telemetry::{access_log, logging, render};
@@ -83,6 +85,7 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
             shared.rings.give_up_all();
             "links go back to TCP\n"
         }),
+        "/decisions" => only_get(method, || decisions(shared, query)),
         "/tap" => match *method {
             Method::GET => tap(query),
             _ => not_allowed("GET"),
@@ -104,6 +107,22 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
         }),
         path => health(shared, method, path),
     }
+}
+
+/// The last decisions of offload, the oldest first.
+fn decisions(shared: &Shared, query: &str) -> Answer {
+    let last = match argument(query, "last").map(|last| last.parse()) {
+        None => 100,
+        Some(Ok(last)) => last,
+        Some(Err(_)) => return text(StatusCode::BAD_REQUEST, "`last` is a number\n"),
+    };
+    let route = argument(query, "route");
+    let lines: String = offload::decisions(&shared.mesh.load(), route.as_deref(), last)
+        .iter()
+        .filter_map(|logged| serde_json::to_string(logged).ok())
+        .flat_map(|line| [line, "\n".to_owned()])
+        .collect();
+    answer(StatusCode::OK, JSON_LINES, lines)
 }
 
 fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
@@ -154,7 +173,7 @@ fn tap(query: &str) -> Answer {
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
     match Tap::open(filter) {
-        Some(tap) => respond(StatusCode::OK, "application/x-ndjson", Either::Right(Tapped::new(tap))),
+        Some(tap) => respond(StatusCode::OK, JSON_LINES, Either::Right(Tapped::new(tap))),
         None => text(StatusCode::SERVICE_UNAVAILABLE, format!("{MOST_TAPS} look already\n")),
     }
 }
@@ -257,6 +276,8 @@ pub(crate) fn decoded(value: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+const JSON_LINES: &str = "application/x-ndjson";
+
 const INDEX: &str = "\
 GET  /ready                      200 while this sidecar takes traffic
 GET  /live                       200 while its control thread runs
@@ -267,6 +288,7 @@ GET  /links                      open links and their wires (JSON)
 POST /links/freeze               sends every link back to TCP
 GET  /config_dump                what is in force (JSON)
 GET  /intercept                  redirecting rules and their counters (JSON)
+GET  /decisions[?last=N]         where offload sent requests of late, and why (lines of JSON)
 GET  /tap[?path=/a&status=5xx…]  exchanges as they end (lines of JSON)
 GET  /log_level                  the log filter
 POST /log_level?level=FILTER     changes it

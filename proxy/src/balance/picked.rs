@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lighter_place::Setback;
+
 use super::circuit::Pass;
 use super::endpoint::Endpoint;
 use super::outlier::Fault;
 use crate::error::Cause;
+use crate::offload::{self, Placed};
 use crate::overload::Admitted;
+use crate::retry::Came;
 use crate::telemetry::histogram::nanos;
 
 /// An endpoint that was picked, counted as in flight until this is dropped.
@@ -17,6 +21,8 @@ pub struct Picked {
     pub(super) at: u64,
     pub(super) probe: bool,
     pub(super) held: Held,
+    /// Where its route has its requests placed.
+    pub(super) placed: Option<Box<Placed>>,
 }
 
 /// What a request holds of the limits of its port. Callers' sidecars keep those of one kind, a workload's own sidecar those
@@ -36,6 +42,8 @@ pub struct Avoid {
     pub(super) gone: bool,
     /// What came of the try says nothing of the endpoint.
     innocent: bool,
+    /// It is on a device, which failed the request so.
+    setback: Option<Setback>,
 }
 
 /// How an exchange with an endpoint ended, as the balancer sees it.
@@ -117,6 +125,30 @@ impl Picked {
         }
     }
 
+    /// Takes along that the request was placed.
+    pub(crate) fn place(&mut self, placed: Box<Placed>) {
+        self.placed = Some(placed);
+    }
+
+    /// Whether it is on a device, beside the route's own backends.
+    #[inline]
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.placed.as_ref().is_some_and(|placed| placed.is_on_device())
+    }
+
+    /// The bodies were so long, in bytes: the request's and the answer's.
+    #[inline]
+    pub(crate) fn carried(&mut self, bytes: (u64, u64)) {
+        if let Some(placed) = &mut self.placed {
+            placed.carried(bytes);
+        }
+    }
+
+    /// The try failed by `came`: what whoever is asked next is to know of it.
+    pub(crate) fn set_back(&mut self, came: Came) -> Option<Setback> {
+        self.placed.as_mut()?.set_back(offload::setback(came))
+    }
+
     /// Whether it has to wait until others end.
     #[inline]
     pub(crate) fn waits(&self) -> bool {
@@ -134,6 +166,9 @@ impl Picked {
     #[inline]
     fn finish_at(mut self, outcome: Outcome, latency: Duration, at: u64) {
         let endpoint = &*self.endpoint;
+        if let Some(mut placed) = self.placed.take() {
+            placed.end(outcome, endpoint.group.instant(at));
+        }
         if let (Held::Admitted(admitted), Outcome::Answered) = (&self.held, outcome) {
             let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
             admitted.answered(began, latency, now);
@@ -173,12 +208,22 @@ impl Avoid {
     /// The one at which a try failed by `cause`.
     pub fn after(endpoint: Arc<Endpoint>, cause: Cause) -> Self {
         let gone = matches!(cause, Cause::ConnectRefused | Cause::ConnectTimeout | Cause::ConnectFailed);
-        Avoid { endpoint, gone, innocent: false }
+        Avoid { endpoint, gone, innocent: false, setback: None }
     }
 
     /// The same, where the try had this outcome.
     pub(crate) fn with(self, outcome: Outcome) -> Self {
         Avoid { innocent: outcome == Outcome::Abandoned, ..self }
+    }
+
+    /// The same, where it is on a device that failed the request so.
+    pub(crate) fn on_device(self, setback: Option<Setback>) -> Self {
+        Avoid { setback, ..self }
+    }
+
+    /// Why a device did not answer the request, if it was there.
+    pub(crate) fn setback(&self) -> Option<Setback> {
+        self.setback
     }
 
     /// Whether this one failed, rather than a connection to it that had rested for too long.

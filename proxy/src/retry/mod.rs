@@ -87,6 +87,8 @@ pub struct Tries {
     free: bool,
     /// Those that a policy called for.
     called: u8,
+    /// It was on a device, and went to the host from there.
+    returned: bool,
 }
 
 /// What is known of a request at the moment of a failure.
@@ -98,6 +100,8 @@ pub struct Request<'r> {
     pub whole: bool,
     /// How much of its time is left. None: there is no limit.
     pub left: Option<Duration>,
+    /// It is on a device, where only what may run twice is sent.
+    pub on_device: bool,
 }
 
 /// What is tried again of a route's requests.
@@ -113,6 +117,8 @@ pub struct Rules {
     limit: RetryBudget,
     /// What is left to spend. Shared by all workers, and by the configurations that a route has over time.
     pub budget: Arc<Budget>,
+    /// Its requests may be on devices, from where they come back.
+    returns: bool,
 }
 
 impl Rules {
@@ -132,13 +138,19 @@ impl Rules {
             try_timeout: retry.try_timeout,
             limit: policy.retry_budget,
             budget,
+            returns: false,
         }
+    }
+
+    /// The same of a route whose requests may be on devices, if `returns`.
+    pub fn returning(self, returns: bool) -> Self {
+        Rules { returns, ..self }
     }
 
     /// Whether a request's body is worth keeping, as something that was read may be asked for again.
     #[inline]
     pub fn repeats(&self) -> bool {
-        self.policy.is_some()
+        self.policy.is_some() || self.returns
     }
 
     /// What is done about a try of `request`. `seen`: how many requests the route has had so far. `draw` gives a random
@@ -152,6 +164,14 @@ impl Rules {
         seen: impl FnOnce() -> u64,
         draw: impl FnOnce(u64) -> u64,
     ) -> Verdict {
+        if request.on_device && !tries.returned && came.is_failure() {
+            tries.returned = request.whole;
+            // The host is there for all of its requests, so this costs nobody's budget.
+            return match request.whole {
+                true => Verdict::Again(Duration::ZERO, came.condition()),
+                false => Verdict::Refused(Refusal::Body),
+            };
+        }
         let by_itself = self.safe && !tries.free && self.is_safe(came, request.method);
         if by_itself && request.whole {
             let is_free = came == Came::Unread;
@@ -213,6 +233,16 @@ impl Tries {
 }
 
 impl Came {
+    /// Whether a device failed the request, rather than that the request is at fault.
+    fn is_failure(self) -> bool {
+        match self {
+            Came::Unread | Came::Dropped | Came::Broken | Came::Late => true,
+            // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+            Came::Answer { grpc: Some(status), .. } => matches!(status, 2 | 4 | 8 | 12..=15),
+            Came::Answer { status, .. } => status >= 500,
+        }
+    }
+
     fn condition(self) -> Condition {
         match self {
             Came::Unread => Condition::Unread,

@@ -16,7 +16,7 @@ struct World {
     seen: u64,
 }
 
-const WHOLE: Request<'static> = Request { method: b"GET", whole: true, left: None };
+const WHOLE: Request<'static> = Request { method: b"GET", whole: true, left: None, on_device: false };
 
 impl World {
     /// With a budget that never is the reason.
@@ -251,4 +251,24 @@ proptest! {
             prop_assert!(taken as f64 <= most);
         }
     }
+}
+
+#[test]
+fn what_a_device_failed_goes_to_the_host_once_whatever_the_policy_says() {
+    let on_device = Request { on_device: true, method: b"POST", ..WHOLE };
+    let fresh = |came, request| World::new(Retry::default()).decide(came, request);
+    for came in [Came::Unread, Came::Dropped, Came::Broken, Came::Late, answer(500), answer(503)] {
+        let mut world = World::with(Retry::default(), RetryBudget { percent: 0, min_per_second: 0 });
+        assert_eq!(world.decide(came, on_device), Verdict::Again(Duration::ZERO, came.condition()));
+        // What the host fails at then is tried again as that of any route.
+        let next = world.decide(came, on_device);
+        assert_eq!(next, world_at_host(came), "{came:?}");
+    }
+    assert_eq!(fresh(answer(404), on_device), Verdict::Last);
+    assert_eq!(fresh(Came::Broken, Request { whole: false, ..on_device }), Verdict::Refused(Refusal::Body));
+}
+
+fn world_at_host(came: Came) -> Verdict {
+    let mut world = World::with(Retry::default(), RetryBudget { percent: 0, min_per_second: 0 });
+    world.decide(came, Request { method: b"POST", ..WHOLE })
 }

@@ -48,6 +48,7 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
         let sent = Instant::now();
         let error = match attempt(call, &picked, respond, &mut replay).await {
             Ok(outcome) => {
+                picked.carried((call.tally.bytes_in, call.tally.bytes_out));
                 picked.finish(outcome, call.latency(sent), Instant::now());
                 return Ok(());
             }

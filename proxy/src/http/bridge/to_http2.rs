@@ -194,12 +194,13 @@ impl Connection {
         };
         let received = (!state.chain.is_empty()).then(|| asked.clone());
         let policy = destination.policy();
+        let placing = state.asked(&asked);
         let span = head::begin_span(&mut asked.fields, downstream.context.direction);
         let (prepared, Ordered { orders, copy }) = prepare(downstream, &mut asked, &target, state, route);
         let patience = &downstream.context.worker.shared.config.guard;
         let limits =
             Limits::new(state.request_timeout, policy.idle_timeout, grpc, &asked.fields, began, patience)
-                .each(state.retries.try_timeout);
+                .each(state.try_timeout(true));
         let mut call = Call {
             downstream,
             state,
@@ -215,6 +216,8 @@ impl Connection {
             crowded: Crowded::default(),
             tries: Tries::default(),
             session: None,
+            placing,
+            on_device: false,
             decided: None,
         };
         let prepared = match orders.delay {
@@ -318,6 +321,7 @@ impl Connection {
             let sent = Instant::now();
             let error = match self.attempt(call, &picked, &mut upload, minor, close).await {
                 Ok(outcome) => {
+                    picked.carried((call.tally.bytes_in, call.tally.bytes_out));
                     picked.finish(outcome, call.latency(sent), Instant::now());
                     return Ok(());
                 }

@@ -28,6 +28,7 @@ use crate::http::stream::Stream;
 use crate::http::{BODY_TOO_LARGE, CROWDED, unpicked};
 use crate::mesh::{RouteState, Target};
 use crate::mirror::Copy;
+use crate::offload::Placing;
 use crate::retry::{Came, Tries};
 use crate::session::Session;
 use crate::telemetry::spans::Begun;
@@ -74,6 +75,10 @@ pub(crate) struct Call<'a> {
     pub(crate) tries: Tries,
     /// The session that it is of, if its route has sessions.
     pub(crate) session: Option<Box<Session>>,
+    /// What is known of it before it runs, if its route's requests may run on devices.
+    pub(crate) placing: Option<Placing>,
+    /// The try at hand is on one.
+    pub(crate) on_device: bool,
     /// There is another one, after this time.
     pub(crate) decided: Option<Duration>,
 }
@@ -126,12 +131,13 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
 
     let received = (!state.chain.is_empty()).then(|| head.clone());
     let policy = destination.policy();
+    let placing = state.asked(&head);
     let span = head::begin_span(&mut head.fields, downstream.context.direction);
     let (prepared, Ordered { orders, copy }) = prepare(&downstream, &mut head, &target, state, route);
     let patience = &downstream.context.worker.shared.config.guard;
     let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &head.fields, began, patience)
         .within(left)
-        .each(state.retries.try_timeout);
+        .each(state.try_timeout(true));
     let mut call = Call {
         downstream: &downstream,
         state,
@@ -147,6 +153,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         crowded: Crowded::default(),
         tries: Tries::default(),
         session: None,
+        placing,
+        on_device: false,
         decided: None,
     };
     let prepared = match orders.delay {
@@ -250,6 +258,7 @@ async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> 
         let error = match attempt(call, &picked, &mut upload, respond).await {
             Ok(outcome) => {
                 let now = Instant::now();
+                picked.carried((call.tally.bytes_in, call.tally.bytes_out));
                 picked.finish(outcome, call.latency(sent), now);
                 call.tally.ended = Some(now);
                 return Ok(());
@@ -495,11 +504,16 @@ impl Call<'_> {
             }
             let session = self.session.as_deref().copied();
             let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
-            let mut picked = self.state.pick(session, hash, (is_first, avoid), now)?;
+            let mut picked = self.state.pick(self.placing.as_ref(), session, hash, (is_first, avoid), now)?;
             picked.hold(admitted);
             Ok(picked)
         };
-        pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))
+        let picked = pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
+        if self.placing.is_some() {
+            self.on_device = picked.is_on_device();
+            self.limits.next_within(self.state.try_timeout(self.on_device));
+        }
+        Ok(picked)
     }
 
     /// How long the endpoint of a try that began at `sent` took to answer.

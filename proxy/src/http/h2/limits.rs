@@ -82,6 +82,11 @@ impl<'a> Limits<'a> {
         self
     }
 
+    /// The try that begins next is to be answered within `limit`.
+    pub(crate) fn next_within(&mut self, limit: Option<Duration>) {
+        self.of_try = limit;
+    }
+
     /// A try begins.
     pub(crate) fn try_begins(&mut self) {
         let Some(limit) = self.of_try else { return };

@@ -63,7 +63,7 @@ impl Call<'_> {
     /// that was sent of the request is still at hand.
     pub(crate) fn again(
         &mut self,
-        picked: Picked,
+        mut picked: Picked,
         error: ProxyError,
         sent: Instant,
         whole: bool,
@@ -71,6 +71,12 @@ impl Call<'_> {
         self.limits.try_ends();
         let endpoint = picked.endpoint.clone();
         let outcome = outcome(&error, self.tally.status);
+        let came = match error.retry {
+            Retry::Never => None,
+            Retry::Safe => Some(Came::Unread),
+            Retry::Maybe(came) => Some(came),
+        };
+        let setback = came.and_then(|came| picked.set_back(came));
         picked.finish(outcome, sent.elapsed(), Instant::now());
         if whole
             && self.policy.safe_retry
@@ -78,11 +84,6 @@ impl Call<'_> {
         {
             return Ok(Again { pause, avoid: None });
         }
-        let came = match error.retry {
-            Retry::Never => None,
-            Retry::Safe => Some(Came::Unread),
-            Retry::Maybe(came) => Some(came),
-        };
         // Of an answer it is decided before it is dropped.
         let pause = self.decided.take().or_else(|| self.decide(came?, whole));
         let Some(pause) = pause else { return Err(error.at(endpoint.address)) };
@@ -91,7 +92,7 @@ impl Call<'_> {
             let mut called = itoa::Buffer::new();
             self.head.fields.set(PREVIOUS_ATTEMPTS, called.format(self.tries.called()).as_bytes());
         }
-        Ok(Again { pause, avoid: Some(Avoid::after(endpoint, error.cause).with(outcome)) })
+        Ok(Again { pause, avoid: Some(Avoid::after(endpoint, error.cause).with(outcome).on_device(setback)) })
     }
 
     /// What an answer says of its endpoint. An error: it is dropped, and another endpoint asked.
@@ -128,7 +129,8 @@ impl Call<'_> {
     }
 
     fn decide(&mut self, came: Came, whole: bool) -> Option<Duration> {
-        let request = Request { method: self.head.method(), whole, left: self.limits.left() };
+        let on_device = self.on_device;
+        let request = Request { method: self.head.method(), whole, left: self.limits.left(), on_device };
         self.state.again(&mut self.tries, came, request)
     }
 

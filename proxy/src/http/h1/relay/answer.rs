@@ -338,7 +338,8 @@ impl Connection {
         let Connection { exchange: x, target, worker, .. } = self;
         let x = &mut **x;
         let up = x.up.take();
-        let Some(picked) = x.picked.take() else { return };
+        let Some(mut picked) = x.picked.take() else { return };
+        picked.carried((x.upload.moved, x.download.moved));
         let outcome = match fault {
             None if x.unreached => Outcome::Failed,
             None => Outcome::of(x.status),

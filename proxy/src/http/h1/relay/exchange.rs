@@ -21,6 +21,7 @@ use crate::http::h1::edit::{Edit, Slices, Span};
 use crate::http::h1::head::Asked;
 use crate::http::h1::pool::{Upstream, is_quiet};
 use crate::mirror;
+use crate::offload::Placing;
 use crate::retry::{Came, Tries};
 use crate::session::Session;
 use crate::telemetry::spans::Begun;
@@ -42,6 +43,8 @@ pub(super) struct Exchange {
     pub(super) hash: Option<u64>,
     /// The session that it is of, if its route has sessions.
     pub(super) session: Option<Session>,
+    /// What is known of it before it runs, if its route's requests may run on devices.
+    pub(super) placing: Option<Placing>,
     pub(super) began: Instant,
     /// When the try at hand began.
     pub(super) tried: Instant,
@@ -124,6 +127,7 @@ impl Exchange {
             route: None,
             hash: None,
             session: None,
+            placing: None,
             began: Instant::now(),
             tried: Instant::now(),
             clock: None,

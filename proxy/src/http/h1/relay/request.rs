@@ -18,6 +18,7 @@ use crate::http::h1::head::{self, Asked, Form, Request};
 use crate::http::{address_text, dice, hop, unpicked};
 use crate::mesh::Target;
 use crate::mirror::Copy;
+use crate::offload::Placing;
 use crate::session::Session;
 use crate::telemetry::{Direction, Spoken, spans};
 
@@ -169,8 +170,12 @@ impl Connection {
         if target.pinned.is_none() {
             x.session = state.session(request);
         }
-        let mut picked = pick(target, route.index, None, (x.session, hash), now)?;
+        x.placing = state.asked(request);
+        let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
         picked.hold(admitted);
+        if picked.is_on_device() {
+            x.deadline = x.first_end(state.try_timeout(true), now);
+        }
         if !x.held.is_zero() {
             x.endpoint = Some(picked.endpoint.address);
             x.picked = Some(picked);
@@ -237,12 +242,12 @@ impl Connection {
 }
 
 /// Picks an endpoint for route `index` of `target`: that of the request's session, or another one than `avoid` if there is
-/// one. `hash` gives what [`Cluster::hash`] says of the request.
+/// one. `placing`: what is known of the request, where it may run on a device; `hash` gives what [`Cluster::hash`] says of it.
 pub(super) fn pick(
     target: &Target,
     index: usize,
     avoid: Option<&Avoid>,
-    (session, hash): (Option<Session>, impl FnOnce(&Cluster) -> Option<u64>),
+    (placing, session, hash): (Option<&Placing>, Option<Session>, impl FnMut(&Cluster) -> Option<u64>),
     now: Instant,
 ) -> Result<Picked, Fault> {
     let now = now.into_std();
@@ -251,7 +256,7 @@ pub(super) fn pick(
     }
     let pick = || {
         let mut picked =
-            target.destination.routes[index].pick(session, hash, (avoid.is_none(), avoid), now)?;
+            target.destination.routes[index].pick(placing, session, hash, (avoid.is_none(), avoid), now)?;
         picked.needs_connection().map(|()| picked)
     };
     pick().map_err(|cause| Fault::new(cause, unpicked(cause)))

@@ -99,11 +99,12 @@ impl Connection {
             }
             Err(error) => {
                 let safe = error.retry == Retry::Safe;
-                if let Some(picked) = self.exchange.picked.take() {
+                if let Some(mut picked) = self.exchange.picked.take() {
                     let endpoint = picked.endpoint.clone();
-                    let outcome = dial::outcome(&error);
+                    let (outcome, setback) = (dial::outcome(&error), picked.set_back(Came::Unread));
                     picked.finish(outcome, Duration::ZERO, Instant::now().into_std());
-                    self.exchange.failed = Some(Avoid::after(endpoint, error.cause).with(outcome));
+                    let avoid = Avoid::after(endpoint, error.cause).with(outcome).on_device(setback);
+                    self.exchange.failed = Some(avoid);
                 }
                 let fault = Fault::new(error.cause, error.detail);
                 Err(if safe { fault.after(Came::Unread) } else { fault })
@@ -138,6 +139,11 @@ impl Connection {
             method: x.method.get(head, &x.edit),
             whole: x.is_whole(),
             left: x.end.map(|end| end.saturating_duration_since(Instant::now())),
+            // One that could not be reached is left already.
+            on_device: match &x.picked {
+                Some(picked) => picked.is_on_device(),
+                None => x.failed.as_ref().is_some_and(|failed| failed.setback().is_some()),
+            },
         };
         let mut tries = x.tries;
         let again = self.state()?.again(&mut tries, came, request);
@@ -148,7 +154,7 @@ impl Connection {
     /// Leaves the endpoint at which a try failed.
     fn leave_endpoint(&mut self, fault: &Fault) {
         let x = &mut *self.exchange;
-        if let Some(picked) = x.picked.take() {
+        if let Some(mut picked) = x.picked.take() {
             let now = Instant::now();
             let closed = matches!(fault.cause, Cause::UpstreamClosed | Cause::UpstreamReset);
             let rested = closed && x.up.as_ref().is_some_and(|up| up.reused);
@@ -158,7 +164,9 @@ impl Connection {
                 Some(Came::Unread) if rested => (Outcome::Abandoned, Duration::ZERO),
                 _ => (Outcome::Failed, Duration::ZERO),
             };
-            x.failed = Some(Avoid::after(picked.endpoint.clone(), fault.cause).with(outcome));
+            let setback = fault.came.and_then(|came| picked.set_back(came));
+            let avoid = Avoid::after(picked.endpoint.clone(), fault.cause).with(outcome);
+            x.failed = Some(avoid.on_device(setback));
             picked.finish(outcome, latency, now.into_std());
         }
         if let Some(up) = x.up.take() {
@@ -179,7 +187,8 @@ impl Connection {
             return Err(Fault::new(Cause::Internal, "the request has no route"));
         };
         let now = Instant::now();
-        let mut picked = pick(target, route, x.failed.as_ref(), (x.session, |_: &_| x.hash), now)?;
+        let (hash, placing) = (|_: &_| x.hash, x.placing.as_ref());
+        let mut picked = pick(target, route, x.failed.as_ref(), (placing, x.session, hash), now)?;
         picked.hold(target.destination.routes[route].admit_again());
         x.endpoint = Some(picked.endpoint.address);
         x.picked = Some(picked);
@@ -213,7 +222,8 @@ impl Connection {
     }
 
     fn try_timeout(&self) -> Option<Duration> {
-        self.state()?.retries.try_timeout
+        let on_device = self.exchange.picked.as_ref().is_some_and(Picked::is_on_device);
+        self.state()?.try_timeout(on_device)
     }
 
     /// The state of its route, once there is one.

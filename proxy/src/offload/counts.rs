@@ -1,0 +1,117 @@
+//! What is counted of decisions, and of what came of them.
+
+use std::sync::OnceLock;
+
+use lighter_config::name::ServicePort;
+use lighter_config::snapshot::Offload;
+use lighter_place::{Decision, Failure, Outcome, PlaceId, Reason, Request, Setback};
+use metrics::{Counter, counter, describe_counter};
+
+/// Of one rule. Handles are made when they are first needed: most reasons never are.
+pub(super) struct Counts {
+    labels: [(&'static str, String); 3],
+    /// The host first.
+    places: Box<[OfPlace]>,
+    /// Whether the data that the host reads comes over the network.
+    is_host_data_moved: bool,
+}
+
+struct OfPlace {
+    name: String,
+    is_data_moved: bool,
+    reasons: [OnceLock<Counter>; Reason::LABELS.len()],
+    outcomes: [OnceLock<Counter>; OUTCOMES.len()],
+    moved: OnceLock<Counter>,
+    avoided: OnceLock<Counter>,
+}
+
+/// What became of a request at a place.
+const OUTCOMES: [&str; 6] = ["answered", "refused", "lost", "timed_out", "error", "abandoned"];
+
+impl Counts {
+    pub(super) fn new(key: &ServicePort, route: &str, said: &Offload) -> Self {
+        describe();
+        let place = |name: &str, is_data_moved| OfPlace {
+            name: name.to_owned(),
+            is_data_moved,
+            reasons: Default::default(),
+            outcomes: Default::default(),
+            moved: OnceLock::new(),
+            avoided: OnceLock::new(),
+        };
+        let devices = said.devices.iter().map(|device| place(&device.name, device.profile.is_data_moved));
+        Counts {
+            labels: [
+                ("service", key.service.to_string()),
+                ("port", key.port.to_string()),
+                ("route", route.to_owned()),
+            ],
+            places: std::iter::once(place("host", said.host.is_data_moved)).chain(devices).collect(),
+            is_host_data_moved: said.host.is_data_moved,
+        }
+    }
+
+    /// A request goes there.
+    pub(super) fn decided(&self, decision: &Decision) {
+        let Some(place) = self.places.get(decision.place.number() as usize) else { return };
+        let label = decision.reason.label();
+        let Some(at) = Reason::LABELS.iter().position(|known| *known == label) else { return };
+        let handle = &place.reasons[at];
+        handle.get_or_init(|| self.counter(place, DECISIONS, Some(("reason", label)))).increment(1);
+    }
+
+    /// It has ended there. `bytes`: of the request's body, and of the answer's.
+    pub(super) fn ended(&self, at: PlaceId, outcome: &Outcome, asked: &Request, bytes: (u64, u64)) {
+        let Some(place) = self.places.get(at.number() as usize) else { return };
+        let number = match outcome {
+            Outcome::Answered(_) => 0,
+            Outcome::SetBack(Setback::Refused(_)) => 1,
+            Outcome::SetBack(Setback::Failed(Failure::Lost)) => 2,
+            Outcome::SetBack(Setback::Failed(Failure::TimedOut)) => 3,
+            Outcome::SetBack(Setback::Failed(Failure::Error)) => 4,
+            Outcome::Abandoned => 5,
+        };
+        let label = ("outcome", OUTCOMES[number]);
+        place.outcomes[number].get_or_init(|| self.counter(place, REQUESTS, Some(label))).increment(1);
+        if !matches!(outcome, Outcome::Answered(_)) {
+            return;
+        }
+        let scanned = if place.is_data_moved { asked.scan_bytes } else { 0 };
+        let moved = bytes.0.saturating_add(bytes.1).saturating_add(scanned);
+        place.moved.get_or_init(|| self.counter(place, MOVED, None)).increment(moved);
+        if self.is_host_data_moved && !place.is_data_moved && asked.scan_bytes > 0 {
+            place.avoided.get_or_init(|| self.counter(place, AVOIDED, None)).increment(asked.scan_bytes);
+        }
+    }
+
+    fn counter(
+        &self,
+        place: &OfPlace,
+        name: &'static str,
+        more: Option<(&'static str, &'static str)>,
+    ) -> Counter {
+        let mut labels = self.labels.to_vec();
+        labels.push(("place", place.name.clone()));
+        labels.extend(more.map(|(label, value)| (label, value.to_owned())));
+        counter!(name, &labels)
+    }
+}
+
+const DECISIONS: &str = "lighter_offload_decisions_total";
+const REQUESTS: &str = "lighter_offload_requests_total";
+const MOVED: &str = "lighter_offload_moved_bytes_total";
+const AVOIDED: &str = "lighter_offload_avoided_bytes_total";
+
+fn describe() {
+    describe_counter!(DECISIONS, "Where requests of a rule with an OffloadPolicy went, and why.");
+    describe_counter!(REQUESTS, "What became of them there.");
+    describe_counter!(
+        MOVED,
+        "Bytes of requests and answers that were answered there, and of the data that was moved to the place for them, as the \
+         policy says."
+    );
+    describe_counter!(
+        AVOIDED,
+        "Bytes of data that would have been moved to the host for them, as the policy says."
+    );
+}

@@ -1,0 +1,309 @@
+//! Requests that may run on a device near the data: where each of them goes, and what came of it.
+//!
+//! A [`Placement`] decides for all rules that one OffloadPolicy is about at one port, whose backends are its host. Workers
+//! share it, since what one of them learns of a device is true for all: it is asked under a lock that is held for one
+//! decision, which takes less than a microsecond, and by requests of those rules alone. It outlives configurations that say
+//! the same of offload, with all that it has learned.
+//!
+//! Only what reads nothing or data of a known version is placed, so a request that failed on a device, or was refused there,
+//! is always tried again on the host, once, beside what a retry policy says.
+
+mod counts;
+mod log;
+mod placed;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use lighter_config::name::ServicePort;
+use lighter_config::snapshot::{self, Objective, Offload, PlaceProfile, Port, RequestParts, Route};
+use lighter_place::{
+    Exploration, FunctionCost, GuardRules, HOST, Offer, PlaceId, Placer, Profile, Request, RouteId,
+    RouteRules, Setback, Ticket, Time, Work,
+};
+
+use self::counts::Counts;
+use self::log::Log;
+/// What is known of a request before it runs.
+pub(crate) use lighter_place::Request as Placing;
+
+pub(crate) use self::log::decisions;
+pub(crate) use self::placed::{Placed, setback};
+use crate::balance::{Avoid, Cluster, Outcome, Picked};
+use crate::error::Cause;
+use crate::mesh::Destination;
+
+/// By which an application says how much of a dataset its request reads, in bytes.
+const SCAN_BYTES_HINT: &str = "x-lighter-hint-scan-bytes";
+
+/// Decides for the rules at a port that one policy is about.
+pub(crate) struct Placement {
+    key: ServicePort,
+    said: Arc<Offload>,
+    /// The names of the rules, and how the placer knows them.
+    routes: Box<[(Arc<str>, RouteId)]>,
+    /// How the placer knows the devices.
+    devices: Box<[PlaceId]>,
+    began: (Instant, SystemTime),
+    state: Mutex<State>,
+}
+
+struct State {
+    placer: Placer,
+    log: Log,
+}
+
+/// The placement of one rule's requests.
+pub(crate) struct OfRoute {
+    placement: Arc<Placement>,
+    route: RouteId,
+    offers: Box<[Offer]>,
+    /// By the number of the place, without the host.
+    clusters: Box<[Option<Arc<Cluster>>]>,
+    /// What its requests do with state.
+    work: Work,
+    counts: Arc<Counts>,
+}
+
+/// Where a request goes.
+struct Chosen<'o> {
+    /// None: to the host, which is the route's own backends.
+    cluster: Option<&'o Arc<Cluster>>,
+    /// To be ended with the try.
+    placed: Box<Placed>,
+}
+
+/// The placements of a port, each for one policy. Those of `old`, the same port before a change of configuration, stay where
+/// the same is said.
+pub(crate) fn placements(port: &Port, old: Option<&Destination>) -> Vec<Arc<Placement>> {
+    let mut said: Vec<(&Arc<Offload>, Vec<Arc<str>>)> = Vec::new();
+    for Route { name, offload, .. } in &port.routes.routes {
+        let Some(offload) = offload else { continue };
+        match said.iter_mut().find(|(known, _)| *known == offload) {
+            // A rule with several matches is one.
+            Some((_, names)) if names.contains(name) => {}
+            Some((_, names)) => names.push(name.clone()),
+            None => said.push((offload, vec![name.clone()])),
+        }
+    }
+    let known = |said: &Offload, names: &[Arc<str>]| {
+        let old = old?.routes.iter().filter_map(|route| route.offload.as_ref());
+        let mut old = old.map(|of_route| &of_route.placement);
+        old.find(|old| *old.said == *said && old.routes.iter().map(|(name, _)| name).eq(names)).cloned()
+    };
+    let made = said.into_iter().map(|(said, names)| {
+        known(said, &names).unwrap_or_else(|| Arc::new(Placement::new(&port.key, said, names)))
+    });
+    made.collect()
+}
+
+impl Placement {
+    fn new(key: &ServicePort, said: &Arc<Offload>, routes: Vec<Arc<str>>) -> Self {
+        let mut placer = Placer::new(profile(&said.host), fastrand::u64(..));
+        let devices: Box<[PlaceId]> =
+            said.devices.iter().map(|device| placer.add_device(profile(&device.profile))).collect();
+        let routes =
+            routes.into_iter().map(|name| (name, placer.add_route(rules(said), devices.iter().copied())));
+        let routes = routes.collect();
+        let state = Mutex::new(State { placer, log: Log::default() });
+        let began = (Instant::now(), SystemTime::now());
+        Placement { key: key.clone(), said: said.clone(), routes, devices, began, state }
+    }
+
+    /// The placement of the rule called `name`, which leads to these devices' `clusters`.
+    pub(crate) fn of_route(
+        self: &Arc<Self>,
+        name: &Arc<str>,
+        cluster: impl Fn(&ServicePort) -> Option<Arc<Cluster>>,
+    ) -> Option<OfRoute> {
+        let (_, route) = self.routes.iter().find(|(known, _)| known == name)?;
+        let clusters: Box<[_]> = self.said.devices.iter().map(|device| cluster(&device.target)).collect();
+        // One that is not known yet is not offered.
+        let known = self.devices.iter().zip(&self.said.devices).zip(&clusters);
+        let offers = known.filter(|(_, cluster)| cluster.is_some()).map(|((place, device), _)| Offer {
+            place: *place,
+            has_function: device.has_function,
+            dataset: device.dataset.as_deref().map(version),
+        });
+        let dataset = self.said.dataset.as_ref();
+        Some(OfRoute {
+            route: *route,
+            work: dataset.map_or(Work::Stateless, |dataset| Work::Versioned(version(&dataset.version))),
+            offers: offers.collect(),
+            clusters,
+            counts: Arc::new(Counts::new(&self.key, name, &self.said)),
+            placement: self.clone(),
+        })
+    }
+
+    /// Whether it is the one that decides by `said`.
+    pub(crate) fn is_by(&self, said: &Offload) -> bool {
+        *self.said == *said
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // What panicked in there had not changed it by halves: a decision is made, then noted.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn time(&self, now: Instant) -> Time {
+        Time::from_nanos(0).after(now.saturating_duration_since(self.began.0))
+    }
+
+    fn ended(&self, ticket: &Ticket, outcome: &lighter_place::Outcome, now: Instant) {
+        let now = self.time(now);
+        self.lock().placer.ended(ticket, outcome, now);
+    }
+
+    /// What a place is called.
+    fn name(&self, place: PlaceId) -> &str {
+        match place.number().checked_sub(1) {
+            None => "host",
+            Some(at) => self.said.devices.get(at as usize).map_or("?", |device| &device.name),
+        }
+    }
+}
+
+impl OfRoute {
+    /// How long a device has to answer.
+    pub(crate) fn try_timeout(&self) -> Duration {
+        self.placement.said.try_timeout
+    }
+
+    /// What is known of a request before it runs.
+    pub(crate) fn asked<R: RequestParts + ?Sized>(&self, request: &R) -> Request {
+        let number = |name| std::str::from_utf8(request.header(name)?).ok()?.trim().parse().ok();
+        let dataset = self.placement.said.dataset.as_ref();
+        Request {
+            work: self.work,
+            bytes_in: number("content-length").unwrap_or(0),
+            scan_bytes: dataset.map_or(0, |dataset| number(SCAN_BYTES_HINT).unwrap_or(dataset.bytes)),
+        }
+    }
+
+    /// Picks an endpoint of the device to which the request goes, or one of the host, by `on_host`.
+    #[inline(never)] // So that routes whose requests stay on the host pay for a question alone.
+    pub(crate) fn pick<H: FnMut(&Cluster) -> Option<u64>>(
+        &self,
+        asked: &Request,
+        hash: &mut H,
+        on_host: impl FnOnce(&mut H) -> Result<Picked, Cause>,
+        (is_first, avoid): (bool, Option<&Avoid>),
+        now: Instant,
+    ) -> Result<Picked, Cause> {
+        let mut after = avoid.and_then(Avoid::setback);
+        if !is_first && after.is_none() {
+            // The host failed it: who else there is to ask is for the balancer to say.
+            return on_host(hash);
+        }
+        let mut placed = loop {
+            let Chosen { cluster, mut placed } = self.choose(asked, after, now);
+            let Some(cluster) = cluster else { break placed };
+            match cluster.pick(None, hash(cluster), now) {
+                Ok(mut picked) => {
+                    picked.place(placed);
+                    return Ok(picked);
+                }
+                // Then the choice is the host.
+                Err(cause) => {
+                    after = placed.set_back(unpicked(cause));
+                    placed.end(Outcome::Failed, now);
+                }
+            }
+        };
+        match on_host(hash) {
+            Ok(mut picked) => {
+                picked.place(placed);
+                Ok(picked)
+            }
+            Err(cause) => {
+                placed.end(Outcome::Abandoned, now);
+                Err(cause)
+            }
+        }
+    }
+
+    /// Where a request goes. `after`: why a device did not answer it.
+    fn choose(&self, asked: &Request, after: Option<Setback>, now: Instant) -> Chosen<'_> {
+        let at = self.placement.time(now);
+        let (ticket, decision) = {
+            let mut state = self.placement.lock();
+            let State { placer, log } = &mut *state;
+            let placed = match after {
+                None => placer.place(self.route, asked, &self.offers, at),
+                Some(setback) => placer.again(self.route, asked, setback, at),
+            };
+            log.push(placed.record);
+            (placed.ticket, placed.record.decision)
+        };
+        self.counts.decided(&decision);
+        let cluster = match decision.place {
+            HOST => None,
+            device => self.clusters.get(device.number() as usize - 1).and_then(Option::as_ref),
+        };
+        let placed = Placed::new(self.placement.clone(), self.counts.clone(), ticket, *asked);
+        Chosen { cluster, placed: Box::new(placed) }
+    }
+}
+
+/// What an endpoint that cannot even be picked says of a device.
+fn unpicked(cause: Cause) -> Setback {
+    match cause {
+        Cause::NoEndpoint | Cause::NoBackend => Setback::Failed(lighter_place::Failure::Lost),
+        // There are limits to what is sent there, and they are reached.
+        _ => Setback::Refused(lighter_place::Refusal::Reserve),
+    }
+}
+
+/// A version as a number: others are others, with all but certainty.
+fn version(text: &str) -> u64 {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::digest(text);
+    hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn rules(said: &Offload) -> RouteRules {
+    RouteRules {
+        objective: match said.objective {
+            Objective::Latency => lighter_place::Objective::Latency,
+            Objective::Energy => lighter_place::Objective::Energy,
+            Objective::Bytes => lighter_place::Objective::Bytes,
+        },
+        guard: GuardRules {
+            slo_seconds: said.slo.as_secs_f32(),
+            miss_share: said.miss_share as f32,
+            window_seconds: said.window.as_secs_f32(),
+        },
+        exploration: Exploration { share: said.explore_share as f32 },
+        margin: said.margin as f32,
+        cost: FunctionCost {
+            seconds: said.function.seconds,
+            seconds_per_byte: said.function.seconds_per_byte,
+        },
+        out_share: said.function.out_share as f32,
+    }
+}
+
+fn profile(said: &PlaceProfile) -> Profile {
+    let snapshot::PlaceProfile {
+        compute_factor,
+        slots,
+        link_bytes_per_second,
+        data_bytes_per_second,
+        busy_watts,
+        joules_per_byte,
+        is_data_moved,
+    } = *said;
+    Profile {
+        link_bytes_per_second,
+        data_bytes_per_second,
+        compute_factor,
+        slots,
+        busy_watts,
+        joules_per_byte,
+        is_data_moved,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! A try of a request that was placed, until it ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lighter_place::{Answer, Failure, HOST, Outcome, Refusal, Request, Setback, Ticket};
+
+use super::Placement;
+use super::counts::Counts;
+use crate::balance;
+use crate::retry::Came;
+
+/// A try that was placed. It is ended once: when it is told how it ended, or when it is dropped.
+pub(crate) struct Placed {
+    placement: Arc<Placement>,
+    counts: Arc<Counts>,
+    /// None: it has ended.
+    ticket: Option<Ticket>,
+    asked: Request,
+    setback: Option<Setback>,
+    /// Bytes of the request's body and of the answer's.
+    bytes: (u64, u64),
+}
+
+impl Placed {
+    pub(super) fn new(
+        placement: Arc<Placement>,
+        counts: Arc<Counts>,
+        ticket: Ticket,
+        asked: Request,
+    ) -> Self {
+        Placed { placement, counts, ticket: Some(ticket), asked, setback: None, bytes: (0, 0) }
+    }
+
+    /// Whether it is on a device.
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.ticket.is_some_and(|ticket| ticket.place != HOST)
+    }
+
+    /// The bodies were so long, in bytes: the request's and the answer's.
+    pub(crate) fn carried(&mut self, bytes: (u64, u64)) {
+        self.bytes = bytes;
+    }
+
+    /// It failed, if it is on a device: by what, for whoever is asked next.
+    pub(crate) fn set_back(&mut self, setback: Setback) -> Option<Setback> {
+        self.setback = Some(setback).filter(|_| self.is_on_device());
+        self.setback
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&mut self, outcome: balance::Outcome, now: Instant) {
+        use balance::Outcome::{Abandoned, Answered, Erred, Failed, Gateway};
+        let failed = |failure| Outcome::SetBack(Setback::Failed(failure));
+        let outcome = match (self.setback, outcome) {
+            (Some(setback), _) => Outcome::SetBack(setback),
+            (None, Answered) => Outcome::Answered(Answer { waited_seconds: None, bytes_out: self.bytes.1 }),
+            (None, Erred | Gateway) => failed(Failure::Error),
+            (None, Failed) => failed(Failure::Lost),
+            (None, Abandoned) => Outcome::Abandoned,
+        };
+        self.tell(&outcome, now);
+    }
+
+    fn tell(&mut self, outcome: &Outcome, now: Instant) {
+        let Some(ticket) = self.ticket.take() else { return };
+        self.placement.ended(&ticket, outcome, now);
+        self.counts.ended(ticket.place, outcome, &self.asked, self.bytes);
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.tell(&Outcome::Abandoned, Instant::now());
+        }
+    }
+}
+
+/// What a try that failed says of its device.
+pub(crate) fn setback(came: Came) -> Setback {
+    Setback::Failed(match came {
+        // It is full, and says so before it runs anything.
+        Came::Answer { status: 503, .. }
+        | Came::Answer { grpc: Some(UNAVAILABLE | RESOURCE_EXHAUSTED), .. } => {
+            return Setback::Refused(Refusal::Reserve);
+        }
+        Came::Answer { .. } => Failure::Error,
+        Came::Late => Failure::TimedOut,
+        Came::Unread | Came::Dropped | Came::Broken => Failure::Lost,
+    })
+}
+
+/// Statuses of gRPC.
+const RESOURCE_EXHAUSTED: u8 = 8;
+const UNAVAILABLE: u8 = 14;
