@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
 use crate::{
-    ca, check, client, completions, demo, inject, proxy, run, schema, serve, simulate, tap, top, version,
+    ca, check, client, completions, demo, explain, inject, proxy, run, schema, serve, simulate, tap, top,
+    version,
 };
 
 /// Lighter, a service mesh: a sidecar comes alongside an unchanged service and carries its traffic.
@@ -39,6 +40,8 @@ pub enum Command {
     Drain(client::drain::Args),
     /// Show requests of a sidecar as they end
     Tap(tap::Args),
+    /// Say why a sidecar sent requests to a device or to the host
+    Explain(explain::Args),
     /// Show what a sidecar does right now, route by route
     Top(top::Args),
     /// Try out on simulated devices where requests run best
@@ -83,6 +86,7 @@ impl Command {
             Command::Diff(args) => client::diff::execute(&args),
             Command::Drain(args) => client::drain::execute(&args),
             Command::Tap(args) => tap::execute(&args),
+            Command::Explain(args) => explain::execute(&args),
             Command::Top(args) => top::execute(&args),
             Command::Simulate(args) => simulate::execute(&args),
             Command::Inject(args) => inject::command::execute(&args),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod api;
+mod ask;
 mod ca;
 mod check;
 mod cli;
@@ -15,6 +16,7 @@ mod client;
 mod completions;
 mod demo;
 mod exit;
+mod explain;
 mod functions;
 mod index;
 mod inject;

@@ -132,7 +132,7 @@ fn target(args: &Args) -> String {
 }
 
 /// A value as a query has it: all but letters, digits and `-._~/` is encoded (RFC 3986 §3.4).
-fn encoded(value: &str) -> String {
+pub fn encoded(value: &str) -> String {
     value.bytes().fold(String::new(), |mut text, byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {

@@ -8,11 +8,10 @@ use lighter_config::resource;
 use miette::miette;
 
 use crate::exit::Exit;
-use crate::output;
+use crate::{ask, output};
 use reading::Reading;
 use refresh::{Moment, Refresh, Sort, Watch};
 
-mod ask;
 mod reading;
 mod refresh;
 mod show;
