@@ -14,7 +14,10 @@ use crate::document::{At, Document, MAX_FILE_BYTES};
 use crate::error::{ConfigError, ConfigErrors};
 use crate::manifest::Manifest;
 use crate::resource::authorization::AuthorizationPolicySpec;
+use crate::resource::device::DeviceSpec;
+use crate::resource::function::FunctionSpec;
 use crate::resource::link::LinkPolicySpec;
+use crate::resource::offload::OffloadPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
@@ -33,6 +36,9 @@ pub struct Resources {
     pub(crate) mesh_policies: Vec<Arc<Loaded<MeshPolicySpec>>>,
     pub(crate) link_policies: Vec<Arc<Loaded<LinkPolicySpec>>>,
     pub(crate) authorization_policies: Vec<Arc<Loaded<AuthorizationPolicySpec>>>,
+    pub(crate) devices: Vec<Arc<Loaded<DeviceSpec>>>,
+    pub(crate) functions: Vec<Arc<Loaded<FunctionSpec>>>,
+    pub(crate) offload_policies: Vec<Arc<Loaded<OffloadPolicySpec>>>,
     /// `kind namespace/name`, in the order of the files.
     names: Vec<String>,
 }
@@ -153,6 +159,9 @@ impl Resources {
             "MeshPolicy" => self.mesh_policies.push(typed(document)?),
             "LinkPolicy" => self.link_policies.push(typed(document)?),
             "AuthorizationPolicy" => self.authorization_policies.push(typed(document)?),
+            "Device" => self.devices.push(typed(document)?),
+            "Function" => self.functions.push(typed(document)?),
+            "OffloadPolicy" => self.offload_policies.push(typed(document)?),
             _ => return Err(vec![unknown_kind(&document, &kind)]),
         }
         self.names.extend(name);
@@ -161,7 +170,7 @@ impl Resources {
 }
 
 /// The kinds that can stand in a resource file.
-pub const RESOURCE_KINDS: [&str; 8] = [
+pub const RESOURCE_KINDS: [&str; 11] = [
     "Service",
     "HTTPRoute",
     "GRPCRoute",
@@ -170,6 +179,9 @@ pub const RESOURCE_KINDS: [&str; 8] = [
     "MeshPolicy",
     "LinkPolicy",
     "AuthorizationPolicy",
+    "Device",
+    "Function",
+    "OffloadPolicy",
 ];
 
 /// The kind of a document, which is one of those known; from here on its errors say which resource it is.

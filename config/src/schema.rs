@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use crate::control::ControlFile;
 use crate::load::RESOURCE_KINDS;
 use crate::resource::authorization::AuthorizationPolicySpec;
+use crate::resource::device::DeviceSpec;
+use crate::resource::function::FunctionSpec;
 use crate::resource::link::LinkPolicySpec;
+use crate::resource::offload::OffloadPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::resource::service::ServiceSpec;
@@ -32,6 +35,9 @@ pub fn of(kind: &str) -> Option<Value> {
         "MeshPolicy" => resource::<MeshPolicySpec>(),
         "LinkPolicy" => resource::<LinkPolicySpec>(),
         "AuthorizationPolicy" => resource::<AuthorizationPolicySpec>(),
+        "Device" => resource::<DeviceSpec>(),
+        "Function" => resource::<FunctionSpec>(),
+        "OffloadPolicy" => resource::<OffloadPolicySpec>(),
         "SidecarConfig" => own_file::<SidecarFile>("SidecarConfig"),
         "ControlConfig" => own_file::<ControlFile>("ControlConfig"),
         "Scenario" => own_file::<Scenario>("Scenario"),

@@ -46,6 +46,10 @@ impl World {
             World { files: Vec::new(), stored: BTreeMap::new(), mesh: Mesh::default(), taken: 0, refused: 0 };
         let web = |name: &&str| document(OURS, "Service", name, "{ports: [{port: 80, appProtocol: http}]}");
         world.step(&Step::Push(SERVICES[..4].iter().map(web).collect()));
+        let function = document(OURS, "Function", "f", "{state: stateless}");
+        let device = document(OURS, "Device", "d", "{class: csd, service: {name: gvs}, functions: [f]}");
+        let route = "{parentRefs: [{kind: Service, name: gvs}], rules: [{backendRefs: [{name: odb}]}]}";
+        world.step(&Step::Push(vec![function, device, document(GATEWAY, "HTTPRoute", "x", route)]));
         world
     }
 
@@ -243,14 +247,59 @@ fn policy() -> impl Strategy<Value = String> {
     prop_oneof![traffic, mesh, link, authorization]
 }
 
+/// Devices, Functions, and policies that name them.
+fn offload() -> impl Strategy<Value = String> {
+    let state =
+        select(vec!["stateless", "stateless, time: 2ms", "stateless, time: 25h", "readOnly", "stateful"]);
+    let function = (select(vec!["f", "g"]), state)
+        .prop_map(|(name, state)| document(OURS, "Function", name, &format!("{{state: {state}}}")));
+    let place = |usual, other| prop_oneof![5 => Just(usual), 1 => Just(other)];
+    let factor = select(vec!["1", "2", "3", "4", "0"]);
+    let device = (place("d", "e"), reference(), factor.clone()).prop_map(|(name, service, factor)| {
+        let service = service.replace("kind: Service, ", "");
+        let spec = format!("{{class: csd, service: {service}, functions: [f], computeFactor: {factor}}}");
+        document(OURS, "Device", name, &spec)
+    });
+    let host = (place("e", "d"), factor).prop_map(|(name, factor)| {
+        document(OURS, "Device", name, &format!("{{class: host, computeFactor: {factor}}}"))
+    });
+    let more = select(vec![
+        "",
+        "",
+        "objective: energy",
+        "host: e",
+        "dataset: {name: t, version: '1', bytes: 1}",
+        "marginPercent: 200",
+    ]);
+    let rule = select(vec!["", "", ", sectionName: '0'", ", sectionName: '0'", ", sectionName: '1'"]);
+    let kind = prop_oneof![5 => Just("HTTPRoute"), 1 => Just("GRPCRoute")];
+    let route = (kind, prop_oneof![5 => Just("x"), 1 => name()], rule);
+    let routes = prop_oneof![5 => vec(route.clone(), 1), 1 => vec(route, 2)];
+    let function_name = prop_oneof![5 => Just("f"), 1 => Just("g")];
+    let policy = (name(), routes, function_name, place("d", "e"), more).prop_map(
+        |(name, routes, function, device, more)| {
+            let target = |(kind, route, rule): &(&str, &str, &str)| {
+                format!("{{group: gateway.networking.k8s.io, kind: {kind}, name: {route}{rule}}}")
+            };
+            let targets: Vec<String> = routes.iter().map(target).collect();
+            let targets = targets.join(", ");
+            let spec =
+                format!("{{targetRefs: [{targets}], function: {function}, devices: [{device}], {more}}}");
+            document(OURS, "OffloadPolicy", name, &spec)
+        },
+    );
+    prop_oneof![1 => function, 2 => device, 1 => host, 4 => policy]
+}
+
 fn any_document() -> impl Strategy<Value = String> {
-    prop_oneof![4 => service(), 3 => route(), 3 => policy()]
+    prop_oneof![4 => service(), 3 => route(), 3 => policy(), 3 => offload()]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => vec(any_document(), 1..3).prop_map(Step::Push),
         2 => vec(policy(), 2..4).prop_map(Step::Push),
+        4 => offload().prop_map(|document| Step::Push(vec![document])),
         2 => vec(any::<Index>(), 1..3).prop_map(Step::Delete),
         1 => vec(any_document(), 0..4).prop_map(Step::Files),
     ]
@@ -287,12 +336,16 @@ fn of_two_that_contradict_each_other_the_later_is_at_fault_whatever_they_are_cal
 #[test]
 fn the_steps_above_are_taken_and_refused() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let (mut taken, mut refused, mut most) = (0, 0, 0);
+    let (mut taken, mut refused, mut most, mut offloaded) = (0, 0, 0, 0);
     for _ in 0..8 {
         let steps = vec(step(), 60).new_tree(&mut runner).unwrap().current();
         let mut world = World::new();
-        steps.iter().for_each(|step| world.step(step));
+        for step in &steps {
+            world.step(step);
+            offloaded += world.stored.keys().filter(|key| &*key.kind == "OffloadPolicy").count();
+        }
         (taken, refused, most) = (taken + world.taken, refused + world.refused, most.max(world.stored.len()));
     }
     assert!(taken > 50 && refused > 50 && most > 8, "{taken} taken, {refused} refused, {most} stored");
+    assert!(offloaded > 50, "an OffloadPolicy was there after {offloaded} steps");
 }

@@ -140,6 +140,8 @@ fn schemas_refuse_what_the_loader_refuses() {
             "apiVersion": "mesh.lighter.dev/v1", "kind": "LinkPolicy", "metadata": { "name": "links" }, "spec": spec
         })
     };
+    let place = |spec: Value| json!({ "apiVersion": "mesh.lighter.dev/v1", "kind": "Device", "metadata": { "name": "a" }, "spec": spec });
+    let function = |spec: Value| json!({ "apiVersion": "mesh.lighter.dev/v1", "kind": "Function", "metadata": { "name": "a" }, "spec": spec });
     let device = |more: Value| {
         let mut device = json!({ "class": "csd", "listen": "127.0.0.1:9300", "datasets": [] });
         device.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -165,6 +167,19 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("LinkPolicy", links(json!({ "wires": { "rdma": "may" }, "devices": ["rxe0"] })), true),
         ("LinkPolicy", links(json!({ "wires": { "quic": "may" } })), false),
         ("LinkPolicy", links(json!({ "hotBytesPerSecond": 0 })), false),
+        ("Device", place(json!({ "class": "host", "computeFactor": 2 })), true),
+        (
+            "Device",
+            place(json!({ "class": "csd", "service": { "name": "web", "port": 80 }, "slots": 1 })),
+            true,
+        ),
+        ("Device", place(json!({ "class": "fpga" })), false),
+        ("Device", place(json!({ "class": "host", "computeFactor": 0 })), false),
+        ("Device", place(json!({ "class": "host", "joulesPerByte": 1.5 })), false),
+        ("Device", place(json!({ "class": "host", "slots": 0 })), false),
+        ("Function", function(json!({ "state": "readOnly", "bytesPerSecond": 1, "time": "0s" })), true),
+        ("Function", function(json!({ "state": "stateless", "resultPercent": -1 })), false),
+        ("Function", function(json!({ "time": "1s" })), false),
         ("SidecarConfig", json!({ "workers": 0 }), false),
         ("SidecarConfig", json!({ "control": { "address": "a:1", "plaintext": true } }), true),
         ("SidecarConfig", json!({ "control": { "address": "a:1", "tokenFile": "t", "state": "s" } }), true),

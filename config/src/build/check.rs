@@ -16,6 +16,8 @@ const REGEX_BYTES: usize = 256 << 10;
 pub(crate) const MAX_ITEMS: usize = 64;
 /// Most matches of one route. The Gateway API allows 128.
 pub(crate) const MAX_MATCHES: usize = 1024;
+/// Longest name of a dataset and of a version, in bytes.
+const MAX_DATA_NAME: usize = 128;
 /// Largest weight, as in the Gateway API.
 pub(crate) const MAX_WEIGHT: u32 = 1_000_000;
 
@@ -37,6 +39,16 @@ pub(crate) fn dns_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
     Err(at
         .error(format!("`{name}` is not a DNS name"))
         .hint("labels of lower-case letters, digits and hyphens, with dots between; at most 253 characters"))
+}
+
+/// What a dataset and its version are called: this can stand in the path of a URL, and before or after an `@`.
+pub(crate) fn data_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if (1..=MAX_DATA_NAME).contains(&name.len()) && name.bytes().all(is_of_name) {
+        return Ok(());
+    }
+    let error = at.error(format!("`{}` is not a name", name.escape_debug()));
+    Err(error.hint(format!("up to {MAX_DATA_NAME} letters, digits, `.`, `-` and `_`")))
 }
 
 /// `2026-11-26T12:00:00Z`, which can be compared as text.

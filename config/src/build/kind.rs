@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Drafts, Report, reference, shape};
+use super::{Drafts, Report, offload, reference, shape};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::name::ServiceName;
 use crate::resource::Spec;
 use crate::resource::authorization::AuthorizationPolicySpec;
+use crate::resource::device::DeviceSpec;
+use crate::resource::function::FunctionSpec;
 use crate::resource::link::LinkPolicySpec;
+use crate::resource::offload::OffloadPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use crate::shared::SharedMap;
@@ -46,12 +49,19 @@ pub(super) struct Kinds {
     pub(super) mesh_policies: Kind<MeshPolicySpec>,
     pub(super) link_policies: Kind<LinkPolicySpec>,
     pub(super) authorization_policies: Kind<AuthorizationPolicySpec>,
+    pub(super) devices: Kind<DeviceSpec>,
+    pub(super) functions: Kind<FunctionSpec>,
+    pub(super) offload_policies: Kind<OffloadPolicySpec>,
 }
 
 impl Kinds {
     /// Judges the policies about routes that are touched, of which either may be new or gone, and touches the Services of
-    /// those routes in their place.
+    /// those routes in their place. A Device or Function that is touched touches the routes of the policies that name it.
     pub(super) fn judge_routes(&self, touched: &mut BTreeSet<ServiceName>, report: &mut Report) {
+        let parts: Vec<ServiceName> = touched.extract_if(.., offload::is_part).collect();
+        for name in parts {
+            touched.extend(self.offload_policies.referring(&name).flat_map(OffloadPolicySpec::about));
+        }
         let routes: Vec<ServiceName> = touched.extract_if(.., shape::is_route).collect();
         for name in routes {
             let http = self.http_routes.about(&name).pop().map(|(route, _)| {
@@ -74,7 +84,7 @@ impl Kinds {
 macro_rules! every_kind {
     ($kinds:expr, |$kind:ident| $do:expr) => {
         every_kind!($kinds, |$kind| $do; http_routes grpc_routes tcp_routes traffic_policies mesh_policies
-            link_policies authorization_policies)
+            link_policies authorization_policies devices functions offload_policies)
     };
     ($kinds:expr, |$kind:ident| $do:expr; $($field:ident)+) => {{
         let $crate::build::kind::Kinds { $($field),+ } = $kinds;
@@ -223,6 +233,25 @@ impl<S: Refers> Kind<S> {
         // They come by name.
         units.sort_by_key(|unit| unit.order);
         units.into_iter().filter_map(|unit| Some((&*unit.written, unit.said.as_ref()?))).collect()
+    }
+
+    /// The resource of this name, if it was looked at.
+    pub(super) fn get(&self, name: &FullName) -> Option<(&Loaded<S>, &S::Said)> {
+        let unit = self.units.get(name)?;
+        Some((&unit.written, unit.said.as_ref()?))
+    }
+
+    /// The names of those in a namespace, in order.
+    pub(super) fn names_in<'k>(&'k self, namespace: &'k str) -> impl Iterator<Item = &'k str> {
+        let from = self.units.from(&ServiceName::new(namespace, ""));
+        let of_namespace = from.take_while(move |(name, _)| *name.namespace == *namespace);
+        of_namespace.map(|(name, _)| &*name.name)
+    }
+
+    /// All that name it, or are about it.
+    pub(super) fn referring<'k>(&'k self, name: &'k ServiceName) -> impl Iterator<Item = &'k Loaded<S>> {
+        let units = self.referrers_of(name).filter_map(|(name, _)| self.units.get(name));
+        units.map(|unit| &*unit.written)
     }
 
     /// What is to be warned of.

@@ -71,6 +71,10 @@ impl Mesh {
         put(mesh_policies, &resources.mesh_policies, origin, &mut self.changed);
         put(link_policies, &resources.link_policies, origin, &mut self.changed);
         put(authorization_policies, &resources.authorization_policies, origin, &mut self.changed);
+        let Kinds { devices, functions, offload_policies, .. } = &mut self.kinds;
+        put(devices, &resources.devices, origin, &mut self.changed);
+        put(functions, &resources.functions, origin, &mut self.changed);
+        put(offload_policies, &resources.offload_policies, origin, &mut self.changed);
     }
 
     /// Removes a resource, if it is there.

@@ -6,6 +6,8 @@
 //! * A Service by itself is a `Draft`: nothing but its own document is in it.
 //! * A route or policy refers to Services by their names. What it says once its references are followed
 //!   (`kind::Refers`) depends on which of these Services there are, and on what of their ports can be referred to.
+//! * A Device or a Function is the same by itself. What a policy that names it says of a route is put together when a
+//!   Service is made.
 //! * A finished Service (`making`) is its draft, its addresses, what is said about it, and what is said of the mesh.
 //!
 //! [`Mesh`] has the order of these steps. A snapshot that is made from resources at once is what a change of everything
@@ -26,8 +28,10 @@ pub(crate) mod authorization;
 pub(crate) mod balancing;
 pub(crate) mod check;
 mod circuit;
+mod device;
 pub(crate) mod ejection;
 mod filter;
+mod function;
 mod grpc;
 pub(crate) mod health;
 mod http;
@@ -38,6 +42,7 @@ pub(crate) mod locality;
 mod making;
 mod mesh;
 mod mesh_policy;
+pub(crate) mod offload;
 mod order;
 pub(crate) mod overload;
 mod policy;

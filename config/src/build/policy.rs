@@ -1,20 +1,16 @@
 //! TrafficPolicies.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::kind::Refers;
 use super::reference::{self, Target};
 use super::shape::{self, ByPort, RouteTarget, Shape};
 use super::{Drafts, Making, Report, balancing, circuit, ejection, health, locality, overload, retry};
 use crate::document::At;
-use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::name::{ServiceName, ServicePort};
 use crate::resource::meta::TargetRef;
 use crate::resource::policy::TrafficPolicySpec;
-use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec};
-use crate::resource::{GATEWAY_GROUP, Spec};
 use crate::snapshot::TrafficPolicy;
 
 /// What a policy says, and of what.
@@ -29,8 +25,8 @@ impl Refers for TrafficPolicySpec {
     type Said = Said;
 
     fn about(policy: &Loaded<Self>) -> Vec<ServiceName> {
-        let about = |target: &TargetRef| match is_route(target) {
-            true => shape::of_kind(kind(target), policy.namespace(), &target.name),
+        let about = |target: &TargetRef| match shape::names_route(target) {
+            true => shape::named_route(target, policy.namespace()),
             false => ServiceName::new(policy.namespace(), &target.name),
         };
         policy.resource.spec.target_refs.iter().map(about).collect()
@@ -46,8 +42,10 @@ impl Refers for TrafficPolicySpec {
         let mut said = Said { targets: Vec::new(), routes: Vec::new(), shape: Shape::of(spec, &at, report) };
         for (index, target) in spec.target_refs.iter().enumerate() {
             let at = at_targets.index(index);
-            match is_route(target) {
-                true => said.routes.extend(report.ok(route(policy, index, target, &at))),
+            match shape::names_route(target) {
+                true => {
+                    said.routes.extend(report.ok(RouteTarget::of(index, target, &at, policy.namespace())));
+                }
                 false => said.targets.extend(reference::service(
                     index,
                     target,
@@ -67,31 +65,6 @@ impl Refers for TrafficPolicySpec {
         }
         said
     }
-}
-
-fn kind(target: &TargetRef) -> &str {
-    target.kind.as_deref().unwrap_or_default()
-}
-
-fn is_route(target: &TargetRef) -> bool {
-    [HttpRouteSpec::KIND, GrpcRouteSpec::KIND].contains(&kind(target))
-}
-
-fn route(
-    policy: &Loaded<TrafficPolicySpec>,
-    index: usize,
-    target: &TargetRef,
-    at: &At<'_>,
-) -> Result<RouteTarget, ConfigError> {
-    if target.group.as_deref() != Some(GATEWAY_GROUP) {
-        let error = at.field("group").error(format!("an {} is of another group", kind(target)));
-        return Err(error.hint(format!("write `group: {GATEWAY_GROUP}`")));
-    }
-    if target.port.is_some() {
-        return Err(at.field("port").error("a route has no ports").hint("name a rule by `sectionName`"));
-    }
-    let route = shape::of_kind(kind(target), policy.namespace(), &target.name);
-    Ok(RouteTarget { index, route, rule: target.section_name.as_deref().map(Arc::from) })
 }
 
 /// Applies the TrafficPolicies about a Service to its ports: first the one for the whole Service, then those for single

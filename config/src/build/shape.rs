@@ -7,14 +7,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::kind::Kinds;
-use super::{Making, Report, check, http};
+use super::offload::Offloads;
+use super::{Making, Report, check, http, offload};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
 use crate::name::ServiceName;
 use crate::resource::filter::{FaultAbort, RateLimitPer};
+use crate::resource::meta::TargetRef;
 use crate::resource::policy::TrafficPolicySpec;
-use crate::resource::{self, Spec};
+use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec};
+use crate::resource::{self, GATEWAY_GROUP, Spec};
 use crate::snapshot::filter::{Abort, Fault, Per, RateLimit, Share, SizeLimits, limits};
 use crate::snapshot::{Action, Route};
 
@@ -35,6 +38,40 @@ pub(super) struct RouteTarget {
     pub(super) route: ServiceName,
     /// The name of a rule. None: all of them.
     pub(super) rule: Option<Arc<str>>,
+}
+
+impl RouteTarget {
+    /// What number `index` of a policy's `targetRefs` leads to, which names a route and stands at `at`.
+    pub(super) fn of(
+        index: usize,
+        target: &TargetRef,
+        at: &At<'_>,
+        namespace: &str,
+    ) -> Result<RouteTarget, ConfigError> {
+        if target.group.as_deref() != Some(GATEWAY_GROUP) {
+            let error = at.field("group").error(format!("an {} is of another group", kind(target)));
+            return Err(error.hint(format!("write `group: {GATEWAY_GROUP}`")));
+        }
+        if target.port.is_some() {
+            return Err(at.field("port").error("a route has no ports").hint("name a rule by `sectionName`"));
+        }
+        let route = named_route(target, namespace);
+        Ok(RouteTarget { index, route, rule: target.section_name.as_deref().map(Arc::from) })
+    }
+}
+
+/// Whether what a policy is about is a route that policies can be about.
+pub(super) fn names_route(target: &TargetRef) -> bool {
+    [HttpRouteSpec::KIND, GrpcRouteSpec::KIND].contains(&kind(target))
+}
+
+/// What stands for the route that a policy in `namespace` is about.
+pub(super) fn named_route(target: &TargetRef, namespace: &str) -> ServiceName {
+    of_kind(kind(target), namespace, &target.name)
+}
+
+fn kind(target: &TargetRef) -> &str {
+    target.kind.as_deref().unwrap_or_default()
 }
 
 /// What stands for a route where Services are named. No Service is called so.
@@ -127,7 +164,10 @@ pub(super) fn apply(said: &ByPort<'_>, ports: &mut [Making<'_>]) {
 }
 
 /// What policies say of one route: by rule, or by nothing for all of them.
-pub(super) struct ByRule<'m>(BTreeMap<Option<&'m str>, (&'m TrafficPolicySpec, &'m Shape)>);
+pub(super) struct ByRule<'m> {
+    said: BTreeMap<Option<&'m str>, (&'m TrafficPolicySpec, &'m Shape)>,
+    offloads: Offloads<'m>,
+}
 
 impl<'m> ByRule<'m> {
     /// What they say of the route that `name` stands for.
@@ -139,18 +179,23 @@ impl<'m> ByRule<'m> {
                 found.entry(target.rule.as_deref()).or_insert(spec);
             }
         }
-        ByRule(found)
+        ByRule { said: found, offloads: Offloads::of(name, kinds) }
     }
 
     /// Has a match of a rule do as they say; `faults`: what is said of the port.
     pub(super) fn apply(&self, route: &mut Route, faults: Option<&Action>) {
-        if self.0.is_empty() && faults.is_none() {
+        let label = route.name.clone();
+        let rule = label.rsplit('/').next();
+        // What is answered by the sidecar itself runs nowhere.
+        if !route.backends.is_empty() {
+            route.offload = self.offloads.of_rule(rule);
+        }
+        if self.said.is_empty() && faults.is_none() {
             return;
         }
-        let rule = route.name.rsplit('/').next();
         let mut shape = Shape::default();
         let (mut limit, mut priority) = (None, None);
-        for (spec, narrower) in [None, rule].iter().filter_map(|about| self.0.get(about)) {
+        for (spec, narrower) in [None, rule].iter().filter_map(|about| self.said.get(about)) {
             shape.narrow(narrower);
             limit = spec.request_timeout.or(limit);
             priority = spec.priority.or(priority);
@@ -163,11 +208,25 @@ impl<'m> ByRule<'m> {
     }
 }
 
-/// Judges the policies about a route, which has these rules if it is there. Of two about one thing, the later is at fault.
+/// Judges the policies about a route, which has these rules if it is there.
 pub(super) fn judge(name: &ServiceName, rules: Option<&[Arc<str>]>, kinds: &Kinds, report: &mut Report) {
+    let traffic = kinds.traffic_policies.about(name);
+    judge_targets(name, rules, traffic.iter().map(|(policy, said)| (*policy, &*said.routes)), report);
+    let offload = kinds.offload_policies.about(name);
+    judge_targets(name, rules, offload.iter().map(|(policy, said)| (*policy, &***said)), report);
+    offload.iter().for_each(|(policy, _)| offload::judge(policy, kinds, report));
+}
+
+/// Of two policies of one kind about one thing, the later is at fault.
+fn judge_targets<'m, S: Spec + 'm>(
+    name: &ServiceName,
+    rules: Option<&[Arc<str>]>,
+    policies: impl Iterator<Item = (&'m Loaded<S>, &'m [RouteTarget])>,
+    report: &mut Report,
+) {
     let mut places: BTreeMap<Option<&str>, At<'_>> = BTreeMap::new();
-    for (policy, said) in kinds.traffic_policies.about(name) {
-        for target in said.routes.iter().filter(|target| target.route == *name) {
+    for (policy, targets) in policies {
+        for target in targets.iter().filter(|target| target.route == *name) {
             let at = policy.spec().field("targetRefs").index(target.index);
             match (rules, &target.rule) {
                 (None, _) => report.error(at.field("name").error(format!("there is no {}", written(name)))),
@@ -180,13 +239,23 @@ pub(super) fn judge(name: &ServiceName, rules: Option<&[Arc<str>]>, kinds: &Kind
             }
             if let Some(first) = places.get(&target.rule.as_deref()) {
                 let rule = target.rule.as_ref().map(|rule| format!("rule `{rule}` of ")).unwrap_or_default();
-                let error = at.error(format!("{rule}{} has a TrafficPolicy already", written(name)));
+                let error = at.error(format!(
+                    "{rule}{} has a{} {} already",
+                    written(name),
+                    article(S::KIND),
+                    S::KIND
+                ));
                 report.error(error.hint(format!("the first is at {}", first.place())));
             } else {
                 places.insert(target.rule.as_deref(), at);
             }
         }
     }
+}
+
+/// What makes `a` fit before a kind.
+fn article(kind: &str) -> &'static str {
+    if kind.starts_with(['A', 'O']) { "n" } else { "" }
 }
 
 /// `HTTPRoute default/reviews`.

@@ -100,7 +100,8 @@ pub struct TargetRef {
     /// Empty, or the group of Lighter's own Service. For a route, `gateway.networking.k8s.io`.
     #[serde(default)]
     pub group: Option<String>,
-    /// `Service`, the default. A TrafficPolicy may be about an `HTTPRoute` or `GRPCRoute` as well.
+    /// `Service`, the default. A TrafficPolicy may be about an `HTTPRoute` or `GRPCRoute` as well, and an
+    /// OffloadPolicy is about nothing else.
     #[serde(default)]
     pub kind: Option<String>,
     /// Its name, in the policy's namespace.

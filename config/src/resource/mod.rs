@@ -9,14 +9,17 @@ use serde::Deserialize;
 pub mod authorization;
 pub mod balancing;
 pub mod circuit;
+pub mod device;
 mod duration;
 pub mod ejection;
 pub mod filter;
+pub mod function;
 pub mod health;
 pub mod link;
 pub mod load_report;
 pub mod locality;
 pub mod meta;
+pub mod offload;
 pub mod overload;
 pub mod policy;
 pub mod retry;
@@ -75,4 +78,7 @@ specs! {
     policy::MeshPolicySpec: "MeshPolicy", [LIGHTER];
     link::LinkPolicySpec: "LinkPolicy", [LIGHTER];
     authorization::AuthorizationPolicySpec: "AuthorizationPolicy", [LIGHTER];
+    device::DeviceSpec: "Device", [LIGHTER];
+    function::FunctionSpec: "Function", [LIGHTER];
+    offload::OffloadPolicySpec: "OffloadPolicy", [LIGHTER];
 }

@@ -16,8 +16,6 @@ use crate::resource;
 /// Fewer bytes than these hold no buffer, no page and no record.
 const LEAST_MEMORY: u64 = 1 << 20;
 const MOST_RUNS: u32 = 1024;
-/// Longest name of a dataset and of a version, in bytes.
-const MOST_NAME: usize = 128;
 
 /// A device: a node that runs functions near data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,9 +218,8 @@ impl DeviceFile {
         for (index, dataset) in self.datasets.iter().enumerate() {
             let at = at.field("datasets").index(index);
             for (field, text) in [("name", &dataset.name), ("version", &dataset.version)] {
-                if !is_name(text) {
-                    let error = at.field(field).error(format!("`{}` is not a name", text.escape_debug()));
-                    refuse(error.hint(format!("up to {MOST_NAME} letters, digits, `.`, `-` and `_`")));
+                if let Err(error) = check::data_name(&at.field(field), text) {
+                    refuse(error);
                 }
             }
             if !names.insert(&dataset.name) {
@@ -296,10 +293,4 @@ impl LimitsFile {
             result_bytes: self.result_bytes,
         }
     }
-}
-
-/// Whether this can stand in the path of a URL and before or after an `@`.
-fn is_name(text: &str) -> bool {
-    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    (1..=MOST_NAME).contains(&text.len()) && text.bytes().all(is_of_name)
 }
