@@ -1,0 +1,22 @@
+//! Requests that may run on a device: real sidecars, an unchanged host, devices that are sidecars, and devices that do
+//! whatever goes wrong.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../device/device.rs"]
+#[allow(dead_code)] // It has more than is needed here.
+mod device;
+
+mod choice;
+mod explain;
+mod says;
+mod setbacks;
+mod world;
+
+fn main() {
+    let suites = [choice::tests(), setbacks::tests(), says::tests(), explain::tests()];
+    support::run(suites.into_iter().flatten().collect())
+}
