@@ -319,11 +319,60 @@ fn policies(routed: bool) -> impl Strategy<Value = String> {
     })
 }
 
+/// A Function, Devices, and an OffloadPolicy about the route `of-web` or the first rule of it; empty: nothing.
+fn offload() -> impl Strategy<Value = String> {
+    let document = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "---\n{{apiVersion: mesh.lighter.dev/v1, kind: {kind}, metadata: {{name: {name}}}, spec: {{{spec}}}}}\n"
+        )
+    };
+    let function = select(vec![
+        ("state: stateless, time: 7ms", ""),
+        (
+            "state: readOnly, bytesPerSecond: 3, resultPercent: 0.1",
+            ", dataset: {name: t, version: '7', bytes: 9}",
+        ),
+    ]);
+    let device =
+        (select(vec!["a", "b"]), 1u32..9, any::<u64>(), 0.0..1.0, select(vec!["", "f"]), any::<bool>());
+    let more = select(vec![
+        "",
+        ", host: h, tryTimeout: 3ms, objective: bytes",
+        ", slo: {latency: 9s, missPercent: 0.3, window: 7m}, objective: energy, marginPercent: 0, explorePercent: 7.7",
+    ]);
+    let rule = proptest::option::of(select(vec!["", ", sectionName: '0'"]));
+    (function, vec(device, 1..4), more, rule).prop_map(move |((function, dataset), devices, more, rule)| {
+        let Some(rule) = rule else { return String::new() };
+        let mut text =
+            document("Function", "f", function) + &document("Device", "h", "class: host, slots: 3");
+        let mut names = Vec::new();
+        for (at, (service, slots, bytes, factor, functions, moved)) in devices.into_iter().enumerate() {
+            let (bytes, factor) = (bytes.max(1), factor + 0.01);
+            let spec = format!(
+                "class: dpu, service: {{name: {service}}}, slots: {slots}, linkBytesPerSecond: {bytes}, \
+                 computeFactor: {factor}, joulesPerByte: {factor}e-9, functions: [{functions}], \
+                 datasets: [{{name: t, version: '{slots}'}}], dataIsMoved: {moved}"
+            );
+            text += &document("Device", &format!("d{at}"), &spec);
+            names.push(format!("d{at}"));
+        }
+        let target = format!("group: gateway.networking.k8s.io, kind: HTTPRoute, name: of-web{rule}");
+        let devices = names.join(", ");
+        let spec = format!("targetRefs: [{{{target}}}], function: f, devices: [{devices}]{dataset}{more}");
+        text + &document("OffloadPolicy", "o", &spec)
+    })
+}
+
 fn mesh() -> impl Strategy<Value = Snapshot> {
     let endpoints = vec((1u16..6, 1u32..4, proptest::option::of(any::<bool>())), 0..4);
     let standby = 0usize..4;
     let of_web = vec(rule(), 0..6).prop_flat_map(|rules| {
-        let policies = policies(!rules.is_empty());
+        let policies = (policies(!rules.is_empty()), offload());
+        let routed = !rules.is_empty();
+        let policies = policies.prop_map(move |(traffic, offload)| match routed {
+            true => traffic + &offload,
+            false => traffic,
+        });
         (Just(rules), policies)
     });
     (of_web, vec(rule(), 0..3), endpoints, standby).prop_map(

@@ -10,8 +10,8 @@ use crate::name::{ServiceName, ServicePort};
 use crate::shared::SharedMap;
 use crate::snapshot::filter::Mirror;
 use crate::snapshot::{
-    Action, Authorization, Backend, Balancing, EndpointSpec, HashOn, LinkPolicy, Mtls, Port, Protocol, Route,
-    RouteTable, Service, Snapshot, TrafficPolicy, VirtualIps,
+    Action, Authorization, Backend, Balancing, EndpointSpec, HashOn, LinkPolicy, Mtls, Offload, Port,
+    Protocol, Route, RouteTable, Service, Snapshot, TrafficPolicy, VirtualIps,
 };
 use crate::xds::facts::Workload;
 use crate::xds::names;
@@ -204,9 +204,24 @@ impl<'r> Parts<'r> {
                     *target = existing;
                 }
             }
+            if let Some(offload) = &mut route.offload {
+                self.devices(offload);
+            }
             route
         };
         RouteTable::new(table.routes.iter().map(route).collect())
+    }
+
+    /// Has devices be what their clusters are here. Where none is another, it stays the same memory.
+    fn devices(&self, offload: &mut Arc<Offload>) {
+        for place in 0..offload.devices.len() {
+            let target = &offload.devices[place].target;
+            if let Some(existing) = self.existing(target)
+                && existing != *target
+            {
+                Arc::make_mut(offload).devices[place].target = existing;
+            }
+        }
     }
 
     fn backends(&self, backends: &[Backend]) -> Vec<Backend> {

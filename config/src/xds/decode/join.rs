@@ -36,6 +36,7 @@ fn pair(exact: &Route, below: &Route) -> Option<Route> {
         && exact.retry == below.retry
         && exact.priority == below.priority
         && exact.session == below.session
+        && exact.offload == below.offload
         && exact.actions.len() == below.actions.len()
         && with_prefix(&exact.matcher) == with_prefix(&below.matcher);
     if !is_alike {

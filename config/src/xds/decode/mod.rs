@@ -29,6 +29,7 @@ mod join;
 mod listener;
 mod load_report;
 mod matching;
+mod offload;
 mod outliers;
 mod overload;
 mod retry;

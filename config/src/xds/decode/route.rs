@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::action::{self, Changes};
 use super::filter::OfRoute;
-use super::{Nack, balancing, duration, filter, join, matching, missing, overload, read, retry, unsupported};
+use super::{
+    Nack, balancing, duration, filter, join, matching, missing, offload, overload, read, retry, unsupported,
+};
 use crate::build::check as checks;
 use crate::document::At;
 use crate::error::ConfigError;
@@ -240,6 +242,7 @@ fn one(
         name => name.into(),
     };
     let retry = retry.map(Arc::new);
+    let offload = offload::offload(route.metadata.as_ref(), &at.field("metadata"))?;
     Ok(Route {
         index: 0,
         name,
@@ -250,7 +253,7 @@ fn one(
         retry,
         priority,
         session,
-        offload: None,
+        offload,
     })
 }
 

@@ -21,6 +21,7 @@ use wire::header_matcher::HeaderMatchSpecifier;
 use wire::route_action::ClusterSpecifier;
 use wire::route_match::PathSpecifier;
 
+mod offload;
 mod own;
 mod route;
 mod session;

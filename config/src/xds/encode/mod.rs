@@ -25,6 +25,7 @@ mod balancing;
 mod filter;
 mod health;
 mod load_report;
+mod offload;
 mod outliers;
 mod overload;
 pub(in crate::xds) mod retry;
@@ -32,6 +33,7 @@ mod route;
 mod session;
 mod workload;
 
+pub(super) use offload::OFFLOAD;
 pub(super) use route::WHOLE_PATH;
 pub use route::route_configuration;
 pub use workload::workload;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{balancing, duration, filter, overload, retry};
+use super::{balancing, duration, filter, offload, overload, retry};
 use crate::snapshot::route::{Action, Matcher, PathChange, PathMatch, Redirect, Rewrite, Route, ValueMatch};
 use crate::snapshot::{Backend, HeaderChanges, Port, Retry};
 use crate::xds::wire::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -92,6 +92,7 @@ fn one(route: &Route, part: Part) -> wire::Route {
     let mut whole = wire::Route {
         name: route.name.to_string(),
         r#match: Some(route_match(&route.matcher, part.path)),
+        metadata: route.offload.as_deref().map(offload::metadata),
         typed_per_filter_config: filter::configurations(route),
         ..Default::default()
     };
