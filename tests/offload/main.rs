@@ -10,13 +10,19 @@ mod support;
 #[allow(dead_code)] // It has more than is needed here.
 mod device;
 
+#[path = "../intercept/namespace.rs"]
+#[allow(dead_code)] // Likewise.
+mod namespace;
+
+mod bed;
 mod choice;
 mod explain;
 mod says;
 mod setbacks;
+mod testbed;
 mod world;
 
 fn main() {
-    let suites = [choice::tests(), setbacks::tests(), says::tests(), explain::tests()];
+    let suites = [choice::tests(), setbacks::tests(), says::tests(), explain::tests(), testbed::tests()];
     support::run(suites.into_iter().flatten().collect())
 }
