@@ -89,6 +89,13 @@ fn check(file: &Path) -> miette::Result<Exit> {
             first(&made.explain())
         ))?;
     }
+    if same + others == 0 {
+        return Err(miette!(
+            help = "`lighter explain --json` writes one",
+            "{} has no decision",
+            file.display()
+        ));
+    }
     output::line(format_args!("{same} decisions are made again as they were, {others} are not"))?;
     Ok(if others == 0 { Exit::Ok } else { Exit::Fault })
 }

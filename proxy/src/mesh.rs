@@ -23,7 +23,7 @@ use tokio::sync::futures::Notified;
 use crate::authorize::Guard;
 use crate::balance::{Cluster, Endpoint};
 use crate::error::Cause;
-use crate::offload::{self, OfRoute, Placing};
+use crate::offload::{self, OfRoute};
 use crate::overload::{Admission, Admitted, Limiter};
 use crate::retry::budget::Budget;
 use crate::retry::{Came, Request, Rules, Tries, Verdict};
@@ -157,25 +157,6 @@ impl RouteState {
         self.admission.as_ref().map(Admission::again)
     }
 
-    /// What is known of a request before it runs, where it may run on a device.
-    #[inline]
-    pub(crate) fn asked<R: RequestParts + ?Sized>(&self, request: &R) -> Option<Placing> {
-        self.offload.as_ref().map(|offload| offload.asked(request))
-    }
-
-    /// How long a try may take until it is answered; `on_device`: it is there.
-    #[inline]
-    pub(crate) fn try_timeout(&self, on_device: bool) -> Option<Duration> {
-        let own = self.retries.try_timeout;
-        match &self.offload {
-            Some(offload) if on_device => {
-                let limit = offload.try_timeout();
-                Some(own.map_or(limit, |own| own.min(limit)))
-            }
-            _ => own,
-        }
-    }
-
     /// How long to wait before another try of a request of this route; none if it had its last one. Counted.
     #[cold]
     pub(crate) fn again(&self, tries: &mut Tries, came: Came, request: Request<'_>) -> Option<Duration> {
@@ -302,11 +283,7 @@ impl Destination {
         let mut own = Self::with(port, Direction::Outbound, cluster, learned, known, backends);
         let placements = offload::placements(port, old);
         for (route, state) in port.routes.routes.iter().zip(&mut own.routes) {
-            if let Some(said) = &route.offload {
-                let placement = placements.iter().find(|placement| placement.is_by(said));
-                let cluster = |target: &ServicePort| clusters.get(target).cloned();
-                state.offload = placement.and_then(|placement| placement.of_route(&route.name, cluster));
-            }
+            state.offload = OfRoute::of(route, &placements, state.backends.clusters().next(), clusters);
             let mirror = |said: &Mirror| Self::mirror(&said.target, clusters, mesh).map(Arc::new);
             state.mirrors = route.mirrors().map(mirror).collect();
         }

@@ -19,6 +19,7 @@ use crate::balance::{Avoid, Cluster, Endpoint, Picked};
 use crate::error::Cause;
 use crate::http::cookie;
 use crate::mesh::RouteState;
+use crate::offload::Chosen::{OnDevice, OnHost};
 use crate::offload::Placing;
 use crate::telemetry::RouteMetrics;
 
@@ -85,30 +86,35 @@ impl RouteState {
 
     /// Picks an endpoint: on a device if what is known of the request for its `placing` says so; that of the `session` if it takes
     /// the request; or another one than `avoid` if there is one. `hash` gives what [`Cluster::hash`] says of the request.
-    /// `is_first`: it was not tried before.
+    /// `is_first`: it was not tried before. Beside `placing`: whether each try has a connection of its own.
     #[inline]
     pub(crate) fn pick(
         &self,
-        placing: Option<&Placing>,
+        placing: Option<(&Placing, bool)>,
         session: Option<Session>,
         mut hash: impl FnMut(&Cluster) -> Option<u64>,
         (is_first, avoid): (bool, Option<&Avoid>),
         now: Instant,
     ) -> Result<Picked, Cause> {
-        match (&self.offload, placing) {
-            (Some(offload), Some(placing)) => {
-                let on_host = |hash: &mut _| self.pick_on_host(session, hash, (is_first, avoid), now);
-                offload.pick(placing, &mut hash, on_host, (is_first, avoid), now)
+        let mut placed = None;
+        if let (Some(offload), Some(placing)) = (&self.offload, placing) {
+            match offload.pick(placing, &mut hash, (is_first, avoid), now) {
+                OnDevice(picked) => return Ok(picked),
+                OnHost(decided) => placed = decided,
             }
-            _ => self.pick_on_host(session, &mut hash, (is_first, avoid), now),
         }
+        let mut picked = self.pick_on_host(session, hash, (is_first, avoid), now)?;
+        if let Some(placed) = placed {
+            picked.place(placed);
+        }
+        Ok(picked)
     }
 
     #[inline]
     fn pick_on_host(
         &self,
         session: Option<Session>,
-        hash: &mut impl FnMut(&Cluster) -> Option<u64>,
+        hash: impl FnOnce(&Cluster) -> Option<u64>,
         (is_first, avoid): (bool, Option<&Avoid>),
         now: Instant,
     ) -> Result<Picked, Cause> {
@@ -194,6 +200,10 @@ impl Sessions {
         let now = seconds(now);
         let is_here =
             |place: Place| self.places.get(&place).is_some_and(|(_, known)| known.address == address);
+        // One that answers beside the route's own endpoints, such as a device, is not where a session belongs.
+        if !self.places.contains_key(&place(&self.route, address)) {
+            return None;
+        }
         let stays = session.place.is_some_and(is_here);
         if stays && (self.said.idle.is_none() || session.used == now) {
             return None;

@@ -122,12 +122,14 @@ impl Bed {
         self.far(|| run(Command::new(&self.tools.tc).args(words)));
     }
 
-    /// Bytes that have come over the link to the near end, as the kernel counts them.
+    /// Bytes that TCP has carried over the link to the near end, as the kernel counts them: without the heads of packets.
     pub fn received(&self) -> u64 {
         let out =
             Command::new(&self.tools.ip).args(["-s", "-j", "link", "show", "dev", "near0"]).output().unwrap();
         let links: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
-        links[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
+        let rx = |what: &str| links[0]["stats64"]["rx"][what].as_u64().unwrap();
+        // Of Ethernet, IPv4, and TCP with time stamps.
+        rx("bytes") - rx("packets") * (14 + 20 + 32)
     }
 
     /// The size of the data set.

@@ -86,6 +86,8 @@ fn made_again() {
     );
 
     // What is no log says where it is not.
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(lighter(&["explain", "--check", file.to_str().unwrap()]).status.code(), Some(1));
     std::fs::write(&file, format!("{}\nno\n", log.lines().next().unwrap())).unwrap();
     let out = lighter(&["explain", "--check", file.to_str().unwrap()]);
     assert_eq!(out.status.code(), Some(1));

@@ -8,17 +8,21 @@ use crate::device::Data;
 use crate::support::http2;
 use crate::support::process::find;
 use crate::support::raw::{Body, Peer};
+use crate::support::sidecar::{Sidecar, policy, service};
 use crate::support::{test, test_where, wait_until};
 use crate::world::{DEVICE, Does, SCAN, Said, Server, World, get, said};
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("setbacks::a_device_that_stalls_costs_no_request_and_comes_back", stalls),
+        test("setbacks::an_answer_in_which_a_device_falls_silent_is_cut", half),
         test("setbacks::a_device_that_is_killed_costs_no_request", killed),
         test("setbacks::what_a_device_refuses_the_host_answers", refuses),
         test("setbacks::what_a_device_fails_at_the_host_answers", fails),
         test("setbacks::an_answer_that_the_request_is_at_fault_stays_one", at_fault),
         test("setbacks::a_body_goes_along_as_far_as_it_is_kept", bodies),
+        test("setbacks::a_device_behind_which_there_is_nobody_is_left", unreached),
+        test("setbacks::nobody_waits_for_room_on_a_device", no_room),
         test_where("setbacks::callers_that_speak_http2_are_answered_as_well", http2_callers),
         test("setbacks::endpoints_that_speak_http2_are_left_as_well", http2_endpoints),
         test("setbacks::a_caller_that_goes_away_says_nothing_of_a_device", abandoned),
@@ -52,6 +56,21 @@ fn stalls() {
     assert_eq!(metrics.sum("lighter_requests_total", &[("code_class", "5xx")]), 0.0);
     device.set(Does::After(0));
     world.until("device", 20);
+}
+
+fn half() {
+    let (_host, device, world) = preferred(QUICK);
+    device.set(Does::Half);
+    wait_until("one is cut", || {
+        let (head, body) = world.get("/scan");
+        assert_eq!(head.status(), 200);
+        let is_cut = body == Body::Cut(b"half".to_vec());
+        assert!(is_cut || body == Body::Whole(b"host".to_vec()), "{body:?}");
+        is_cut
+    });
+    assert!(world.ended(DEVICE, "timed_out") >= 1.0);
+    world.until("host", 10);
+    assert!(world.sidecar.metrics().sum("lighter_requests_total", &[("cause", "idle_timeout")]) >= 1.0);
 }
 
 fn killed() {
@@ -121,16 +140,64 @@ fn bodies() {
         assert_eq!(body, Body::Whole(sent));
         world.ended(DEVICE, "lost") >= 1.0
     });
-    // A longer one is not kept: it fails, and says by what.
-    let mut status = 0;
+    // There would be no way back for a longer one: it stays on the host, and who does not say how long it is may fail.
+    let asked = device.requests();
+    for _ in 0..10 {
+        let ((head, body), sent) = post(300_000);
+        assert_eq!((head.status(), body), (200, Body::Whole(sent)));
+    }
+    assert_eq!(device.requests(), asked);
+    let chunked = format!(
+        "POST /scan HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n493e0\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(0x493e0)
+    );
     wait_until("a device has cut a long one", || {
-        let ((head, _), _) = post(300_000);
-        status = head.status();
-        status != 200
+        let (head, _) = Peer::connect(world.at).exchange(&chunked);
+        head.status() >= 500
     });
-    assert!(status >= 500, "{status}");
-    let refused = [("reason", "body")];
-    assert!(world.sidecar.metrics().sum("lighter_retries_refused_total", &refused) >= 1.0);
+    assert!(world.sidecar.metrics().sum("lighter_retries_refused_total", &[("reason", "body")]) >= 1.0);
+}
+
+/// The sidecar of a device says that what is behind it cannot be reached.
+fn unreached() {
+    let at = crate::support::process::free_address();
+    let own = format!(
+        "service: orders-csd\nworkers: 1\ninbound: [{{listen: '{at}', app: '{}', port: 80}}]\n",
+        crate::support::process::free_address()
+    );
+    let _sidecar = Sidecar::start(&service("orders-csd", "http", &[]), &own);
+    let host = Server::start("host", Does::Echo);
+    let policy = format!("{QUICK}, objective: bytes");
+    let world = World::start(host.address(), at, &Said { policy: &policy, ..SCAN });
+    let post = "POST /scan HTTP/1.1\r\nHost: orders\r\nContent-Length: 2\r\n\r\nab";
+    for _ in 0..20 {
+        assert_eq!(said(Peer::connect(world.at).exchange(post)), "ab");
+    }
+    assert!(world.ended(DEVICE, "lost") >= 1.0);
+}
+
+/// Nobody waits for a device that has no room where the host has.
+fn no_room() {
+    for limit in ["maxRequests: 1", "maxConnections: 1, maxPendingRequests: 4"] {
+        let (host, device, world) = preferred(QUICK);
+        let resources = crate::world::resources(
+            "http",
+            host.address(),
+            device.address(),
+            &Said { policy: QUICK, ..SCAN },
+        );
+        let policy = policy("orders-csd", &format!("circuit: {{{limit}}}"));
+        world.sidecar.apply(&format!("{resources}---\n{policy}"));
+        device.set(Does::After(100));
+        wait_until(&format!("one is refused by {limit}"), || {
+            std::thread::scope(|scope| {
+                let ask = || said(Peer::connect(world.at).exchange(get("/scan")));
+                let all = [scope.spawn(ask), scope.spawn(ask), scope.spawn(ask)];
+                all.into_iter().for_each(|one| drop(one.join().unwrap()));
+            });
+            world.ended(DEVICE, "refused") >= 1.0
+        });
+    }
 }
 
 /// By curl.

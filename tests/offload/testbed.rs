@@ -108,26 +108,36 @@ fn break_even() -> Result<(), String> {
         began.elapsed() / count
     };
     slow_enough(&mut bed, took)?;
-    println!("rows in 1000 | host ms | device ms | of the last 10 on the device");
+    println!("rows in 1000 | host ms | device ms | of the last 10 on the device | after so many");
     for rows in parts {
         let target = target(*rows);
-        let (host, device) = (took(bed.host, &target, 4), took(bed.device, &target, 4));
+        let mut found = (Duration::ZERO, Duration::ZERO);
+        wait_until("it is clear which is quicker", || {
+            found = (took(bed.host, &target, 4), took(bed.device, &target, 4));
+            // Somewhere in the middle they are alike.
+            is_clear(found) || ![10, 1000].contains(rows)
+        });
+        let (host, device) = found;
         let said = "datasets: [{name: orders, version: '7'}], computeFactor: 0.4";
-        let world = world(&bed, said, "slo: {latency: 10s}");
+        let world = world(&bed, said, "slo: {latency: 10s}, explorePercent: 10");
         let mut client = Peer::connect(world.at);
-        (0..CONVERGED).for_each(|_| drop(ask(&mut client, &target)));
-        let before = world.ended(DEVICE, "answered");
-        (0..10).for_each(|_| drop(ask(&mut client, &target)));
-        let there = world.ended(DEVICE, "answered") - before;
-        println!("{rows} | {} | {} | {there}", host.as_millis(), device.as_millis());
-        let (quick, slow) = (host.min(device), host.max(device));
-        if slow > quick * 6 / 5 {
-            let is_right = if quick == device { there >= 7.0 } else { there <= 3.0 };
-            assert!(
-                is_right,
-                "{rows} in 1000: {host:?} on the host, {device:?} on the device, {there} of 10 there"
-            );
+        let (mut asked, mut there) = (0, 0.0);
+        while asked < CONVERGED {
+            let before = world.ended(DEVICE, "answered");
+            (0..10).for_each(|_| drop(ask(&mut client, &target)));
+            there = world.ended(DEVICE, "answered") - before;
+            asked += 10;
+            let is_right = if device < host { there >= 7.0 } else { there <= 3.0 };
+            if asked > 10 && is_right {
+                break;
+            }
         }
+        println!("{rows} | {} | {} | {there} | {asked}", host.as_millis(), device.as_millis());
+        assert!(
+            asked < CONVERGED || !is_clear(found),
+            "{rows} in 1000: {host:?} on the host, {device:?} on the device, {there} of 10 there\n{}",
+            crate::support::metrics::get(world.sidecar.admin, "/decisions?last=60").1
+        );
     }
     Ok(())
 }
@@ -154,8 +164,12 @@ fn slow_enough(bed: &mut Bed, took: impl Fn(SocketAddr, &str, u32) -> Duration) 
     panic!("the device is never so slow: {found:?}");
 }
 
+fn is_clear((host, device): (Duration, Duration)) -> bool {
+    host.max(device) > host.min(device) * 6 / 5
+}
+
 /// So many requests are enough for a route to be where it belongs, though what it was told is wrong by ten times.
-const CONVERGED: u32 = 40;
+const CONVERGED: u32 = 300;
 
 /// No request fails, and few wait for a device that does not answer.
 fn lost() -> Result<(), String> {
@@ -195,14 +209,15 @@ fn lost() -> Result<(), String> {
     prefers(DEVICE);
     let pid = rustix::process::Pid::from_raw(bed.device_pid() as i32).unwrap();
     let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
-    // An answer that has begun waits for its end, as at any endpoint.
     let stopped = || {
         let before = world.ended("host", "answered");
         signal(Signal::STOP);
-        wait_until("the host answers meanwhile", || world.ended("host", "answered") - before >= 60.0);
+        wait_until("the host answers meanwhile", || world.ended("host", "answered") - before >= 40.0);
         signal(Signal::CONT);
     };
-    assert_eq!(under_load(&stopped), 0);
+    // An answer that had begun is cut once the device was silent for as long as it has to answer.
+    let cut = under_load(&stopped);
+    assert!(cut <= 4, "{cut}");
     let late = world.ended(DEVICE, "timed_out");
     // Each client waits once, and one now and then looks whether it is back.
     assert!((1.0..=12.0).contains(&late), "{late} of 240");

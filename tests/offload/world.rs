@@ -25,6 +25,8 @@ pub enum Does {
     Status(u16),
     /// Reads it and ends the connection.
     Cut,
+    /// Begins its answer, and says nothing more.
+    Half,
 }
 
 /// A server of HTTP/1 that knows nothing of Lighter.
@@ -61,6 +63,10 @@ impl Server {
                     Does::Nothing => continue,
                     Does::Status(status) => answer(status, name.as_bytes()),
                     Does::Cut => return,
+                    Does::Half => {
+                        peer.try_send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+                        continue;
+                    }
                 };
                 if !peer.try_send(answer) {
                     return;

@@ -100,12 +100,12 @@ impl Health {
     }
 
     /// One that nobody waits for any more. Whether the place would have answered is as open as before.
-    pub(crate) fn abandoned(&mut self, now: Time) {
+    pub(crate) fn abandoned(&mut self, began: Time, now: Time) {
         self.outstanding = self.outstanding.saturating_sub(1);
         if self.outstanding == 0 {
             self.waiting_since = now;
         }
-        if let Some(suspension) = &mut self.suspension {
+        if let Some(suspension) = self.suspension.as_mut().filter(|suspension| began >= suspension.since) {
             suspension.is_tried = false;
         }
     }

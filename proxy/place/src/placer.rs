@@ -47,6 +47,13 @@ pub struct Ticket {
     host_in_time: bool,
 }
 
+impl Ticket {
+    /// The request was held until now.
+    pub fn begins(&mut self, now: Time) {
+        self.began = now;
+    }
+}
+
 /// How a request ended where it was sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
@@ -135,7 +142,7 @@ impl Placer {
         let is_late = seconds > f64::from(route.rules.guard.slo_seconds);
         let is_news = match outcome {
             Outcome::Abandoned => {
-                place.health.abandoned(now);
+                place.health.abandoned(ticket.began, now);
                 false
             }
             Outcome::SetBack(setback) if ticket.place != HOST => {
@@ -325,7 +332,8 @@ impl Asked<'_> {
         let is_there = |candidate: &&Candidate| candidate.place == decision.place;
         let chosen = inputs.candidates.iter().find(is_there).unwrap_or(inputs.candidates.host());
         let slo = f64::from(inputs.slo_seconds);
-        place.load.begin(occupied_seconds(chosen, place.profile.slots), self.now);
+        // What one request says of itself is believed as far as the objective goes: nobody waits longer for it.
+        place.load.begin(occupied_seconds(chosen, place.profile.slots).min(slo), self.now);
         if decision.place != HOST {
             route.outstanding[class] += 1;
         }

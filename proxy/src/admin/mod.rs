@@ -288,7 +288,7 @@ GET  /links                      open links and their wires (JSON)
 POST /links/freeze               sends every link back to TCP
 GET  /config_dump                what is in force (JSON)
 GET  /intercept                  redirecting rules and their counters (JSON)
-GET  /decisions[?last=N]         where offload sent requests of late, and why (lines of JSON)
+GET  /decisions[?route=R&last=N] where offload sent requests of late, and why (lines of JSON)
 GET  /tap[?path=/a&status=5xx…]  exchanges as they end (lines of JSON)
 GET  /log_level                  the log filter
 POST /log_level?level=FILTER     changes it

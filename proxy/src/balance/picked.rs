@@ -130,6 +130,13 @@ impl Picked {
         self.placed = Some(placed);
     }
 
+    /// Only now does it begin.
+    pub(crate) fn begins(&mut self, now: Instant) {
+        if let Some(placed) = &mut self.placed {
+            placed.begins(now);
+        }
+    }
+
     /// Whether it is on a device, beside the route's own backends.
     #[inline]
     pub(crate) fn is_on_device(&self) -> bool {
@@ -146,7 +153,7 @@ impl Picked {
 
     /// The try failed by `came`: what whoever is asked next is to know of it.
     pub(crate) fn set_back(&mut self, came: Came) -> Option<Setback> {
-        self.placed.as_mut()?.set_back(offload::setback(came))
+        self.placed.as_mut()?.set_back(offload::setback(came)?)
     }
 
     /// Whether it has to wait until others end.

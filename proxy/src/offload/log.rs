@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lighter_place::{Logged, Record};
+use lighter_place::{Logged, Record, RouteId};
 
 use super::Placement;
 use crate::mesh::Mesh;
@@ -43,10 +43,15 @@ pub(crate) fn decisions(mesh: &Mesh, route: Option<&str>, most: usize) -> Vec<Lo
 
 impl Placement {
     fn logged(&self, route: Option<&str>, most: usize) -> Vec<Logged> {
-        let wanted = |record: &&Record| route.is_none_or(|route| **self.route_name(record) == *route);
-        // Words are found outside of the lock.
-        let mut records: Vec<Record> =
-            self.lock().log.0.iter().rev().filter(wanted).take(most).copied().collect();
+        let named = |(name, _): &&(Arc<str>, RouteId)| route.is_some_and(|route| **name == *route);
+        let wanted = self.routes.iter().find(named).map(|(_, id)| *id);
+        if route.is_some() && wanted.is_none() {
+            return Vec::new();
+        }
+        let is_wanted = |record: &&Record| wanted.is_none_or(|wanted| record.route == wanted);
+        // Under the lock they are copied, and no more.
+        let mut records = Vec::with_capacity(most.min(KEPT));
+        records.extend(self.lock().log.0.iter().rev().filter(is_wanted).take(most).copied());
         records.reverse();
         records.into_iter().map(|record| self.name_all(record)).collect()
     }

@@ -12,26 +12,27 @@ mod counts;
 mod log;
 mod placed;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::{self, Objective, Offload, PlaceProfile, Port, RequestParts, Route};
 use lighter_place::{
-    Exploration, FunctionCost, GuardRules, HOST, Offer, PlaceId, Placer, Profile, Request, RouteId,
-    RouteRules, Setback, Ticket, Time, Work,
+    Exploration, FunctionCost, GuardRules, HOST, Offer, PlaceId, Placer, Profile, RouteId, RouteRules,
+    Setback, Ticket, Time, Work,
 };
 
 use self::counts::Counts;
 use self::log::Log;
-/// What is known of a request before it runs.
-pub(crate) use lighter_place::Request as Placing;
-
 pub(crate) use self::log::decisions;
 pub(crate) use self::placed::{Placed, setback};
 use crate::balance::{Avoid, Cluster, Outcome, Picked};
 use crate::error::Cause;
-use crate::mesh::Destination;
+use crate::mesh::{Destination, RouteState};
+use crate::retry::REPLAY;
+/// What is known of a request before it runs.
+pub(crate) use lighter_place::Request as Placing;
 
 /// By which an application says how much of a dataset its request reads, in bytes.
 const SCAN_BYTES_HINT: &str = "x-lighter-hint-scan-bytes";
@@ -60,17 +61,18 @@ pub(crate) struct OfRoute {
     offers: Box<[Offer]>,
     /// By the number of the place, without the host.
     clusters: Box<[Option<Arc<Cluster>>]>,
+    host: Option<Arc<Cluster>>,
     /// What its requests do with state.
     work: Work,
     counts: Arc<Counts>,
 }
 
 /// Where a request goes.
-struct Chosen<'o> {
-    /// None: to the host, which is the route's own backends.
-    cluster: Option<&'o Arc<Cluster>>,
-    /// To be ended with the try.
-    placed: Box<Placed>,
+pub(crate) enum Chosen {
+    /// To this endpoint of a device.
+    OnDevice(Picked),
+    /// To the route's own backends. With what is to be ended with the try there, where that was decided by the placement.
+    OnHost(Option<Box<Placed>>),
 }
 
 /// The placements of a port, each for one policy. Those of `old`, the same port before a change of configuration, stay where
@@ -110,37 +112,6 @@ impl Placement {
         Placement { key: key.clone(), said: said.clone(), routes, devices, began, state }
     }
 
-    /// The placement of the rule called `name`, which leads to these devices' `clusters`.
-    pub(crate) fn of_route(
-        self: &Arc<Self>,
-        name: &Arc<str>,
-        cluster: impl Fn(&ServicePort) -> Option<Arc<Cluster>>,
-    ) -> Option<OfRoute> {
-        let (_, route) = self.routes.iter().find(|(known, _)| known == name)?;
-        let clusters: Box<[_]> = self.said.devices.iter().map(|device| cluster(&device.target)).collect();
-        // One that is not known yet is not offered.
-        let known = self.devices.iter().zip(&self.said.devices).zip(&clusters);
-        let offers = known.filter(|(_, cluster)| cluster.is_some()).map(|((place, device), _)| Offer {
-            place: *place,
-            has_function: device.has_function,
-            dataset: device.dataset.as_deref().map(version),
-        });
-        let dataset = self.said.dataset.as_ref();
-        Some(OfRoute {
-            route: *route,
-            work: dataset.map_or(Work::Stateless, |dataset| Work::Versioned(version(&dataset.version))),
-            offers: offers.collect(),
-            clusters,
-            counts: Arc::new(Counts::new(&self.key, name, &self.said)),
-            placement: self.clone(),
-        })
-    }
-
-    /// Whether it is the one that decides by `said`.
-    pub(crate) fn is_by(&self, said: &Offload) -> bool {
-        *self.said == *said
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // What panicked in there had not changed it by halves: a decision is made, then noted.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -164,67 +135,121 @@ impl Placement {
     }
 }
 
-impl OfRoute {
-    /// How long a device has to answer.
-    pub(crate) fn try_timeout(&self) -> Duration {
-        self.placement.said.try_timeout
+impl RouteState {
+    /// What is known of a request before it runs, where it may run on a device.
+    #[inline]
+    pub(crate) fn asked<R: RequestParts + ?Sized>(&self, request: &R) -> Option<Placing> {
+        self.offload.as_ref().and_then(|offload| offload.asked(request))
     }
 
-    /// What is known of a request before it runs.
-    pub(crate) fn asked<R: RequestParts + ?Sized>(&self, request: &R) -> Request {
-        let number = |name| std::str::from_utf8(request.header(name)?).ok()?.trim().parse().ok();
-        let dataset = self.placement.said.dataset.as_ref();
-        Request {
-            work: self.work,
-            bytes_in: number("content-length").unwrap_or(0),
-            scan_bytes: dataset.map_or(0, |dataset| number(SCAN_BYTES_HINT).unwrap_or(dataset.bytes)),
+    /// How long a try may take until it is answered; `on_device`: it is there.
+    #[inline]
+    pub(crate) fn try_timeout(&self, on_device: bool) -> Option<Duration> {
+        let own = self.retries.try_timeout;
+        match &self.offload {
+            Some(offload) if on_device => {
+                let limit = offload.placement.said.try_timeout;
+                Some(own.map_or(limit, |own| own.min(limit)))
+            }
+            _ => own,
         }
     }
+}
 
-    /// Picks an endpoint of the device to which the request goes, or one of the host, by `on_host`.
+impl OfRoute {
+    /// That of a route, by one of the port's `placements`. `host`: one of its own clusters.
+    pub(crate) fn of(
+        route: &Route,
+        placements: &[Arc<Placement>],
+        host: Option<&Arc<Cluster>>,
+        clusters: &HashMap<ServicePort, Arc<Cluster>>,
+    ) -> Option<Self> {
+        let said = route.offload.as_ref()?;
+        let placement = placements.iter().find(|placement| placement.said == *said)?;
+        let (_, id) = placement.routes.iter().find(|(known, _)| *known == route.name)?;
+        let devices = placement.devices.iter().zip(&said.devices);
+        // One that is not known yet is not offered.
+        let offers =
+            devices.filter(|(_, device)| clusters.contains_key(&device.target)).map(|(place, device)| {
+                Offer {
+                    place: *place,
+                    has_function: device.has_function,
+                    dataset: device.dataset.as_deref().map(version),
+                }
+            });
+        let dataset = said.dataset.as_ref();
+        Some(OfRoute {
+            route: *id,
+            work: dataset.map_or(Work::Stateless, |dataset| Work::Versioned(version(&dataset.version))),
+            offers: offers.collect(),
+            clusters: said.devices.iter().map(|device| clusters.get(&device.target).cloned()).collect(),
+            host: host.cloned(),
+            counts: Arc::new(Counts::new(&placement.key, &route.name, said)),
+            placement: placement.clone(),
+        })
+    }
+
+    /// What is known of a request before it runs. None: its body is too long to be kept, so there would be no way back.
+    fn asked<R: RequestParts + ?Sized>(&self, request: &R) -> Option<Placing> {
+        let number = |name| std::str::from_utf8(request.header(name)?).ok()?.trim().parse().ok();
+        let dataset = self.placement.said.dataset.as_ref();
+        let bytes_in = number("content-length").unwrap_or(0);
+        (bytes_in <= REPLAY as u64).then(|| Placing {
+            work: self.work,
+            bytes_in,
+            scan_bytes: dataset.map_or(0, |dataset| number(SCAN_BYTES_HINT).unwrap_or(dataset.bytes)),
+        })
+    }
+
+    /// Picks an endpoint of the device to which the request goes, unless that is the host. `connects`: it needs a connection
+    /// of its own there.
     #[inline(never)] // So that routes whose requests stay on the host pay for a question alone.
-    pub(crate) fn pick<H: FnMut(&Cluster) -> Option<u64>>(
+    pub(crate) fn pick(
         &self,
-        asked: &Request,
-        hash: &mut H,
-        on_host: impl FnOnce(&mut H) -> Result<Picked, Cause>,
+        (asked, connects): (&Placing, bool),
+        hash: &mut dyn FnMut(&Cluster) -> Option<u64>,
         (is_first, avoid): (bool, Option<&Avoid>),
         now: Instant,
-    ) -> Result<Picked, Cause> {
+    ) -> Chosen {
         let mut after = avoid.and_then(Avoid::setback);
         if !is_first && after.is_none() {
             // The host failed it: who else there is to ask is for the balancer to say.
-            return on_host(hash);
+            return Chosen::OnHost(None);
         }
-        let mut placed = loop {
-            let Chosen { cluster, mut placed } = self.choose(asked, after, now);
-            let Some(cluster) = cluster else { break placed };
-            match cluster.pick(None, hash(cluster), now) {
-                Ok(mut picked) => {
-                    picked.place(placed);
-                    return Ok(picked);
+        loop {
+            let (cluster, mut placed) = self.choose(asked, after, now);
+            let Some(cluster) = cluster else { return Chosen::OnHost(Some(placed)) };
+            let picked = cluster.pick(None, hash(cluster), now).and_then(|mut picked| {
+                if connects {
+                    picked.needs_connection()?;
                 }
-                // Then the choice is the host.
+                // There are limits to what is sent there, and nobody waits where the host is free.
+                if picked.waits() { Err(Cause::ConcurrencyLimit) } else { Ok(picked) }
+            });
+            match picked {
+                Ok(mut picked) => {
+                    // What is asked of the host, should it come to that, goes by the host's own hash.
+                    if let Some(host) = &self.host {
+                        hash(host);
+                    }
+                    picked.place(placed);
+                    return Chosen::OnDevice(picked);
+                }
                 Err(cause) => {
                     after = placed.set_back(unpicked(cause));
                     placed.end(Outcome::Failed, now);
                 }
             }
-        };
-        match on_host(hash) {
-            Ok(mut picked) => {
-                picked.place(placed);
-                Ok(picked)
-            }
-            Err(cause) => {
-                placed.end(Outcome::Abandoned, now);
-                Err(cause)
-            }
         }
     }
 
     /// Where a request goes. `after`: why a device did not answer it.
-    fn choose(&self, asked: &Request, after: Option<Setback>, now: Instant) -> Chosen<'_> {
+    fn choose(
+        &self,
+        asked: &Placing,
+        after: Option<Setback>,
+        now: Instant,
+    ) -> (Option<&Arc<Cluster>>, Box<Placed>) {
         let at = self.placement.time(now);
         let (ticket, decision) = {
             let mut state = self.placement.lock();
@@ -242,7 +267,7 @@ impl OfRoute {
             device => self.clusters.get(device.number() as usize - 1).and_then(Option::as_ref),
         };
         let placed = Placed::new(self.placement.clone(), self.counts.clone(), ticket, *asked);
-        Chosen { cluster, placed: Box::new(placed) }
+        (cluster, Box::new(placed))
     }
 }
 
@@ -250,7 +275,7 @@ impl OfRoute {
 fn unpicked(cause: Cause) -> Setback {
     match cause {
         Cause::NoEndpoint | Cause::NoBackend => Setback::Failed(lighter_place::Failure::Lost),
-        // There are limits to what is sent there, and they are reached.
+        // A limit of what is sent there is reached.
         _ => Setback::Refused(lighter_place::Refusal::Reserve),
     }
 }

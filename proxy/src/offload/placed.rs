@@ -37,6 +37,14 @@ impl Placed {
         self.ticket.is_some_and(|ticket| ticket.place != HOST)
     }
 
+    /// It was held, and only now begins.
+    pub(crate) fn begins(&mut self, now: Instant) {
+        let now = self.placement.time(now);
+        if let Some(ticket) = &mut self.ticket {
+            ticket.begins(now);
+        }
+    }
+
     /// The bodies were so long, in bytes: the request's and the answer's.
     pub(crate) fn carried(&mut self, bytes: (u64, u64)) {
         self.bytes = bytes;
@@ -53,11 +61,12 @@ impl Placed {
         use balance::Outcome::{Abandoned, Answered, Erred, Failed, Gateway};
         let failed = |failure| Outcome::SetBack(Setback::Failed(failure));
         let outcome = match (self.setback, outcome) {
+            // Such as a connection that had rested for too long.
+            (_, Abandoned) => Outcome::Abandoned,
             (Some(setback), _) => Outcome::SetBack(setback),
             (None, Answered) => Outcome::Answered(Answer { waited_seconds: None, bytes_out: self.bytes.1 }),
             (None, Erred | Gateway) => failed(Failure::Error),
             (None, Failed) => failed(Failure::Lost),
-            (None, Abandoned) => Outcome::Abandoned,
         };
         self.tell(&outcome, now);
     }
@@ -77,18 +86,21 @@ impl Drop for Placed {
     }
 }
 
-/// What a try that failed says of its device.
-pub(crate) fn setback(came: Came) -> Setback {
-    Setback::Failed(match came {
+/// What a try that failed says of its device. None: nothing, as what came is an answer to the request.
+pub(crate) fn setback(came: Came) -> Option<Setback> {
+    if !came.is_failure() {
+        return None;
+    }
+    Some(Setback::Failed(match came {
         // It is full, and says so before it runs anything.
         Came::Answer { status: 503, .. }
         | Came::Answer { grpc: Some(UNAVAILABLE | RESOURCE_EXHAUSTED), .. } => {
-            return Setback::Refused(Refusal::Reserve);
+            return Some(Setback::Refused(Refusal::Reserve));
         }
         Came::Answer { .. } => Failure::Error,
         Came::Late => Failure::TimedOut,
         Came::Unread | Came::Dropped | Came::Broken => Failure::Lost,
-    })
+    }))
 }
 
 /// Statuses of gRPC.

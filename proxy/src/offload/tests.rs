@@ -140,7 +140,9 @@ fn a_device_whose_service_is_not_known_yet_is_not_offered() {
     let without = mesh(vec![orders()], &Mesh::default());
     let asked = state(&without, 0).asked(&Fields(Vec::new())).unwrap();
     let pick = |mesh: &Mesh| {
-        state(mesh, 0).pick(Some(&asked), None, |_: &Cluster| None, (true, None), Instant::now()).unwrap()
+        state(mesh, 0)
+            .pick(Some((&asked, true)), None, |_: &Cluster| None, (true, None), Instant::now())
+            .unwrap()
     };
     assert_eq!(pick(&without).endpoint.address.port(), 1);
     let with = mesh(vec![orders(), service("csd", &[("default", None)])], &without);
@@ -152,8 +154,13 @@ fn a_device_whose_service_is_not_known_yet_is_not_offered() {
     let setback = picked.set_back(crate::retry::Came::Late);
     let avoid = Avoid::after(picked.endpoint.clone(), Cause::RequestTimeout).on_device(setback);
     picked.finish(Outcome::Failed, Duration::ZERO, Instant::now());
-    let again =
-        state(&with, 0).pick(Some(&asked), None, |_: &Cluster| None, (false, Some(&avoid)), Instant::now());
+    let again = state(&with, 0).pick(
+        Some((&asked, true)),
+        None,
+        |_: &Cluster| None,
+        (false, Some(&avoid)),
+        Instant::now(),
+    );
     let again = again.unwrap();
     assert!(!again.is_on_device());
     let all = decisions(&with, None, 100);
@@ -174,6 +181,8 @@ fn a_request_says_how_much_it_reads() {
     assert_eq!(asked(&[("content-length", "12"), (SCAN_BYTES_HINT, " 77 ")]), (12, 77));
     // What is no number says nothing.
     assert_eq!(asked(&[("content-length", "-1"), (SCAN_BYTES_HINT, "many")]), (0, 1_000_000));
+    // There would be no way back.
+    assert!(state(&mesh, 0).asked(&Fields(vec![("content-length", "65537")])).is_none());
 }
 
 #[test]

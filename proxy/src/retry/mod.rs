@@ -234,7 +234,7 @@ impl Tries {
 
 impl Came {
     /// Whether a device failed the request, rather than that the request is at fault.
-    fn is_failure(self) -> bool {
+    pub(crate) fn is_failure(self) -> bool {
         match self {
             Came::Unread | Came::Dropped | Came::Broken | Came::Late => true,
             // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.

@@ -70,6 +70,7 @@ fn a_session_leads_to_its_endpoint_and_nothing_else_does() {
             assert_eq!(sessions.say(session, address(port), at(1)), None);
             // And is told where the answer came from another one.
             assert!(sessions.say(session, address(3 - port), at(1)).is_some());
+            assert_eq!(sessions.say(session, address(9), at(1)), None, "a device is no place for it");
         }
         let elsewhere = self::sessions("other", carrier.clone(), [None, None], &[1, 2]);
         assert_eq!(joined(&elsewhere, &begun(&sessions, 1, at(0)), at(0)), Err(Joined::Gone));

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 use super::heads::{self, Sized};
 use crate::balance::{Avoid, Endpoint, Outcome, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
-use crate::error::{Cause, ProxyError};
+use crate::error::{Cause, ProxyError, Retry};
 use crate::http::CROWDED;
 use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
@@ -34,6 +34,7 @@ const WRITE_AHEAD: usize = 32 * 1024;
 
 /// Serves one stream by an endpoint that speaks HTTP/1.
 pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> {
+    call.connects = true;
     let mut avoid: Option<Avoid> = None;
     let mut replay = Replay::new(call.state.retries.repeats(), call.copy.take());
     call.limits.start(call.downstream).await;
@@ -556,7 +557,11 @@ impl Download<'_> {
     fn fill(&mut self, from: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         let read = match ready!(from.poll_fill(cx)) {
             Ok(read) => read,
-            Err(error) => return Poll::Ready(Err(ProxyError { cause: Cause::UpstreamTruncated, ..error })),
+            // What has begun cannot be asked for again.
+            Err(error) => {
+                let error = ProxyError { cause: Cause::UpstreamTruncated, retry: Retry::Never, ..error };
+                return Poll::Ready(Err(error));
+            }
         };
         if read > 0 {
             return Poll::Ready(Ok(()));

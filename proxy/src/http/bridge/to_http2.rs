@@ -200,7 +200,7 @@ impl Connection {
         let patience = &downstream.context.worker.shared.config.guard;
         let limits =
             Limits::new(state.request_timeout, policy.idle_timeout, grpc, &asked.fields, began, patience)
-                .each(state.try_timeout(true));
+                .each(state.try_timeout(target.pinned.is_none()));
         let mut call = Call {
             downstream,
             state,
@@ -218,6 +218,7 @@ impl Connection {
             session: None,
             placing,
             on_device: false,
+            connects: false,
             decided: None,
         };
         let prepared = match orders.delay {

@@ -79,6 +79,8 @@ pub(crate) struct Call<'a> {
     pub(crate) placing: Option<Placing>,
     /// The try at hand is on one.
     pub(crate) on_device: bool,
+    /// Each try has a connection of its own.
+    pub(crate) connects: bool,
     /// There is another one, after this time.
     pub(crate) decided: Option<Duration>,
 }
@@ -137,7 +139,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
     let patience = &downstream.context.worker.shared.config.guard;
     let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &head.fields, began, patience)
         .within(left)
-        .each(state.try_timeout(true));
+        .each(state.try_timeout(pinned.is_none()));
     let mut call = Call {
         downstream: &downstream,
         state,
@@ -155,6 +157,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         session: None,
         placing,
         on_device: false,
+        connects: false,
         decided: None,
     };
     let prepared = match orders.delay {
@@ -503,15 +506,16 @@ impl Call<'_> {
                 self.session = self.state.session(&self.head).map(Box::new);
             }
             let session = self.session.as_deref().copied();
+            let placing = self.placing.as_ref().map(|asked| (asked, self.connects));
             let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
-            let mut picked = self.state.pick(self.placing.as_ref(), session, hash, (is_first, avoid), now)?;
+            let mut picked = self.state.pick(placing, session, hash, (is_first, avoid), now)?;
             picked.hold(admitted);
             Ok(picked)
         };
         let picked = pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
         if self.placing.is_some() {
             self.on_device = picked.is_on_device();
-            self.limits.next_within(self.state.try_timeout(self.on_device));
+            self.limits.next_within(self.state.try_timeout(self.on_device), self.on_device);
         }
         Ok(picked)
     }

@@ -21,6 +21,9 @@ pub(crate) struct Limits<'a> {
     /// How long a try may take until it is answered, and when that time is over for the one at hand.
     of_try: Option<Duration>,
     try_end: Option<Instant>,
+    /// How long a device may be silent within its answer, and when it has been for so long.
+    silence: Option<Duration>,
+    silent_end: Option<Instant>,
     began: Instant,
     idle: Option<Duration>,
     idle_end: Option<Instant>,
@@ -64,6 +67,8 @@ impl<'a> Limits<'a> {
             grpc_end,
             of_try: None,
             try_end: None,
+            silence: None,
+            silent_end: None,
             began,
             idle,
             idle_end: None,
@@ -82,9 +87,12 @@ impl<'a> Limits<'a> {
         self
     }
 
-    /// The try that begins next is to be answered within `limit`.
-    pub(crate) fn next_within(&mut self, limit: Option<Duration>) {
+    /// The try that begins next is to be answered within `limit`. On a device, which is not silent for longer within its
+    /// answer either.
+    pub(crate) fn next_within(&mut self, limit: Option<Duration>, on_device: bool) {
         self.of_try = limit;
+        self.silence = limit.filter(|_| on_device);
+        self.silent_end = None;
     }
 
     /// A try begins.
@@ -100,6 +108,12 @@ impl<'a> Limits<'a> {
     #[inline]
     pub(crate) fn try_ends(&mut self) {
         self.try_end = None;
+        if let Some(silence) = self.silence {
+            self.silent_end = Some(Instant::now() + silence);
+            if let (Some(deadline), Some(at)) = (&self.deadline, self.next()) {
+                deadline.set(at);
+            }
+        }
     }
 
     /// Its caller waits no longer than `left`, from its beginning on.
@@ -140,15 +154,26 @@ impl<'a> Limits<'a> {
             // The endpoint has not the whole request yet: its time has not begun.
             self.try_end = self.of_try.map(|limit| now + limit);
         }
+        let is_silent = self.silent_end.is_some_and(|end| end <= now);
         if moved {
             self.idle_end = self.idle.map(|idle| now + idle);
         } else if self.idle_end.is_some_and(|end| end <= now) {
             return Poll::Ready(ProxyError::new(Cause::IdleTimeout, "nothing moved for too long"));
         }
-        if self.client_end.is_some_and(|end| end <= now)
-            && let Some(slow) = self.weigh(standing(), now)
-        {
-            return Poll::Ready(slow.error());
+        let is_time = self.client_end.is_some_and(|end| end <= now);
+        if is_silent || is_time {
+            let standing = standing();
+            let waits_for_client = standing.untaken || standing.owed;
+            if is_silent && !moved && !waits_for_client {
+                let detail = "the device was silent for too long within its answer";
+                return Poll::Ready(ProxyError::new(Cause::IdleTimeout, detail));
+            }
+            if is_silent {
+                self.silent_end = self.silence.map(|silence| now + silence);
+            }
+            if is_time && let Some(slow) = self.weigh(standing, now) {
+                return Poll::Ready(slow.error());
+            }
         }
         if let (Some(deadline), Some(at)) = (&self.deadline, self.next()) {
             deadline.set(at);
@@ -174,7 +199,8 @@ impl<'a> Limits<'a> {
 
     /// When the first of the limits passes.
     fn next(&self) -> Option<Instant> {
-        first(first(first(self.end, self.try_end), self.idle_end), self.client_end)
+        let limits = first(first(first(self.end, self.try_end), self.idle_end), self.client_end);
+        first(limits, self.silent_end)
     }
 
     /// What is left of the time that the exchange may take in all.

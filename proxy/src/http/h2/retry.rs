@@ -76,7 +76,10 @@ impl Call<'_> {
             Retry::Safe => Some(Came::Unread),
             Retry::Maybe(came) => Some(came),
         };
-        let setback = came.and_then(|came| picked.set_back(came));
+        // It stalled within its answer: that is said of it, though nobody can be asked again.
+        let stalled = self.on_device && error.cause == Cause::IdleTimeout && self.tally.status != 0;
+        let came_of_it = came.or(stalled.then_some(Came::Late));
+        let setback = came_of_it.and_then(|came| picked.set_back(came));
         picked.finish(outcome, sent.elapsed(), Instant::now());
         if whole
             && self.policy.safe_retry
@@ -110,7 +113,7 @@ impl Call<'_> {
         let Weighed { head, end, whole, vouched } = answer;
         let (came, error, outcome) = match self.unreached(head, end) {
             Some(error) => {
-                if !vouched && !hop::is_idempotent(self.head.method()) {
+                if !vouched && !self.on_device && !hop::is_idempotent(self.head.method()) {
                     return Ok(Outcome::Failed);
                 }
                 (Came::Unread, error.safe(), Outcome::Failed)

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::flow::Broken;
 use super::wire::poll_fill;
 use super::{After, Connection, Fault};
-use crate::balance::Outcome;
+use crate::balance::{Outcome, Picked};
 use crate::buf::{BUFFER_BYTES, Buffer};
 use crate::drain::Phase;
 use crate::error::{Cause, Side};
@@ -208,7 +208,8 @@ impl Connection {
         let (came, fault) = match self.unreached(response) {
             Some(cause) => {
                 self.exchange.unreached = true;
-                if !self.exchange.idempotent && !self.is_vouched() {
+                let on_device = self.exchange.picked.as_ref().is_some_and(Picked::is_on_device);
+                if !self.exchange.idempotent && !self.is_vouched() && !on_device {
                     return None;
                 }
                 (Came::Unread, Fault::new(cause, "the sidecar of the endpoint cannot reach its application"))
@@ -339,14 +340,22 @@ impl Connection {
         let x = &mut **x;
         let up = x.up.take();
         let Some(mut picked) = x.picked.take() else { return };
-        picked.carried((x.upload.moved, x.download.moved));
+        picked.carried((x.upload.moved + u64::from(x.early), x.download.moved));
+        let came = match fault {
+            Some(fault) => fault.came,
+            None if x.status >= 500 => Some(Came::Answer { status: x.status, grpc: None, wait: None }),
+            None => None,
+        };
+        if let Some(came) = came {
+            picked.set_back(came);
+        }
         let outcome = match fault {
             None if x.unreached => Outcome::Failed,
             None => Outcome::of(x.status),
             // A connection that rested too long says nothing about its endpoint.
             Some(Fault { came: Some(Came::Unread), .. }) => Outcome::Abandoned,
             // Time that passed while the client was to send or to read is not the endpoint's.
-            Some(Fault { cause: Cause::RequestTimeout | Cause::IdleTimeout, .. })
+            Some(Fault { cause: Cause::RequestTimeout | Cause::IdleTimeout, came: None, .. })
                 if !x.uploaded || x.answering =>
             {
                 Outcome::Abandoned

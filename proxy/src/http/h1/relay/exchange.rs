@@ -59,6 +59,8 @@ pub(super) struct Exchange {
     pub(super) idle: Option<Duration>,
     /// How often it is looked whether something moves: the time that is left for nothing to move, or less.
     pub(super) window: Option<Duration>,
+    /// How long a device may be silent within its answer.
+    pub(super) silence: Option<Duration>,
     /// Since when nothing moves, if that is after its beginning.
     quiet: Instant,
     /// How long it is held before it is sent.
@@ -136,6 +138,7 @@ impl Exchange {
             deadline: None,
             idle: None,
             window: None,
+            silence: None,
             quiet: Instant::now(),
             held: Duration::ZERO,
             max_body: u64::MAX,
@@ -186,6 +189,9 @@ impl Exchange {
         (self.end, self.deadline) = (None, None);
         self.held = Duration::ZERO;
         self.session = None;
+        self.silence = None;
+        self.placing = None;
+        self.failed = None;
         self.max_body = u64::MAX;
         self.edit.clear();
         self.early = 0;
@@ -451,7 +457,13 @@ impl Connection {
             Some(idle) if now >= x.quiet + idle => {
                 Err(Fault::new(Cause::IdleTimeout, "nothing moved for too long"))
             }
-            _ => Ok(()),
+            _ => match x.silence {
+                Some(silence) if x.answering && slow.is_none() && now >= x.quiet + silence => {
+                    let detail = "the device was silent for too long within its answer";
+                    Err(Fault::new(Cause::IdleTimeout, detail).after(Came::Late))
+                }
+                _ => Ok(()),
+            },
         }
     }
 

@@ -174,7 +174,10 @@ impl Connection {
         let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
         picked.hold(admitted);
         if picked.is_on_device() {
-            x.deadline = x.first_end(state.try_timeout(true), now);
+            let limit = state.try_timeout(true);
+            x.deadline = x.first_end(limit, now);
+            x.silence = limit;
+            x.window = x.window.map(|window| limit.map_or(window, |limit| window.min(limit)));
         }
         if !x.held.is_zero() {
             x.endpoint = Some(picked.endpoint.address);
@@ -255,8 +258,13 @@ pub(super) fn pick(
         return Ok(Cluster::take(endpoint, now));
     }
     let pick = || {
-        let mut picked =
-            target.destination.routes[index].pick(placing, session, hash, (avoid.is_none(), avoid), now)?;
+        let mut picked = target.destination.routes[index].pick(
+            placing.map(|asked| (asked, true)),
+            session,
+            hash,
+            (avoid.is_none(), avoid),
+            now,
+        )?;
         picked.needs_connection().map(|()| picked)
     };
     pick().map_err(|cause| Fault::new(cause, unpicked(cause)))

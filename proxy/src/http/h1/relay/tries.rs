@@ -52,7 +52,11 @@ impl Connection {
         // No endpoint's time runs meanwhile.
         self.exchange.deadline = self.exchange.end;
         self.watched(Box::pin(sleep(self.exchange.held))).await?;
-        self.try_begins(Instant::now());
+        let now = Instant::now();
+        if let Some(picked) = &mut self.exchange.picked {
+            picked.begins(now.into_std());
+        }
+        self.try_begins(now);
         if let Some(picked) = self.exchange.picked.as_ref().filter(|picked| !picked.waits()) {
             let id = picked.endpoint.id;
             self.take_kept(id).await;
@@ -200,7 +204,11 @@ impl Connection {
     /// A try begins: the endpoint's time runs.
     fn try_begins(&mut self, now: Instant) {
         let limit = self.try_timeout();
+        let patience = self.worker.shared.config.guard.client_timeout;
         let x = &mut *self.exchange;
+        x.silence = limit.filter(|_| x.picked.as_ref().is_some_and(Picked::is_on_device));
+        x.window =
+            [x.idle, x.silence].into_iter().flatten().fold(Some(patience), |least, one| least.min(Some(one)));
         x.tried = now;
         x.deadline = x.first_end(limit, now);
     }
