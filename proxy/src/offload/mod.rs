@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use lighter_config::name::ServicePort;
-use lighter_config::snapshot::{self, Objective, Offload, PlaceProfile, Port, RequestParts, Route};
+use lighter_config::snapshot::{self, Objective, Offload, OffloadDevice, PlaceProfile, Port, RequestParts, Route};
 use lighter_place::{
     Exploration, FunctionCost, GuardRules, HOST, Offer, PlaceId, Placer, Profile, RouteId, RouteRules,
     Setback, Ticket, Time, Work,
@@ -167,12 +167,13 @@ impl OfRoute {
         let said = route.offload.as_ref()?;
         let placement = placements.iter().find(|placement| placement.said == *said)?;
         let (_, id) = placement.routes.iter().find(|(known, _)| *known == route.name)?;
+        // One that is not known yet is not offered, nor one without endpoints: it is away, and has failed nobody.
+        let is_there = |device: &OffloadDevice| {
+            clusters.get(&device.target).is_some_and(|cluster| !cluster.endpoints().is_empty())
+        };
         let devices = placement.devices.iter().zip(&said.devices);
-        // One that is not known yet is not offered.
-        let offers =
-            devices.filter(|(_, device)| clusters.contains_key(&device.target)).map(|(place, device)| {
-                Offer {
-                    place: *place,
+        let offers = devices.filter(|(_, device)| is_there(device)).map(|(place, device)| Offer {
+            place: *place,
                     has_function: device.has_function,
                     dataset: device.dataset.as_deref().map(version),
                 }
