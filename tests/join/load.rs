@@ -29,10 +29,15 @@ impl Load {
     /// Starts clients at these doors, the sidecars of the callers' replicas: where one takes no connection, the next is
     /// tried, as nothing was asked yet.
     pub fn start(doors: &[SocketAddr], clients: usize) -> Self {
+        Self::asking("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n", doors, clients)
+    }
+
+    /// The same with a request of their own.
+    pub fn asking(request: &str, doors: &[SocketAddr], clients: usize) -> Self {
         let counts = Arc::new(Counts::default());
         let start = |at: usize| {
-            let (counts, doors) = (counts.clone(), doors.to_vec());
-            std::thread::spawn(move || counts.work(&doors, at))
+            let (counts, doors, request) = (counts.clone(), doors.to_vec(), request.to_owned());
+            std::thread::spawn(move || counts.work(&request, &doors, at))
         };
         let clients = (0..clients).map(start).collect();
         Load { counts, clients }
@@ -69,7 +74,7 @@ impl Load {
 }
 
 impl Counts {
-    fn work(&self, doors: &[SocketAddr], at: usize) {
+    fn work(&self, request: &str, doors: &[SocketAddr], at: usize) {
         let mut kept = None;
         for number in 1.. {
             if self.over.load(Ordering::Relaxed) {
@@ -82,7 +87,7 @@ impl Counts {
                     None => return self.fail("no door is open".into()),
                 },
             };
-            if !peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n") {
+            if !peer.try_send(request) {
                 return self.fail("a kept connection is closed".into());
             }
             let Some(head) = peer.head() else { return self.fail("a request has no answer".into()) };

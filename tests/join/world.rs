@@ -80,10 +80,23 @@ impl World {
 
     /// What `lighter` says to an operator.
     pub fn operator(&self, arguments: &[&str]) -> String {
+        output(&mut self.as_operator(arguments))
+    }
+
+    /// What `lighter` says to an operator of what it refuses to do.
+    #[allow(dead_code)] // Not every suite that has this file needs it.
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.as_operator(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn as_operator(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(LIGHTER);
         command.args(arguments).env("LIGHTER_SERVER", format!("https://{}", self.api));
         command.env("LIGHTER_TOKEN_FILE", self.path("state/operator-token"));
-        output(command.env("LIGHTER_CA_FILE", self.path("state/api.pem")))
+        command.env("LIGHTER_CA_FILE", self.path("state/api.pem"));
+        command
     }
 
     /// How the sidecars stand, by who they proved to be of.

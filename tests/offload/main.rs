@@ -14,15 +14,31 @@ mod device;
 #[allow(dead_code)] // Likewise.
 mod namespace;
 
+#[path = "../join/world.rs"]
+#[allow(dead_code)]
+mod joined;
+
+#[path = "../join/load.rs"]
+#[allow(dead_code)]
+mod load;
+
 mod bed;
 mod choice;
 mod explain;
+mod pushed;
 mod says;
 mod setbacks;
 mod testbed;
 mod world;
 
 fn main() {
-    let suites = [choice::tests(), setbacks::tests(), says::tests(), explain::tests(), testbed::tests()];
+    let suites = [
+        choice::tests(),
+        setbacks::tests(),
+        says::tests(),
+        explain::tests(),
+        pushed::tests(),
+        testbed::tests(),
+    ];
     support::run(suites.into_iter().flatten().collect())
 }

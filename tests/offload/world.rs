@@ -134,19 +134,7 @@ impl World {
 
     /// Asks until so many in a row were answered by this one. Every answer is one of 200.
     pub fn until(&self, who: &str, in_a_row: usize) {
-        let mut client = Peer::connect(self.at);
-        let mut row = 0;
-        wait_until(&format!("{in_a_row} in a row are answered by {who}"), || {
-            // A look at the clock now and then is enough.
-            for _ in 0..20 {
-                let answer = said(client.exchange(get("/scan")));
-                row = if answer == who { row + 1 } else { 0 };
-                if row == in_a_row {
-                    return true;
-                }
-            }
-            false
-        });
+        until(self.at, "/scan", who, in_a_row);
     }
 
     pub fn decided(&self, labels: &[(&str, &str)]) -> f64 {
@@ -157,6 +145,23 @@ impl World {
         let labels = [("place", place), ("outcome", outcome)];
         self.sidecar.metrics().sum("lighter_offload_requests_total", &labels)
     }
+}
+
+/// Asks for `path` there until so many in a row were answered by this one. Every answer is one of 200.
+pub fn until(at: SocketAddr, path: &str, who: &str, in_a_row: usize) {
+    let mut client = Peer::connect(at);
+    let mut row = 0;
+    wait_until(&format!("{in_a_row} in a row are answered by {who:?}"), || {
+        // A look at the clock now and then is enough.
+        for _ in 0..20 {
+            let answer = said(client.exchange(get(path)));
+            row = if answer == who { row + 1 } else { 0 };
+            if row == in_a_row {
+                return true;
+            }
+        }
+        false
+    });
 }
 
 pub fn get(path: &str) -> String {
@@ -174,17 +179,29 @@ pub const DEVICE: &str = "default/csd";
 
 pub fn resources(protocol: &str, host: SocketAddr, device: SocketAddr, said: &Said<'_>) -> String {
     let (orders, csd) = (service("orders", protocol, &[host]), service("orders-csd", protocol, &[device]));
+    [orders, csd, placing(said)].join("---\n")
+}
+
+/// All of it but the Services.
+pub fn placing(said: &Said<'_>) -> String {
     let Said { function, device, policy } = said;
+    let device = self::device(device);
     format!(
-        "{orders}---\n{csd}---\n\
-         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: orders}}\nspec:\n  parentRefs: \
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: orders}}\nspec:\n  parentRefs: \
          [{{kind: Service, group: '', name: orders}}]\n  rules:\n  - {{name: scan, matches: [{{path: {{value: /scan}}}}], \
          backendRefs: [{{name: orders, port: 80}}]}}\n  - {{name: other, backendRefs: [{{name: orders, port: 80}}]}}\n---\n\
          apiVersion: mesh.lighter.dev/v1\nkind: Function\nmetadata: {{name: scan}}\nspec: {{{function}}}\n---\n\
-         apiVersion: mesh.lighter.dev/v1\nkind: Device\nmetadata: {{name: csd}}\nspec: {{class: csd, service: {{name: \
-         orders-csd, port: 80}}, functions: [scan], {device}}}\n---\n\
+         {device}---\n\
          apiVersion: mesh.lighter.dev/v1\nkind: OffloadPolicy\nmetadata: {{name: scans}}\nspec: {{targetRefs: [{{group: \
          gateway.networking.k8s.io, kind: HTTPRoute, name: orders, sectionName: scan}}], function: scan, devices: [csd], \
          {policy}}}\n"
+    )
+}
+
+/// The Device alone.
+pub fn device(fields: &str) -> String {
+    format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Device\nmetadata: {{name: csd}}\nspec: {{class: csd, service: {{name: \
+         orders-csd, port: 80}}, functions: [scan], {fields}}}\n"
     )
 }

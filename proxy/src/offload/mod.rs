@@ -17,7 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use lighter_config::name::ServicePort;
-use lighter_config::snapshot::{self, Objective, Offload, OffloadDevice, PlaceProfile, Port, RequestParts, Route};
+use lighter_config::snapshot::{
+    self, Objective, Offload, OffloadDevice, PlaceProfile, Port, RequestParts, Route,
+};
 use lighter_place::{
     Exploration, FunctionCost, GuardRules, HOST, Offer, PlaceId, Placer, Profile, RouteId, RouteRules,
     Setback, Ticket, Time, Work,
@@ -174,10 +176,9 @@ impl OfRoute {
         let devices = placement.devices.iter().zip(&said.devices);
         let offers = devices.filter(|(_, device)| is_there(device)).map(|(place, device)| Offer {
             place: *place,
-                    has_function: device.has_function,
-                    dataset: device.dataset.as_deref().map(version),
-                }
-            });
+            has_function: device.has_function,
+            dataset: device.dataset.as_deref().map(version),
+        });
         let dataset = said.dataset.as_ref();
         Some(OfRoute {
             route: *id,
