@@ -150,7 +150,7 @@ impl Endpoint {
     pub(super) fn begin_regardless(self: &Arc<Self>, at: u64) -> Picked {
         self.load.begin();
         self.metrics.picked();
-        Picked { endpoint: self.clone(), at, probe: false, held: Held::Nothing, placed: None }
+        Picked { endpoint: self.clone(), at, probe: false, held: Held::Nothing }
     }
 
     #[cold]

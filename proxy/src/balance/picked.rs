@@ -21,8 +21,6 @@ pub struct Picked {
     pub(super) at: u64,
     pub(super) probe: bool,
     pub(super) held: Held,
-    /// Where its route has its requests placed.
-    pub(super) placed: Option<Box<Placed>>,
 }
 
 /// What a request holds of the limits of its port. Callers' sidecars keep those of one kind, a workload's own sidecar those
@@ -33,6 +31,24 @@ pub(super) enum Held {
     Nothing,
     Pass(Pass),
     Admitted(Admitted),
+    /// Its route has its requests placed, which few have: so it is boxed, with what it holds beside.
+    Placed(Box<(Placed, Held)>),
+}
+
+impl Held {
+    #[inline]
+    fn pass(&mut self) -> Option<&mut Pass> {
+        match self {
+            Held::Pass(pass) => Some(pass),
+            Held::Placed(both) => both.1.pass(),
+            Held::Nothing | Held::Admitted(_) => None,
+        }
+    }
+
+    #[inline]
+    fn placed(&mut self) -> Option<&mut Placed> {
+        if let Held::Placed(both) = self { Some(&mut both.0) } else { None }
+    }
 }
 
 /// An endpoint at which a try failed: the next one goes elsewhere if it can.
@@ -111,10 +127,7 @@ impl Picked {
     /// Asks for a connection of its own as well, where the port's connections are limited.
     #[inline]
     pub(crate) fn needs_connection(&mut self) -> Result<(), Cause> {
-        match &mut self.held {
-            Held::Pass(pass) => pass.needs_connection(),
-            Held::Nothing | Held::Admitted(_) => Ok(()),
-        }
+        self.held.pass().map_or(Ok(()), Pass::needs_connection)
     }
 
     /// Takes along that the request is let through to the workload.
@@ -125,14 +138,20 @@ impl Picked {
         }
     }
 
-    /// Takes along that the request was placed.
-    pub(crate) fn place(&mut self, placed: Box<Placed>) {
-        self.placed = Some(placed);
+    /// Takes along that the request was placed. Only callers' sidecars place, and only a workload's own lets through.
+    pub(crate) fn place(&mut self, placed: Placed) {
+        self.held = Held::Placed(Box::new((placed, std::mem::take(&mut self.held))));
+    }
+
+    /// Whether its route has its requests placed.
+    #[inline]
+    pub(crate) fn is_placed(&self) -> bool {
+        matches!(self.held, Held::Placed(_))
     }
 
     /// Only now does it begin.
     pub(crate) fn begins(&mut self, now: Instant) {
-        if let Some(placed) = &mut self.placed {
+        if let Some(placed) = self.held.placed() {
             placed.begins(now);
         }
     }
@@ -140,32 +159,36 @@ impl Picked {
     /// Whether it is on a device, beside the route's own backends.
     #[inline]
     pub(crate) fn is_on_device(&self) -> bool {
-        self.placed.as_ref().is_some_and(|placed| placed.is_on_device())
+        matches!(&self.held, Held::Placed(both) if both.0.is_on_device())
     }
 
     /// The bodies were so long, in bytes: the request's and the answer's.
     #[inline]
     pub(crate) fn carried(&mut self, bytes: (u64, u64)) {
-        if let Some(placed) = &mut self.placed {
+        if let Some(placed) = self.held.placed() {
             placed.carried(bytes);
         }
     }
 
     /// The try failed by `came`: what whoever is asked next is to know of it.
     pub(crate) fn set_back(&mut self, came: Came) -> Option<Setback> {
-        self.placed.as_mut()?.set_back(offload::setback(came)?)
+        self.held.placed()?.set_back(offload::setback(came)?)
     }
 
     /// Whether it has to wait until others end.
     #[inline]
     pub(crate) fn waits(&self) -> bool {
-        matches!(&self.held, Held::Pass(pass) if pass.waits())
+        match &self.held {
+            Held::Pass(pass) => pass.waits(),
+            Held::Placed(both) => matches!(&both.1, Held::Pass(pass) if pass.waits()),
+            Held::Nothing | Held::Admitted(_) => false,
+        }
     }
 
     /// Waits until others end, as long as the port's policy says.
     pub(crate) async fn admitted(&mut self) -> Result<(), Cause> {
-        match &mut self.held {
-            Held::Pass(pass) if pass.waits() => pass.admitted().await,
+        match self.held.pass() {
+            Some(pass) if pass.waits() => pass.admitted().await,
             _ => Ok(()),
         }
     }
@@ -173,12 +196,13 @@ impl Picked {
     #[inline]
     fn finish_at(mut self, outcome: Outcome, latency: Duration, at: u64) {
         let endpoint = &*self.endpoint;
-        if let Some(mut placed) = self.placed.take() {
-            placed.end(outcome, endpoint.group.instant(at));
-        }
-        if let (Held::Admitted(admitted), Outcome::Answered) = (&self.held, outcome) {
-            let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
-            admitted.answered(began, latency, now);
+        match &mut self.held {
+            Held::Admitted(admitted) if outcome == Outcome::Answered => {
+                let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
+                admitted.answered(began, latency, now);
+            }
+            Held::Placed(both) => both.0.end(outcome, endpoint.group.instant(at)),
+            _ => {}
         }
         match outcome {
             Outcome::Answered | Outcome::Erred | Outcome::Gateway => {

@@ -74,7 +74,7 @@ pub(crate) enum Chosen {
     /// To this endpoint of a device.
     OnDevice(Picked),
     /// To the route's own backends. With what is to be ended with the try there, where that was decided by the placement.
-    OnHost(Option<Box<Placed>>),
+    OnHost(Option<Placed>),
 }
 
 /// The placements of a port, each for one policy. Those of `old`, the same port before a change of configuration, stay where
@@ -251,7 +251,7 @@ impl OfRoute {
         asked: &Placing,
         after: Option<Setback>,
         now: Instant,
-    ) -> (Option<&Arc<Cluster>>, Box<Placed>) {
+    ) -> (Option<&Arc<Cluster>>, Placed) {
         let at = self.placement.time(now);
         let (ticket, decision) = {
             let mut state = self.placement.lock();
@@ -269,7 +269,7 @@ impl OfRoute {
             device => self.clusters.get(device.number() as usize - 1).and_then(Option::as_ref),
         };
         let placed = Placed::new(self.placement.clone(), self.counts.clone(), ticket, *asked);
-        (cluster, Box::new(placed))
+        (cluster, placed)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lighter_filters::LocalAnswer;
 use tokio::time::Instant;
 
+use super::exchange::Exchange;
 use super::flow::Broken;
 use super::wire::poll_fill;
 use super::{After, Connection, Fault};
@@ -27,6 +28,22 @@ use crate::telemetry::{self, Direction, Record, Spoken};
 thread_local! {
     /// An answer's head is edited and written in one step, so one scratch for all is enough.
     static EDIT: RefCell<Edit> = RefCell::default();
+}
+
+impl Exchange {
+    /// Tells where it was placed what it carried, and by what it failed.
+    #[cold]
+    fn tell(&self, picked: &mut Picked, fault: Option<&Fault>) {
+        picked.carried((self.upload.moved + u64::from(self.early), self.download.moved));
+        let came = match fault {
+            Some(fault) => fault.came,
+            None if self.status >= 500 => Some(Came::Answer { status: self.status, grpc: None, wait: None }),
+            None => None,
+        };
+        if let Some(came) = came {
+            picked.set_back(came);
+        }
+    }
 }
 
 impl Connection {
@@ -340,14 +357,8 @@ impl Connection {
         let x = &mut **x;
         let up = x.up.take();
         let Some(mut picked) = x.picked.take() else { return };
-        picked.carried((x.upload.moved + u64::from(x.early), x.download.moved));
-        let came = match fault {
-            Some(fault) => fault.came,
-            None if x.status >= 500 => Some(Came::Answer { status: x.status, grpc: None, wait: None }),
-            None => None,
-        };
-        if let Some(came) = came {
-            picked.set_back(came);
+        if picked.is_placed() {
+            x.tell(&mut picked, fault);
         }
         let outcome = match fault {
             None if x.unreached => Outcome::Failed,
