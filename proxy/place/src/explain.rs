@@ -29,7 +29,7 @@ impl Record {
         let ms = |seconds: f32| f64::from(seconds) * 1e3;
         write!(
             text,
-            "{:.3} ms expected = {:.3} queue + ({:.3} in + {:.3} scan + {:.3} compute + {:.3} out) × {:.2} by {} answers; \
+            "{:.3} ms expected = {:.3} queue + ({:.3} in + {:.3} scan + {:.3} compute + {:.3} out) × {:.4} by {} answers; \
              {:.4} J, {:.0} bytes moved",
             estimate.seconds * 1e3,
             ms(candidate.queue_seconds),
