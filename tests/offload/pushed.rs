@@ -102,7 +102,7 @@ impl Mesh {
 fn over_a_link() {
     let link = format!("link: '{}'\n", free_address());
     // A first answer that takes long, on a machine with much to do, is soon known to be none of many.
-    let mesh = Mesh::start_with(&link, Does::After(150), "explorePercent: 25");
+    let mesh = Mesh::start_with(&link, Does::After(150), "objective: latency");
     // A request may be counted after its answer has come.
     wait_until("both ends count the same", || {
         let answered = mesh.answered(DEVICE);

@@ -37,7 +37,7 @@ fn preferred(policy: &str) -> (Server, Server, World) {
     (host, device, world)
 }
 
-const QUICK: &str = "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 10s}, explorePercent: 10, tryTimeout: 300ms";
+const QUICK: &str = "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 10s}, explorePercent: 25, tryTimeout: 300ms";
 
 fn stalls() {
     let (_host, device, world) = preferred(QUICK);

@@ -106,7 +106,7 @@ pub struct Said<'s> {
 pub const SCAN: Said<'static> = Said {
     function: "state: readOnly",
     device: "datasets: [{name: orders, version: '7'}]",
-    policy: "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 10s}, explorePercent: 10",
+    policy: "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 10s}, explorePercent: 25",
 };
 
 pub struct World {
