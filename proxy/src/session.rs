@@ -20,7 +20,7 @@ use crate::error::Cause;
 use crate::http::cookie;
 use crate::mesh::RouteState;
 use crate::offload::Chosen::{OnDevice, OnHost};
-use crate::offload::Placing;
+use crate::offload::{OfRoute, Placing};
 use crate::telemetry::RouteMetrics;
 
 /// The sessions of one route.
@@ -96,13 +96,30 @@ impl RouteState {
         (is_first, avoid): (bool, Option<&Avoid>),
         now: Instant,
     ) -> Result<Picked, Cause> {
-        let mut placed = None;
-        if let (Some(offload), Some(placing)) = (&self.offload, placing) {
-            match offload.pick(placing, &mut hash, (is_first, avoid), now) {
-                OnDevice(picked) => return Ok(picked),
-                OnHost(decided) => placed = decided,
+        match (&self.offload, placing) {
+            (Some(offload), Some(placing)) => {
+                self.pick_placed(offload, placing, session, &mut hash, (is_first, avoid), now)
             }
+            _ => self.pick_on_host(session, hash, (is_first, avoid), now),
         }
+    }
+
+    /// The same where its requests are placed. Apart, so that the others pay for a question alone.
+    #[cold]
+    #[inline(never)]
+    fn pick_placed(
+        &self,
+        offload: &OfRoute,
+        placing: (&Placing, bool),
+        session: Option<Session>,
+        hash: &mut dyn FnMut(&Cluster) -> Option<u64>,
+        (is_first, avoid): (bool, Option<&Avoid>),
+        now: Instant,
+    ) -> Result<Picked, Cause> {
+        let placed = match offload.pick(placing, hash, (is_first, avoid), now) {
+            OnDevice(picked) => return Ok(picked),
+            OnHost(placed) => placed,
+        };
         let mut picked = self.pick_on_host(session, hash, (is_first, avoid), now)?;
         if let Some(placed) = placed {
             picked.place(placed);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -31,6 +32,7 @@ pub struct Bed {
     /// The device. None: it was killed.
     pub sidecar: Option<Sidecar>,
     quota: Option<Quota>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 struct Tools {
@@ -47,6 +49,9 @@ impl Bed {
         namespace::root()?;
         let tools = Tools { ip: find("ip")?, tc: find("tc")? };
         let python = python("http.server")?;
+        // What is measured on one is not disturbed by another.
+        static ONE: Mutex<()> = Mutex::new(());
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("orders.csv"), rows.text()).unwrap();
         std::fs::write(folder.path().join("host.py"), include_str!("host.py")).unwrap();
@@ -85,6 +90,7 @@ impl Bed {
             device,
             sidecar: None,
             quota: None,
+            _alone: alone,
         };
         bed.start_device();
         Ok(bed)

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use crate::device::Data;
 use crate::support::process::find;
 use crate::support::raw::Peer;
-use crate::support::{test, test_where};
+use crate::support::{test, test_where, wait_until};
 use crate::world::{DEVICE, Does, SCAN, Said, Server, World, get, said};
 
 pub fn tests() -> Vec<Trial> {
@@ -38,27 +38,32 @@ fn to_the_device() -> Result<(), String> {
         String::from_utf8(out.stdout).unwrap()
     };
     let mut client = Peer::connect(world.at);
-    for _ in 0..200 {
-        assert_eq!(said(client.exchange(get(target))), ROWS, "whoever answers says the same");
-    }
+    let mut asked = 0.0;
+    wait_until("three of four are on the device", || {
+        for _ in 0..20 {
+            assert_eq!(said(client.exchange(get(target))), ROWS, "whoever answers says the same");
+        }
+        asked += 20.0;
+        asked >= 100.0 && world.decided(&[("place", DEVICE)]) >= asked * 0.75
+    });
     assert_eq!(ask(target), ROWS);
-    let on_device = world.decided(&[("place", DEVICE)]);
-    assert!(on_device >= 150.0, "{on_device} of 201");
-    assert_eq!(on_device + world.decided(&[("place", "host")]), 201.0);
+    asked += 1.0;
+    let on_device = world.rest().decided(&[("place", DEVICE)]);
+    assert_eq!(on_device + world.decided(&[("place", "host")]), asked);
     // Both ends say so.
     assert_eq!(device.counted("lighter_device_runs_total", &[("status", "CS_SUCCESS")]), on_device);
     assert_eq!(world.ended(DEVICE, "answered"), on_device);
-    assert_eq!(host.requests() as f64, 201.0 - on_device);
+    assert_eq!(host.requests() as f64, asked - on_device);
     // What was not read over the network is what the policy says of each.
     let metrics = world.sidecar.metrics();
     let sum = |name: &str| metrics.sum(name, &[("place", DEVICE)]);
     assert_eq!(sum("lighter_offload_avoided_bytes_total"), on_device * 1e6);
     let carried = metrics.sum("lighter_response_bytes_total", &[("route", "default/orders/scan")]);
-    let on_host = 201.0 - on_device;
+    let on_host = asked - on_device;
     assert_eq!(sum("lighter_offload_moved_bytes_total"), carried - on_host * ROWS.len() as f64);
     // Other rules have nothing to do with it.
     assert_eq!(ask("/other"), ROWS);
-    assert_eq!(world.decided(&[]), 201.0);
+    assert_eq!(world.decided(&[]), asked);
     Ok(())
 }
 
@@ -66,7 +71,8 @@ fn not_to_the_device() {
     let (host, device) = (Server::start("host", Does::After(0)), Server::start("device", Does::After(60)));
     let world = World::start(host.address(), device.address(), &SCAN);
     world.until("host", 40);
-    assert!(world.decided(&[("place", DEVICE), ("reason", "cheapest")]) <= 8.0);
+    let on_device = world.decided(&[("place", DEVICE)]);
+    assert!(on_device <= world.decided(&[]) / 3.0, "{on_device}");
 }
 
 fn objective() {
@@ -94,7 +100,7 @@ fn hint() {
     for _ in 0..40 {
         said(client.exchange(request));
     }
-    let answered = [DEVICE, "host"].map(|place| world.ended(place, "answered"));
+    let answered = [DEVICE, "host"].map(|place| world.rest().ended(place, "answered"));
     assert_eq!(answered[0] + answered[1], 40.0);
     let metrics = world.sidecar.metrics();
     let avoided = metrics.sum("lighter_offload_avoided_bytes_total", &[]);

@@ -30,6 +30,7 @@ fn after_with(count: usize, (host, device): (Does, Does), said: &Said<'_>) -> (W
     for _ in 0..count {
         assert_eq!(client.exchange(get("/scan")).0.status(), 200);
     }
+    world.rest();
     (world, host, device)
 }
 
@@ -72,7 +73,7 @@ fn exploration() {
 
 fn margin() {
     let kept = |policy: &str| {
-        let policy = format!("slo: {{latency: 10s}}{policy}");
+        let policy = format!("slo: {{latency: 10s}}, explorePercent: 25{policy}");
         let (world, ..) = after(100, (Does::After(40), Does::After(5)), &policy);
         (world.decided(&[("reason", "kept")]), world.decided(&[("place", DEVICE)]))
     };

@@ -1,6 +1,7 @@
 //! Devices that stall, die, refuse and fail: the host answers, and soon nobody asks them.
 
 use std::process::Command;
+use std::sync::LazyLock;
 
 use libtest_mimic::Trial;
 
@@ -39,11 +40,14 @@ fn preferred(policy: &str) -> (Server, Server, World) {
 
 const QUICK: &str = "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 10s}, explorePercent: 25, tryTimeout: 300ms";
 
+/// The same where the device is preferred however long it takes.
+static ALWAYS: LazyLock<String> = LazyLock::new(|| format!("{QUICK}, objective: bytes"));
+
 fn stalls() {
     let (_host, device, world) = preferred(QUICK);
     device.set(Does::Nothing);
     world.until("host", 20);
-    let late = world.ended(DEVICE, "timed_out");
+    let late = world.rest().ended(DEVICE, "timed_out");
     assert!((1.0..=8.0).contains(&late), "{late}");
     assert_eq!(
         world.decided(&[("reason", "failed"), ("place", "host")]),
@@ -82,12 +86,12 @@ fn killed() {
         (0..20).for_each(|_| assert_eq!(ask(&mut client), "id\n1\n"));
         world.ended(DEVICE, "answered") >= 40.0
     });
-    let before = world.ended("host", "answered");
+    let before = world.rest().ended("host", "answered");
     device.sidecar.program.signal(rustix::process::Signal::KILL);
     for _ in 0..50 {
         assert_eq!(ask(&mut client), "id\n1\n");
     }
-    assert!(world.ended(DEVICE, "lost") >= 1.0);
+    assert!(world.rest().ended(DEVICE, "lost") >= 1.0);
     assert!(world.ended("host", "answered") - before >= 40.0);
 }
 
@@ -125,7 +129,7 @@ fn at_fault() {
 }
 
 fn bodies() {
-    let (host, device, world) = preferred(QUICK);
+    let (host, device, world) = preferred(&ALWAYS);
     host.set(Does::Echo);
     device.set(Does::Cut);
     let post = |length: usize| {
@@ -166,8 +170,7 @@ fn unreached() {
     );
     let _sidecar = Sidecar::start(&service("orders-csd", "http", &[]), &own);
     let host = Server::start("host", Does::Echo);
-    let policy = format!("{QUICK}, objective: bytes");
-    let world = World::start(host.address(), at, &Said { policy: &policy, ..SCAN });
+    let world = World::start(host.address(), at, &Said { policy: &ALWAYS, ..SCAN });
     let post = "POST /scan HTTP/1.1\r\nHost: orders\r\nContent-Length: 2\r\n\r\nab";
     for _ in 0..20 {
         assert_eq!(said(Peer::connect(world.at).exchange(post)), "ab");
@@ -178,12 +181,12 @@ fn unreached() {
 /// Nobody waits for a device that has no room where the host has.
 fn no_room() {
     for limit in ["maxRequests: 1", "maxConnections: 1, maxPendingRequests: 4"] {
-        let (host, device, world) = preferred(QUICK);
+        let (host, device, world) = preferred(&ALWAYS);
         let resources = crate::world::resources(
             "http",
             host.address(),
             device.address(),
-            &Said { policy: QUICK, ..SCAN },
+            &Said { policy: &ALWAYS, ..SCAN },
         );
         let policy = policy("orders-csd", &format!("circuit: {{{limit}}}"));
         world.sidecar.apply(&format!("{resources}---\n{policy}"));
@@ -261,5 +264,6 @@ fn abandoned() {
         std::thread::sleep(std::time::Duration::from_millis(20));
         world.ended(DEVICE, "abandoned") > before
     });
+    world.rest();
     assert_eq!(world.ended(DEVICE, "lost") + world.ended(DEVICE, "timed_out"), 0.0);
 }

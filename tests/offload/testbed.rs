@@ -55,7 +55,7 @@ fn near(a: f64, b: f64, part: f64) -> bool {
 
 /// One row in a hundred: the bytes on the link, and that what Lighter counts is what the kernel counts.
 fn bytes() -> Result<(), String> {
-    let bed = Bed::new(&Rows(250_000))?;
+    let bed = Bed::new(&Rows(100_000))?;
     bed.shape(800);
     let target = target(10);
     let measure = |device: &str, place: &str, policy: &str| {
@@ -63,7 +63,7 @@ fn bytes() -> Result<(), String> {
         let mut client = Peer::connect(world.at);
         let expected = ask(&mut client, &target);
         let moved = || {
-            let metrics = world.sidecar.metrics();
+            let metrics = world.rest().sidecar.metrics();
             let sum = |name, more: &[_]| metrics.sum(name, &[&[("place", place)], more].concat());
             (sum("lighter_offload_requests_total", &[]), sum("lighter_offload_moved_bytes_total", &[]))
         };
@@ -125,7 +125,7 @@ fn break_even() -> Result<(), String> {
         while asked < CONVERGED {
             let before = world.ended(DEVICE, "answered");
             (0..10).for_each(|_| drop(ask(&mut client, &target)));
-            there = world.ended(DEVICE, "answered") - before;
+            there = world.rest().ended(DEVICE, "answered") - before;
             asked += 10;
             let is_right = if device < host { there >= 7.0 } else { there <= 3.0 };
             if asked > 10 && is_right {
@@ -179,10 +179,10 @@ fn lost() -> Result<(), String> {
     let target = target(10);
     let prefers = |who: &str| {
         wait_until(&format!("{who} answers twenty in a row"), || {
-            let before = world.ended(who, "answered");
+            let before = world.rest().ended(who, "answered");
             let mut client = Peer::connect(world.at);
             (0..20).for_each(|_| drop(ask(&mut client, &target)));
-            world.ended(who, "answered") - before == 20.0
+            world.rest().ended(who, "answered") - before == 20.0
         });
     };
     // How many answers are cut, while this befalls the device.

@@ -137,6 +137,16 @@ impl World {
         until(self.at, "/scan", who, in_a_row);
     }
 
+    /// Waits until all that was decided has come to its end, which is a moment after its caller has the answer.
+    pub fn rest(&self) -> &Self {
+        wait_until("every request has ended", || {
+            let metrics = self.sidecar.metrics();
+            let sum = |name| metrics.sum(name, &[]);
+            sum("lighter_offload_decisions_total") == sum("lighter_offload_requests_total")
+        });
+        self
+    }
+
     pub fn decided(&self, labels: &[(&str, &str)]) -> f64 {
         self.sidecar.metrics().sum("lighter_offload_decisions_total", labels)
     }

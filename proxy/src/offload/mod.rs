@@ -205,7 +205,6 @@ impl OfRoute {
 
     /// Picks an endpoint of the device to which the request goes, unless that is the host. `connects`: it needs a connection
     /// of its own there.
-    #[inline(never)] // So that routes whose requests stay on the host pay for a question alone.
     pub(crate) fn pick(
         &self,
         (asked, connects): (&Placing, bool),

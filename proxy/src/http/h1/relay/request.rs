@@ -170,7 +170,9 @@ impl Connection {
         if target.pinned.is_none() {
             x.session = state.session(request);
         }
-        x.placing = state.asked(request);
+        if state.offload.is_some() {
+            x.placing = state.asked(request);
+        }
         let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
         picked.hold(admitted);
         if picked.is_on_device() {
