@@ -274,3 +274,16 @@ fn what_is_in_use_is_neither_taken_away_nor_made_unfit() {
     mesh.replace("Device", "d", &device("2"), "").unwrap();
     mesh.replace("Function", "f", &function(), &stateful).unwrap();
 }
+
+#[test]
+fn a_device_is_reached_by_a_port_that_carries_http() {
+    let near = service("near");
+    let raw = near.replace("appProtocol: http", "appProtocol: tcp");
+    assert_ne!(raw, near);
+    let text = mesh().replace(&near, &raw) + &policy("p", "", "function: f, devices: [d]");
+    let found = errors(&text);
+    assert!(
+        found.iter().any(|error| error.contains("spec.service.name: default/near:80 does not carry HTTP")),
+        "{found:?}"
+    );
+}

@@ -109,6 +109,9 @@ fn asked_for() {
     assert_eq!(lines("/decisions?route=default/orders/other"), 0);
     assert_eq!(metrics::get(admin, "/decisions?last=x").0, 400);
     assert_eq!(metrics::ask(admin, "POST", "/decisions").0, 405);
+    let dump: serde_json::Value = serde_json::from_str(&metrics::get(admin, "/config_dump").1).unwrap();
+    let policy = "\"policy\":\"default/scans\"";
+    assert_eq!(dump.to_string().matches(policy).count(), 1, "of one rule: {dump:#}");
     // Nobody there.
     let out = lighter(&["explain", "--admin", "127.0.0.1:9"]);
     assert_eq!(out.status.code(), Some(1));

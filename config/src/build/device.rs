@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::kind::Refers;
 use super::offload::{check_bytes_per_second, check_number, part};
+use super::reference::Carries;
 use super::{Drafts, Report, check, reference};
 use crate::document::At;
 use crate::error::ConfigError;
@@ -64,20 +65,26 @@ fn target(
 ) -> Result<ServicePort, ConfigError> {
     let name = ServiceName::new(namespace, &service.name);
     let draft = reference::existing(&name, &at.field("name"), drafts)?;
-    match (service.port, draft.ports.as_slice()) {
-        (None, [only]) => Ok(only.key.clone()),
+    let (port, at) = match (service.port, draft.ports.as_slice()) {
+        (None, [only]) => (only, at.field("name")),
         (None, ports) => {
             let error = at.error(format!("missing field `port`: {name} has several ports"));
-            Err(error.hint(reference::ports_hint(ports)))
+            return Err(error.hint(reference::ports_hint(ports)));
         }
         (Some(number), ports) => {
-            let known = ports.iter().find(|known| known.key.port == number);
-            known.map(|known| known.key.clone()).ok_or_else(|| {
-                let error = at.field("port").error(format!("{name} has no port {number}"));
-                error.hint(reference::ports_hint(ports))
-            })
+            let at = at.field("port");
+            let Some(known) = ports.iter().find(|known| known.key.port == number) else {
+                let error = at.error(format!("{name} has no port {number}"));
+                return Err(error.hint(reference::ports_hint(ports)));
+            };
+            (known, at)
         }
+    };
+    if !Carries::Http.fits(port.protocol) {
+        let error = at.error(format!("{} does not carry HTTP, which requests are", port.key));
+        return Err(error.hint("see `appProtocol` of its ports"));
     }
+    Ok(port.key.clone())
 }
 
 /// What it says that it holds.

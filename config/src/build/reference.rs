@@ -22,7 +22,7 @@ pub(super) enum Carries {
 }
 
 impl Carries {
-    fn fits(self, protocol: Protocol) -> bool {
+    pub(super) fn fits(self, protocol: Protocol) -> bool {
         match self {
             Carries::Http => {
                 matches!(protocol, Protocol::Auto | Protocol::Http | Protocol::Http2 | Protocol::Grpc)

@@ -7,8 +7,8 @@ use lighter_config::sidecar::{ControlSecurity, SidecarConfig, TokenSource};
 use lighter_config::snapshot::filter::{Abort, Per};
 use lighter_config::snapshot::route::{Matcher, PathChange, ValueMatch};
 use lighter_config::snapshot::{
-    Action, Backend, HeaderChanges, LinkPolicy, Mtls, OutboundPolicy, Overload, PathMatch, Port, Priority,
-    Protocol, Retry, Route, TrafficPolicy,
+    Action, Backend, HeaderChanges, LinkPolicy, Mtls, Offload, OffloadDevice, OutboundPolicy, Overload,
+    PathMatch, Port, Priority, Protocol, Retry, Route, TrafficPolicy,
 };
 use serde_json::{Value, json};
 
@@ -178,6 +178,27 @@ fn route(route: &Route) -> Value {
             Priority::High => "high",
         },
         "retry": route.retry.as_deref().map_or(json!("policy"), retry),
+        "offload": route.offload.as_deref().map(offload),
+    })
+}
+
+fn offload(offload: &Offload) -> Value {
+    let device = |device: &OffloadDevice| {
+        json!({
+            "name": &*device.name,
+            "service": device.target.to_string(),
+            "has_function": device.has_function,
+            "dataset_version": device.dataset.as_deref(),
+        })
+    };
+    json!({
+        "policy": &*offload.policy,
+        "function": &*offload.function.name,
+        "dataset": offload.dataset.as_ref().map(|dataset| format!("{}@{}", dataset.name, dataset.version)),
+        "objective": offload.objective.label(),
+        "slo_seconds": seconds(offload.slo),
+        "try_timeout_seconds": seconds(offload.try_timeout),
+        "devices": list(&offload.devices, device),
     })
 }
 
