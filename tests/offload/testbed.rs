@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
         test_where("testbed::a_scan_for_few_rows_spares_the_link", bytes),
         test_where("testbed::a_request_goes_where_it_takes_less_time_at_each_selectivity", break_even),
         test_where("testbed::a_device_that_stops_or_dies_under_load_is_left", lost),
+        test_where("testbed::a_device_that_becomes_ten_times_slower_under_load_is_left", slower),
     ]
 }
 
@@ -168,6 +169,42 @@ fn is_clear((host, device): (Duration, Duration)) -> bool {
     host.max(device) > host.min(device) * 6 / 5
 }
 
+/// Waits until this one answers twenty in a row.
+fn prefers(world: &World, who: &str, target: &str) {
+    wait_until(&format!("{who} answers twenty in a row"), || {
+        let before = world.rest().ended(who, "answered");
+        let mut client = Peer::connect(world.at);
+        (0..20).for_each(|_| drop(ask(&mut client, target)));
+        world.rest().ended(who, "answered") - before == 20.0
+    });
+}
+
+/// It loses nine tenths of its processor.
+fn slower() -> Result<(), String> {
+    let mut bed = Bed::new(&Rows(4_000))?;
+    bed.shape(20);
+    bed.slow_down(1.0)?;
+    let world = world(&bed, SCAN.device, "slo: {latency: 2s}, explorePercent: 25");
+    let target = target(10);
+    prefers(&world, DEVICE, &target);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = Peer::connect(world.at);
+                    (0..40).for_each(|_| drop(ask(&mut client, &target)));
+                })
+            })
+            .collect();
+        let slowed = bed.slow_down(0.1);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        slowed
+    })?;
+    prefers(&world, "host", &target);
+    assert_eq!(world.sidecar.metrics().sum("lighter_requests_total", &[("code_class", "5xx")]), 0.0);
+    Ok(())
+}
+
 /// So many requests are enough for a route to be where it belongs, though what it was told is wrong by ten times.
 const CONVERGED: u32 = 300;
 
@@ -177,14 +214,7 @@ fn lost() -> Result<(), String> {
     bed.shape(20);
     let world = world(&bed, SCAN.device, "slo: {latency: 2s}, tryTimeout: 500ms, objective: bytes");
     let target = target(10);
-    let prefers = |who: &str| {
-        wait_until(&format!("{who} answers twenty in a row"), || {
-            let before = world.rest().ended(who, "answered");
-            let mut client = Peer::connect(world.at);
-            (0..20).for_each(|_| drop(ask(&mut client, &target)));
-            world.rest().ended(who, "answered") - before == 20.0
-        });
-    };
+    let prefers = |who: &str| prefers(&world, who, &target);
     // How many answers are cut, while this befalls the device.
     let under_load = |befalls: &dyn Fn()| -> usize {
         std::thread::scope(|scope| {
