@@ -181,8 +181,9 @@ fn prefers(world: &World, who: &str, target: &str) {
 
 /// It loses nine tenths of its processor.
 fn slower() -> Result<(), String> {
-    let mut bed = Bed::new(&Rows(4_000))?;
-    bed.shape(20);
+    // So that it is clear before and after: half as long as the host, then four times.
+    let mut bed = Bed::new(&Rows(25_000))?;
+    bed.shape(50);
     bed.slow_down(1.0)?;
     let world = world(&bed, SCAN.device, "slo: {latency: 2s}, explorePercent: 25");
     let target = target(10);
@@ -192,7 +193,7 @@ fn slower() -> Result<(), String> {
             .map(|_| {
                 scope.spawn(|| {
                     let mut client = Peer::connect(world.at);
-                    (0..40).for_each(|_| drop(ask(&mut client, &target)));
+                    (0..15).for_each(|_| drop(ask(&mut client, &target)));
                 })
             })
             .collect();
