@@ -217,16 +217,14 @@ impl Sessions {
         let now = seconds(now);
         let is_here =
             |place: Place| self.places.get(&place).is_some_and(|(_, known)| known.address == address);
-        // One that answers beside the route's own endpoints, such as a device, is not where a session belongs.
-        if !self.places.contains_key(&place(&self.route, address)) {
-            return None;
-        }
         let stays = session.place.is_some_and(is_here);
         if stays && (self.said.idle.is_none() || session.used == now) {
             return None;
         }
+        // One that answers beside the route's own endpoints, such as a device, is not where a session belongs.
+        let place = Some(place(&self.route, address)).filter(|place| self.places.contains_key(place))?;
         let began = if stays { session.began } else { now };
-        let value = value(place(&self.route, address), self.is_timed().then_some((began, now)));
+        let value = value(place, self.is_timed().then_some((began, now)));
         let name = &*self.said.name;
         let Carrier::Cookie { path, permanent } = &self.said.carrier else {
             return Some((name.as_bytes(), value));
