@@ -9,6 +9,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How much it may be: some ten thousand routes.
 const MOST_BYTES: usize = 128 << 20;
 
+/// What to do where nothing answers.
+pub const IS_IT_THERE: &str = "is a sidecar running there? --admin says where its admin port is";
+
 /// The page at `path`.
 pub fn get(admin: SocketAddr, path: &str) -> io::Result<String> {
     page(&exchange(admin, path, PATIENCE, MOST_BYTES)?)

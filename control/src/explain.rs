@@ -43,11 +43,7 @@ fn show(args: &Args) -> miette::Result<Exit> {
     let route = args.route.as_ref().map(|route| format!("&route={}", encoded(route)));
     let path = format!("/decisions?last={}{}", args.last, route.unwrap_or_default());
     let page = ask::get(args.admin, &path).map_err(|error| {
-        miette!(
-            help = "is a sidecar running there? --admin says where its admin port is",
-            "the sidecar at {} cannot be asked: {error}",
-            args.admin
-        )
+        miette!(help = ask::IS_IT_THERE, "the sidecar at {} cannot be asked: {error}", args.admin)
     })?;
     if page.is_empty() {
         eprintln!("no request of a rule with an OffloadPolicy yet");

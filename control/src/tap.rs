@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::exit::Exit;
-use crate::output;
+use crate::{ask, output};
 
 /// Arguments of `lighter tap`.
 #[derive(Debug, clap::Args)]
@@ -198,11 +198,7 @@ fn text(value: &Value) -> String {
 }
 
 fn away(args: &Args, error: &dyn std::fmt::Display) -> Report {
-    miette!(
-        help = "is a sidecar running there? --admin says where its admin port is",
-        "the sidecar at {} cannot be tapped: {error}",
-        args.admin
-    )
+    miette!(help = ask::IS_IT_THERE, "the sidecar at {} cannot be tapped: {error}", args.admin)
 }
 
 #[cfg(test)]

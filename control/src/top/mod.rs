@@ -56,10 +56,7 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
 
 fn read(admin: SocketAddr) -> miette::Result<Reading> {
     let text = ask::get(admin, "/metrics").map_err(|error| {
-        miette!(
-            help = "is a sidecar running there? --admin says where its admin port is",
-            "the admin port at {admin} cannot be read: {error}"
-        )
+        miette!(help = ask::IS_IT_THERE, "the admin port at {admin} cannot be read: {error}")
     })?;
     Reading::of(&text).ok_or_else(|| {
         miette!(
