@@ -236,6 +236,12 @@ impl Exchange {
         Some(self.end.map_or(of_try, |end| end.min(of_try)))
     }
 
+    /// How often it is looked whether something moves, if its client has so long.
+    #[inline]
+    pub(super) fn window(&self, patience: Duration) -> Duration {
+        [self.idle, self.silence].into_iter().flatten().fold(patience, Duration::min)
+    }
+
     /// Whether the whole request is still at hand.
     pub(super) fn is_whole(&self) -> bool {
         let kept = self.upload.kept.is_some();

@@ -100,7 +100,7 @@ impl Connection {
         x.deadline = x.first_end(state.retries.try_timeout, now);
         x.idle = destination.policy().idle_timeout;
         let patience = worker.shared.config.guard.client_timeout;
-        x.window = Some(x.idle.map_or(patience, |idle| idle.min(patience)));
+        x.window = Some(x.window(patience));
         state.metrics.begin(Spoken::Http1);
         worker
             .shared
@@ -179,7 +179,7 @@ impl Connection {
             let limit = state.try_timeout(true);
             x.deadline = x.first_end(limit, now);
             x.silence = limit;
-            x.window = x.window.map(|window| limit.map_or(window, |limit| window.min(limit)));
+            x.window = Some(x.window(patience));
         }
         if !x.held.is_zero() {
             x.endpoint = Some(picked.endpoint.address);

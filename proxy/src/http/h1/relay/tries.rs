@@ -207,7 +207,7 @@ impl Connection {
         let patience = self.worker.shared.config.guard.client_timeout;
         let x = &mut *self.exchange;
         x.silence = limit.filter(|_| x.picked.as_ref().is_some_and(Picked::is_on_device));
-        x.window = [x.idle, x.silence, Some(patience)].into_iter().flatten().min();
+        x.window = Some(x.window(patience));
         x.tried = now;
         x.deadline = x.first_end(limit, now);
     }
