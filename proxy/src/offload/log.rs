@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lighter_place::{Logged, Record, RouteId};
+use lighter_place::{Logged, Record};
 
-use super::Placement;
+use super::{Placement, Rule};
 use crate::mesh::Mesh;
 
 /// So many are kept for each policy at a port: half a megabyte, once there were so many.
@@ -43,8 +43,8 @@ pub(crate) fn decisions(mesh: &Mesh, route: Option<&str>, most: usize) -> Vec<Lo
 
 impl Placement {
     fn logged(&self, route: Option<&str>, most: usize) -> Vec<Logged> {
-        let named = |(name, _): &&(Arc<str>, RouteId)| route.is_some_and(|route| **name == *route);
-        let wanted = self.routes.iter().find(named).map(|(_, id)| *id);
+        let named = |rule: &&Rule| route.is_some_and(|route| *rule.name == *route);
+        let wanted = self.rules.iter().find(named).map(|rule| rule.id);
         if route.is_some() && wanted.is_none() {
             return Vec::new();
         }
@@ -74,7 +74,7 @@ impl Placement {
 
     fn route_name(&self, record: &Record) -> &Arc<str> {
         // Records are of the routes that the placer was told of.
-        let number = (record.route.number() as usize).min(self.routes.len() - 1);
-        &self.routes[number].0
+        let number = (record.route.number() as usize).min(self.rules.len() - 1);
+        &self.rules[number].name
     }
 }

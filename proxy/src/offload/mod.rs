@@ -43,12 +43,19 @@ const SCAN_BYTES_HINT: &str = "x-lighter-hint-scan-bytes";
 pub(crate) struct Placement {
     key: ServicePort,
     said: Arc<Offload>,
-    /// The names of the rules, and how the placer knows them.
-    routes: Box<[(Arc<str>, RouteId)]>,
+    /// In the order in which the placer numbers them.
+    rules: Box<[Rule]>,
     /// How the placer knows the devices.
     devices: Box<[PlaceId]>,
     began: (Instant, SystemTime),
     state: Mutex<State>,
+}
+
+/// A rule that the policy is about.
+struct Rule {
+    name: Arc<str>,
+    id: RouteId,
+    counts: Arc<Counts>,
 }
 
 struct State {
@@ -93,7 +100,7 @@ pub(crate) fn placements(port: &Port, old: Option<&Destination>) -> Vec<Arc<Plac
     let known = |said: &Offload, names: &[Arc<str>]| {
         let old = old?.routes.iter().filter_map(|route| route.offload.as_ref());
         let mut old = old.map(|of_route| &of_route.placement);
-        old.find(|old| *old.said == *said && old.routes.iter().map(|(name, _)| name).eq(names)).cloned()
+        old.find(|old| *old.said == *said && old.rules.iter().map(|rule| &rule.name).eq(names)).cloned()
     };
     let made = said.into_iter().map(|(said, names)| {
         known(said, &names).unwrap_or_else(|| Arc::new(Placement::new(&port.key, said, names)))
@@ -102,16 +109,19 @@ pub(crate) fn placements(port: &Port, old: Option<&Destination>) -> Vec<Arc<Plac
 }
 
 impl Placement {
-    fn new(key: &ServicePort, said: &Arc<Offload>, routes: Vec<Arc<str>>) -> Self {
+    fn new(key: &ServicePort, said: &Arc<Offload>, names: Vec<Arc<str>>) -> Self {
         let mut placer = Placer::new(profile(&said.host), fastrand::u64(..));
         let devices: Box<[PlaceId]> =
             said.devices.iter().map(|device| placer.add_device(profile(&device.profile))).collect();
-        let routes =
-            routes.into_iter().map(|name| (name, placer.add_route(rules(said), devices.iter().copied())));
-        let routes = routes.collect();
+        let rules = names.into_iter().map(|name| Rule {
+            id: placer.add_route(route_rules(said), devices.iter().copied()),
+            counts: Arc::new(Counts::new(key, &name, said)),
+            name,
+        });
+        let rules = rules.collect();
         let state = Mutex::new(State { placer, log: Log::default() });
         let began = (Instant::now(), SystemTime::now());
-        Placement { key: key.clone(), said: said.clone(), routes, devices, began, state }
+        Placement { key: key.clone(), said: said.clone(), rules, devices, began, state }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -168,7 +178,7 @@ impl OfRoute {
     ) -> Option<Self> {
         let said = route.offload.as_ref()?;
         let placement = placements.iter().find(|placement| placement.said == *said)?;
-        let (_, id) = placement.routes.iter().find(|(known, _)| *known == route.name)?;
+        let rule = placement.rules.iter().find(|rule| rule.name == route.name)?;
         // One that is not known yet is not offered, nor one without endpoints: it is away, and has failed nobody.
         let is_there = |device: &OffloadDevice| {
             clusters.get(&device.target).is_some_and(|cluster| !cluster.endpoints().is_empty())
@@ -181,12 +191,12 @@ impl OfRoute {
         });
         let dataset = said.dataset.as_ref();
         Some(OfRoute {
-            route: *id,
+            route: rule.id,
             work: dataset.map_or(Work::Stateless, |dataset| Work::Versioned(version(&dataset.version))),
             offers: offers.collect(),
             clusters: said.devices.iter().map(|device| clusters.get(&device.target).cloned()).collect(),
             host: host.cloned(),
-            counts: Arc::new(Counts::new(&placement.key, &route.name, said)),
+            counts: rule.counts.clone(),
             placement: placement.clone(),
         })
     }
@@ -288,7 +298,7 @@ fn version(text: &str) -> u64 {
     hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-fn rules(said: &Offload) -> RouteRules {
+fn route_rules(said: &Offload) -> RouteRules {
     RouteRules {
         objective: match said.objective {
             Objective::Latency => lighter_place::Objective::Latency,

@@ -122,7 +122,7 @@ fn what_was_learned_stays_where_a_policy_says_the_same() {
     let placement = |mesh: &Mesh, at: usize| state(mesh, at).offload.as_ref().map(|of| of.placement.clone());
     let is_one = |a: &Mesh, b: &Mesh| Arc::ptr_eq(&placement(a, 0).unwrap(), &placement(b, 0).unwrap());
     // A rule with two matches is one route, and two rules share what is known of devices.
-    assert_eq!(placement(&first, 0).unwrap().routes.len(), 2);
+    assert_eq!(placement(&first, 0).unwrap().rules.len(), 2);
     assert!(Arc::ptr_eq(&placement(&first, 0).unwrap(), &placement(&first, 2).unwrap()));
     assert!(placement(&first, 3).is_none());
     let second = mesh(all(), &first);
