@@ -64,6 +64,10 @@ impl Out for Bridge<'_> {
         self.0.begin(media_type);
     }
 
+    fn ends(&mut self) {
+        self.0.ends();
+    }
+
     fn write(&mut self, bytes: Vec<u8>, until: Instant) -> Result<(), Stop> {
         self.0.write(Bytes::from(bytes), until).map_err(|not_taken| match not_taken {
             NotTaken::Gone => Stop::Gone,

@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         test("answers::a_device_says_what_it_is_and_what_it_ran", discovered),
         test("answers::what_is_not_here_is_refused_with_its_reason", refused),
         test("answers::a_form_asks_for_the_same", form),
+        test("answers::a_short_result_says_how_long_it_is", short),
     ]
 }
 
@@ -333,4 +334,15 @@ fn form() {
         kept.exchange(get("/scan/a?select=x&format=jsonl")).1,
         Body::Whole(b"{\"x\":\"1\"}\n{\"x\":\"3\"}\n".to_vec())
     );
+}
+
+/// It goes out at once, so that nothing can cut it. A long one goes out while it is made.
+fn short() {
+    let lines: String = (0..10_000).map(|id| format!("{id},{}\n", "x".repeat(20))).collect();
+    let device = Data::new().with_text("rows.csv", format!("id,note\n{lines}")).start("", "");
+    let (head, body) = device.get("/scan/rows?limit=3&select=id");
+    assert_eq!((head.get("content-length"), text(body)), (Some("9"), "id\n0\n1\n2\n".to_owned()));
+    let (head, body) = device.get("/scan/rows");
+    assert_eq!(head.get("content-length"), None);
+    assert_eq!(text(body).lines().count(), 10_001);
 }

@@ -164,6 +164,9 @@ pub trait Out {
     /// What the result is, as a media type. Said once, before the first bytes.
     fn begin(&mut self, media_type: &'static str);
 
+    /// The next bytes are the last: with them the run has done what it was asked.
+    fn ends(&mut self) {}
+
     /// Takes the next bytes, and waits as long as there is no room for them, but not after `until`.
     fn write(&mut self, bytes: Vec<u8>, until: Instant) -> Result<(), Stop>;
 

@@ -63,6 +63,7 @@ impl<'o> Sink<'o> {
     /// Hands on the rest.
     pub(crate) fn end(mut self) -> Result<(), Fault> {
         self.meter.check()?;
+        self.out.ends();
         self.flush()
     }
 }

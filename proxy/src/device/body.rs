@@ -41,7 +41,7 @@ impl Body for Answer {
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         match ready!(rest.poll_recv(cx)) {
-            Some(Said::Piece(_, bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(Said::Piece(_, bytes) | Said::Last(_, bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Some(Said::End(_, ended)) if ended.http == 200 => {
                 self.rest = None;
                 Poll::Ready(None)

@@ -54,6 +54,9 @@ pub trait Results {
     /// What the result is, as a media type. Said once, before the first bytes.
     fn begin(&mut self, media_type: &'static str);
 
+    /// The next bytes are the last, after which the run ends at once.
+    fn ends(&mut self) {}
+
     /// Takes the next bytes, and waits as long as the caller takes none, but not after `until`.
     fn write(&mut self, bytes: Bytes, until: Instant) -> Result<(), NotTaken>;
 

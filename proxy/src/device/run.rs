@@ -19,6 +19,8 @@ const PIECES: usize = 2;
 pub(super) enum Said {
     /// Some bytes of the result, which is of this media type.
     Piece(&'static str, Bytes),
+    /// The last of them. The end follows at once.
+    Last(&'static str, Bytes),
     /// It has ended. What it would have been, if nothing came of it.
     End(&'static str, Ended),
 }
@@ -47,7 +49,7 @@ impl Run {
         let Run { host, counts, function, dataset, parameters, place } = self;
         let asked = Asked { function: &function, dataset: &dataset, parameters: &parameters };
         counts.begin();
-        let mut result = Result { says, handle, media_type: "" };
+        let mut result = Result { says, handle, media_type: "", ends: false };
         let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
         let mut ended = ran.unwrap_or_else(|_| Ended {
             status: "CS_FATAL_ERROR",
@@ -71,6 +73,7 @@ struct Result {
     /// Of the thread on which the connection is served.
     handle: Handle,
     media_type: &'static str,
+    ends: bool,
 }
 
 impl Results for Result {
@@ -78,8 +81,12 @@ impl Results for Result {
         self.media_type = media_type;
     }
 
+    fn ends(&mut self) {
+        self.ends = true;
+    }
+
     fn write(&mut self, bytes: Bytes, until: Instant) -> std::result::Result<(), NotTaken> {
-        let piece = Said::Piece(self.media_type, bytes);
+        let piece = if self.ends { Said::Last } else { Said::Piece }(self.media_type, bytes);
         let sent = self
             .handle
             .block_on(async { tokio::time::timeout_at(until.into(), self.says.send(piece)).await });

@@ -155,11 +155,17 @@ impl Device {
         // Until there are bytes, whatever goes wrong can be told in so many words.
         match said.recv().await {
             Some(Said::Piece(media_type, bytes)) => answer(media_type, Answer::begun(bytes, said)),
+            // Whole from the start, so that nothing can cut it any more.
+            Some(Said::Last(media_type, bytes)) => match said.recv().await {
+                Some(Said::End(_, ended)) if ended.http == 200 => answer(media_type, Answer::whole(bytes)),
+                Some(Said::End(_, ended)) => failed(&ended),
+                _ => gone(),
+            },
             Some(Said::End(media_type, ended)) if ended.http == 200 => {
                 answer(media_type, Answer::whole(Bytes::new()))
             }
             Some(Said::End(_, ended)) => failed(&ended),
-            None => text(StatusCode::INTERNAL_SERVER_ERROR, "the run is gone\n"),
+            None => gone(),
         }
     }
 }
@@ -220,6 +226,10 @@ fn refused() -> Response<Answer> {
     fields.insert(STATUS_FIELD, HeaderValue::from_static("CS_DEVICE_NOT_AVAILABLE"));
     fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     answer
+}
+
+fn gone() -> Response<Answer> {
+    text(StatusCode::INTERNAL_SERVER_ERROR, "the run is gone\n")
 }
 
 fn failed(ended: &Ended) -> Response<Answer> {
