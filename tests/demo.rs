@@ -51,7 +51,7 @@ fn check_report(report: &Value) {
     assert_eq!(report.as_object().unwrap().len(), 2, "only what is documented");
     let steps = report["steps"].as_array().unwrap();
     let names: Vec<_> = steps.iter().map(|step| step["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm"]);
+    assert_eq!(names, STEPS);
     for step in steps {
         assert_eq!(step["status"], "passed", "{step:#}");
         assert_eq!(step["reason"], Value::Null, "{step:#}");
@@ -105,7 +105,55 @@ fn check_report(report: &Value) {
     assert_eq!(down["restarted"].as_array().map(Vec::len), Some(2), "{down:#}");
     check_accepted(down);
     check_shm(&steps[6]["evidence"]);
+    check_offload(&steps[7]["evidence"], &steps[8]["evidence"]);
     assert_ne!(down["lighter_get_sidecars"]["version"], push["lighter_get_sidecars"]["version"]);
+}
+
+const STEPS: [&str; 9] = [
+    "intercept",
+    "route-shift",
+    "heal",
+    "mtls",
+    "push",
+    "control-down",
+    "wire-shm",
+    "offload",
+    "offload-return",
+];
+
+/// The link carried each scan's data where the host scanned, and its rows where the device did; both said the same.
+fn check_offload(offload: &Value, back: &Value) {
+    let [host, device] = [0, 1].map(|phase| &offload["phases"][phase]);
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} in {offload:#}"));
+    let data = number(&offload["bytes_of_orders"]);
+    assert!(number(&host["link_bytes_each"]) >= data, "{offload:#}");
+    assert!(number(&host["link_bytes"]) >= 100 * data, "{offload:#}");
+    assert!(number(&device["link_bytes_each"]) * 50 <= data, "{offload:#}");
+    assert_eq!(offload["answered_by"]["host"], 0, "{offload:#}");
+    assert_eq!(offload["answered_by"]["device"], device["requests"], "{offload:#}");
+    assert!(number(&offload["scans_counted_by_device"]) >= number(&device["requests"]), "{offload:#}");
+    let processor = |phase: &Value, who: &str| number(&phase["processor_ms"][who]);
+    // Whoever has nothing to do still ticks.
+    assert!(processor(host, "orders") > processor(host, "device"), "{offload:#}");
+    assert!(
+        processor(device, "device") > processor(device, "orders") + processor(device, "storage"),
+        "{offload:#}"
+    );
+    assert_eq!(offload["load"]["versions"].as_object().unwrap().len(), 1, "{offload:#}");
+    let explained = offload["lighter_explain"][0].as_str().unwrap();
+    assert!(explained.starts_with("default/orders:80 default/orders/scan → default/csd: "), "{offload:#}");
+    let again = offload["lighter_explain_check"].as_str().unwrap();
+    assert!(again.ends_with(" are made again as they were, 0 are not"), "{offload:#}");
+
+    assert!(back["meanwhile"]["answered_by_host"].as_u64() >= Some(50), "{back:#}");
+    assert!(back["meanwhile"]["given_up_at_device"].as_u64() >= Some(1), "{back:#}");
+    assert_eq!(
+        back["load"]["versions"],
+        offload["load"]["versions"].as_object().map_or(Value::Null, |versions| {
+            let sum = versions.keys().next().cloned().unwrap_or_default();
+            serde_json::json!({ sum: back["load"]["requests"] })
+        })
+    );
 }
 
 /// Both ends say that shared memory carried the bytes, and that it broke.
@@ -179,12 +227,11 @@ fn people_read_what_happened() -> Outcome {
     let output = place.lighter(&["demo", "--requests", "60"]).output()?;
     let text = String::from_utf8(output.stdout)?;
     assert!(output.status.success(), "{text}");
-    let steps = ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm"];
-    let passed = steps.map(|step| format!("passed  {step}"));
+    let passed = STEPS.map(|step| format!("passed  {step}"));
     for expected in passed.iter().map(String::as_str).chain(["network_namespace", "p99 ms"]) {
         assert!(text.contains(expected), "no {expected} in\n{text}");
     }
-    assert!(text.trim_end().ends_with("7 passed, 0 failed, 0 skipped"), "{text}");
+    assert!(text.trim_end().ends_with("9 passed, 0 failed, 0 skipped"), "{text}");
     place.check_empty()
 }
 

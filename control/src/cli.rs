@@ -67,6 +67,9 @@ pub enum Command {
     /// One of the demo's plain servers
     #[command(name = demo::SERVE, hide = true)]
     Serve(demo::serve::Args),
+    /// The demo's steps that have a link of their own
+    #[command(name = demo::offload::OFFLOAD, hide = true)]
+    Offload(demo::offload::Args),
     /// What `check` tries in a process of its own
     #[command(name = check::machine::TRY_OUT, hide = true)]
     TryOut,
@@ -99,6 +102,7 @@ impl Command {
             Command::Version(args) => version::execute(&args),
             Command::Completions(args) => completions::execute(&args),
             Command::Serve(args) => demo::serve::execute(args),
+            Command::Offload(args) => demo::offload::command(&args),
             Command::TryOut => check::machine::try_out(),
         }
     }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -27,14 +27,17 @@ pub struct Counts {
     pub failed: u64,
     /// What the first few of those said.
     pub failures: Vec<String>,
-    /// Pages by the version of reviews in them.
+    /// Pages by the version of reviews in them; of reports, by the sum of what is in them.
     pub versions: BTreeMap<String, u64>,
-    /// Pages by the instance of reviews in them, as `version/instance`.
+    /// Pages by the instance of reviews in them, as `version/instance`; of reports, by how many rows they are about.
     pub instances: BTreeMap<String, u64>,
     /// Connections that the callers made: one each, if none was ever closed on them.
     pub dialled: u64,
     /// Kept connections between the services that were closed on them, as the last page says.
     pub services_lost: u64,
+    /// How long each page took that came.
+    #[serde(skip)]
+    pub took: Vec<Duration>,
 }
 
 impl Counts {
@@ -44,14 +47,45 @@ impl Counts {
         self.versions.get(version).map_or(0.0, |count| *count as f64 / pages as f64)
     }
 
-    fn add(&mut self, outcome: &Result<Page, String>, dialled: u64) {
+    /// How long a page took in the mean, and how long all but one in a hundred took at most. Zero, if there is none.
+    pub fn latency(&self) -> (Duration, Duration) {
+        let mut took = self.took.clone();
+        took.sort_unstable();
+        let count = u32::try_from(took.len()).unwrap_or(u32::MAX);
+        let mean = took.iter().sum::<Duration>().checked_div(count).unwrap_or_default();
+        (mean, took.get(took.len() * 99 / 100).copied().unwrap_or_default())
+    }
+
+    /// How long the longest took.
+    pub fn longest(&self) -> Duration {
+        self.took.iter().max().copied().unwrap_or_default()
+    }
+
+    /// These and others, of which none was counted twice.
+    pub fn and(&self, others: &Self) -> Self {
+        let mut both = self.clone();
+        both.requests += others.requests;
+        both.failed += others.failed;
+        both.failures.extend(others.failures.iter().take(NAMED_FAILURES - both.failures.len()).cloned());
+        for (mine, theirs) in
+            [(&mut both.versions, &others.versions), (&mut both.instances, &others.instances)]
+        {
+            theirs.iter().for_each(|(name, count)| *mine.entry(name.clone()).or_default() += count);
+        }
+        both.dialled += others.dialled;
+        both.services_lost = both.services_lost.max(others.services_lost);
+        both.took.extend(&others.took);
+        both
+    }
+
+    fn add(&mut self, outcome: &Result<Page, String>, dialled: u64, took: Duration) {
         self.requests += 1;
         self.dialled += dialled;
         match outcome {
             Ok(page) => {
-                let Signed { version, instance } = &page.reviews;
-                *self.versions.entry(version.clone()).or_default() += 1;
-                *self.instances.entry(format!("{version}/{instance}")).or_default() += 1;
+                *self.versions.entry(page.of.version().to_owned()).or_default() += 1;
+                *self.instances.entry(page.of.instance()).or_default() += 1;
+                self.took.push(took);
                 self.services_lost = self.services_lost.max(page.connections.lost);
             }
             Err(failure) => {
@@ -68,7 +102,7 @@ impl Counts {
 const NAMED_FAILURES: usize = 3;
 
 impl Load {
-    /// Starts `callers` callers of `web`, each on a connection of its own, each with `pause` between its requests.
+    /// Starts `callers` callers of `web`, or of what serves like it, each on a connection of its own, each with `pause` between its requests.
     /// To be called within a `LocalSet`.
     pub fn start(web: SocketAddr, callers: usize, pause: Duration) -> Self {
         let shared = Rc::new(Shared::default());
@@ -136,10 +170,10 @@ impl Shared {
     }
 
     /// Counts a request that began in phase `epoch`.
-    fn count(&self, epoch: u64, outcome: &Result<Page, String>, dialled: u64) {
-        self.total.borrow_mut().add(outcome, dialled);
+    fn count(&self, epoch: u64, outcome: &Result<Page, String>, dialled: u64, took: Duration) {
+        self.total.borrow_mut().add(outcome, dialled, took);
         if self.epoch.get() == epoch {
-            self.phase.borrow_mut().add(outcome, dialled);
+            self.phase.borrow_mut().add(outcome, dialled, took);
         }
         self.progress.notify_one();
     }
@@ -148,10 +182,10 @@ impl Shared {
 async fn call(web: SocketAddr, pause: Duration, shared: Rc<Shared>) {
     let mut client = Client::new(web);
     while !shared.stop.get() {
-        let (epoch, dialled) = (shared.epoch.get(), client.dialled);
+        let (epoch, dialled, began) = (shared.epoch.get(), client.dialled, Instant::now());
         let outcome =
             client.get("/").await.map_err(|error| error.to_string()).and_then(|answer| read(&answer));
-        shared.count(epoch, &outcome, client.dialled - dialled);
+        shared.count(epoch, &outcome, client.dialled - dialled, began.elapsed());
         tokio::time::sleep(pause).await;
     }
 }
@@ -159,19 +193,39 @@ async fn call(web: SocketAddr, pause: Duration, shared: Rc<Shared>) {
 /// The parts of a page that tell where it came from.
 #[derive(Deserialize)]
 struct Page {
-    reviews: Signed,
+    #[serde(flatten)]
+    of: Origin,
     connections: PageConnections,
 }
 
 #[derive(Deserialize)]
-struct Signed {
-    version: String,
-    instance: String,
+#[serde(rename_all = "lowercase")]
+enum Origin {
+    /// By web: reviews are signed by who wrote them.
+    Reviews { version: String, instance: String },
+    /// By reports: what it was told of orders is known by its sum.
+    Orders { rows: u64, sha256: String },
 }
 
 #[derive(Deserialize)]
 struct PageConnections {
     lost: u64,
+}
+
+impl Origin {
+    fn version(&self) -> &str {
+        match self {
+            Origin::Reviews { version, .. } => version,
+            Origin::Orders { sha256, .. } => sha256,
+        }
+    }
+
+    fn instance(&self) -> String {
+        match self {
+            Origin::Reviews { version, instance } => format!("{version}/{instance}"),
+            Origin::Orders { rows, .. } => format!("{rows} rows"),
+        }
+    }
 }
 
 fn read(answer: &Answer) -> Result<Page, String> {

@@ -15,6 +15,7 @@ mod child;
 mod client;
 mod instance;
 mod load;
+pub mod offload;
 mod plane;
 mod ports;
 mod processes;
@@ -94,8 +95,9 @@ async fn demo(args: &Args, rdma: Option<Result<(), String>>) -> miette::Result<E
         return rdma_vm::execute(args, progress, interrupt).await;
     }
     if let Err(reason) = machine::isolation() {
-        let steps = steps::NAMES.map(|name| Step::skipped(name, &reason));
-        return end(args, &progress, Report::new(steps.into()));
+        let names = steps::NAMES.into_iter().chain(offload::NAMES);
+        let steps = names.map(|name| Step::skipped(name, &reason)).collect();
+        return end(args, &progress, Report::new(steps));
     }
     let mut world = World::new().map_err(|error| miette!("cannot prepare: {error}"))?;
     let steps = tokio::select! {
@@ -135,6 +137,7 @@ async fn steps(
     if let Err(failure) = world.start(FIRST_SPLIT).await {
         let [first, rest @ ..] = steps::NAMES;
         let mut steps = vec![Step::done(first, Evidence::default(), Err(failure))];
+        let rest = rest.into_iter().chain(offload::NAMES);
         steps.extend(rest.map(|name| Step::skipped(name, "the services did not start")));
         steps.iter().for_each(|step| progress.done(step));
         return steps;
@@ -154,6 +157,10 @@ async fn steps(
             }
             Err(reason) => Step::skipped(name, &reason),
         };
+        progress.done(&step);
+        done.push(step);
+    }
+    for step in offload::execute(args, world.folder(), progress).await {
         progress.done(&step);
         done.push(step);
     }

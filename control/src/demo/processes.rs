@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 /// A process of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,20 @@ pub fn application(runner: i32, subcommand: &str) -> io::Result<Process> {
     let pid = parents.keys().copied().find(|pid| descends(*pid) && runs(*pid));
     let pid = pid.ok_or_else(|| io::Error::other(format!("{runner} has no descendant {subcommand}")))?;
     Ok(Process { pid, network_namespace: network_namespace(&pid.to_string())? })
+}
+
+/// Processor time that a process has taken so far, with that of its children that it waited for.
+pub fn processor_time(pid: i32) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks =
+        ticks(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not understood")))?;
+    Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+}
+
+/// From such a line: the times of user, of system, and the same of children.
+fn ticks(stat: &str) -> Option<u64> {
+    let behind = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    behind.skip(11).take(4).map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 /// The inode of a process's network namespace; `self` is this process.
@@ -69,6 +84,13 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_spaces_does_not_hide_the_parent() {
         assert_eq!(parent("7 (a) b) 9 (c) S 42 7 7"), Some(42));
+    }
+
+    #[test]
+    fn processor_time_is_four_times_together() {
+        let stat = "7 (a) b) S 42 7 7 0 -1 1 2 3 4 5 10 20 30 40 20 0 3";
+        assert_eq!(ticks(stat), Some(100));
+        assert!(processor_time(std::process::id().cast_signed()).is_ok());
     }
 
     #[test]

@@ -19,8 +19,13 @@ pub const APP_PORT: u16 = 8080;
 
 /// Writes the file so that a reader sees the old one or the new one, whole.
 pub fn write(file: &Path, endpoints: &[(&str, SocketAddr)], split: Split) -> io::Result<()> {
+    write_whole(file, &text(endpoints, split))
+}
+
+/// The same of any text.
+pub fn write_whole(file: &Path, text: &str) -> io::Result<()> {
     let temporary = file.with_extension("tmp");
-    std::fs::write(&temporary, text(endpoints, split))?;
+    std::fs::write(&temporary, text)?;
     std::fs::rename(temporary, file)
 }
 

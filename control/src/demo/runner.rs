@@ -1,5 +1,5 @@
-//! A `lighter run` process of the demo and all that it started: a process group with a log. It ends with this process,
-//! however that ends.
+//! A `lighter run` process of the demo, or another of this binary, and all that it started: a process group with a log. It
+//! ends with this process, however that ends.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -38,25 +38,32 @@ impl Runner {
         options: &[String],
         program: &[String],
     ) -> Result<Self, String> {
+        let lighter = std::env::current_exe().map_err(say("this program"))?.display().to_string();
+        let between = ["--".to_owned(), lighter];
+        Self::spawn(name, log, &[&["run".to_owned()], options, &between, program].concat())
+    }
+
+    /// Starts this binary with `arguments`. What it says goes to the end of `log`.
+    pub fn spawn(name: &'static str, log: &Path, arguments: &[String]) -> Result<Self, String> {
         let log_start = std::fs::metadata(log).map_or(0, |log| log.len() as usize);
         let output = File::options().create(true).append(true).open(log).map_err(say("a log"))?;
         let errors = output.try_clone().map_err(say("a log"))?;
         let lighter = std::env::current_exe().map_err(say("this program"))?;
         let mut command = Command::new(&lighter);
-        command.arg("run").args(options).arg("--").arg(&lighter).args(program);
+        command.args(arguments);
         command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
         if let Some(folder) = log.parent() {
             // Where sidecars meet for shared memory, which goes with the demo.
             command.env("XDG_RUNTIME_DIR", folder);
         }
         end_with_parent(command.as_std_mut());
-        let child = command.spawn().map_err(say("lighter run"))?;
+        let child = command.spawn().map_err(say("lighter"))?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or_else(|| format!("{name} ended at once"))?;
         Ok(Runner { name, child, pid, log: log.to_owned(), log_start })
     }
 
-    /// The `lighter run` process, which is the sidecar.
+    /// The process, which is the sidecar where it is `lighter run`.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_pid()
     }

@@ -16,7 +16,7 @@ mod channel;
 mod inside;
 mod join;
 mod life;
-mod namespace;
+pub(crate) mod namespace;
 mod options;
 mod resolver;
 mod sidecar;

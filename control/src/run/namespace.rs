@@ -21,7 +21,7 @@ pub const WORKLOAD: [IpAddr; 2] = [
 
 /// Why there is no namespace, or none of use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NamespaceError {
+pub(crate) enum NamespaceError {
     /// The system does not allow one.
     #[error("cannot make a network namespace: {source}; {hint}")]
     Forbidden {
@@ -58,15 +58,7 @@ pub(super) fn enter(mounts: bool) -> Result<Namespace, NamespaceError> {
     let outside = Limits::read();
     let capabilities = rustix::thread::capabilities(None).map(|sets| sets.permitted);
     let capabilities = capabilities.unwrap_or(CapabilitySet::empty());
-    let wanted = if mounts { UnshareFlags::NEWNET | UnshareFlags::NEWNS } else { UnshareFlags::NEWNET };
-    let user = match unshare(wanted) {
-        Ok(()) => false,
-        Err(rustix::io::Errno::PERM) => {
-            enter_user_namespace(wanted)?;
-            true
-        }
-        Err(error) => return Err(forbidden(error.into())),
-    };
+    let user = leave(if mounts { UnshareFlags::NEWNET | UnshareFlags::NEWNS } else { UnshareFlags::NEWNET })?;
     outside.apply();
     let ipv6 = furnish().map_err(|error| match error {
         // A security module lets anybody make a user namespace, and nobody do anything in it.
@@ -77,6 +69,20 @@ pub(super) fn enter(mounts: bool) -> Result<Namespace, NamespaceError> {
     })?;
     let inode = inode().map_err(|source| NamespaceError::Setup { step: "its inode", source })?;
     Ok(Namespace { inode, user, capabilities, ipv6 })
+}
+
+/// Moves this process, which has one thread, into a network namespace that has nothing in it, as [`enter`] does.
+pub(crate) fn enter_empty() -> Result<(), NamespaceError> {
+    leave(UnshareFlags::NEWNET).map(drop)
+}
+
+/// Moves this process into namespaces of its own. Says whether that took a user namespace.
+fn leave(wanted: UnshareFlags) -> Result<bool, NamespaceError> {
+    match unshare(wanted) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::PERM) => enter_user_namespace(wanted).map(|()| true),
+        Err(error) => Err(forbidden(error.into())),
+    }
 }
 
 /// Inode of this process's network namespace.

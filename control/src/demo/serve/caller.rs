@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::http::Response;
+use super::http::Answer;
 
 /// What became of the connections that a service made.
 #[derive(Default)]
@@ -28,7 +28,7 @@ impl Connections {
 
 /// Calls one other service.
 pub struct Caller<'a> {
-    host: &'static str,
+    host: &'a str,
     port: u16,
     connections: &'a Connections,
     kept: Option<BufReader<TcpStream>>,
@@ -39,30 +39,35 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl<'a> Caller<'a> {
     /// Nothing is dialled yet.
-    pub fn new(host: &'static str, port: u16, connections: &'a Connections) -> Self {
+    pub fn new(host: &'a str, port: u16, connections: &'a Connections) -> Self {
         Caller { host, port, connections, kept: None }
     }
 
     /// The other's answer as JSON. A status other than 200 is an error, and so is a connection that breaks.
     pub fn get(&mut self, path: &str) -> io::Result<Value> {
+        Ok(serde_json::from_slice(&self.read(path)?)?)
+    }
+
+    /// The other's answer as it is. A status other than 200 is an error, and so is a connection that breaks.
+    pub fn read(&mut self, path: &str) -> io::Result<Vec<u8>> {
         let host = self.host;
         let mut connection = match self.kept.take().filter(|kept| self.is_open(kept)) {
             Some(kept) => kept,
             None => self.dial().map_err(|error| saying(host, &error))?,
         };
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: */*\r\n\r\n");
         let answer = connection
             .get_mut()
             .write_all(request.as_bytes())
-            .and_then(|()| Response::read(&mut connection))
+            .and_then(|()| Answer::read(&mut connection))
             .inspect_err(|_| self.count_lost())
             .map_err(|error| saying(host, &error))?;
         self.kept = Some(connection);
-        let text = String::from_utf8_lossy(&answer.body);
         if answer.status != 200 {
+            let text = String::from_utf8_lossy(&answer.body);
             return Err(io::Error::other(format!("{host} answered {}: {}", answer.status, text.trim())));
         }
-        Ok(serde_json::from_str(&text)?)
+        Ok(answer.body)
     }
 
     fn dial(&self) -> io::Result<BufReader<TcpStream>> {
@@ -97,6 +102,7 @@ fn saying(host: &str, error: &io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::serve::http::Response;
     use std::io::Read;
     use std::net::TcpListener;
 

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as the demo's services need: GET, kept connections, bodies with a length.
+//! As much of HTTP/1.1 as the demo's services need: GET, kept connections, bodies with a length or in chunks.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -12,10 +12,20 @@ pub struct Request {
     pub close: bool,
 }
 
-/// An answer.
+/// What a service is answered.
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What a service answers.
 pub struct Response {
     /// The status.
     pub status: u16,
+    /// What the body is, as a media type.
+    pub media_type: &'static str,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -36,38 +46,85 @@ impl Request {
 impl Response {
     /// 200 with a JSON body.
     pub fn ok(body: &Value) -> Self {
-        Response { status: 200, body: body.to_string().into_bytes() }
+        Response { status: 200, media_type: JSON, body: body.to_string().into_bytes() }
+    }
+
+    /// 200 with rows.
+    pub fn csv(body: Vec<u8>) -> Self {
+        Response { status: 200, media_type: "text/csv", body }
     }
 
     /// 502: something that this service needs did not answer.
     pub fn failed(reason: &str) -> Self {
         let body = serde_json::json!({ "error": reason });
-        Response { status: 502, body: body.to_string().into_bytes() }
+        Response { status: 502, media_type: JSON, body: body.to_string().into_bytes() }
     }
 
     /// Writes it whole.
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let reason = if self.status == 200 { "OK" } else { "Bad Gateway" };
         let mut bytes = format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\n\r\n",
             self.status,
+            self.media_type,
             self.body.len()
         )
         .into_bytes();
         bytes.extend_from_slice(&self.body);
         to.write_all(&bytes)
     }
+}
 
-    /// Reads an answer whole.
+impl Answer {
+    /// Reads one whole.
     pub fn read(reader: &mut impl BufRead) -> io::Result<Self> {
         let head = read_head(reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let status = head.first_line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let length = head.get("content-length").and_then(|length| length.parse().ok());
-        let mut body = vec![0; length.ok_or_else(|| malformed("no length"))?];
-        reader.read_exact(&mut body)?;
-        Ok(Response { status: status.ok_or_else(|| malformed("no status"))?, body })
+        let body = match head.has("transfer-encoding", "chunked") {
+            true => read_chunks(reader)?,
+            false => {
+                let length = head.get("content-length").and_then(|length| length.parse().ok());
+                read_exactly(reader, length.ok_or_else(|| malformed("no length"))?)?
+            }
+        };
+        Ok(Answer { status: status.ok_or_else(|| malformed("no status"))?, body })
     }
 }
+
+/// Chunks to the last one, which is empty, and the trailers behind it.
+fn read_chunks(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let line = |reader: &mut dyn BufRead| {
+        read_line(&mut reader.take(MAX_HEAD))?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+    };
+    loop {
+        let size = line(reader)?;
+        let size = size.split(';').next().unwrap_or_default().trim();
+        let size = usize::from_str_radix(size, 16).map_err(|_| malformed("a chunk without a size"))?;
+        body.extend(read_exactly(reader, size)?);
+        if size == 0 {
+            while !line(reader)?.is_empty() {}
+            return Ok(body);
+        }
+        if !line(reader)?.is_empty() {
+            return Err(malformed("a chunk that is longer than it says"));
+        }
+    }
+}
+
+fn read_exactly(reader: &mut impl BufRead, length: usize) -> io::Result<Vec<u8>> {
+    if length > MAX_BODY {
+        return Err(malformed("a body that is too long"));
+    }
+    let mut bytes = vec![0; length];
+    reader.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+const JSON: &str = "application/json";
+
+/// Longest body, and longest chunk of one, that is read.
+const MAX_BODY: usize = 64 << 20;
 
 /// Longest head that is read.
 const MAX_HEAD: u64 = 16 * 1024;

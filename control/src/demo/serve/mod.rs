@@ -14,6 +14,7 @@ use crate::exit::Exit;
 
 mod caller;
 mod http;
+pub mod orders;
 
 use caller::{Caller, Connections};
 use http::{Request, Response};
@@ -33,6 +34,9 @@ pub struct Args {
     /// What tells this instance from others
     #[arg(long, default_value = "a")]
     instance: String,
+    /// The file that `storage` has, or where `orders` finds it, as HOST:PORT
+    #[arg(long, default_value = "")]
+    data: String,
 }
 
 /// What a service says when it can be called.
@@ -47,6 +51,12 @@ enum Role {
     Catalog,
     /// Says what people think of them.
     Reviews,
+    /// Has a file.
+    Storage,
+    /// Answers with rows of that file, which it reads anew for each request.
+    Orders,
+    /// Tells how many orders were large.
+    Reports,
 }
 
 /// Serves until the process is ended.
@@ -82,6 +92,9 @@ impl Service {
         connection.set_nodelay(true)?;
         let mut catalog = Caller::new("catalog", 80, &self.connections);
         let mut reviews = Caller::new("reviews", 80, &self.connections);
+        let mut orders = Caller::new("orders", 80, &self.connections);
+        let (host, port) = orders::place(&self.args.data);
+        let mut storage = Caller::new(host, port, &self.connections);
         let mut reader = BufReader::new(connection);
         while let Some(request) = Request::read(&mut reader)? {
             let response = match (&*request.path, self.args.role) {
@@ -89,6 +102,9 @@ impl Service {
                 (_, Role::Web) => self.page(&mut catalog, &mut reviews),
                 (_, Role::Catalog) => Response::ok(&self.myself(json!({"books": ["Dubliners", "Kim"]}))),
                 (_, Role::Reviews) => Response::ok(&self.myself(json!({"stars": [4, 5]}))),
+                (_, Role::Storage) => Response::csv(std::fs::read(&self.args.data)?),
+                (path, Role::Orders) => orders::scan(&mut storage, path),
+                (_, Role::Reports) => self.report(&mut orders),
             };
             response.write(reader.get_mut())?;
             if request.close {
@@ -111,6 +127,17 @@ impl Service {
         }
     }
 
+    /// How many large orders there are, or why that is not known.
+    fn report(&self, orders: &mut Caller<'_>) -> Response {
+        match orders.read(orders::LARGE) {
+            Ok(rows) => Response::ok(&self.myself(json!({
+                "orders": orders::told(&rows),
+                "connections": self.connections.to_json(),
+            }))),
+            Err(error) => Response::failed(&error.to_string()),
+        }
+    }
+
     /// `content`, signed by this instance.
     fn myself(&self, mut content: Value) -> Value {
         content["version"] = json!(self.args.version);
@@ -125,7 +152,7 @@ mod tests {
     use std::io::{Read, Write};
 
     fn start(role: Role) -> std::net::SocketAddr {
-        let args = Args { role, port: 0, version: "v2".into(), instance: "b".into() };
+        let args = Args { role, port: 0, version: "v2".into(), instance: "b".into(), data: String::new() };
         let service = Arc::new(Service { args, connections: Connections::default() });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();

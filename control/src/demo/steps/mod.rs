@@ -102,7 +102,7 @@ async fn until(limit: Duration, mut look: impl AsyncFnMut() -> Result<(), String
 }
 
 /// Says what is wrong if `holds` is false.
-fn check(holds: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
+pub(super) fn check(holds: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(wrong()) }
 }
 

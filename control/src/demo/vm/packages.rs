@@ -210,8 +210,9 @@ const QEMU: &str = "qemu-system-x86_64";
 const GUEST: [&str; 5] =
     ["busybox-static", "ibverbs-providers", "libibverbs1", "libnl-3-200", "libnl-route-3-200"];
 
-/// Modules of the kernel, in the order in which they need each other: soft-RoCE, cables, and what sidecars redirect with.
-pub const MODULES: [&str; 18] = [
+/// Modules of the kernel, in the order in which they need each other: soft-RoCE, cables, what sidecars redirect with, and thin
+/// links.
+pub const MODULES: [&str; 19] = [
     "crc32_generic",
     "udp_tunnel",
     "ip6_udp_tunnel",
@@ -230,4 +231,5 @@ pub const MODULES: [&str; 18] = [
     "nf_tables",
     "nft_chain_nat",
     "nft_redir",
+    "sch_tbf",
 ];
