@@ -27,6 +27,8 @@ pub struct Bed {
     tools: Tools,
     _storage: Program,
     _host: Program,
+    /// Where the data is kept, behind the link.
+    pub storage: SocketAddr,
     pub host: SocketAddr,
     pub device: SocketAddr,
     /// The device. None: it was killed.
@@ -86,6 +88,7 @@ impl Bed {
             tools,
             _storage: storage,
             _host: program,
+            storage: SocketAddr::from((FAR, port)),
             host,
             device,
             sidecar: None,

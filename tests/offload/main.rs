@@ -25,6 +25,7 @@ mod load;
 mod bed;
 mod choice;
 mod explain;
+mod foreseen;
 mod pushed;
 mod says;
 mod setbacks;
@@ -39,6 +40,7 @@ fn main() {
         explain::tests(),
         pushed::tests(),
         testbed::tests(),
+        foreseen::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())
 }

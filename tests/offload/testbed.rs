@@ -23,7 +23,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// A target for which this part of the rows, in a thousandth, is asked.
-fn target(rows: u32) -> String {
+pub fn target(rows: u32) -> String {
     format!("/scan/orders@7?where=amount%20%3E%20{}", 999 - i64::from(rows))
 }
 
@@ -36,7 +36,7 @@ fn world(bed: &Bed, device: &str, policy: &str) -> World {
     World { sidecar: Sidecar::start(&resources("http", bed.host, bed.device, &said), &own), at }
 }
 
-fn ask(client: &mut Peer, target: &str) -> Vec<u8> {
+pub fn ask(client: &mut Peer, target: &str) -> Vec<u8> {
     try_ask(client, target).expect("a whole answer")
 }
 
