@@ -3,7 +3,8 @@
 /// What may be spent on finding out, as a part of decisions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exploration {
-    /// At most this part of the decisions in which there was a choice, beside [`BURST`]. Default 0.02.
+    /// At most this part of the decisions in which there was a choice, beside [`BURST`]. None at all, if it is zero. Default
+    /// 0.02.
     pub share: f32,
 }
 
@@ -18,8 +19,8 @@ impl Default for Exploration {
 pub(crate) struct Purse(f32);
 
 impl Purse {
-    pub(crate) fn new() -> Self {
-        Purse(BURST)
+    pub(crate) fn new(rules: &Exploration) -> Self {
+        Purse(if rules.share > 0.0 { BURST } else { 0.0 })
     }
 
     pub(crate) fn put(&mut self, rules: &Exploration) {

@@ -87,7 +87,7 @@ impl Route {
             outstanding: ByClass::default(),
             kept: ByClass::default(),
             guard: Guard::new(),
-            purse: Purse::new(),
+            purse: Purse::new(&rules.exploration),
             out_share: rules.out_share,
             has_answers: false,
         }
