@@ -25,7 +25,7 @@ fn validator(kind: &str) -> Validator {
 
 /// The examples that are resource files.
 fn resource_files() -> Vec<PathBuf> {
-    let folders = [examples(), examples().join("policies")];
+    let folders = ["", "policies", "devices"].map(|folder| examples().join(folder));
     let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
     let entries = entries.map(|entry| entry.unwrap().path());
     let is_resources = |file: &PathBuf| {

@@ -34,6 +34,8 @@ pub struct Bed {
     /// The device. None: it was killed.
     pub sidecar: Option<Sidecar>,
     quota: Option<Quota>,
+    /// What the device says of itself beside its data.
+    section: String,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -42,12 +44,31 @@ struct Tools {
     tc: PathBuf,
 }
 
+/// What kind of device is emulated.
+pub struct Emulated<'e> {
+    pub class: &'e str,
+    pub media_bytes_per_second: Option<u64>,
+    pub runs: u32,
+}
+
+impl Emulated<'_> {
+    fn section(&self) -> String {
+        let media = self.media_bytes_per_second.map(|bytes| format!(", mediaBytesPerSecond: {bytes}"));
+        format!("class: {}, limits: {{runs: {}}}{}", self.class, self.runs, media.unwrap_or_default())
+    }
+}
+
 /// How many rows: each has a number from 0 to 999 as `amount`, evenly.
 pub struct Rows(pub usize);
 
 impl Bed {
     /// One whose data set `orders` has so many rows, or why there is none. The thread of the test moves.
     pub fn new(rows: &Rows) -> Result<Self, String> {
+        Self::emulating(rows, &Emulated { class: "csd", media_bytes_per_second: None, runs: 4 })
+    }
+
+    /// The same with another device.
+    pub fn emulating(rows: &Rows, emulated: &Emulated<'_>) -> Result<Self, String> {
         namespace::root()?;
         let tools = Tools { ip: find("ip")?, tc: find("tc")? };
         let python = python("http.server")?;
@@ -93,6 +114,7 @@ impl Bed {
             device,
             sidecar: None,
             quota: None,
+            section: emulated.section(),
             _alone: alone,
         };
         bed.start_device();
@@ -105,8 +127,9 @@ impl Bed {
         self.sidecar = Some(self.far(|| {
             let app = SocketAddr::from(([127, 0, 0, 1], free_port()));
             let own = format!(
-                "service: orders-csd\nworkers: 1\ninbound: [{{listen: '{at}', app: '{app}', port: 80}}]\ndevice: {{class: \
-                 csd, listen: '{app}', datasets: [{{name: orders, version: '7', path: {}, format: csv}}]}}\n",
+                "service: orders-csd\nworkers: 1\ninbound: [{{listen: '{at}', app: '{app}', port: 80}}]\ndevice: {{listen: \
+                 '{app}', {}, datasets: [{{name: orders, version: '7', path: {}, format: csv}}]}}\n",
+                self.section,
                 file.display()
             );
             Sidecar::start(&service("orders-csd", "http", &[]), &own)

@@ -26,6 +26,7 @@ mod bed;
 mod choice;
 mod explain;
 mod foreseen;
+mod profiles;
 mod pushed;
 mod says;
 mod setbacks;
@@ -41,6 +42,7 @@ fn main() {
         pushed::tests(),
         testbed::tests(),
         foreseen::tests(),
+        profiles::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -28,7 +28,7 @@ pub fn target(rows: u32) -> String {
 }
 
 /// The caller's sidecar.
-fn world(bed: &Bed, device: &str, policy: &str) -> World {
+pub fn world(bed: &Bed, device: &str, policy: &str) -> World {
     let at = free_address();
     let policy = format!("dataset: {{name: orders, version: '7', bytes: {}}}, {policy}", bed.bytes());
     let said = Said { device, policy: &policy, ..SCAN };
