@@ -26,6 +26,7 @@ mod bed;
 mod choice;
 mod explain;
 mod foreseen;
+mod pipeline;
 mod profiles;
 mod pushed;
 mod says;
@@ -43,6 +44,7 @@ fn main() {
         testbed::tests(),
         foreseen::tests(),
         profiles::tests(),
+        pipeline::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())
 }
