@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{errors, port, route, service, snapshot};
-use lighter_config::build::{Mesh, Origin};
+use lighter_config::build::{Mesh, Origin, RegisteredDevice};
 use lighter_config::load::Resources;
 use lighter_config::manifest::Key;
 use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::sidecar::DeviceClass;
 use lighter_config::snapshot::{
     Objective, Offload, OffloadDataset, OffloadDevice, OffloadFunction, PlaceProfile, Snapshot,
 };
@@ -247,10 +248,6 @@ fn what_is_in_use_is_neither_taken_away_nor_made_unfit() {
         mesh.replace(kind, name, old, "").unwrap_err()
     };
     assert_eq!(
-        gone(&mut mesh, "Device", "d", &device("2")),
-        ["spec.devices[0]: there is no Device default/d"]
-    );
-    assert_eq!(
         gone(&mut mesh, "Function", "f", &function()),
         ["spec.function: there is no Function default/f"]
     );
@@ -268,11 +265,132 @@ fn what_is_in_use_is_neither_taken_away_nor_made_unfit() {
         mesh.replace("Function", "f", &function(), &stateful).unwrap_err(),
         ["spec.function: a stateful function moves by migration, not by request"]
     );
+    // A device comes and goes by itself, and requests stay on the host while it is away.
+    let now = mesh.replace("Device", "d", &device("2"), "").unwrap();
+    assert_eq!(warnings(&now), ["spec.devices[0]: there is no Device default/d"]);
+    assert!(offloads(&now).iter().all(|(_, said)| said.is_none()));
     // Without the policy, all of it can be.
     let now = mesh.replace("OffloadPolicy", "p", &policy, "").unwrap();
     assert!(offloads(&now).iter().all(|(_, said)| said.is_none()));
-    mesh.replace("Device", "d", &device("2"), "").unwrap();
+    assert_eq!(warnings(&now), [""; 0]);
     mesh.replace("Function", "f", &function(), &stateful).unwrap();
+}
+
+/// What is warned of.
+fn warnings(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.warnings.iter().map(|warning| format!("{}: {}", warning.path, warning.message)).collect()
+}
+
+/// What the instances of a Service register that have `f`, and this of the dataset `t`.
+fn registered(version: &str, slots: u32) -> RegisteredDevice {
+    RegisteredDevice {
+        class: DeviceClass::Dpu,
+        port: 80,
+        functions: vec!["f".into()],
+        datasets: vec![("t".into(), version.into())],
+        slots,
+        data_bytes_per_second: Some(1000),
+    }
+}
+
+/// The devices of the rules of `web`: their names, whether they have the function, and the versions of the data.
+fn devices(snapshot: &Snapshot) -> Vec<(String, bool, Option<String>)> {
+    let said = offloads(snapshot)[1].1.clone();
+    let devices = said.iter().flat_map(|said| &said.devices);
+    let version = |device: &OffloadDevice| device.dataset.as_deref().map(str::to_owned);
+    devices.map(|device| (device.name.to_string(), device.has_function, version(device))).collect()
+}
+
+fn mesh_of(text: &str) -> Mesh {
+    let mut mesh = Mesh::default();
+    mesh.put(&Resources::parse("files.yaml", text).unwrap(), Origin::Files);
+    mesh.judge().unwrap();
+    mesh
+}
+
+fn near() -> ServiceName {
+    ServiceName::new("default", "near")
+}
+
+#[test]
+fn what_registers_is_a_device_by_the_name_of_its_service_while_it_is_there() {
+    let text = mesh().replace(&device("2"), "") + &policy("p", "", "function: f, devices: [near]");
+    let mut mesh = mesh_of(&text);
+    assert!(mesh.set_registered(&near(), Some(registered("7", 6))));
+    assert!(!mesh.set_registered(&near(), Some(registered("7", 6))), "that is nothing new");
+    let now = mesh.judge().unwrap();
+    assert_eq!((devices(&now), warnings(&now)), (vec![("default/near".into(), true, None)], vec![]));
+    let said = offloads(&now)[1].1.clone().unwrap();
+    let expected = PlaceProfile { slots: 6, data_bytes_per_second: 1000.0, ..PlaceProfile::DEVICE };
+    assert_eq!(said.devices[0].profile, expected);
+    // Its Service is gone for a while, and here again with another port.
+    for (text, found) in
+        [(String::new(), 0), (service("near"), 1), (service("near").replace("port: 80", "port: 81"), 0)]
+    {
+        mesh.remove(&Key::new("Service", "default", "near"));
+        mesh.put(&Resources::parse("files.yaml", &text).unwrap(), Origin::Files);
+        assert_eq!(devices(&mesh.judge().unwrap()).len(), found, "{text}");
+    }
+    mesh.set_registered(&near(), None);
+    let now = mesh.judge().unwrap();
+    assert_eq!(devices(&now), []);
+    assert_eq!(warnings(&now), ["spec.devices[0]: there is no Device default/near"]);
+}
+
+#[test]
+fn what_is_written_goes_before_what_registers() {
+    let written = |more: &str| document("Device", "d", &format!("class: csd, service: {{name: near}}{more}"));
+    let reads = document("Function", "f", "state: readOnly");
+    let text = |more: &str, named: &str| {
+        let read = "function: f, dataset: {name: t, version: '8', bytes: 7}";
+        mesh().replace(&device("2"), &written(more)).replace(&function(), &reads)
+            + &policy("p", "", &format!("{read}{named}"))
+    };
+    for (more, expected, slots) in [
+        ("", ("default/d", true, Some("8")), 6),
+        (", slots: 2, datasets: [{name: t, version: '9'}]", ("default/d", true, Some("9")), 2),
+        (", functions: [g]", ("default/d", false, Some("8")), 6),
+    ] {
+        let mut mesh = mesh_of(&text(more, ", devices: [d]"));
+        mesh.set_registered(&near(), Some(registered("8", 6)));
+        let now = mesh.judge().unwrap();
+        let (name, has_function, version) = expected;
+        assert_eq!(devices(&now), [(name.into(), has_function, version.map(str::to_owned))], "{more}");
+        assert_eq!(offloads(&now)[1].1.clone().unwrap().devices[0].profile.slots, slots);
+        let known: Vec<_> = mesh.devices().iter().map(|device| device.name.to_string()).collect();
+        assert_eq!(known, ["default/d"], "one that is reached by the same Service is the same");
+    }
+}
+
+#[test]
+fn a_policy_that_names_no_device_uses_those_that_have_what_it_needs() {
+    let reads = document("Function", "f", "state: readOnly");
+    let read = "function: f, dataset: {name: t, version: '8', bytes: 7}";
+    let text = mesh().replace(&device("2"), "").replace(&function(), &reads)
+        + &service("far")
+        + &policy("p", "", read);
+    let mut mesh = mesh_of(&text);
+    let far = ServiceName::new("default", "far");
+    let none = "spec.function: there is no Device in default that holds `f` and dataset t@8";
+    for (change, expected) in [
+        ((near(), Some(registered("7", 1))), &[][..]),
+        ((near(), Some(registered("8", 1))), &["default/near"]),
+        ((far.clone(), Some(registered("8", 1))), &["default/far", "default/near"]),
+        ((near(), None), &["default/far"]),
+        ((far, Some(RegisteredDevice { class: DeviceClass::Host, ..registered("8", 1) })), &[]),
+    ] {
+        mesh.set_registered(&change.0, change.1);
+        let now = mesh.judge().unwrap();
+        let names: Vec<String> = devices(&now).into_iter().map(|(name, ..)| name).collect();
+        assert_eq!(names, expected);
+        assert_eq!(warnings(&now), if expected.is_empty() { vec![none] } else { vec![] });
+    }
+    // One that is written.
+    let written = "class: csd, service: {name: near}, functions: [f], datasets: [{name: t, version: '8'}]";
+    let written = document("Device", "w", written);
+    mesh.put(&Resources::parse("files.yaml", &written).unwrap(), Origin::Files);
+    let expected = vec![("default/w".to_owned(), true, Some("8".to_owned()))];
+    assert_eq!(devices(&mesh.judge().unwrap()), expected);
 }
 
 #[test]

@@ -27,7 +27,8 @@ impl Refers for DeviceSpec {
     type Said = Said;
 
     fn about(device: &Loaded<Self>) -> Vec<ServiceName> {
-        vec![part::<Self>(device.namespace(), device.name())]
+        // Policies that name none use any of the namespace.
+        [device.name(), ""].map(|name| part::<Self>(device.namespace(), name)).to_vec()
     }
 
     fn names(device: &Loaded<Self>) -> Vec<ServiceName> {
@@ -85,6 +86,11 @@ fn target(
         return Err(error.hint("see `appProtocol` of its ports"));
     }
     Ok(port.key.clone())
+}
+
+/// The version of a dataset among those that are held.
+pub(super) fn has_dataset<'d>(datasets: &'d [(String, String)], name: &str) -> Option<&'d str> {
+    datasets.iter().find(|(held, _)| held == name).map(|(_, version)| version.as_str())
 }
 
 /// What it says that it holds.

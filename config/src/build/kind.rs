@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::registered::Registered;
 use super::{Drafts, Report, offload, reference, shape};
 use crate::document::At;
 use crate::error::ConfigError;
@@ -52,18 +53,28 @@ pub(super) struct Kinds {
     pub(super) devices: Kind<DeviceSpec>,
     pub(super) functions: Kind<FunctionSpec>,
     pub(super) offload_policies: Kind<OffloadPolicySpec>,
+    /// What instances register, by Service.
+    pub(super) registered: SharedMap<ServiceName, Arc<Registered>>,
 }
 
 impl Kinds {
     /// Judges the policies about routes that are touched, of which either may be new or gone, and touches the Services of
     /// those routes in their place. A Device or Function that is touched touches the routes of the policies that name it.
-    pub(super) fn judge_routes(&self, touched: &mut BTreeSet<ServiceName>, report: &mut Report) {
+    pub(super) fn judge_routes(&mut self, touched: &mut BTreeSet<ServiceName>, report: &mut Report) {
         let parts: Vec<ServiceName> = touched.extract_if(.., offload::is_part).collect();
+        let has_parts = !parts.is_empty();
         for name in parts {
             touched.extend(self.offload_policies.referring(&name).flat_map(OffloadPolicySpec::about));
         }
         let routes: Vec<ServiceName> = touched.extract_if(.., shape::is_route).collect();
+        let mut policies = BTreeSet::new();
+        if has_parts {
+            // What is missed may have a name like one that is there.
+            policies.extend(self.offload_policies.warned.keys().cloned());
+        }
         for name in routes {
+            let about = self.offload_policies.about(&name);
+            policies.extend(about.into_iter().map(|(policy, _)| policy.full_name()));
             let http = self.http_routes.about(&name).pop().map(|(route, _)| {
                 let rules = route.resource.spec.rules.iter().map(|rule| rule.name.as_deref());
                 (HttpRouteSpec::about(route), reference::rules(rules))
@@ -77,6 +88,11 @@ impl Kinds {
             let about = found.into_iter().flat_map(|(about, _)| about);
             touched.extend(about.filter(|name| !shape::is_route(name)));
         }
+        for name in policies {
+            let policy = self.offload_policies.get(&name);
+            let lacks = policy.map(|(policy, _)| offload::lacks(policy, self)).unwrap_or_default();
+            self.offload_policies.warn(&name, lacks);
+        }
     }
 }
 
@@ -87,7 +103,7 @@ macro_rules! every_kind {
             link_policies authorization_policies devices functions offload_policies)
     };
     ($kinds:expr, |$kind:ident| $do:expr; $($field:ident)+) => {{
-        let $crate::build::kind::Kinds { $($field),+ } = $kinds;
+        let $crate::build::kind::Kinds { $($field),+, .. } = $kinds;
         $({ let $kind = $field; $do; })+
     }};
 }
@@ -101,6 +117,8 @@ pub(super) struct Unit<S: Refers> {
     /// None: it was not looked at yet.
     said: Option<S::Said>,
     warnings: Vec<ConfigError>,
+    /// Those that other resources of the kind's own sort give rise to, found when they are judged together.
+    beside: Vec<ConfigError>,
 }
 
 /// Where two resources cannot both be, the later is at fault. Of two that are stored, the one that is later by name.
@@ -175,7 +193,7 @@ impl<S: Refers> Kind<S> {
         }
         touched.extend(about);
         self.stale.insert(name.clone());
-        let unit = Unit { written: written.clone(), order, said: None, warnings: Vec::new() };
+        let unit = Unit { written: written.clone(), order, said: None, warnings: Vec::new(), beside: Vec::new() };
         self.units.insert(name, Arc::new(unit));
     }
 
@@ -219,7 +237,8 @@ impl<S: Refers> Kind<S> {
                 true => drop(self.warned.remove(&name)),
                 false => drop(self.warned.insert(name, ())),
             }
-            *unit = Arc::new(Unit { said, warnings: found.warnings, ..Unit::clone(unit) });
+            let (warnings, beside) = (found.warnings, Vec::new());
+            *unit = Arc::new(Unit { said, warnings, beside, ..Unit::clone(unit) });
         }
         for written in std::mem::take(&mut self.surplus) {
             S::follow(&written, drafts, report);
@@ -241,6 +260,22 @@ impl<S: Refers> Kind<S> {
         Some((&unit.written, unit.said.as_ref()?))
     }
 
+    /// Has this be all that is warned of a resource beside what was found when its references were followed.
+    pub(super) fn warn(&mut self, name: &FullName, beside: Vec<ConfigError>) {
+        let Some(unit) = self.units.get_mut(name).filter(|unit| unit.beside != beside) else { return };
+        let unit = Arc::make_mut(unit);
+        unit.beside = beside;
+        match unit.warnings.is_empty() && unit.beside.is_empty() {
+            true => drop(self.warned.remove(name)),
+            false => drop(self.warned.insert(name.clone(), ())),
+        }
+    }
+
+    /// The names of all, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &FullName> {
+        self.units.keys()
+    }
+
     /// The names of those in a namespace, in order.
     pub(super) fn names_in<'k>(&'k self, namespace: &'k str) -> impl Iterator<Item = &'k str> {
         let from = self.units.from(&ServiceName::new(namespace, ""));
@@ -256,7 +291,7 @@ impl<S: Refers> Kind<S> {
 
     /// What is to be warned of.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &ConfigError> {
-        self.warned.keys().filter_map(|name| self.units.get(name)).flat_map(|unit| &unit.warnings)
+        self.warned.keys().filter_map(|name| self.units.get(name)).flat_map(|unit| unit.warnings.iter().chain(&unit.beside))
     }
 
     /// Those that are read from files.
@@ -271,7 +306,7 @@ impl<S: Refers> Kind<S> {
         let unit = Arc::make_mut(unit);
         unit.order = Order::Stored;
         Arc::make_mut(&mut unit.written).document.forget(origin);
-        unit.warnings.iter_mut().for_each(|warning| warning.forget(origin));
+        unit.warnings.iter_mut().chain(&mut unit.beside).for_each(|warning| warning.forget(origin));
     }
 
     fn referrers_of<'k>(&'k self, service: &'k ServiceName) -> impl Iterator<Item = (&'k FullName, bool)> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::kind::{FullName, Kind, Kinds, Order, Refers, every_kind};
+use super::registered::{DeviceInForce, Registered, RegisteredDevice};
 use super::making::{self, Everywhere};
 use super::version::Sum;
 use super::virtual_ips::{self, Addresses};
@@ -53,6 +54,8 @@ struct Changed {
     services: BTreeMap<ServiceName, Option<Arc<Draft>>>,
     /// Services about which something else is said now. [`ServiceName::nobody`]: something is said of the mesh.
     touched: BTreeSet<ServiceName>,
+    /// Services of which something else is registered.
+    registered: BTreeSet<ServiceName>,
 }
 
 impl Mesh {
@@ -98,10 +101,38 @@ impl Mesh {
         });
     }
 
+    /// Takes over what the instances of a Service register of their functions. None: nothing, any more. Returns whether that is
+    /// something else than before.
+    pub fn set_registered(&mut self, service: &ServiceName, device: Option<RegisteredDevice>) -> bool {
+        let before = self.kinds.registered.get(service);
+        let is_same = match (&device, before) {
+            (Some(device), Some(before)) => before.says(device),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_same {
+            return false;
+        }
+        match device {
+            Some(device) => {
+                self.kinds.registered.insert(service.clone(), Arc::new(Registered::new(device)));
+            }
+            None => drop(self.kinds.registered.remove(service)),
+        }
+        self.changed.registered.insert(service.clone());
+        true
+    }
+
+    /// The Devices in force, those that are registered among them, by namespace and name.
+    pub fn devices(&self) -> Vec<DeviceInForce> {
+        self.kinds.all_devices()
+    }
+
     /// Judges the changes together with everything there is, and makes a snapshot of all of it.
     pub fn judge(&mut self) -> Result<Arc<Snapshot>, ConfigErrors> {
-        let Changed { mut report, services, mut touched } = std::mem::take(&mut self.changed);
+        let Changed { mut report, services, mut touched, registered } = std::mem::take(&mut self.changed);
         self.follow(&services, &mut touched, &mut report);
+        self.resolve(&services, registered, &mut touched);
         self.kinds.judge_routes(&mut touched, &mut report);
         if touched.remove(&ServiceName::nobody()) {
             let everywhere = Everywhere::of(&self.kinds, &mut report);
@@ -146,7 +177,7 @@ impl Mesh {
     }
 
     fn put_service(&mut self, written: &Arc<Loaded<ServiceSpec>>, order: Order) {
-        let Changed { report, services, touched } = &mut self.changed;
+        let Changed { report, services, touched, .. } = &mut self.changed;
         check_names(written, check::dns_label, report);
         let (name, draft) = (written.full_name(), service::draft(written, order, report));
         if let Some(known) = self.services.get(&name) {
@@ -202,6 +233,23 @@ impl Mesh {
             }
             kind.follow(drafts, touched, report);
         });
+    }
+
+    /// Finds again by which ports devices are reached: those of which something else is registered, and those of Services that
+    /// were put or removed.
+    fn resolve(
+        &mut self,
+        services: &BTreeMap<ServiceName, Option<Arc<Draft>>>,
+        mut registered: BTreeSet<ServiceName>,
+        touched: &mut BTreeSet<ServiceName>,
+    ) {
+        registered.extend(services.keys().filter(|name| self.kinds.registered.contains_key(name)).cloned());
+        for name in registered {
+            if let Some(known) = self.kinds.registered.get_mut(&name) {
+                *known = Arc::new(known.resolved(&name, &self.services));
+            }
+            touched.extend(self.kinds.parts_of(&name));
+        }
     }
 
     /// Gives new Services their addresses and takes those of others back. Returns whose addresses are others now.

@@ -6,8 +6,8 @@
 //! * A Service by itself is a `Draft`: nothing but its own document is in it.
 //! * A route or policy refers to Services by their names. What it says once its references are followed
 //!   (`kind::Refers`) depends on which of these Services there are, and on what of their ports can be referred to.
-//! * A Device or a Function is the same by itself. What a policy that names it says of a route is put together when a
-//!   Service is made.
+//! * A Device or a Function is the same by itself, and so is what instances register (`registered`). What a policy that
+//!   uses it says of a route is put together when a Service is made.
 //! * A finished Service (`making`) is its draft, its addresses, what is said about it, and what is said of the mesh.
 //!
 //! [`Mesh`] has the order of these steps. A snapshot that is made from resources at once is what a change of everything
@@ -47,6 +47,7 @@ mod order;
 pub(crate) mod overload;
 mod policy;
 mod reference;
+mod registered;
 pub(crate) mod retry;
 mod service;
 pub(crate) mod session;
@@ -58,6 +59,7 @@ pub(crate) mod virtual_ips;
 use kind::Order;
 use making::Making;
 pub use mesh::{Mesh, Origin};
+pub use registered::{DeviceInForce, RegisteredDevice};
 pub(crate) use version::version;
 
 impl Snapshot {

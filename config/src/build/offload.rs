@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::device::has_dataset;
 use super::kind::{FullName, Kind, Kinds, Refers};
+use super::registered::DeviceInForce;
 use super::shape::{self, RouteTarget};
 use super::{Drafts, Report, check};
 use crate::document::At;
@@ -41,8 +43,10 @@ impl Refers for OffloadPolicySpec {
 
     fn names(policy: &Loaded<Self>) -> Vec<ServiceName> {
         let (spec, namespace) = (&policy.resource.spec, policy.namespace());
-        let devices = spec.devices.iter().chain(&spec.host);
-        let devices = devices.map(|device| part::<DeviceSpec>(namespace, device));
+        let named = spec.devices.iter().flatten().chain(&spec.host).map(String::as_str);
+        // What stands for any of them is no name of one.
+        let any = spec.devices.is_none().then_some("");
+        let devices = named.chain(any).map(|device| part::<DeviceSpec>(namespace, device));
         devices.chain([part::<FunctionSpec>(namespace, &spec.function)]).collect()
     }
 
@@ -119,19 +123,84 @@ pub(super) fn judge(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds, report: &
             (FunctionState::ReadOnly, Some(_)) | (FunctionState::Stateless, None) => {}
         }
     }
-    for (index, name) in spec.devices.iter().enumerate().take(MAX_DEVICES) {
-        let at = at.field("devices").index(index);
-        let device = report.ok(existing(&kinds.devices, namespace, name, &at));
-        if device.is_some_and(|(device, _)| device.resource.spec.class == DeviceClass::Host) {
-            report.error(at.error(format!("`{name}` is of class `host`")).hint("name it as `host`"));
+    let written_class = |name: &str| {
+        let device = kinds.devices.get(&FullName::new(namespace, name));
+        device.map(|(device, _)| device.resource.spec.class)
+    };
+    for (index, name) in spec.devices.iter().flatten().enumerate().take(MAX_DEVICES) {
+        if written_class(name) == Some(DeviceClass::Host) {
+            let error = at.field("devices").index(index).error(format!("`{name}` is of class `host`"));
+            report.error(error.hint("name it as `host`"));
         }
     }
     let Some(name) = &spec.host else { return };
-    let at = at.field("host");
-    let device = report.ok(existing(&kinds.devices, namespace, name, &at));
-    if device.is_some_and(|(device, _)| device.resource.spec.class != DeviceClass::Host) {
-        report.error(at.error(format!("`{name}` is not of class `host`")).hint("name it in `devices`"));
+    if written_class(name).is_some_and(|class| class != DeviceClass::Host) {
+        let error = at.field("host").error(format!("`{name}` is not of class `host`"));
+        report.error(error.hint("name it in `devices`"));
     }
+}
+
+/// What a policy uses that is not there now: instances register when they like, and until then requests stay where they are.
+pub(super) fn lacks(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds) -> Vec<ConfigError> {
+    let (spec, at, namespace) = (&policy.resource.spec, policy.spec(), policy.namespace());
+    let mut lacks = Vec::new();
+    let missing = |name: &str, at: &At<'_>| {
+        let error = at.error(format!("there is no Device {namespace}/{name}"));
+        let known = kinds.devices_in(namespace);
+        match closest(name, known.iter().map(|known| &*known.name).take(MAX_SUGGESTED)) {
+            Some(close) => error.hint(format!("did you mean `{close}`? it is used once it registers, or is written")),
+            None => error.hint("it is used once it registers, or is written"),
+        }
+    };
+    let class = |name: &str| kinds.device(&FullName::new(namespace, name)).map(|device| device.class);
+    for (index, name) in spec.devices.iter().flatten().enumerate().take(MAX_DEVICES) {
+        let at = at.field("devices").index(index);
+        match class(name) {
+            None => lacks.push(missing(name, &at)),
+            Some(DeviceClass::Host) => {
+                let error = at.error(format!("`{name}` has registered as one of class `host`"));
+                lacks.push(error.hint("it is not used; name it as `host`"));
+            }
+            Some(_) => {}
+        }
+    }
+    if spec.devices.is_none() {
+        let count = selected(policy, kinds).count();
+        let at = at.field("function");
+        let wanted = match &spec.dataset {
+            Some(dataset) => format!("`{}` and dataset {}@{}", spec.function, dataset.name, dataset.version),
+            None => format!("`{}`", spec.function),
+        };
+        if count == 0 {
+            let error = at.error(format!("there is no Device in {namespace} that holds {wanted}"));
+            lacks.push(error.hint("those that do are used once they register, or are written"));
+        } else if count > MAX_DEVICES {
+            let error = at.error(format!("{count} Devices hold {wanted}: the first {MAX_DEVICES} are used"));
+            lacks.push(error.hint("name the best in `devices`"));
+        }
+    }
+    if let Some(name) = &spec.host {
+        match class(name) {
+            None => lacks.push(missing(name, &at.field("host"))),
+            Some(DeviceClass::Host) => {}
+            Some(_) => {
+                let error = at.field("host").error(format!("`{name}` has registered as one of another class"));
+                lacks.push(error.hint("it is not used; name it in `devices`"));
+            }
+        }
+    }
+    lacks
+}
+
+/// The Devices that a policy uses that names none.
+fn selected<'k>(
+    policy: &'k Loaded<OffloadPolicySpec>,
+    kinds: &'k Kinds,
+) -> impl Iterator<Item = DeviceInForce> + 'k {
+    let spec = &policy.resource.spec;
+    let dataset = spec.dataset.as_ref().map(|wanted| (wanted.name.as_str(), wanted.version.as_str()));
+    let devices = kinds.devices_in(policy.namespace()).into_iter().filter_map(|name| kinds.device(&name));
+    devices.filter(move |device| device.can_run(&spec.function, dataset))
 }
 
 /// The resource of this name.
@@ -152,15 +221,21 @@ fn existing<'k, S: Refers>(
 
 /// What is wrong with a policy by itself.
 fn check(spec: &OffloadPolicySpec, at: &At<'_>, report: &mut Report) {
-    let at_devices = at.field("devices");
-    if spec.devices.is_empty() || spec.devices.len() > MAX_DEVICES {
-        let error = at_devices.error(format!("{} devices are named", spec.devices.len()));
-        report.error(error.hint(format!("from 1 to {MAX_DEVICES}")));
-    }
-    for (index, device) in spec.devices.iter().enumerate().take(MAX_DEVICES) {
-        if spec.devices[..index].contains(device) {
-            report.error(at_devices.index(index).error(format!("`{device}` stands there already")));
+    if let Some(devices) = &spec.devices {
+        let at = at.field("devices");
+        if devices.is_empty() || devices.len() > MAX_DEVICES {
+            let error = at.error(format!("{} devices are named", devices.len()));
+            report.error(error.hint(format!("from 1 to {MAX_DEVICES}; leave it out for all that fit")));
         }
+        for (index, device) in devices.iter().enumerate().take(MAX_DEVICES) {
+            report.ok(check::dns_name(&at.index(index), device));
+            if devices[..index].contains(device) {
+                report.error(at.index(index).error(format!("`{device}` stands there already")));
+            }
+        }
+    }
+    if let Some(host) = &spec.host {
+        report.ok(check::dns_name(&at.field("host"), host));
     }
     if let Some(dataset) = &spec.dataset {
         let at = at.field("dataset");
@@ -188,30 +263,30 @@ fn check(spec: &OffloadPolicySpec, at: &At<'_>, report: &mut Report) {
     }
 }
 
-/// What a policy comes to, if all that it names is there.
+/// What a policy comes to, if its function is there and any of its devices.
 fn offload(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds) -> Option<Offload> {
     let (spec, namespace) = (&policy.resource.spec, policy.namespace());
-    let named = |name: &str| kinds.devices.get(&FullName::new(namespace, name));
+    let named = |name: &String| kinds.device(&FullName::new(namespace, name));
     let (_, function) = kinds.functions.get(&FullName::new(namespace, &spec.function))?;
-    let device = |name: &String| {
-        let (device, said) = named(name)?;
-        let held = &device.resource.spec;
-        let dataset = spec.dataset.as_ref().and_then(|wanted| {
-            let found = held.datasets.iter().find(|found| found.name == wanted.name);
-            found.map(|found| found.version.as_str().into())
-        });
+    let device = |device: DeviceInForce| {
+        let held = |wanted: &resource::ReadDataset| has_dataset(&device.datasets, &wanted.name);
         Some(OffloadDevice {
-            name: device.full_name().to_string().into(),
-            target: said.target.clone()?,
-            profile: said.profile.clone(),
-            has_function: held.functions.contains(&spec.function),
-            dataset,
+            name: device.name.to_string().into(),
+            has_function: device.functions.contains(&spec.function),
+            dataset: spec.dataset.as_ref().and_then(held).map(Arc::from),
+            target: device.target?,
+            profile: device.profile,
         })
     };
-    let host = match &spec.host {
-        Some(name) => named(name)?.1.profile.clone(),
-        None => PlaceProfile::HOST,
+    let devices: Vec<OffloadDevice> = match &spec.devices {
+        Some(names) => names.iter().filter_map(named).filter_map(device).collect(),
+        None => selected(policy, kinds).take(MAX_DEVICES).filter_map(device).collect(),
     };
+    if devices.is_empty() {
+        return None;
+    }
+    let host = spec.host.as_ref().and_then(named).filter(|host| host.class == DeviceClass::Host);
+    let host = host.map_or(PlaceProfile::HOST, |host| host.profile);
     let time = |said: Option<resources::Duration>, default| said.map_or(default, |said| said.0);
     let share = |percent: Option<f64>, default| percent.unwrap_or(default) / 100.0;
     let slo = time(spec.slo.latency, DEFAULT_SLO);
@@ -231,7 +306,7 @@ fn offload(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds) -> Option<Offload>
             bytes: dataset.bytes,
         }),
         host,
-        devices: spec.devices.iter().map(device).collect::<Option<_>>()?,
+        devices,
     })
 }
 

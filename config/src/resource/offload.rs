@@ -19,9 +19,12 @@ pub struct OffloadPolicySpec {
     /// What it reads. Must be there for a Function that is `readOnly`; others read nothing.
     #[serde(default)]
     pub dataset: Option<ReadDataset>,
-    /// Where it may run beside the routes' own backends: Devices of the policy's namespace, none of them of class `host`.
+    /// Where it may run beside the routes' own backends: Devices of the policy's namespace, none of them of class `host`. Those
+    /// that are not there yet are used once they are. Default: the Devices of the namespace that hold the function, and the
+    /// dataset at its version, up to 32 of them by name.
+    #[serde(default)]
     #[schemars(length(min = 1, max = 32))]
-    pub devices: Vec<String>,
+    pub devices: Option<Vec<String>>,
     /// A Device of class `host`, which says what the routes' own backends are like. Default: as the defaults of that class are.
     #[serde(default)]
     pub host: Option<String>,
