@@ -78,6 +78,23 @@ pub enum DeviceClass {
     Gpu,
 }
 
+impl DeviceClass {
+    /// Every one.
+    pub const ALL: [DeviceClass; 5] =
+        [DeviceClass::Host, DeviceClass::Csd, DeviceClass::Cpm, DeviceClass::Dpu, DeviceClass::Gpu];
+
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeviceClass::Host => "host",
+            DeviceClass::Csd => "csd",
+            DeviceClass::Cpm => "cpm",
+            DeviceClass::Dpu => "dpu",
+            DeviceClass::Gpu => "gpu",
+        }
+    }
+}
+
 /// How a dataset is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -36,6 +36,7 @@ pub use endpoint::Endpoint;
 use group::Group;
 pub use picked::{Avoid, Outcome, Picked};
 pub use report::Reported;
+pub(crate) use report::LOAD_FIELD;
 use tier::Tier;
 
 /// The endpoints of one port.

@@ -8,7 +8,9 @@ use lighter_place::Setback;
 use super::circuit::Pass;
 use super::endpoint::Endpoint;
 use super::outlier::Fault;
+use super::report;
 use crate::error::Cause;
+use crate::http::h2::fields::Fields;
 use crate::offload::{self, Placed};
 use crate::overload::Admitted;
 use crate::retry::Came;
@@ -160,6 +162,34 @@ impl Picked {
     #[inline]
     pub(crate) fn is_on_device(&self) -> bool {
         matches!(&self.held, Held::Placed(both) if both.0.is_on_device())
+    }
+
+    /// Whether what an answer reports of the load there is heard.
+    #[inline]
+    pub(crate) fn is_heard(&self) -> bool {
+        self.endpoint.is_heard() || self.is_on_device()
+    }
+
+    /// Takes in what the fields of an answer's head report of the load there, where that is heard, and takes away what callers are
+    /// not to see.
+    #[inline]
+    pub(crate) fn hear_all(&self, fields: &mut Fields) {
+        if self.is_heard() {
+            fields.retain(|field| !self.hear(field.name, field.value));
+        }
+    }
+
+    /// Takes in a field of an answer's head, where that is such a report. Returns whether callers are not to see it.
+    #[cold]
+    pub(crate) fn hear(&self, name: &[u8], value: &[u8]) -> bool {
+        let is_taken = self.endpoint.hear(name, value);
+        match &self.held {
+            Held::Placed(both) if both.0.is_on_device() && report::is_report(name) => {
+                both.0.hear(report::queue_seconds(name, value), Instant::now());
+                true
+            }
+            _ => is_taken,
+        }
     }
 
     /// The bodies were so long, in bytes: the request's and the answer's.

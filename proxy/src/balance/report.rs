@@ -56,6 +56,19 @@ pub(super) fn weight(name: &[u8], value: &[u8], rules: &LoadReports) -> Result<f
     load.weight(rules).ok_or(Reported::Empty)
 }
 
+/// How long a request would wait, in seconds, as a field says that a device wrote.
+pub(super) fn queue_seconds(name: &[u8], value: &[u8]) -> Result<f64, Reported> {
+    let mut queue = None;
+    read(name, value, &mut |name, value| {
+        if name == QUEUE_SECONDS {
+            queue = Some(value);
+        }
+    })
+    .ok_or(Reported::Malformed)?;
+    // What is no amount is not there.
+    queue.filter(|queue| queue.is_finite() && *queue >= 0.0).ok_or(Reported::Empty)
+}
+
 /// What one endpoint reported of late. Workers share it without a lock; times are nanoseconds of a clock that begins above zero.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
@@ -261,7 +274,11 @@ fn binary(value: &[u8], see: &mut dyn FnMut(&str, f64)) -> Option<()> {
     Some(())
 }
 
-const FIELD: &[u8] = b"endpoint-load-metrics";
+/// The field in which a report is told as text.
+pub(crate) const LOAD_FIELD: &str = "endpoint-load-metrics";
+/// What a device's report calls its queue.
+const QUEUE_SECONDS: &str = "named_metrics.queue_seconds";
+const FIELD: &[u8] = LOAD_FIELD.as_bytes();
 const FIELD_BIN: &[u8] = b"endpoint-load-metrics-bin";
 
 /// Clients and servers of gRPC leave the padding out.

@@ -17,10 +17,12 @@ use bytes::Bytes;
 use lighter_config::sidecar::DeviceConfig;
 
 mod body;
+mod busy;
 mod counts;
 mod run;
 mod serve;
 
+pub(crate) use busy::Busy;
 pub(crate) use serve::{Accepting, start};
 
 /// Runs functions over datasets.

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::busy::Busy;
 use super::counts::Counts;
 use super::{Asked, Ended, FunctionHost, NotTaken, Results, Took};
 
@@ -29,6 +30,9 @@ pub(super) enum Said {
 pub(super) struct Run {
     pub(super) host: Arc<dyn FunctionHost>,
     pub(super) counts: Arc<Counts>,
+    pub(super) busy: Arc<Busy>,
+    /// Held for as long as it is under way.
+    pub(super) under_way: Arc<()>,
     pub(super) function: String,
     pub(super) dataset: String,
     pub(super) parameters: String,
@@ -46,10 +50,12 @@ impl Run {
     }
 
     fn run(self, says: mpsc::Sender<Said>, handle: Handle) {
-        let Run { host, counts, function, dataset, parameters, place } = self;
+        let Run { host, counts, busy, under_way, function, dataset, parameters, place } = self;
         let asked = Asked { function: &function, dataset: &dataset, parameters: &parameters };
         counts.begin();
-        let mut result = Result { says, handle, media_type: "", ends: false };
+        busy.begin();
+        let began = Instant::now();
+        let mut result = Result { says, handle, media_type: "", ends: false, waited: Duration::ZERO };
         let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
         let mut ended = ran.unwrap_or_else(|_| Ended {
             status: "CS_FATAL_ERROR",
@@ -57,10 +63,12 @@ impl Run {
             message: "a fault of the sidecar".into(),
             took: Took::default(),
         });
-        ended.took.busy = busy();
+        ended.took.busy = processor_time();
         tracing::debug!(function, dataset, status = ended.status, why = ended.message, took = ?ended.took, "run");
         // Whoever hears of the end finds it counted, and its place free.
         counts.end(&asked, &ended);
+        busy.end(began.elapsed().saturating_sub(result.waited));
+        drop(under_way);
         drop(place);
         // One who has left does not want to know.
         let _ = result.says.blocking_send(Said::End(result.media_type, ended));
@@ -74,6 +82,8 @@ struct Result {
     handle: Handle,
     media_type: &'static str,
     ends: bool,
+    /// How long it was for the caller to take what there was.
+    waited: Duration,
 }
 
 impl Results for Result {
@@ -87,9 +97,11 @@ impl Results for Result {
 
     fn write(&mut self, bytes: Bytes, until: Instant) -> std::result::Result<(), NotTaken> {
         let piece = if self.ends { Said::Last } else { Said::Piece }(self.media_type, bytes);
+        let began = Instant::now();
         let sent = self
             .handle
             .block_on(async { tokio::time::timeout_at(until.into(), self.says.send(piece)).await });
+        self.waited += began.elapsed();
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(NotTaken::Gone),
@@ -104,7 +116,7 @@ impl Results for Result {
 }
 
 /// Processor time of this thread, which has done nothing else.
-fn busy() -> Duration {
+fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::body::Answer;
+use super::busy::Busy;
 use super::counts::Counts;
 use super::run::{Run, Said};
 use super::{Ended, FunctionHost};
@@ -45,11 +46,14 @@ const STATUS_FIELD: &str = "x-lighter-status";
 struct Device {
     host: Arc<dyn FunctionHost>,
     counts: Arc<Counts>,
+    busy: Arc<Busy>,
     places: Arc<Semaphore>,
 }
 
 /// Accepts callers until this is dropped; those that are there stay.
 pub(crate) struct Accepting {
+    /// How busy the device is.
+    pub(crate) busy: Arc<Busy>,
     _until: oneshot::Sender<Infallible>,
 }
 
@@ -61,13 +65,14 @@ pub(crate) fn start(
 ) -> io::Result<Accepting> {
     listener.set_nonblocking(true)?;
     let counts = Arc::new(Counts::new(config));
+    let busy = Arc::new(Busy::new(config));
     let places = Arc::new(Semaphore::new(config.limits.runs));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _within = runtime.enter();
         TcpListener::from_std(listener)?
     };
-    let device = Arc::new(Device { host, counts, places });
+    let device = Arc::new(Device { host, counts, busy: busy.clone(), places });
     let (until, ended) = oneshot::channel();
     let serve = async move {
         tokio::select! {
@@ -78,7 +83,7 @@ pub(crate) fn start(
     };
     let serve = move || LocalSet::new().block_on(&runtime, serve);
     std::thread::Builder::new().name("device".into()).spawn(serve)?;
-    Ok(Accepting { _until: until })
+    Ok(Accepting { busy, _until: until })
 }
 
 async fn accept(listener: TcpListener, device: Arc<Device>) {
@@ -129,7 +134,12 @@ impl Device {
             "/log" if method == Method::GET => json(self.host.log()),
             path => match named(path) {
                 Some((function, dataset)) => match parameters(request).await {
-                    Ok(parameters) => self.run(function, dataset, parameters).await,
+                    Ok(parameters) => {
+                        let under_way = Arc::new(());
+                        let mut answer = self.run(function, dataset, parameters, &under_way).await;
+                        self.busy.tell(answer.headers_mut(), Arc::strong_count(&under_way) > 1);
+                        answer
+                    }
                     Err(answer) => answer,
                 },
                 None => text(StatusCode::NOT_FOUND, "expected /FUNCTION/DATASET\n"),
@@ -137,13 +147,20 @@ impl Device {
         }
     }
 
-    async fn run(&self, function: String, dataset: String, parameters: String) -> Response<Answer> {
+    async fn run(
+        &self,
+        function: String,
+        dataset: String,
+        parameters: String,
+        under_way: &Arc<()>,
+    ) -> Response<Answer> {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             self.counts.refuse();
             return refused();
         };
-        let (host, counts) = (self.host.clone(), self.counts.clone());
-        let run = Run { host, counts, function, dataset, parameters, place };
+        let (host, counts, busy) = (self.host.clone(), self.counts.clone(), self.busy.clone());
+        let under_way = under_way.clone();
+        let run = Run { host, counts, busy, under_way, function, dataset, parameters, place };
         let mut said = match run.start() {
             Ok(said) => said,
             Err(error) => {

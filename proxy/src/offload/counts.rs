@@ -7,6 +7,8 @@ use lighter_config::snapshot::Offload;
 use lighter_place::{Decision, Failure, Outcome, PlaceId, Reason, Request, Setback};
 use metrics::{Counter, counter, describe_counter};
 
+use crate::balance::Reported;
+
 /// Of one rule. Handles are made when they are first needed: most reasons never are.
 pub(super) struct Counts {
     labels: [(&'static str, String); 3],
@@ -21,6 +23,7 @@ struct OfPlace {
     is_data_moved: bool,
     reasons: [OnceLock<Counter>; Reason::LABELS.len()],
     outcomes: [OnceLock<Counter>; OUTCOMES.len()],
+    reports: [OnceLock<Counter>; Reported::ALL.len()],
     moved: OnceLock<Counter>,
     avoided: OnceLock<Counter>,
 }
@@ -36,6 +39,7 @@ impl Counts {
             is_data_moved,
             reasons: Default::default(),
             outcomes: Default::default(),
+            reports: Default::default(),
             moved: OnceLock::new(),
             avoided: OnceLock::new(),
         };
@@ -84,6 +88,15 @@ impl Counts {
         }
     }
 
+    /// A device said how busy it is.
+    pub(super) fn reported(&self, at: PlaceId, outcome: Reported) {
+        let Some(place) = self.places.get(at.number() as usize) else { return };
+        let label = ("outcome", outcome.label());
+        place.reports[outcome as usize]
+            .get_or_init(|| self.counter(place, REPORTS, Some(label)))
+            .increment(1);
+    }
+
     fn counter(
         &self,
         place: &OfPlace,
@@ -99,12 +112,14 @@ impl Counts {
 
 const DECISIONS: &str = "lighter_offload_decisions_total";
 const REQUESTS: &str = "lighter_offload_requests_total";
+const REPORTS: &str = "lighter_offload_reports_total";
 const MOVED: &str = "lighter_offload_moved_bytes_total";
 const AVOIDED: &str = "lighter_offload_avoided_bytes_total";
 
 fn describe() {
     describe_counter!(DECISIONS, "Where requests of a rule with an OffloadPolicy went, and why.");
     describe_counter!(REQUESTS, "What became of them there.");
+    describe_counter!(REPORTS, "Answers in which a device said how long a request would wait there.");
     describe_counter!(
         MOVED,
         "Bytes of requests and answers that were answered there, and of the data that was moved to the place for them, as the \

@@ -138,6 +138,11 @@ impl Placement {
         self.lock().placer.ended(ticket, outcome, now);
     }
 
+    fn report(&self, place: PlaceId, queue_seconds: f64, now: Instant) {
+        let now = self.time(now);
+        self.lock().placer.report(place, queue_seconds, now);
+    }
+
     /// What a place is called.
     fn name(&self, place: PlaceId) -> &str {
         match place.number().checked_sub(1) {

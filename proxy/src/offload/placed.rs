@@ -7,7 +7,7 @@ use lighter_place::{Answer, Failure, HOST, Outcome, Refusal, Request, Setback, T
 
 use super::Placement;
 use super::counts::Counts;
-use crate::balance;
+use crate::balance::{self, Reported};
 use crate::retry::Came;
 
 /// A try that was placed. It is ended once: when it is told how it ended, or when it is dropped.
@@ -43,6 +43,15 @@ impl Placed {
         if let Some(ticket) = &mut self.ticket {
             ticket.begins(now);
         }
+    }
+
+    /// Its device says how long a request would wait there, in seconds.
+    pub(crate) fn hear(&self, said: Result<f64, Reported>, now: Instant) {
+        let Some(ticket) = &self.ticket else { return };
+        if let Ok(queue_seconds) = said {
+            self.placement.report(ticket.place, queue_seconds, now);
+        }
+        self.counts.reported(ticket.place, said.err().unwrap_or(Reported::Taken));
     }
 
     /// The bodies were so long, in bytes: the request's and the answer's.

@@ -1,9 +1,11 @@
 //! How much there is to do for this sidecar.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lighter_config::xds::wire::lighter::registry::v1::Load;
+use lighter_config::xds::wire::lighter::registry::v1::{DeviceLoad, Load, Offloaded};
 
+use crate::device::Busy;
 use crate::telemetry;
 
 /// Reads what was counted, every few seconds.
@@ -60,10 +62,45 @@ impl Counted {
             requests_in_flight: self.open,
             requests_per_second: self.ended.saturating_sub(before.ended) as f64 / seconds,
             cpus: (self.cpu_seconds - before.cpu_seconds).max(0.0) / seconds,
-            links: Vec::new(),
+            ..Load::default()
         }
     }
 }
+
+/// What there is to do for the functions of this sidecar, and what was counted of them.
+pub(super) fn of_device(busy: &Busy) -> DeviceLoad {
+    let sum = |name| telemetry::counted(name, None, "function").into_values().sum();
+    DeviceLoad {
+        runs_in_flight: busy.running(),
+        queue_seconds: busy.queue_seconds(),
+        runs: sum("lighter_device_runs_total"),
+        refused: sum("lighter_device_refusals_total"),
+        busy_seconds: telemetry::device_busy_seconds(),
+        read_bytes: sum("lighter_device_read_bytes_total"),
+        skipped_bytes: sum("lighter_device_skipped_bytes_total"),
+        result_bytes: sum("lighter_device_result_bytes_total"),
+    }
+}
+
+/// What was counted of the requests that this sidecar placed on devices.
+pub(super) fn offloaded() -> Vec<Offloaded> {
+    let mut devices: BTreeMap<String, Offloaded> = BTreeMap::new();
+    let mut add = |name, only, to: fn(&mut Offloaded) -> &mut u64| {
+        for (device, count) in telemetry::counted(name, only, "place") {
+            *to(devices.entry(device).or_default()) += count;
+        }
+    };
+    let answered = Some(("outcome", "answered"));
+    add("lighter_offload_requests_total", answered, |device| &mut device.answered);
+    add("lighter_offload_moved_bytes_total", None, |device| &mut device.moved_bytes);
+    add("lighter_offload_avoided_bytes_total", None, |device| &mut device.avoided_bytes);
+    devices.remove("host");
+    let named = devices.into_iter().map(|(device, counted)| Offloaded { device, ..counted });
+    named.take(MOST_DEVICES).collect()
+}
+
+/// So many devices are told of.
+const MOST_DEVICES: usize = 256;
 
 /// How often it is told.
 const EVERY: Duration = Duration::from_secs(5);
@@ -79,7 +116,7 @@ mod tests {
         let load = now.since(&before, Duration::from_secs(4));
         assert_eq!(
             load,
-            Load { requests_in_flight: 2, requests_per_second: 10.0, cpus: 0.25, links: Vec::new() }
+            Load { requests_in_flight: 2, requests_per_second: 10.0, cpus: 0.25, ..Load::default() }
         );
         let load = before.since(&now, Duration::from_secs(4));
         assert_eq!((load.requests_per_second, load.cpus), (0.0, 0.0));

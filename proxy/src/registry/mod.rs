@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
-use lighter_config::sidecar::{ControlConfig, ControlSecurity};
+use lighter_config::sidecar::{ControlConfig, ControlSecurity, DatasetConfig, DeviceConfig, InboundConfig};
 use lighter_config::snapshot::Service;
 use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
-    InForce, InstancePort, Registration, ReportRequest, ReportResponse,
+    Dataset, Device, InForce, InstancePort, Registration, ReportRequest, ReportResponse,
 };
 use metrics::{Counter, Gauge, counter, gauge};
 use tokio::sync::{mpsc, watch};
@@ -148,6 +148,8 @@ impl Registrar<'_> {
             self.say_in_force(requests);
             if let Some(mut load) = self.meter.read(Instant::now()) {
                 load.links = self.shared.links.read(MOST_LINKS);
+                load.device = self.shared.device.get().map(|busy| meter::of_device(busy));
+                load.offloaded = meter::offloaded();
                 self.metrics.loads.increment(1);
                 send(requests, Report::Load(load));
             }
@@ -221,6 +223,7 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
         service: service.map(ServiceName::to_string).unwrap_or_default(),
         ready: service.is_some() && accepts && !leaves && ports.iter().all(|port| port.is_served),
         draining: leaves,
+        device: shared.config.device.as_ref().map(|config| device(config, &shared.config.inbound, &ports)),
         ports: ports.into_iter().map(|port| port.said).collect(),
         wires: wires(shared),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -228,6 +231,23 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
         region: shared.config.locality.region.to_string(),
         zone: shared.config.locality.zone.to_string(),
         sub_zone: shared.config.locality.sub_zone.to_string(),
+    }
+}
+
+/// The functions that run here, which callers reach by one of these ports.
+fn device(config: &DeviceConfig, inbound: &[InboundConfig], ports: &[InstanceAt]) -> Device {
+    let dataset = |held: &DatasetConfig| Dataset { name: held.name.clone(), version: held.version.clone() };
+    // Where no listener leads to them, the functions may be an application whose connections are intercepted.
+    let is_theirs = |port: &&InstanceAt| port.app == config.listen;
+    let is_alone = |port: &&InstanceAt| inbound.is_empty() && port.app.port() == config.listen.port();
+    let port = ports.iter().find(is_theirs).or_else(|| ports.iter().find(is_alone));
+    Device {
+        class: config.class.name().to_owned(),
+        port: port.map_or(0, |port| port.said.port),
+        functions: config.functions.iter().map(|function| function.name().to_owned()).collect(),
+        datasets: config.datasets.iter().map(dataset).collect(),
+        slots: u32::try_from(config.limits.runs).unwrap_or(u32::MAX),
+        data_bytes_per_second: config.media_bytes_per_second,
     }
 }
 
@@ -245,6 +265,8 @@ fn wires(shared: &Shared) -> Vec<String> {
 /// A port of this instance.
 struct InstanceAt {
     said: InstancePort,
+    /// Where the application listens.
+    app: SocketAddr,
     /// The application listens.
     is_served: bool,
 }
@@ -262,7 +284,7 @@ fn ports(shared: &Shared, own: Option<&Service>, local: IpAddr) -> Vec<InstanceA
     let at = |port: u16, address: SocketAddr, app: SocketAddr| {
         let said =
             InstancePort { port: port.into(), address: reached(address), link_address: link_address.clone() };
-        InstanceAt { said, is_served: shared.inside.listens(app) }
+        InstanceAt { said, app, is_served: shared.inside.listens(app) }
     };
     let declared = || own.iter().flat_map(|own| &own.ports);
     let mut ports = Vec::new();

@@ -39,10 +39,11 @@ pub use pool::{PoolClosed, Pooled};
 pub use process::cpu_seconds;
 pub(crate) use rdma::Registered;
 pub use rdma::{RdmaMetrics, rdma};
+pub(crate) use recorder::counted;
 pub use recorder::{install, render, routes};
 pub use route::{Mirrored, RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;
-pub(crate) use sidecar::device_busy;
+pub(crate) use sidecar::{device_busy, device_busy_seconds};
 pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, config, detection, worker};
 
 /// Which way a connection goes, seen from the workload.

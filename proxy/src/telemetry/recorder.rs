@@ -3,7 +3,7 @@
 //! The façade serves what is counted rarely. What is counted for every request has types of its own (`RouteMetrics`,
 //! `EndpointMetrics` and so on) which are registered here too, so that one scrape shows all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -70,6 +70,18 @@ pub fn routes() -> Vec<Arc<RouteMetrics>> {
     recorder().routes.each(|_, route| routes.push(route.clone()));
     routes.sort_by_cached_key(|route| (route.direction as u8, route.key.clone(), route.route.clone()));
     routes
+}
+
+/// What the counters of this name say, summed up by the values of the label `by`. `only`: of those alone that have this label.
+pub(crate) fn counted(name: &str, only: Option<(&str, &str)>, by: &str) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    recorder().counters.each(|key, counter| {
+        let label = |name: &str| key.labels().find(|label| label.key() == name).map(metrics::Label::value);
+        if key.name() == name && only.is_none_or(|(name, value)| label(name) == Some(value)) {
+            *sums.entry(label(by).unwrap_or_default().to_owned()).or_default() += counter.0.sum(0);
+        }
+    });
+    sums
 }
 
 impl Recorder {

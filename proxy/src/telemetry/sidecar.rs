@@ -108,6 +108,11 @@ pub(crate) fn device_busy(time: Duration) {
     recorder().sidecar.device_busy.0.add(0, nanos(time));
 }
 
+/// The processor time that functions took, in seconds.
+pub(crate) fn device_busy_seconds() -> f64 {
+    Duration::from_nanos(recorder().sidecar.device_busy.0.sum(0)).as_secs_f64()
+}
+
 impl DetectMetrics {
     /// A detection that ended, and how long it took.
     #[inline]

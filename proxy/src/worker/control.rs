@@ -69,6 +69,9 @@ async fn control(
     let probe =
         shared.config.probe.map(|address| doors::one("probe", address, None, &mut book)).transpose()?;
     let device = run_device(&shared.config, functions, &mut book)?;
+    if let Some(device) = &device {
+        let _ = shared.device.set(device.busy.clone());
+    }
     let doors = doors::all(&shared.config, sockets, &mut book)?;
     spawn_local(stop_when_asked(shared.clone(), stop)?);
     let mut beside = Beside { device, ..Beside::default() };

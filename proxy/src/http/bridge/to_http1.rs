@@ -146,7 +146,7 @@ async fn attempt(
     upload.replay.forget();
     call.tally.latency = call.began.elapsed();
 
-    call.finish_head(&mut response, &picked.endpoint)?;
+    call.finish_head(&mut response, picked)?;
     call.tally.status = response.status;
     if call.grpc && body.is_done() {
         call.tally.grpc_status = grpc_status(&response.fields);

@@ -373,7 +373,7 @@ impl Connection {
         call.tally.latency = call.began.elapsed();
         upload.sent = None;
 
-        call.finish_head(&mut response, &picked.endpoint)?;
+        call.finish_head(&mut response, picked)?;
         call.tally.status = response.status;
         if call.grpc && end {
             call.tally.grpc_status = grpc_status(&response.fields);

@@ -335,19 +335,19 @@ async fn attempt(
         }
     };
     upload.forget();
-    let answer = (answered, end, &picked.endpoint);
+    let answer = (answered, end, picked);
     pass(call, answer, (way, stream), upload, respond).await.map(|()| outcome)
 }
 
 /// Passes the answer of an endpoint on, and what is left of the request. `end`: it has no body.
 async fn pass(
     call: &mut Call<'_>,
-    (mut answered, end, endpoint): (ResponseHead, bool, &Arc<Endpoint>),
+    (mut answered, end, picked): (ResponseHead, bool, &Picked),
     (way, stream): (Way, Stream),
     upload: &mut Upload,
     respond: &Stream,
 ) -> Result<(), ProxyError> {
-    call.finish_head(&mut answered, endpoint)?;
+    call.finish_head(&mut answered, picked)?;
     call.tally.status = answered.status;
     if call.grpc && end {
         call.tally.grpc_status = body::grpc_status(&answered.fields);
@@ -357,7 +357,7 @@ async fn pass(
         return Err(aborted());
     }
     drop(answered);
-    let mut download = Pump::new(call.grpc, u64::MAX).hearing(endpoint);
+    let mut download = Pump::new(call.grpc, u64::MAX).hearing(&picked.endpoint);
     let ended = if end {
         Ok(())
     } else {
@@ -538,13 +538,14 @@ impl Call<'_> {
     pub(crate) fn finish_head(
         &self,
         response: &mut ResponseHead,
-        endpoint: &Endpoint,
+        picked: &Picked,
     ) -> Result<(), ProxyError> {
+        let endpoint = &picked.endpoint;
         let context = &self.downstream.context;
         if !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
             response.fields.remove(Kind::Lighter);
         }
-        endpoint.hear_all(&mut response.fields);
+        picked.hear_all(&mut response.fields);
         if self.state.chain.changes_response() {
             head::filter_response(&self.state.chain, response)
                 .map_err(|cause| ProxyError::new(cause, "a filter made an answer that is not valid"))?;

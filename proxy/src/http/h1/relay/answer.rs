@@ -271,24 +271,25 @@ impl Connection {
             _ => None,
         };
         let is_last = response.status >= 200 || response.framing == Framing::Tunnel;
-        let endpoint = self.exchange.picked.as_ref().map(|picked| &*picked.endpoint);
+        let picked = self.exchange.picked.as_ref();
+        let endpoint = picked.map(|picked| &*picked.endpoint);
         let lighter =
             self.worker.shared.lighter_passes(self.direction, endpoint.map(|endpoint| endpoint.address));
         let rules = ResponseRules { lighter, client_minor: self.exchange.minor, close, draining };
-        let heard = endpoint.filter(|endpoint| is_last && endpoint.is_heard());
+        let heard = picked.filter(|picked| is_last && picked.is_heard());
         match state {
             Some(state) if state.chain.changes_response() && response.status >= 200 => {
                 let mut changed = edit::filter_response(response, lighter);
-                if let Some(endpoint) = heard {
-                    changed.fields.retain(|(name, value)| !endpoint.hear(name, value));
+                if let Some(picked) = heard {
+                    changed.fields.retain(|(name, value)| !picked.hear(name, value));
                 }
                 state.chain.on_response(&mut changed);
                 edit.changed_response(response, &changed, edit::reason(bytes), &rules);
             }
             _ => {
                 edit.response(bytes, response, &rules);
-                if let Some(endpoint) = heard {
-                    edit.leave_out(bytes, response, |name, value| endpoint.hear(name, value));
+                if let Some(picked) = heard {
+                    edit.leave_out(bytes, response, |name, value| picked.hear(name, value));
                 }
             }
         }
