@@ -193,7 +193,8 @@ impl<S: Refers> Kind<S> {
         }
         touched.extend(about);
         self.stale.insert(name.clone());
-        let unit = Unit { written: written.clone(), order, said: None, warnings: Vec::new(), beside: Vec::new() };
+        let unit =
+            Unit { written: written.clone(), order, said: None, warnings: Vec::new(), beside: Vec::new() };
         self.units.insert(name, Arc::new(unit));
     }
 
@@ -291,7 +292,10 @@ impl<S: Refers> Kind<S> {
 
     /// What is to be warned of.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &ConfigError> {
-        self.warned.keys().filter_map(|name| self.units.get(name)).flat_map(|unit| unit.warnings.iter().chain(&unit.beside))
+        self.warned
+            .keys()
+            .filter_map(|name| self.units.get(name))
+            .flat_map(|unit| unit.warnings.iter().chain(&unit.beside))
     }
 
     /// Those that are read from files.

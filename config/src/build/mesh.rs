@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::kind::{FullName, Kind, Kinds, Order, Refers, every_kind};
-use super::registered::{DeviceInForce, Registered, RegisteredDevice};
 use super::making::{self, Everywhere};
+use super::registered::{DeviceInForce, Registered, RegisteredDevice};
 use super::version::Sum;
 use super::virtual_ips::{self, Addresses};
 use super::{Draft, Drafts, Report, check, service};

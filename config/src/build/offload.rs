@@ -148,7 +148,9 @@ pub(super) fn lacks(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds) -> Vec<Co
         let error = at.error(format!("there is no Device {namespace}/{name}"));
         let known = kinds.devices_in(namespace);
         match closest(name, known.iter().map(|known| &*known.name).take(MAX_SUGGESTED)) {
-            Some(close) => error.hint(format!("did you mean `{close}`? it is used once it registers, or is written")),
+            Some(close) => {
+                error.hint(format!("did you mean `{close}`? it is used once it registers, or is written"))
+            }
             None => error.hint("it is used once it registers, or is written"),
         }
     };
@@ -184,7 +186,8 @@ pub(super) fn lacks(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds) -> Vec<Co
             None => lacks.push(missing(name, &at.field("host"))),
             Some(DeviceClass::Host) => {}
             Some(_) => {
-                let error = at.field("host").error(format!("`{name}` has registered as one of another class"));
+                let error =
+                    at.field("host").error(format!("`{name}` has registered as one of another class"));
                 lacks.push(error.hint("it is not used; name it in `devices`"));
             }
         }

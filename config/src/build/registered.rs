@@ -170,7 +170,8 @@ impl DeviceInForce {
     /// Whether requests that run this function, and read this of a dataset, can be placed there.
     pub(super) fn can_run(&self, function: &str, dataset: Option<(&str, &str)>) -> bool {
         let has_function = self.functions.iter().any(|held| held == function);
-        let has_data = dataset.is_none_or(|(name, version)| has_dataset(&self.datasets, name) == Some(version));
+        let has_data =
+            dataset.is_none_or(|(name, version)| has_dataset(&self.datasets, name) == Some(version));
         self.class != DeviceClass::Host && self.target.is_some() && has_function && has_data
     }
 }

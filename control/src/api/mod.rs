@@ -11,6 +11,7 @@
 //! | `DELETE /v1/resources/KIND/NAMESPACE/NAME?dryRun=&ignoreMissing=` | removes one |
 //! | `POST /v1/apply?dryRun=&prune=&set=&namespace=` | takes files, all or nothing |
 //! | `POST /v1/delete?dryRun=&ignoreMissing=` | removes resources, all or none |
+//! | `GET /v1/devices?namespace=` | lists the Devices in force, written or registered, with how they stand |
 //! | `GET /v1/sidecars` | how every client of ADS stands, what it runs by and what it has to do |
 //! | `POST /v1/sidecars/ID/drain` | has a sidecar drain; its ID is `NAMESPACE/NAME/INSTANCE`; `now=true`: what still runs after a second is cut |
 //! | `GET /v1/tokens`, `POST /v1/tokens` | lists join tokens, and makes one |
@@ -36,6 +37,7 @@ pub mod body;
 pub mod certificate;
 mod conditions;
 mod counters;
+mod devices;
 pub mod message;
 mod query;
 mod resources;

@@ -34,6 +34,7 @@ enum Asked {
     Apply,
     DeleteMany,
     Sidecars,
+    Devices,
     /// Which.
     Drain(String),
     Tokens,
@@ -85,6 +86,7 @@ impl Answers for Api {
             Asked::Apply => self.apply(&body, &query, &caller),
             Asked::DeleteMany => self.delete_many(&body, &query, &caller),
             Asked::Sidecars => self.sidecars(),
+            Asked::Devices => self.devices(&query),
             Asked::Drain(sidecar) => self.drain(&sidecar, &query, &caller),
             Asked::Tokens => self.tokens(),
             Asked::MakeToken => self.make_token(&body, &caller),
@@ -134,6 +136,7 @@ impl Asked {
             "/v1/apply" => allowed(&[Method::POST], Asked::Apply),
             "/v1/delete" => allowed(&[Method::POST], Asked::DeleteMany),
             "/v1/sidecars" => allowed(&[Method::GET], Asked::Sidecars),
+            "/v1/devices" => allowed(&[Method::GET], Asked::Devices),
             "/v1/tokens" if *method == Method::POST => Ok(Asked::MakeToken),
             "/v1/tokens" => allowed(&[Method::GET], Asked::Tokens),
             "/v1/backup" => allowed(&[Method::GET], Asked::Backup),
@@ -173,6 +176,7 @@ impl Asked {
             | Asked::MakeToken
             | Asked::Revoke(_)
             | Asked::Backup => &[],
+            Asked::Devices => &["namespace"],
             Asked::Drain(_) => &["now"],
             Asked::Put(_) | Asked::Restore => &["dryRun"],
             Asked::Delete(_) | Asked::DeleteMany => &["dryRun", "ignoreMissing"],
@@ -189,6 +193,7 @@ impl Asked {
             | Asked::Get(_)
             | Asked::Delete(_)
             | Asked::Sidecars
+            | Asked::Devices
             | Asked::Drain(_)
             | Asked::Tokens
             | Asked::Revoke(_)

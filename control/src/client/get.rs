@@ -4,11 +4,12 @@ use std::time::SystemTime;
 
 use http::Method;
 use lighter_config::name::DEFAULT_NAMESPACE;
+use lighter_config::resource::{Spec, device::DeviceSpec};
 use miette::miette;
 use serde_json::{Value, json};
 
 use super::access::{Access, Answered};
-use super::{explain, files, kind, links, sidecars, table};
+use super::{devices, explain, files, kind, links, sidecars, table};
 use crate::api::message::{Files, Item, List};
 use crate::exit::{self, Exit};
 use crate::output;
@@ -17,7 +18,8 @@ use crate::store::{parse_rfc3339, seconds};
 /// Arguments of `lighter get`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to show: nothing for all resources, `KIND`, `KIND NAME…`, `KIND/NAME…`, `sidecars`, or `links`
+    /// What to show: nothing for all resources, `KIND`, `KIND NAME…`, `KIND/NAME…`, `sidecars`, or `links`; of `devices`, how those
+    /// stand that are written or have registered, and how busy they are
     #[arg(value_name = "KIND NAME")]
     named: Vec<String>,
     /// The namespace
@@ -58,6 +60,16 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
     match args.named.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["sidecar" | "sidecars"] => return sidecars::execute(&args.access, args.output),
         ["link" | "links"] => return links::execute(&args.access, args.output),
+        [word, names @ ..] if kind::of(word) == Ok(DeviceSpec::KIND) => {
+            if !names.is_empty()
+                && let Err(message) = kind::names(&args.named)
+            {
+                exit::explain(&miette!("{message}"));
+                return Ok(Exit::Usage);
+            }
+            let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+            return devices::execute(&args.access, args.output, namespace, names);
+        }
         _ => {}
     }
     let wanted = match wanted(&args.named) {

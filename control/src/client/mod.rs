@@ -12,6 +12,7 @@ pub mod access;
 pub mod apply;
 pub mod backup;
 pub mod delete;
+mod devices;
 pub mod diff;
 pub mod drain;
 pub mod files;

@@ -11,6 +11,8 @@ use lighter_config::xds::names;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use prost::Message;
 
+use super::device::Device;
+
 /// An instance with its sidecar. What it says has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
@@ -32,6 +34,8 @@ pub struct Instance {
     pub priority: u32,
     /// Where it is.
     pub locality: Locality,
+    /// The functions that it runs near data, if it is a device.
+    pub device: Option<Device>,
 }
 
 /// Where an instance is reached at one of its Service's ports.
@@ -48,7 +52,7 @@ pub struct Port {
 /// Why a registration makes no sense, in words for whoever runs the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Faulty(String);
+pub struct Faulty(pub(super) String);
 
 impl Instance {
     /// Checks what whoever proved to be `identity` says of itself. None: a pure caller, of which nobody needs to know.
@@ -90,6 +94,7 @@ impl Instance {
             wires: said.wires.clone(),
             version: said.version.clone(),
             priority: said.priority,
+            device: said.device.as_ref().map(Device::read).transpose()?.flatten(),
         };
         Ok(Some((said.instance.as_str().into(), instance)))
     }
@@ -124,6 +129,7 @@ impl Instance {
             region: self.locality.region.to_string(),
             zone: self.locality.zone.to_string(),
             sub_zone: self.locality.sub_zone.to_string(),
+            device: self.device.as_ref().map(Device::keep),
         };
         let identity = self.identity.as_bytes();
         [&(identity.len() as u32).to_be_bytes(), identity, &*said.encode_to_vec()].concat()
@@ -185,6 +191,7 @@ mod tests {
             region: "eu".into(),
             zone: "a".into(),
             sub_zone: String::new(),
+            device: Some(wire::Device { class: "gpu".into(), slots: 3, ..wire::Device::default() }),
         }
     }
 

@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lighter_config::build::RegisteredDevice;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{EndpointSpec, Secure, Wires};
 
+use super::device::Device;
 use super::instance::Instance;
 use crate::index::Registered;
 
@@ -49,6 +51,44 @@ impl std::fmt::Display for Key {
 struct Leased {
     instance: Instance,
     held: Held,
+}
+
+/// How an instance stands that is a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfInstance {
+    /// What it calls itself.
+    pub name: Arc<str>,
+    /// Who it proved to be.
+    pub identity: Arc<str>,
+    /// Whether it takes requests.
+    pub standing: Standing,
+    /// How many runs there may be at once.
+    pub slots: u32,
+}
+
+/// Whether an instance takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It does.
+    Ready,
+    /// Its application does not answer its probe.
+    Unready,
+    /// It finishes what runs, or has left.
+    Draining,
+    /// It has not been heard of since its stream was lost, and its lease is not over.
+    Lost,
+}
+
+impl Standing {
+    /// As it is written.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Standing::Ready => "ready",
+            Standing::Unready => "unready",
+            Standing::Draining => "draining",
+            Standing::Lost => "lost",
+        }
+    }
 }
 
 /// What keeps an instance.
@@ -182,6 +222,54 @@ impl Leases {
         Registered { listed: listed.into_values().collect(), unlisted }
     }
 
+    /// What the instances of a Service come to as a device: those that take traffic; if none does, those that do not drain, and
+    /// else all of them. One that is away keeps what it had until its lease is over, so that nothing changes while it comes back.
+    pub fn device(&self, service: &ServiceName) -> Option<RegisteredDevice> {
+        let all: Vec<&Instance> = self.of(service).map(|(_, leased)| &leased.instance).collect();
+        let which: [fn(&Instance) -> bool; 3] =
+            [Instance::is_listed, |instance| !instance.draining, |_| true];
+        which.into_iter().find_map(|which| {
+            let those = all.iter().filter(|instance| which(instance));
+            Device::together(those.filter_map(|instance| instance.device.as_ref()))
+        })
+    }
+
+    /// How the instances of a Service stand that are devices.
+    pub fn devices(&self, service: &ServiceName) -> Vec<OfInstance> {
+        let of_instance = |(name, leased): (&Arc<str>, &Leased)| {
+            let Instance { identity, device, draining, .. } = &leased.instance;
+            let is_lost = matches!(leased.held, Held::Until(_));
+            let standing = match (leased.instance.is_listed(), draining, is_lost) {
+                (_, true, _) => Standing::Draining,
+                (_, false, true) => Standing::Lost,
+                (true, false, false) => Standing::Ready,
+                (false, false, false) => Standing::Unready,
+            };
+            let slots = device.as_ref()?.slots;
+            Some(OfInstance { name: name.clone(), identity: identity.clone(), standing, slots })
+        };
+        self.of(service).filter_map(of_instance).collect()
+    }
+
+    /// The Services of which an instance is a device.
+    pub fn with_devices(&self) -> BTreeSet<ServiceName> {
+        let with = self.instances.iter().filter(|(_, leased)| leased.instance.device.is_some());
+        with.map(|(key, _)| key.service.clone()).collect()
+    }
+
+    /// Whether this instance is a device.
+    pub fn is_device(&self, key: &Key) -> bool {
+        self.instances.get(key).is_some_and(|leased| leased.instance.device.is_some())
+    }
+
+    fn of(&self, service: &ServiceName) -> impl Iterator<Item = (&Arc<str>, &Leased)> {
+        let names = self.services.get(service).into_iter().flatten();
+        names.filter_map(|name| {
+            let key = Key { service: service.clone(), name: name.clone() };
+            self.instances.get(&key).map(|leased| (name, leased))
+        })
+    }
+
     /// How many instances there are.
     pub fn len(&self) -> usize {
         self.instances.len()
@@ -247,6 +335,8 @@ mod tests {
     use super::super::instance::Port;
     use super::*;
 
+    use lighter_config::sidecar::DeviceClass;
+
     const LEASE: Duration = Duration::from_secs(30);
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -271,6 +361,7 @@ mod tests {
             version: String::new(),
             priority: 0,
             locality: Default::default(),
+            device: None,
         }
     }
 
@@ -328,6 +419,45 @@ mod tests {
         world.leases.lost(1, world.now);
         assert_eq!(world.pass(LEASE * 2), 0);
         assert_eq!(world.listed("a"), ["10.0.0.1:2"]);
+    }
+
+    #[test]
+    fn a_device_is_what_takes_requests_and_stays_as_it_was_while_it_is_away() {
+        let mut world = World::new();
+        let device = |address: &str, slots, draining| {
+            let functions = vec!["scan".into()];
+            let said = (DeviceClass::Csd, 80, functions, Vec::new());
+            let device = Device {
+                class: said.0,
+                port: said.1,
+                functions: said.2,
+                datasets: said.3,
+                slots,
+                data_bytes_per_second: None,
+            };
+            Instance { device: Some(device), draining, ..instance("a", address) }
+        };
+        let slots = |world: &World| world.leases.device(&service("a")).map(|device| device.slots);
+        let standing = |world: &World| {
+            let devices = world.leases.devices(&service("a"));
+            devices.iter().map(|one| one.standing.label()).collect::<Vec<_>>()
+        };
+        assert_eq!((slots(&world), standing(&world).len()), (None, 0));
+        world.register(1, "a-1", device("10.0.0.1:1", 2, false)).unwrap();
+        world.register(2, "a-2", device("10.0.0.2:1", 3, false)).unwrap();
+        // Another program of the service, which is none.
+        world.register(3, "a-3", instance("a", "10.0.0.3:1")).unwrap();
+        assert_eq!((slots(&world), standing(&world)), (Some(5), vec!["ready", "ready"]));
+        world.register(1, "a-1", device("10.0.0.1:1", 2, true)).unwrap();
+        assert_eq!((slots(&world), standing(&world)), (Some(3), vec!["draining", "ready"]));
+        world.register(2, "a-2", device("10.0.0.2:1", 3, true)).unwrap();
+        assert_eq!(slots(&world), Some(5), "nobody else is there");
+        world.register(2, "a-2", device("10.0.0.2:1", 3, false)).unwrap();
+        world.leases.lost(2, world.now);
+        assert_eq!((slots(&world), standing(&world)), (Some(3), vec!["draining", "lost"]));
+        world.leases.lost(1, world.now);
+        world.pass(LEASE);
+        assert_eq!((slots(&world), standing(&world).len()), (None, 0));
     }
 
     #[test]

@@ -5,20 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lighter_config::name::ServicePort;
+use lighter_config::build::RegisteredDevice;
+use lighter_config::name::{ServiceName, ServicePort};
 use tokio::sync::Notify;
 
 use crate::index::Index;
 use crate::state::State;
 use crate::store::{Store, StoreError};
 
+mod device;
 mod instance;
 mod leases;
 mod service;
 pub mod sidecars;
 
 pub use instance::Instance;
-pub use leases::{Key, Leases, Refused};
+pub use leases::{Key, Leases, OfInstance, Refused, Standing};
 pub use service::{Reports, Server};
 use sidecars::Sidecars;
 
@@ -32,6 +34,10 @@ pub struct Registry {
     unwritten: Mutex<Facts>,
     /// A lease began to run, or there is something to write.
     woken: Notify,
+    /// Services whose instances may come to another device, which has yet to be told.
+    untold: Mutex<BTreeSet<ServiceName>>,
+    /// There are some.
+    devices_changed: Notify,
 }
 
 /// Instances by what they are, [`Key`] in words, as they are kept. None: no more.
@@ -57,8 +63,17 @@ impl Registry {
             sidecars: Sidecars::default(),
             unwritten: Mutex::default(),
             woken: Notify::new(),
+            untold: Mutex::default(),
+            devices_changed: Notify::new(),
         };
         registry.tell(&registry.lock(), &ports, index);
+        let services = registry.lock().with_devices();
+        // Before anybody listens: who was a device before the restart is one after it.
+        match store.set_registered(&registry.devices_of(&services)) {
+            Ok(true) => index.set_snapshot(store.snapshot()),
+            Ok(false) => {}
+            Err(errors) => tracing::error!(%errors, "what devices registered is not used"),
+        }
         Ok(registry)
     }
 
@@ -85,8 +100,12 @@ impl Registry {
             return Ok(());
         }
         let fact = instance.keep(name);
+        let is_device = instance.device.is_some() || leases.is_device(&key);
         let ports = leases.register(stream, name, instance)?;
         self.tell(&leases, &ports, index);
+        if is_device {
+            self.changed([key.service.clone()]);
+        }
         self.write([(key.to_string(), Some(fact))]);
         Ok(())
     }
@@ -102,6 +121,7 @@ impl Registry {
         let (keys, ports) = leases.expire(now);
         self.tell(&leases, &ports, index);
         if !keys.is_empty() {
+            self.changed(keys.iter().map(|key| key.service.clone()));
             self.write(keys.iter().map(|key| (key.to_string(), None)));
         }
         keys.len()
@@ -117,6 +137,22 @@ impl Registry {
     fn write(&self, facts: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
         self.unwritten().extend(facts);
         self.woken.notify_one();
+    }
+
+    /// How the instances of a Service stand that are devices.
+    pub fn devices(&self, service: &ServiceName) -> Vec<OfInstance> {
+        self.lock().devices(service)
+    }
+
+    /// What the instances of these Services come to as devices.
+    fn devices_of(&self, services: &BTreeSet<ServiceName>) -> Vec<(ServiceName, Option<RegisteredDevice>)> {
+        let leases = self.lock();
+        services.iter().map(|service| (service.clone(), leases.device(service))).collect()
+    }
+
+    fn changed(&self, services: impl IntoIterator<Item = ServiceName>) {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).extend(services);
+        self.devices_changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Leases> {
@@ -156,6 +192,33 @@ pub async fn keep(state: Arc<State>) {
             return;
         }
         // Many who register at once are one write.
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Makes Devices of what is registered, until the control plane stops. Judging it is not the business of those who register.
+pub async fn keep_devices(state: Arc<State>) {
+    let mut stopping = state.stopping();
+    loop {
+        tokio::select! {
+            () = stopping.asked() => return,
+            () = state.registry.devices_changed.notified() => {}
+        }
+        let judged = tokio::task::spawn_blocking({
+            let state = state.clone();
+            move || {
+                let untold = &state.registry.untold;
+                let services = std::mem::take(&mut *untold.lock().unwrap_or_else(PoisonError::into_inner));
+                state.store.set_registered(&state.registry.devices_of(&services))
+            }
+        });
+        match judged.await {
+            Ok(Ok(true)) => tracing::info!("other devices are registered"),
+            Ok(Ok(false)) => {}
+            Ok(Err(errors)) => tracing::error!(%errors, "what devices registered is not used"),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+        // Many who register at once are one change.
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -38,6 +38,44 @@ pub struct Reported {
     pub load: Option<Load>,
     /// Its links.
     pub links: Vec<Link>,
+    /// How busy its functions are, if it is a device.
+    pub device: Option<DeviceLoad>,
+    /// What its callers' requests came to at devices, by the Device.
+    pub offloaded: BTreeMap<String, Offloaded>,
+}
+
+/// What there is to do for the functions of a device, and what was counted of them since its process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceLoad {
+    /// Runs under way.
+    pub runs_in_flight: u32,
+    /// How long a request that comes now would have to wait.
+    pub queue_seconds: f64,
+    /// Runs that ended.
+    pub runs: u64,
+    /// Requests that were refused before they ran.
+    pub refused: u64,
+    /// Processor time of runs.
+    pub busy_seconds: f64,
+    /// What was read of datasets.
+    pub read_bytes: u64,
+    /// What of them did not have to be read.
+    pub skipped_bytes: u64,
+    /// Of results.
+    pub result_bytes: u64,
+}
+
+/// What callers' sidecars counted of the requests that they placed on a device, since each of their processes began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offloaded {
+    /// Requests that it answered.
+    pub answered: u64,
+    /// Bytes of requests and answers, and of data that was moved there for them.
+    pub moved_bytes: u64,
+    /// Bytes of data that were not moved to the host.
+    pub avoided_bytes: u64,
 }
 
 /// A link to another sidecar, as one end reports it.
@@ -142,6 +180,18 @@ impl Sidecars {
                 requests_per_second: number(said.requests_per_second),
                 cpus: number(said.cpus),
             });
+            reporting.reported.device = said.device.map(|said| DeviceLoad {
+                runs_in_flight: said.runs_in_flight,
+                queue_seconds: number(said.queue_seconds),
+                runs: said.runs,
+                refused: said.refused,
+                busy_seconds: number(said.busy_seconds),
+                read_bytes: said.read_bytes,
+                skipped_bytes: said.skipped_bytes,
+                result_bytes: said.result_bytes,
+            });
+            reporting.reported.offloaded =
+                said.offloaded.into_iter().take(MOST_DEVICES).map(Offloaded::read).collect();
             reporting.reported.links = said.links.into_iter().take(MOST_LINKS).map(Link::read).collect();
         }
     }
@@ -159,6 +209,17 @@ impl Sidecars {
         reporting.drains.try_send(wire::Drain { cause: cause.to_owned(), now }).is_ok()
     }
 
+    /// What all of them that report now counted of a device.
+    pub fn offloaded(&self, device: &str) -> Offloaded {
+        let all = self.lock();
+        let counted = all.values().filter_map(|reporting| reporting.reported.offloaded.get(device));
+        counted.fold(Offloaded::default(), |sum, one| Offloaded {
+            answered: sum.answered.saturating_add(one.answered),
+            moved_bytes: sum.moved_bytes.saturating_add(one.moved_bytes),
+            avoided_bytes: sum.avoided_bytes.saturating_add(one.avoided_bytes),
+        })
+    }
+
     /// All of them in numbers.
     pub fn sum(&self) -> Sum {
         let all = self.lock();
@@ -173,6 +234,15 @@ impl Sidecars {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Reporting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Offloaded {
+    /// What was reported of a device, and its name.
+    fn read(said: wire::Offloaded) -> (String, Self) {
+        let wire::Offloaded { mut device, answered, moved_bytes, avoided_bytes } = said;
+        device.truncate(device.floor_char_boundary(LONGEST_NAME));
+        (device, Offloaded { answered, moved_bytes, avoided_bytes })
     }
 }
 
@@ -204,6 +274,8 @@ impl Link {
 /// Most links of a sidecar that are kept, and most wires of one.
 const MOST_LINKS: usize = 256;
 const MOST_WIRES: usize = 8;
+/// Most devices of which a sidecar's counts are kept.
+const MOST_DEVICES: usize = 256;
 
 /// Most bytes of a name of a link that are kept: a SPIFFE ID is no longer.
 const LONGEST_NAME: usize = 2048;

@@ -119,6 +119,7 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     tasks.spawn(follow(state.clone()));
     tasks.spawn(source::watch(state.clone(), seen));
     tasks.spawn(registry::keep(state.clone()));
+    tasks.spawn(registry::keep_devices(state.clone()));
     tasks.spawn(probes::keep(state.clone()));
     if let Some(address) = state.config.plaintext_ads {
         let listener = listen(address, "plaintextAds").await?;

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use lighter_config::build::{Mesh, Origin};
+use lighter_config::build::{DeviceInForce, Mesh, Origin, RegisteredDevice};
 use lighter_config::error::ConfigErrors;
 use lighter_config::load::Resources;
 use lighter_config::manifest::{Key, Manifest};
+use lighter_config::name::ServiceName;
 use lighter_config::shared::SharedMap;
 use lighter_config::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
@@ -147,6 +148,31 @@ impl Store {
         let view = self.view();
         self.publish(View { generation: view.generation, resources: view.resources.clone(), snapshot });
         Ok(())
+    }
+
+    /// Takes over what instances register of their functions, by Service. Returns whether that is something else than before.
+    pub fn set_registered(
+        &self,
+        devices: &[(ServiceName, Option<RegisteredDevice>)],
+    ) -> Result<bool, ConfigErrors> {
+        let mut mesh = self.lock();
+        let mut next = mesh.clone();
+        let mut is_other = false;
+        for (service, device) in devices {
+            is_other |= next.set_registered(service, device.clone());
+        }
+        if is_other {
+            let snapshot = next.judge()?;
+            *mesh = next;
+            let view = self.view();
+            self.publish(View { generation: view.generation, resources: view.resources.clone(), snapshot });
+        }
+        Ok(is_other)
+    }
+
+    /// The Devices in force, written or registered, by namespace and name.
+    pub fn devices(&self) -> Vec<DeviceInForce> {
+        self.lock().devices()
     }
 
     fn publish(&self, view: View) {

@@ -35,8 +35,8 @@ use circuit::Circuit;
 pub use endpoint::Endpoint;
 use group::Group;
 pub use picked::{Avoid, Outcome, Picked};
-pub use report::Reported;
 pub(crate) use report::LOAD_FIELD;
+pub use report::Reported;
 use tier::Tier;
 
 /// The endpoints of one port.

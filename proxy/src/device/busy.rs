@@ -76,7 +76,8 @@ impl Busy {
         let others = self.running().saturating_sub(u32::from(is_running));
         let used = f64::from(others) / f64::from(self.slots);
         let queue = self.queue_behind(others);
-        let report = format!("TEXT application_utilization={used:.4}, named_metrics.queue_seconds={queue:.6}");
+        let report =
+            format!("TEXT application_utilization={used:.4}, named_metrics.queue_seconds={queue:.6}");
         if let Ok(report) = HeaderValue::from_maybe_shared(bytes::Bytes::from(report)) {
             fields.insert(LOAD_FIELD, report);
         }

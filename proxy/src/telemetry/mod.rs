@@ -43,8 +43,8 @@ pub(crate) use recorder::counted;
 pub use recorder::{install, render, routes};
 pub use route::{Mirrored, RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;
-pub(crate) use sidecar::{device_busy, device_busy_seconds};
 pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, config, detection, worker};
+pub(crate) use sidecar::{device_busy, device_busy_seconds};
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

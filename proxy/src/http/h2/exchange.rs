@@ -535,11 +535,7 @@ impl Call<'_> {
     }
 
     /// What this hop and the route's filters do to the head of an endpoint's answer.
-    pub(crate) fn finish_head(
-        &self,
-        response: &mut ResponseHead,
-        picked: &Picked,
-    ) -> Result<(), ProxyError> {
+    pub(crate) fn finish_head(&self, response: &mut ResponseHead, picked: &Picked) -> Result<(), ProxyError> {
         let endpoint = &picked.endpoint;
         let context = &self.downstream.context;
         if !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
