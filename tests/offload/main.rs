@@ -29,6 +29,7 @@ mod foreseen;
 mod pipeline;
 mod profiles;
 mod pushed;
+mod registered;
 mod says;
 mod setbacks;
 mod testbed;
@@ -41,6 +42,7 @@ fn main() {
         says::tests(),
         explain::tests(),
         pushed::tests(),
+        registered::tests(),
         testbed::tests(),
         foreseen::tests(),
         profiles::tests(),

@@ -17,6 +17,8 @@ pub enum Does {
     After(u64),
     /// The same after none, but for each so manieth request.
     Each(usize, u64),
+    /// Answers with its name at once, and says that one who asks now would wait for so many seconds.
+    Says(f64),
     /// Sends the request's body back.
     Echo,
     /// Reads it and says nothing.
@@ -58,6 +60,14 @@ impl Server {
                         let is_it = nth.is_multiple_of(number);
                         std::thread::sleep(Duration::from_millis(if is_it { ms } else { 0 }));
                         answer(200, name.as_bytes())
+                    }
+                    Does::Says(seconds) => {
+                        let head = format!(
+                            "HTTP/1.1 200 So\r\nContent-Length: {}\r\nendpoint-load-metrics: TEXT \
+                             named_metrics.queue_seconds={seconds}\r\n\r\n",
+                            name.len()
+                        );
+                        [head.as_bytes(), name.as_bytes()].concat()
                     }
                     Does::Echo => answer(200, &body),
                     Does::Nothing => continue,
