@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
@@ -159,16 +160,39 @@ fn drained() {
 
 fn killed() {
     let mesh = Mesh::start("devices: [orders-csd], ", "");
-    let load = Load::asking(&get(SCAN_PATH), &[mesh.at], 2);
     let mut device = mesh.device("csd", "7");
     mesh.until(ROWS, 20);
-    device.program.signal(Signal::KILL);
-    device.program.wait();
-    wait_until("it is known to be lost", || mesh.state() == "lost");
-    mesh.until("host", 20);
-    wait_until("it is gone with its lease", || mesh.state() == "none");
-    mesh.until("host", 20);
-    load.end();
+    let over = AtomicBool::new(false);
+    // How many answers were cut, and how many were whole.
+    let client = || {
+        let (mut client, mut cut, mut whole) = (Peer::connect(mesh.at), 0, 0);
+        while !over.load(Relaxed) {
+            let (head, body) = client.exchange(get(SCAN_PATH));
+            assert_eq!(head.status(), 200, "{head:?}");
+            match body {
+                Body::Whole(body) => whole += usize::from(body == b"host" || body == ROWS.as_bytes()),
+                Body::Cut(_) => (client, cut) = (Peer::connect(mesh.at), cut + 1),
+            }
+        }
+        (cut, whole)
+    };
+    std::thread::scope(|scope| {
+        let before = mesh.answered(NAME);
+        let clients = [scope.spawn(client), scope.spawn(client)];
+        wait_until("requests are under way", || mesh.answered(NAME) >= before + 40.0);
+        device.program.signal(Signal::KILL);
+        device.program.wait();
+        wait_until("it is known to be lost", || mesh.state() == "lost");
+        mesh.until("host", 20);
+        wait_until("it is gone with its lease", || mesh.state() == "none");
+        mesh.until("host", 20);
+        over.store(true, Relaxed);
+        for client in clients {
+            let (cut, whole) = client.join().unwrap();
+            // What had begun to come when the device died cannot be taken back. All else the host has answered.
+            assert!(cut <= 1 && whole >= 20, "{cut} {whole}");
+        }
+    });
     let failed = mesh.web.metrics().sum("lighter_requests_total", &[("code_class", "5xx")]);
     assert_eq!(failed, 0.0);
 }
