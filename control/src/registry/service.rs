@@ -69,7 +69,7 @@ struct Talk {
 
 /// What is said on a stream.
 enum Said {
-    By(Option<ReportRequest>),
+    By(Option<Box<ReportRequest>>),
     ToIt(Drain),
 }
 
@@ -79,12 +79,12 @@ impl Talk {
         loop {
             let request = tokio::select! {
                 () = stopping.asked() => return,
-                request = requests.message() => request.map(Said::By),
+                request = requests.message() => request.map(|said| Said::By(said.map(Box::new))),
                 Some(drain) = self.orders.recv() => Ok(Said::ToIt(drain)),
             };
             let answer = match request {
                 Ok(Said::ToIt(drain)) => Ok(ReportResponse { order: Some(Order::Drain(drain)) }),
-                Ok(Said::By(Some(ReportRequest { report }))) => match self.take(report) {
+                Ok(Said::By(Some(request))) => match self.take(request.report) {
                     Some(answer) => answer,
                     None => continue,
                 },

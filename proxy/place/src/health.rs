@@ -73,6 +73,14 @@ impl Health {
         }
     }
 
+    /// Nothing of what is under way there is waited for any more.
+    pub(crate) fn forget_requests(&mut self) {
+        self.outstanding = 0;
+        if let Some(suspension) = &mut self.suspension {
+            suspension.is_tried = false;
+        }
+    }
+
     /// Requests there that have not ended.
     pub(crate) fn outstanding(&self) -> u32 {
         self.outstanding

@@ -16,6 +16,7 @@ mod explain;
 mod explore;
 mod guard;
 mod health;
+mod inherit;
 mod learn;
 mod load;
 mod log;

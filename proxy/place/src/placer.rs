@@ -14,8 +14,8 @@ use crate::time::Time;
 #[derive(Clone, Debug)]
 pub struct Placer {
     /// The host first.
-    places: Vec<Place>,
-    routes: Vec<Route>,
+    pub(crate) places: Vec<Place>,
+    pub(crate) routes: Vec<Route>,
     /// A device that reports and has not for so long is left alone, in seconds.
     longest_silence: f64,
     random: fastrand::Rng,
@@ -75,13 +75,13 @@ pub struct Answer {
 }
 
 #[derive(Clone, Debug)]
-struct Place {
-    profile: Profile,
-    load: Load,
-    health: Health,
+pub(crate) struct Place {
+    pub(crate) profile: Profile,
+    pub(crate) load: Load,
+    pub(crate) health: Health,
     /// What its answers on all routes have in common.
-    bias: Layer,
-    surprise: Surprise,
+    pub(crate) bias: Layer,
+    pub(crate) surprise: Surprise,
 }
 
 impl Placer {

@@ -93,6 +93,18 @@ impl Route {
         }
     }
 
+    /// Takes over what another one knows: all that is of no place, and of these places, each by its own number and the other's.
+    pub(crate) fn inherit(&mut self, other: &Route, places: impl Iterator<Item = (PlaceId, PlaceId)>) {
+        for (own, others) in places {
+            if let (Some(own), Some(others)) = (self.slot(own), other.slot(others)) {
+                self.cells[own] = other.cells[others];
+            }
+        }
+        (self.on_devices, self.kept) = (other.on_devices, other.kept);
+        (self.guard, self.purse) = (other.guard, other.purse);
+        (self.out_share, self.has_answers) = (other.out_share, other.has_answers);
+    }
+
     /// Where the correction for a place stands. None: the route may not use it.
     pub(crate) fn slot(&self, place: PlaceId) -> Option<usize> {
         self.places.binary_search(&place).ok()

@@ -102,14 +102,32 @@ pub(crate) fn placements(port: &Port, old: Option<&Destination>) -> Vec<Arc<Plac
         let mut old = old.map(|of_route| &of_route.placement);
         old.find(|old| *old.said == *said && old.rules.iter().map(|rule| &rule.name).eq(names)).cloned()
     };
+    let before = |said: &Offload| {
+        let old = old?.routes.iter().filter_map(|route| route.offload.as_ref());
+        let mut old = old.map(|of_route| &of_route.placement);
+        old.find(|old| differs_in_devices_alone(&old.said, said))
+    };
     let made = said.into_iter().map(|(said, names)| {
-        known(said, &names).unwrap_or_else(|| Arc::new(Placement::new(&port.key, said, names)))
+        let made = || Arc::new(Placement::new(&port.key, said, names.clone(), before(said)));
+        known(said, &names).unwrap_or_else(made)
     });
     made.collect()
 }
 
+/// Whether two policies, or one at two times, say the same but for devices, which come and go by themselves.
+fn differs_in_devices_alone(one: &Offload, other: &Offload) -> bool {
+    let without = |said: &Offload| Offload { devices: Vec::new(), ..said.clone() };
+    without(one) == without(other)
+}
+
 impl Placement {
-    fn new(key: &ServicePort, said: &Arc<Offload>, names: Vec<Arc<str>>) -> Self {
+    /// One for these rules. With what `before` has learned, where that said the same but for devices.
+    fn new(
+        key: &ServicePort,
+        said: &Arc<Offload>,
+        names: Vec<Arc<str>>,
+        before: Option<&Arc<Placement>>,
+    ) -> Self {
         let mut placer = Placer::new(profile(&said.host), fastrand::u64(..));
         let devices: Box<[PlaceId]> =
             said.devices.iter().map(|device| placer.add_device(profile(&device.profile))).collect();
@@ -118,9 +136,25 @@ impl Placement {
             counts: Arc::new(Counts::new(key, &name, said)),
             name,
         });
-        let rules = rules.collect();
+        let rules: Box<[Rule]> = rules.collect();
+        let mut began = (Instant::now(), SystemTime::now());
+        if let Some(before) = before {
+            let known = before.said.devices.iter().zip(&before.devices);
+            let places = said.devices.iter().zip(&devices).filter_map(|(device, place)| {
+                let known = known
+                    .clone()
+                    .find(|(known, _)| (&known.name, &known.target) == (&device.name, &device.target));
+                Some((*place, *known?.1))
+            });
+            let of_rules = rules.iter().filter_map(|rule| {
+                Some((rule.id, before.rules.iter().find(|known| known.name == rule.name)?.id))
+            });
+            let (places, of_rules): (Vec<_>, Vec<_>) = (places.collect(), of_rules.collect());
+            placer.inherit(&before.lock().placer, &places, &of_rules);
+            // Its times are those of the other's clock.
+            began = before.began;
+        }
         let state = Mutex::new(State { placer, log: Log::default() });
-        let began = (Instant::now(), SystemTime::now());
         Placement { key: key.clone(), said: said.clone(), rules, devices, began, state }
     }
 

@@ -134,6 +134,44 @@ fn what_was_learned_stays_where_a_policy_says_the_same() {
 }
 
 #[test]
+fn a_device_more_takes_nothing_from_what_was_learned() {
+    let said = said();
+    let mesh_of = |said: &Offload, before: &Mesh| {
+        let services = ["csd", "near"].map(|name| service(name, &[("default", None)]));
+        let orders = service("orders", &[("a", Some(said))]);
+        mesh(services.into_iter().chain([orders]).collect(), before)
+    };
+    let first = mesh_of(&said, &Mesh::default());
+    let asked = state(&first, 0).asked(&Fields(Vec::new())).unwrap();
+    let pick = |mesh: &Mesh| {
+        let hash = |_: &Cluster| None;
+        state(mesh, 0).pick(Some((&asked, true)), None, hash, (true, None), Instant::now()).unwrap()
+    };
+    // The device says that it is busy for an hour.
+    let mut picks = (0..20).map(|_| pick(&first));
+    let picked = picks.find(Picked::is_on_device).unwrap();
+    assert!(picked.hear(b"endpoint-load-metrics", b"TEXT named_metrics.queue_seconds=3600"));
+    let queue = |mesh: &Mesh| {
+        pick(mesh).finish(Outcome::Abandoned, Duration::ZERO, Instant::now());
+        let logged = decisions(mesh, None, 100).pop().unwrap();
+        let of = |(place, candidate): (&String, &lighter_place::Candidate)| {
+            (place.clone(), candidate.queue_seconds > 3000.0)
+        };
+        logged.places.iter().zip(logged.record.inputs.candidates.iter()).map(of).collect::<Vec<_>>()
+    };
+    let busy = ("default/csd".to_owned(), true);
+    assert_eq!(queue(&first)[1], busy);
+    let near = OffloadDevice { name: "default/near".into(), target: key("near"), ..said.devices[0].clone() };
+    let more = Offload { devices: vec![near, said.devices[0].clone()], ..said.clone() };
+    let second = mesh_of(&more, &first);
+    assert_eq!(queue(&second)[1..], [("default/near".to_owned(), false), busy.clone()]);
+    assert_eq!(queue(&mesh_of(&said, &second))[1], busy);
+    // Of a policy that wants something else, nothing is known.
+    let other = Offload { margin: 0.2, ..said };
+    assert_eq!(queue(&mesh_of(&other, &second))[1..], [("default/csd".to_owned(), false)]);
+}
+
+#[test]
 fn a_device_whose_service_is_not_known_yet_is_not_offered() {
     let said = said();
     let orders = || service("orders", &[("a", Some(&said))]);
