@@ -64,8 +64,13 @@ impl Mesh {
 
     /// A device with the dataset at this version.
     fn device(&self, name: &str, version: &str) -> Sidecar {
+        self.device_with(name, version, "id,amount\n1,150\n")
+    }
+
+    /// The same with this in it.
+    fn device_with(&self, name: &str, version: &str, rows: &str) -> Sidecar {
         let data = self.plane.path(&format!("{name}.csv"));
-        std::fs::write(&data, "id,amount\n1,150\n").unwrap();
+        std::fs::write(&data, rows).unwrap();
         let (app, data) = (free_address(), data.display());
         let own = format!(
             "device: {{class: csd, listen: '{app}', functions: [scan, aggregate], limits: {{runs: 3}}, datasets: [{{name: \
@@ -305,15 +310,22 @@ fn busy() {
     wait_until("each answer is heard", || reports("empty") >= 20.0);
 }
 
+/// The queue of which an answer tells, in seconds.
+fn told_queue(answer: &str) -> f64 {
+    let said = answer.split("named_metrics.queue_seconds=").nth(1).unwrap();
+    said.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 fn told() {
     let mesh = Mesh::start("", "");
-    let device = mesh.device("csd", "7");
-    mesh.until(ROWS, 20);
+    let device = mesh.device_with("csd", "7", &format!("id,amount\n1,150\n{}", "2,150\n".repeat(8 << 20)));
+    let path = format!("{SCAN_PATH}&limit=1");
+    world::until(mesh.at, &path, ROWS, 20);
     let text = std::fs::read_to_string(&device.file).unwrap();
     let listen = text.split("inbound: [{listen: '").nth(1).unwrap().split('\'').next().unwrap();
     let curl = |at: &str| {
         let mut command = Command::new("curl");
-        command.args(["-sS", "-i", "--noproxy", "*"]).arg(format!("http://{at}{SCAN_PATH}"));
+        command.args(["-sS", "-i", "--noproxy", "*"]).arg(format!("http://{at}{path}"));
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
     // A plain caller, who has no sidecar to hear it.
@@ -321,7 +333,22 @@ fn told() {
     let report =
         "endpoint-load-metrics: TEXT application_utilization=0.0000, named_metrics.queue_seconds=0.000000";
     assert!(told.contains(report), "{told}");
-    let (head, body) = Peer::connect(mesh.at).exchange(get(SCAN_PATH));
+    // One who does not read keeps a run waiting, in each place but one of three.
+    let mut waiting: Vec<Peer> = Vec::new();
+    for (others, used) in [(1, "0.3333"), (2, "0.6667")] {
+        let mut peer = Peer::connect(listen.parse().unwrap());
+        peer.send(get("/scan/orders@7"));
+        waiting.push(peer);
+        wait_until("the device says so", || {
+            curl(listen).contains(&format!("application_utilization={used}"))
+        });
+        let queue = told_queue(&curl(listen));
+        assert!(queue > 0.0, "{others}: {queue}");
+    }
+    wait_until("the control plane is told", || mesh.devices()[0]["status"]["load"]["runsInFlight"] == 2);
+    drop(waiting);
+    wait_until("they are gone", || curl(listen).contains("application_utilization=0.0000"));
+    let (head, body) = Peer::connect(mesh.at).exchange(get(&path));
     assert_eq!((head.get("endpoint-load-metrics"), body), (None, Body::Whole(ROWS.into())));
     let heard = mesh.web.metrics().sum("lighter_offload_reports_total", &[("outcome", "taken")]);
     assert!(heard >= 20.0, "{heard}");
