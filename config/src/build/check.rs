@@ -43,12 +43,17 @@ pub(crate) fn dns_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
 
 /// What a dataset and its version are called: this can stand in the path of a URL, and before or after an `@`.
 pub(crate) fn data_name(at: &At<'_>, name: &str) -> Result<(), ConfigError> {
-    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    if (1..=MAX_DATA_NAME).contains(&name.len()) && name.bytes().all(is_of_name) {
+    if is_data_name(name) {
         return Ok(());
     }
     let error = at.error(format!("`{}` is not a name", name.escape_debug()));
     Err(error.hint(format!("up to {MAX_DATA_NAME} letters, digits, `.`, `-` and `_`")))
+}
+
+/// Whether a dataset, or a version of one, can be called so.
+pub fn is_data_name(name: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=MAX_DATA_NAME).contains(&name.len()) && name.bytes().all(is_of_name)
 }
 
 /// `2026-11-26T12:00:00Z`, which can be compared as text.

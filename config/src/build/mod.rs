@@ -56,6 +56,7 @@ mod tcp;
 mod version;
 pub(crate) mod virtual_ips;
 
+pub use check::is_data_name;
 use kind::Order;
 use making::Making;
 pub use mesh::{Mesh, Origin};

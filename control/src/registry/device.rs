@@ -1,6 +1,6 @@
 //! The functions that an instance runs near data, as it registers them, and what those of one Service come to together.
 
-use lighter_config::build::RegisteredDevice;
+use lighter_config::build::{RegisteredDevice, is_data_name};
 use lighter_config::sidecar::DeviceClass;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 
@@ -33,7 +33,8 @@ impl Device {
         let names =
             said.functions.iter().chain(said.datasets.iter().flat_map(|held| [&held.name, &held.version]));
         for name in names {
-            if name.is_empty() || name.len() > MOST_NAME || !name.bytes().all(is_of_name) {
+            // Callers' sidecars are told of them, and take no others.
+            if !is_data_name(name) {
                 return fault(format!("`{}` names no function, dataset or version", name.escape_debug()));
             }
         }
@@ -93,15 +94,8 @@ impl Device {
     }
 }
 
-/// What stands in the name of a function, of a dataset and of a version.
-fn is_of_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
-}
-
 /// Most functions, and most datasets, of one instance.
 const MOST_HELD: usize = 256;
-/// Most bytes of a name.
-const MOST_NAME: usize = 253;
 
 #[cfg(test)]
 mod tests {
@@ -139,7 +133,7 @@ mod tests {
             wire::Device { functions: vec![String::new()], ..said() },
             wire::Device { functions: vec!["a b".into()], ..said() },
             wire::Device { functions: vec!["a".into(); MOST_HELD + 1], ..said() },
-            wire::Device { functions: vec!["a".repeat(MOST_NAME + 1)], ..said() },
+            wire::Device { functions: vec!["a".repeat(129)], ..said() },
         ] {
             assert!(Device::read(&faulty).is_err(), "{faulty:?}");
         }
