@@ -4,16 +4,19 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use bytes::Bytes;
+use h2::server::SendResponse;
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::joined::{self, Sidecar};
 use crate::load::Load;
-use crate::support::process::free_address;
+use crate::support::http2;
+use crate::support::process::{find, free_address};
 use crate::support::raw::{Body, Peer};
 use crate::support::sidecar::service;
-use crate::support::{metrics, test, wait_until};
+use crate::support::{metrics, test, test_where, wait_until};
 use crate::world::{self, DEVICE, Does, SCAN, Said, Server, World, get};
 
 pub fn tests() -> Vec<Trial> {
@@ -24,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
         test("registered::what_is_written_of_a_device_holds_and_the_rest_is_as_registered", written),
         test("registered::a_device_stays_one_when_the_control_plane_starts_again", restarted),
         test("registered::a_busy_device_gets_fewer_requests_before_it_is_slow", busy),
+        test_where("registered::what_a_device_reports_is_heard_whatever_is_spoken", every_protocol),
         test("registered::callers_are_told_how_busy_a_device_is_and_applications_are_not", told),
     ]
 }
@@ -222,6 +226,12 @@ fn selected() {
     assert_eq!(mesh.devices()[0]["spec"]["slots"], 3);
     assert_eq!(mesh.policy().0, "True");
     wait_until("all are counted", || mesh.answered(NAME) >= 20.0);
+    // As it is told, it can be written.
+    let told = mesh.plane.operator(&["get", "devices", "-o", "yaml"]);
+    mesh.plane.apply(&told);
+    assert_eq!(mesh.devices()[0]["status"]["registered"], false);
+    assert!(mesh.plane.operator(&["get", "devices", "-o", "yaml"]).contains("slots: 3"));
+    mesh.until(ROWS, 20);
 }
 
 fn written() {
@@ -308,6 +318,52 @@ fn busy() {
     device.set(Does::Says(f64::NAN));
     world.until("device", 20);
     wait_until("each answer is heard", || reports("empty") >= 20.0);
+}
+
+/// Callers of HTTP/1 and HTTP/2, each before devices of both.
+fn every_protocol() -> Result<(), String> {
+    let curl = find("curl")?;
+    let field = "endpoint-load-metrics";
+    let report = "TEXT named_metrics.queue_seconds=0.25";
+    let serve = |name: &'static str| {
+        http2::Upstream::start(move |_, mut respond: SendResponse<Bytes>| async move {
+            let head = http::Response::builder().header(field, report).body(()).unwrap();
+            if let Ok(mut stream) = respond.send_response(head, false) {
+                let _ = stream.send_data(Bytes::from_static(name.as_bytes()), true);
+            }
+        })
+    };
+    let of_http2 = [serve("host"), serve("device")];
+    let of_http1 = [Server::start("host", Does::Says(0.25)), Server::start("device", Does::Says(0.25))];
+    let policy = format!("{}, objective: bytes", SCAN.policy);
+    let said = Said { policy: &policy, ..SCAN };
+    for (protocol, [host, device]) in [
+        ("http", of_http1.each_ref().map(Server::address)),
+        ("http2", of_http2.each_ref().map(|server| server.address)),
+    ] {
+        let world = World::start_speaking(protocol, host, device, &said);
+        for speaks in ["--http1.1", "--http2-prior-knowledge"] {
+            let ask = || {
+                let mut command = Command::new(&curl);
+                command.args(["-sS", "--fail", "-i", speaks]).arg(format!("http://{}/scan", world.at));
+                let out = command.output().unwrap();
+                assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+                String::from_utf8(out.stdout).unwrap()
+            };
+            let heard = || {
+                let labels = [("place", DEVICE), ("outcome", "taken")];
+                world.sidecar.metrics().sum("lighter_offload_reports_total", &labels)
+            };
+            let before = heard();
+            wait_until(&format!("a device of {protocol} is heard by a caller of {speaks}"), || {
+                let answer = ask();
+                // What the host says is nobody's business here, and passes as it came.
+                assert_eq!(answer.contains(field), answer.ends_with("host"), "{answer}");
+                answer.ends_with("device") && heard() > before
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The queue of which an answer tells, in seconds.
