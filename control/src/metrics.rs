@@ -166,6 +166,8 @@ pub fn render(state: &State, now: Instant) -> String {
     text.by_kind(metrics, "nacks_total", "Answers that were rejected.", count(|of| &of.nacks));
     let services = state.index.snapshot().services.len() as f64;
     text.one("services", "gauge", "Services that are served.", services);
+    let devices = state.registry.devices_registered();
+    text.one("devices", "gauge", "Services of which an instance is registered as a device.", devices as f64);
     text.one("instances", "gauge", "Instances that are registered.", state.registry.instances() as f64);
     for (name, help, counter) in [
         ("snapshots_total", "Changes of resources that came in force.", &metrics.snapshots),

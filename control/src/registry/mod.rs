@@ -139,6 +139,11 @@ impl Registry {
         self.woken.notify_one();
     }
 
+    /// Of how many Services an instance is a device.
+    pub fn devices_registered(&self) -> usize {
+        self.lock().with_devices().len()
+    }
+
     /// How the instances of a Service stand that are devices.
     pub fn devices(&self, service: &ServiceName) -> Vec<OfInstance> {
         self.lock().devices(service)
