@@ -39,6 +39,9 @@ pub(crate) use lighter_place::Request as Placing;
 /// By which an application says how much of a dataset its request reads, in bytes.
 const SCAN_BYTES_HINT: &str = "x-lighter-hint-scan-bytes";
 
+/// So much of a queue is believed, in seconds: then the device is asked again, should it have been wrong, or another since.
+const MOST_QUEUE_SECONDS: f64 = 10.0;
+
 /// Decides for the rules at a port that one policy is about.
 pub(crate) struct Placement {
     key: ServicePort,
@@ -174,7 +177,7 @@ impl Placement {
 
     fn report(&self, place: PlaceId, queue_seconds: f64, now: Instant) {
         let now = self.time(now);
-        self.lock().placer.report(place, queue_seconds, now);
+        self.lock().placer.report(place, queue_seconds.min(MOST_QUEUE_SECONDS), now);
     }
 
     /// What a place is called.
