@@ -15,10 +15,12 @@ mod device;
 pub(crate) mod file;
 mod guard;
 mod read;
+mod reserve;
 
 pub use device::{BuiltIn, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig, DeviceLimits};
 pub use guard::GuardConfig;
 pub use read::is_host_and_port;
+pub use reserve::{MainTaskConfig, PowerConfig, Priority};
 
 /// What one sidecar process does. Every field has a default; ports as in the README's table.
 #[derive(Clone, Debug, PartialEq)]

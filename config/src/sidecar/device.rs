@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::reserve::{MainTaskConfig, MainTaskFile, PowerConfig, PowerFile, Priority};
 use crate::build::check;
 use crate::document::At;
 use crate::error::ConfigError;
@@ -18,7 +19,7 @@ const LEAST_MEMORY: u64 = 1 << 20;
 const MOST_RUNS: u32 = 1024;
 
 /// A device: a node that runs functions near data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DeviceConfig {
     /// What kind of machine it is.
     pub class: DeviceClass,
@@ -32,6 +33,12 @@ pub struct DeviceConfig {
     pub limits: DeviceLimits,
     /// What all runs together read in a second, in bytes: a slow medium, emulated. None: as fast as the machine can.
     pub media_bytes_per_second: Option<u64>,
+    /// What it is there for beside them, whose share functions leave to it. None: nothing.
+    pub main_task: Option<MainTaskConfig>,
+    /// The model of its power.
+    pub power: PowerConfig,
+    /// How the threads of functions stand to all others. Default: `Idle` beside a main task, otherwise `Normal`.
+    pub priority: Priority,
 }
 
 /// `{name: NAME, version: V, path: FILE, format: csv|jsonl|parquet}`.
@@ -181,6 +188,16 @@ pub(crate) struct DeviceFile {
     #[serde(default)]
     #[schemars(range(min = 1))]
     media_bytes_per_second: Option<u64>,
+    /// What the device is there for beside its functions, whose share they leave to it. Default: nothing.
+    #[serde(default)]
+    main_task: Option<MainTaskFile>,
+    /// The model by which its power is told, and held. Default: 5 W for a busy processor, and no limit.
+    #[serde(default)]
+    power: Option<PowerFile>,
+    /// How the threads of functions stand to all others of the machine: `idle`, `low` (nice 19) or `normal`. Default:
+    /// `idle` where there is a `mainTask`, otherwise `normal`.
+    #[serde(default)]
+    priority: Option<Priority>,
 }
 
 /// A file that functions read.
@@ -263,6 +280,12 @@ impl DeviceFile {
             refuse(error.hint("leave the field out"));
         }
         let limits = self.limits.unwrap_or_default().read(&at.field("limits"), &mut refuse);
+        let main_task = self.main_task.map(|main| main.read(&at.field("mainTask"), &mut refuse));
+        let power = match self.power {
+            Some(power) => power.read(&at.field("power"), &mut refuse),
+            None => PowerConfig::default(),
+        };
+        let usual = if main_task.is_some() { Priority::Idle } else { Priority::Normal };
         let datasets = self.datasets.into_iter().map(|dataset| DatasetConfig {
             name: dataset.name,
             version: dataset.version,
@@ -276,6 +299,9 @@ impl DeviceFile {
             functions,
             limits,
             media_bytes_per_second: self.media_bytes_per_second,
+            main_task,
+            power,
+            priority: self.priority.unwrap_or(usual),
         })
     }
 }

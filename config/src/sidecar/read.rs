@@ -10,7 +10,7 @@ use super::file::{
 };
 use super::{
     AccessLogConfig, ControlConfig, ControlSecurity, DnsConfig, GuardConfig, IdentityConfig, InboundConfig,
-    InterceptConfig, ListenerConfig, Propagation, SidecarConfig, TokenSource, TracingConfig,
+    InterceptConfig, ListenerConfig, Propagation, SidecarConfig, TokenSource, TracingConfig, reserve,
 };
 use crate::build::{check, locality};
 use crate::document::{At, Document};
@@ -373,6 +373,7 @@ impl Reader<'_> {
             self.errors
                 .push(error.hint(format!("add `inbound: [{{listen: …, app: \"{}\"}}]`", device.listen)));
         }
+        reserve::check(config, device, &at.field("device"), |error| self.errors.push(error));
     }
 
     fn listener(&mut self, file: ListenerFile, at: &At<'_>) -> Option<ListenerConfig> {
