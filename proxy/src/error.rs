@@ -84,11 +84,15 @@ pub enum Cause {
     ClientTimeout,
     /// This sidecar has no memory to spare.
     MemoryLimit,
+    /// The device's main task needs what the function would take.
+    Reserve,
+    /// The functions that run take all the power that the device may.
+    PowerCap,
 }
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 36] = [
+    pub const ALL: [Cause; 38] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -125,6 +129,8 @@ impl Cause {
         Cause::Internal,
         Cause::ClientTimeout,
         Cause::MemoryLimit,
+        Cause::Reserve,
+        Cause::PowerCap,
     ];
 
     /// The label: in `x-lighter-error`, in logs and in metrics.
@@ -166,6 +172,8 @@ impl Cause {
             Cause::Internal => "internal",
             Cause::ClientTimeout => "client_timeout",
             Cause::MemoryLimit => "memory_limit",
+            Cause::Reserve => "reserve",
+            Cause::PowerCap => "power_cap",
         }
     }
 
@@ -192,7 +200,9 @@ impl Cause {
             | Cause::PendingOverflow
             | Cause::PendingTimeout
             | Cause::ConcurrencyLimit
-            | Cause::MemoryLimit => 503,
+            | Cause::MemoryLimit
+            | Cause::Reserve
+            | Cause::PowerCap => 503,
             Cause::ConnectTimeout | Cause::RequestTimeout | Cause::IdleTimeout => 504,
             Cause::PlaintextRefused => 403,
             Cause::DownstreamAborted => 499,
@@ -258,6 +268,8 @@ impl Cause {
             | Cause::PendingTimeout
             | Cause::ConcurrencyLimit
             | Cause::MemoryLimit
+            | Cause::Reserve
+            | Cause::PowerCap
             | Cause::Loop
             | Cause::Internal => Side::Local,
         }

@@ -11,6 +11,7 @@ use lighter_config::snapshot::{Backend, Mtls, Port, Protocol, RouteTable, Traffi
 
 use crate::authorize::Guard;
 use crate::carry::{Call, Engine};
+use crate::device::MainTask;
 use crate::error::Cause;
 use crate::intercept::listen;
 use crate::mesh::{Destination, Mesh, Target};
@@ -123,9 +124,9 @@ fn declared(shared: &Shared, is: impl Fn(&Port) -> bool) -> Option<Arc<Port>> {
 }
 
 /// The application's addresses that were asked for, as one worker knows them.
-#[derive(Default)]
 pub(crate) struct Apps {
     known: RefCell<HashMap<SocketAddr, Known>>,
+    main_task: Option<Arc<MainTask>>,
 }
 
 struct Known {
@@ -136,6 +137,11 @@ struct Known {
 }
 
 impl Apps {
+    /// None yet. How long answers of `main_task` take is watched.
+    pub(crate) fn new(main_task: Option<Arc<MainTask>>) -> Self {
+        Apps { known: RefCell::default(), main_task }
+    }
+
     /// The application at `app` as a destination, made when it is asked for first and again when its port's
     /// configuration changed. Connections to it outlive that.
     fn target(
@@ -158,6 +164,9 @@ impl Apps {
             None => Arc::new(undeclared(app, explicit)),
         };
         let destination = Arc::new(Destination::inbound(&made, app, old.map(|old| &*old.destination), mesh));
+        if let Some(main_task) = &self.main_task {
+            main_task.watch(app, destination.routes.iter().map(|route| &route.metrics));
+        }
         // A workload has few addresses and ports; more would be somebody's play.
         if known.len() >= MOST_KNOWN {
             known.clear();

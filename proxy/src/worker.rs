@@ -15,7 +15,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::device::{Busy, MakeHost};
+use crate::device::{Busy, MainTask, MakeHost};
 use crate::dial::SocketFactory;
 use crate::discover::Discover;
 use crate::drain::{Connections, Kinds, Phase};
@@ -77,6 +77,8 @@ pub struct Shared {
     pub(crate) door: OnceLock<Arc<Door>>,
     /// How short memory and descriptors run.
     pub(crate) guard: Guard,
+    /// What this sidecar's device is there for, if it is one and that is said.
+    pub(crate) main_task: Option<Arc<MainTask>>,
     sources: Mutex<Sources>,
     service: Option<ServiceName>,
     listeners: Box<[Listener]>,
@@ -261,6 +263,7 @@ impl Shared {
             device: OnceLock::new(),
             links: standing::Links::default(),
             guard: Guard::new(config.guard, limits::descriptors()),
+            main_task: MainTask::of(&config),
             sources: Mutex::default(),
             service,
             listeners: listeners.collect(),
@@ -461,12 +464,12 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Worker {
             index,
+            apps: Apps::new(shared.main_task.clone()),
             shared,
             connections: Rc::default(),
             http1: RefCell::default(),
             http2: Default::default(),
             links: Default::default(),
-            apps: Apps::default(),
             metrics: telemetry::worker(index),
             passthrough: Default::default(),
         })

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use lighter_config::sidecar::{BuiltIn, DeviceConfig};
+use lighter_config::sidecar::{BuiltIn, DeviceConfig, Priority};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
-use super::{Asked, Ended};
+use super::{Asked, Ended, priority};
 use crate::error::Cause;
-use crate::telemetry;
 
 /// Handles are kept, so that what a device counted is shown as long as it lives.
 pub(super) struct Counts {
@@ -17,6 +16,8 @@ pub(super) struct Counts {
     runs: Mutex<HashMap<(usize, usize), Runs>>,
     in_flight: Gauge,
     refused: Counter,
+    reserved: Counter,
+    capped: Counter,
 }
 
 /// Of one function on one dataset.
@@ -39,19 +40,22 @@ impl Counts {
             datasets: config.datasets.iter().map(|dataset| dataset.name.clone()).collect(),
             runs: Mutex::default(),
             in_flight: gauge!("lighter_device_runs_in_flight"),
-            refused: counter!("lighter_device_refusals_total", "cause" => Cause::ConcurrencyLimit.label()),
+            refused: refusals(Cause::ConcurrencyLimit),
+            reserved: refusals(Cause::Reserve),
+            capped: refusals(Cause::PowerCap),
         }
     }
 
-    /// A run begins.
-    pub(super) fn begin(&self) {
+    /// A run begins, whose thread has this priority.
+    pub(super) fn begin(&self, has: Priority) {
         self.in_flight.increment(1.0);
+        with_priority(has).increment(1.0);
     }
 
     /// A run that began has ended.
-    pub(super) fn end(&self, asked: &Asked<'_>, ended: &Ended) {
+    pub(super) fn end(&self, asked: &Asked<'_>, ended: &Ended, had: Priority) {
         self.in_flight.decrement(1.0);
-        telemetry::device_busy(ended.took.busy);
+        with_priority(had).decrement(1.0);
         let name = asked.dataset.split('@').next().unwrap_or_default();
         let function = self.functions.iter().position(|function| *function == asked.function);
         let dataset = self.datasets.iter().position(|dataset| dataset == name);
@@ -65,9 +69,13 @@ impl Counts {
         runs.count(ended);
     }
 
-    /// A run was refused, as there are as many as there may be.
-    pub(super) fn refuse(&self) {
-        self.refused.increment(1);
+    /// A run was refused before it began.
+    pub(super) fn refuse(&self, cause: Cause) {
+        match cause {
+            Cause::Reserve => self.reserved.increment(1),
+            Cause::PowerCap => self.capped.increment(1),
+            _ => self.refused.increment(1),
+        }
     }
 }
 
@@ -104,6 +112,14 @@ impl Runs {
     }
 }
 
+fn refusals(cause: Cause) -> Counter {
+    counter!("lighter_device_refusals_total", "cause" => cause.label())
+}
+
+fn with_priority(priority: Priority) -> Gauge {
+    gauge!("lighter_device_priority", "priority" => priority::label(priority))
+}
+
 const UNKNOWN: &str = "unknown";
 
 fn describe() {
@@ -121,6 +137,6 @@ fn describe() {
     describe_gauge!("lighter_device_runs_in_flight", "Runs of functions that are under way.");
     describe_counter!(
         "lighter_device_refusals_total",
-        "Requests that were refused before they ran, as so many runs were under way as there may be."
+        "Requests that were refused before they ran, by the limit that had them refused."
     );
 }

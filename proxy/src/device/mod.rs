@@ -17,12 +17,20 @@ use bytes::Bytes;
 use lighter_config::sidecar::DeviceConfig;
 
 mod body;
+mod bucket;
 mod busy;
 mod counts;
+mod hold;
+mod limits;
+mod main_task;
+mod power;
+mod priority;
+mod reserve;
 mod run;
 mod serve;
 
 pub(crate) use busy::Busy;
+pub(crate) use main_task::MainTask;
 pub(crate) use serve::{Accepting, start};
 
 /// Runs functions over datasets.
@@ -62,7 +70,8 @@ pub trait Results {
     /// Takes the next bytes, and waits as long as the caller takes none, but not after `until`.
     fn write(&mut self, bytes: Bytes, until: Instant) -> Result<(), NotTaken>;
 
-    /// Tells whether the caller has left, on whatever thread that is asked.
+    /// Tells whether the caller has left. It is to be asked every few thousand rows, or steps of whatever a function does, on
+    /// the thread that runs it: there the run also rests for a moment where the device's limits have it.
     fn watch(&self) -> Arc<dyn Fn() -> bool + Send + Sync>;
 }
 

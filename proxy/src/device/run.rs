@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::busy::Busy;
 use super::counts::Counts;
+use super::hold::{Hold, Used};
+use super::priority;
 use super::{Asked, Ended, FunctionHost, NotTaken, Results, Took};
 
 /// Pieces of a result that wait for the caller, each of some ten kilobytes. With them a run fills one while another goes out.
@@ -33,6 +34,7 @@ pub(super) struct Run {
     pub(super) busy: Arc<Busy>,
     /// Held for as long as it is under way.
     pub(super) under_way: Arc<()>,
+    pub(super) hold: Arc<Hold>,
     pub(super) function: String,
     pub(super) dataset: String,
     pub(super) parameters: String,
@@ -50,12 +52,14 @@ impl Run {
     }
 
     fn run(self, says: mpsc::Sender<Said>, handle: Handle) {
-        let Run { host, counts, busy, under_way, function, dataset, parameters, place } = self;
+        let Run { host, counts, busy, under_way, hold, function, dataset, parameters, place } = self;
         let asked = Asked { function: &function, dataset: &dataset, parameters: &parameters };
-        counts.begin();
+        let has = priority::take(hold.priority);
+        counts.begin(has);
         busy.begin();
         let began = Instant::now();
-        let mut result = Result { says, handle, media_type: "", ends: false, waited: Duration::ZERO };
+        let used = Arc::new(Used::none(hold));
+        let mut result = Result { says, handle, media_type: "", ends: false, waited: Duration::ZERO, used };
         let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
         let mut ended = ran.unwrap_or_else(|_| Ended {
             status: "CS_FATAL_ERROR",
@@ -63,10 +67,10 @@ impl Run {
             message: "a fault of the sidecar".into(),
             took: Took::default(),
         });
-        ended.took.busy = processor_time();
+        ended.took.busy = result.used.end();
         tracing::debug!(function, dataset, status = ended.status, why = ended.message, took = ?ended.took, "run");
         // Whoever hears of the end finds it counted, and its place free.
-        counts.end(&asked, &ended);
+        counts.end(&asked, &ended, has);
         busy.end(began.elapsed().saturating_sub(result.waited));
         drop(under_way);
         drop(place);
@@ -84,6 +88,7 @@ struct Result {
     ends: bool,
     /// How long it was for the caller to take what there was.
     waited: Duration,
+    used: Arc<Used>,
 }
 
 impl Results for Result {
@@ -110,13 +115,11 @@ impl Results for Result {
     }
 
     fn watch(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
-        let says = self.says.downgrade();
-        Arc::new(move || says.upgrade().is_none_or(|says| says.is_closed()))
+        let (says, used) = (self.says.downgrade(), self.used.clone());
+        Arc::new(move || {
+            let is_gone = || says.upgrade().is_none_or(|says| says.is_closed());
+            used.pay(is_gone);
+            is_gone()
+        })
     }
-}
-
-/// Processor time of this thread, which has done nothing else.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -22,8 +22,10 @@ use tokio::task::{LocalSet, spawn_local};
 use super::body::Answer;
 use super::busy::Busy;
 use super::counts::Counts;
+use super::hold::Hold;
+use super::limits::Limits;
 use super::run::{Run, Said};
-use super::{Ended, FunctionHost};
+use super::{Ended, FunctionHost, MainTask};
 use crate::admin::decoded;
 use crate::error::Cause;
 use crate::http::local::ERROR_FIELD;
@@ -48,6 +50,9 @@ struct Device {
     counts: Arc<Counts>,
     busy: Arc<Busy>,
     places: Arc<Semaphore>,
+    /// How many there are of them.
+    most: usize,
+    hold: Arc<Hold>,
 }
 
 /// Accepts callers until this is dropped; those that are there stay.
@@ -57,10 +62,11 @@ pub(crate) struct Accepting {
     _until: oneshot::Sender<Infallible>,
 }
 
-/// Serves functions on `listener`.
+/// Serves functions on `listener`, beside `main` where there is one.
 pub(crate) fn start(
     config: &DeviceConfig,
     host: Arc<dyn FunctionHost>,
+    main: Option<Arc<MainTask>>,
     listener: std::net::TcpListener,
 ) -> io::Result<Accepting> {
     listener.set_nonblocking(true)?;
@@ -72,9 +78,14 @@ pub(crate) fn start(
         let _within = runtime.enter();
         TcpListener::from_std(listener)?
     };
-    let device = Arc::new(Device { host, counts, busy: busy.clone(), places });
+    let hold = Arc::new(Hold::new(config.priority));
+    let limits = Limits::new(config, hold.clone(), main);
+    let most = config.limits.runs;
+    let device = Arc::new(Device { host, counts, busy: busy.clone(), places, most, hold });
     let (until, ended) = oneshot::channel();
     let serve = async move {
+        // Whoever has this one's place has limits of its own; runs that are still under way here keep to these.
+        spawn_local(limits.keep());
         tokio::select! {
             () = accept(listener, device) => {}
             _ = ended => {}
@@ -155,18 +166,19 @@ impl Device {
         under_way: &Arc<()>,
     ) -> Response<Answer> {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.counts.refuse();
-            return refused();
+            return self.refuse(Cause::ConcurrencyLimit);
         };
+        if let Err(cause) = self.hold.admit(self.most - self.places.available_permits()) {
+            return self.refuse(cause);
+        }
         let (host, counts, busy) = (self.host.clone(), self.counts.clone(), self.busy.clone());
-        let under_way = under_way.clone();
-        let run = Run { host, counts, busy, under_way, function, dataset, parameters, place };
+        let (under_way, hold) = (under_way.clone(), self.hold.clone());
+        let run = Run { host, counts, busy, under_way, hold, function, dataset, parameters, place };
         let mut said = match run.start() {
             Ok(said) => said,
             Err(error) => {
                 tracing::warn!(%error, "no thread for a run");
-                self.counts.refuse();
-                return refused();
+                return self.refuse(Cause::ConcurrencyLimit);
             }
         };
         // Until there are bytes, whatever goes wrong can be told in so many words.
@@ -184,6 +196,22 @@ impl Device {
             Some(Said::End(_, ended)) => failed(&ended),
             None => gone(),
         }
+    }
+
+    /// Nothing has run, and the same may be asked elsewhere or later.
+    fn refuse(&self, cause: Cause) -> Response<Answer> {
+        self.counts.refuse(cause);
+        let why = match cause {
+            Cause::Reserve => "the device's main task needs what functions would take",
+            Cause::PowerCap => "functions take all the power that the device may",
+            _ => "as many runs as may be are under way",
+        };
+        let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, format!("CS_DEVICE_NOT_AVAILABLE: {why}\n"));
+        let fields = answer.headers_mut();
+        fields.insert(ERROR_FIELD, HeaderValue::from_static(cause.label()));
+        fields.insert(STATUS_FIELD, HeaderValue::from_static("CS_DEVICE_NOT_AVAILABLE"));
+        fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        answer
     }
 }
 
@@ -229,19 +257,6 @@ fn json(body: String) -> Response<Answer> {
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Answer> {
     let mut answer = answer("text/plain; charset=utf-8", Answer::whole(body));
     *answer.status_mut() = status;
-    answer
-}
-
-/// Nothing has run, and the same may be asked elsewhere or later.
-fn refused() -> Response<Answer> {
-    let mut answer = text(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "CS_DEVICE_NOT_AVAILABLE: as many runs as may be are under way\n",
-    );
-    let fields = answer.headers_mut();
-    fields.insert(ERROR_FIELD, HeaderValue::from_static(Cause::ConcurrencyLimit.label()));
-    fields.insert(STATUS_FIELD, HeaderValue::from_static("CS_DEVICE_NOT_AVAILABLE"));
-    fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     answer
 }
 

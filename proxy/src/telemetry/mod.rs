@@ -13,6 +13,7 @@ mod exemplar;
 pub mod exposition;
 pub mod histogram;
 mod identity;
+mod latencies;
 mod link;
 pub mod logging;
 mod overload;
@@ -33,6 +34,7 @@ pub mod trace;
 pub use caller::{CallerMetrics, Welcome};
 pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading, Standing};
 pub use identity::{IdentityMetrics, Request, RequestOutcome, identity};
+pub(crate) use latencies::{Counted, Latencies};
 pub use link::{LinkMetrics, LinkOpen, LinkWire, links};
 pub use overload::OverloadMetrics;
 pub use pool::{PoolClosed, Pooled};
@@ -44,7 +46,7 @@ pub use recorder::{install, render, routes};
 pub use route::{Mirrored, RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;
 pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, config, detection, worker};
-pub(crate) use sidecar::{device_busy, device_busy_seconds};
+pub(crate) use sidecar::{EnergySource, device_busy, device_busy_seconds, device_energy, device_rested};
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,6 +8,7 @@ use lighter_config::name::ServicePort;
 use super::exemplar::Exemplars;
 use super::exposition::{Exposition, Family, Kind, LabelValue, Unit};
 use super::histogram::{self, Reading, SECONDS, SECONDS_CELLS, nanos};
+use super::latencies::Latencies;
 use super::recorder::recorder;
 use super::retry::RetryCells;
 use super::session::SessionCells;
@@ -34,6 +35,8 @@ pub struct RouteMetrics {
     exemplars: Exemplars,
     retries: RetryCells,
     sessions: SessionCells,
+    /// Who looks at how long its answers take. Hardly any route has one.
+    watched: OnceLock<Arc<Latencies>>,
 }
 
 /// What tells one route's counters from another's.
@@ -105,6 +108,16 @@ impl RouteMetrics {
     /// How many requests have begun.
     pub fn begun(&self) -> u64 {
         self.cells.sum(BEGUN)
+    }
+
+    /// How many requests have ended.
+    pub(crate) fn ended(&self) -> u64 {
+        self.cells.sum(ENDED)
+    }
+
+    /// From now on every latency goes to `latencies` too, if none did before.
+    pub(crate) fn watch(&self, latencies: &Arc<Latencies>) {
+        self.watched.get_or_init(|| latencies.clone());
     }
 
     /// A request was tried again, since `condition` called for it.
@@ -194,6 +207,9 @@ impl RouteMetrics {
             }
             if record.cause.is_none() {
                 SECONDS.record(shard, LATENCY, nanos(record.latency));
+            }
+            if let Some(latencies) = self.watched.get() {
+                watch(latencies, record);
             }
             if let Some(status) = record.grpc_status {
                 shard.add(GRPC + usize::from(status).min(GRPC_CODES - 1), 1);
@@ -300,6 +316,7 @@ impl RouteMetrics {
             failed: OnceLock::new(),
             exemplars: Exemplars::default(),
             retries: RetryCells::default(),
+            watched: OnceLock::new(),
             sessions: SessionCells::default(),
         }
     }
@@ -313,6 +330,18 @@ impl RouteMetrics {
     fn account_failure(&self, spoken: Spoken, class: usize, cause: Cause) {
         let cells = self.failed.get_or_init(|| Cells::new(Spoken::ALL.len() * CLASSES * Cause::ALL.len()));
         cells.add(failed_cell(spoken, class, cause), 1);
+    }
+}
+
+/// Passes on how long an answer took, or how long it was waited for in vain.
+#[cold]
+fn watch(latencies: &Latencies, record: &Record<'_>) {
+    match record.cause {
+        None => latencies.record(record.latency),
+        Some(Cause::DownstreamAborted | Cause::RequestTimeout | Cause::IdleTimeout) => {
+            latencies.record(record.duration);
+        }
+        Some(_) => {}
     }
 }
 

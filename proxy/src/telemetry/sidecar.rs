@@ -21,6 +21,31 @@ pub(super) struct Sidecar {
     log_dropped: Lazy<Cells>,
     /// Nanoseconds.
     device_busy: Lazy<Cells>,
+    /// Nanoseconds.
+    device_rested: Lazy<Cells>,
+    /// Microjoules, by where they are known from.
+    device_energy: [Lazy<Cells>; 2],
+}
+
+/// Where it is known from how much energy a device takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EnergySource {
+    /// The machine counts it.
+    Rapl,
+    /// A model of its power.
+    Modelled,
+}
+
+impl EnergySource {
+    const ALL: [EnergySource; 2] = [EnergySource::Rapl, EnergySource::Modelled];
+
+    /// The label.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            EnergySource::Rapl => "rapl",
+            EnergySource::Modelled => "modelled",
+        }
+    }
 }
 
 /// Made when it is first used, so that it knows how many workers there are.
@@ -113,6 +138,16 @@ pub(crate) fn device_busy_seconds() -> f64 {
     Duration::from_nanos(recorder().sidecar.device_busy.0.sum(0)).as_secs_f64()
 }
 
+/// Functions rested for so long, so that the device keeps its limits.
+pub(crate) fn device_rested(time: Duration) {
+    recorder().sidecar.device_rested.0.add(0, nanos(time));
+}
+
+/// The device took so many microjoules.
+pub(crate) fn device_energy(source: EnergySource, microjoules: u64) {
+    recorder().sidecar.device_energy[source as usize].0.add(0, microjoules);
+}
+
 impl DetectMetrics {
     /// A detection that ended, and how long it took.
     #[inline]
@@ -202,6 +237,17 @@ impl Sidecar {
         out.sample(&LOG_DROPPED, "", self.log_dropped.0.sum(0));
         if !self.device_busy.0.untouched() {
             out.sample(&DEVICE_BUSY, "", Duration::from_nanos(self.device_busy.0.sum(0)).as_secs_f64());
+        }
+        if !self.device_rested.0.untouched() {
+            out.sample(&DEVICE_RESTED, "", Duration::from_nanos(self.device_rested.0.sum(0)).as_secs_f64());
+        }
+        for source in EnergySource::ALL {
+            let microjoules = self.device_energy[source as usize].0.sum(0);
+            if microjoules > 0 {
+                let source = source.label();
+                let joules = microjoules as f64 / 1e6;
+                out.sample(&DEVICE_ENERGY, format_args!("energy_source=\"{source}\""), joules);
+            }
         }
         let version = LabelValue(env!("CARGO_PKG_VERSION"));
         out.sample(&BUILD, format_args!("version=\"{version}\""), 1u64);
@@ -312,6 +358,18 @@ static DEVICE_BUSY: Family = Family::new(
     Unit::Seconds,
     "lighter_device_busy_seconds",
     "Processor time of functions. Absent until one has run.",
+);
+static DEVICE_RESTED: Family = Family::new(
+    Kind::Counter,
+    Unit::Seconds,
+    "lighter_device_rested_seconds",
+    "Time that functions rested, so that the device keeps its limits. Absent until one has.",
+);
+static DEVICE_ENERGY: Family = Family::new(
+    Kind::Counter,
+    Unit::Joules,
+    "lighter_device_joules",
+    "Energy that the device took: counted by the machine (rapl), or by a model of its power (modelled).",
 );
 static CONFIG_LOADS: Family = Family::new(
     Kind::Counter,

@@ -68,7 +68,7 @@ async fn control(
     let admin = doors::one("admin", shared.config.admin, sockets.admin.take(), &mut book)?;
     let probe =
         shared.config.probe.map(|address| doors::one("probe", address, None, &mut book)).transpose()?;
-    let device = run_device(&shared.config, functions, &mut book)?;
+    let device = run_device(&shared, functions, &mut book)?;
     if let Some(device) = &device {
         let _ = shared.device.set(device.busy.clone());
     }
@@ -187,16 +187,16 @@ impl Beside {
 
 /// Serves the functions of a device, if this is one.
 fn run_device(
-    config: &SidecarConfig,
+    shared: &Shared,
     functions: Option<MakeHost>,
     book: &mut Book,
 ) -> Result<Option<Accepting>, StartError> {
-    let Some(config) = &config.device else { return Ok(None) };
+    let Some(config) = &shared.config.device else { return Ok(None) };
     let make = functions
         .ok_or_else(|| StartError::Device("this program has no functions: `lighter proxy` has".into()))?;
     let host = make(config).map_err(StartError::Device)?;
     let listener = doors::one("device", config.listen, None, book)?;
-    Ok(Some(device::start(config, host, listener)?))
+    Ok(Some(device::start(config, host, shared.main_task.clone(), listener)?))
 }
 
 /// Opens the door for peers of links that come for memory. Where there can be none, links do without.

@@ -38,6 +38,8 @@ pub enum Unit {
     Seconds,
     /// Bytes.
     Bytes,
+    /// Joules.
+    Joules,
 }
 
 /// A metric's name and what it means.
@@ -205,6 +207,7 @@ impl Unit {
             Unit::None => None,
             Unit::Seconds => Some("seconds"),
             Unit::Bytes => Some("bytes"),
+            Unit::Joules => Some("joules"),
         }
     }
 }
