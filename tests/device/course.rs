@@ -92,6 +92,23 @@ fn faulty() {
     assert!(found.contains("FILE:7:18: device.limits.runs: 0 runs"), "{found}");
     let found = said(&section("medium: fast"), app);
     assert!(found.contains("FILE:7:3: device.medium: unknown field"), "{found}");
+    for (field, at, what) in [
+        ("mainTask: {inbound: 9}", "7:23: device.mainTask.inbound", "no inbound listener has port 9"),
+        ("mainTask: {inbound: 9, p99Percent: 100}", "7:38: device.mainTask.p99Percent", "100 percent"),
+        ("mainTask: {inbound: 9, window: 1ms}", "7:34: device.mainTask.window", "1ms is out of range"),
+        ("mainTask: {inbound: 9, leastPercent: 0}", "7:40: device.mainTask.leastPercent", "never end"),
+        (
+            "mainTask: {inbound: 9, reservePercent: 100}",
+            "7:42: device.mainTask.reservePercent",
+            "nothing left",
+        ),
+        ("power: {capWatts: 2, idleWatts: 2}", "7:21: device.power.capWatts", "no function could ever run"),
+        ("power: {busyWatts: 0}", "7:22: device.power.busyWatts", "not a number above 0"),
+        ("priority: lowest", "7:13: device.priority", "unknown value `lowest`"),
+    ] {
+        let found = said(&section(field), app);
+        assert!(found.contains(&format!("FILE:{at}")) && found.contains(what), "{field}: {found}");
+    }
     let found = said(&section(""), free_address());
     assert!(found.contains("FILE:5:11: device.listen: no caller gets there"), "{found}");
 }

@@ -52,11 +52,20 @@ impl Data {
 
     /// The same with more resources than its Service, `data`.
     pub fn start_with(self, resources: &str, more: &str, own: &str) -> Device {
+        self.start_as(resources, "", more, own)
+    }
+
+    /// The same with another inbound listener.
+    pub fn start_beside(self, inbound: &str, more: &str) -> Device {
+        self.start_as("", &format!(", {inbound}"), more, "")
+    }
+
+    fn start_as(self, resources: &str, inbound: &str, more: &str, own: &str) -> Device {
         let (at, app) = (free_address(), free_address());
         let datasets = self.datasets.join(", ");
         let resources = format!("{}---\n{resources}", service("data", "http", &[]));
         let own = format!(
-            "service: data\nworkers: 1\ninbound: [{{listen: '{at}', app: '{app}', port: 80}}]\n\
+            "service: data\nworkers: 1\ninbound: [{{listen: '{at}', app: '{app}', port: 80}}{inbound}]\n\
              device: {{class: csd, listen: '{app}', datasets: [{datasets}]{more}}}\n{own}"
         );
         Device { sidecar: Sidecar::start(&resources, &own), at, _data: self }

@@ -14,8 +14,16 @@ mod course;
 mod device;
 mod limits;
 mod pushdown;
+mod reserve;
 
 fn main() {
-    let suites = [answers::tests(), calls::tests(), course::tests(), limits::tests(), pushdown::tests()];
+    let suites = [
+        answers::tests(),
+        calls::tests(),
+        course::tests(),
+        limits::tests(),
+        pushdown::tests(),
+        reserve::tests(),
+    ];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::namespace;
 use crate::support::process::{Program, find, free_port, listens, python};
+use crate::support::quota::Quota;
 use crate::support::sidecar::{Sidecar, service};
 
 const NEAR: [u8; 4] = [198, 18, 70, 1];
@@ -185,7 +186,7 @@ impl Bed {
     /// The device has this part of a processor from now on, or why it cannot be held to that.
     pub fn slow_down(&mut self, part: f64) -> Result<(), String> {
         if self.quota.is_none() {
-            self.quota = Some(Quota::of(self.device_pid())?);
+            self.quota = Some(Quota::of(&[self.device_pid()])?);
         }
         self.quota.as_ref().map_or(Ok(()), |quota| quota.set(part))
     }
@@ -211,54 +212,6 @@ impl Rows {
             text.push_str(&format!("{id},{},xxxxxxxxxxxxxxxx\n", id * 577 % 1000));
         }
         text
-    }
-}
-
-/// A group of processes with a part of a processor: cgroup v2 or v1.
-struct Quota {
-    folder: PathBuf,
-    is_v2: bool,
-}
-
-/// Short, so that it is a slow processor and not one that stops now and then.
-const PERIOD_US: u64 = 10_000;
-
-impl Quota {
-    fn of(pid: u32) -> Result<Self, String> {
-        let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-        let root = if v2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/cpu" };
-        let folder = Path::new(root).join(format!("lighter-offload-{pid}"));
-        let denied = |error| format!("no control group can be made in {root}: {error}");
-        std::fs::create_dir(&folder).map_err(denied)?;
-        let quota = Quota { folder, is_v2: v2 };
-        std::fs::write(quota.folder.join("cgroup.procs"), pid.to_string()).map_err(denied)?;
-        quota.set(1.0)?;
-        Ok(quota)
-    }
-
-    fn set(&self, part: f64) -> Result<(), String> {
-        let quota = ((part * PERIOD_US as f64) as u64).max(1000);
-        let write = |file: &str, text: String| {
-            let file = self.folder.join(file);
-            std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
-        };
-        if self.is_v2 {
-            return write("cpu.max", format!("{quota} {PERIOD_US}"));
-        }
-        write("cpu.cfs_period_us", PERIOD_US.to_string())?;
-        write("cpu.cfs_quota_us", quota.to_string())
-    }
-}
-
-impl Drop for Quota {
-    fn drop(&mut self) {
-        // It may take a moment until the last process is gone from it.
-        for _ in 0..100 {
-            if std::fs::remove_dir(&self.folder).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod http2;
 pub mod metrics;
 pub mod ports;
 pub mod process;
+pub mod quota;
 pub mod raw;
 pub mod root;
 pub mod sidecar;
