@@ -10,6 +10,7 @@ mod parquet;
 
 mod answers;
 mod calls;
+mod clients;
 mod course;
 mod device;
 mod limits;

@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
+use crate::clients::{BUSY, Clients, rows};
 use crate::device::{Data, Device, get, text};
 use crate::support::process::free_address;
-use crate::support::raw::{Body, Peer, Upstream};
+use crate::support::raw::{Peer, Upstream};
 use crate::support::{test, wait_until};
 
 pub fn tests() -> Vec<Trial> {
@@ -49,51 +49,6 @@ impl App {
         self.ms.store(ms, Relaxed);
     }
 }
-
-/// Clients that ask one thing after the other until they are told to stop. They take any answer.
-pub struct Clients {
-    over: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Clients {
-    pub fn start(at: SocketAddr, target: &str, clients: usize, pause: Duration) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let client = |_| {
-            let (over, request) = (over.clone(), get(target));
-            std::thread::spawn(move || {
-                let mut peer = Peer::connect(at);
-                while !over.load(Relaxed) {
-                    if let (_, Body::Cut(_)) = peer.exchange(&request) {
-                        peer = Peer::connect(at);
-                    }
-                    std::thread::sleep(pause);
-                }
-            })
-        };
-        let threads = (0..clients).map(client).collect();
-        Clients { over, threads }
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        self.over.store(true, Relaxed);
-        for thread in self.threads.drain(..) {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "a client failed");
-        }
-    }
-}
-
-/// Rows that keep a function busy for a while.
-fn rows() -> String {
-    "id,amount\n".to_owned()
-        + &(0..50_000).map(|id| format!("{id},{}\n", id * 577 % 1000)).collect::<String>()
-}
-
-/// What asks for all of them, and gives a row.
-pub const BUSY: &str = "/aggregate/a?compute=count,sum(amount)&by=amount";
 
 /// A device beside an application, and where that is asked.
 fn beside(app: &App, main: &str, more: &str) -> (Device, SocketAddr) {

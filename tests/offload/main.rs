@@ -32,6 +32,7 @@ mod pushed;
 mod registered;
 mod says;
 mod setbacks;
+mod shortage;
 mod testbed;
 mod world;
 
@@ -39,6 +40,7 @@ fn main() {
     let suites = [
         choice::tests(),
         setbacks::tests(),
+        shortage::tests(),
         says::tests(),
         explain::tests(),
         pushed::tests(),

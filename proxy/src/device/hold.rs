@@ -14,7 +14,7 @@ use crate::telemetry;
 /// Longest rest between two looks at whether anybody waits for the run any more.
 const NAP: Duration = Duration::from_millis(10);
 /// Longest rest of a run before it goes on a little; what it still owes it rests the next time.
-const LONGEST_REST: Duration = Duration::from_millis(100);
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// What runs, admission and whoever sets the limits share.
 pub(super) struct Hold {

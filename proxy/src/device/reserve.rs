@@ -2,7 +2,7 @@
 //!
 //! As long as functions do nothing, the 99th percentile of the main task's answers is learned: the baseline. Once
 //! they do something, an answer above `percent` of the baseline is late. One in a hundred may be. If clearly more are, by
-//! more than chance, what functions take is halved; if no more are, they get a little more, and the longer they were
+//! more than chance, what functions take is halved; if clearly fewer are, they get a little more, and the longer they were
 //! harmful after that, the later. If the least that they can be given is too much, no new run begins for a while. In
 //! between, and as long as too little is known, nothing changes.
 
@@ -20,6 +20,8 @@ pub(super) struct Reserve {
     least: f64,
     most: f64,
     share: f64,
+    /// What functions took when it was too much the last time: near that it rises in small steps.
+    harmful: f64,
     is_closed: bool,
     baseline: Baseline,
     /// What was seen since it was last judged.
@@ -93,6 +95,7 @@ impl Reserve {
             least: (f64::from(said.least_percent) / 100.0).min(most),
             most,
             share: most,
+            harmful: most,
             is_closed: false,
             baseline: Baseline::default(),
             seen: Seen::default(),
@@ -152,7 +155,10 @@ impl Reserve {
         match verdict {
             Verdict::Harmed(used) => self.fall(used, now),
             Verdict::Well => self.rise(STEP, now),
-            Verdict::Idle => self.rise(IDLE_STEP, now),
+            Verdict::Idle => {
+                self.harmful = self.most;
+                self.rise(IDLE_STEP, now)
+            }
             Verdict::Close => None,
         }
     }
@@ -201,13 +207,15 @@ impl Reserve {
         let limit = self.limit()?;
         let late = self.seen.answers.longer_than(limit) as f64;
         let expected = count as f64 / 100.0;
-        if late > expected + 2.0 * expected.sqrt() + 1.0 {
+        if late > expected + expected.sqrt() + 1.0 {
             return Some(Verdict::Harmed(used));
         }
-        if count >= ENOUGH || lasted >= JUDGED {
-            return Some(if late <= expected { Verdict::Well } else { Verdict::Close });
+        // What is near to the limit is not tried further, and looked at until it is clear.
+        let is_well = late <= expected / 2.0 && (count >= ENOUGH || lasted >= JUDGED);
+        if is_well {
+            return Some(Verdict::Well);
         }
-        None
+        (lasted >= LONGEST_JUDGED).then_some(Verdict::Close)
     }
 
     fn fall(&mut self, used: f64, now: Instant) -> Option<Change> {
@@ -220,6 +228,7 @@ impl Reserve {
             self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
         }
         (self.fell, self.has_risen, self.is_settling) = (Some(now), false, true);
+        self.harmful = self.share.min(used).max(self.least);
         if self.share <= self.least {
             let was_closed = std::mem::replace(&mut self.is_closed, true);
             return (!was_closed).then_some(Change::Closed);
@@ -244,7 +253,11 @@ impl Reserve {
         if self.share >= self.most {
             return None;
         }
-        self.share = (self.share + step).min(self.most);
+        self.share = (self.share + step.min(self.harmful / 10.0)).min(self.most);
+        if self.share > self.harmful {
+            // It is not harmful any more.
+            self.harmful = self.share * 2.0;
+        }
         self.has_risen = true;
         Some(Change::Raised)
     }
@@ -298,12 +311,13 @@ const LONGEST_ASKING: Duration = Duration::from_secs(3);
 const MANY: u64 = 10;
 /// How long it is waited for `ENOUGH` answers.
 const JUDGED: Duration = Duration::from_secs(2);
-/// How much more functions get at once, as a part of the processors.
+const LONGEST_JUDGED: Duration = Duration::from_secs(10);
+/// How much more functions get at once, as a part of the processors, where it is not near to what was harmful.
 const STEP: f64 = 0.02;
 /// The same while the main task has nothing to do.
 const IDLE_STEP: f64 = 0.1;
 /// How long the share stays as it is after it fell. Doubled each time that what was tried then was too much.
-const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

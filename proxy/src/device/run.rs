@@ -101,6 +101,8 @@ impl Results for Result {
     }
 
     fn write(&mut self, bytes: Bytes, until: Instant) -> std::result::Result<(), NotTaken> {
+        // To make it took something as well.
+        self.used.pay(|| self.says.is_closed() || Instant::now() >= until);
         let piece = if self.ends { Said::Last } else { Said::Piece }(self.media_type, bytes);
         let began = Instant::now();
         let sent = self
