@@ -118,7 +118,7 @@ fn no_power() {
 
 /// How many answers to requests that come at a steady rate take longer than `limit`, and how many there are.
 fn late(at: SocketAddr, seconds: u32, limit: Duration) -> (usize, u32) {
-    const RATE: u32 = 200;
+    const RATE: u32 = 100;
     const CLIENTS: u32 = 16;
     let (began, late) = (Instant::now(), AtomicUsize::new(0));
     let all = RATE * seconds / CLIENTS;
@@ -139,15 +139,16 @@ fn late(at: SocketAddr, seconds: u32, limit: Duration) -> (usize, u32) {
     (late.into_inner(), all * CLIENTS)
 }
 
-/// A device that stalls, becomes slow or fails while requests come at a steady rate, beside a host that has the same rate
-/// to itself.
+/// A device that stalls, becomes slow or fails, of which so little is waited for that the host can answer in time, while
+/// requests come at a steady rate, beside a host that has the same rate to itself.
 fn misses() {
-    let seconds = if full() { 60 } else { 6 };
+    let seconds = if full() { 30 } else { 6 };
     let limit = Duration::from_millis(200);
     for does in [Does::Nothing, Does::After(2000), Does::Status(507), Does::Cut] {
         let (host, device) =
             (Server::start("host", Does::After(20)), Server::start("device", Does::After(0)));
-        let policy = "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 200ms}";
+        let policy =
+            "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 200ms}, tryTimeout: 60ms";
         let world = World::start(host.address(), device.address(), &Said { policy, ..SCAN });
         world.until("device", 20);
         let elsewhere = Said { device: "datasets: [{name: orders, version: '6'}]", policy, ..SCAN };
