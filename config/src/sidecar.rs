@@ -17,7 +17,9 @@ mod guard;
 mod read;
 mod reserve;
 
-pub use device::{BuiltIn, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig, DeviceLimits};
+pub use device::{
+    BuiltIn, ComponentConfig, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig, DeviceLimits,
+};
 pub use guard::GuardConfig;
 pub use read::is_host_and_port;
 pub use reserve::{MainTaskConfig, PowerConfig, Priority};

@@ -1,4 +1,4 @@
-//! The functions of a device, as the sidecar of `lighter proxy` has them: those that are built in.
+//! The functions of a device, as the sidecar of `lighter proxy` has them: those that are built in, and components.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,9 +12,10 @@ use lighter_proxy::device::{Asked, Ended, FunctionHost, NotTaken, Results, Took}
 
 /// Makes what a sidecar with this `device` runs: every function that its file names is active.
 pub fn host(config: &DeviceConfig) -> Result<Arc<dyn FunctionHost>, String> {
-    let device = Builtins::new(setup(config));
-    for function in &config.functions {
-        let name = function.name();
+    let device = Builtins::with(setup(config), crate::components::load(config)?);
+    let built_in = config.functions.iter().map(|function| function.name());
+    let components = config.components.iter().map(|component| component.name.as_str());
+    for name in built_in.chain(components) {
         let active = device.load(name).and_then(|id| device.activate(id));
         active.map_err(|fault| format!("`{name}`: {fault}"))?;
     }
@@ -36,8 +37,8 @@ impl<D: Device> FunctionHost for Host<D> {
     }
 
     fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended {
-        let Asked { function, dataset, parameters } = *asked;
-        let outcome = self.0.run(&Request { function, dataset, parameters }, &mut Bridge(result));
+        let Asked { function, dataset, parameters, body } = *asked;
+        let outcome = self.0.run(&Request { function, dataset, parameters, body }, &mut Bridge(result));
         let status = outcome.status();
         let usage = outcome.usage;
         Ended {
@@ -48,6 +49,7 @@ impl<D: Device> FunctionHost for Host<D> {
                 bytes_read: usage.bytes_read,
                 bytes_skipped: usage.bytes_skipped,
                 bytes_out: usage.bytes_out,
+                denied: usage.denied,
                 rows_in: usage.rows_in,
                 rows_out: usage.rows_out,
                 ..Took::default()
@@ -62,6 +64,10 @@ struct Bridge<'r>(&'r mut dyn Results);
 impl Out for Bridge<'_> {
     fn begin(&mut self, media_type: &'static str) {
         self.0.begin(media_type);
+    }
+
+    fn answer(&mut self, status: u16, media_type: String) {
+        self.0.answer(status, media_type);
     }
 
     fn ends(&mut self) {
@@ -102,6 +108,7 @@ fn setup(config: &DeviceConfig) -> Setup {
         name: dataset.name.clone(),
         version: dataset.version.clone(),
         path: dataset.path.clone(),
+        tenant: dataset.tenant.clone(),
         format: match dataset.format {
             DatasetFormat::Csv => Format::Csv,
             DatasetFormat::Jsonl => Format::Jsonl,

@@ -14,6 +14,7 @@ mod check;
 mod cli;
 mod client;
 mod completions;
+mod components;
 mod demo;
 mod exit;
 mod explain;

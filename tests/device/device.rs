@@ -13,6 +13,7 @@ use crate::support::sidecar::{Sidecar, service};
 pub struct Data {
     folder: TempDir,
     datasets: Vec<String>,
+    tenant: &'static str,
 }
 
 pub struct Device {
@@ -24,7 +25,7 @@ pub struct Device {
 
 impl Data {
     pub fn new() -> Self {
-        Data { folder: tempfile::tempdir().unwrap(), datasets: Vec::new() }
+        Data { folder: tempfile::tempdir().unwrap(), datasets: Vec::new(), tenant: "default" }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -37,7 +38,16 @@ impl Data {
         write(&path);
         let (name, format) = file.rsplit_once('.').unwrap();
         let path = path.display();
-        self.datasets.push(format!("{{name: {name}, version: '7', path: {path}, format: {format}}}"));
+        self.datasets.push(format!(
+            "{{name: {name}, version: '7', path: {path}, format: {format}, tenant: {}}}",
+            self.tenant
+        ));
+        self
+    }
+
+    /// What comes from now on is of this tenant.
+    pub fn of_tenant(mut self, tenant: &'static str) -> Self {
+        self.tenant = tenant;
         self
     }
 
@@ -50,23 +60,28 @@ impl Data {
         self.start_with("", more, own)
     }
 
+    /// A device of another class.
+    pub fn start_as(self, class: &str, more: &str) -> Device {
+        self.start_all(class, "", "", more, "")
+    }
+
     /// The same with more resources than its Service, `data`.
     pub fn start_with(self, resources: &str, more: &str, own: &str) -> Device {
-        self.start_as(resources, "", more, own)
+        self.start_all("csd", resources, "", more, own)
     }
 
     /// The same with another inbound listener.
     pub fn start_beside(self, inbound: &str, more: &str) -> Device {
-        self.start_as("", &format!(", {inbound}"), more, "")
+        self.start_all("csd", "", &format!(", {inbound}"), more, "")
     }
 
-    fn start_as(self, resources: &str, inbound: &str, more: &str, own: &str) -> Device {
+    fn start_all(self, class: &str, resources: &str, inbound: &str, more: &str, own: &str) -> Device {
         let (at, app) = (free_address(), free_address());
         let datasets = self.datasets.join(", ");
         let resources = format!("{}---\n{resources}", service("data", "http", &[]));
         let own = format!(
             "service: data\nworkers: 1\ninbound: [{{listen: '{at}', app: '{app}', port: 80}}{inbound}]\n\
-             device: {{class: csd, listen: '{app}', datasets: [{datasets}]{more}}}\n{own}"
+             device: {{class: {class}, listen: '{app}', datasets: [{datasets}]{more}}}\n{own}"
         );
         Device { sidecar: Sidecar::start(&resources, &own), at, _data: self }
     }

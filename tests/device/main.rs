@@ -11,6 +11,7 @@ mod parquet;
 mod answers;
 mod calls;
 mod clients;
+mod components;
 mod course;
 mod device;
 mod limits;
@@ -21,6 +22,7 @@ fn main() {
     let suites = [
         answers::tests(),
         calls::tests(),
+        components::tests(),
         course::tests(),
         limits::tests(),
         pushdown::tests(),

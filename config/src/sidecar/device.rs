@@ -27,8 +27,12 @@ pub struct DeviceConfig {
     pub listen: SocketAddr,
     /// The data that is here.
     pub datasets: Vec<DatasetConfig>,
-    /// The functions that can be asked for. Never empty, and none twice.
+    /// The functions that can be asked for. None twice, and never empty where there are no components.
     pub functions: Vec<BuiltIn>,
+    /// Functions that somebody else wrote. None is called like another one or like one of `functions`.
+    pub components: Vec<ComponentConfig>,
+    /// Where the machine code of components is kept. None: they are compiled at each start.
+    pub component_cache: Option<PathBuf>,
     /// What runs may take.
     pub limits: DeviceLimits,
     /// What all runs together read in a second, in bytes: a slow medium, emulated. None: as fast as the machine can.
@@ -52,6 +56,19 @@ pub struct DatasetConfig {
     pub path: PathBuf,
     /// How it is written.
     pub format: DatasetFormat,
+    /// Whose it is: components of other tenants do not see it. Default `default`.
+    pub tenant: String,
+}
+
+/// `{name: NAME, path: FILE, tenant: TENANT}`: a WebAssembly component of `wasi:http/incoming-handler`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentConfig {
+    /// What requests call it.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Whose it is: it sees datasets and keys of this tenant alone. Default `default`.
+    pub tenant: String,
 }
 
 /// What runs of functions may take.
@@ -63,7 +80,9 @@ pub struct DeviceLimits {
     pub runs: usize,
     /// Longest time of one run, the time in which its result is read among it. Default 5 min.
     pub deadline: Duration,
-    /// Most rows of one result. None: no limit.
+    /// What the keys and values of the components of one tenant may take, in bytes. Default 16 MiB.
+    pub key_bytes: u64,
+    /// Most rows of one result. None: no limit. Components have no rows.
     pub result_rows: Option<u64>,
     /// Most bytes of one result. None: no limit.
     pub result_bytes: Option<u64>,
@@ -162,6 +181,7 @@ impl Default for DeviceLimits {
             memory_bytes: 64 << 20,
             runs: 4,
             deadline: Duration::from_secs(300),
+            key_bytes: 16 << 20,
             result_rows: None,
             result_bytes: None,
         }
@@ -181,6 +201,13 @@ pub(crate) struct DeviceFile {
     /// The functions that can be asked for. Default: all of them.
     #[serde(default)]
     functions: Option<Vec<BuiltIn>>,
+    /// WebAssembly components of `wasi:http/incoming-handler`, asked for like any function.
+    #[serde(default)]
+    components: Vec<ComponentFile>,
+    /// A folder for machine code, relative to this file: a component is compiled once, and found there at the next start. It is
+    /// made with mode 0700, and refused with another one, as what lies there is run. Default: nothing is kept.
+    #[serde(default)]
+    component_cache: Option<PathBuf>,
     /// What runs may take.
     #[serde(default)]
     limits: Option<LimitsFile>,
@@ -212,6 +239,26 @@ pub(crate) struct DatasetFile {
     path: PathBuf,
     /// How it is written.
     format: DatasetFormat,
+    /// Whose it is: components of other tenants do not see it. Of the same letters. Default `default`.
+    #[serde(default = "usual_tenant")]
+    tenant: String,
+}
+
+/// A WebAssembly component.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ComponentFile {
+    /// What requests call it: letters, digits, `.`, `-` and `_`.
+    name: String,
+    /// Its file, relative to this one.
+    path: PathBuf,
+    /// Whose it is: it sees datasets and keys of this tenant alone. Of the same letters. Default `default`.
+    #[serde(default = "usual_tenant")]
+    tenant: String,
+}
+
+fn usual_tenant() -> String {
+    "default".into()
 }
 
 /// What runs of functions may take.
@@ -226,6 +273,8 @@ pub(crate) struct LimitsFile {
     runs: Option<u32>,
     /// Longest time of one run, the time in which its result is read among it. Default 5m.
     deadline: Option<resource::Duration>,
+    /// What the keys and values of the components of one tenant may take, in bytes. 0: they remember nothing. Default 16777216.
+    key_bytes: Option<u64>,
     /// Most rows of one result. Default: no limit.
     #[schemars(range(min = 1))]
     result_rows: Option<u64>,
@@ -251,7 +300,9 @@ impl DeviceFile {
         let mut names = HashSet::new();
         for (index, dataset) in self.datasets.iter().enumerate() {
             let at = at.field("datasets").index(index);
-            for (field, text) in [("name", &dataset.name), ("version", &dataset.version)] {
+            for (field, text) in
+                [("name", &dataset.name), ("version", &dataset.version), ("tenant", &dataset.tenant)]
+            {
                 if let Err(error) = check::data_name(&at.field(field), text) {
                     refuse(error);
                 }
@@ -265,7 +316,7 @@ impl DeviceFile {
             }
         }
         let functions = self.functions.unwrap_or_else(|| BuiltIn::ALL.to_vec());
-        if functions.is_empty() {
+        if functions.is_empty() && self.components.is_empty() {
             let error = at.field("functions").error("a device without functions does nothing");
             refuse(error.hint("leave it out for all of them"));
         }
@@ -274,6 +325,9 @@ impl DeviceFile {
                 let error = at.field("functions").index(index);
                 refuse(error.error(format!("`{}` stands there already", function.name())));
             }
+        }
+        for (index, component) in self.components.iter().enumerate() {
+            component.check(&at.field("components").index(index), &self.components[..index], &mut refuse);
         }
         if self.media_bytes_per_second == Some(0) {
             let error = at.field("mediaBytesPerSecond").error("nothing would ever be read");
@@ -291,18 +345,47 @@ impl DeviceFile {
             version: dataset.version,
             path: folder.join(dataset.path),
             format: dataset.format,
+            tenant: dataset.tenant,
+        });
+        let components = self.components.into_iter().map(|component| ComponentConfig {
+            name: component.name,
+            path: folder.join(component.path),
+            tenant: component.tenant,
         });
         Some(DeviceConfig {
             class: self.class,
             listen: listen?,
             datasets: datasets.collect(),
             functions,
+            components: components.collect(),
+            component_cache: self.component_cache.map(|cache| folder.join(cache)),
             limits,
             media_bytes_per_second: self.media_bytes_per_second,
             main_task,
             power,
             priority: self.priority.unwrap_or(usual),
         })
+    }
+}
+
+impl ComponentFile {
+    /// Refuses what is no component beside those `before` it.
+    fn check(&self, at: &At<'_>, before: &[ComponentFile], refuse: &mut impl FnMut(ConfigError)) {
+        for (field, text) in [("name", &self.name), ("tenant", &self.tenant)] {
+            if let Err(error) = check::data_name(&at.field(field), text) {
+                refuse(error);
+            }
+        }
+        if BuiltIn::ALL.iter().any(|function| function.name() == self.name) {
+            let error = at.field("name").error(format!("`{}` is built in", self.name));
+            refuse(error.hint("give the component a name of its own"));
+        }
+        if before.iter().any(|other| other.name == self.name) {
+            refuse(at.field("name").error(format!("there is a component `{}` already", self.name)));
+        }
+        if self.path.as_os_str().is_empty() {
+            refuse(at.field("path").error("an empty path names no file"));
+        }
     }
 }
 
@@ -332,6 +415,7 @@ impl LimitsFile {
             memory_bytes,
             runs: runs as usize,
             deadline,
+            key_bytes: self.key_bytes.unwrap_or(usual.key_bytes),
             result_rows: self.result_rows,
             result_bytes: self.result_bytes,
         }

@@ -17,10 +17,12 @@ const TEXT: &str = "id,country,amount\n1,DE,10\n2,FR,2.5\n3,DE,\n4,,7\n";
 /// The answers of a device that passed: each request with its bytes. Equal for every device that passes.
 pub type Answers = Vec<(String, Vec<u8>)>;
 
-/// Drives a device that `make` makes; `folder` is for the file of its dataset.
+/// Drives a device that `make` makes; `folder` is for the file of its dataset. `more` are requests to functions that not
+/// every device has, and what they give.
 pub fn check(
     class: Class,
     folder: &Path,
+    more: &[(&str, &str)],
     make: &dyn Fn(Setup) -> Box<dyn Device>,
 ) -> Result<Answers, String> {
     let path = folder.join("conformance.csv");
@@ -30,8 +32,15 @@ pub fn check(
         version: "1".into(),
         path: folder.join("nothing.csv"),
         format: Format::Csv,
+        tenant: "default".into(),
     };
-    let orders = Dataset { name: "orders".into(), version: "7".into(), path, format: Format::Csv };
+    let orders = Dataset {
+        name: "orders".into(),
+        version: "7".into(),
+        path,
+        format: Format::Csv,
+        tenant: "default".into(),
+    };
     let setup = Setup {
         class,
         datasets: vec![orders, missing],
@@ -47,11 +56,11 @@ pub fn check(
     is_found(&*device, class)?;
     is_loaded_and_unloaded(&*device)?;
     for function in &device.discover().functions {
-        let id = device.load(function.name).map_err(|fault| fault.to_string())?;
+        let id = device.load(&function.name).map_err(|fault| fault.to_string())?;
         device.activate(id).map_err(|fault| fault.to_string())?;
     }
     refuses_what_is_faulty(&*device)?;
-    let answers = answers(&*device)?;
+    let answers = answers(&*device, more)?;
     is_logged(&*device)?;
     keeps_to_its_limits(make, &setup)?;
     Ok(answers)
@@ -90,7 +99,7 @@ fn is_loaded_and_unloaded(device: &dyn Device) -> Result<(), String> {
     same("run", ask(device, "scan", "orders", "").0.status(), Status::Success)?;
     // A function that runs stays.
     let mut meanwhile = Asking { then: Some(Box::new(|| status(device.unload(id)))), ..Asking::default() };
-    let request = Request { function: "scan", dataset: "orders", parameters: "" };
+    let request = Request { function: "scan", dataset: "orders", parameters: "", body: None };
     same("run beside an unload", device.run(&request, &mut meanwhile).status(), Status::Success)?;
     same("unload of what runs", meanwhile.said, Some(Status::HandleInUse))?;
     same("unload", status(device.unload(id)), Status::Success)?;
@@ -126,9 +135,9 @@ fn refuses_what_is_faulty(device: &dyn Device) -> Result<(), String> {
     Ok(())
 }
 
-fn answers(device: &dyn Device) -> Result<Answers, String> {
+fn answers(device: &dyn Device, more: &[(&str, &str)]) -> Result<Answers, String> {
     let mut answers = Answers::new();
-    for (request, expected) in [
+    let own = [
         ("scan/orders?", Some(TEXT)),
         ("scan/orders@7?where=amount%3E5&select=id", Some("id\n1\n4\n")),
         (
@@ -152,7 +161,9 @@ fn answers(device: &dyn Device) -> Result<Answers, String> {
             ),
         ),
         ("compress/orders?", None),
-    ] {
+    ];
+    let more = more.iter().map(|(request, expected)| (*request, Some(*expected)));
+    for (request, expected) in own.into_iter().chain(more) {
         let fault = || format!("{request} is no request");
         let (function, rest) = request.split_once('/').ok_or_else(fault)?;
         let (dataset, parameters) = rest.split_once('?').ok_or_else(fault)?;
@@ -198,7 +209,7 @@ fn keeps_to_its_limits(make: &dyn Fn(Setup) -> Box<dyn Device>, usual: &Setup) -
     let device = active(make, usual.clone())?;
     let mut gone = Asking::default();
     gone.gone.store(true, Relaxed);
-    let request = Request { function: "scan", dataset: "orders", parameters: "" };
+    let request = Request { function: "scan", dataset: "orders", parameters: "", body: None };
     same("run for nobody", device.run(&request, &mut gone).status(), Status::NotDone)?;
     let mut late = Asking { stop: Some(Stop::Late), ..Asking::default() };
     same("run for one who does not read", device.run(&request, &mut late).status(), Status::IoTimeout)?;
@@ -222,7 +233,7 @@ fn active(make: &dyn Fn(Setup) -> Box<dyn Device>, setup: Setup) -> Result<Box<d
 
 fn ask(device: &dyn Device, function: &str, dataset: &str, parameters: &str) -> (Outcome, Vec<u8>) {
     let mut asking = Asking::default();
-    let outcome = device.run(&Request { function, dataset, parameters }, &mut asking);
+    let outcome = device.run(&Request { function, dataset, parameters, body: None }, &mut asking);
     (outcome, asking.bytes)
 }
 
@@ -247,6 +258,8 @@ struct Asking<'a> {
 
 impl Out for Asking<'_> {
     fn begin(&mut self, _: &'static str) {}
+
+    fn answer(&mut self, _: u16, _: String) {}
 
     fn write(&mut self, bytes: Vec<u8>, _: Instant) -> Result<(), Stop> {
         self.said = self.then.take().map(|then| then()).or(self.said);

@@ -73,6 +73,8 @@ pub struct Dataset {
     pub path: PathBuf,
     /// How it is written.
     pub format: Format,
+    /// Whose it is: [programs](crate::Program) of other tenants do not see it.
+    pub tenant: String,
 }
 
 /// What one run may take.
@@ -126,7 +128,10 @@ pub struct Description {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FunctionInfo {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
+    /// SHA-256 of its program, in hexadecimal. None: it is built in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Its number, while it is loaded.
     pub id: Option<FunctionId>,
     /// How it stands.
@@ -154,6 +159,8 @@ pub struct Request<'a> {
     pub dataset: &'a str,
     /// `name=value&…`, percent-encoded as in a URL.
     pub parameters: &'a str,
+    /// What was sent along. Functions that are built in take it for more parameters.
+    pub body: Option<&'a [u8]>,
 }
 
 /// Tells whether whoever asked has left.
@@ -163,6 +170,9 @@ pub type Watch = Arc<dyn Fn() -> bool + Send + Sync>;
 pub trait Out {
     /// What the result is, as a media type. Said once, before the first bytes.
     fn begin(&mut self, media_type: &'static str);
+
+    /// The same for a program, which says how it answers in terms of HTTP. Nothing of that changes how its run is counted.
+    fn answer(&mut self, status: u16, media_type: String);
 
     /// The next bytes are the last: with them the run has done what it was asked.
     fn ends(&mut self) {}
@@ -209,6 +219,8 @@ pub struct Usage {
     pub bytes_skipped: u64,
     /// Bytes of the result.
     pub bytes_out: u64,
+    /// Datasets of other tenants that were asked for.
+    pub denied: u64,
     /// Rows that were looked at.
     pub rows_in: u64,
     /// Rows of the result.

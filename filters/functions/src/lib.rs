@@ -13,6 +13,7 @@ mod encode;
 mod line;
 mod media;
 mod meter;
+mod program;
 mod query;
 mod range;
 mod source;
@@ -24,5 +25,7 @@ pub use device::{
     Class, Dataset, Description, Device, Entry, Format, FunctionId, FunctionInfo, FunctionState, Limits, Out,
     Outcome, Request, Setup, Stop, Usage, Watch,
 };
+pub use meter::Meter;
+pub use program::{Call, Program};
 pub use query::Query;
 pub use status::{Fault, Status};

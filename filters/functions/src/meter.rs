@@ -14,7 +14,7 @@ pub(crate) const ROWS_BETWEEN_CHECKS: u64 = 256;
 const NAP: Duration = Duration::from_millis(10);
 
 /// Counts for one run. Shared with readers that keep it.
-pub(crate) struct Meter {
+pub struct Meter {
     limits: Limits,
     until: Instant,
     gone: Watch,
@@ -25,6 +25,7 @@ pub(crate) struct Meter {
     bytes_out: AtomicU64,
     rows_in: AtomicU64,
     rows_out: AtomicU64,
+    denied: AtomicU64,
 }
 
 impl Meter {
@@ -43,16 +44,17 @@ impl Meter {
             bytes_out: zero(),
             rows_in: zero(),
             rows_out: zero(),
+            denied: zero(),
         })
     }
 
     /// When the run has to have ended.
-    pub(crate) fn until(&self) -> Instant {
+    pub fn until(&self) -> Instant {
         self.until
     }
 
     /// Whether the run may go on.
-    pub(crate) fn check(&self) -> Result<(), Fault> {
+    pub fn check(&self) -> Result<(), Fault> {
         if (self.gone)() {
             return Err(Fault::new(Status::NotDone, "whoever asked has left"));
         }
@@ -63,12 +65,12 @@ impl Meter {
     }
 
     /// The time is over.
-    pub(crate) fn late(&self) -> Fault {
+    pub fn late(&self) -> Fault {
         Fault::new(Status::IoTimeout, format!("not done within {:?}", self.limits.deadline))
     }
 
     /// So many bytes of the dataset were read: waits as long as its medium takes for that.
-    pub(crate) fn read(&self, bytes: u64) -> Result<(), Fault> {
+    pub fn read(&self, bytes: u64) -> Result<(), Fault> {
         self.bytes_read.fetch_add(bytes, Relaxed);
         let now = Instant::now();
         let ready = now + self.media.as_ref().map_or(Duration::ZERO, |media| media.take(bytes, now));
@@ -85,6 +87,11 @@ impl Meter {
     /// So many bytes of the dataset need not be read.
     pub(crate) fn skip(&self, bytes: u64) {
         self.bytes_skipped.fetch_add(bytes, Relaxed);
+    }
+
+    /// A dataset of another tenant was asked for.
+    pub fn deny(&self) {
+        self.denied.fetch_add(1, Relaxed);
     }
 
     /// One more row is looked at.
@@ -107,7 +114,7 @@ impl Meter {
     }
 
     /// So many bytes more are part of the result.
-    pub(crate) fn bytes_out(&self, bytes: u64) -> Result<(), Fault> {
+    pub fn bytes_out(&self, bytes: u64) -> Result<(), Fault> {
         if self.bytes_out.load(Relaxed).saturating_add(bytes) > self.limits.bytes_out {
             let most = self.limits.bytes_out;
             return Err(Fault::new(Status::OutOfResources, format!("the result has more than {most} bytes")));
@@ -117,7 +124,7 @@ impl Meter {
     }
 
     /// Holds so many bytes more, if that is within the limit.
-    pub(crate) fn hold(&self, bytes: u64) -> Result<(), Fault> {
+    pub fn hold(&self, bytes: u64) -> Result<(), Fault> {
         let held = self.held.fetch_add(bytes, Relaxed).saturating_add(bytes);
         if held > self.limits.memory_bytes {
             self.held.fetch_sub(bytes, Relaxed);
@@ -131,7 +138,7 @@ impl Meter {
     }
 
     /// Gives so many bytes back.
-    pub(crate) fn release(&self, bytes: u64) {
+    pub fn release(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Relaxed);
     }
 
@@ -143,6 +150,7 @@ impl Meter {
             bytes_out: self.bytes_out.load(Relaxed),
             rows_in: self.rows_in.load(Relaxed),
             rows_out: self.rows_out.load(Relaxed),
+            denied: self.denied.load(Relaxed),
         }
     }
 }

@@ -12,7 +12,7 @@ pub enum Status {
     DeviceNotAvailable,
     /// The device has the dataset, but not at the version that was asked for.
     EntityNotOnDevice,
-    /// The dataset cannot be read, or is not what its format says.
+    /// The dataset cannot be read, or is not what its format says, or a program broke off.
     ErrorInExecution,
     /// A fault of the device itself.
     FatalError,

@@ -9,7 +9,7 @@ use lighter_functions::{Builtins, Class};
 fn every_class_of_device_does_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let mut all = Class::ALL.into_iter().map(|class| {
-        let answers = conformance::check(class, folder.path(), &|setup| Box::new(Builtins::new(setup)));
+        let answers = conformance::check(class, folder.path(), &[], &|setup| Box::new(Builtins::new(setup)));
         answers.unwrap_or_else(|fault| panic!("{class:?}: {fault}"))
     });
     let first = all.next().unwrap();
@@ -22,12 +22,12 @@ fn every_class_of_device_does_the_same() {
 #[test]
 fn a_device_that_does_otherwise_is_found_out() {
     let folder = tempfile::tempdir().unwrap();
-    let other = conformance::check(Class::Csd, folder.path(), &|mut setup| {
+    let other = conformance::check(Class::Csd, folder.path(), &[], &|mut setup| {
         setup.class = Class::Host;
         Box::new(Builtins::new(setup))
     });
     assert!(other.unwrap_err().starts_with("class: expected Csd"));
-    let generous = conformance::check(Class::Csd, folder.path(), &|mut setup| {
+    let generous = conformance::check(Class::Csd, folder.path(), &[], &|mut setup| {
         setup.limits.rows_out = u64::MAX;
         Box::new(Builtins::new(setup))
     });

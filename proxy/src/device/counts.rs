@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use lighter_config::sidecar::{BuiltIn, DeviceConfig, Priority};
+use lighter_config::sidecar::{DeviceConfig, Priority};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 use super::{Asked, Ended, priority};
@@ -11,7 +11,7 @@ use crate::error::Cause;
 
 /// Handles are kept, so that what a device counted is shown as long as it lives.
 pub(super) struct Counts {
-    functions: Vec<&'static str>,
+    functions: Vec<String>,
     datasets: Vec<String>,
     runs: Mutex<HashMap<(usize, usize), Runs>>,
     in_flight: Gauge,
@@ -22,12 +22,13 @@ pub(super) struct Counts {
 
 /// Of one function on one dataset.
 struct Runs {
-    function: &'static str,
+    function: String,
     dataset: String,
     ended: HashMap<&'static str, Counter>,
     bytes_read: Counter,
     bytes_skipped: Counter,
     bytes_out: Counter,
+    denied: Counter,
     rows_in: Counter,
     rows_out: Counter,
 }
@@ -35,8 +36,10 @@ struct Runs {
 impl Counts {
     pub(super) fn new(config: &DeviceConfig) -> Self {
         describe();
+        let built_in = config.functions.iter().map(|function| function.name().to_owned());
+        let components = config.components.iter().map(|component| component.name.clone());
         Counts {
-            functions: config.functions.iter().copied().map(BuiltIn::name).collect(),
+            functions: built_in.chain(components).collect(),
             datasets: config.datasets.iter().map(|dataset| dataset.name.clone()).collect(),
             runs: Mutex::default(),
             in_flight: gauge!("lighter_device_runs_in_flight"),
@@ -62,9 +65,10 @@ impl Counts {
         let key = (function.unwrap_or(usize::MAX), dataset.unwrap_or(usize::MAX));
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         let runs = runs.entry(key).or_insert_with(|| {
-            let function = function.and_then(|at| self.functions.get(at)).copied();
+            let function = function.and_then(|at| self.functions.get(at)).cloned();
             let dataset = dataset.and_then(|at| self.datasets.get(at)).cloned();
-            Runs::new(function.unwrap_or(UNKNOWN), dataset.unwrap_or_else(|| UNKNOWN.to_owned()))
+            let unknown = || UNKNOWN.to_owned();
+            Runs::new(function.unwrap_or_else(unknown), dataset.unwrap_or_else(unknown))
         });
         runs.count(ended);
     }
@@ -80,8 +84,8 @@ impl Counts {
 }
 
 impl Runs {
-    fn new(function: &'static str, dataset: String) -> Self {
-        let labels = || [("function", function.to_owned()), ("dataset", dataset.clone())];
+    fn new(function: String, dataset: String) -> Self {
+        let labels = || [("function", function.clone()), ("dataset", dataset.clone())];
         let rows = |way: &'static str| {
             let [function, dataset] = labels();
             counter!("lighter_device_rows_total", &[function, dataset, ("way", way.to_owned())])
@@ -90,6 +94,7 @@ impl Runs {
             bytes_read: counter!("lighter_device_read_bytes_total", &labels()),
             bytes_skipped: counter!("lighter_device_skipped_bytes_total", &labels()),
             bytes_out: counter!("lighter_device_result_bytes_total", &labels()),
+            denied: counter!("lighter_device_denied_total", &labels()),
             rows_in: rows("in"),
             rows_out: rows("out"),
             ended: HashMap::new(),
@@ -100,13 +105,14 @@ impl Runs {
 
     fn count(&mut self, Ended { status, took, .. }: &Ended) {
         let ended = self.ended.entry(status).or_insert_with(|| {
-            let (function, dataset) = (self.function, self.dataset.clone());
+            let (function, dataset) = (self.function.clone(), self.dataset.clone());
             counter!("lighter_device_runs_total", "function" => function, "dataset" => dataset, "status" => *status)
         });
         ended.increment(1);
         self.bytes_read.increment(took.bytes_read);
         self.bytes_skipped.increment(took.bytes_skipped);
         self.bytes_out.increment(took.bytes_out);
+        self.denied.increment(took.denied);
         self.rows_in.increment(took.rows_in);
         self.rows_out.increment(took.rows_out);
     }
@@ -130,6 +136,10 @@ fn describe() {
         "Bytes of datasets that runs did not have to read, as no row or column that was asked for is in them."
     );
     describe_counter!("lighter_device_result_bytes_total", "Bytes of results.");
+    describe_counter!(
+        "lighter_device_denied_total",
+        "Datasets of other tenants that components asked for, and did not get."
+    );
     describe_counter!(
         "lighter_device_rows_total",
         "Rows that runs looked at (in), and rows of their results (out)."

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `GET /` | what the device is, holds and can run, as JSON |
 //! | `GET /log` | the last runs, a JSON object a line |
-//! | `GET`, `POST /FUNCTION/DATASET[@VERSION]?…` | runs a function; of a POST the body has the parameters, as a form has them |
+//! | `GET`, `POST /FUNCTION/DATASET[@VERSION]?…` | runs a function; of a POST the body has more parameters, as a form has them, or what else a component reads |
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,14 +55,19 @@ pub struct Asked<'a> {
     pub function: &'a str,
     /// The dataset, with `@` and a version if one is meant.
     pub dataset: &'a str,
-    /// The parameters, percent-encoded.
+    /// The parameters of the target, percent-encoded.
     pub parameters: &'a str,
+    /// The body of a POST.
+    pub body: Option<&'a [u8]>,
 }
 
 /// Where the result of a run goes.
 pub trait Results {
     /// What the result is, as a media type. Said once, before the first bytes.
     fn begin(&mut self, media_type: &'static str);
+
+    /// The same for a function that says by itself how it answers.
+    fn answer(&mut self, status: u16, media_type: String);
 
     /// The next bytes are the last, after which the run ends at once.
     fn ends(&mut self) {}
@@ -106,6 +111,8 @@ pub struct Took {
     pub bytes_skipped: u64,
     /// Bytes of the result.
     pub bytes_out: u64,
+    /// Datasets of other tenants that were asked for.
+    pub denied: u64,
     /// Rows looked at.
     pub rows_in: u64,
     /// Rows of the result.

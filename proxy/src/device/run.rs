@@ -1,5 +1,6 @@
 //! One run, on a thread of its own, and what it says to the connection that asked for it.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,14 +18,24 @@ use super::{Asked, Ended, FunctionHost, NotTaken, Results, Took};
 /// Pieces of a result that wait for the caller, each of some ten kilobytes. With them a run fills one while another goes out.
 const PIECES: usize = 2;
 
+/// What a result is of which nobody said it.
+const UNSAID: &str = "application/octet-stream";
+
 /// What a run says.
 pub(super) enum Said {
-    /// Some bytes of the result, which is of this media type.
-    Piece(&'static str, Bytes),
-    /// The last of them. The end follows at once.
-    Last(&'static str, Bytes),
+    /// Some bytes of the result. The first of them come with what it is.
+    Piece(Option<Head>, Bytes),
+    /// The last of them, likewise. The end follows at once.
+    Last(Option<Head>, Bytes),
     /// It has ended. What it would have been, if nothing came of it.
-    End(&'static str, Ended),
+    End(Head, Ended),
+}
+
+/// What an answer is.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) status: u16,
+    pub(super) media_type: Cow<'static, str>,
 }
 
 /// What is to be run.
@@ -38,6 +49,7 @@ pub(super) struct Run {
     pub(super) function: String,
     pub(super) dataset: String,
     pub(super) parameters: String,
+    pub(super) body: Option<Bytes>,
     /// Its place among those that may run at once.
     pub(super) place: OwnedSemaphorePermit,
 }
@@ -52,14 +64,16 @@ impl Run {
     }
 
     fn run(self, says: mpsc::Sender<Said>, handle: Handle) {
-        let Run { host, counts, busy, under_way, hold, function, dataset, parameters, place } = self;
-        let asked = Asked { function: &function, dataset: &dataset, parameters: &parameters };
+        let Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, place } = self;
+        let asked =
+            Asked { function: &function, dataset: &dataset, parameters: &parameters, body: body.as_deref() };
         let has = priority::take(hold.priority);
         counts.begin(has);
         busy.begin();
         let began = Instant::now();
         let used = Arc::new(Used::none(hold));
-        let mut result = Result { says, handle, media_type: "", ends: false, waited: Duration::ZERO, used };
+        let head = Some(Head { status: 200, media_type: UNSAID.into() });
+        let mut result = Result { says, handle, head, ends: false, waited: Duration::ZERO, used };
         let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
         let mut ended = ran.unwrap_or_else(|_| Ended {
             status: "CS_FATAL_ERROR",
@@ -75,7 +89,8 @@ impl Run {
         drop(under_way);
         drop(place);
         // One who has left does not want to know.
-        let _ = result.says.blocking_send(Said::End(result.media_type, ended));
+        let head = result.head.unwrap_or(Head { status: 200, media_type: UNSAID.into() });
+        let _ = result.says.blocking_send(Said::End(head, ended));
     }
 }
 
@@ -84,7 +99,8 @@ struct Result {
     says: mpsc::Sender<Said>,
     /// Of the thread on which the connection is served.
     handle: Handle,
-    media_type: &'static str,
+    /// What was said of the answer, until its first bytes go out.
+    head: Option<Head>,
     ends: bool,
     /// How long it was for the caller to take what there was.
     waited: Duration,
@@ -93,7 +109,11 @@ struct Result {
 
 impl Results for Result {
     fn begin(&mut self, media_type: &'static str) {
-        self.media_type = media_type;
+        self.head = Some(Head { status: 200, media_type: media_type.into() });
+    }
+
+    fn answer(&mut self, status: u16, media_type: String) {
+        self.head = Some(Head { status, media_type: media_type.into() });
     }
 
     fn ends(&mut self) {
@@ -103,7 +123,7 @@ impl Results for Result {
     fn write(&mut self, bytes: Bytes, until: Instant) -> std::result::Result<(), NotTaken> {
         // To make it took something as well.
         self.used.pay(|| self.says.is_closed() || Instant::now() >= until);
-        let piece = if self.ends { Said::Last } else { Said::Piece }(self.media_type, bytes);
+        let piece = if self.ends { Said::Last } else { Said::Piece }(self.head.take(), bytes);
         let began = Instant::now();
         let sent = self
             .handle

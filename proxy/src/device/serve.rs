@@ -24,7 +24,7 @@ use super::busy::Busy;
 use super::counts::Counts;
 use super::hold::Hold;
 use super::limits::Limits;
-use super::run::{Run, Said};
+use super::run::{Head, Run, Said};
 use super::{Ended, FunctionHost, MainTask};
 use crate::admin::decoded;
 use crate::error::Cause;
@@ -144,15 +144,18 @@ impl Device {
             "/" if method == Method::GET => json(self.host.describe()),
             "/log" if method == Method::GET => json(self.host.log()),
             path => match named(path) {
-                Some((function, dataset)) => match parameters(request).await {
-                    Ok(parameters) => {
-                        let under_way = Arc::new(());
-                        let mut answer = self.run(function, dataset, parameters, &under_way).await;
-                        self.busy.tell(answer.headers_mut(), Arc::strong_count(&under_way) > 1);
-                        answer
+                Some((function, dataset)) => {
+                    let parameters = request.uri().query().unwrap_or_default().to_owned();
+                    match body(request).await {
+                        Ok(body) => {
+                            let under_way = Arc::new(());
+                            let mut answer = self.run(function, dataset, parameters, body, &under_way).await;
+                            self.busy.tell(answer.headers_mut(), Arc::strong_count(&under_way) > 1);
+                            answer
+                        }
+                        Err(answer) => answer,
                     }
-                    Err(answer) => answer,
-                },
+                }
                 None => text(StatusCode::NOT_FOUND, "expected /FUNCTION/DATASET\n"),
             },
         }
@@ -163,6 +166,7 @@ impl Device {
         function: String,
         dataset: String,
         parameters: String,
+        body: Option<Bytes>,
         under_way: &Arc<()>,
     ) -> Response<Answer> {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
@@ -173,7 +177,7 @@ impl Device {
         }
         let (host, counts, busy) = (self.host.clone(), self.counts.clone(), self.busy.clone());
         let (under_way, hold) = (under_way.clone(), self.hold.clone());
-        let run = Run { host, counts, busy, under_way, hold, function, dataset, parameters, place };
+        let run = Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, place };
         let mut said = match run.start() {
             Ok(said) => said,
             Err(error) => {
@@ -183,18 +187,16 @@ impl Device {
         };
         // Until there are bytes, whatever goes wrong can be told in so many words.
         match said.recv().await {
-            Some(Said::Piece(media_type, bytes)) => answer(media_type, Answer::begun(bytes, said)),
+            Some(Said::Piece(Some(head), bytes)) => headed(head, Answer::begun(bytes, said)),
             // Whole from the start, so that nothing can cut it any more.
-            Some(Said::Last(media_type, bytes)) => match said.recv().await {
-                Some(Said::End(_, ended)) if ended.http == 200 => answer(media_type, Answer::whole(bytes)),
+            Some(Said::Last(Some(head), bytes)) => match said.recv().await {
+                Some(Said::End(_, ended)) if ended.http == 200 => headed(head, Answer::whole(bytes)),
                 Some(Said::End(_, ended)) => failed(&ended),
                 _ => gone(),
             },
-            Some(Said::End(media_type, ended)) if ended.http == 200 => {
-                answer(media_type, Answer::whole(Bytes::new()))
-            }
+            Some(Said::End(head, ended)) if ended.http == 200 => headed(head, Answer::whole(Bytes::new())),
             Some(Said::End(_, ended)) => failed(&ended),
-            None => gone(),
+            Some(Said::Piece(None, _) | Said::Last(None, _)) | None => gone(),
         }
     }
 
@@ -222,26 +224,28 @@ fn named(path: &str) -> Option<(String, String)> {
     (!named.0.is_empty() && !named.1.is_empty() && !named.1.contains('/')).then_some(named)
 }
 
-/// What the query says, and after it what the body of a POST does.
-async fn parameters(request: Request<Incoming>) -> Result<String, Response<Answer>> {
-    let mut parameters = request.uri().query().unwrap_or_default().to_owned();
+/// The body of a POST.
+async fn body(request: Request<Incoming>) -> Result<Option<Bytes>, Response<Answer>> {
     if request.method() != Method::POST {
-        return Ok(parameters);
+        return Ok(None);
     }
     let body = Limited::new(request.into_body(), MOST_BODY_BYTES).collect();
-    let bytes = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Err(text(StatusCode::PAYLOAD_TOO_LARGE, "the parameters are too long\n")),
-        Err(_) => return Err(text(StatusCode::REQUEST_TIMEOUT, "the parameters did not come\n")),
-    };
-    let Ok(more) = std::str::from_utf8(&bytes) else {
-        return Err(text(StatusCode::BAD_REQUEST, "the parameters are not UTF-8\n"));
-    };
-    if !parameters.is_empty() && !more.is_empty() {
-        parameters.push('&');
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(Some(body.to_bytes())),
+        Ok(Err(_)) => Err(text(StatusCode::PAYLOAD_TOO_LARGE, "the parameters are too long\n")),
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the parameters did not come\n")),
     }
-    parameters.push_str(more);
-    Ok(parameters)
+}
+
+/// What a function said that its answer is.
+fn headed(head: Head, body: Answer) -> Response<Answer> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK);
+    let media_type = HeaderValue::try_from(&*head.media_type);
+    // A component may have said anything.
+    let media_type = media_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    answer.headers_mut().insert(CONTENT_TYPE, media_type);
+    answer
 }
 
 fn answer(media_type: &'static str, body: Answer) -> Response<Answer> {

@@ -21,7 +21,7 @@ static DEVICE: LazyLock<Builtins> = LazyLock::new(|| {
     let file = |name: &str, text: &str, format| -> Dataset {
         let path: PathBuf = folder.join(name);
         std::fs::write(&path, text).expect("a file");
-        Dataset { name: name.into(), version: "1".into(), path, format }
+        Dataset { name: name.into(), version: "1".into(), path, format, tenant: "default".into() }
     };
     let device = Builtins::new(Setup {
         class: Class::Csd,
@@ -45,6 +45,8 @@ static DEVICE: LazyLock<Builtins> = LazyLock::new(|| {
 struct Taken(Vec<u8>);
 
 impl Out for Taken {
+    fn answer(&mut self, _: u16, _: String) {}
+
     fn begin(&mut self, _: &'static str) {}
 
     fn write(&mut self, bytes: Vec<u8>, _: Instant) -> Result<(), Stop> {
@@ -63,7 +65,7 @@ fuzz_target!(|asked: (u8, bool, &str)| {
     let dataset = if lines { "lines@1" } else { "csv" };
     let run = || {
         let mut taken = Taken::default();
-        let outcome = DEVICE.run(&Request { function, dataset, parameters }, &mut taken);
+        let outcome = DEVICE.run(&Request { function, dataset, parameters, body: None }, &mut taken);
         assert_eq!(outcome.usage.bytes_out, taken.0.len() as u64);
         (outcome.status(), taken.0)
     };

@@ -1,5 +1,6 @@
-//! A device whose functions are compiled in.
+//! A device with functions that are compiled in, and with those that are not.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use crate::device::{
 };
 use crate::media::Media;
 use crate::meter::Meter;
+use crate::program::{Call, Program};
 use crate::query::Query;
 use crate::status::{Fault, Status};
 
@@ -36,9 +38,10 @@ struct Function {
     run: Run,
 }
 
-/// A device with the built-in functions.
+/// A device with the built-in functions, and perhaps with programs beside them.
 pub struct Builtins {
-    setup: Setup,
+    setup: Arc<Setup>,
+    programs: Vec<Arc<dyn Program>>,
     media: Option<Arc<Media>>,
     state: Mutex<State>,
 }
@@ -52,17 +55,38 @@ struct State {
 }
 
 struct Loaded {
-    function: &'static Function,
+    code: Code,
     is_active: bool,
     /// Runs under way.
     runs: usize,
 }
 
+/// What a loaded function runs.
+#[derive(Clone)]
+enum Code {
+    BuiltIn(&'static Function),
+    Program(Arc<dyn Program>),
+}
+
+impl Code {
+    fn name(&self) -> &str {
+        match self {
+            Code::BuiltIn(function) => function.name,
+            Code::Program(program) => program.name(),
+        }
+    }
+}
+
 impl Builtins {
     /// A device on which nothing is loaded yet.
     pub fn new(setup: Setup) -> Self {
+        Builtins::with(setup, Vec::new())
+    }
+
+    /// The same with these programs, of which none is called like another one or like what is built in.
+    pub fn with(setup: Setup, programs: Vec<Arc<dyn Program>>) -> Self {
         let media = setup.media_bytes_per_second.map(|rate| Arc::new(Media::new(rate)));
-        Builtins { setup, media, state: Mutex::default() }
+        Builtins { setup: Arc::new(setup), programs, media, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -87,16 +111,16 @@ impl Builtins {
     }
 
     /// Counts a run in, if the function is active.
-    fn enter(&self, name: &str) -> Result<(FunctionId, &'static Function), Fault> {
+    fn enter(&self, name: &str) -> Result<(FunctionId, Code), Fault> {
         let mut state = self.state();
-        let found = state.loaded.iter_mut().find(|(_, loaded)| loaded.function.name == name);
+        let found = state.loaded.iter_mut().find(|(_, loaded)| loaded.code.name() == name);
         match found {
             Some((id, loaded)) if loaded.is_active => {
                 loaded.runs += 1;
-                Ok((*id, loaded.function))
+                Ok((*id, loaded.code.clone()))
             }
             Some(_) => Err(Fault::new(Status::InvalidFunction, format!("`{name}` is not active"))),
-            None if FUNCTIONS.contains(&name) => {
+            None if self.code(name).is_some() => {
                 Err(Fault::new(Status::InvalidFunction, format!("`{name}` is not active on this device")))
             }
             None => {
@@ -106,6 +130,12 @@ impl Builtins {
         }
     }
 
+    fn code(&self, name: &str) -> Option<Code> {
+        let built_in = TABLE.iter().find(|function| function.name == name).map(Code::BuiltIn);
+        let program = || self.programs.iter().find(|program| program.name() == name);
+        built_in.or_else(|| program().cloned().map(Code::Program))
+    }
+
     fn leave(&self, id: FunctionId) {
         if let Some(loaded) = self.state().loaded.get_mut(&id) {
             loaded.runs -= 1;
@@ -113,11 +143,17 @@ impl Builtins {
     }
 
     fn run_counted(&self, request: &Request<'_>, meter: &Arc<Meter>, out: &mut dyn Out) -> Result<(), Fault> {
-        let (id, function) = self.enter(request.function)?;
+        let (id, code) = self.enter(request.function)?;
         // A fault of ours ends this run, and no other one.
         let ended = catch_unwind(AssertUnwindSafe(|| {
+            let function = match code {
+                Code::BuiltIn(function) => function,
+                Code::Program(program) => {
+                    return program.run(Call { request, setup: &self.setup, meter }, out);
+                }
+            };
             let dataset = self.dataset(request.dataset)?;
-            let query = Query::parse(request.parameters, function.knows)?;
+            let query = Query::parse(&parameters(request)?, function.knows)?;
             (function.run)(dataset, query, meter, out)
         }));
         self.leave(id);
@@ -128,10 +164,11 @@ impl Builtins {
 impl Device for Builtins {
     fn discover(&self) -> Description {
         let state = self.state();
-        let info = |function: &Function| {
-            let found = state.loaded.iter().find(|(_, loaded)| loaded.function.name == function.name);
+        let info = |name: &str, digest: Option<&str>| {
+            let found = state.loaded.iter().find(|(_, loaded)| loaded.code.name() == name);
             FunctionInfo {
-                name: function.name,
+                name: name.to_owned(),
+                digest: digest.map(str::to_owned),
                 id: found.map(|(id, _)| *id),
                 state: match found {
                     None => FunctionState::Available,
@@ -140,10 +177,12 @@ impl Device for Builtins {
                 },
             }
         };
+        let built_in = TABLE.iter().map(|function| info(function.name, None));
+        let programs = self.programs.iter().map(|program| info(program.name(), Some(program.digest())));
         let dataset = |dataset: &Dataset| (dataset.name.clone(), dataset.version.clone(), dataset.format);
         Description {
             class: self.setup.class,
-            functions: TABLE.iter().map(info).collect(),
+            functions: built_in.chain(programs).collect(),
             datasets: self.setup.datasets.iter().map(dataset).collect(),
             limits: self.setup.limits,
             media_bytes_per_second: self.setup.media_bytes_per_second,
@@ -151,19 +190,19 @@ impl Device for Builtins {
     }
 
     fn load(&self, name: &str) -> Result<FunctionId, Fault> {
-        let Some(function) = TABLE.iter().find(|function| function.name == name) else {
+        let Some(code) = self.code(name) else {
             let name = name.escape_debug();
             return Err(Fault::new(Status::InvalidFunctionName, format!("there is no function `{name}`")));
         };
         let mut state = self.state();
-        if state.loaded.values().any(|loaded| loaded.function.name == name) {
+        if state.loaded.values().any(|loaded| loaded.code.name() == name) {
             return Err(Fault::new(Status::HandleInUse, format!("`{name}` is loaded already")));
         }
         let Some(next) = state.last.checked_add(1) else {
             return Err(Fault::new(Status::LoadError, "too many functions were loaded"));
         };
         state.last = next;
-        state.loaded.insert(FunctionId(next), Loaded { function, is_active: false, runs: 0 });
+        state.loaded.insert(FunctionId(next), Loaded { code, is_active: false, runs: 0 });
         Ok(FunctionId(next))
     }
 
@@ -200,7 +239,7 @@ impl Device for Builtins {
         match state.loaded.get(&function) {
             None => Err(unknown(function)),
             Some(loaded) if loaded.runs > 0 => {
-                Err(Fault::new(Status::HandleInUse, format!("`{}` runs", loaded.function.name)))
+                Err(Fault::new(Status::HandleInUse, format!("`{}` runs", loaded.code.name())))
             }
             Some(_) => {
                 state.loaded.remove(&function);
@@ -216,6 +255,16 @@ impl Device for Builtins {
 
 fn unknown(function: FunctionId) -> Fault {
     Fault::new(Status::InvalidId, format!("no function is loaded under {}", function.0))
+}
+
+/// What is said in the target and in the body, as one.
+fn parameters<'a>(request: &Request<'a>) -> Result<Cow<'a, str>, Fault> {
+    let body = std::str::from_utf8(request.body.unwrap_or_default());
+    match body.map_err(|_| Fault::argument("the parameters are not UTF-8"))? {
+        "" => Ok(request.parameters.into()),
+        body if request.parameters.is_empty() => Ok(body.into()),
+        body => Ok(format!("{}&{body}", request.parameters).into()),
+    }
 }
 
 /// What a request says, as far as it is worth remembering.

@@ -27,6 +27,8 @@ pub struct Taken {
 }
 
 impl Out for Taken {
+    fn answer(&mut self, _: u16, _: String) {}
+
     fn begin(&mut self, media_type: &'static str) {
         self.media_type = media_type;
     }
@@ -43,7 +45,13 @@ impl Out for Taken {
 
 /// A device that holds `d`, with every function active.
 pub fn device(path: &Path, format: Format, limits: Limits) -> Builtins {
-    let dataset = Dataset { name: "d".into(), version: "1".into(), path: path.into(), format };
+    let dataset = Dataset {
+        name: "d".into(),
+        version: "1".into(),
+        path: path.into(),
+        format,
+        tenant: "default".into(),
+    };
     let device = Builtins::new(Setup {
         class: Class::Csd,
         datasets: vec![dataset],
@@ -64,6 +72,7 @@ pub fn ask(device: &dyn Device, function: &str, parameters: &[(&str, &str)]) -> 
     });
     let parameters = encoded.collect::<Vec<_>>().join("&");
     let mut taken = Taken::default();
-    let outcome = device.run(&Request { function, dataset: "d", parameters: &parameters }, &mut taken);
+    let outcome =
+        device.run(&Request { function, dataset: "d", parameters: &parameters, body: None }, &mut taken);
     (outcome, String::from_utf8(taken.bytes).unwrap())
 }

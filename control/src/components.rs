@@ -1,0 +1,43 @@
+//! The components of a device, where this `lighter` was built with their runtime.
+
+use std::sync::Arc;
+
+use lighter_config::sidecar::DeviceConfig;
+use lighter_functions::Program;
+
+/// The components of the file, compiled. A device without any has nothing of their runtime.
+#[cfg(feature = "wasm")]
+pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, String> {
+    use lighter_config::sidecar::ComponentConfig;
+    use lighter_wasm::{Component, Runtime, Settings};
+
+    if config.components.is_empty() {
+        return Ok(Vec::new());
+    }
+    let settings = Settings {
+        memory_bytes: config.limits.memory_bytes,
+        runs: config.limits.runs,
+        key_bytes: config.limits.key_bytes,
+        cache: config.component_cache.clone(),
+    };
+    let runtime = Runtime::new(&settings).map_err(|error| error.to_string())?;
+    let load = |ComponentConfig { name, path, tenant }: &ComponentConfig| {
+        let component = Component::load(&runtime, name, tenant, path);
+        component
+            .map(|component| Arc::new(component) as Arc<dyn Program>)
+            .map_err(|error| format!("`{name}`: {error}"))
+    };
+    config.components.iter().map(load).collect()
+}
+
+/// A file that has none is as good as with it.
+#[cfg(not(feature = "wasm"))]
+pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, String> {
+    match config.components.first() {
+        None => Ok(Vec::new()),
+        Some(component) => Err(format!(
+            "`{}`: this `lighter` was built without components; build it with `cargo build --release --features wasm`",
+            component.name
+        )),
+    }
+}

@@ -1,0 +1,29 @@
+//! Functions that are not compiled in.
+
+use std::sync::Arc;
+
+use crate::device::{Out, Request, Setup};
+use crate::meter::Meter;
+use crate::status::Fault;
+
+/// A function that somebody else wrote, and that the device runs within the same limits as its own.
+pub trait Program: Send + Sync {
+    /// What requests call it.
+    fn name(&self) -> &str;
+
+    /// SHA-256 of the program, in hexadecimal: the same on every device that runs the same.
+    fn digest(&self) -> &str;
+
+    /// Runs it on this thread and until it ends.
+    fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault>;
+}
+
+/// One run of a program.
+pub struct Call<'a> {
+    /// What is asked. Nobody has looked yet whether there is such a dataset: that is the program's affair.
+    pub request: &'a Request<'a>,
+    /// The device, with the datasets of all tenants.
+    pub setup: &'a Arc<Setup>,
+    /// What the run takes is told to it, and it says when that is too much.
+    pub meter: &'a Arc<Meter>,
+}

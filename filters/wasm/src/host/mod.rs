@@ -1,0 +1,183 @@
+//! What a component gets from its host.
+
+use std::sync::Arc;
+
+use lighter_functions::{Call, Fault, Meter, Out, Setup, Status, Stop};
+use wasmtime::ResourceLimiter;
+use wasmtime::component::{Resource, ResourceTable};
+
+use crate::keys::Keys;
+
+#[allow(unreachable_pub, reason = "what is generated passes these on")]
+mod data;
+#[allow(unreachable_pub, reason = "what is generated passes these on")]
+mod http;
+#[allow(unreachable_pub, reason = "what is generated passes these on")]
+mod streams;
+
+wasmtime::component::bindgen!({
+    path: "wit",
+    world: "function",
+    imports: { default: trappable },
+    with: {
+        "wasi:io/error.error": streams::Failure,
+        "wasi:io/poll.pollable": streams::Ready,
+        "wasi:io/streams.input-stream": streams::Input,
+        "wasi:io/streams.output-stream": streams::Output,
+        "wasi:http/types.fields": http::Fields,
+        "wasi:http/types.incoming-request": http::Asked,
+        "wasi:http/types.incoming-body": http::AskedBody,
+        "wasi:http/types.future-trailers": http::NoTrailers,
+        "wasi:http/types.response-outparam": http::To,
+        "wasi:http/types.outgoing-response": http::Answer,
+        "wasi:http/types.outgoing-body": http::AnswerBody,
+        "lighter:device/datasets.dataset": data::Opened,
+    },
+});
+
+/// What an entry of the table of resources takes, about.
+const ENTRY: u64 = 256;
+/// What a component may write of a body before it says what answer that belongs to.
+const MOST_PENDING: usize = 64 << 10;
+/// An element of a table of a component, in bytes.
+const TABLE_ELEMENT: u64 = 16;
+
+/// One run of a component.
+pub(crate) struct State {
+    table: ResourceTable,
+    meter: Arc<Meter>,
+    pub(crate) limiter: Limiter,
+    setup: Arc<Setup>,
+    tenant: Arc<str>,
+    keys: Arc<Keys>,
+    out: &'static mut dyn Out,
+    /// What is asked, until the component has it.
+    asked: Option<http::Asked>,
+    answer: Stage,
+    body: Body,
+    /// What was written before the answer was said.
+    pending: Vec<u8>,
+}
+
+/// How far the answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was said yet.
+    Open,
+    /// Its status was said, and it may have a body.
+    Said,
+    /// The component said that it cannot answer.
+    Failed,
+}
+
+/// How far its body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// Nobody asked for it.
+    None,
+    /// More may come.
+    Open,
+    /// Its end was said.
+    Whole,
+}
+
+impl State {
+    pub(crate) fn new(call: &Call<'_>, tenant: Arc<str>, keys: Arc<Keys>, out: &'static mut dyn Out) -> Self {
+        State {
+            table: ResourceTable::new(),
+            meter: call.meter.clone(),
+            limiter: Limiter(call.meter.clone()),
+            setup: call.setup.clone(),
+            tenant,
+            keys,
+            out,
+            asked: Some(http::Asked::of(call.request)),
+            answer: Stage::Open,
+            body: Body::None,
+            pending: Vec::new(),
+        }
+    }
+
+    /// What the component is called with.
+    pub(crate) fn begin(&mut self) -> wasmtime::Result<(Resource<http::Asked>, Resource<http::To>)> {
+        let asked = self.asked.take().unwrap_or_default();
+        Ok((self.push(asked)?, self.push(http::To)?))
+    }
+
+    /// The component has returned: whether it gave a whole answer.
+    pub(crate) fn end(&mut self) -> Result<(), Fault> {
+        let failed = |why: &str| Fault::new(Status::ErrorInExecution, why);
+        match self.answer {
+            Stage::Open => Err(failed("the function gave no answer")),
+            Stage::Failed => Err(failed("the function said that it cannot answer")),
+            Stage::Said if self.body == Body::Open => Err(failed("the function did not finish its answer")),
+            Stage::Said => Ok(()),
+        }
+    }
+
+    /// Puts something into the table, as a part of the run's memory until it is taken away.
+    fn push<T: Send + 'static>(&mut self, entry: T) -> wasmtime::Result<Resource<T>> {
+        self.meter.hold(ENTRY)?;
+        Ok(self.table.push(entry)?)
+    }
+
+    fn take<T: 'static>(&mut self, entry: Resource<T>) -> wasmtime::Result<T> {
+        let taken = self.table.delete(entry)?;
+        self.meter.release(ENTRY);
+        Ok(taken)
+    }
+
+    /// Bytes that this side holds until the run ends.
+    fn hold(&self, bytes: usize) -> wasmtime::Result<()> {
+        Ok(self.meter.hold(bytes as u64)?)
+    }
+
+    /// Says what answer it is, and what was written before.
+    fn say(&mut self, status: u16, media_type: String) -> wasmtime::Result<()> {
+        self.out.answer(status, media_type);
+        self.answer = Stage::Said;
+        let pending = std::mem::take(&mut self.pending);
+        self.meter.release(pending.len() as u64);
+        self.give(pending)
+    }
+
+    /// More of the answer's body.
+    fn give(&mut self, bytes: Vec<u8>) -> wasmtime::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.answer == Stage::Open {
+            if self.pending.len() + bytes.len() > MOST_PENDING {
+                let why =
+                    format!("the function wrote {MOST_PENDING} bytes before it said what answer that is");
+                return Err(Fault::new(Status::ErrorInExecution, why).into());
+            }
+            self.hold(bytes.len())?;
+            self.pending.extend(bytes);
+            return Ok(());
+        }
+        self.meter.check()?;
+        self.meter.bytes_out(bytes.len() as u64)?;
+        self.out.write(bytes, self.meter.until()).map_err(|stop| {
+            let gone = || Fault::new(Status::NotDone, "whoever asked has left");
+            if stop == Stop::Gone { gone() } else { self.meter.late() }
+        })?;
+        Ok(())
+    }
+}
+
+/// Counts what an instance takes.
+pub(crate) struct Limiter(Arc<Meter>);
+
+/// Memory beyond the limit ends the run with a status that says so, rather than with whatever a component makes of it.
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.0.hold(desired.saturating_sub(current) as u64)?;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.0.hold((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT))?;
+        Ok(true)
+    }
+}

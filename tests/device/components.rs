@@ -1,0 +1,147 @@
+//! WebAssembly components beside the built-in functions, with hostile ones among them. Only where `lighter` was built with
+//! their runtime.
+
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::device::{Data, Device, get, text};
+use crate::support::raw::{Body, Peer};
+use crate::support::{test_where, wait_until};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test_where("components::one_digest_gives_the_same_bytes_on_every_class", || {
+            with_runtime(every_class)
+        }),
+        test_where("components::a_hostile_one_harms_its_own_run_and_is_counted", || with_runtime(hostile)),
+        test_where("components::a_tenant_sees_neither_data_nor_keys_of_another", || with_runtime(tenants)),
+        test_where("components::what_is_none_is_told_at_the_start", || with_runtime(faulty)),
+    ]
+}
+
+fn with_runtime(test: fn()) -> Result<(), String> {
+    if !cfg!(feature = "wasm") {
+        return Err("this `lighter` was built without components (`--features wasm`)".into());
+    }
+    test();
+    Ok(())
+}
+
+const ORDERS: &str = "id,country,amount\n1,DE,10\n2,FR,2.5\n3,DE,4\n";
+
+fn file(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/functions").join(name);
+    path.canonicalize().unwrap().display().to_string()
+}
+
+/// Fields of a device with these components, `name: tenant`.
+fn components(all: &[(&str, &str)]) -> String {
+    let component = |(name, tenant): &(&str, &str)| {
+        let file = file(&format!("{}.wasm", name.split('-').next().unwrap()));
+        format!("{{name: {name}, path: {file}, tenant: {tenant}}}")
+    };
+    format!(", components: [{}]", all.iter().map(component).collect::<Vec<_>>().join(", "))
+}
+
+fn ended(device: &Device, function: &str, status: &str) -> f64 {
+    device.counted("lighter_device_runs_total", &[("function", function), ("status", status)])
+}
+
+fn every_class() {
+    let sum = std::process::Command::new("sha256sum").arg(file("tally.wasm")).output().unwrap().stdout;
+    let digest = format!("\"digest\": \"{}\"", String::from_utf8(sum).unwrap().split(' ').next().unwrap());
+    for class in ["host", "csd", "cpm", "dpu", "gpu"] {
+        let data = Data::new().with_text("orders.csv", ORDERS);
+        // The machine code is kept, and the second start finds it.
+        let cache = data.path("code");
+        let more = format!("{}, componentCache: {}", components(&[("tally", "default")]), cache.display());
+        let device = data.start_as(class, &more);
+        let (head, body) = device.get("/tally/orders@7?by=country&sum=amount");
+        assert_eq!((head.status(), head.get("content-type")), (200, Some("application/x-ndjson")));
+        let expected = "{\"country\":\"DE\",\"rows\":2,\"sum(amount)\":14}\n{\"country\":\"FR\",\"rows\":1,\"sum(amount)\":2.5}\n";
+        assert_eq!(text(body), expected, "{class}");
+        let posted =
+            "POST /tally/orders HTTP/1.1\r\nHost: data\r\nContent-Length: 21\r\n\r\nby=country&sum=amount";
+        assert_eq!(text(Peer::connect(device.at).exchange(posted).1), expected, "{class}");
+        let told = text(device.get("/").1);
+        assert!(told.contains(&digest) && told.contains(&format!("\"class\": \"{class}\"")), "{told}");
+        assert_eq!(device.get("/tally/orders").0.status(), 400, "what the component answers is passed on");
+        assert_eq!(device.get("/tally/orders@8?by=id").0.status(), 409);
+        assert_eq!(ended(&device, "tally", "CS_SUCCESS"), 4.0);
+        let of = [("function", "tally"), ("dataset", "orders")];
+        assert_eq!(device.counted("lighter_device_read_bytes_total", &of), 3.0 * ORDERS.len() as f64);
+        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
+    }
+}
+
+fn hostile() {
+    let more = components(&[("tally", "default"), ("hostile", "default")])
+        + ", limits: {deadline: 3s, memoryBytes: 8388608, resultBytes: 1000000}";
+    let device = Data::new().with_text("orders.csv", ORDERS).start(&more, "");
+    let beside = || {
+        assert_eq!(text(device.get("/scan/orders?limit=1&select=id").1), "id\n1\n");
+        assert_eq!(text(device.get("/tally/orders?by=country").1).lines().count(), 2);
+    };
+    // While one loops, others answer.
+    let mut looping = Peer::connect(device.at);
+    looping.send(get("/hostile/loop"));
+    wait_until("it loops", || device.in_flight() == 1.0);
+    beside();
+    for (way, status, name) in [
+        ("loop", 504, "CS_IO_TIMEOUT"),
+        ("memory", 507, "CS_NOT_ENOUGH_MEMORY"),
+        ("stack", 500, "CS_ERROR_IN_EXECUTION"),
+        ("silent", 500, "CS_ERROR_IN_EXECUTION"),
+    ] {
+        let before = ended(&device, "hostile", name);
+        let (head, _) = device.get(&format!("/hostile/{way}"));
+        assert_eq!((head.status(), head.get("x-lighter-status")), (status, Some(name)), "{way}");
+        assert!(ended(&device, "hostile", name) > before, "{way} is counted");
+        beside();
+    }
+    // What is above the limit is cut, and so is what breaks off in the middle.
+    let (head, body) = device.get("/hostile/endless");
+    assert_eq!(head.status(), 200);
+    assert!(matches!(body, Body::Cut(bytes) if bytes.len() <= 1_000_000 && bytes.len() > 500_000));
+    assert_eq!(ended(&device, "hostile", "CS_OUT_OF_RESOURCES"), 1.0);
+    assert!(matches!(device.get("/hostile/half").1, Body::Cut(_)));
+    // One who leaves takes the loop along.
+    let mut leaves = Peer::connect(device.at);
+    leaves.send(get("/hostile/endless"));
+    drop(leaves);
+    wait_until("all have ended", || device.in_flight() == 0.0);
+    beside();
+}
+
+fn tenants() {
+    let all = [("tally", "default"), ("hostile", "default"), ("tally-x", "x"), ("hostile-x", "x")];
+    let data = Data::new().with_text("orders.csv", ORDERS).of_tenant("x").with_text("theirs.csv", ORDERS);
+    let device = data.start(&components(&all), "");
+    let ask = |target: &str| text(device.get(target).1);
+    assert_eq!(ask("/hostile/read?dataset=orders"), "Ok(41)\n");
+    assert_eq!(ask("/hostile/read?dataset=theirs"), "Error::NoSuchDataset\n");
+    assert_eq!(ask("/hostile-x/read?dataset=theirs"), "Ok(41)\n");
+    assert_eq!(ask("/hostile-x/read?dataset=orders"), "Error::NoSuchDataset\n");
+    assert_eq!(ask("/hostile/read?dataset=nobodys"), "Error::NoSuchDataset\n");
+    for function in ["hostile", "hostile-x"] {
+        assert_eq!(device.counted("lighter_device_denied_total", &[("function", function)]), 1.0);
+    }
+    assert!(ask("/tally/orders?by=id&as=seen").ends_with("{\"all\":3}\n"));
+    assert!(ask("/tally/orders?by=id&as=seen").ends_with("{\"all\":6}\n"));
+    assert_eq!(ask("/hostile-x/keys?dataset=seen"), "[] None\n");
+    assert!(ask("/tally-x/theirs?by=id&as=seen").ends_with("{\"all\":3}\n"));
+}
+
+fn faulty() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wasm, sidecar) = (folder.path().join("a.wasm"), folder.path().join("sidecar.yaml"));
+    std::fs::write(&wasm, "(module)").unwrap();
+    let text = "service: data\ninbound: [{listen: '127.0.0.1:0', app: '127.0.0.1:9300', protocol: http}]\ndevice: {class: csd, \
+                listen: '127.0.0.1:9300', datasets: [], components: [{name: a, path: a.wasm}]}\n";
+    std::fs::write(&sidecar, text).unwrap();
+    let mut lighter = std::process::Command::new(env!("CARGO_BIN_EXE_lighter"));
+    let ended = lighter.args(["proxy", "--config"]).arg(&sidecar).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("`a`") && said.contains("a.wasm"), "{said}");
+}
