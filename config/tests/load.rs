@@ -8,8 +8,8 @@ use std::time::Duration;
 use lighter_config::identity::JoinToken;
 use lighter_config::load::Resources;
 use lighter_config::sidecar::{
-    AccessLogConfig, BuiltIn, ControlSecurity, DatasetConfig, DatasetFormat, DeviceClass, DeviceLimits,
-    DnsConfig, GuardConfig, IdentityConfig, InterceptConfig, SidecarConfig, TokenSource,
+    AccessLogConfig, BuiltIn, ComponentConfig, ControlSecurity, DatasetConfig, DatasetFormat, DeviceClass,
+    DeviceLimits, DnsConfig, GuardConfig, IdentityConfig, InterceptConfig, SidecarConfig, TokenSource,
 };
 use lighter_config::snapshot::Protocol;
 
@@ -207,9 +207,11 @@ device:
   listen: "127.0.0.1:9300"
   datasets:
     - {name: orders, version: "2026-11.1", path: data/orders.parquet, format: parquet}
-    - {name: log, version: a_b, path: /srv/log.jsonl, format: jsonl}
+    - {name: log, version: a_b, path: /srv/log.jsonl, format: jsonl, tenant: shop}
   functions: [scan, checksum]
-  limits: {memoryBytes: 2097152, runs: 9, deadline: 1m30s, resultRows: 10, resultBytes: 1000}
+  limits: {memoryBytes: 2097152, runs: 9, deadline: 1m30s, resultRows: 10, resultBytes: 1000, keyBytes: 77}
+  components: [{name: tally, path: tally.wasm}, {name: other, path: /o.wasm, tenant: shop}]
+  componentCache: code
   mediaBytesPerSecond: 5000
 "#;
     let device = SidecarConfig::parse("/etc/sidecar/orders.yaml", text).unwrap().device.unwrap();
@@ -219,24 +221,36 @@ device:
         version: version.into(),
         path: path.into(),
         format,
+        tenant: if name == "log" { "shop" } else { "default" }.into(),
     };
     let orders = dataset("orders", "2026-11.1", "/etc/sidecar/data/orders.parquet", DatasetFormat::Parquet);
     assert_eq!(device.datasets, [orders, dataset("log", "a_b", "/srv/log.jsonl", DatasetFormat::Jsonl)]);
     assert_eq!(device.functions, [BuiltIn::Scan, BuiltIn::Checksum]);
+    let component = |name: &str, path: &str, tenant: &str| ComponentConfig {
+        name: name.into(),
+        path: path.into(),
+        tenant: tenant.into(),
+    };
+    let tally = component("tally", "/etc/sidecar/tally.wasm", "default");
+    assert_eq!(device.components, [tally, component("other", "/o.wasm", "shop")]);
+    assert_eq!(device.component_cache.as_deref(), Some(std::path::Path::new("/etc/sidecar/code")));
     let limits = DeviceLimits {
         memory_bytes: 2 << 20,
         runs: 9,
         deadline: Duration::from_secs(90),
+        key_bytes: 77,
         result_rows: Some(10),
         result_bytes: Some(1000),
     };
     assert_eq!((device.limits, device.media_bytes_per_second), (limits, Some(5000)));
     // What is left out.
-    let text =
-        text.lines().filter(|line| !["functions", "limits", "media"].iter().any(|word| line.contains(word)));
+    let text = text
+        .lines()
+        .filter(|line| !["functions", "limits", "component", "media"].iter().any(|word| line.contains(word)));
     let text = text.collect::<Vec<_>>().join("\n");
     let device = SidecarConfig::parse("orders.yaml", &text).unwrap().device.unwrap();
     assert_eq!(device.functions, BuiltIn::ALL);
+    assert_eq!((device.components, device.component_cache), (Vec::new(), None));
     assert_eq!((device.limits, device.media_bytes_per_second), (DeviceLimits::default(), None));
 }
 
@@ -256,4 +270,20 @@ fn a_control_plane_is_spoken_to_as_who_the_file_says() {
     assert_eq!(security("control: {ADDRESS, state: s}"), joined(None));
     let files = "identity: {certificate: a, key: b, bundle: c}\ncontrol: {ADDRESS, state: s}";
     assert_eq!(security(files), ControlSecurity::Files);
+}
+
+#[test]
+fn a_component_has_a_name_of_its_own_and_a_file() {
+    let text = "service: a\ninbound: [{listen: '127.0.0.1:8080', app: '127.0.0.1:9300'}]\ndevice:\n  class: csd\n  listen: \
+                '127.0.0.1:9300'\n  datasets: []\n  functions: []\n  components:\n    - {name: scan, path: a.wasm}\n    - {name: a, \
+                path: ''}\n    - {name: a, path: b.wasm, tenant: a/b}\n";
+    let said = SidecarConfig::parse("a.yaml", text).unwrap_err().to_string();
+    for expected in [
+        "a.yaml:9:14: device.components[0].name: `scan` is built in",
+        "device.components[1].path: an empty path names no file",
+        "device.components[2].name: there is a component `a` already",
+        "device.components[2].tenant: `a/b` is not a name",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
 }
