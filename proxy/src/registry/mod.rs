@@ -240,11 +240,13 @@ fn device(config: &DeviceConfig, inbound: &[InboundConfig], ports: &[InstanceAt]
     // Where no listener leads to them, the functions may be an application whose connections are intercepted.
     let is_theirs = |port: &&InstanceAt| port.app == config.listen;
     let is_alone = |port: &&InstanceAt| inbound.is_empty() && port.app.port() == config.listen.port();
+    let built_in = config.functions.iter().map(|function| function.name().to_owned());
+    let components = config.components.iter().map(|component| component.name.clone());
     let port = ports.iter().find(is_theirs).or_else(|| ports.iter().find(is_alone));
     Device {
         class: config.class.name().to_owned(),
         port: port.map_or(0, |port| port.said.port),
-        functions: config.functions.iter().map(|function| function.name().to_owned()).collect(),
+        functions: built_in.chain(components).collect(),
         datasets: config.datasets.iter().map(dataset).collect(),
         slots: u32::try_from(config.limits.runs).unwrap_or(u32::MAX),
         data_bytes_per_second: config.media_bytes_per_second,
