@@ -248,13 +248,17 @@ fn kept() -> Result<(), String> {
         assert!(halved >= 3.0 && refused >= 1.0, "{halved} {refused}");
         assert!(sum("lighter_device_rested_seconds_total", &[]) > 1.0);
         let (held, free) = (middle(&with_limits.busy), middle(&without.busy));
-        assert!(held > 0.0 && held < free / 2.0, "{held} of {free} processors");
+        assert!(held > 0.0, "functions go on");
+        let takes_less = held < 0.8 * free;
         let shows_harm = without.ratio(50) >= 2.0 && without.ratio(50) >= 1.5 * with_limits.ratio(50);
         let is_kept = !full() || with_limits.p99_ratio() <= 1.1;
-        if shows_harm && is_kept {
+        if shows_harm && is_kept && takes_less {
             return Ok(());
         }
-        assert!(attempt < ATTEMPTS, "harm is shown: {shows_harm}, the share is kept: {is_kept}");
+        assert!(
+            attempt < ATTEMPTS,
+            "harm is shown: {shows_harm}, the share is kept: {is_kept}; functions took {held} of {free} processors"
+        );
     }
     Ok(())
 }
