@@ -15,6 +15,9 @@ use lighter_proxy::dial::Here;
 use lighter_proxy::worker::{self, Sockets, Start, StartError, Summary};
 use tempfile::TempDir;
 
+#[path = "../../../tests/support/ports.rs"]
+mod ports;
+
 /// How long anything may take before a test gives up. Nothing is measured by it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -125,7 +128,7 @@ pub fn dial(address: SocketAddr) -> TcpStream {
 
 /// An address on which nobody listens.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], ports::free_port()))
 }
 
 /// An explicit listener for port 80 of a Service.
