@@ -245,7 +245,7 @@ fn kept() -> Result<(), String> {
             "halved {halved}, closed {closed}, raised {raised}, refused {refused}, baseline {baseline:.2} ms"
         );
         // These hold whatever else the machine does: what was too much was taken away, and what ran went on.
-        assert!(halved >= 3.0 && refused >= 1.0, "{halved} {refused}");
+        assert!(halved >= 1.0 && refused >= 1.0, "{halved} {refused}");
         assert!(sum("lighter_device_rested_seconds_total", &[]) > 1.0);
         let (held, free) = (middle(&with_limits.busy), middle(&without.busy));
         assert!(held > 0.0, "functions go on");
