@@ -39,8 +39,8 @@ impl Drop for Clients {
     fn drop(&mut self) {
         self.over.store(true, Relaxed);
         for thread in self.threads.drain(..) {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "a client failed");
+            // One whose function rested for longer than a client waits has given up.
+            let _ = thread.join();
         }
     }
 }
