@@ -84,9 +84,9 @@ fn makes_way() {
     wait_until("functions may take everything", || share(&device) == 1.0);
     assert_eq!(text(device.get("/scan/b").1), "x\n1\n");
     app.takes(400);
-    let functions = Clients::start(device.at, BUSY, 4, Duration::from_millis(5));
+    let functions = Clients::start(device.at, BUSY, 3, Duration::from_millis(5));
     wait_until("functions have next to nothing", || share(&device) <= 0.01);
-    // Those that run go on for long, so that their callers ask for nothing more.
+    // Those that run go on for long, so that their callers ask for nothing more. There is room for one beside them.
     wait_until("none begins any more", || {
         device.get("/scan/b");
         refused(&device, "reserve") >= 1.0
