@@ -180,6 +180,7 @@ impl Instance {
     }
 }
 
-async fn samples(admin: SocketAddr) -> Result<Samples, String> {
+/// The metrics of the sidecar with this admin port, of this moment.
+pub async fn samples(admin: SocketAddr) -> Result<Samples, String> {
     Samples::parse(&fetch(admin, "/metrics").await.map_err(say("/metrics"))?)
 }

@@ -13,6 +13,7 @@ use crate::output;
 
 mod child;
 mod client;
+mod command;
 mod instance;
 mod load;
 pub mod offload;

@@ -3,13 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use http::Method;
 use serde_json::Value;
-use tokio::process::Command;
 
-use super::child::end_with_parent;
+use super::command;
 use super::instance::{Instance, LedBy};
 use super::processes::{self, Process};
 use super::runner::Runner;
@@ -161,23 +159,12 @@ impl Plane {
 
     /// What a command of the operator says.
     async fn lighter(&self, arguments: &[&str]) -> Result<String, String> {
-        let mut command = Command::new(std::env::current_exe().map_err(say("this program"))?);
-        let state = self.folder.join("control-state");
-        command
-            .args(arguments)
-            .env("LIGHTER_SERVER", format!("https://{}", self.api))
-            .env("LIGHTER_TOKEN_FILE", state.join("operator-token"))
-            .env("LIGHTER_CA_FILE", state.join("api.pem"))
-            .stdin(Stdio::null());
-        end_with_parent(command.as_std_mut());
-        let output = command.output().await.map_err(say("lighter"))?;
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => {
-                let errors = String::from_utf8_lossy(&output.stderr);
-                Err(format!("lighter {}: {}", arguments.join(" "), errors.trim()))
-            }
-        }
+        let environment = [
+            ("LIGHTER_SERVER", format!("https://{}", self.api)),
+            ("LIGHTER_TOKEN_FILE", self.text("control-state/operator-token")),
+            ("LIGHTER_CA_FILE", self.text("control-state/api.pem")),
+        ];
+        command::lighter(arguments, &environment, "").await
     }
 
     fn text(&self, file: &str) -> String {

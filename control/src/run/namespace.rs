@@ -165,7 +165,7 @@ fn furnish() -> Result<bool, NamespaceError> {
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         netlink.transact(vec![message]).map_err(|refused| refused.source)
     };
-    ask(up()).map_err(failed("raising the loopback interface"))?;
+    ask(up(LOOPBACK)).map_err(failed("raising the loopback interface"))?;
     let mut ipv6 = true;
     for address in WORKLOAD {
         match ask(assign(address)).and_then(|()| ask(route(address))) {
@@ -180,9 +180,10 @@ fn furnish() -> Result<bool, NamespaceError> {
     Ok(ipv6)
 }
 
-fn up() -> RouteNetlinkMessage {
+/// Raises an interface.
+pub(crate) fn up(index: u32) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
-    link.header.index = LOOPBACK;
+    link.header.index = index;
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::SetLink(link)

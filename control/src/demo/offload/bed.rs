@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::link::{FAR, Link};
 use crate::demo::client::fetch;
+use crate::demo::instance::samples;
 use crate::demo::resources::{APP_PORT, write_whole};
 use crate::demo::runner::Runner;
 use crate::demo::samples::Samples;
@@ -154,12 +155,12 @@ impl Bed {
 
     /// What the sidecar of reports has counted so far.
     pub async fn samples(&self) -> Result<Samples, String> {
-        Samples::parse(&fetch(self.admin, "/metrics").await.map_err(say("/metrics"))?)
+        samples(self.admin).await
     }
 
     /// What the device has counted so far. Not while it stands still.
     pub async fn device_samples(&self) -> Result<Samples, String> {
-        Samples::parse(&fetch(self.device_admin, "/metrics").await.map_err(say("/metrics of the device"))?)
+        samples(self.device_admin).await
     }
 
     /// Stops the device where it stands, or lets it go on.

@@ -9,9 +9,7 @@ use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
@@ -100,11 +98,7 @@ fn to(namespace: RawFd) -> RouteNetlinkMessage {
 /// Raises an interface, and gives it an address with the 256 around it.
 fn raise(name: &str, address: Option<Ipv4Addr>) -> io::Result<()> {
     let index = index(name)?;
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    ask(RouteNetlinkMessage::SetLink(link))?;
+    ask(namespace::up(index))?;
     let Some(address) = address.map(IpAddr::from) else { return Ok(()) };
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;

@@ -1,22 +1,19 @@
 //! What is shown over the link.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::process::Command;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::NAMES;
 use super::bed::{Bed, LINK};
 use super::link::Link;
-use crate::demo::child::end_with_parent;
+use crate::demo::command;
 use crate::demo::load::{Counts, Load};
 use crate::demo::report::{Evidence, Step};
 use crate::demo::samples::Samples;
-use crate::demo::steps::check;
-use crate::demo::{POLL, say};
+use crate::demo::steps::{check, until};
 
 /// Does both steps, and ends what was started for them. Skips them where there can be no such link.
 pub async fn execute(folder: &Path, requests: u64, pause: Duration, limit: Duration) -> Vec<Step> {
@@ -95,10 +92,12 @@ impl Stage<'_> {
         let runs = self.bed.device_samples().await?;
         let runs = runs.count("lighter_device_runs_total", &[("function", "scan"), ("status", "CS_SUCCESS")]);
         evidence.keep("scans_counted_by_device", runs);
-        let told = self.lighter(&["explain"], None).await?;
+        let admin = self.bed.admin.to_string();
+        let told = command::lighter(&["explain", "--admin", &admin], &[], "").await?;
         evidence.keep("lighter_explain", told.lines().map(str::trim).collect::<Vec<_>>());
-        let log = self.lighter(&["explain", "--last", "1000", "--json"], None).await?;
-        let again = self.lighter(&["explain", "--check", "-"], Some(log)).await?;
+        let all = ["explain", "--admin", &admin, "--last", "1000", "--json"];
+        let log = command::lighter(&all, &[], "").await?;
+        let again = command::lighter(&["explain", "--check", "-"], &[], &log).await?;
         evidence.keep("lighter_explain_check", again.trim());
         let both = host.counts.and(&device.counts);
         evidence.keep("load", &both);
@@ -141,8 +140,8 @@ impl Stage<'_> {
 
     /// Waits until the host has answered so many more, and says what became of requests since.
     async fn by_host(&self, answered: u64, before: &Samples) -> Result<Value, String> {
-        let deadline = Instant::now() + self.limit;
-        loop {
+        let mut seen = (0, 0);
+        until(self.limit, async || {
             let now = self.bed.samples().await?;
             let rose = |labels: &[(&str, &str)]| {
                 let of = |samples: &Samples| samples.count("lighter_offload_requests_total", labels);
@@ -150,14 +149,13 @@ impl Stage<'_> {
             };
             let host = rose(&[("place", "host"), ("outcome", "answered")]);
             let late = rose(&[("place", DEVICE), ("outcome", "timed_out")]);
-            if host >= answered && late > 0 {
-                return Ok(json!({"answered_by_host": host, "given_up_at_device": late}));
-            }
-            check(Instant::now() < deadline, || {
+            seen = (host, late);
+            check(host >= answered && late > 0, || {
                 format!("the device stands still, and the host answered only {host}; {late} were late")
-            })?;
-            sleep(POLL).await;
-        }
+            })
+        })
+        .await?;
+        Ok(json!({"answered_by_host": seen.0, "given_up_at_device": seen.1}))
     }
 
     /// Waits until the device answers so many in a row, while `ask` asks for some.
@@ -166,24 +164,21 @@ impl Stage<'_> {
         answered: u64,
         ask: impl AsyncFn() -> Result<(), String>,
     ) -> Result<(), String> {
-        let deadline = Instant::now() + self.limit;
         let placed = async || -> Result<(u64, u64), String> {
             let samples = self.bed.samples().await?;
             let name = "lighter_offload_requests_total";
             Ok((count(&samples, name, "host"), count(&samples, name, DEVICE)))
         };
         let mut since = placed().await?;
-        loop {
+        until(self.limit, async || {
             ask().await?;
             let now = placed().await?;
             if now.0 > since.0 {
                 since = now;
             }
-            if now.1 >= since.1 + answered {
-                return Ok(());
-            }
-            check(Instant::now() < deadline, || "the device does not answer".into())?;
-        }
+            check(now.1 >= since.1 + answered, || "the device does not answer".into())
+        })
+        .await
     }
 
     /// Some requests, from one quiet moment to the next.
@@ -199,30 +194,6 @@ impl Stage<'_> {
             bytes: after.bytes - before.bytes,
             processor: [took(0), took(1), took(2), took(3)],
         })
-    }
-
-    /// What a command says about the sidecar of reports.
-    async fn lighter(&self, arguments: &[&str], input: Option<String>) -> Result<String, String> {
-        let mut command = Command::new(std::env::current_exe().map_err(say("this program"))?);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if input.is_none() {
-            command.args(["--admin", &self.bed.admin.to_string()]);
-        }
-        end_with_parent(command.as_std_mut());
-        let mut child = command.spawn().map_err(say("lighter"))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            use tokio::io::AsyncWriteExt;
-            // One that ends before it has read all says why.
-            let _ = stdin.write_all(input.unwrap_or_default().as_bytes()).await;
-        }
-        let output = child.wait_with_output().await.map_err(say("lighter"))?;
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => {
-                let errors = String::from_utf8_lossy(&output.stderr);
-                Err(format!("lighter {}: {}", arguments.join(" "), errors.trim()))
-            }
-        }
     }
 }
 

@@ -90,7 +90,10 @@ impl Stage<'_> {
 }
 
 /// Looks again and again until nothing is missing, for `limit` at most. Fails with what is missing then.
-async fn until(limit: Duration, mut look: impl AsyncFnMut() -> Result<(), String>) -> Result<(), String> {
+pub(super) async fn until(
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Result<(), String>,
+) -> Result<(), String> {
     let deadline = Instant::now() + limit;
     loop {
         match look().await {
