@@ -18,7 +18,7 @@ use crate::resource::device::DeviceSpec;
 use crate::sidecar::DeviceClass;
 use crate::snapshot::PlaceProfile;
 
-/// What the instances of a Service register of the functions that they run near data.
+/// What an instance, or all of a Service together, register of the functions that they run near data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredDevice {
     /// What kind of machine they are.

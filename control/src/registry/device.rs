@@ -1,97 +1,72 @@
 //! The functions that an instance runs near data, as it registers them, and what those of one Service come to together.
 
-use lighter_config::build::{RegisteredDevice, is_data_name};
+/// What an instance says of its functions, or those of a Service together. It has been checked; functions and datasets are in
+/// order, and the port is 0 as long as it is not known.
+pub use lighter_config::build::RegisteredDevice as Device;
+use lighter_config::build::is_data_name;
 use lighter_config::sidecar::DeviceClass;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 
 use super::instance::Faulty;
 
-/// What an instance says of its functions. It has been checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// What kind of machine it is.
-    pub class: DeviceClass,
-    /// The port of its Service at which they are asked. 0: not known yet.
-    pub port: u16,
-    /// Their names, in order.
-    pub functions: Vec<String>,
-    /// The data that it holds, by name, with its version, in order.
-    pub datasets: Vec<(String, String)>,
-    /// How many runs there may be at once.
-    pub slots: u32,
-    /// How fast all of them together read, in bytes a second, where that is said.
-    pub data_bytes_per_second: Option<u64>,
+/// Checks what is said. None: of a class that only something newer knows.
+pub(super) fn read(said: &wire::Device) -> Result<Option<Device>, Faulty> {
+    let fault = |text: String| Err(Faulty(text));
+    if said.functions.len() > MOST_HELD || said.datasets.len() > MOST_HELD {
+        return fault(format!("more than {MOST_HELD} functions or datasets"));
+    }
+    let names =
+        said.functions.iter().chain(said.datasets.iter().flat_map(|held| [&held.name, &held.version]));
+    for name in names {
+        // Callers' sidecars are told of them, and take no others.
+        if !is_data_name(name) {
+            return fault(format!("`{}` names no function, dataset or version", name.escape_debug()));
+        }
+    }
+    let Ok(port) = u16::try_from(said.port) else { return fault(format!("{} is not a port", said.port)) };
+    let Some(class) = DeviceClass::ALL.into_iter().find(|class| class.name() == said.class) else {
+        return Ok(None);
+    };
+    let mut functions = said.functions.clone();
+    functions.sort();
+    functions.dedup();
+    let datasets = said.datasets.iter().map(|held| (held.name.clone(), held.version.clone()));
+    let mut datasets: Vec<_> = datasets.collect();
+    datasets.sort();
+    datasets.dedup_by(|later, first| later.0 == first.0);
+    let data_bytes_per_second = said.data_bytes_per_second.filter(|rate| *rate > 0);
+    Ok(Some(Device { class, port, functions, datasets, slots: said.slots.max(1), data_bytes_per_second }))
 }
 
-impl Device {
-    /// Checks what is said. None: of a class that only something newer knows.
-    pub(super) fn read(said: &wire::Device) -> Result<Option<Self>, Faulty> {
-        let fault = |text: String| Err(Faulty(text));
-        if said.functions.len() > MOST_HELD || said.datasets.len() > MOST_HELD {
-            return fault(format!("more than {MOST_HELD} functions or datasets"));
-        }
-        let names =
-            said.functions.iter().chain(said.datasets.iter().flat_map(|held| [&held.name, &held.version]));
-        for name in names {
-            // Callers' sidecars are told of them, and take no others.
-            if !is_data_name(name) {
-                return fault(format!("`{}` names no function, dataset or version", name.escape_debug()));
-            }
-        }
-        let Ok(port) = u16::try_from(said.port) else { return fault(format!("{} is not a port", said.port)) };
-        let Some(class) = DeviceClass::ALL.into_iter().find(|class| class.name() == said.class) else {
-            return Ok(None);
-        };
-        let mut functions = said.functions.clone();
-        functions.sort();
-        functions.dedup();
-        let datasets = said.datasets.iter().map(|held| (held.name.clone(), held.version.clone()));
-        let mut datasets: Vec<_> = datasets.collect();
-        datasets.sort();
-        datasets.dedup_by(|later, first| later.0 == first.0);
-        let data_bytes_per_second = said.data_bytes_per_second.filter(|rate| *rate > 0);
-        Ok(Some(Device { class, port, functions, datasets, slots: said.slots.max(1), data_bytes_per_second }))
+/// As it is kept.
+pub(super) fn keep(device: &Device) -> wire::Device {
+    let dataset =
+        |(name, version): &(String, String)| wire::Dataset { name: name.clone(), version: version.clone() };
+    wire::Device {
+        class: device.class.name().to_owned(),
+        port: device.port.into(),
+        functions: device.functions.clone(),
+        datasets: device.datasets.iter().map(dataset).collect(),
+        slots: device.slots,
+        data_bytes_per_second: device.data_bytes_per_second,
     }
+}
 
-    /// As it is kept.
-    pub(super) fn keep(&self) -> wire::Device {
-        let dataset = |(name, version): &(String, String)| wire::Dataset {
-            name: name.clone(),
-            version: version.clone(),
-        };
-        wire::Device {
-            class: self.class.name().to_owned(),
-            port: self.port.into(),
-            functions: self.functions.clone(),
-            datasets: self.datasets.iter().map(dataset).collect(),
-            slots: self.slots,
-            data_bytes_per_second: self.data_bytes_per_second,
-        }
+/// What instances of one Service come to. Requests go to any of them, so only what all have counts; those of another class,
+/// or behind another port, than the first are another thing, and do not count at all.
+pub(super) fn together<'d>(devices: impl IntoIterator<Item = &'d Device>) -> Option<Device> {
+    let mut devices = devices.into_iter().filter(|device| device.port > 0);
+    let first = devices.next()?;
+    let mut together = first.clone();
+    for device in devices.filter(|device| (device.class, device.port) == (first.class, first.port)) {
+        together.functions.retain(|function| device.functions.contains(function));
+        together.datasets.retain(|dataset| device.datasets.contains(dataset));
+        together.slots = together.slots.saturating_add(device.slots);
+        // The slowest: nobody is told of more than there may be.
+        let rates = [together.data_bytes_per_second, device.data_bytes_per_second];
+        together.data_bytes_per_second = rates.into_iter().flatten().min();
     }
-
-    /// What instances of one Service come to. Requests go to any of them, so only what all have counts; those of another class,
-    /// or behind another port, than the first are another thing, and do not count at all.
-    pub(super) fn together<'d>(devices: impl IntoIterator<Item = &'d Device>) -> Option<RegisteredDevice> {
-        let mut devices = devices.into_iter().filter(|device| device.port > 0);
-        let first = devices.next()?;
-        let mut together = RegisteredDevice {
-            class: first.class,
-            port: first.port,
-            functions: first.functions.clone(),
-            datasets: first.datasets.clone(),
-            slots: first.slots,
-            data_bytes_per_second: first.data_bytes_per_second,
-        };
-        for device in devices.filter(|device| (device.class, device.port) == (first.class, first.port)) {
-            together.functions.retain(|function| device.functions.contains(function));
-            together.datasets.retain(|dataset| device.datasets.contains(dataset));
-            together.slots = together.slots.saturating_add(device.slots);
-            // The slowest: nobody is told of more than there may be.
-            let rates = [together.data_bytes_per_second, device.data_bytes_per_second];
-            together.data_bytes_per_second = rates.into_iter().flatten().min();
-        }
-        Some(together)
-    }
+    Some(together)
 }
 
 /// Most functions, and most datasets, of one instance.
@@ -115,19 +90,19 @@ mod tests {
     }
 
     fn device(said: &wire::Device) -> Device {
-        Device::read(said).unwrap().unwrap()
+        read(said).unwrap().unwrap()
     }
 
     #[test]
     fn what_is_kept_is_what_was_said() {
         let read = device(&said());
         assert_eq!(read.functions, ["aggregate", "scan"]);
-        assert_eq!(device(&read.keep()), read);
+        assert_eq!(device(&keep(&read)), read);
     }
 
     #[test]
     fn what_makes_no_sense_is_refused_and_what_is_newer_is_nothing() {
-        assert_eq!(Device::read(&wire::Device { class: "tape".into(), ..said() }), Ok(None));
+        assert_eq!(read(&wire::Device { class: "tape".into(), ..said() }), Ok(None));
         for faulty in [
             wire::Device { port: 70_000, ..said() },
             wire::Device { functions: vec![String::new()], ..said() },
@@ -135,7 +110,7 @@ mod tests {
             wire::Device { functions: vec!["a".into(); MOST_HELD + 1], ..said() },
             wire::Device { functions: vec!["a".repeat(129)], ..said() },
         ] {
-            assert!(Device::read(&faulty).is_err(), "{faulty:?}");
+            assert!(read(&faulty).is_err(), "{faulty:?}");
         }
     }
 
@@ -147,9 +122,9 @@ mod tests {
         other.datasets = vec![("items".into(), "1".into()), ("orders".into(), "8".into())];
         let elsewhere = Device { port: 81, slots: 100, ..first.clone() };
         let unknown = Device { port: 0, ..first.clone() };
-        assert_eq!(Device::together([&unknown]), None);
-        let together = Device::together([&unknown, &first, &other, &elsewhere]).unwrap();
-        let expected = RegisteredDevice {
+        assert_eq!(together([&unknown]), None);
+        let all = together([&unknown, &first, &other, &elsewhere]).unwrap();
+        let expected = Device {
             class: DeviceClass::Csd,
             port: 80,
             functions: vec!["scan".into()],
@@ -157,6 +132,6 @@ mod tests {
             slots: 5,
             data_bytes_per_second: Some(50),
         };
-        assert_eq!(together, expected);
+        assert_eq!(all, expected);
     }
 }

@@ -11,7 +11,7 @@ use lighter_config::xds::names;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use prost::Message;
 
-use super::device::Device;
+use super::device::{self, Device};
 
 /// An instance with its sidecar. What it says has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Instance {
             wires: said.wires.clone(),
             version: said.version.clone(),
             priority: said.priority,
-            device: said.device.as_ref().map(Device::read).transpose()?.flatten(),
+            device: said.device.as_ref().map(device::read).transpose()?.flatten(),
         };
         Ok(Some((said.instance.as_str().into(), instance)))
     }
@@ -129,7 +129,7 @@ impl Instance {
             region: self.locality.region.to_string(),
             zone: self.locality.zone.to_string(),
             sub_zone: self.locality.sub_zone.to_string(),
-            device: self.device.as_ref().map(Device::keep),
+            device: self.device.as_ref().map(device::keep),
         };
         let identity = self.identity.as_bytes();
         [&(identity.len() as u32).to_be_bytes(), identity, &*said.encode_to_vec()].concat()

@@ -12,7 +12,7 @@ use lighter_config::build::RegisteredDevice;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::snapshot::{EndpointSpec, Secure, Wires};
 
-use super::device::Device;
+use super::device;
 use super::instance::Instance;
 use crate::index::Registered;
 
@@ -230,7 +230,7 @@ impl Leases {
             [Instance::is_listed, |instance| !instance.draining, |_| true];
         which.into_iter().find_map(|which| {
             let those = all.iter().filter(|instance| which(instance));
-            Device::together(those.filter_map(|instance| instance.device.as_ref()))
+            device::together(those.filter_map(|instance| instance.device.as_ref()))
         })
     }
 
@@ -427,7 +427,7 @@ mod tests {
         let device = |address: &str, slots, draining| {
             let functions = vec!["scan".into()];
             let said = (DeviceClass::Csd, 80, functions, Vec::new());
-            let device = Device {
+            let device = device::Device {
                 class: said.0,
                 port: said.1,
                 functions: said.2,
