@@ -38,6 +38,12 @@ pub(super) struct Head {
     pub(super) media_type: Cow<'static, str>,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Head { status: 200, media_type: UNSAID.into() }
+    }
+}
+
 /// What is to be run.
 pub(super) struct Run {
     pub(super) host: Arc<dyn FunctionHost>,
@@ -72,7 +78,7 @@ impl Run {
         busy.begin();
         let began = Instant::now();
         let used = Arc::new(Used::none(hold));
-        let head = Some(Head { status: 200, media_type: UNSAID.into() });
+        let head = Some(Head::default());
         let mut result = Result { says, handle, head, ends: false, waited: Duration::ZERO, used };
         let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
         let mut ended = ran.unwrap_or_else(|_| Ended {
@@ -89,8 +95,7 @@ impl Run {
         drop(under_way);
         drop(place);
         // One who has left does not want to know.
-        let head = result.head.unwrap_or(Head { status: 200, media_type: UNSAID.into() });
-        let _ = result.says.blocking_send(Said::End(head, ended));
+        let _ = result.says.blocking_send(Said::End(result.head.unwrap_or_default(), ended));
     }
 }
 
