@@ -49,6 +49,7 @@ pub(super) fn keep(device: &Device) -> wire::Device {
         datasets: device.datasets.iter().map(dataset).collect(),
         slots: device.slots,
         data_bytes_per_second: device.data_bytes_per_second,
+        ..wire::Device::default()
     }
 }
 
@@ -86,6 +87,7 @@ mod tests {
             datasets: vec![dataset("orders", "7"), dataset("items", "1")],
             slots: 2,
             data_bytes_per_second: Some(100),
+            ..wire::Device::default()
         }
     }
 

@@ -108,8 +108,9 @@ impl Talk {
             (Report::Registration(said), _) => return Some(self.register(&said)),
             (Report::InForce(said), Some(id)) => sidecars.in_force(id, said),
             (Report::Load(said), Some(id)) => sidecars.load(id, said),
+            (Report::Waiting(_), Some(_)) => {}
             // It has not said who it is.
-            (Report::InForce(_) | Report::Load(_), None) => {}
+            (Report::InForce(_) | Report::Load(_) | Report::Waiting(_), None) => {}
         }
         None
     }

@@ -79,6 +79,7 @@ pub(super) fn of_device(busy: &Busy) -> DeviceLoad {
         read_bytes: sum("lighter_device_read_bytes_total"),
         skipped_bytes: sum("lighter_device_skipped_bytes_total"),
         result_bytes: sum("lighter_device_result_bytes_total"),
+        ..DeviceLoad::default()
     }
 }
 

@@ -184,7 +184,7 @@ impl Registrar<'_> {
                 self.shared.drain(By::Control, drain.now);
             }
             // Something newer than this sidecar.
-            None => {}
+            Some(Order::Plan(_)) | None => {}
         }
     }
 
@@ -250,6 +250,7 @@ fn device(config: &DeviceConfig, inbound: &[InboundConfig], ports: &[InstanceAt]
         datasets: config.datasets.iter().map(dataset).collect(),
         slots: u32::try_from(config.limits.runs).unwrap_or(u32::MAX),
         data_bytes_per_second: config.media_bytes_per_second,
+        ..Device::default()
     }
 }
 
