@@ -8,6 +8,8 @@
 //! is never chosen, nor one that refused, failed, stalled or fell silent a moment ago. A route whose requests miss their objective on devices
 //! goes back to the host, and comes back by 1, 5, 25 and 100 % of its requests.
 //!
+//! A [`Planner`] decides more slowly where functions are active at all.
+//!
 //! No I/O, no clock, no chance of its own: time is a parameter and draws come from a seed, so that sidecar, planner and simulator
 //! decide by the same code. Each decision has a [`Record`] from which it can be made again, [exactly](recompute).
 
@@ -22,6 +24,7 @@ mod load;
 mod log;
 mod objective;
 mod placer;
+mod plan;
 mod profile;
 mod record;
 mod request;
@@ -35,6 +38,7 @@ pub use health::{Failure, Refusal, Setback};
 pub use log::Logged;
 pub use objective::{Objective, Weights};
 pub use placer::{Answer, Outcome, Placed, Placer, Ticket};
+pub use plan::{Because, Foreseen, PlanRules, Planned, Planner, Site, SiteFunction, Want, foresee};
 pub use profile::{FunctionCost, Profile};
 pub use record::{
     Candidate, Candidates, Decision, Estimate, Inputs, MAX_PLACES, Reason, Record, Side, Standing,
