@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{errors, port, route, service, snapshot};
-use lighter_config::build::{Mesh, Origin, RegisteredDevice};
+use lighter_config::build::{HeldFunction, Mesh, Origin, RegisteredDevice};
 use lighter_config::load::Resources;
 use lighter_config::manifest::Key;
 use lighter_config::name::{ServiceName, ServicePort};
@@ -287,6 +287,8 @@ fn registered(version: &str, slots: u32) -> RegisteredDevice {
         class: DeviceClass::Dpu,
         port: 80,
         functions: vec!["f".into()],
+        held: Vec::new(),
+        memory_bytes: None,
         datasets: vec![("t".into(), version.into())],
         slots,
         data_bytes_per_second: Some(1000),
@@ -335,6 +337,38 @@ fn what_registers_is_a_device_by_the_name_of_its_service_while_it_is_there() {
     let now = mesh.judge().unwrap();
     assert_eq!(devices(&now), []);
     assert_eq!(warnings(&now), ["spec.devices[0]: there is no Device default/near"]);
+}
+
+#[test]
+fn a_function_that_is_not_active_has_its_place_and_no_requests() {
+    let reads = document("Function", "f", "state: readOnly");
+    let read = "function: f, dataset: {name: t, version: '8', bytes: 7}";
+    let text = mesh().replace(&device("2"), "").replace(&function(), &reads);
+    let inactive = || {
+        let held = |name: &str| HeldFunction { name: name.into(), memory_bytes: 1 };
+        RegisteredDevice {
+            functions: vec!["a".into()],
+            held: vec![held("a"), held("f")],
+            ..registered("8", 1)
+        }
+    };
+    let mut mesh = mesh_of(&(text.clone() + &policy("p", "", read)));
+    mesh.set_registered(&near(), Some(inactive()));
+    let now = mesh.judge().unwrap();
+    let expected = |has_function| vec![("default/near".to_owned(), has_function, Some("8".to_owned()))];
+    assert_eq!((devices(&now), warnings(&now)), (expected(false), vec![]));
+    let known = mesh.devices();
+    assert_eq!((&known[0].functions, &known[0].inactive), (&vec!["a".into(), "f".into()], &vec!["f".into()]));
+    let active = RegisteredDevice { functions: vec!["a".into(), "f".into()], ..inactive() };
+    mesh.set_registered(&near(), Some(active));
+    assert_eq!(devices(&mesh.judge().unwrap()), expected(true));
+    // So it is of one that is written.
+    let written = "class: csd, service: {name: near}, functions: [f], datasets: [{name: t, version: '8'}]";
+    let mut mesh = mesh_of(&(text + &document("Device", "d", written) + &policy("p", "", read)));
+    let of_written = |has_function| vec![("default/d".to_owned(), has_function, Some("8".to_owned()))];
+    assert_eq!(devices(&mesh.judge().unwrap()), of_written(true));
+    mesh.set_registered(&near(), Some(inactive()));
+    assert_eq!(devices(&mesh.judge().unwrap()), of_written(false));
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub use check::is_data_name;
 use kind::Order;
 use making::Making;
 pub use mesh::{Mesh, Origin};
-pub use registered::{DeviceInForce, RegisteredDevice};
+pub use registered::{DeviceInForce, HeldFunction, RegisteredDevice};
 pub(crate) use version::version;
 
 impl Snapshot {

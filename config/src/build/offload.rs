@@ -275,7 +275,7 @@ fn offload(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds) -> Option<Offload>
         let held = |wanted: &resource::ReadDataset| has_dataset(&device.datasets, &wanted.name);
         Some(OffloadDevice {
             name: device.name.to_string().into(),
-            has_function: device.functions.contains(&spec.function),
+            has_function: device.is_active(&spec.function),
             dataset: spec.dataset.as_ref().and_then(held).map(Arc::from),
             target: device.target?,
             profile: device.profile,

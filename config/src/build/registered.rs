@@ -25,14 +25,27 @@ pub struct RegisteredDevice {
     pub class: DeviceClass,
     /// The port of their Service at which functions are asked.
     pub port: u16,
-    /// The functions that all of them have.
+    /// The functions that all of them have and that can be asked now.
     pub functions: Vec<String>,
+    /// The functions that all of them can make active, where that is planned. Empty: it is not.
+    pub held: Vec<HeldFunction>,
+    /// What those that are active may take together, in bytes, where that is planned. None: all fit.
+    pub memory_bytes: Option<u64>,
     /// The data that all of them hold, by name, with its version.
     pub datasets: Vec<(String, String)>,
     /// How many requests they work on at once, all together.
     pub slots: u32,
     /// How fast each of them reads its data, in bytes a second, where that is said.
     pub data_bytes_per_second: Option<u64>,
+}
+
+/// A function that a device can make active.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldFunction {
+    /// Its name.
+    pub name: String,
+    /// What it takes while it is active, in bytes: its code, and one run.
+    pub memory_bytes: u64,
 }
 
 /// A Device as it is in force, whoever said so.
@@ -48,6 +61,8 @@ pub struct DeviceInForce {
     pub target: Option<ServicePort>,
     /// The functions that it holds.
     pub functions: Vec<String>,
+    /// Those of them that cannot be asked now, as they are not active.
+    pub inactive: Vec<String>,
     /// The data that it holds, by name, with its version.
     pub datasets: Vec<(String, String)>,
     /// What it is like.
@@ -81,6 +96,16 @@ impl Registered {
         Registered { device: self.device.clone(), target }
     }
 
+    /// The functions that it holds, in order, and those of them that are not active.
+    fn functions(&self) -> (Vec<String>, Vec<String>) {
+        let RegisteredDevice { functions, held, .. } = &self.device;
+        let names = held.iter().map(|held| &held.name);
+        let inactive: Vec<String> = names.filter(|name| !functions.contains(name)).cloned().collect();
+        let mut all: Vec<String> = functions.iter().chain(&inactive).cloned().collect();
+        all.sort();
+        (all, inactive)
+    }
+
     fn profile(&self, mut profile: PlaceProfile, said: Option<&DeviceSpec>) -> PlaceProfile {
         if said.is_none_or(|said| said.slots.is_none()) {
             profile.slots = self.device.slots.max(1);
@@ -107,13 +132,16 @@ impl Kinds {
                 is_written: true,
                 target: said.target.clone(),
                 functions: spec.functions.clone(),
+                inactive: Vec::new(),
                 datasets: datasets.collect(),
                 profile: said.profile.clone(),
             };
             if let Some(registered) = registered {
                 device.profile = registered.profile(device.profile, Some(spec));
+                let (functions, inactive) = registered.functions();
+                device.inactive = inactive;
                 if spec.functions.is_empty() {
-                    device.functions.clone_from(&registered.device.functions);
+                    device.functions = functions;
                 }
                 if spec.datasets.is_empty() {
                     device.datasets.clone_from(&registered.device.datasets);
@@ -122,14 +150,16 @@ impl Kinds {
             return Some(device);
         }
         let registered = self.registered.get(name)?;
-        let RegisteredDevice { class, functions, datasets, .. } = &registered.device;
+        let RegisteredDevice { class, datasets, .. } = &registered.device;
+        let (functions, inactive) = registered.functions();
         let usual = if *class == DeviceClass::Host { PlaceProfile::HOST } else { PlaceProfile::DEVICE };
         Some(DeviceInForce {
             name: name.clone(),
             class: *class,
             is_written: false,
             target: registered.target.clone(),
-            functions: functions.clone(),
+            functions,
+            inactive,
             datasets: datasets.clone(),
             profile: registered.profile(usual, None),
         })
@@ -167,7 +197,13 @@ impl Kinds {
 }
 
 impl DeviceInForce {
-    /// Whether requests that run this function, and read this of a dataset, can be placed there.
+    /// Whether requests can run this function there now.
+    pub fn is_active(&self, function: &str) -> bool {
+        let is_of = |names: &[String]| names.iter().any(|name| name == function);
+        is_of(&self.functions) && !is_of(&self.inactive)
+    }
+
+    /// Whether requests that run this function, and read this of a dataset, can be placed there while it is active.
     pub(super) fn can_run(&self, function: &str, dataset: Option<(&str, &str)>) -> bool {
         let has_function = self.functions.iter().any(|held| held == function);
         let has_data =

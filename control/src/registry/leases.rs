@@ -431,6 +431,8 @@ mod tests {
                 class: said.0,
                 port: said.1,
                 functions: said.2,
+                held: Vec::new(),
+                memory_bytes: None,
                 datasets: said.3,
                 slots,
                 data_bytes_per_second: None,

@@ -25,8 +25,8 @@ impl Log {
     }
 }
 
-/// The last decisions of a mesh, at most `most`, the oldest first; of the rule `route`, if one is named.
-pub(crate) fn decisions(mesh: &Mesh, route: Option<&str>, most: usize) -> Vec<Logged> {
+/// All placements of a mesh.
+pub(super) fn placements_of(mesh: &Mesh) -> Vec<&Arc<Placement>> {
     let mut placements: Vec<&Arc<Placement>> = Vec::new();
     for destination in mesh.destinations() {
         for of_route in destination.routes.iter().filter_map(|route| route.offload.as_ref()) {
@@ -35,8 +35,13 @@ pub(crate) fn decisions(mesh: &Mesh, route: Option<&str>, most: usize) -> Vec<Lo
             }
         }
     }
+    placements
+}
+
+/// The last decisions of a mesh, at most `most`, the oldest first; of the rule `route`, if one is named.
+pub(crate) fn decisions(mesh: &Mesh, route: Option<&str>, most: usize) -> Vec<Logged> {
     let mut found: Vec<Logged> =
-        placements.into_iter().flat_map(|placement| placement.logged(route, most)).collect();
+        placements_of(mesh).into_iter().flat_map(|placement| placement.logged(route, most)).collect();
     found.sort_by_key(|logged| logged.unix_ms);
     found.split_off(found.len().saturating_sub(most))
 }

@@ -9,6 +9,7 @@
 //! is always tried again on the host, once, beside what a retry policy says.
 
 mod counts;
+mod demand;
 mod log;
 mod placed;
 
@@ -26,6 +27,7 @@ use lighter_place::{
 };
 
 use self::counts::Counts;
+pub(crate) use self::demand::{Demand, demands};
 use self::log::Log;
 pub(crate) use self::log::decisions;
 pub(crate) use self::placed::{Placed, setback};
@@ -64,6 +66,7 @@ struct Rule {
 struct State {
     placer: Placer,
     log: Log,
+    demand: Demand,
 }
 
 /// The placement of one rule's requests.
@@ -141,6 +144,7 @@ impl Placement {
         });
         let rules: Box<[Rule]> = rules.collect();
         let mut began = (Instant::now(), SystemTime::now());
+        let mut demand = Demand::default();
         if let Some(before) = before {
             let known = before.said.devices.iter().zip(&before.devices);
             let places = said.devices.iter().zip(&devices).filter_map(|(device, place)| {
@@ -153,11 +157,14 @@ impl Placement {
                 Some((rule.id, before.rules.iter().find(|known| known.name == rule.name)?.id))
             });
             let (places, of_rules): (Vec<_>, Vec<_>) = (places.collect(), of_rules.collect());
-            placer.inherit(&before.lock().placer, &places, &of_rules);
+            let before_now = before.lock();
+            placer.inherit(&before_now.placer, &places, &of_rules);
+            demand = before_now.demand;
+            drop(before_now);
             // Its times are those of the other's clock.
             began = before.began;
         }
-        let state = Mutex::new(State { placer, log: Log::default() });
+        let state = Mutex::new(State { placer, log: Log::default(), demand });
         Placement { key: key.clone(), said: said.clone(), rules, devices, began, state }
     }
 
@@ -306,12 +313,16 @@ impl OfRoute {
         let at = self.placement.time(now);
         let (ticket, decision) = {
             let mut state = self.placement.lock();
-            let State { placer, log } = &mut *state;
+            let State { placer, log, demand } = &mut *state;
             let placed = match after {
                 None => placer.place(self.route, asked, &self.offers, at),
                 Some(setback) => placer.again(self.route, asked, setback, at),
             };
             log.push(placed.record);
+            if after.is_none() {
+                demand.requests += 1;
+                demand.at_host += u64::from(placed.record.decision.place == HOST);
+            }
             (placed.ticket, placed.record.decision)
         };
         self.counts.decided(&decision);

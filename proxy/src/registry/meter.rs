@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lighter_config::xds::wire::lighter::registry::v1::{DeviceLoad, Load, Offloaded};
+use lighter_config::xds::wire::lighter::registry::v1::{Demand, DeviceLoad, Load, Offloaded};
 
 use crate::device::Busy;
+use crate::mesh::Mesh;
+use crate::offload;
 use crate::telemetry;
 
 /// Reads what was counted, every few seconds.
@@ -99,6 +101,19 @@ pub(super) fn offloaded() -> Vec<Offloaded> {
     let named = devices.into_iter().map(|(device, counted)| Offloaded { device, ..counted });
     named.take(MOST_DEVICES).collect()
 }
+
+/// What its OffloadPolicies' requests wanted.
+pub(super) fn demands(mesh: &Mesh) -> Vec<Demand> {
+    let demand = |(policy, wanted): (std::sync::Arc<str>, offload::Demand)| Demand {
+        policy: policy.to_string(),
+        requests: wanted.requests,
+        at_host: wanted.at_host,
+    };
+    offload::demands(mesh).into_iter().take(MOST_POLICIES).map(demand).collect()
+}
+
+/// So many policies are told of.
+const MOST_POLICIES: usize = 256;
 
 /// So many devices are told of.
 const MOST_DEVICES: usize = 256;

@@ -150,6 +150,7 @@ impl Registrar<'_> {
                 load.links = self.shared.links.read(MOST_LINKS);
                 load.device = self.shared.device.get().map(|busy| meter::of_device(busy));
                 load.offloaded = meter::offloaded();
+                load.demands = meter::demands(&self.shared.mesh.load());
                 self.metrics.loads.increment(1);
                 send(requests, Report::Load(load));
             }
