@@ -39,6 +39,29 @@ pub struct ControlConfig {
     pub audit_log: Option<AuditLog>,
     /// The admission webhook of Kubernetes. None: there is none.
     pub webhook: Option<WebhookConfig>,
+    /// How it is planned where functions are active.
+    pub planner: PlannerConfig,
+}
+
+/// `planner: {…}`: which functions of devices that are `planned` are active where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannerConfig {
+    /// How often it is thought about, beside at once when requests wait. Default 2 s.
+    pub interval: Duration,
+    /// A function that nobody wanted for so long is active nowhere. Default 60 s.
+    pub idle: Duration,
+    /// What has become active stays so for as long, whatever would bring more. Default 10 s.
+    pub settle: Duration,
+}
+
+impl Default for PlannerConfig {
+    fn default() -> Self {
+        PlannerConfig {
+            interval: Duration::from_secs(2),
+            idle: Duration::from_secs(60),
+            settle: Duration::from_secs(10),
+        }
+    }
 }
 
 /// `webhook: {listen: ADDR, …}`: puts sidecars into pods that an API server asks about.
@@ -93,6 +116,7 @@ impl Default for ControlConfig {
             svid_lifetime: Duration::from_secs(24 * 3600),
             audit_log: None,
             webhook: None,
+            planner: PlannerConfig::default(),
         }
     }
 }
@@ -176,6 +200,20 @@ pub(crate) struct ControlFile {
     audit_log: Option<PathBuf>,
     /// The admission webhook of Kubernetes, which puts sidecars into pods. Default: none.
     webhook: Option<WebhookFile>,
+    /// How it is planned which functions of devices are active.
+    planner: PlannerFile,
+}
+
+/// Which functions of devices with `activation: planned` are active where.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct PlannerFile {
+    /// How often it is thought about, beside at once when requests wait: from `100ms` to `1h`. Default `2s`.
+    interval: Option<resource::Duration>,
+    /// A function that nobody wanted for so long is active nowhere: from `1s` to `24h`. Default `60s`.
+    idle: Option<resource::Duration>,
+    /// What has become active stays so for as long, whatever would bring more: from `0s` to `24h`. Default `10s`.
+    settle: Option<resource::Duration>,
 }
 
 /// The admission webhook: `POST /inject` over TLS.
@@ -230,6 +268,7 @@ impl Reader<'_> {
                 _ => AuditLog::File(self.folder.join(path)),
             }),
             webhook: file.webhook.and_then(|webhook| self.webhook(webhook, &at.field("webhook"))),
+            planner: self.planner(&file.planner, usual.planner, &at.field("planner")),
         };
         if let Some(conflict) = config.conflict() {
             self.errors.push(at.error(conflict));
@@ -265,6 +304,24 @@ impl Reader<'_> {
         };
         let listen = self.address(Some(file.listen), &at.field("listen"))?;
         Some(WebhookConfig { listen, shows, image: file.image, control: file.control })
+    }
+
+    fn planner(&mut self, file: &PlannerFile, usual: PlannerConfig, at: &At<'_>) -> PlannerConfig {
+        let mut time =
+            |field: &str, said: Option<resource::Duration>, usual: Duration, from, to: Duration| {
+                let said = said.map_or(usual, |said| said.0);
+                if !(from..=to).contains(&said) {
+                    let error = at.field(field).error("is out of range");
+                    self.errors.push(error.hint(format!("from {from:?} to {}h", to.as_secs() / 3600)));
+                }
+                said
+            };
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        PlannerConfig {
+            interval: time("interval", file.interval, usual.interval, second / 10, hour),
+            idle: time("idle", file.idle, usual.idle, second, hour * 24),
+            settle: time("settle", file.settle, usual.settle, Duration::ZERO, hour * 24),
+        }
     }
 
     fn address(&mut self, text: Option<String>, at: &At<'_>) -> Option<SocketAddr> {
@@ -312,7 +369,8 @@ mod tests {
         let config = parse(
             "trustDomain: example.org\nstate: /var/lib/lighter\nads: 0.0.0.0:1\napi: '[::1]:2'\n\
              plaintextAds: 127.0.0.1:3\nresources: [mesh]\nleaseSeconds: 5\nsvidLifetime: 1h\nauditLog: audit.log\n\
-             webhook: {listen: '0.0.0.0:4', names: [control.svc], image: 'lighter:2', control: 'control.svc:5'}\n",
+             webhook: {listen: '0.0.0.0:4', names: [control.svc], image: 'lighter:2', control: 'control.svc:5'}\n\
+             planner: {interval: 1s, idle: 10m, settle: 0s}\n",
         );
         let expected = ControlConfig {
             trust_domain: "example.org".into(),
@@ -330,6 +388,11 @@ mod tests {
                 image: Some("lighter:2".into()),
                 control: Some("control.svc:5".into()),
             }),
+            planner: PlannerConfig {
+                interval: Duration::from_secs(1),
+                idle: Duration::from_secs(600),
+                settle: Duration::ZERO,
+            },
         };
         assert_eq!(config.unwrap(), expected);
         assert_eq!(parse("auditLog: stdout").unwrap().audit_log, Some(AuditLog::Stdout));
@@ -337,10 +400,18 @@ mod tests {
 
     #[test]
     fn every_fault_is_found_at_once_and_in_its_place() {
-        let text = "trustDomain: Example\nads: localhost:1\nleaseSeconds: 0\nsvidLifetime: 9s\n";
+        let text = "trustDomain: Example\nads: localhost:1\nleaseSeconds: 0\nsvidLifetime: 9s\n\
+                    planner: {interval: 1ms, idle: 25h, settle: 1s}\n";
         let faults: Vec<_> =
             parse(text).unwrap_err().errors.iter().map(|e| (e.line, e.path.clone())).collect();
-        let expected = [(1, "trustDomain"), (2, "ads"), (3, "leaseSeconds"), (4, "svidLifetime")];
+        let expected = [
+            (1, "trustDomain"),
+            (2, "ads"),
+            (3, "leaseSeconds"),
+            (4, "svidLifetime"),
+            (5, "planner.interval"),
+            (5, "planner.idle"),
+        ];
         assert_eq!(faults, expected.map(|(line, path)| (line, path.to_owned())));
         assert!(parse("ad: 127.0.0.1:1").unwrap_err().to_string().contains("did you mean `ads`?"));
     }

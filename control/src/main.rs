@@ -23,6 +23,7 @@ mod index;
 mod inject;
 mod metrics;
 mod output;
+mod plan;
 mod probes;
 mod proxy;
 mod registry;

@@ -26,6 +26,10 @@ pub struct Metrics {
     /// Leases that ended.
     pub expired_leases: AtomicU64,
     certificates: [AtomicU64; Signed::ALL.len()],
+    /// Rounds of the planner.
+    pub plans: AtomicU64,
+    /// Plans that devices were told.
+    pub told_plans: AtomicU64,
     /// Answers to probes: those that failed, and those that did not.
     probes: [AtomicU64; 2],
     reviews: [AtomicU64; Reviewed::ALL.len()],
@@ -175,8 +179,17 @@ pub fn render(state: &State, now: Instant) -> String {
         ("registrations_total", "Registrations that were taken.", &metrics.registrations),
         ("refused_registrations_total", "Registrations that were refused.", &metrics.refused_registrations),
         ("expired_leases_total", "Leases that ended without a word.", &metrics.expired_leases),
+        ("plans_total", "Rounds in which it was planned where functions are active.", &metrics.plans),
+        ("told_plans_total", "Plans that devices were told, as others than before.", &metrics.told_plans),
     ] {
         text.one(name, "counter", help, counter.load(Relaxed) as f64);
+    }
+    let help = "Functions of devices by what is planned: to be active (waited, wanted, used, lingers) or not (idle, elsewhere, \
+                no_room, held_back).";
+    text.head("planned_functions", "gauge", help);
+    for (because, count) in state.plan.count() {
+        let because = because.label();
+        let _ = writeln!(text.0, "lighter_control_planned_functions{{because=\"{because}\"}} {count}");
     }
     text.head("certificates_total", "counter", "Requests for certificates, by what became of them.");
     for outcome in Signed::ALL {

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::ca::{Authority, Tls};
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::plan::InForce;
 use crate::registry::Registry;
 use crate::serve::streams::Streams;
 use crate::store::Store;
@@ -26,6 +27,8 @@ pub struct State {
     pub authority: Arc<Authority>,
     /// What the ports over TLS show.
     pub tls: Arc<Tls>,
+    /// Which functions of devices are to be active.
+    pub plan: InForce,
     /// Who listens.
     pub streams: Streams,
     /// What is counted.
@@ -54,6 +57,7 @@ impl State {
             registry,
             authority,
             tls,
+            plan: InForce::default(),
             streams: Streams::default(),
             metrics: Metrics::default(),
             stop: watch::Sender::new(false),

@@ -197,6 +197,14 @@ impl Kinds {
 }
 
 impl DeviceInForce {
+    /// The Service whose instances it is, if it is known.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match &self.target {
+            Some(target) => Some(&target.service),
+            None => (!self.is_written).then_some(&self.name),
+        }
+    }
+
     /// Whether requests can run this function there now.
     pub fn is_active(&self, function: &str) -> bool {
         let is_of = |names: &[String]| names.iter().any(|name| name == function);

@@ -4,7 +4,6 @@ use http::StatusCode;
 use lighter_config::build::DeviceInForce;
 use lighter_config::identity::Spiffe;
 use lighter_config::manifest::Key;
-use lighter_config::name::ServiceName;
 use lighter_config::resource::{LIGHTER, Spec, device::DeviceSpec};
 use lighter_config::sidecar::DeviceClass;
 use serde_json::{Value, json};
@@ -51,7 +50,7 @@ impl Api {
     /// How a Device stands: what its instances registered and reported last, and what callers' sidecars count of it.
     fn status(&self, device: &DeviceInForce) -> Value {
         let registry = &self.state.registry;
-        let instances = service(device).map(|service| registry.devices(service)).unwrap_or_default();
+        let instances = device.service().map(|service| registry.devices(service)).unwrap_or_default();
         let load = |instance: &OfInstance| {
             let identity = Spiffe::parse(&instance.identity).ok()?;
             let id = Id { identity, instance: instance.name.clone() };
@@ -75,6 +74,22 @@ impl Api {
             "instances": each.collect::<Vec<_>>(),
             "offloaded": registry.sidecars.offloaded(&device.name.to_string()),
         });
+        let planned = self.state.plan.of(&device.name.to_string());
+        if !planned.is_empty() {
+            let registered = device.service().and_then(|service| registry.device(service));
+            let held = registered.map(|registered| registered.held).unwrap_or_default();
+            let planned = planned.iter().map(|planned| {
+                let held = held.iter().find(|held| *held.name == *planned.function);
+                json!({
+                    "name": planned.function,
+                    "memoryBytes": held.map(|held| held.memory_bytes),
+                    "active": device.is_active(&planned.function),
+                    "planned": planned.because.is_active(),
+                    "because": planned.because.label(),
+                })
+            });
+            status["functions"] = planned.collect();
+        }
         if loads.iter().any(Option::is_some) {
             let reporting = instances.iter().zip(&loads).filter(|(_, load)| load.is_some());
             let slots = reporting.fold(0u32, |slots, (instance, _)| slots.saturating_add(instance.slots));
@@ -90,14 +105,6 @@ impl Api {
 
 /// What nobody has registered an instance of.
 const UNREGISTERED: &str = "unregistered";
-
-/// The Service whose instances it is.
-fn service(device: &DeviceInForce) -> Option<&ServiceName> {
-    match &device.target {
-        Some(target) => Some(&target.service),
-        None => (!device.is_written).then_some(&device.name),
-    }
-}
 
 /// All of them together. One that comes now waits as long as at the average one.
 fn sum<'l>(loads: impl Iterator<Item = &'l DeviceLoad>) -> DeviceLoad {

@@ -66,6 +66,7 @@ fn titles(wide: bool, spaces: bool) -> Vec<&'static str> {
     }
     if wide {
         titles.extend([
+            "PLAN",
             "BY",
             "INSTANCES",
             "QUEUE",
@@ -79,6 +80,28 @@ fn titles(wide: bool, spaces: bool) -> Vec<&'static str> {
         ]);
     }
     titles
+}
+
+/// The functions of a Device that can be asked now: all of them, where none are planned.
+fn active(item: &Item) -> Value {
+    let (spec, status) = (&item.document["spec"], &item.document["status"]);
+    let planned = status["functions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_active = |name: &&Value| {
+        let of = planned.iter().find(|planned| planned["name"] == **name);
+        of.is_none_or(|planned| planned["active"] == true)
+    };
+    spec["functions"].as_array().into_iter().flatten().filter(is_active).cloned().collect()
+}
+
+/// Each function of a Device that is planned, and why it is to be active or not.
+fn plan(item: &Item) -> String {
+    let planned = item.document["status"]["functions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of = |planned: &Value| {
+        let text = |field: &str| planned[field].as_str().unwrap_or_default().escape_debug().to_string();
+        format!("{}:{}", text("name"), text("because"))
+    };
+    let words: Vec<String> = planned.iter().map(of).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }
 
 fn row(item: &Item, wide: bool, spaces: bool) -> Vec<String> {
@@ -106,7 +129,7 @@ fn row(item: &Item, wide: bool, spaces: bool) -> Vec<String> {
         item.key.name.to_string(),
         text(&spec["class"]),
         service,
-        list(&spec["functions"], &text),
+        list(&active(item), &text),
         list(&spec["datasets"], &|held| format!("{}@{}", text(&held["name"]), text(&held["version"]))),
         text(&status["state"]),
         runs,
@@ -120,6 +143,7 @@ fn row(item: &Item, wide: bool, spaces: bool) -> Vec<String> {
         let counted = |field: &str, show: fn(f64) -> String| {
             status["offloaded"][field].as_f64().map_or("-".to_owned(), show)
         };
+        row.push(plan(item));
         row.push(item.written_by.clone());
         row.push(status["instances"].as_array().map_or(0, Vec::len).to_string());
         row.push(of_load("queueSeconds", &table::time));
@@ -159,7 +183,7 @@ mod tests {
         };
         let short = ["csd", "csd", "near:80", "scan,sum", "orders@7", "unregistered", "-/4", "-"];
         assert_eq!(row(&item, false, false), short);
-        let rest = ["registration", "0", "-", "-", "-", "-", "-", "3", "2.0KiB", "0B"];
+        let rest = ["-", "registration", "0", "-", "-", "-", "-", "-", "3", "2.0KiB", "0B"];
         assert_eq!(row(&item, true, false)[short.len()..], rest);
         assert_eq!(row(&item, false, true)[0], "shop");
         item.document["status"]["load"] = json!({
@@ -169,6 +193,11 @@ mod tests {
         let wide = row(&item, true, true);
         assert_eq!(wide.len(), titles(true, true).len());
         assert_eq!(wide[7..9], ["1/2", "50%"]);
-        assert_eq!(wide[11..16], ["250.0ms", "9", "1", "1.50s", "1.0KiB"]);
+        assert_eq!(wide[12..17], ["250.0ms", "9", "1", "1.50s", "1.0KiB"]);
+        item.document["status"]["functions"] = json!([
+            {"name": "sum", "active": true, "because": "wanted"}, {"name": "scan", "active": false, "because": "idle"},
+        ]);
+        let wide = row(&item, true, false);
+        assert_eq!((&*wide[3], &*wide[8]), ("sum", "sum:wanted,scan:idle"));
     }
 }

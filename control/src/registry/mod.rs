@@ -149,6 +149,11 @@ impl Registry {
         self.lock().devices(service)
     }
 
+    /// What the instances of a Service come to as a device.
+    pub fn device(&self, service: &ServiceName) -> Option<RegisteredDevice> {
+        self.lock().device(service)
+    }
+
     /// What the instances of these Services come to as devices.
     fn devices_of(&self, services: &BTreeSet<ServiceName>) -> Vec<(ServiceName, Option<RegisteredDevice>)> {
         let leases = self.lock();

@@ -7,9 +7,7 @@ use std::time::Instant;
 use lighter_config::identity::Spiffe;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
-use lighter_config::xds::wire::lighter::registry::v1::{
-    Drain, Lease, Registration, ReportRequest, ReportResponse,
-};
+use lighter_config::xds::wire::lighter::registry::v1::{Lease, Registration, ReportRequest, ReportResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -47,8 +45,8 @@ impl Registry for Reports {
         let identity = peer.id.clone();
         let (sender, receiver) = mpsc::channel(1);
         let stream = self.state.registry.stream();
-        let (drains, orders) = mpsc::channel(MOST_ORDERS);
-        let talk = Talk { state: self.state.clone(), stream, identity, sender, drains, orders, id: None };
+        let (orders, given) = mpsc::channel(MOST_ORDERS);
+        let talk = Talk { state: self.state.clone(), stream, identity, sender, orders, given, id: None };
         tokio::spawn(talk.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -60,9 +58,9 @@ struct Talk {
     stream: u64,
     identity: Spiffe,
     sender: mpsc::Sender<Result<ReportResponse, Status>>,
-    /// To have it drain.
-    drains: mpsc::Sender<Drain>,
-    orders: mpsc::Receiver<Drain>,
+    /// To have it do something.
+    orders: mpsc::Sender<Order>,
+    given: mpsc::Receiver<Order>,
     /// Which sidecar speaks, once it has said so.
     id: Option<Id>,
 }
@@ -70,7 +68,7 @@ struct Talk {
 /// What is said on a stream.
 enum Said {
     By(Option<Box<ReportRequest>>),
-    ToIt(Drain),
+    ToIt(Order),
 }
 
 impl Talk {
@@ -80,10 +78,10 @@ impl Talk {
             let request = tokio::select! {
                 () = stopping.asked() => return,
                 request = requests.message() => request.map(|said| Said::By(said.map(Box::new))),
-                Some(drain) = self.orders.recv() => Ok(Said::ToIt(drain)),
+                Some(order) = self.given.recv() => Ok(Said::ToIt(order)),
             };
             let answer = match request {
-                Ok(Said::ToIt(drain)) => Ok(ReportResponse { order: Some(Order::Drain(drain)) }),
+                Ok(Said::ToIt(order)) => Ok(ReportResponse { order: Some(order) }),
                 Ok(Said::By(Some(request))) => match self.take(request.report) {
                     Some(answer) => answer,
                     None => continue,
@@ -107,8 +105,8 @@ impl Talk {
         match (report?, &self.id) {
             (Report::Registration(said), _) => return Some(self.register(&said)),
             (Report::InForce(said), Some(id)) => sidecars.in_force(id, said),
-            (Report::Load(said), Some(id)) => sidecars.load(id, said),
-            (Report::Waiting(_), Some(_)) => {}
+            (Report::Load(said), Some(id)) => sidecars.load(id, said, Instant::now()),
+            (Report::Waiting(said), Some(id)) => sidecars.waiting(id, said),
             // It has not said who it is.
             (Report::InForce(_) | Report::Load(_) | Report::Waiting(_), None) => {}
         }
@@ -128,7 +126,7 @@ impl Talk {
             Ok(()) => {
                 if self.id.is_none() {
                     let id = Id { identity: self.identity.clone(), instance: said.instance.as_str().into() };
-                    registry.sidecars.enter(id.clone(), self.stream, self.drains.clone());
+                    registry.sidecars.enter(id.clone(), self.stream, self.orders.clone());
                     self.id = Some(id);
                 }
                 metrics.registrations.fetch_add(1, Relaxed);

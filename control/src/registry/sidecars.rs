@@ -1,17 +1,23 @@
-//! What sidecars report of themselves beside where they are, and how one is told to drain.
+//! What sidecars report of themselves beside where they are, and what one is told to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use lighter_config::identity::Spiffe;
 use lighter_config::xds::Kind;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
+use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Every sidecar that reports now.
 #[derive(Debug, Default)]
-pub struct Sidecars(Mutex<BTreeMap<Id, Reporting>>);
+pub struct Sidecars {
+    all: Mutex<BTreeMap<Id, Reporting>>,
+    /// Requests wait somewhere for a function that is not active, or for another one than before; or a device is new here.
+    pub waited: Notify,
+}
 
 /// Which sidecar: a name that it gives itself, among those of who it proved to be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +32,9 @@ pub struct Id {
 struct Reporting {
     stream: u64,
     reported: Reported,
-    drains: mpsc::Sender<wire::Drain>,
+    orders: mpsc::Sender<Order>,
+    /// Which functions it was told to have active.
+    plan: Option<Vec<String>>,
 }
 
 /// What a sidecar said last.
@@ -42,6 +50,43 @@ pub struct Reported {
     pub device: Option<DeviceLoad>,
     /// What its callers' requests came to at devices, by the Device.
     pub offloaded: BTreeMap<String, Offloaded>,
+    /// How its functions do, if they are planned.
+    pub functions: BTreeMap<String, FunctionLoad>,
+    /// How many runs its limits let there be at once now, if it is a device that says so.
+    pub runs_allowed: Option<u32>,
+    /// Its functions that requests wait for, as they are not active.
+    pub waited_for: BTreeSet<String>,
+    /// What its policies' requests want, by the OffloadPolicy.
+    pub demands: BTreeMap<String, Demand>,
+    /// When it reported its load.
+    at: Option<Instant>,
+}
+
+/// What was asked of a function of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionLoad {
+    /// Runs that ended since its process began.
+    pub runs: u64,
+    /// Runs under way.
+    pub runs_in_flight: u32,
+    /// How long runs took, together.
+    pub run_seconds: f64,
+    /// Runs that ended between the last two reports.
+    #[serde(skip)]
+    pub lately: u64,
+    /// How long these took.
+    #[serde(skip)]
+    pub lately_seconds: f64,
+}
+
+/// What the requests of one OffloadPolicy want at one sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Demand {
+    /// How many there were since its process began.
+    pub requests: u64,
+    /// How many there were a second, between the last two reports.
+    pub rate: f64,
 }
 
 /// What there is to do for the functions of a device, and what was counted of them since its process began.
@@ -144,10 +189,14 @@ impl std::fmt::Display for Id {
 
 impl Sidecars {
     /// A sidecar speaks on a stream. One of its name on another stream is gone, and not known to be yet.
-    pub fn enter(&self, id: Id, stream: u64, drains: mpsc::Sender<wire::Drain>) {
+    pub fn enter(&self, id: Id, stream: u64, orders: mpsc::Sender<Order>) {
         let mut all = self.lock();
         let reported = all.remove(&id).map(|before| before.reported).unwrap_or_default();
-        all.insert(id, Reporting { stream, reported, drains });
+        // What another process waited for or was told is no matter of this one.
+        let reported = Reported { waited_for: BTreeSet::new(), ..reported };
+        all.insert(id, Reporting { stream, reported, orders, plan: None });
+        drop(all);
+        self.waited.notify_one();
     }
 
     /// Its stream was lost.
@@ -172,14 +221,20 @@ impl Sidecars {
     }
 
     /// Takes over how much there is to do. What is no number is none.
-    pub fn load(&self, id: &Id, said: wire::Load) {
-        let number = |number: f64| if number.is_finite() { number.max(0.0) } else { 0.0 };
+    pub fn load(&self, id: &Id, said: wire::Load, now: Instant) {
         if let Some(reporting) = self.lock().get_mut(id) {
             reporting.reported.load = Some(Load {
                 requests_in_flight: said.requests_in_flight,
                 requests_per_second: number(said.requests_per_second),
                 cpus: number(said.cpus),
             });
+            let since = reporting.reported.at.replace(now).map(|before| now.duration_since(before));
+            let seconds = since.map(|since| since.as_secs_f64()).filter(|seconds| *seconds > 0.0);
+            reporting.reported.demands = demands(&reporting.reported.demands, said.demands, seconds);
+            let of_device = said.device.as_ref();
+            reporting.reported.runs_allowed = of_device.and_then(|device| device.runs_allowed);
+            let loads = of_device.map(|device| device.functions.as_slice()).unwrap_or_default();
+            reporting.reported.functions = functions(&reporting.reported.functions, loads);
             reporting.reported.device = said.device.map(|said| DeviceLoad {
                 runs_in_flight: said.runs_in_flight,
                 queue_seconds: number(said.queue_seconds),
@@ -206,7 +261,45 @@ impl Sidecars {
         let all = self.lock();
         let Some((_, reporting)) = all.iter().find(|(id, _)| id.to_string() == name) else { return false };
         // One that has not taken the orders before it does not take this one either.
-        reporting.drains.try_send(wire::Drain { cause: cause.to_owned(), now }).is_ok()
+        reporting.orders.try_send(Order::Drain(wire::Drain { cause: cause.to_owned(), now })).is_ok()
+    }
+
+    /// Takes over for which functions requests wait.
+    pub fn waiting(&self, id: &Id, said: wire::Waiting) {
+        let mut all = self.lock();
+        let Some(reporting) = all.get_mut(id) else { return };
+        let functions = said.functions.into_iter().take(MOST_FUNCTIONS).map(short).collect();
+        if reporting.reported.waited_for != functions {
+            reporting.reported.waited_for = functions;
+            drop(all);
+            self.waited.notify_one();
+        }
+    }
+
+    /// Tells a device which functions are to be active, unless it was told so already. Returns whether there was something to
+    /// tell.
+    pub fn plan(&self, id: &Id, active: &[String]) -> bool {
+        let mut all = self.lock();
+        let Some(reporting) = all.get_mut(id) else { return false };
+        if reporting.plan.as_deref() == Some(active) {
+            return false;
+        }
+        // One that does not take it is told in the next round.
+        let plan = Order::Plan(wire::Plan { active: active.to_vec() });
+        let is_told = reporting.orders.try_send(plan).is_ok();
+        if is_told {
+            reporting.plan = Some(active.to_vec());
+        }
+        is_told
+    }
+
+    /// How many requests each OffloadPolicy's callers have a second, of all that report now.
+    pub fn demands(&self) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        for (policy, demand) in self.lock().values().flat_map(|reporting| &reporting.reported.demands) {
+            *sums.entry(policy.clone()).or_default() += demand.rate;
+        }
+        sums
     }
 
     /// What all of them that report now counted of a device.
@@ -233,26 +326,70 @@ impl Sidecars {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Reporting>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How functions do by now, where they did so `before`.
+fn functions(
+    before: &BTreeMap<String, FunctionLoad>,
+    said: &[wire::FunctionLoad],
+) -> BTreeMap<String, FunctionLoad> {
+    let function = |said: &wire::FunctionLoad| {
+        let run_seconds = number(said.run_seconds);
+        // A process that counts from nothing again has done all that since.
+        let known =
+            before.get(&said.name).copied().filter(|known| known.runs <= said.runs).unwrap_or_default();
+        let load = FunctionLoad {
+            runs: said.runs,
+            runs_in_flight: said.runs_in_flight,
+            run_seconds,
+            lately: said.runs - known.runs,
+            lately_seconds: (run_seconds - known.run_seconds).max(0.0),
+        };
+        (short(said.name.clone()), load)
+    };
+    said.iter().take(MOST_FUNCTIONS).map(function).collect()
+}
+
+/// What policies' requests want by now, where they wanted this `before`, so many seconds ago. What was wanted before the first
+/// report may have been long ago.
+fn demands(
+    before: &BTreeMap<String, Demand>,
+    said: Vec<wire::Demand>,
+    seconds: Option<f64>,
+) -> BTreeMap<String, Demand> {
+    let demand = |said: wire::Demand| {
+        let known = before.get(&said.policy).map_or(0, |known| known.requests);
+        let more = said.requests.checked_sub(known).unwrap_or(said.requests);
+        let rate = seconds.map_or(0.0, |seconds| more as f64 / seconds);
+        (short(said.policy), Demand { requests: said.requests, rate })
+    };
+    said.into_iter().take(MOST_POLICIES).map(demand).collect()
+}
+
+/// What is no number is none.
+fn number(number: f64) -> f64 {
+    if number.is_finite() { number.max(0.0) } else { 0.0 }
+}
+
+/// As much of a name as is kept.
+fn short(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(LONGEST_NAME));
+    text
 }
 
 impl Offloaded {
     /// What was reported of a device, and its name.
     fn read(said: wire::Offloaded) -> (String, Self) {
-        let wire::Offloaded { mut device, answered, moved_bytes, avoided_bytes } = said;
-        device.truncate(device.floor_char_boundary(LONGEST_NAME));
-        (device, Offloaded { answered, moved_bytes, avoided_bytes })
+        let wire::Offloaded { device, answered, moved_bytes, avoided_bytes } = said;
+        (short(device), Offloaded { answered, moved_bytes, avoided_bytes })
     }
 }
 
 impl Link {
     /// What was reported, as much as is kept of it.
     fn read(said: wire::Link) -> Self {
-        let short = |mut text: String| {
-            text.truncate(text.floor_char_boundary(LONGEST_NAME));
-            text
-        };
         let bytes = |said: wire::LinkBytes| LinkBytes {
             wire: short(said.wire),
             sent: said.sent,
@@ -274,6 +411,9 @@ impl Link {
 /// Most links of a sidecar that are kept, and most wires of one.
 const MOST_LINKS: usize = 256;
 const MOST_WIRES: usize = 8;
+/// Most functions of a device, and most policies of a sidecar, of which counts are kept.
+const MOST_FUNCTIONS: usize = 256;
+const MOST_POLICIES: usize = 256;
 /// Most devices of which a sidecar's counts are kept.
 const MOST_DEVICES: usize = 256;
 
@@ -298,15 +438,56 @@ mod tests {
         let (first, _) = mpsc::channel(1);
         let (second, mut orders) = mpsc::channel(1);
         sidecars.enter(id(), 1, first);
-        sidecars.load(&id(), wire::Load { requests_in_flight: 7, ..wire::Load::default() });
+        sidecars.load(&id(), wire::Load { requests_in_flight: 7, ..wire::Load::default() }, Instant::now());
         sidecars.enter(id(), 2, second);
         sidecars.leave(&id(), 1);
         assert_eq!(sidecars.sum().load.requests_in_flight, 7);
         assert!(sidecars.drain("shop/web/host-1", "an operator", true));
-        assert_eq!(orders.try_recv().unwrap().cause, "an operator");
+        let drain = wire::Drain { cause: "an operator".into(), now: true };
+        assert_eq!(orders.try_recv(), Ok(Order::Drain(drain)));
         assert!(!sidecars.drain("shop/web/host-2", "", false));
         sidecars.leave(&id(), 2);
         assert_eq!(sidecars.sum(), Sum::default());
+    }
+
+    #[test]
+    fn a_plan_is_told_once_and_again_to_whoever_comes_back() {
+        let sidecars = Sidecars::default();
+        let (sender, mut orders) = mpsc::channel(1);
+        sidecars.enter(id(), 1, sender);
+        let plan = |active: &[&str]| active.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(sidecars.plan(&id(), &plan(&[])), "that nothing is to be active is a plan");
+        assert!(!sidecars.plan(&id(), &plan(&[])));
+        assert!(!sidecars.plan(&id(), &plan(&["scan"])), "it has not heard the one before");
+        assert_eq!(orders.try_recv(), Ok(Order::Plan(wire::Plan { active: vec![] })));
+        assert!(sidecars.plan(&id(), &plan(&["scan"])));
+        assert_eq!(orders.try_recv(), Ok(Order::Plan(wire::Plan { active: plan(&["scan"]) })));
+        let (sender, mut orders) = mpsc::channel(1);
+        sidecars.enter(id(), 2, sender);
+        assert!(sidecars.plan(&id(), &plan(&["scan"])) && orders.try_recv().is_ok());
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between_reports() {
+        let sidecars = Sidecars::default();
+        sidecars.enter(id(), 1, mpsc::channel(1).0);
+        let began = Instant::now();
+        let said = |seconds: u64, requests: u64, runs: u64| {
+            let function =
+                wire::FunctionLoad { name: "scan".into(), runs, runs_in_flight: 1, run_seconds: runs as f64 };
+            let device =
+                wire::DeviceLoad { functions: vec![function], runs_allowed: Some(2), ..Default::default() };
+            let demands = vec![wire::Demand { policy: "default/scans".into(), requests, at_host: 0 }];
+            let load = wire::Load { device: Some(device), demands, ..Default::default() };
+            sidecars.load(&id(), load, began + std::time::Duration::from_secs(seconds));
+            let reported = sidecars.reported(&id()).unwrap();
+            assert_eq!(reported.runs_allowed, Some(2));
+            (sidecars.demands()["default/scans"], reported.functions["scan"].lately)
+        };
+        assert_eq!(said(0, 100, 3), (0.0, 3), "who knows when that was");
+        assert_eq!(said(5, 150, 10), (10.0, 7));
+        assert_eq!(said(10, 150, 10), (0.0, 0));
+        assert_eq!(said(15, 20, 1), (4.0, 1), "another process");
     }
 
     #[test]
@@ -314,8 +495,8 @@ mod tests {
         let sidecars = Sidecars::default();
         let (drains, _) = mpsc::channel(1);
         sidecars.enter(id(), 1, drains);
-        sidecars
-            .load(&id(), wire::Load { requests_per_second: f64::NAN, cpus: -1.0, ..wire::Load::default() });
+        let load = wire::Load { requests_per_second: f64::NAN, cpus: -1.0, ..wire::Load::default() };
+        sidecars.load(&id(), load, Instant::now());
         let versions =
             [(Kind::Route.url().to_owned(), "é".repeat(100)), ("other".to_owned(), "1".to_owned())];
         sidecars.in_force(&id(), wire::InForce { versions: versions.into() });

@@ -23,6 +23,7 @@ use crate::ca::{Authority, Tls};
 use crate::exit::Exit;
 use crate::index::Index;
 use crate::inject::webhook::{Shown, Webhook};
+use crate::plan;
 use crate::probes;
 use crate::registry::{self, Registry};
 use crate::state::State;
@@ -120,6 +121,7 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     tasks.spawn(source::watch(state.clone(), seen));
     tasks.spawn(registry::keep(state.clone()));
     tasks.spawn(registry::keep_devices(state.clone()));
+    tasks.spawn(plan::keep(state.clone()));
     tasks.spawn(probes::keep(state.clone()));
     if let Some(address) = state.config.plaintext_ads {
         let listener = listen(address, "plaintextAds").await?;

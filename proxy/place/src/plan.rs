@@ -46,7 +46,7 @@ pub struct SiteFunction {
     pub is_active: bool,
     /// Whether requests wait there until it can.
     pub is_waited_for: bool,
-    /// Runs that ended since the round before.
+    /// Runs that ended of late.
     pub runs: u64,
     /// How long they took, together.
     pub run_seconds: f64,
@@ -61,8 +61,8 @@ pub struct Want {
     pub policy: Arc<str>,
     /// What they run.
     pub function: Arc<str>,
-    /// How many there were since the round before, wherever they went.
-    pub requests: u64,
+    /// How many come now, wherever they go, a second.
+    pub rate: f64,
     /// Where else than on their host they may run.
     pub at: Vec<Foreseen>,
 }
@@ -306,12 +306,10 @@ impl Planner {
         let mut seen = std::mem::take(&mut self.wants);
         for want in wants {
             let mut of = seen.remove(&want.policy).unwrap_or_default();
-            if elapsed > 0.0 {
-                let rate = want.requests as f64 / elapsed;
-                let share = (elapsed / FORGET_SECONDS).min(1.0);
-                of.rate = if rate > of.rate { rate } else { of.rate + (rate - of.rate) * share };
-            }
-            if want.requests > 0 {
+            let share = (elapsed / FORGET_SECONDS).min(1.0);
+            let rate = if want.rate.is_finite() { want.rate.max(0.0) } else { 0.0 };
+            of.rate = if rate > of.rate { rate } else { of.rate + (rate - of.rate) * share };
+            if rate > 0.0 {
                 of.last = Some(now);
             }
             self.wants.insert(want.policy.clone(), of);
@@ -346,7 +344,7 @@ impl Planner {
     /// What requests have needed in this round lingers from now.
     fn note(&mut self, sites: &[Site], wants: &[Want], round: &Round<'_>, now: Time) {
         let asked: BTreeSet<&Arc<str>> =
-            wants.iter().filter(|want| want.requests > 0).map(|want| &want.function).collect();
+            wants.iter().filter(|want| want.rate > 0.0).map(|want| &want.function).collect();
         for (site, said) in sites.iter().zip(&round.because) {
             for (function, because) in site.functions.iter().zip(said) {
                 let key = (site.name.clone(), function.name.clone());

@@ -34,7 +34,7 @@ fn want(function: &str, at: &[(usize, f64)]) -> Want {
     Want {
         policy: format!("default/{function}").into(),
         function: function.into(),
-        requests: 0,
+        rate: 0.0,
         at: at.iter().map(foreseen).collect(),
     }
 }
@@ -58,7 +58,8 @@ impl World {
     fn round(&mut self, rates: &[u64]) -> Vec<Vec<Planned>> {
         self.now += 2.0;
         for (number, want) in self.wants.iter_mut().enumerate() {
-            want.requests = 2 * rates.get(number).copied().unwrap_or(0);
+            let requests = 2 * rates.get(number).copied().unwrap_or(0);
+            want.rate = requests as f64 / 2.0;
             let active: Vec<usize> = want.at.iter().map(|at| at.site).collect();
             let active: Vec<usize> = active
                 .into_iter()
@@ -72,7 +73,7 @@ impl World {
             for site in &active {
                 let held = self.sites[*site].functions.iter_mut().find(|held| held.name == want.function);
                 if let Some(held) = held {
-                    held.runs = want.requests.div_ceil(active.len() as u64);
+                    held.runs = requests.div_ceil(active.len() as u64);
                     held.run_seconds = held.runs as f64 * 0.01;
                 }
             }
@@ -201,7 +202,7 @@ fn what_callers_do_not_choose_makes_room_for_others() {
     // Its requests stay on the host, whatever was foreseen.
     for _ in 0..40 {
         world.now += 2.0;
-        world.wants.iter_mut().for_each(|want| want.requests = 20);
+        world.wants.iter_mut().for_each(|want| want.rate = 10.0);
         let planned = world.planner.plan(&world.sites, &world.wants, Time::from_seconds(world.now));
         for function in &mut world.sites[0].functions {
             let said = planned[0].iter().find(|said| said.function == function.name).unwrap();
@@ -282,7 +283,7 @@ proptest! {
         let wants: Vec<Want> = (0..5)
             .map(|number| {
                 let mut want = want(&format!("f{number}"), &[(0, number as f64 - 1.0), (1, f64::NAN), (7, 1.0)]);
-                want.requests = requests[number];
+                want.rate = if requests[number] == 99 { f64::NAN } else { requests[number] as f64 };
                 want
             })
             .collect();

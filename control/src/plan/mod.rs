@@ -1,0 +1,85 @@
+//! The planner: which functions of devices are active, of those whose devices have that planned. What the mesh has and wants is
+//! gathered every few seconds, and at once when requests wait; [`lighter_place::Planner`] decides; devices are told.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lighter_place::{Because, PlanRules, Planned, Planner, Time};
+
+use crate::state::State;
+
+mod gather;
+
+use gather::Gathered;
+
+/// What is planned, by the Device.
+#[derive(Debug, Default)]
+pub struct InForce(Mutex<BTreeMap<Arc<str>, Vec<Planned>>>);
+
+impl InForce {
+    /// What is planned of a Device: what is to be active, then the rest. Empty: nothing is.
+    pub fn of(&self, device: &str) -> Vec<Planned> {
+        self.lock().get(device).cloned().unwrap_or_default()
+    }
+
+    /// How many functions there are for each reason.
+    pub fn count(&self) -> Vec<(Because, usize)> {
+        let all = self.lock();
+        let count = |because| all.values().flatten().filter(|planned| planned.because == because).count();
+        Because::ALL.into_iter().map(|because| (because, count(because))).collect()
+    }
+
+    fn set(&self, plan: BTreeMap<Arc<str>, Vec<Planned>>) {
+        *self.lock() = plan;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Planned>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Plans until the control plane stops.
+pub async fn keep(state: Arc<State>) {
+    let config = state.config.planner;
+    let rules =
+        PlanRules { idle_seconds: config.idle.as_secs_f64(), settle_seconds: config.settle.as_secs_f64() };
+    let (mut planner, began) = (Planner::new(rules), Instant::now());
+    let mut stopping = state.stopping();
+    loop {
+        tokio::select! {
+            () = stopping.asked() => return,
+            () = state.registry.sidecars.waited.notified() => {}
+            () = tokio::time::sleep(config.interval) => {}
+        }
+        let gathered = Gathered::of(&state);
+        let now = Time::from_nanos(0).after(began.elapsed());
+        let planned = planner.plan(&gathered.sites, &gathered.wants, now);
+        tell(&state, &gathered, planned);
+        state.metrics.plans.fetch_add(1, Relaxed);
+        // Many who wait at once are one round.
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Has each device do its part, and everybody see it.
+fn tell(state: &State, gathered: &Gathered, planned: Vec<Vec<Planned>>) {
+    let mut told = 0;
+    for (instances, planned) in gathered.instances.iter().zip(&planned) {
+        let active = planned.iter().filter(|planned| planned.because.is_active());
+        let active: Vec<String> = active.map(|planned| planned.function.to_string()).collect();
+        for id in instances {
+            if state.registry.sidecars.plan(id, &active) {
+                tracing::info!(device = %id, ?active, "functions are planned");
+                told += 1;
+            }
+        }
+    }
+    state.metrics.told_plans.fetch_add(told, Relaxed);
+    let names = gathered.sites.iter().map(|site| site.name.clone());
+    state.plan.set(names.zip(planned).collect());
+}
+
+/// The least time between two rounds.
+const PAUSE: Duration = Duration::from_millis(20);
