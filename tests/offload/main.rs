@@ -27,6 +27,7 @@ mod choice;
 mod explain;
 mod foreseen;
 mod pipeline;
+mod planned;
 mod profiles;
 mod pushed;
 mod registered;
@@ -45,6 +46,7 @@ fn main() {
         explain::tests(),
         pushed::tests(),
         registered::tests(),
+        planned::tests(),
         testbed::tests(),
         foreseen::tests(),
         profiles::tests(),

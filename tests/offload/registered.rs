@@ -33,25 +33,30 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// What the device answers. The host says that it is the host.
-const ROWS: &str = "id\n1\n";
-const SCAN_PATH: &str = "/scan/orders@7?select=id";
-const NAME: &str = "default/orders-csd";
+pub const ROWS: &str = "id\n1\n";
+pub const SCAN_PATH: &str = "/scan/orders@7?select=id";
+pub const NAME: &str = "default/orders-csd";
 /// The time after which who is not heard of any more is gone.
 const LEASE: &str = "leaseSeconds: 4";
 
 /// A control plane, a caller that joined it, and a host that knows nothing of either.
-struct Mesh {
-    plane: joined::World,
-    web: Sidecar,
+pub struct Mesh {
+    pub plane: joined::World,
+    pub web: Sidecar,
     /// Where the caller reaches its sidecar.
-    at: SocketAddr,
+    pub at: SocketAddr,
     _host: Server,
 }
 
 impl Mesh {
     /// One in which this stands for the devices of the policy, and more is written.
     fn start(devices: &str, more: &str) -> Self {
-        let plane = joined::World::with(LEASE);
+        Self::start_with(LEASE, devices, more)
+    }
+
+    /// The same with this in the file of the control plane.
+    pub fn start_with(control: &str, devices: &str, more: &str) -> Self {
+        let plane = joined::World::with(control);
         let host = Server::start("host", Does::After(0));
         let services = [service("orders", "http", &[host.address()]), service("orders-csd", "http", &[])];
         let policy = format!("{}, objective: bytes", SCAN.policy);
@@ -75,21 +80,29 @@ impl Mesh {
     fn device_with(&self, name: &str, version: &str, rows: &str) -> Sidecar {
         let data = self.plane.path(&format!("{name}.csv"));
         std::fs::write(&data, rows).unwrap();
-        let (app, data) = (free_address(), data.display());
-        let own = format!(
-            "device: {{class: csd, listen: '{app}', functions: [scan, aggregate], limits: {{runs: 3}}, datasets: [{{name: \
-             orders, version: '{version}', path: {data}, format: csv}}]}}\nlink: '{}'\n",
-            free_address()
+        let held = format!(
+            "datasets: [{{name: orders, version: '{version}', path: {}, format: csv}}]",
+            data.display()
         );
-        self.plane.instance("orders-csd", name, app, &own).ready()
+        self.device_of("orders-csd", name, &format!("limits: {{runs: 3}}, {held}"))
     }
 
-    fn until(&self, who: &str, in_a_row: usize) {
+    /// A device of this Service, with this in its `device`, that scans and aggregates.
+    pub fn device_of(&self, service: &str, name: &str, own: &str) -> Sidecar {
+        let app = free_address();
+        let own = format!(
+            "device: {{class: csd, listen: '{app}', functions: [scan, aggregate], {own}}}\nlink: '{}'\n",
+            free_address()
+        );
+        self.plane.instance(service, name, app, &own).ready()
+    }
+
+    pub fn until(&self, who: &str, in_a_row: usize) {
         world::until(self.at, SCAN_PATH, who, in_a_row);
     }
 
     /// The Devices as documents.
-    fn devices(&self) -> Vec<Value> {
+    pub fn devices(&self) -> Vec<Value> {
         let all = self.plane.operator(&["get", "devices", "-o", "json"]);
         serde_json::from_str::<Value>(&all).unwrap()["items"].as_array().unwrap().clone()
     }
@@ -102,7 +115,7 @@ impl Mesh {
     }
 
     /// Whether the policy has all that it uses, and what it lacks.
-    fn policy(&self) -> (String, String) {
+    pub fn policy(&self) -> (String, String) {
         let policy = self.plane.operator(&["get", "offloadpolicy", "scans", "-o", "json"]);
         let policy: Value = serde_json::from_str(&policy).unwrap();
         let resolved = &policy["status"]["conditions"][1];
@@ -112,7 +125,7 @@ impl Mesh {
     }
 
     /// Requests that were answered there, as the caller's sidecar counts.
-    fn answered(&self, place: &str) -> f64 {
+    pub fn answered(&self, place: &str) -> f64 {
         let labels = [("place", place), ("outcome", "answered")];
         self.web.metrics().sum("lighter_offload_requests_total", &labels)
     }

@@ -112,6 +112,9 @@ fn sum<'l>(loads: impl Iterator<Item = &'l DeviceLoad>) -> DeviceLoad {
     for load in loads {
         count += 1;
         sum.runs_in_flight = sum.runs_in_flight.saturating_add(load.runs_in_flight);
+        if let Some(allowed) = load.runs_allowed {
+            sum.runs_allowed = Some(sum.runs_allowed.unwrap_or(0).saturating_add(allowed));
+        }
         sum.queue_seconds += load.queue_seconds;
         sum.busy_seconds += load.busy_seconds;
         for (sum, more) in [

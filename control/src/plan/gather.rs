@@ -59,13 +59,11 @@ fn site(
     registered: &RegisteredDevice,
     reports: &[(OfInstance, Id, Reported)],
 ) -> Site {
-    let of_instance = |(instance, _, reported): &(OfInstance, Id, Reported)| match instance.standing {
-        Standing::Ready => {
-            reported.runs_allowed.map_or(instance.slots, |allowed| allowed.min(instance.slots))
-        }
-        Standing::Unready | Standing::Draining | Standing::Lost => 0,
+    let ready = || reports.iter().filter(|(instance, ..)| instance.standing == Standing::Ready);
+    let allowed = |(instance, _, reported): &(OfInstance, Id, Reported)| {
+        let allowed = reported.device.and_then(|load| load.runs_allowed);
+        allowed.map_or(instance.slots, |allowed| allowed.min(instance.slots))
     };
-    let slots = reports.iter().map(of_instance).fold(0, u32::saturating_add);
     let function = |held: &lighter_config::build::HeldFunction| {
         let loads = || reports.iter().filter_map(|(_, _, reported)| reported.functions.get(&held.name));
         SiteFunction {
@@ -81,7 +79,8 @@ fn site(
     Site {
         name: device.name.to_string().into(),
         memory_bytes: registered.memory_bytes,
-        slots,
+        slots: ready().map(|(instance, ..)| instance.slots).fold(0, u32::saturating_add),
+        allowed: ready().map(allowed).fold(0, u32::saturating_add),
         functions: registered.held.iter().map(function).collect(),
     }
 }

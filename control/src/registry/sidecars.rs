@@ -52,8 +52,6 @@ pub struct Reported {
     pub offloaded: BTreeMap<String, Offloaded>,
     /// How its functions do, if they are planned.
     pub functions: BTreeMap<String, FunctionLoad>,
-    /// How many runs its limits let there be at once now, if it is a device that says so.
-    pub runs_allowed: Option<u32>,
     /// Its functions that requests wait for, as they are not active.
     pub waited_for: BTreeSet<String>,
     /// What its policies' requests want, by the OffloadPolicy.
@@ -109,6 +107,9 @@ pub struct DeviceLoad {
     pub skipped_bytes: u64,
     /// Of results.
     pub result_bytes: u64,
+    /// How many runs its limits let there be at once now, if it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs_allowed: Option<u32>,
 }
 
 /// What callers' sidecars counted of the requests that they placed on a device, since each of their processes began.
@@ -232,7 +233,6 @@ impl Sidecars {
             let seconds = since.map(|since| since.as_secs_f64()).filter(|seconds| *seconds > 0.0);
             reporting.reported.demands = demands(&reporting.reported.demands, said.demands, seconds);
             let of_device = said.device.as_ref();
-            reporting.reported.runs_allowed = of_device.and_then(|device| device.runs_allowed);
             let loads = of_device.map(|device| device.functions.as_slice()).unwrap_or_default();
             reporting.reported.functions = functions(&reporting.reported.functions, loads);
             reporting.reported.device = said.device.map(|said| DeviceLoad {
@@ -244,6 +244,7 @@ impl Sidecars {
                 read_bytes: said.read_bytes,
                 skipped_bytes: said.skipped_bytes,
                 result_bytes: said.result_bytes,
+                runs_allowed: said.runs_allowed,
             });
             reporting.reported.offloaded =
                 said.offloaded.into_iter().take(MOST_DEVICES).map(Offloaded::read).collect();
@@ -481,7 +482,7 @@ mod tests {
             let load = wire::Load { device: Some(device), demands, ..Default::default() };
             sidecars.load(&id(), load, began + std::time::Duration::from_secs(seconds));
             let reported = sidecars.reported(&id()).unwrap();
-            assert_eq!(reported.runs_allowed, Some(2));
+            assert_eq!(reported.device.unwrap().runs_allowed, Some(2));
             (sidecars.demands()["default/scans"], reported.functions["scan"].lately)
         };
         assert_eq!(said(0, 100, 3), (0.0, 3), "who knows when that was");

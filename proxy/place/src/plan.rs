@@ -29,8 +29,10 @@ pub struct Site {
     pub name: Arc<str>,
     /// What all that is active there may take together. None: everything fits.
     pub memory_bytes: Option<u64>,
-    /// How many runs its limits let there be at once now. 0: its main task, or its power, leaves nothing.
+    /// How many runs there can be at once.
     pub slots: u32,
+    /// How many of them its limits let there be now. 0: its main task leaves nothing.
+    pub allowed: u32,
     /// What it could run. No two have one name.
     pub functions: Vec<SiteFunction>,
 }
@@ -224,12 +226,12 @@ impl Planner {
             let rate = self.wants.get(&wants[bid.want].policy).map_or(0.0, |seen| seen.rate);
             let seconds = self.seconds(site, &site.functions[bid.function], bid.at.seconds);
             let need = needs[bid.want].unwrap_or(f64::INFINITY);
-            if need <= 0.0 {
-                round.leave(bid.at.site, bid.function, Because::Elsewhere);
-            } else if site.slots == 0 {
+            if site.allowed == 0 {
                 round.leave(bid.at.site, bid.function, Because::HeldBack);
+            } else if need <= 0.0 {
+                round.leave(bid.at.site, bid.function, Because::Elsewhere);
             } else if round.take(bid.at.site, bid.function, Because::Wanted) {
-                let carried = f64::from(site.slots) * FULL / seconds.max(SHORTEST);
+                let carried = f64::from(site.allowed) * FULL / seconds.max(SHORTEST);
                 let need = if need.is_finite() { need } else { rate };
                 needs[bid.want] = Some(need - carried);
             }
@@ -258,7 +260,9 @@ impl Planner {
                 });
                 let worth = if is_spurned || !at.worth.is_finite() { 0.0 } else { at.worth.max(0.0) };
                 let stays = if held.is_active { HYSTERESIS } else { 1.0 };
-                let density = (seen.rate + LEAST_RATE) * (worth + LEAST_WORTH) * stays;
+                // Where limits have taken something away, they may take more: others are asked first.
+                let allowed = f64::from(site.allowed.min(site.slots)) / f64::from(site.slots.max(1));
+                let density = (seen.rate + LEAST_RATE) * (worth + LEAST_WORTH) * stays * allowed;
                 bids.push(Bid {
                     want: number,
                     at: *at,

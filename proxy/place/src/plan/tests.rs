@@ -24,6 +24,7 @@ fn site(name: &str, megabytes: u64, functions: &[(&str, u64)]) -> Site {
         name: name.into(),
         memory_bytes: Some(megabytes * MB),
         slots: 4,
+        allowed: 4,
         functions: functions.iter().map(|(name, megabytes)| function(name, *megabytes)).collect(),
     }
 }
@@ -175,7 +176,7 @@ fn there_are_as_many_sites_as_requests_need_and_then_fewer_again() {
 #[test]
 fn a_site_whose_limits_leave_nothing_gets_nothing() {
     let mut sites = ["a", "b"].map(|name| site(name, 100, &[("scan", 10)]));
-    sites[0].slots = 0;
+    sites[0].allowed = 0;
     let mut world = World::new(sites.to_vec(), vec![want("scan", &[(0, 0.9), (1, 0.1)])]);
     let planned = world.round(&[10]);
     assert_eq!(
@@ -183,11 +184,19 @@ fn a_site_whose_limits_leave_nothing_gets_nothing() {
         (Because::HeldBack, Because::Wanted)
     );
     // Its main task has gone, and the other one's has come.
-    (world.sites[0].slots, world.sites[1].slots) = (4, 0);
+    (world.sites[0].allowed, world.sites[1].allowed) = (4, 0);
     world.round(&[10]);
     assert_eq!(world.active()[0], ["scan"]);
     (0..40).for_each(|_| drop(world.round(&[10])));
     assert_eq!(world.active(), [vec!["scan"], vec![]]);
+    // Half of what there was is left, and elsewhere all of it.
+    (world.sites[0].allowed, world.sites[1].allowed) = (1, 4);
+    world.wants[0].at[1].worth = 0.9;
+    let planned = world.round(&[10]);
+    assert_eq!(
+        (because(&planned, 0, "scan"), because(&planned, 1, "scan")),
+        (Because::Lingers, Because::Wanted)
+    );
 }
 
 #[test]
@@ -269,7 +278,7 @@ prop_compose! {
             }
         };
         let functions = functions.into_iter().enumerate().map(held).collect();
-        Site { name: name.as_str().into(), memory_bytes: Some(memory * MB), slots, functions }
+        Site { name: name.as_str().into(), memory_bytes: Some(memory * MB), slots: 2, allowed: slots, functions }
     }
 }
 

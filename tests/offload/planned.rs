@@ -1,0 +1,176 @@
+//! Functions of devices that the control plane plans: active while they are wanted, where there is room for them.
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::joined::Sidecar;
+use crate::load::Load;
+use crate::registered::{Mesh, NAME, ROWS, SCAN_PATH};
+use crate::support::process::free_address;
+use crate::support::raw::{Body, Peer};
+use crate::support::sidecar::service;
+use crate::support::{test, wait_until};
+use crate::world::get;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("planned::a_function_is_active_while_it_is_wanted_and_nothing_fails", wanted),
+        test("planned::a_request_waits_until_its_function_is_active", waited_for),
+        test("planned::a_device_without_its_control_plane_helps_itself", alone),
+        test("planned::a_device_whose_limits_leave_nothing_is_not_planned_for", held_back),
+    ]
+}
+
+/// A control plane that thinks quickly, and forgets quickly.
+const CONTROL: &str = "leaseSeconds: 4\nplanner: {interval: 200ms, idle: 3s, settle: 0s}";
+
+/// What a device has in its file beside a dataset.
+fn planned(mesh: &Mesh, more: &str) -> String {
+    let data = mesh.plane.path("orders.csv");
+    std::fs::write(&data, "id,amount\n1,150\n").unwrap();
+    let held = format!("datasets: [{{name: orders, version: '7', path: {}, format: csv}}]", data.display());
+    format!("activation: planned, {held}{more}")
+}
+
+/// Its functions that are active, and what is planned of each and why.
+fn plan(mesh: &Mesh, device: &str) -> Vec<(String, bool, String)> {
+    let devices = mesh.devices();
+    let device = devices.iter().find(|known| known["metadata"]["name"] == device);
+    let functions = device.and_then(|device| device["status"]["functions"].as_array().cloned());
+    let of = |function: Value| {
+        let text = |field: &str| function[field].as_str().unwrap().to_owned();
+        (text("name"), function["active"] == true, text("because"))
+    };
+    let mut functions: Vec<_> = functions.unwrap_or_default().into_iter().map(of).collect();
+    functions.sort();
+    functions
+}
+
+fn is(mesh: &Mesh, device: &str, function: &str, active: bool, because: &str) -> bool {
+    plan(mesh, device).contains(&(function.to_owned(), active, because.to_owned()))
+}
+
+fn activations(device: &Sidecar, function: &str, by: &str) -> f64 {
+    device.metrics().sum("lighter_device_activations_total", &[("function", function), ("by", by)])
+}
+
+fn wanted() {
+    let mesh = Mesh::start_with(CONTROL, "", "");
+    let device = mesh.device_of("orders-csd", "csd", &planned(&mesh, ""));
+    wait_until("it is planned", || is(&mesh, "orders-csd", "scan", false, "idle"));
+    let table = mesh.plane.operator(&["get", "devices"]);
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..5], ["orders-csd", "csd", "orders-csd:80", "-", "orders@7"], "{table}");
+    assert_eq!(mesh.policy(), ("True".into(), String::new()), "the device could run it");
+    // It is not asked for what is not active.
+    mesh.until("host", 20);
+
+    let load = Load::asking(&get(SCAN_PATH), &[mesh.at], 1);
+    wait_until("it is active", || is(&mesh, "orders-csd", "scan", true, "wanted"));
+    mesh.until(ROWS, 20);
+    assert!(is(&mesh, "orders-csd", "aggregate", false, "idle"), "{:?}", plan(&mesh, "orders-csd"));
+    let wide = mesh.plane.operator(&["get", "devices", "-o", "wide"]);
+    assert!(wide.contains("scan:wanted,aggregate:idle"), "{wide}");
+    assert_eq!((activations(&device, "scan", "plan"), activations(&device, "aggregate", "plan")), (1.0, 0.0));
+    let active = |function| device.metrics().sum("lighter_device_function_active", &[("function", function)]);
+    assert_eq!((active("scan"), active("aggregate")), (1.0, 0.0));
+    let of = |because| mesh.plane.counts().sum("lighter_control_planned_functions", &[("because", because)]);
+    assert_eq!((of("wanted"), of("idle")), (1.0, 1.0));
+    load.end();
+
+    wait_until("nobody wants it", || is(&mesh, "orders-csd", "scan", false, "idle"));
+    assert_eq!(active("scan"), 0.0);
+    mesh.until("host", 20);
+    let load = Load::asking(&get(SCAN_PATH), &[mesh.at], 1);
+    wait_until("it is wanted again", || is(&mesh, "orders-csd", "scan", true, "wanted"));
+    mesh.until(ROWS, 20);
+    load.end();
+    assert_eq!(activations(&device, "scan", "plan"), 2.0);
+    assert_eq!(mesh.plane.counts().sum("lighter_control_nacks_total", &[]), 0.0);
+}
+
+/// Asks the device's own Service, which nobody places.
+fn ask(at: std::net::SocketAddr, path: &str) -> (u16, String) {
+    let (head, body) = Peer::connect(at).exchange(get(path));
+    let Body::Whole(body) = body else { panic!("a cut answer") };
+    (head.status(), String::from_utf8(body).unwrap())
+}
+
+const SUM: &str = "/aggregate/orders@7?sum=amount";
+
+fn waited_for() {
+    let mesh = Mesh::start_with(CONTROL, "", "");
+    // There is room for one of them, with one run.
+    let room = ", memoryBytes: 1500000, limits: {runs: 3, memoryBytes: 1000000}";
+    let device = mesh.device_of("orders-csd", "csd", &planned(&mesh, room));
+    wait_until("it is planned", || is(&mesh, "orders-csd", "scan", false, "idle"));
+    let (_direct, at) = mesh.plane.caller("direct", "orders-csd");
+    assert_eq!(ask(at, SCAN_PATH), (200, ROWS.into()));
+    let (status, sum) = ask(at, SUM);
+    assert_eq!(status, 200, "{sum}");
+    assert!(sum.contains("150"), "{sum}");
+    let metrics = device.metrics();
+    let ran = |function| {
+        let labels = [("function", function), ("outcome", "run")];
+        (metrics.sum("lighter_device_waits_total", &labels), activations(&device, function, "plan"))
+    };
+    assert_eq!((ran("scan"), ran("aggregate")), ((1.0, 1.0), (1.0, 1.0)));
+    assert_eq!(metrics.sum("lighter_device_deactivations_total", &[("function", "scan")]), 1.0);
+    assert_eq!(metrics.sum("lighter_device_refusals_total", &[]), 0.0);
+    wait_until("there is room for one", || {
+        let plan = plan(&mesh, "orders-csd");
+        plan.iter().filter(|(_, active, _)| *active).count() == 1
+            && device.metrics().sum("lighter_device_active_memory_bytes", &[]) <= 1_500_000.0
+    });
+    assert!(mesh.plane.counts().sum("lighter_control_told_plans_total", &[]) >= 3.0);
+}
+
+fn alone() {
+    let mut mesh = Mesh::start_with(CONTROL, "", "");
+    let device = mesh.device_of("orders-csd", "csd", &planned(&mesh, ""));
+    wait_until("it is planned", || is(&mesh, "orders-csd", "scan", false, "idle"));
+    let (_direct, at) = mesh.plane.caller("direct", "orders-csd");
+    mesh.plane.kill_plane();
+    wait_until("it is alone", || device.metrics().sum("lighter_registry_connected", &[]) == 0.0);
+    assert_eq!(ask(at, SCAN_PATH), (200, ROWS.into()));
+    assert_eq!((activations(&device, "scan", "self"), activations(&device, "scan", "plan")), (1.0, 0.0));
+    // What is active stays so while it is used, whoever plans.
+    mesh.plane.start_plane();
+    let load = Load::asking(&get(SCAN_PATH), &[at], 1);
+    wait_until("it is planned again", || is(&mesh, "orders-csd", "scan", true, "used"));
+    load.more(100);
+    load.end();
+    wait_until("it is not used", || is(&mesh, "orders-csd", "scan", false, "idle"));
+}
+
+fn held_back() {
+    let other = service("orders-dpu", "http", &[]);
+    let mesh = Mesh::start_with(CONTROL, "", &format!("---\n{other}"));
+    // By what they say one is as good as the other, but that a main task leaves little of the first by name.
+    mesh.plane.token("csd", "orders-csd");
+    let (app, listen, main) = (free_address(), free_address(), free_address());
+    let task = format!(", mainTask: {{inbound: {}, reservePercent: 90}}", main.port());
+    let own = format!(
+        "service: orders-csd\ninbound: [{{listen: '{listen}', app: '{app}', port: 80}}, {{listen: '{main}', app: '{}', port: 81, \
+         protocol: http}}]\ndevice: {{class: csd, listen: '{app}', functions: [scan], {}}}\n",
+        free_address(),
+        planned(&mesh, &task)
+    );
+    let spent = mesh.plane.start("csd", &own).ready();
+    let free = mesh.device_of("orders-dpu", "dpu", &planned(&mesh, ""));
+    let allowed = || {
+        let devices = mesh.devices();
+        let of = |device: &Value| device["status"]["instances"][0]["load"]["runsAllowed"].as_u64();
+        devices.iter().map(of).collect::<Vec<_>>()
+    };
+    wait_until("both say what their limits allow", || allowed() == [Some(1), Some(4)]);
+    let load = Load::asking(&get(SCAN_PATH), &[mesh.at], 1);
+    wait_until("the other one has it", || {
+        is(&mesh, "orders-dpu", "scan", true, "wanted") && is(&mesh, "orders-csd", "scan", false, "elsewhere")
+    });
+    mesh.until(ROWS, 20);
+    load.end();
+    assert_eq!((activations(&spent, "scan", "plan"), activations(&free, "scan", "plan")), (0.0, 1.0));
+    assert_eq!(mesh.answered(NAME), 0.0);
+    wait_until("all are counted", || mesh.answered("default/orders-dpu") >= 20.0);
+}
