@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lighter_config::sidecar::DeviceConfig;
 use lighter_functions::Program;
 
-/// The components of the file, compiled. A device without any has nothing of their runtime.
+/// The components of the file, which were compiled once. Where functions are planned, none takes memory yet. A device without any has nothing of their runtime.
 #[cfg(feature = "wasm")]
 pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, String> {
     use lighter_config::sidecar::ComponentConfig;
@@ -23,9 +23,9 @@ pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, Strin
     let runtime = Runtime::new(&settings).map_err(|error| error.to_string())?;
     let load = |ComponentConfig { name, path, tenant }: &ComponentConfig| {
         let component = Component::load(&runtime, name, tenant, path);
-        component
-            .map(|component| Arc::new(component) as Arc<dyn Program>)
-            .map_err(|error| format!("`{name}`: {error}"))
+        let component = component.map_err(|error| format!("`{name}`: {error}"))?;
+        let component = if config.planned.is_some() { component.at_rest() } else { component };
+        Ok(Arc::new(component) as Arc<dyn Program>)
     };
     config.components.iter().map(load).collect()
 }

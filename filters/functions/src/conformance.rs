@@ -61,6 +61,7 @@ pub fn check(
     }
     refuses_what_is_faulty(&*device)?;
     let answers = answers(&*device, more)?;
+    is_loaded_again(&*device, &answers)?;
     is_logged(&*device)?;
     keeps_to_its_limits(make, &setup)?;
     Ok(answers)
@@ -107,6 +108,42 @@ fn is_loaded_and_unloaded(device: &dyn Device) -> Result<(), String> {
     same("activate of what is gone", status(device.activate(id)), Status::InvalidId)?;
     same("run of what is gone", ask(device, "scan", "orders", "").0.status(), Status::InvalidFunction)?;
     same("state after unload", state(), Some(FunctionState::Available))
+}
+
+/// What was unloaded and is loaded again gives the same bytes. Until then it is not run, and while it runs it stays.
+fn is_loaded_again(device: &dyn Device, answers: &Answers) -> Result<(), String> {
+    for function in device.discover().functions {
+        let name = &*function.name;
+        let id = function.id.ok_or_else(|| format!("`{name}` is active, and has no number"))?;
+        let own = |(asked, _): &&(String, Vec<u8>)| asked.split('/').next() == Some(name);
+        let Some((asked, bytes)) = answers.iter().find(own) else {
+            return Err(format!("nothing was asked of `{name}`"));
+        };
+        let (dataset, parameters) = asked[name.len() + 1..].split_once('?').unwrap_or_default();
+        let request = Request { function: name, dataset, parameters, body: None };
+        let mut meanwhile =
+            Asking { then: Some(Box::new(|| status(device.unload(id)))), ..Asking::default() };
+        same(
+            &format!("{asked} beside an unload"),
+            device.run(&request, &mut meanwhile).status(),
+            Status::Success,
+        )?;
+        same(&format!("unload while {asked} runs"), meanwhile.said, Some(Status::HandleInUse))?;
+        same(&format!("unload of {name}"), status(device.unload(id)), Status::Success)?;
+        let (outcome, _) = ask(device, name, dataset, parameters);
+        same(&format!("{asked} of what is unloaded"), outcome.status(), Status::InvalidFunction)?;
+        let again = device.load(name).map_err(|fault| fault.to_string())?;
+        same(&format!("number of {name} once it is loaded again"), again == id, false)?;
+        device.activate(again).map_err(|fault| fault.to_string())?;
+        same(&format!("{asked} once it is loaded again"), &ask(device, name, dataset, parameters).1, bytes)?;
+        let takes = device.discover().functions.into_iter().find(|found| found.name == name);
+        same(
+            &format!("memory of {name}"),
+            takes.map(|found| found.memory_bytes),
+            Some(function.memory_bytes),
+        )?;
+    }
+    Ok(())
 }
 
 fn refuses_what_is_faulty(device: &dyn Device) -> Result<(), String> {

@@ -13,7 +13,7 @@ pub trait Device: Send + Sync {
     /// What it is, what it holds, and what it can run.
     fn discover(&self) -> Description;
 
-    /// Makes the function of this name ready to be activated.
+    /// Makes the function of this name ready to be activated. May take seconds, for one whose code has to be compiled.
     fn load(&self, name: &str) -> Result<FunctionId, Fault>;
 
     /// Lets a loaded function be run. Once more does no harm.
@@ -22,7 +22,7 @@ pub trait Device: Send + Sync {
     /// Runs a function over a dataset, on this thread and until it ends. What it gives goes to `out` as it comes.
     fn run(&self, request: &Request<'_>, out: &mut dyn Out) -> Outcome;
 
-    /// Forgets a loaded function that does not run.
+    /// Forgets a loaded function that does not run, and frees what its code takes.
     fn unload(&self, function: FunctionId) -> Result<(), Fault>;
 
     /// The last calls of [`Device::run`], oldest first.
@@ -132,6 +132,8 @@ pub struct FunctionInfo {
     /// SHA-256 of its program, in hexadecimal. None: it is built in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// What it takes while it is active, in bytes: its code, and what one run may take.
+    pub memory_bytes: u64,
     /// Its number, while it is loaded.
     pub id: Option<FunctionId>,
     /// How it stands.

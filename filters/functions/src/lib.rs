@@ -26,6 +26,6 @@ pub use device::{
     Outcome, Request, Setup, Stop, Usage, Watch,
 };
 pub use meter::Meter;
-pub use program::{Call, Program};
+pub use program::{Call, Code, Program};
 pub use query::Query;
 pub use status::{Fault, Status};

@@ -14,6 +14,16 @@ pub trait Program: Send + Sync {
     /// SHA-256 of the program, in hexadecimal: the same on every device that runs the same.
     fn digest(&self) -> &str;
 
+    /// What its code takes while it is loaded, in bytes.
+    fn code_bytes(&self) -> u64;
+
+    /// Gets it ready to run, on this thread, which may take seconds. It takes memory until the last of what this gives is
+    /// dropped.
+    fn load(&self) -> Result<Arc<dyn Code>, Fault>;
+}
+
+/// A program that is loaded.
+pub trait Code: Send + Sync {
     /// Runs it on this thread and until it ends.
     fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault>;
 }

@@ -1,9 +1,9 @@
 //! One component, and a run of it.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use lighter_functions::{Call, Fault, Out, Program, Status};
+use lighter_functions::{Call, Code, Fault, Out, Program, Status};
 use sha2::{Digest, Sha256};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -14,23 +14,86 @@ use crate::host::{FunctionPre, State};
 pub struct Component {
     name: String,
     tenant: Arc<str>,
+    path: PathBuf,
     digest: String,
+    code_bytes: u64,
+    /// What was compiled to see what it is, until it is loaded.
+    first: Mutex<Option<Compiled>>,
+    runtime: Arc<Runtime>,
+}
+
+/// A component with its machine code.
+struct Compiled {
     pre: FunctionPre<State>,
+    tenant: Arc<str>,
     runtime: Arc<Runtime>,
 }
 
 impl Component {
     /// Reads and compiles the component at `path`, which requests call `name` and which sees what belongs to `tenant`.
     pub fn load(runtime: &Arc<Runtime>, name: &str, tenant: &str, path: &Path) -> Result<Self, Error> {
-        let bytes = std::fs::read(path).map_err(|error| Error::Read { path: path.to_owned(), error })?;
-        let faulty =
-            |error: wasmtime::Error| Error::Faulty { path: path.to_owned(), why: format!("{error:#}") };
-        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let component = compiled(runtime, &digest, &bytes).map_err(faulty)?;
-        let pre = runtime.linker.instantiate_pre(&component).and_then(FunctionPre::new).map_err(faulty)?;
-        Ok(Component { name: name.into(), tenant: tenant.into(), digest, pre, runtime: runtime.clone() })
+        let bytes = read(path)?;
+        let digest = digest(&bytes);
+        let tenant: Arc<str> = tenant.into();
+        let (compiled, code_bytes) = compile(runtime, &tenant, path, &digest, || Ok(bytes))?;
+        Ok(Component {
+            name: name.into(),
+            tenant,
+            path: path.to_owned(),
+            digest,
+            code_bytes,
+            first: Mutex::new(Some(compiled)),
+            runtime: runtime.clone(),
+        })
     }
 
+    /// Frees the machine code of one that was not loaded yet. It is compiled, or found in the cache, when it is.
+    #[must_use]
+    pub fn at_rest(self) -> Self {
+        Component { first: Mutex::default(), ..self }
+    }
+}
+
+impl Program for Component {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn code_bytes(&self) -> u64 {
+        self.code_bytes
+    }
+
+    fn load(&self) -> Result<Arc<dyn Code>, Fault> {
+        if let Some(first) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Ok(Arc::new(first));
+        }
+        let again = || {
+            let bytes = read(&self.path)?;
+            if digest(&bytes) != self.digest {
+                let why =
+                    "it is another one than at the start: put it back, or start the sidecar again".into();
+                return Err(Error::Faulty { path: self.path.clone(), why });
+            }
+            Ok(bytes)
+        };
+        match compile(&self.runtime, &self.tenant, &self.path, &self.digest, again) {
+            Ok((compiled, _)) => Ok(Arc::new(compiled)),
+            Err(error) => Err(Fault::new(Status::LoadError, error.to_string())),
+        }
+    }
+}
+
+impl Code for Compiled {
+    fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault> {
+        self.handle(&call, out)
+    }
+}
+
+impl Compiled {
     fn handle(&self, call: &Call<'_>, out: &mut (dyn Out + '_)) -> Result<(), Fault> {
         call.meter.check()?;
         // SAFETY: a store wants data that lives as long as may be. This one is dropped before this function returns, and
@@ -54,18 +117,32 @@ impl Component {
     }
 }
 
-impl Program for Component {
-    fn name(&self) -> &str {
-        &self.name
-    }
+/// The component with this digest, and how many bytes its machine code takes. `bytes` gives what to compile where nothing
+/// was kept.
+fn compile(
+    runtime: &Arc<Runtime>,
+    tenant: &Arc<str>,
+    path: &Path,
+    digest: &str,
+    bytes: impl FnOnce() -> Result<Vec<u8>, Error>,
+) -> Result<(Compiled, u64), Error> {
+    let faulty = |error: wasmtime::Error| Error::Faulty { path: path.to_owned(), why: format!("{error:#}") };
+    let component = match kept(runtime, digest) {
+        Some(component) => component,
+        None => compiled(runtime, digest, &bytes()?).map_err(faulty)?,
+    };
+    let code = component.image_range();
+    let code_bytes = (code.end as usize).saturating_sub(code.start as usize) as u64;
+    let pre = runtime.linker.instantiate_pre(&component).and_then(FunctionPre::new).map_err(faulty)?;
+    Ok((Compiled { pre, tenant: tenant.clone(), runtime: runtime.clone() }, code_bytes))
+}
 
-    fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault> {
-        self.handle(&call, out)
-    }
+/// What was compiled before, if it was kept.
+fn kept(runtime: &Runtime, digest: &str) -> Option<wasmtime::component::Component> {
+    let code = runtime.cache.as_ref()?.load(&runtime.engine, digest)?;
+    // SAFETY: this user alone writes in the folder of the cache, and the sum says that these are the bytes that a
+    // sidecar wrote there, which `precompile_component` gave to an engine of the same settings and version.
+    unsafe { wasmtime::component::Component::deserialize(&runtime.engine, &code) }.ok()
 }
 
 fn compiled(
@@ -76,18 +153,19 @@ fn compiled(
     use wasmtime::component::Component;
     let engine = &runtime.engine;
     let Some(cache) = &runtime.cache else { return Component::from_binary(engine, bytes) };
-    if let Some(code) = cache.load(engine, digest) {
-        // SAFETY: this user alone writes in the folder of the cache, and the sum says that these are the bytes that a
-        // sidecar wrote there, which `precompile_component` gave to an engine of the same settings and version.
-        if let Ok(component) = unsafe { Component::deserialize(engine, &code) } {
-            return Ok(component);
-        }
-    }
     let code = engine.precompile_component(bytes)?;
-    // Without it the next start takes longer, and that is all.
+    // Without it the next time takes longer, and that is all.
     let _ = cache.store(engine, digest, &code);
     // SAFETY: these bytes come from the line before the last one.
     unsafe { Component::deserialize(engine, &code) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|error| Error::Read { path: path.to_owned(), error })
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a component did not get to its end.

@@ -28,7 +28,7 @@ pub struct Settings {
     pub runs: usize,
     /// What the keys and values of one tenant may take, in bytes.
     pub key_bytes: u64,
-    /// A folder for machine code, so that a component is compiled once. None: it is compiled at each start.
+    /// A folder for machine code, so that a component is compiled once. None: it is compiled each time that it is loaded.
     pub cache: Option<PathBuf>,
 }
 

@@ -270,6 +270,29 @@ fn many_runs_at_once_give_what_one_gives() {
 }
 
 #[test]
+fn what_is_loaded_again_is_what_it_was_at_first_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tally.wasm");
+    std::fs::copy(file("tally.wasm"), &path).unwrap();
+    let settings = Settings { memory_bytes: 16 << 20, runs: 1, key_bytes: 0, cache: None };
+    let load = |cache| {
+        let runtime = Runtime::new(&Settings { cache, ..settings.clone() }).unwrap();
+        Component::load(&runtime, "tally", "default", &path).unwrap().at_rest()
+    };
+    let keeps = load(Some(CACHE.path().join("code")));
+    let forgets = load(None);
+    assert_eq!(keeps.code_bytes(), forgets.code_bytes());
+    assert!(keeps.code_bytes() > 10_000);
+    std::fs::copy(file("hostile.wasm"), &path).unwrap();
+    // What was kept is of the digest that it had.
+    let device = device(&folder, LIMITS, vec![Arc::new(keeps)]);
+    assert_eq!(given(&device, "tally", "mine", "by=country").lines().count(), 2);
+    let fault = forgets.load().err().unwrap();
+    assert_eq!(fault.status, Status::LoadError);
+    assert!(fault.message.contains("tally.wasm: it is another one than at the start"), "{fault}");
+}
+
+#[test]
 fn machine_code_that_is_not_what_was_kept_is_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("code");

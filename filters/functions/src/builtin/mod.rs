@@ -12,7 +12,7 @@ use crate::device::{
 };
 use crate::media::Media;
 use crate::meter::Meter;
-use crate::program::{Call, Program};
+use crate::program::{Call, Code, Program};
 use crate::query::Query;
 use crate::status::{Fault, Status};
 
@@ -55,7 +55,8 @@ struct State {
 }
 
 struct Loaded {
-    code: Code,
+    name: String,
+    code: Runnable,
     is_active: bool,
     /// Runs under way.
     runs: usize,
@@ -63,18 +64,15 @@ struct Loaded {
 
 /// What a loaded function runs.
 #[derive(Clone)]
-enum Code {
+enum Runnable {
     BuiltIn(&'static Function),
-    Program(Arc<dyn Program>),
+    Program(Arc<dyn Code>),
 }
 
-impl Code {
-    fn name(&self) -> &str {
-        match self {
-            Code::BuiltIn(function) => function.name,
-            Code::Program(program) => program.name(),
-        }
-    }
+/// A function that can be loaded.
+enum Known<'a> {
+    BuiltIn(&'static Function),
+    Program(&'a dyn Program),
 }
 
 impl Builtins {
@@ -111,29 +109,37 @@ impl Builtins {
     }
 
     /// Counts a run in, if the function is active.
-    fn enter(&self, name: &str) -> Result<(FunctionId, Code), Fault> {
+    fn enter(&self, name: &str) -> Result<(FunctionId, Runnable), Fault> {
         let mut state = self.state();
-        let found = state.loaded.iter_mut().find(|(_, loaded)| loaded.code.name() == name);
+        let found = state.loaded.iter_mut().find(|(_, loaded)| loaded.name == name);
         match found {
             Some((id, loaded)) if loaded.is_active => {
                 loaded.runs += 1;
                 Ok((*id, loaded.code.clone()))
             }
             Some(_) => Err(Fault::new(Status::InvalidFunction, format!("`{name}` is not active"))),
-            None if self.code(name).is_some() => {
+            None if self.known(name).is_ok() => {
                 Err(Fault::new(Status::InvalidFunction, format!("`{name}` is not active on this device")))
             }
-            None => {
-                let name = name.escape_debug();
-                Err(Fault::new(Status::InvalidFunctionName, format!("there is no function `{name}`")))
-            }
+            None => Err(no_function(name)),
         }
     }
 
-    fn code(&self, name: &str) -> Option<Code> {
-        let built_in = TABLE.iter().find(|function| function.name == name).map(Code::BuiltIn);
+    fn known(&self, name: &str) -> Result<Known<'_>, Fault> {
+        let built_in = TABLE.iter().find(|function| function.name == name).map(Known::BuiltIn);
         let program = || self.programs.iter().find(|program| program.name() == name);
-        built_in.or_else(|| program().cloned().map(Code::Program))
+        built_in
+            .or_else(|| program().map(|program| Known::Program(&**program)))
+            .ok_or_else(|| no_function(name))
+    }
+
+    /// Refuses one that is loaded.
+    fn not_loaded(&self, name: &str) -> Result<MutexGuard<'_, State>, Fault> {
+        let state = self.state();
+        if state.loaded.values().any(|loaded| loaded.name == name) {
+            return Err(Fault::new(Status::HandleInUse, format!("`{name}` is loaded already")));
+        }
+        Ok(state)
     }
 
     fn leave(&self, id: FunctionId) {
@@ -147,8 +153,8 @@ impl Builtins {
         // A fault of ours ends this run, and no other one.
         let ended = catch_unwind(AssertUnwindSafe(|| {
             let function = match code {
-                Code::BuiltIn(function) => function,
-                Code::Program(program) => {
+                Runnable::BuiltIn(function) => function,
+                Runnable::Program(program) => {
                     return program.run(Call { request, setup: &self.setup, meter }, out);
                 }
             };
@@ -164,11 +170,12 @@ impl Builtins {
 impl Device for Builtins {
     fn discover(&self) -> Description {
         let state = self.state();
-        let info = |name: &str, digest: Option<&str>| {
-            let found = state.loaded.iter().find(|(_, loaded)| loaded.code.name() == name);
+        let info = |name: &str, digest: Option<&str>, code_bytes: u64| {
+            let found = state.loaded.iter().find(|(_, loaded)| loaded.name == name);
             FunctionInfo {
                 name: name.to_owned(),
                 digest: digest.map(str::to_owned),
+                memory_bytes: code_bytes.saturating_add(self.setup.limits.memory_bytes),
                 id: found.map(|(id, _)| *id),
                 state: match found {
                     None => FunctionState::Available,
@@ -177,8 +184,11 @@ impl Device for Builtins {
                 },
             }
         };
-        let built_in = TABLE.iter().map(|function| info(function.name, None));
-        let programs = self.programs.iter().map(|program| info(program.name(), Some(program.digest())));
+        let built_in = TABLE.iter().map(|function| info(function.name, None, 0));
+        let programs = self
+            .programs
+            .iter()
+            .map(|program| info(program.name(), Some(program.digest()), program.code_bytes()));
         let dataset = |dataset: &Dataset| (dataset.name.clone(), dataset.version.clone(), dataset.format);
         Description {
             class: self.setup.class,
@@ -190,19 +200,20 @@ impl Device for Builtins {
     }
 
     fn load(&self, name: &str) -> Result<FunctionId, Fault> {
-        let Some(code) = self.code(name) else {
-            let name = name.escape_debug();
-            return Err(Fault::new(Status::InvalidFunctionName, format!("there is no function `{name}`")));
+        let known = self.known(name)?;
+        drop(self.not_loaded(name)?);
+        // Others load, run and end meanwhile.
+        let code = match known {
+            Known::BuiltIn(function) => Runnable::BuiltIn(function),
+            Known::Program(program) => Runnable::Program(program.load()?),
         };
-        let mut state = self.state();
-        if state.loaded.values().any(|loaded| loaded.code.name() == name) {
-            return Err(Fault::new(Status::HandleInUse, format!("`{name}` is loaded already")));
-        }
+        let mut state = self.not_loaded(name)?;
         let Some(next) = state.last.checked_add(1) else {
             return Err(Fault::new(Status::LoadError, "too many functions were loaded"));
         };
         state.last = next;
-        state.loaded.insert(FunctionId(next), Loaded { code, is_active: false, runs: 0 });
+        let loaded = Loaded { name: name.to_owned(), code, is_active: false, runs: 0 };
+        state.loaded.insert(FunctionId(next), loaded);
         Ok(FunctionId(next))
     }
 
@@ -236,21 +247,27 @@ impl Device for Builtins {
 
     fn unload(&self, function: FunctionId) -> Result<(), Fault> {
         let mut state = self.state();
-        match state.loaded.get(&function) {
-            None => Err(unknown(function)),
+        let gone = match state.loaded.get(&function) {
+            None => return Err(unknown(function)),
             Some(loaded) if loaded.runs > 0 => {
-                Err(Fault::new(Status::HandleInUse, format!("`{}` runs", loaded.code.name())))
+                return Err(Fault::new(Status::HandleInUse, format!("`{}` runs", loaded.name)));
             }
-            Some(_) => {
-                state.loaded.remove(&function);
-                Ok(())
-            }
-        }
+            Some(_) => state.loaded.remove(&function),
+        };
+        // To give its memory back may take a while.
+        drop(state);
+        drop(gone);
+        Ok(())
     }
 
     fn log(&self) -> Vec<Entry> {
         self.state().log.iter().cloned().collect()
     }
+}
+
+fn no_function(name: &str) -> Fault {
+    let name = name.escape_debug();
+    Fault::new(Status::InvalidFunctionName, format!("there is no function `{name}`"))
 }
 
 fn unknown(function: FunctionId) -> Fault {
