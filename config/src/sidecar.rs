@@ -11,12 +11,14 @@ use crate::identity::JoinToken;
 use crate::probe::Probe;
 use crate::snapshot::{Locality, Protocol};
 
+mod activation;
 mod device;
 pub(crate) mod file;
 mod guard;
 mod read;
 mod reserve;
 
+pub use activation::PlannedConfig;
 pub use device::{
     BuiltIn, ComponentConfig, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig, DeviceLimits,
 };

@@ -104,6 +104,16 @@ fn faulty() {
         ),
         ("power: {capWatts: 2, idleWatts: 2}", "7:21: device.power.capWatts", "no function could ever run"),
         ("power: {busyWatts: 0}", "7:22: device.power.busyWatts", "not a number above 0"),
+        ("memoryBytes: 67108864", "7:16: device.memoryBytes", "active from the start"),
+        ("activationTimeout: 1s", "7:22: device.activationTimeout", "`activation: planned` alone"),
+        (
+            "activation: planned\n  memoryBytes: 1000",
+            "8:16: device.memoryBytes",
+            "at least `limits.memoryBytes`",
+        ),
+        ("activation: planned\n  activationTimeout: 2h", "8:22: device.activationTimeout", "from 1ms to 1h"),
+        ("activation: sometimes", "7:15: device.activation", "unknown value `sometimes`"),
+        ("limits: {waiting: 0}", "7:21: device.limits.waiting", "from 1 to 2048"),
         ("priority: lowest", "7:13: device.priority", "unknown value `lowest`"),
     ] {
         let found = said(&section(field), app);

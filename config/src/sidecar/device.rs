@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::activation::{Activation, ActivationFields, PlannedConfig};
 use super::reserve::{MainTaskConfig, MainTaskFile, PowerConfig, PowerFile, Priority};
 use crate::build::check;
 use crate::document::At;
@@ -17,6 +18,8 @@ use crate::resource;
 /// Fewer bytes than these hold no buffer, no page and no record.
 const LEAST_MEMORY: u64 = 1 << 20;
 const MOST_RUNS: u32 = 1024;
+/// Of the connections that a device has open, half: the others are for what need not wait.
+const MOST_WAITING: u32 = 2048;
 
 /// A device: a node that runs functions near data.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +36,8 @@ pub struct DeviceConfig {
     pub components: Vec<ComponentConfig>,
     /// Where the machine code of components is kept. None: they are compiled at each start.
     pub component_cache: Option<PathBuf>,
+    /// Functions that are active while they are wanted. None: all of them from the start.
+    pub planned: Option<PlannedConfig>,
     /// What runs may take.
     pub limits: DeviceLimits,
     /// What all runs together read in a second, in bytes: a slow medium, emulated. None: as fast as the machine can.
@@ -86,6 +91,8 @@ pub struct DeviceLimits {
     pub result_rows: Option<u64>,
     /// Most bytes of one result. None: no limit.
     pub result_bytes: Option<u64>,
+    /// Most requests that wait at once for functions which are not active. Default 1024.
+    pub waiting: usize,
 }
 
 /// What kind of machine a device is.
@@ -184,6 +191,7 @@ impl Default for DeviceLimits {
             key_bytes: 16 << 20,
             result_rows: None,
             result_bytes: None,
+            waiting: 1024,
         }
     }
 }
@@ -208,6 +216,17 @@ pub(crate) struct DeviceFile {
     /// made with mode 0700, and refused with another one, as what lies there is run. Default: nothing is kept.
     #[serde(default)]
     component_cache: Option<PathBuf>,
+    /// When functions are active: `always`, all of them from the start; or `planned`, while they are wanted, by the control
+    /// plane's plan or, without one, by requests. Default `always`.
+    #[serde(default)]
+    activation: Option<Activation>,
+    /// With `planned`: how much memory those that are active may take together, in bytes, each its code and what one run may
+    /// take (`limits.memoryBytes`). Default: no limit.
+    #[serde(default)]
+    memory_bytes: Option<u64>,
+    /// With `planned`: how long a request waits for its function, from 1ms to 1h. Default 10s.
+    #[serde(default)]
+    activation_timeout: Option<resource::Duration>,
     /// What runs may take.
     #[serde(default)]
     limits: Option<LimitsFile>,
@@ -281,6 +300,9 @@ pub(crate) struct LimitsFile {
     /// Most bytes of one result. Default: no limit.
     #[schemars(range(min = 1))]
     result_bytes: Option<u64>,
+    /// Most requests that wait at once for functions which are not active. Default 1024.
+    #[schemars(range(min = 1, max = 2048))]
+    waiting: Option<u32>,
 }
 
 impl DeviceFile {
@@ -334,6 +356,12 @@ impl DeviceFile {
             refuse(error.hint("leave the field out"));
         }
         let limits = self.limits.unwrap_or_default().read(&at.field("limits"), &mut refuse);
+        let activation = ActivationFields {
+            activation: self.activation,
+            memory_bytes: self.memory_bytes,
+            timeout: self.activation_timeout,
+        };
+        let planned = activation.read(&limits, at, &mut refuse);
         let main_task = self.main_task.map(|main| main.read(&at.field("mainTask"), &mut refuse));
         let power = match self.power {
             Some(power) => power.read(&at.field("power"), &mut refuse),
@@ -359,6 +387,7 @@ impl DeviceFile {
             functions,
             components: components.collect(),
             component_cache: self.component_cache.map(|cache| folder.join(cache)),
+            planned,
             limits,
             media_bytes_per_second: self.media_bytes_per_second,
             main_task,
@@ -411,6 +440,11 @@ impl LimitsFile {
                 refuse(error.hint("leave the field out for no limit"));
             }
         }
+        let waiting = self.waiting.unwrap_or(usual.waiting as u32);
+        if !(1..=MOST_WAITING).contains(&waiting) {
+            let error = at.field("waiting").error(format!("{waiting} requests that wait"));
+            refuse(error.hint(format!("from 1 to {MOST_WAITING}")));
+        }
         DeviceLimits {
             memory_bytes,
             runs: runs as usize,
@@ -418,6 +452,7 @@ impl LimitsFile {
             key_bytes: self.key_bytes.unwrap_or(usual.key_bytes),
             result_rows: self.result_rows,
             result_bytes: self.result_bytes,
+            waiting: waiting as usize,
         }
     }
 }
