@@ -39,8 +39,9 @@ pub struct Scenario {
     pub slo_miss_percent: f64,
     /// How long a route is counted before its guard judges anew, and how long each step back to devices lasts. Default 1s.
     pub guard_window: Duration,
-    /// After so long, a request that a device has not answered is sent to the host. Default 200ms.
-    pub try_timeout: Duration,
+    /// After so long, a request that a device has not answered is sent to the host. Default: for `lighter` what the host can spare
+    /// of `slo`, as in a sidecar, for the others `slo`.
+    pub try_timeout: Option<Duration>,
     /// How often each place says how long a request would wait there, beside saying so in answers. Who stalls or dies says
     /// nothing. Default 200ms.
     pub report_interval: Duration,

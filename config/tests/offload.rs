@@ -67,7 +67,7 @@ fn what_is_left_out_has_the_default() {
         slo: Duration::from_millis(100),
         miss_share: 0.01,
         window: Duration::from_secs(1),
-        try_timeout: Duration::from_millis(100),
+        try_timeout: None,
         margin: 0.1,
         explore_share: 0.02,
         function: OffloadFunction {
@@ -119,7 +119,7 @@ fn every_word_of_the_resources_arrives() {
         slo: Duration::from_secs(5),
         miss_share: 0.005,
         window: Duration::from_secs(9),
-        try_timeout: Duration::from_secs(5),
+        try_timeout: None,
         margin: 0.0,
         explore_share: 1.0,
         function: OffloadFunction { name: "f".into(), seconds: 2.0, seconds_per_byte: 0.001, out_share: 2.5 },

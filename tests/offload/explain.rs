@@ -43,6 +43,10 @@ fn in_words() {
     let line = |name: &str| told.lines().find(|line| line.starts_with(&format!("  {name}: "))).unwrap();
     assert!(line("host").contains(" ms expected = "), "{told}");
     assert!(line("default/csd").contains(" answers; "), "{told}");
+    assert!(
+        first.contains("; the host is asked after ") && first.ends_with(" ms without an answer"),
+        "{told}"
+    );
 
     let said = Said { device: "datasets: [{name: orders, version: '8'}]", ..SCAN };
     world.sidecar.apply(&crate::world::resources("http", host.address(), device.address(), &said));

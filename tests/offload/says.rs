@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 
 use crate::support::raw::Peer;
 use crate::support::test;
-use crate::world::{DEVICE, Does, SCAN, Said, Server, World, get};
+use crate::world::{DEVICE, Does, SCAN, Said, Server, World, get, timeouts};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -39,13 +39,25 @@ fn try_timeout() {
         let (world, ..) = after(30, (Does::After(0), Does::After(400)), policy);
         (world.ended(DEVICE, "timed_out"), world.ended(DEVICE, "answered"))
     };
-    // By default as long as the objective says: 100 ms, where nothing is said of that either.
+    // By default within what the objective says: 100 ms, where nothing is said of that either.
     let (timed_out, answered) = late("objective: bytes");
     assert!(timed_out >= 1.0 && answered == 0.0, "{timed_out} {answered}");
     let (timed_out, answered) = late("objective: bytes, tryTimeout: 10s");
     assert!(timed_out == 0.0 && answered >= 1.0, "{timed_out} {answered}");
     let (timed_out, answered) = late("objective: bytes, slo: {latency: 10s}");
     assert!(timed_out == 0.0 && answered >= 1.0, "{timed_out} {answered}");
+
+    let policy = |more: &str| format!("objective: bytes, slo: {{latency: 10s}}{more}");
+    let waited = |more: &str| {
+        let (world, ..) = after(30, (Does::After(0), Does::After(0)), &policy(more));
+        timeouts(&world)
+    };
+    // A quarter of it is the host's, which answers at once; what is written holds as it is written.
+    for (more, expected) in [("", 7.5), (", tryTimeout: 2345ms", 2.345)] {
+        let waited = waited(more);
+        let is_so = waited.iter().all(|seconds| (seconds - expected).abs() < 1e-6);
+        assert!(is_so && !waited.is_empty(), "{waited:?}, not {expected}");
+    }
 }
 
 fn misses() {

@@ -10,7 +10,7 @@ use crate::device::{Data, Device};
 use crate::support::quota::MemoryLimit;
 use crate::support::raw::Peer;
 use crate::support::{full, test, test_where, wait_until};
-use crate::world::{DEVICE, Does, SCAN, Said, Server, World, get, said};
+use crate::world::{DEVICE, Does, SCAN, Said, Server, World, get, said, timeouts};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -139,18 +139,23 @@ fn late(at: SocketAddr, seconds: u32, limit: Duration) -> (usize, u32) {
     (late.into_inner(), all * CLIENTS)
 }
 
-/// A device that stalls, becomes slow or fails, of which so little is waited for that the host can answer in time, while
-/// requests come at a steady rate, beside a host that has the same rate to itself.
+/// A device that stalls, becomes slow or fails while requests come at a steady rate, beside a host that has the same rate to
+/// itself. The policy says nothing of how long a device is waited for: the host is left time to answer.
 fn misses() {
     let seconds = if full() { 30 } else { 6 };
     let limit = Duration::from_millis(200);
     for does in [Does::Nothing, Does::After(2000), Does::Status(507), Does::Cut] {
         let (host, device) =
             (Server::start("host", Does::After(20)), Server::start("device", Does::After(0)));
-        let policy =
-            "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 200ms}, tryTimeout: 60ms";
+        let policy = "dataset: {name: orders, version: '7', bytes: 1000000}, slo: {latency: 200ms}";
         let world = World::start(host.address(), device.address(), &Said { policy, ..SCAN });
         world.until("device", 20);
+        let waited = timeouts(&world);
+        assert!(waited.iter().all(|seconds| (0.049..0.201).contains(seconds)), "{waited:?}");
+        assert!(
+            waited.iter().any(|seconds| *seconds < 0.151),
+            "the host is left a quarter of it: {waited:?}"
+        );
         let elsewhere = Said { device: "datasets: [{name: orders, version: '6'}]", policy, ..SCAN };
         let alone = World::start(host.address(), device.address(), &elsewhere);
         let ((with, all), (without, _)) = std::thread::scope(|scope| {

@@ -167,6 +167,13 @@ impl World {
     }
 }
 
+/// How long a device was to be waited for, in seconds, of each decision for one that is in the log.
+pub fn timeouts(world: &World) -> Vec<f64> {
+    let log = crate::support::metrics::get(world.sidecar.admin, "/decisions?last=1000").1;
+    let decisions = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    decisions.filter_map(|logged| logged["record"]["decision"]["timeout_seconds"].as_f64()).collect()
+}
+
 /// Asks for `path` there until so many in a row were answered by this one. Every answer is one of 200.
 pub fn until(at: SocketAddr, path: &str, who: &str, in_a_row: usize) {
     let mut client = Peer::connect(at);

@@ -292,14 +292,13 @@ fn offload(policy: &Loaded<OffloadPolicySpec>, kinds: &Kinds) -> Option<Offload>
     let host = host.map_or(PlaceProfile::HOST, |host| host.profile);
     let time = |said: Option<resources::Duration>, default| said.map_or(default, |said| said.0);
     let share = |percent: Option<f64>, default| percent.unwrap_or(default) / 100.0;
-    let slo = time(spec.slo.latency, DEFAULT_SLO);
     Some(Offload {
         policy: policy.full_name().to_string().into(),
         objective: spec.objective.map(objective).unwrap_or_default(),
-        slo,
+        slo: time(spec.slo.latency, DEFAULT_SLO),
         miss_share: share(spec.slo.miss_percent, 1.0),
         window: time(spec.slo.window, DEFAULT_WINDOW),
-        try_timeout: time(spec.try_timeout, slo),
+        try_timeout: spec.try_timeout.map(|said| said.0),
         margin: share(spec.margin_percent, 10.0),
         explore_share: share(spec.explore_percent, 2.0),
         function: function.clone(),

@@ -34,7 +34,9 @@ pub struct OffloadPolicySpec {
     /// How quick answers have to be.
     #[serde(default)]
     pub slo: Slo,
-    /// How long a device has to answer before the request goes to the routes' own backends. Default `slo.latency`.
+    /// How long a device has to answer before the request goes to the routes' own backends, and how long it may be silent within
+    /// its answer. Default: what the backends can spare of `slo.latency`, by what is expected of both, for each request anew; and
+    /// `slo.latency` within an answer.
     #[serde(default)]
     pub try_timeout: Option<Duration>,
     /// By how much the other side has to be better, so that requests go there, in percent. Default 10.

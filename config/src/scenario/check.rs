@@ -55,12 +55,12 @@ impl Checker<'_> {
         self.number(&at.field("sloMissPercent"), scenario.slo_miss_percent, PERCENT);
         self.number(&at.field("staticRuleKibibytes"), scenario.static_rule_kibibytes, 0.0..=1e12);
         for (field, length) in [
-            ("slo", scenario.slo),
-            ("guardWindow", scenario.guard_window),
+            ("slo", Some(scenario.slo)),
+            ("guardWindow", Some(scenario.guard_window)),
             ("tryTimeout", scenario.try_timeout),
-            ("reportInterval", scenario.report_interval),
+            ("reportInterval", Some(scenario.report_interval)),
         ] {
-            if length.0.is_zero() {
+            if length.is_some_and(|length| length.0.is_zero()) {
                 self.errors.push(at.field(field).error("must be longer than nothing"));
             }
         }

@@ -16,7 +16,7 @@ impl Default for Scenario {
             slo: millis(100),
             slo_miss_percent: 1.0,
             guard_window: millis(1000),
-            try_timeout: millis(200),
+            try_timeout: None,
             report_interval: millis(200),
             static_rule_kibibytes: 1024.0,
             hosts: Hosts::default(),

@@ -18,8 +18,8 @@ pub struct Offload {
     pub miss_share: f64,
     /// How long misses are counted, and how long a step back to devices lasts at least.
     pub window: Duration,
-    /// How long a device has to answer before the request goes to the host.
-    pub try_timeout: Duration,
+    /// How long a device has to answer before the request goes to the host. None: what the host can spare of `slo`.
+    pub try_timeout: Option<Duration>,
     /// By what part the other side has to be better, so that requests go there.
     pub margin: f64,
     /// What part of the requests may find out how a place does.

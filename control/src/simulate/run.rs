@@ -148,6 +148,7 @@ impl Run<'_> {
             None => self.policy.place(&asked),
             Some(setback) => self.policy.again(&asked, setback),
         };
+        let timeout = ticket.as_ref().and_then(|ticket| ticket.timeout_seconds);
         let is_device = node != about.host as usize;
         self.tally.sent(node, is_device, after.is_some(), at);
         let need = self.world.need(self.trace, call, about, node);
@@ -161,7 +162,10 @@ impl Run<'_> {
                 self.world.nodes[node].tries.push(index);
                 self.foresee(done, Event::Done { index, version: 0 });
                 if is_device {
-                    let patience = self.world.scenario.try_timeout.0.as_secs_f64();
+                    let patience = timeout.unwrap_or_else(|| {
+                        let scenario = self.world.scenario;
+                        scenario.try_timeout.unwrap_or(scenario.slo).0.as_secs_f64()
+                    });
                     self.foresee(at + patience, Event::GivenUp { index });
                 }
             }

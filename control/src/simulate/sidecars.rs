@@ -45,8 +45,12 @@ impl Sidecars {
             miss_share: (scenario.slo_miss_percent / 100.0) as f32,
             window_seconds: scenario.guard_window.0.as_secs_f32(),
         };
-        let rules =
-            RouteRules { guard, objective: world::objective(scenario.objective), ..RouteRules::default() };
+        let rules = RouteRules {
+            guard,
+            objective: world::objective(scenario.objective),
+            try_timeout_seconds: scenario.try_timeout.map(|limit| limit.0.as_secs_f64()),
+            ..RouteRules::default()
+        };
         let mut placer = Placer::new(world::host(scenario), scenario.seed);
         placer.expect_reports(scenario.report_interval.0.as_secs_f64());
         let devices: Vec<_> =

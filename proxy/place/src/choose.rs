@@ -1,15 +1,28 @@
 //! The decision itself: a function of its inputs and of nothing else.
 
+use crate::patience;
 use crate::record::{Candidate, Decision, Estimate, Inputs, Reason, Record, Side, Standing};
-use crate::request::Work;
+use crate::request::{HOST, Work};
 
 /// Makes the decision of a record again. It is the same, to the last bit.
 pub fn recompute(record: &Record) -> Decision {
     choose(&record.inputs)
 }
 
-/// Where a request goes. Guardrails come first, then what is expected of the places.
+/// Where a request goes, and how long it is waited for there.
 pub(crate) fn choose(inputs: &Inputs) -> Decision {
+    let decision = place(inputs);
+    let expected = || {
+        let host = inputs.candidates.host().estimate(&inputs.weights);
+        patience::seconds(f64::from(inputs.slo_seconds), &host, &decision.estimate)
+    };
+    let on_device = decision.place != HOST;
+    let timeout_seconds = on_device.then(|| inputs.try_timeout_seconds.unwrap_or_else(expected));
+    Decision { timeout_seconds, ..decision }
+}
+
+/// Guardrails come first, then what is expected of the places.
+fn place(inputs: &Inputs) -> Decision {
     let estimated = |candidate| Estimated { candidate, estimate: candidate.estimate(&inputs.weights) };
     let host = estimated(inputs.candidates.host());
     if let Some(setback) = inputs.after {
@@ -69,7 +82,7 @@ struct Estimated<'c> {
 
 impl Estimated<'_> {
     fn chosen(&self, reason: Reason) -> Decision {
-        Decision { place: self.candidate.place, reason, estimate: self.estimate }
+        Decision { place: self.candidate.place, reason, estimate: self.estimate, timeout_seconds: None }
     }
 
     fn is_late(&self, slo_seconds: f64) -> bool {
@@ -122,6 +135,7 @@ mod tests {
             after: None,
             weights: Objective::Latency.weights(),
             slo_seconds: 1.0,
+            try_timeout_seconds: None,
             share: 1.0,
             draw: 0.5,
             is_probing: false,
@@ -175,6 +189,23 @@ mod tests {
         assert_eq!(said(&late).0, HOST.number());
         late.slo_seconds = 3.0;
         assert_eq!(said(&late), (1, Reason::Cheapest));
+    }
+
+    #[test]
+    fn a_device_has_the_time_that_the_host_can_spare_or_what_the_route_says() {
+        let good = inputs(0.1, &[0.05]);
+        let seconds = |inputs: &Inputs| choose(inputs).timeout_seconds.map(|seconds| (seconds * 1e3).round());
+        assert_eq!(seconds(&good), Some(700.0));
+        assert_eq!(seconds(&Inputs { slo_seconds: 2.0, ..good }), Some(1500.0));
+        assert_eq!(seconds(&Inputs { try_timeout_seconds: Some(7.0), ..good }), Some(7000.0));
+        // A queue is waited for as well, here and there.
+        let mut queue = Candidates::of_host(Candidate { queue_seconds: 0.05, ..candidate(0, 0.1) });
+        queue.push(candidate(1, 0.05));
+        assert_eq!(seconds(&Inputs { candidates: queue, ..good }), Some(550.0));
+        // The host is not left.
+        for try_timeout_seconds in [None, Some(7.0)] {
+            assert_eq!(seconds(&Inputs { share: 0.0, try_timeout_seconds, ..good }), None);
+        }
     }
 
     #[test]

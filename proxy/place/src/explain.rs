@@ -14,6 +14,10 @@ impl Record {
             // A String takes all that is written.
             let _ = write!(text, " ({} % may go to devices)", self.inputs.share * 100.0);
         }
+        if let Some(seconds) = self.decision.timeout_seconds {
+            let by = if self.inputs.try_timeout_seconds.is_some() { " as its policy says" } else { "" };
+            let _ = write!(text, "; the host is asked after {:.3} ms without an answer{by}", seconds * 1e3);
+        }
         for candidate in self.inputs.candidates.iter() {
             let _ = write!(text, "\n  {}: ", name(candidate.place));
             let _ = match candidate.standing {

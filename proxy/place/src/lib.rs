@@ -8,6 +8,9 @@
 //! is never chosen, nor one that refused, failed, stalled or fell silent a moment ago. A route whose requests miss their objective on devices
 //! goes back to the host, and comes back by 1, 5, 25 and 100 % of its requests.
 //!
+//! A device has so long until its answer begins that the host can answer in time where it does not; what a route says of
+//! that goes before it.
+//!
 //! A [`Planner`] decides more slowly where functions are active at all.
 //!
 //! No I/O, no clock, no chance of its own: time is a parameter and draws come from a seed, so that sidecar, planner and simulator
@@ -23,6 +26,7 @@ mod learn;
 mod load;
 mod log;
 mod objective;
+mod patience;
 mod placer;
 mod plan;
 mod profile;

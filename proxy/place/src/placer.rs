@@ -1,7 +1,7 @@
 //! Where everything comes together: what is known of places and routes, asked for each request and told of each end.
 
 use crate::choose::choose;
-use crate::health::{Health, Setback};
+use crate::health::{Failure, Health, Setback};
 use crate::learn::{Layer, Surprise};
 use crate::load::Load;
 use crate::profile::Profile;
@@ -35,6 +35,8 @@ pub struct Placed {
 pub struct Ticket {
     /// Where it is.
     pub place: PlaceId,
+    /// How long a device has until its answer begins, in seconds. None: it is the host.
+    pub timeout_seconds: Option<f64>,
     route: RouteId,
     /// Where the route keeps what it knows of the place.
     slot: u32,
@@ -161,8 +163,10 @@ impl Placer {
                     route.guard.ended(is_late && ticket.host_in_time, &route.rules.guard, now);
                 }
                 // A place that fails is left alone: what else was there when it failed says nothing of the route.
-                Outcome::SetBack(Setback::Failed(_)) if is_news => {
-                    route.guard.ended(true, &route.rules.guard, now);
+                Outcome::SetBack(Setback::Failed(failure)) if is_news => {
+                    // Who was left early is not late: the host has its time.
+                    let is_missed = is_late || *failure != Failure::TimedOut;
+                    route.guard.ended(is_missed, &route.rules.guard, now);
                 }
                 Outcome::SetBack(_) | Outcome::Abandoned => {}
             }
@@ -178,6 +182,15 @@ impl Placer {
             Outcome::SetBack(Setback::Failed(_)) if is_late => {
                 let error = error_log(place, route, ticket, seconds);
                 place.bias.learn(error.max(0.0), DEVICE_PARTS[0], FLOOR, now);
+            }
+            // It was waited for as long as was thought to be enough. Where nothing was answered of late, that was thought wrongly:
+            // the next one is waited for longer. Where something was, it has stalled more likely than become slower.
+            Outcome::SetBack(Setback::Failed(Failure::TimedOut)) if is_news => {
+                let error = error_log(place, route, ticket, seconds);
+                let cell = route.cell_mut(ticket.slot as usize, ticket.class);
+                if cell.fresh_answers(now) == 0 {
+                    cell.jump(error.max(0.0));
+                }
             }
             Outcome::SetBack(_) | Outcome::Abandoned => {}
         }
@@ -221,6 +234,7 @@ impl Placer {
             after,
             weights: route.rules.objective.weights(),
             slo_seconds: route.rules.guard.slo_seconds,
+            try_timeout_seconds: route.rules.try_timeout_seconds,
             share: route.guard.share(&route.rules.guard, now),
             draw: random.f32(),
             is_probing: route.guard.is_probing(),
@@ -340,6 +354,7 @@ impl Asked<'_> {
         place.health.begin(slo.max(PATIENCE * decision.estimate.seconds), self.now);
         Ticket {
             place: decision.place,
+            timeout_seconds: decision.timeout_seconds,
             route: route_id,
             slot: route.slot(decision.place).unwrap_or(0) as u32,
             class: self.class,

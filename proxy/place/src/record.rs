@@ -39,6 +39,8 @@ pub struct Inputs {
     pub weights: Weights,
     /// An answer that takes longer misses the route's objective, in seconds.
     pub slo_seconds: f32,
+    /// How long a device has until its answer begins, as the route says, in seconds. None: by what is expected.
+    pub try_timeout_seconds: Option<f64>,
     /// What part of the route's requests may go to devices.
     pub share: f32,
     /// From 0 to 1 by chance: below `share`, this one is among them.
@@ -154,6 +156,8 @@ pub struct Decision {
     pub reason: Reason,
     /// What is expected of it.
     pub estimate: Estimate,
+    /// How long it has until its answer begins, in seconds: then the host is asked. None: it is the host.
+    pub timeout_seconds: Option<f64>,
 }
 
 /// Why a request goes where it does.

@@ -28,6 +28,9 @@ pub struct RouteRules {
     pub objective: Objective,
     /// When it goes back to the host.
     pub guard: GuardRules,
+    /// How long a device has until its answer begins, in seconds. Default: what the host can spare of the objective, by what
+    /// is expected of both.
+    pub try_timeout_seconds: Option<f64>,
     /// What may be spent on finding out.
     pub exploration: Exploration,
     /// By what part the other side has to be better, so that requests go there. Default 0.1.
@@ -43,6 +46,7 @@ impl Default for RouteRules {
         RouteRules {
             objective: Objective::default(),
             guard: GuardRules::default(),
+            try_timeout_seconds: None,
             exploration: Exploration::default(),
             margin: 0.1,
             cost: FunctionCost { seconds: 1e-3, seconds_per_byte: 0.0 },

@@ -129,7 +129,12 @@ proptest! {
                 let is_chosen = |one: &&Candidate| one.place == decision.place;
                 let candidate = record.inputs.candidates.iter().find(is_chosen).unwrap();
                 prop_assert_eq!(candidate.standing, Standing::Admissible);
+                let (slo, longest) = (f64::from(rules.guard.slo_seconds), decision.timeout_seconds.unwrap());
+                prop_assert!(longest >= slo / 4.0 && longest <= slo, "{record:?}");
+            } else {
+                prop_assert_eq!(decision.timeout_seconds, None);
             }
+            prop_assert_eq!(ticket.timeout_seconds, decision.timeout_seconds);
             choices += u32::from(!matches!(decision.reason, Reason::Stateful | Reason::NoDevice));
             explored += u32::from(decision.reason == Reason::Explored);
             let most = choices as f32 * rules.exploration.share + EXPLORATION_BURST;
@@ -203,12 +208,12 @@ proptest! {
                 _ if now < slow_from => good,
                 _ => good * slower,
             };
-            // Who waits twice as long as the objective gives up.
+            let longest = ticket.timeout_seconds.unwrap_or(f64::INFINITY);
             let outcome = match takes {
-                takes if takes > 2.0 * slo => Outcome::SetBack(Setback::Failed(Failure::TimedOut)),
+                takes if takes > longest => Outcome::SetBack(Setback::Failed(Failure::TimedOut)),
                 _ => answered(),
             };
-            ends.push(Reverse((Time::from_seconds(now + takes.min(2.0 * slo)), under_way.len())));
+            ends.push(Reverse((Time::from_seconds(now + takes.min(longest)), under_way.len())));
             under_way.push((ticket, outcome));
         }
         let on_device = |from: f64, to: f64| {
@@ -221,6 +226,67 @@ proptest! {
             prop_assert!(on_device(slow_from + window, slow_from + 2.0 * window) <= 0.05, "but for a probe or two");
             prop_assert!(on_device(slow_from + 2.0 * window, 8.0) <= 0.05, "and tried now and then");
         }
+    }
+
+    #[test]
+    fn a_device_that_stalls_makes_no_answer_late_where_the_host_has_room(
+        seed in any::<u64>(),
+        per_second in 20.0..500.0f64,
+        // Of the objective: what the host takes, and the device while it is well.
+        host in 0.02..0.25f64,
+        device in 0.01..0.12f64,
+        varies in 1.0..1.6f64,
+    ) {
+        // It is the policy that wants the device, however quick both are.
+        let rules = RouteRules { objective: Objective::Bytes, ..RouteRules::default() };
+        let slo = f64::from(rules.guard.slo_seconds);
+        let mut random = fastrand::Rng::with_seed(seed);
+        // Both have room for all, and no medium that all have to wait for.
+        let wide = Profile { slots: 10_000, data_bytes_per_second: 1e12, ..ON_HOST };
+        let mut placer = Placer::new(wide, seed);
+        let near = placer.add_device(Profile { is_data_moved: false, ..wide });
+        let route = placer.add_route(rules, [near]);
+        let asked = request(1 << 20);
+        let stalled_from = 3.0;
+        // When something happens, and how it ends: none is a request that comes.
+        let mut to_come: BinaryHeap<Reverse<(Time, usize)>> = BinaryHeap::new();
+        let mut under_way = Vec::<(Ticket, Outcome, f64)>::new();
+        let (mut late, mut stalled) = (Vec::new(), 0);
+        for index in 0..=(per_second * 6.0) as usize {
+            let came = index as f64 / per_second;
+            while let Some(Reverse((end, index))) = to_come.peek().copied().filter(|Reverse((end, _))| end.seconds() <= came) {
+                to_come.pop();
+                let (ticket, outcome, since) = under_way[index];
+                placer.ended(&ticket, &outcome, end);
+                placer.report(ticket.place, 0.0, end);
+                match outcome {
+                    Outcome::SetBack(setback) => {
+                        stalled += usize::from(end.seconds() > stalled_from);
+                        let again = placer.again(route, &asked, setback, end).ticket;
+                        prop_assert_eq!(again.place, HOST);
+                        let takes = slo * host * (1.0 + (varies - 1.0) * random.f64());
+                        to_come.push(Reverse((Time::from_seconds(end.seconds() + takes), under_way.len())));
+                        under_way.push((again, answered(), since));
+                    }
+                    // What was asked before anything was known shows what there is to know.
+                    _ if since > 1.0 && end.seconds() - since > slo * 1.000001 => late.push((since, end.seconds())),
+                    _ => {}
+                }
+            }
+            let ticket = placer.place(route, &asked, &[holder(near)], Time::from_seconds(came)).ticket;
+            let mean = if ticket.place == HOST { host } else { device };
+            let takes = slo * mean * (1.0 + (varies - 1.0) * random.f64());
+            let (takes, outcome) = match ticket.timeout_seconds {
+                Some(longest) if came >= stalled_from || takes > longest => {
+                    (longest, Outcome::SetBack(Setback::Failed(Failure::TimedOut)))
+                }
+                _ => (takes, answered()),
+            };
+            to_come.push(Reverse((Time::from_seconds(came + takes), under_way.len())));
+            under_way.push((ticket, outcome, came));
+        }
+        prop_assert!(stalled > 0, "or nothing was shown");
+        prop_assert!(late.is_empty(), "{late:?} of {stalled}");
     }
 
     #[test]
@@ -376,4 +442,41 @@ fn the_share_of_data_at_which_a_device_pays_is_found_by_measuring() {
     // 0.1 + s/100 = 0.01 + s/10, in seconds: break-even at s = 1. Of the margin, some more or less.
     assert_eq!([0.001, 0.1, 0.5, 0.8].map(pays), [true; 4]);
     assert_eq!([1.3, 2.0, 4.0].map(pays), [false; 3]);
+}
+
+/// What is not waited for to the end says that it takes longer than was thought, until it is waited for long enough.
+#[test]
+fn a_device_that_is_thought_ten_times_as_fast_as_it_is_is_not_left_for_ever() {
+    // A quarter of the objective on the host, and four fifths on the device, which the policy wants where it is in time.
+    let (on_host, really) = (0.025, 0.08);
+    let mut placer = Placer::new(ON_HOST, 1);
+    let device = placer.add_device(ON_DEVICE);
+    let cost = FunctionCost { seconds: really / 10.0 / ON_DEVICE.compute_factor, seconds_per_byte: 0.0 };
+    let rules = RouteRules { objective: Objective::Bytes, cost, ..RouteRules::default() };
+    let route = placer.add_route(rules, [device]);
+    let asked = request(1000);
+    let (mut now, mut answers, mut early) = (0.0, 0, 0);
+    while now < 60.0 {
+        now += 0.1;
+        let ticket = placer.place(route, &asked, &[holder(device)], Time::from_seconds(now)).ticket;
+        let outcome = match ticket.timeout_seconds {
+            Some(longest) if longest < really => {
+                early += 1;
+                now += longest;
+                Outcome::SetBack(Setback::Failed(Failure::TimedOut))
+            }
+            Some(_) => {
+                now += really;
+                answers += 1;
+                answered()
+            }
+            None => {
+                now += on_host;
+                answered()
+            }
+        };
+        placer.ended(&ticket, &outcome, Time::from_seconds(now));
+        placer.report(ticket.place, 0.0, Time::from_seconds(now));
+    }
+    assert!((1..=5).contains(&early) && answers >= 100, "{early} {answers}");
 }

@@ -197,7 +197,7 @@ fn offload(offload: &Offload) -> Value {
         "dataset": offload.dataset.as_ref().map(|dataset| format!("{}@{}", dataset.name, dataset.version)),
         "objective": offload.objective.label(),
         "slo_seconds": seconds(offload.slo),
-        "try_timeout_seconds": seconds(offload.try_timeout),
+        "try_timeout_seconds": offload.try_timeout.map(seconds),
         "devices": list(&offload.devices, device),
     })
 }

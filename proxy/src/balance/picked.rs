@@ -164,6 +164,15 @@ impl Picked {
         matches!(&self.held, Held::Placed(both) if both.0.is_on_device())
     }
 
+    /// How long its device has until it answers. None: it is on none.
+    #[inline]
+    pub(crate) fn device_timeout(&self) -> Option<Duration> {
+        match &self.held {
+            Held::Placed(both) => both.0.device_timeout(),
+            _ => None,
+        }
+    }
+
     /// Whether what an answer reports of the load there is heard.
     #[inline]
     pub(crate) fn is_heard(&self) -> bool {

@@ -203,21 +203,39 @@ impl RouteState {
         self.offload.as_ref().and_then(|offload| offload.asked(request))
     }
 
-    /// How long a try may take until it is answered; `on_device`: it is there.
+    /// How long a try may take until it is answered: less on a device, if its policy or what is expected of it says so.
     #[inline]
-    pub(crate) fn try_timeout(&self, on_device: bool) -> Option<Duration> {
-        let own = self.retries.try_timeout;
-        match &self.offload {
-            Some(offload) if on_device => {
-                let limit = offload.placement.said.try_timeout;
-                Some(own.map_or(limit, |own| own.min(limit)))
-            }
-            _ => own,
-        }
+    pub(crate) fn try_timeout(&self, picked: &Picked) -> Option<Duration> {
+        first(self.retries.try_timeout, picked.device_timeout())
+    }
+
+    /// How long it may take at most, wherever it will be; `may_be_placed`: that can be on a device.
+    #[inline]
+    pub(crate) fn longest_try(&self, may_be_placed: bool) -> Option<Duration> {
+        let on_device = self.offload.as_ref().filter(|_| may_be_placed).map(OfRoute::longest_silence);
+        first(self.retries.try_timeout, on_device)
+    }
+
+    /// How long the device of a try may be silent within its answer. None: it is on none. Nobody can be asked instead by then, so that
+    /// it has the whole time, where its policy says nothing.
+    #[inline]
+    pub(crate) fn longest_silence(&self, picked: &Picked) -> Option<Duration> {
+        let on_device = self.offload.as_ref().filter(|_| picked.is_on_device());
+        on_device.and_then(|offload| first(self.retries.try_timeout, Some(offload.longest_silence())))
     }
 }
 
+/// The shorter of two times, as far as there are any.
+fn first(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
+}
+
 impl OfRoute {
+    fn longest_silence(&self) -> Duration {
+        let said = &self.placement.said;
+        said.try_timeout.unwrap_or(said.slo)
+    }
+
     /// That of a route, by one of the port's `placements`. `host`: one of its own clusters.
     pub(crate) fn of(
         route: &Route,
@@ -363,6 +381,7 @@ fn route_rules(said: &Offload) -> RouteRules {
             miss_share: said.miss_share as f32,
             window_seconds: said.window.as_secs_f32(),
         },
+        try_timeout_seconds: said.try_timeout.map(|limit| limit.as_secs_f64()),
         exploration: Exploration { share: said.explore_share as f32 },
         margin: said.margin as f32,
         cost: FunctionCost {

@@ -1,7 +1,7 @@
 //! A try of a request that was placed, until it ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lighter_place::{Answer, Failure, HOST, Outcome, Refusal, Request, Setback, Ticket};
 
@@ -35,6 +35,13 @@ impl Placed {
     /// Whether it is on a device.
     pub(crate) fn is_on_device(&self) -> bool {
         self.ticket.is_some_and(|ticket| ticket.place != HOST)
+    }
+
+    /// How long its device has until it answers. None: it is on none.
+    pub(crate) fn device_timeout(&self) -> Option<Duration> {
+        let seconds = self.ticket.as_ref()?.timeout_seconds?;
+        // What cannot be told as a time is none that passes.
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 
     /// It was held, and only now begins.

@@ -23,7 +23,7 @@ fn said() -> Offload {
         slo: Duration::from_secs(1),
         miss_share: 0.01,
         window: Duration::from_secs(1),
-        try_timeout: Duration::from_secs(1),
+        try_timeout: None,
         margin: 0.1,
         explore_share: 0.02,
         function: OffloadFunction {

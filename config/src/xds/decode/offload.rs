@@ -36,13 +36,14 @@ pub(super) fn offload(
         fields.at.field("objective").error(error)
     })?;
     let dataset = fields.optional("dataset").map(|_| dataset(&fields.inner("dataset", &DATASET)?));
+    let try_timeout = fields.optional("try_timeout_ms").map(|_| fields.time("try_timeout_ms"));
     Ok(Some(Arc::new(Offload {
         policy: fields.full_name("policy")?,
         objective,
         slo: fields.time("slo_ms")?,
         miss_share: fields.number("miss_share", MISS_SHARE)?,
         window: fields.time("window_ms")?,
-        try_timeout: fields.time("try_timeout_ms")?,
+        try_timeout: try_timeout.transpose()?,
         margin: fields.number("margin", SHARE)?,
         explore_share: fields.number("explore_share", SHARE)?,
         function: function(&fields.inner("function", &FUNCTION)?)?,

@@ -24,13 +24,13 @@ fn offload(offload: &Offload) -> Struct {
         ("slo_ms", whole(millis(offload.slo))),
         ("miss_share", number(offload.miss_share)),
         ("window_ms", whole(millis(offload.window))),
-        ("try_timeout_ms", whole(millis(offload.try_timeout))),
         ("margin", number(offload.margin)),
         ("explore_share", number(offload.explore_share)),
         ("function", inner(function(&offload.function))),
         ("host", inner(profile(&offload.host))),
         ("devices", Value { kind: Some(Kind::ListValue(ListValue { values: devices })) }),
     ];
+    fields.extend(offload.try_timeout.map(|limit| ("try_timeout_ms", whole(millis(limit)))));
     fields.extend(offload.dataset.as_ref().map(|dataset| ("dataset", inner(self::dataset(dataset)))));
     of(fields)
 }

@@ -200,7 +200,7 @@ impl Connection {
         let patience = &downstream.context.worker.shared.config.guard;
         let limits =
             Limits::new(state.request_timeout, policy.idle_timeout, grpc, &asked.fields, began, patience)
-                .each(state.try_timeout(target.pinned.is_none()));
+                .each(state.longest_try(target.pinned.is_none()));
         let mut call = Call {
             downstream,
             state,

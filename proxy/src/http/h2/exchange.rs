@@ -139,7 +139,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
     let patience = &downstream.context.worker.shared.config.guard;
     let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &head.fields, began, patience)
         .within(left)
-        .each(state.try_timeout(pinned.is_none()));
+        .each(state.longest_try(pinned.is_none()));
     let mut call = Call {
         downstream: &downstream,
         state,
@@ -515,7 +515,7 @@ impl Call<'_> {
         let picked = pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
         if self.placing.is_some() {
             self.on_device = picked.is_on_device();
-            self.limits.next_within(self.state.try_timeout(self.on_device), self.on_device);
+            self.limits.next_within(self.state.try_timeout(&picked), self.state.longest_silence(&picked));
         }
         Ok(picked)
     }

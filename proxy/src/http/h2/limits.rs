@@ -87,11 +87,11 @@ impl<'a> Limits<'a> {
         self
     }
 
-    /// The try that begins next is to be answered within `limit`. On a device, which is not silent for longer within its
-    /// answer either.
-    pub(crate) fn next_within(&mut self, limit: Option<Duration>, on_device: bool) {
+    /// The try that begins next is to be answered within `limit`, and by one that is not silent for longer than `silence` within
+    /// its answer.
+    pub(crate) fn next_within(&mut self, limit: Option<Duration>, silence: Option<Duration>) {
         self.of_try = limit;
-        self.silence = limit.filter(|_| on_device);
+        self.silence = silence;
         self.silent_end = None;
     }
 

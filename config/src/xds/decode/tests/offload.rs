@@ -18,7 +18,7 @@ fn offload() -> Offload {
         slo: Duration::from_millis(100),
         miss_share: 0.01,
         window: Duration::from_secs(1),
-        try_timeout: Duration::from_millis(50),
+        try_timeout: Some(Duration::from_millis(50)),
         margin: 0.1,
         explore_share: 0.02,
         function: OffloadFunction {
@@ -112,7 +112,7 @@ fn metadata_of_others_says_nothing() {
 
 #[test]
 fn every_part_of_it_must_be_there_and_nothing_else() {
-    let optional = ["dataset", "devices.dataset_version"];
+    let optional = ["dataset", "try_timeout_ms", "devices.dataset_version"];
     let mut ways = Vec::new();
     fn collect(of: &Struct, front: &str, ways: &mut Vec<String>) {
         for (name, value) in &of.fields {

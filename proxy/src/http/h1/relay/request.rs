@@ -176,9 +176,8 @@ impl Connection {
         let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
         picked.hold(admitted);
         if picked.is_on_device() {
-            let limit = state.try_timeout(true);
-            x.deadline = x.first_end(limit, now);
-            x.silence = limit;
+            x.deadline = x.first_end(state.try_timeout(&picked), now);
+            x.silence = state.longest_silence(&picked);
             x.window = Some(x.window(patience));
         }
         if !x.held.is_zero() {

@@ -204,9 +204,10 @@ impl Connection {
     /// A try begins: the endpoint's time runs.
     fn try_begins(&mut self, now: Instant) {
         let limit = self.try_timeout();
+        let silence = self.longest_silence();
         let patience = self.worker.shared.config.guard.client_timeout;
         let x = &mut *self.exchange;
-        x.silence = limit.filter(|_| x.picked.as_ref().is_some_and(Picked::is_on_device));
+        x.silence = silence;
         x.window = Some(x.window(patience));
         x.tried = now;
         x.deadline = x.first_end(limit, now);
@@ -229,8 +230,12 @@ impl Connection {
     }
 
     fn try_timeout(&self) -> Option<Duration> {
-        let on_device = self.exchange.picked.as_ref().is_some_and(Picked::is_on_device);
-        self.state()?.try_timeout(on_device)
+        let state = self.state()?;
+        self.exchange.picked.as_ref().map_or(state.retries.try_timeout, |picked| state.try_timeout(picked))
+    }
+
+    fn longest_silence(&self) -> Option<Duration> {
+        self.state()?.longest_silence(self.exchange.picked.as_ref()?)
     }
 
     /// The state of its route, once there is one.
