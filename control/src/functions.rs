@@ -8,37 +8,69 @@ use lighter_config::sidecar::{DatasetFormat, DeviceClass, DeviceConfig};
 use lighter_functions::{
     Builtins, Class, Dataset, Device, Format, Limits, Out, Request, Setup, Status, Stop, Watch,
 };
-use lighter_proxy::device::{Asked, Ended, FunctionHost, NotTaken, Results, Took};
+use lighter_proxy::device::{Asked, Ended, FunctionHost, Held, NotTaken, Results, Took};
 
-/// Makes what a sidecar with this `device` runs: every function that its file names is active.
+/// Makes what a sidecar with this `device` runs. Every function that its file names is active, unless they are planned.
 pub fn host(config: &DeviceConfig) -> Result<Arc<dyn FunctionHost>, String> {
     let device = Builtins::with(setup(config), crate::components::load(config)?);
-    let built_in = config.functions.iter().map(|function| function.name());
-    let components = config.components.iter().map(|component| component.name.as_str());
-    for name in built_in.chain(components) {
-        let active = device.load(name).and_then(|id| device.activate(id));
-        active.map_err(|fault| format!("`{name}`: {fault}"))?;
+    let host = Host { names: config.function_names().map(str::to_owned).collect(), device };
+    let Some(planned) = config.planned else {
+        for name in config.function_names() {
+            host.activate(name).map_err(|why| format!("`{name}`: {why}"))?;
+        }
+        return Ok(Arc::new(host));
+    };
+    if let Some(budget) = planned.memory_bytes
+        && let Some(held) = host.functions().iter().find(|held| held.memory_bytes > budget)
+    {
+        return Err(format!(
+            "`{}` takes {} bytes while it is active, its code and one run, and `memoryBytes` is {budget}: give more, or have \
+             one run take less (`limits.memoryBytes`)",
+            held.name, held.memory_bytes
+        ));
     }
-    Ok(Arc::new(Host(device)))
+    Ok(Arc::new(host))
 }
 
-struct Host<D>(D);
+struct Host<D> {
+    device: D,
+    /// The functions that the file names.
+    names: Vec<String>,
+}
 
 impl<D: Device> FunctionHost for Host<D> {
     fn describe(&self) -> String {
         // Numbers and text can always be written.
-        serde_json::to_string_pretty(&self.0.discover()).unwrap_or_default() + "\n"
+        serde_json::to_string_pretty(&self.device.discover()).unwrap_or_default() + "\n"
     }
 
     fn log(&self) -> String {
-        let entries = self.0.log();
+        let entries = self.device.log();
         let lines = entries.iter().filter_map(|entry| serde_json::to_string(entry).ok());
         lines.map(|line| line + "\n").collect()
     }
 
+    fn functions(&self) -> Vec<Held> {
+        let found = self.device.discover().functions;
+        let held = self.names.iter().filter_map(|name| found.iter().find(|function| function.name == *name));
+        held.map(|function| Held { name: function.name.clone(), memory_bytes: function.memory_bytes })
+            .collect()
+    }
+
+    fn activate(&self, function: &str) -> Result<(), String> {
+        let active = self.device.load(function).and_then(|id| self.device.activate(id));
+        active.map_err(|fault| fault.to_string())
+    }
+
+    fn deactivate(&self, function: &str) -> Result<(), String> {
+        let found = self.device.discover().functions.into_iter().find(|found| found.name == function);
+        let loaded = found.and_then(|found| found.id).ok_or("it is not loaded")?;
+        self.device.unload(loaded).map_err(|fault| fault.to_string())
+    }
+
     fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended {
         let Asked { function, dataset, parameters, body } = *asked;
-        let outcome = self.0.run(&Request { function, dataset, parameters, body }, &mut Bridge(result));
+        let outcome = self.device.run(&Request { function, dataset, parameters, body }, &mut Bridge(result));
         let status = outcome.status();
         let usage = outcome.usage;
         Ended {

@@ -88,11 +88,13 @@ pub enum Cause {
     Reserve,
     /// The functions that run take all the power that the device may.
     PowerCap,
+    /// The function is not active, and did not become so in time.
+    Inactive,
 }
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 38] = [
+    pub const ALL: [Cause; 39] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -131,6 +133,7 @@ impl Cause {
         Cause::MemoryLimit,
         Cause::Reserve,
         Cause::PowerCap,
+        Cause::Inactive,
     ];
 
     /// The label: in `x-lighter-error`, in logs and in metrics.
@@ -174,6 +177,7 @@ impl Cause {
             Cause::MemoryLimit => "memory_limit",
             Cause::Reserve => "reserve",
             Cause::PowerCap => "power_cap",
+            Cause::Inactive => "inactive",
         }
     }
 
@@ -202,7 +206,8 @@ impl Cause {
             | Cause::ConcurrencyLimit
             | Cause::MemoryLimit
             | Cause::Reserve
-            | Cause::PowerCap => 503,
+            | Cause::PowerCap
+            | Cause::Inactive => 503,
             Cause::ConnectTimeout | Cause::RequestTimeout | Cause::IdleTimeout => 504,
             Cause::PlaintextRefused => 403,
             Cause::DownstreamAborted => 499,
@@ -270,6 +275,7 @@ impl Cause {
             | Cause::MemoryLimit
             | Cause::Reserve
             | Cause::PowerCap
+            | Cause::Inactive
             | Cause::Loop
             | Cause::Internal => Side::Local,
         }

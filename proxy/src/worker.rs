@@ -15,7 +15,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::device::{Busy, MainTask, MakeHost};
+use crate::device::{self, MainTask, MakeHost};
 use crate::dial::SocketFactory;
 use crate::discover::Discover;
 use crate::drain::{Connections, Kinds, Phase};
@@ -69,8 +69,8 @@ pub struct Shared {
     pub(crate) rings: Arc<Rings>,
     /// The RDMA devices that links can use.
     pub(crate) devices: Devices,
-    /// How busy the functions are, where this is a device that runs some.
-    pub(crate) device: OnceLock<Arc<Busy>>,
+    /// The functions, where this is a device that runs some.
+    pub(crate) device: OnceLock<Arc<device::Running>>,
     /// How every open link stands.
     pub(crate) links: standing::Links,
     /// Where peers of links come for that memory, once it is open.

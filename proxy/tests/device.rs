@@ -11,7 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use common::{PATIENCE, dial, free_address};
 use lighter_config::sidecar::SidecarConfig;
-use lighter_proxy::device::{Asked, Ended, FunctionHost, MakeHost, Results, Took};
+use lighter_proxy::device::{Asked, Ended, FunctionHost, Held, MakeHost, Results, Took};
 use lighter_proxy::dial::Here;
 use lighter_proxy::worker::{self, Sockets, Start, StartError};
 
@@ -56,6 +56,18 @@ impl FunctionHost for Odd {
 
     fn log(&self) -> String {
         String::new()
+    }
+
+    fn functions(&self) -> Vec<Held> {
+        vec![Held { name: "scan".into(), memory_bytes: 1 << 20 }]
+    }
+
+    fn activate(&self, _: &str) -> Result<(), String> {
+        Err("it is from the start".into())
+    }
+
+    fn deactivate(&self, _: &str) -> Result<(), String> {
+        Err("it stays".into())
     }
 
     fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended {

@@ -50,6 +50,14 @@ pub struct DeviceConfig {
     pub priority: Priority,
 }
 
+impl DeviceConfig {
+    /// The names of the functions that can be asked for, each once.
+    pub fn function_names(&self) -> impl Iterator<Item = &str> {
+        let built_in = self.functions.iter().map(|function| function.name());
+        built_in.chain(self.components.iter().map(|component| component.name.as_str()))
+    }
+}
+
 /// `{name: NAME, version: V, path: FILE, format: csv|jsonl|parquet}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetConfig {

@@ -13,6 +13,8 @@
 //! | `GET /log_level`, `POST /log_level?level=…` | the log filter, such as `info` or `lighter_proxy=debug` |
 //! | `GET /links` | open links, the wires that carry them, and what those carried, as JSON |
 //! | `POST /links/freeze` | every link goes back to TCP, and to another wire again when its policy says so |
+//! | `GET /device` | the functions of its device: how each stands, what they take and who waits, as JSON |
+//! | `POST /device/activate?function=…`, `/device/deactivate?function=…` | where functions are planned: this one becomes active, or goes, until there is another plan or others need its room |
 //! | `GET /decisions?…` | where requests of rules with an OffloadPolicy went of late, and why: a line of JSON for each; `route=…` and `last=…` say which |
 //! | `GET /tap?…` | exchanges as they end, a line of JSON for each, for as long as the client stays; those only that fit what the query says |
 //! | `POST /drain` | as SIGTERM; answers at once. On the probe port by GET too, which is all that a preStop hook can send |
@@ -40,6 +42,7 @@ use crate::telemetry::{access_log, logging, render};
 use crate::worker::{By, Shared};
 
 mod clusters;
+mod device;
 mod dump;
 mod origin;
 mod server;
@@ -85,6 +88,11 @@ fn admin<B>(shared: &Shared, request: &Request<B>) -> Answer {
             shared.rings.give_up_all();
             "links go back to TCP\n"
         }),
+        "/device" => only_get(method, || device::read(shared.device.get().map(|device| &**device))),
+        "/device/activate" | "/device/deactivate" => {
+            let is_to_be = request.uri().path() == "/device/activate";
+            device::change(shared.device.get().map(|device| &**device), method, query, is_to_be)
+        }
         "/decisions" => only_get(method, || decisions(shared, query)),
         "/tap" => match *method {
             Method::GET => tap(query),
@@ -288,6 +296,9 @@ GET  /links                      open links and their wires (JSON)
 POST /links/freeze               sends every link back to TCP
 GET  /config_dump                what is in force (JSON)
 GET  /intercept                  redirecting rules and their counters (JSON)
+GET  /device                     the functions of its device (JSON)
+POST /device/activate?function=F has one become active
+POST /device/deactivate?function=F has one go
 GET  /decisions[?route=R&last=N] where offload sent requests of late, and why (lines of JSON)
 GET  /tap[?path=/a&status=5xx…]  exchanges as they end (lines of JSON)
 GET  /log_level                  the log filter

@@ -18,6 +18,7 @@ pub(super) struct Counts {
     refused: Counter,
     reserved: Counter,
     capped: Counter,
+    inactive: Counter,
 }
 
 /// Of one function on one dataset.
@@ -46,6 +47,7 @@ impl Counts {
             refused: refusals(Cause::ConcurrencyLimit),
             reserved: refusals(Cause::Reserve),
             capped: refusals(Cause::PowerCap),
+            inactive: refusals(Cause::Inactive),
         }
     }
 
@@ -78,6 +80,7 @@ impl Counts {
         match cause {
             Cause::Reserve => self.reserved.increment(1),
             Cause::PowerCap => self.capped.increment(1),
+            Cause::Inactive => self.inactive.increment(1),
             _ => self.refused.increment(1),
         }
     }

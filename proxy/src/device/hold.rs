@@ -73,6 +73,11 @@ impl Hold {
         Ok(())
     }
 
+    /// How many runs there may be at once.
+    pub(super) fn most_runs(&self) -> usize {
+        self.beside_main.load(Relaxed).min(self.by_power.load(Relaxed))
+    }
+
     /// Processor time of all runs so far.
     pub(super) fn busy(&self) -> Duration {
         Duration::from_nanos(self.busy.load(Relaxed))

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lighter_config::sidecar::DeviceConfig;
 
+mod activation;
+mod active;
 mod body;
 mod bucket;
 mod busy;
@@ -23,15 +25,16 @@ mod counts;
 mod hold;
 mod limits;
 mod main_task;
+mod planned;
 mod power;
 mod priority;
 mod reserve;
 mod run;
 mod serve;
 
-pub(crate) use busy::Busy;
 pub(crate) use main_task::MainTask;
-pub(crate) use serve::{Accepting, start};
+pub(crate) use planned::{Planned, Standing};
+pub(crate) use serve::{Accepting, Running, start};
 
 /// Runs functions over datasets.
 pub trait FunctionHost: Send + Sync {
@@ -41,12 +44,32 @@ pub trait FunctionHost: Send + Sync {
     /// The last runs, a JSON object a line.
     fn log(&self) -> String;
 
+    /// The functions that can be active here, each once. Where the device's file says that they are planned, none is yet;
+    /// otherwise all of them are.
+    fn functions(&self) -> Vec<Held>;
+
+    /// Makes one of them active that is not. On this thread, which may take seconds; others can be run meanwhile. Otherwise
+    /// says why it cannot be.
+    fn activate(&self, function: &str) -> Result<(), String>;
+
+    /// Lets one go that is active and does not run, and frees what it takes. Otherwise says why not.
+    fn deactivate(&self, function: &str) -> Result<(), String>;
+
     /// Runs a function on this thread until it ends.
     fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended;
 }
 
 /// Makes the host of a device, or says why it cannot be made.
 pub type MakeHost = fn(&DeviceConfig) -> Result<Arc<dyn FunctionHost>, String>;
+
+/// A function that can be active.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// What requests call it.
+    pub name: String,
+    /// What it takes while it is active, in bytes: its code, and one run.
+    pub memory_bytes: u64,
+}
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]

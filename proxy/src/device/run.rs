@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::busy::Busy;
 use super::counts::Counts;
 use super::hold::{Hold, Used};
+use super::planned::InUse;
 use super::priority;
 use super::{Asked, Ended, FunctionHost, NotTaken, Results, Took};
 
@@ -56,6 +57,8 @@ pub(super) struct Run {
     pub(super) dataset: String,
     pub(super) parameters: String,
     pub(super) body: Option<Bytes>,
+    /// What keeps its function active, where that is planned.
+    pub(super) in_use: Option<InUse>,
     /// Its place among those that may run at once.
     pub(super) place: OwnedSemaphorePermit,
 }
@@ -70,7 +73,8 @@ impl Run {
     }
 
     fn run(self, says: mpsc::Sender<Said>, handle: Handle) {
-        let Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, place } = self;
+        let Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, in_use, place } =
+            self;
         let asked =
             Asked { function: &function, dataset: &dataset, parameters: &parameters, body: body.as_deref() };
         let has = priority::take(hold.priority);
@@ -91,7 +95,11 @@ impl Run {
         tracing::debug!(function, dataset, status = ended.status, why = ended.message, took = ?ended.took, "run");
         // Whoever hears of the end finds it counted, and its place free.
         counts.end(&asked, &ended, has);
-        busy.end(began.elapsed().saturating_sub(result.waited));
+        let took = began.elapsed().saturating_sub(result.waited);
+        busy.end(took);
+        if let Some(in_use) = in_use {
+            in_use.ran(took);
+        }
         drop(under_way);
         drop(place);
         // One who has left does not want to know.

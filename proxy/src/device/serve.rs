@@ -19,13 +19,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
+use super::active::Always;
 use super::body::Answer;
 use super::busy::Busy;
 use super::counts::Counts;
 use super::hold::Hold;
 use super::limits::Limits;
+use super::planned::{InUse, NotIn, Planned};
 use super::run::{Head, Run, Said};
-use super::{Ended, FunctionHost, MainTask};
+use super::{Ended, FunctionHost, Held, MainTask};
 use crate::admin::decoded;
 use crate::error::Cause;
 use crate::http::local::ERROR_FIELD;
@@ -41,6 +43,7 @@ const MOST_HEAD_BYTES: usize = 64 * 1024;
 const MOST_BODY_BYTES: usize = 16 * 1024;
 /// When a refused request may find room, in seconds. A guess: nobody knows how long runs take.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+const MANY_RUNS: &str = "as many runs as may be are under way";
 /// The field that names the status of a run that gave no result.
 const STATUS_FIELD: &str = "x-lighter-status";
 
@@ -53,12 +56,28 @@ struct Device {
     /// How many there are of them.
     most: usize,
     hold: Arc<Hold>,
+    /// Where functions come and go.
+    planned: Option<Arc<Planned>>,
+}
+
+/// A device that runs, for whoever tells of it.
+pub(crate) struct Running {
+    /// How busy it is.
+    pub(crate) busy: Arc<Busy>,
+    /// What can be active here.
+    pub(crate) held: Vec<Held>,
+    /// Where functions come and go.
+    pub(crate) planned: Option<Arc<Planned>>,
+    hold: Arc<Hold>,
+    most: usize,
+    /// Where they do not.
+    _always: Option<Always>,
 }
 
 /// Accepts callers until this is dropped; those that are there stay.
 pub(crate) struct Accepting {
-    /// How busy the device is.
-    pub(crate) busy: Arc<Busy>,
+    /// The device.
+    pub(crate) running: Arc<Running>,
     _until: oneshot::Sender<Infallible>,
 }
 
@@ -81,11 +100,24 @@ pub(crate) fn start(
     let hold = Arc::new(Hold::new(config.priority));
     let limits = Limits::new(config, hold.clone(), main);
     let most = config.limits.runs;
-    let device = Arc::new(Device { host, counts, busy: busy.clone(), places, most, hold });
+    let planned = config.planned.map(|planned| Planned::new(config, planned, host.clone(), hold.clone()));
+    let held = host.functions();
+    let running = Running {
+        busy: busy.clone(),
+        _always: planned.is_none().then(|| Always::new(&held)),
+        held,
+        planned: planned.clone(),
+        hold: hold.clone(),
+        most,
+    };
+    let device = Arc::new(Device { host, counts, busy, places, most, hold, planned: planned.clone() });
     let (until, ended) = oneshot::channel();
     let serve = async move {
         // Whoever has this one's place has limits of its own; runs that are still under way here keep to these.
         spawn_local(limits.keep());
+        if let Some(planned) = planned {
+            spawn_local(planned.keep());
+        }
         tokio::select! {
             () = accept(listener, device) => {}
             _ = ended => {}
@@ -94,7 +126,7 @@ pub(crate) fn start(
     };
     let serve = move || LocalSet::new().block_on(&runtime, serve);
     std::thread::Builder::new().name("device".into()).spawn(serve)?;
-    Ok(Accepting { busy, _until: until })
+    Ok(Accepting { running: Arc::new(running), _until: until })
 }
 
 async fn accept(listener: TcpListener, device: Arc<Device>) {
@@ -134,6 +166,13 @@ async fn connection(stream: TcpStream, device: Arc<Device>) {
     let _ = pin!(serving).await;
 }
 
+impl Running {
+    /// How many runs its limits let there be at once now.
+    pub(crate) fn most_runs(&self) -> usize {
+        self.hold.most_runs().min(self.most)
+    }
+}
+
 impl Device {
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
         let method = request.method().clone();
@@ -169,20 +208,29 @@ impl Device {
         body: Option<Bytes>,
         under_way: &Arc<()>,
     ) -> Response<Answer> {
+        let in_use = match self.enter(&function).await {
+            Ok(in_use) => in_use,
+            Err(why) => return self.refuse(Cause::Inactive, inactive(why)),
+        };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return self.refuse(Cause::ConcurrencyLimit);
+            return self.refuse(Cause::ConcurrencyLimit, MANY_RUNS);
         };
         if let Err(cause) = self.hold.admit(self.most - self.places.available_permits()) {
-            return self.refuse(cause);
+            let why = match cause {
+                Cause::Reserve => "the device's main task needs what functions would take",
+                _ => "functions take all the power that the device may",
+            };
+            return self.refuse(cause, why);
         }
         let (host, counts, busy) = (self.host.clone(), self.counts.clone(), self.busy.clone());
         let (under_way, hold) = (under_way.clone(), self.hold.clone());
-        let run = Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, place };
+        let run =
+            Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, in_use, place };
         let mut said = match run.start() {
             Ok(said) => said,
             Err(error) => {
                 tracing::warn!(%error, "no thread for a run");
-                return self.refuse(Cause::ConcurrencyLimit);
+                return self.refuse(Cause::ConcurrencyLimit, MANY_RUNS);
             }
         };
         // Until there are bytes, whatever goes wrong can be told in so many words.
@@ -200,20 +248,31 @@ impl Device {
         }
     }
 
+    /// Waits until the function can be run, where that is planned, without a place. What there is none of is told by its run.
+    async fn enter(&self, function: &str) -> Result<Option<InUse>, NotIn> {
+        match &self.planned {
+            Some(planned) => planned.enter(function).await,
+            None => Ok(None),
+        }
+    }
+
     /// Nothing has run, and the same may be asked elsewhere or later.
-    fn refuse(&self, cause: Cause) -> Response<Answer> {
+    fn refuse(&self, cause: Cause, why: &str) -> Response<Answer> {
         self.counts.refuse(cause);
-        let why = match cause {
-            Cause::Reserve => "the device's main task needs what functions would take",
-            Cause::PowerCap => "functions take all the power that the device may",
-            _ => "as many runs as may be are under way",
-        };
         let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, format!("CS_DEVICE_NOT_AVAILABLE: {why}\n"));
         let fields = answer.headers_mut();
         fields.insert(ERROR_FIELD, HeaderValue::from_static(cause.label()));
         fields.insert(STATUS_FIELD, HeaderValue::from_static("CS_DEVICE_NOT_AVAILABLE"));
         fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         answer
+    }
+}
+
+fn inactive(why: NotIn) -> &'static str {
+    match why {
+        NotIn::Late => "the function did not become active in time",
+        NotIn::Failed => "the function cannot be made active now",
+        NotIn::Full => "the function is not active, and as many requests as may wait for one",
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lighter_config::xds::wire::lighter::registry::v1::{Demand, DeviceLoad, Load, Offloaded};
+use lighter_config::xds::wire::lighter::registry::v1::{Demand, DeviceLoad, FunctionLoad, Load, Offloaded};
 
-use crate::device::Busy;
+use crate::device::{self, Standing};
 use crate::mesh::Mesh;
 use crate::offload;
 use crate::telemetry;
@@ -70,18 +70,26 @@ impl Counted {
 }
 
 /// What there is to do for the functions of this sidecar, and what was counted of them.
-pub(super) fn of_device(busy: &Busy) -> DeviceLoad {
+pub(super) fn of_device(device: &device::Running) -> DeviceLoad {
     let sum = |name| telemetry::counted(name, None, "function").into_values().sum();
+    let of_function = |function: Standing| FunctionLoad {
+        name: function.name,
+        runs: function.runs,
+        runs_in_flight: u32::try_from(function.in_use).unwrap_or(u32::MAX),
+        run_seconds: function.run_seconds,
+    };
+    let functions = device.planned.as_ref().map_or_else(Vec::new, |planned| planned.standing());
     DeviceLoad {
-        runs_in_flight: busy.running(),
-        queue_seconds: busy.queue_seconds(),
+        runs_in_flight: device.busy.running(),
+        queue_seconds: device.busy.queue_seconds(),
         runs: sum("lighter_device_runs_total"),
         refused: sum("lighter_device_refusals_total"),
         busy_seconds: telemetry::device_busy_seconds(),
         read_bytes: sum("lighter_device_read_bytes_total"),
         skipped_bytes: sum("lighter_device_skipped_bytes_total"),
         result_bytes: sum("lighter_device_result_bytes_total"),
-        ..DeviceLoad::default()
+        functions: functions.into_iter().map(of_function).collect(),
+        runs_allowed: Some(u32::try_from(device.most_runs()).unwrap_or(u32::MAX)),
     }
 }
 

@@ -13,7 +13,8 @@ use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
-    Dataset, Device, InForce, InstancePort, Registration, ReportRequest, ReportResponse,
+    Dataset, Device, HeldFunction, InForce, InstancePort, Registration, ReportRequest, ReportResponse,
+    Waiting,
 };
 use metrics::{Counter, Gauge, counter, gauge};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +23,7 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::channel;
+use crate::device::{Planned, Running};
 use crate::drain::Phase;
 use crate::telemetry::LinkWire;
 use crate::worker::{By, Shared};
@@ -54,8 +56,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         is_well,
         control,
         in_force: None,
+        waited_for: Vec::new(),
         meter: Meter::new(Instant::now()),
         reporter: Reporter::default(),
+        is_heard: false,
         backoff: Backoff::default(),
         metrics: Metrics::new(),
         fault: None,
@@ -77,8 +81,12 @@ struct Registrar<'a> {
     control: ControlConfig,
     /// What this stream was told to be in force.
     in_force: Option<BTreeMap<String, String>>,
+    /// The functions of which this stream was told that requests wait for them.
+    waited_for: Vec<String>,
     meter: Meter,
     reporter: Reporter,
+    /// Something was answered on this stream.
+    is_heard: bool,
     backoff: Backoff,
     metrics: Metrics,
     /// What the log has said last of what fails.
@@ -96,6 +104,8 @@ impl Registrar<'_> {
         let mut client = RegistryClient::new(opened.channel);
         self.reporter.connected();
         self.in_force = None;
+        self.waited_for.clear();
+        let mut functions = self.planned().map(|planned| planned.news());
         self.speak(&requests, opened.local);
         let mut answers = match client.report(UnboundedReceiverStream::new(queue)).await {
             Ok(answers) => answers.into_inner(),
@@ -109,6 +119,12 @@ impl Registrar<'_> {
             let news = async {
                 match &mut configured {
                     Some(news) => news.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let functions = async {
+                match &mut functions {
+                    Some(functions) => functions.changed().await,
                     None => std::future::pending().await,
                 }
             };
@@ -126,6 +142,7 @@ impl Registrar<'_> {
                 },
                 () = self.shared.stand_changed() => {}
                 _ = news => {}
+                _ = functions => {}
                 () = opinion => {}
                 // Whether the application listens is found out by looking.
                 () = sleep(LOOK) => {}
@@ -146,9 +163,10 @@ impl Registrar<'_> {
         // What is said first on a stream is who speaks.
         if self.reporter.is_said() {
             self.say_in_force(requests);
+            self.say_waiting(requests);
             if let Some(mut load) = self.meter.read(Instant::now()) {
                 load.links = self.shared.links.read(MOST_LINKS);
-                load.device = self.shared.device.get().map(|busy| meter::of_device(busy));
+                load.device = self.shared.device.get().map(|device| meter::of_device(device));
                 load.offloaded = meter::offloaded();
                 load.demands = meter::demands(&self.shared.mesh.load());
                 self.metrics.loads.increment(1);
@@ -169,9 +187,30 @@ impl Registrar<'_> {
         }
     }
 
+    /// Tells for which functions requests wait, unless it is told already.
+    fn say_waiting(&mut self, requests: &mpsc::UnboundedSender<ReportRequest>) {
+        let Some(planned) = self.planned() else { return };
+        let functions = planned.waited_for();
+        if functions != self.waited_for {
+            self.metrics.waiting.increment(1);
+            self.waited_for.clone_from(&functions);
+            send(requests, Report::Waiting(Waiting { functions }));
+        }
+    }
+
+    /// The functions of this sidecar, if they are planned.
+    fn planned(&self) -> Option<&Arc<Planned>> {
+        self.shared.device.get()?.planned.as_ref()
+    }
+
     fn heard(&mut self, answer: ReportResponse) {
         match answer.order {
             Some(Order::Lease(lease)) => {
+                // It may plan from now on: it knows what there is.
+                if let Some(planned) = self.planned().filter(|_| !self.is_heard) {
+                    planned.connected();
+                }
+                self.is_heard = true;
                 self.reporter.answered();
                 self.backoff.reset();
                 self.metrics.lease.set(f64::from(lease.seconds));
@@ -184,13 +223,24 @@ impl Registrar<'_> {
                 self.metrics.drains.increment(1);
                 self.shared.drain(By::Control, drain.now);
             }
+            Some(Order::Plan(plan)) => {
+                self.metrics.plans.increment(1);
+                tracing::debug!(active = ?plan.active, "the control plane plans");
+                if let Some(planned) = self.planned() {
+                    planned.plan(&plan.active);
+                }
+            }
             // Something newer than this sidecar.
-            Some(Order::Plan(_)) | None => {}
+            None => {}
         }
     }
 
     async fn lost(&mut self, fault: String) {
         self.reporter.disconnected();
+        if let Some(planned) = self.planned().filter(|_| self.is_heard) {
+            planned.disconnected();
+        }
+        self.is_heard = false;
         self.metrics.connected.set(0.0);
         self.metrics.known.set(0.0);
         self.metrics.lost.increment(1);
@@ -224,7 +274,10 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
         service: service.map(ServiceName::to_string).unwrap_or_default(),
         ready: service.is_some() && accepts && !leaves && ports.iter().all(|port| port.is_served),
         draining: leaves,
-        device: shared.config.device.as_ref().map(|config| device(config, &shared.config.inbound, &ports)),
+        device: shared.config.device.as_ref().map(|config| {
+            let running = shared.device.get().map(|running| &**running);
+            device(config, running, &shared.config.inbound, &ports)
+        }),
         ports: ports.into_iter().map(|port| port.said).collect(),
         wires: wires(shared),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -236,22 +289,34 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
 }
 
 /// The functions that run here, which callers reach by one of these ports.
-fn device(config: &DeviceConfig, inbound: &[InboundConfig], ports: &[InstanceAt]) -> Device {
+fn device(
+    config: &DeviceConfig,
+    running: Option<&Running>,
+    inbound: &[InboundConfig],
+    ports: &[InstanceAt],
+) -> Device {
     let dataset = |held: &DatasetConfig| Dataset { name: held.name.clone(), version: held.version.clone() };
     // Where no listener leads to them, the functions may be an application whose connections are intercepted.
     let is_theirs = |port: &&InstanceAt| port.app == config.listen;
     let is_alone = |port: &&InstanceAt| inbound.is_empty() && port.app.port() == config.listen.port();
-    let built_in = config.functions.iter().map(|function| function.name().to_owned());
-    let components = config.components.iter().map(|component| component.name.clone());
+    let planned = running.and_then(|running| Some((running, running.planned.as_ref()?)));
+    let held = planned.map_or_else(Vec::new, |(running, _)| {
+        let held = running.held.iter();
+        held.map(|held| HeldFunction { name: held.name.clone(), memory_bytes: held.memory_bytes }).collect()
+    });
     let port = ports.iter().find(is_theirs).or_else(|| ports.iter().find(is_alone));
     Device {
         class: config.class.name().to_owned(),
         port: port.map_or(0, |port| port.said.port),
-        functions: built_in.chain(components).collect(),
+        functions: match planned {
+            Some((_, planned)) => planned.active(),
+            None => config.function_names().map(str::to_owned).collect(),
+        },
         datasets: config.datasets.iter().map(dataset).collect(),
         slots: u32::try_from(config.limits.runs).unwrap_or(u32::MAX),
         data_bytes_per_second: config.media_bytes_per_second,
-        ..Device::default()
+        held,
+        memory_bytes: planned.and_then(|(_, planned)| planned.budget()),
     }
 }
 
@@ -320,6 +385,8 @@ struct Metrics {
     registrations: Counter,
     in_force: Counter,
     loads: Counter,
+    waiting: Counter,
+    plans: Counter,
     drains: Counter,
 }
 
@@ -337,6 +404,8 @@ impl Metrics {
             registrations: report("registration"),
             in_force: report("in_force"),
             loads: report("load"),
+            waiting: report("waiting"),
+            plans: counter!("lighter_registry_plans_total"),
             drains: counter!("lighter_registry_drains_total"),
         }
     }

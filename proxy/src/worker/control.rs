@@ -70,7 +70,7 @@ async fn control(
         shared.config.probe.map(|address| doors::one("probe", address, None, &mut book)).transpose()?;
     let device = run_device(&shared, functions, &mut book)?;
     if let Some(device) = &device {
-        let _ = shared.device.set(device.busy.clone());
+        let _ = shared.device.set(device.running.clone());
     }
     let doors = doors::all(&shared.config, sockets, &mut book)?;
     spawn_local(stop_when_asked(shared.clone(), stop)?);

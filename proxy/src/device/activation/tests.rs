@@ -1,0 +1,489 @@
+//! Functions that come and go in a time of the tests' own.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A device whose functions become active, and go, when the test says so.
+struct World {
+    now: Instant,
+    activation: Activation,
+    memory: Vec<u64>,
+    budget: u64,
+    /// What is under way.
+    works: Vec<Effect>,
+    /// Runs under way, of each function.
+    runs: HashMap<Number, usize>,
+    /// Requests that wait, and for what.
+    waiting: BTreeMap<Ticket, Number>,
+    ended: HashMap<Ticket, &'static str>,
+    begun: Vec<(Number, By)>,
+}
+
+impl World {
+    fn new(memory: &[u64], budget: u64) -> Self {
+        Self::with(memory, budget, 100)
+    }
+
+    fn with(memory: &[u64], budget: u64, most_waiting: usize) -> Self {
+        World {
+            now: Instant::now(),
+            activation: Activation::new(memory, budget, TIMEOUT, most_waiting),
+            memory: memory.to_vec(),
+            budget,
+            works: Vec::new(),
+            runs: HashMap::new(),
+            waiting: BTreeMap::new(),
+            ended: HashMap::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    fn settle(&mut self, mut out: Vec<Effect>) {
+        self.activation.settle(self.now, &mut out);
+        for effect in out {
+            match effect {
+                Effect::Activate(number, by) => {
+                    self.begun.push((number, by));
+                    self.works.push(effect);
+                }
+                Effect::Deactivate(number) => {
+                    assert_eq!(self.runs.get(&number).copied().unwrap_or(0), 0, "a run is cut");
+                    self.works.push(effect);
+                }
+                Effect::Release(number, ticket) => {
+                    assert_eq!(self.waiting.remove(&ticket), Some(number));
+                    assert_eq!(self.ended.insert(ticket, "run"), None);
+                    assert!(matches!(self.activation.state(number), State::Active | State::Leaving));
+                    *self.runs.entry(number).or_default() += 1;
+                }
+                Effect::Refuse(number, ticket, why) => {
+                    assert_eq!(self.waiting.remove(&ticket), Some(number));
+                    let why = if why == Why::Late { "late" } else { "failed" };
+                    assert_eq!(self.ended.insert(ticket, why), None);
+                }
+            }
+        }
+        let taken = (0..self.memory.len()).filter(|number| self.activation.state(*number) != State::Inactive);
+        let taken: u64 = taken.map(|number| self.memory[number]).sum();
+        assert!(taken <= self.budget, "{taken} of {}", self.budget);
+        assert_eq!((taken, self.waiting.len()), (self.activation.taken(), self.activation.waiting()));
+        for (number, runs) in &self.runs {
+            let can_run = matches!(self.activation.state(*number), State::Active | State::Leaving);
+            assert!(*runs == 0 || can_run, "a run of {number}, which is not active");
+            assert_eq!(self.activation.runs(*number), *runs);
+        }
+        let mut again = Vec::new();
+        self.activation.settle(self.now, &mut again);
+        assert_eq!(again, [], "nothing happened in between");
+    }
+
+    fn enter(&mut self, number: Number) -> Entry {
+        let entry = self.activation.enter(number, self.now);
+        match entry {
+            Entry::Runs => *self.runs.entry(number).or_default() += 1,
+            Entry::Waits(ticket) => assert_eq!(self.waiting.insert(ticket, number), None),
+            Entry::Full => {}
+        }
+        self.settle(Vec::new());
+        entry
+    }
+
+    fn waits(&mut self, number: Number) -> Ticket {
+        match self.enter(number) {
+            Entry::Waits(ticket) => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(&mut self, number: Number) {
+        let runs = self.runs.entry(number).or_default();
+        if *runs > 0 {
+            *runs -= 1;
+            self.activation.end(number, self.now);
+            self.settle(Vec::new());
+        }
+    }
+
+    fn leave(&mut self, ticket: Ticket) {
+        if let Some(number) = self.waiting.remove(&ticket) {
+            assert!(self.activation.leave(number, ticket));
+            self.ended.insert(ticket, "left");
+            self.settle(Vec::new());
+        }
+    }
+
+    /// One of what is under way is done.
+    fn done(&mut self, at: usize, is_well: bool) {
+        if at >= self.works.len() {
+            return;
+        }
+        let mut out = Vec::new();
+        match self.works.remove(at) {
+            Effect::Activate(number, _) => self.activation.activated(number, is_well, self.now, &mut out),
+            Effect::Deactivate(number) => self.activation.deactivated(number, is_well, self.now),
+            other => panic!("{other:?}"),
+        }
+        self.settle(out);
+    }
+
+    fn all_done(&mut self) {
+        while !self.works.is_empty() {
+            self.done(0, true);
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(next) = self.activation.next(self.now).filter(|next| *next <= until) {
+            assert!(next > self.now);
+            self.now = next;
+            self.settle(Vec::new());
+        }
+        self.now = until;
+        self.settle(Vec::new());
+    }
+
+    fn plan(&mut self, plan: &[Number]) {
+        self.activation.plan(plan.to_vec());
+        self.settle(Vec::new());
+    }
+
+    fn connect(&mut self) {
+        self.activation.connected(self.now);
+        self.settle(Vec::new());
+    }
+
+    fn active(&self) -> Vec<Number> {
+        (0..self.memory.len()).filter(|number| self.activation.state(*number) == State::Active).collect()
+    }
+}
+
+#[test]
+fn without_a_planner_what_is_wanted_gets_the_room_of_what_is_idle() {
+    let mut world = World::new(&[10, 10, 10], 20);
+    for number in [0, 1] {
+        let ticket = world.waits(number);
+        world.all_done();
+        assert_eq!(world.ended[&ticket], "run");
+        world.pass(Duration::from_millis(1));
+        world.end(number);
+    }
+    assert_eq!(world.active(), [0, 1]);
+    let ticket = world.waits(2);
+    assert_eq!(world.works, [Effect::Deactivate(0)], "the least recently used");
+    world.all_done();
+    assert_eq!((world.active(), world.ended[&ticket]), (vec![1, 2], "run"));
+    assert_eq!(world.begun, [(0, By::Own), (1, By::Own), (2, By::Own)]);
+    assert_eq!(world.enter(1), Entry::Runs);
+}
+
+#[test]
+fn what_is_asked_all_the_time_goes_after_a_while_and_is_not_cut() {
+    let mut world = World::new(&[10, 10], 10);
+    world.waits(0);
+    world.all_done();
+    let other = world.waits(1);
+    assert!(world.works.is_empty(), "it runs");
+    assert_eq!(world.enter(0), Entry::Runs);
+    world.pass(PATIENCE);
+    assert_eq!(world.activation.state(0), State::Leaving);
+    let again = world.waits(0);
+    world.end(0);
+    assert!(world.works.is_empty(), "one of two has ended");
+    world.end(0);
+    world.all_done();
+    assert_eq!((world.active(), world.ended[&other]), (vec![1], "run"));
+    world.end(1);
+    world.all_done();
+    assert_eq!((world.active(), world.ended[&again]), (vec![0], "run"));
+}
+
+#[test]
+fn one_that_was_to_go_stays_where_nobody_needs_its_room_any_more() {
+    let mut world = World::new(&[10, 10], 10);
+    world.waits(0);
+    world.all_done();
+    let other = world.waits(1);
+    world.pass(PATIENCE);
+    let again = world.waits(0);
+    world.leave(other);
+    assert_eq!((world.active(), world.ended[&again]), (vec![0], "run"));
+    assert!(world.works.is_empty());
+}
+
+#[test]
+fn a_large_one_is_not_kept_out_by_small_ones() {
+    let mut world = World::new(&[30, 10, 10, 10], 30);
+    for number in 1..4 {
+        world.waits(number);
+    }
+    world.all_done();
+    let large = world.waits(0);
+    world.end(1);
+    world.end(2);
+    assert!(world.works.is_empty(), "there is not room enough yet");
+    world.pass(PATIENCE);
+    world.all_done();
+    assert_eq!(world.active(), [] as [Number; 0]);
+    let small = world.waits(1);
+    assert!(world.works.is_empty(), "what is free is the large one's");
+    world.end(3);
+    world.all_done();
+    assert_eq!((world.active(), world.ended[&large]), (vec![0], "run"));
+    world.end(0);
+    world.all_done();
+    assert_eq!((world.active(), world.ended[&small]), (vec![1], "run"));
+}
+
+#[test]
+fn a_plan_holds_as_far_as_there_is_room_in_its_order() {
+    let mut world = World::new(&[10, 10, 20, 10], 30);
+    world.connect();
+    world.plan(&[2, 1, 0, 1]);
+    assert_eq!(world.begun, [(2, By::Plan), (1, By::Plan)]);
+    world.all_done();
+    assert_eq!(world.enter(2), Entry::Runs);
+    world.plan(&[0, 3, 2]);
+    // There is room for 20 more, once 1 has gone; 2 is the last, for which there is none.
+    assert_eq!(world.works, [Effect::Deactivate(1)]);
+    world.all_done();
+    assert_eq!((world.active(), world.activation.state(2)), (vec![0], State::Leaving));
+    let late = world.waits(2);
+    world.end(2);
+    world.all_done();
+    assert_eq!(world.active(), [0, 3]);
+    world.pass(TIMEOUT);
+    assert_eq!((world.active(), world.ended[&late]), (vec![0, 3], "late"), "the plan decides");
+    world.activation.disconnected();
+    world.settle(Vec::new());
+    assert_eq!(world.active(), [0, 3], "a lost planner takes nothing away");
+    let ticket = world.waits(2);
+    world.all_done();
+    assert_eq!((world.active(), world.ended[&ticket]), (vec![3, 2].into_iter().rev().collect(), "run"));
+}
+
+#[test]
+fn one_who_is_connected_and_does_not_plan_is_waited_for_once() {
+    let mut world = World::new(&[10, 10], 20);
+    world.connect();
+    world.pass(PLANNER * 5);
+    world.waits(0);
+    world.pass(PLANNER - Duration::from_millis(1));
+    assert!(world.begun.is_empty(), "it has not said yet what is to be");
+    world.pass(Duration::from_millis(1));
+    assert_eq!((world.begun.as_slice(), world.activation.planner()), (&[(0, By::Own)][..], &Planner::Silent));
+    world.waits(1);
+    assert_eq!(world.begun.len(), 2, "at once");
+    world.plan(&[1]);
+    world.all_done();
+    world.end(0);
+    world.all_done();
+    assert_eq!(world.active(), [1], "who plans after all is heeded");
+}
+
+#[test]
+fn what_cannot_be_made_active_is_told_and_tried_again_later() {
+    let mut world = World::new(&[10], 10);
+    let first = world.waits(0);
+    world.done(0, false);
+    assert_eq!(world.ended[&first], "failed");
+    let second = world.waits(0);
+    assert!(world.works.is_empty(), "it is not tried over and over");
+    world.pass(FIRST_RETRY);
+    world.done(0, false);
+    assert_eq!(world.ended[&second], "failed");
+    let third = world.waits(0);
+    world.pass(FIRST_RETRY * 2);
+    world.all_done();
+    assert_eq!(world.ended[&third], "run");
+}
+
+#[test]
+fn as_many_wait_as_may_and_as_long_as_they_may() {
+    let mut world = World::with(&[10, 20], 10, 2);
+    let first = world.waits(1);
+    let second = world.waits(0);
+    assert_eq!(world.enter(0), Entry::Full);
+    world.pass(TIMEOUT);
+    assert_eq!((world.ended[&first], world.ended[&second]), ("late", "late"));
+    assert_eq!(world.activation.waiting(), 0);
+    world.all_done();
+    assert_eq!(world.active(), [0], "what never fits keeps nobody out");
+}
+
+#[test]
+fn an_operators_word_holds_until_there_is_another_plan() {
+    let mut world = World::new(&[10, 10], 10);
+    world.activation.ask(0, world.now);
+    world.settle(Vec::new());
+    world.all_done();
+    assert_eq!((world.active(), world.begun.as_slice()), (vec![0], &[(0, By::Admin)][..]));
+    world.activation.dismiss(0);
+    world.settle(Vec::new());
+    world.all_done();
+    assert_eq!(world.active(), [] as [Number; 0]);
+    world.connect();
+    world.plan(&[0]);
+    world.all_done();
+    world.activation.ask(1, world.now);
+    world.settle(Vec::new());
+    world.all_done();
+    assert_eq!(world.active(), [1]);
+    world.plan(&[0]);
+    world.all_done();
+    assert_eq!(world.active(), [0]);
+    world.activation.dismiss(0);
+    world.settle(Vec::new());
+    world.all_done();
+    world.pass(TIMEOUT);
+    assert_eq!(world.active(), [] as [Number; 0]);
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Enter(Number),
+    End(Number),
+    Leave(usize),
+    Done(usize, bool),
+    Pass(u64),
+    Connect,
+    Lose,
+    Plan(Vec<Number>),
+    Ask(Number),
+    Dismiss(Number),
+}
+
+const FUNCTIONS: usize = 5;
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0..FUNCTIONS).prop_map(Event::Enter),
+        4 => (0..FUNCTIONS).prop_map(Event::End),
+        1 => (0usize..8).prop_map(Event::Leave),
+        6 => (0usize..4, prop::bool::weighted(0.9)).prop_map(|(at, is_well)| Event::Done(at, is_well)),
+        3 => (0u64..3000).prop_map(Event::Pass),
+        1 => Just(Event::Connect),
+        1 => Just(Event::Lose),
+        2 => prop::collection::vec(0..FUNCTIONS, 0..FUNCTIONS).prop_map(Event::Plan),
+        1 => (0..FUNCTIONS).prop_map(Event::Ask),
+        1 => (0..FUNCTIONS).prop_map(Event::Dismiss),
+    ]
+}
+
+fn happens(world: &mut World, event: Event) {
+    match event {
+        Event::Enter(number) => drop(world.enter(number)),
+        Event::End(number) => world.end(number),
+        Event::Leave(at) => {
+            if let Some(ticket) = world.waiting.keys().nth(at).copied() {
+                world.leave(ticket);
+            }
+        }
+        Event::Done(at, is_well) => world.done(at, is_well),
+        Event::Pass(millis) => world.pass(Duration::from_millis(millis)),
+        Event::Connect => world.connect(),
+        Event::Lose => {
+            world.activation.disconnected();
+            world.settle(Vec::new());
+        }
+        Event::Plan(plan) => {
+            if *world.activation.planner() != Planner::Absent {
+                world.plan(&plan);
+            }
+        }
+        Event::Ask(number) => {
+            world.activation.ask(number, world.now);
+            world.settle(Vec::new());
+        }
+        Event::Dismiss(number) => {
+            world.activation.dismiss(number);
+            world.settle(Vec::new());
+        }
+    }
+}
+
+/// Whatever was under way ends.
+fn rest(world: &mut World) {
+    loop {
+        world.all_done();
+        let running = world.runs.iter().find(|(_, runs)| **runs > 0).map(|(number, _)| *number);
+        match running {
+            Some(number) => world.end(number),
+            None if world.works.is_empty() => return,
+            None => {}
+        }
+    }
+}
+
+proptest! {
+    /// Whatever happens: what is active fits, nothing runs that is not, no run is cut (all of that is looked at after each
+    /// event), every request that waited comes to one end, and what is wanted gets the room of what is idle.
+    #[test]
+    fn it_fits_and_every_wait_ends(
+        memory in prop::collection::vec(1u64..=20, FUNCTIONS),
+        more in 0u64..40,
+        most_waiting in 1usize..8,
+        events in prop::collection::vec(event(), 0..80),
+    ) {
+        let budget = memory.iter().max().unwrap() + more;
+        let mut world = World::with(&memory, budget, most_waiting);
+        for event in events {
+            happens(&mut world, event);
+        }
+        let tickets = world.activation.last_ticket;
+        // With nobody who plans, and once what runs ends by itself, nobody waits in vain.
+        world.activation.disconnected();
+        world.settle(Vec::new());
+        rest(&mut world);
+        world.pass(LAST_RETRY);
+        rest(&mut world);
+        prop_assert!(world.waiting.is_empty());
+        prop_assert_eq!(world.ended.len() as u64, tickets);
+        for number in 0..FUNCTIONS {
+            match world.enter(number) {
+                Entry::Runs => {}
+                Entry::Waits(ticket) => {
+                    world.all_done();
+                    prop_assert_eq!(world.ended.get(&ticket), Some(&"run"), "idle ones make room at once");
+                }
+                Entry::Full => prop_assert!(false, "nobody waits"),
+            }
+            world.end(number);
+        }
+    }
+
+    /// A plan that does not change comes true, whatever happened before.
+    #[test]
+    fn a_plan_comes_true(
+        memory in prop::collection::vec(1u64..=20, FUNCTIONS),
+        more in 0u64..40,
+        events in prop::collection::vec(event(), 0..60),
+        plan in prop::collection::vec(0..FUNCTIONS, 0..FUNCTIONS),
+    ) {
+        let budget = memory.iter().max().unwrap() + more;
+        let mut world = World::new(&memory, budget);
+        for event in events {
+            happens(&mut world, event);
+        }
+        world.connect();
+        world.plan(&plan);
+        rest(&mut world);
+        world.pass(LAST_RETRY);
+        rest(&mut world);
+        let (mut left, mut expected) = (budget, Vec::new());
+        for number in plan {
+            if !expected.contains(&number) && memory[number] <= left {
+                left -= memory[number];
+                expected.push(number);
+            }
+        }
+        expected.sort_unstable();
+        prop_assert_eq!(world.active(), expected);
+        prop_assert!(world.waiting.is_empty());
+    }
+}

@@ -1,0 +1,419 @@
+//! Functions that come and go: what [`Activation`] decides is done here, each on a thread of its own, as it may take seconds.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lighter_config::sidecar::{DeviceConfig, PlannedConfig};
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::activation::{Activation, Effect, Entry, Number, Planner, State, Ticket, Why};
+use super::active::{Active, Wait};
+use super::hold::Hold;
+use super::{FunctionHost, Held, priority};
+use crate::telemetry::histogram::nanos;
+
+/// The functions of a device that are active while they are wanted.
+pub(crate) struct Planned {
+    host: Arc<dyn FunctionHost>,
+    held: Vec<Held>,
+    config: PlannedConfig,
+    most_waiting: usize,
+    hold: Arc<Hold>,
+    core: Mutex<Core>,
+    active: Active,
+    /// What was run of each function.
+    ran: Vec<Ran>,
+    /// Which functions are active, or waited for, has changed.
+    news: watch::Sender<()>,
+    /// What is to be done next comes sooner than was thought.
+    sooner: Notify,
+}
+
+struct Core {
+    activation: Activation,
+    waits: HashMap<Ticket, Waiting>,
+    /// When there may be something to do.
+    next: Option<Instant>,
+    /// Of each function, as it was told last: it is active, and waited for.
+    told: Vec<(bool, bool)>,
+    /// How many wait and what functions take, as it was shown last.
+    shown: (usize, u64),
+}
+
+/// A request that waits.
+struct Waiting {
+    since: Instant,
+    hears: oneshot::Sender<Result<InUse, Why>>,
+}
+
+#[derive(Default)]
+struct Ran {
+    runs: AtomicU64,
+    nanos: AtomicU64,
+}
+
+/// A function stays while it is in use.
+pub(super) struct InUse {
+    planned: Arc<Planned>,
+    number: Number,
+}
+
+/// Why a request is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotIn {
+    /// Its function did not become active in time.
+    Late,
+    /// It could not be made active.
+    Failed,
+    /// As many wait as may.
+    Full,
+}
+
+/// How one function stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Standing {
+    pub(crate) name: String,
+    pub(crate) memory_bytes: u64,
+    pub(crate) state: &'static str,
+    /// Requests that were let in and have not ended, and those that wait.
+    pub(crate) in_use: usize,
+    pub(crate) waiting: usize,
+    /// Runs that ended, and how long they took together.
+    pub(crate) runs: u64,
+    pub(crate) run_seconds: f64,
+}
+
+impl Planned {
+    pub(super) fn new(
+        device: &DeviceConfig,
+        config: PlannedConfig,
+        host: Arc<dyn FunctionHost>,
+        hold: Arc<Hold>,
+    ) -> Arc<Self> {
+        let held = host.functions();
+        let memory: Vec<u64> = held.iter().map(|held| held.memory_bytes).collect();
+        let most_waiting = device.limits.waiting;
+        let budget = config.memory_bytes.unwrap_or(u64::MAX);
+        let core = Core {
+            activation: Activation::new(&memory, budget, config.timeout, most_waiting),
+            waits: HashMap::new(),
+            next: None,
+            told: vec![(false, false); held.len()],
+            shown: (0, 0),
+        };
+        Arc::new(Planned {
+            active: Active::planned(&held),
+            ran: held.iter().map(|_| Ran::default()).collect(),
+            core: Mutex::new(core),
+            news: watch::Sender::new(()),
+            sooner: Notify::new(),
+            host,
+            held,
+            config,
+            most_waiting,
+            hold,
+        })
+    }
+
+    /// Does what time brings, as long as it is let.
+    pub(super) async fn keep(self: Arc<Self>) {
+        loop {
+            let next = self.core().next;
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => self.act(|_, _, _| ()),
+                () = self.sooner.notified() => {}
+            }
+        }
+    }
+
+    /// Waits until `function` can be run. None: there is no such function. Whoever does not wait any more drops this.
+    pub(super) async fn enter(self: &Arc<Self>, function: &str) -> Result<Option<InUse>, NotIn> {
+        let Some(number) = self.number(function) else { return Ok(None) };
+        let entered = self.act(|core, now, _| match core.activation.enter(number, now) {
+            Entry::Runs => Ok(None),
+            Entry::Full => Err(NotIn::Full),
+            Entry::Waits(ticket) => {
+                let (hears, heard) = oneshot::channel();
+                core.waits.insert(ticket, Waiting { since: now, hears });
+                Ok(Some((ticket, heard)))
+            }
+        });
+        let Some((ticket, heard)) = entered.inspect_err(|_| self.active.waited(number, Wait::Full, None))?
+        else {
+            return Ok(Some(InUse { planned: self.clone(), number }));
+        };
+        let patient = Patient { planned: self, number, ticket };
+        let heard = heard.await;
+        std::mem::forget(patient);
+        match heard {
+            Ok(Ok(in_use)) => Ok(Some(in_use)),
+            Ok(Err(Why::Late)) => Err(NotIn::Late),
+            // Whoever would tell is there as long as this device.
+            Ok(Err(Why::Failed)) | Err(_) => Err(NotIn::Failed),
+        }
+    }
+
+    /// A control plane hears this sidecar.
+    pub(crate) fn connected(self: &Arc<Self>) {
+        self.act(|core, now, _| core.activation.connected(now));
+    }
+
+    /// None does any more.
+    pub(crate) fn disconnected(self: &Arc<Self>) {
+        self.act(|core, _, _| core.activation.disconnected());
+    }
+
+    /// It says which functions are to be active. Of those that are not here it may know from another sidecar.
+    pub(crate) fn plan(self: &Arc<Self>, names: &[String]) {
+        let plan = names.iter().filter_map(|name| self.number(name)).collect();
+        self.act(|core, _, _| core.activation.plan(plan));
+    }
+
+    /// An operator wants this one active. False: there is none of this name.
+    pub(crate) fn ask(self: &Arc<Self>, name: &str) -> bool {
+        let number = self.number(name);
+        number.map(|number| self.act(|core, now, _| core.activation.ask(number, now))).is_some()
+    }
+
+    /// An operator wants it to go. False: there is none of this name.
+    pub(crate) fn dismiss(self: &Arc<Self>, name: &str) -> bool {
+        let number = self.number(name);
+        number.map(|number| self.act(|core, _, _| core.activation.dismiss(number))).is_some()
+    }
+
+    /// Resolves when other functions are active, or waited for.
+    pub(crate) fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// The names of those that are active.
+    pub(crate) fn active(&self) -> Vec<String> {
+        self.names(|activation, number| activation.state(number) == State::Active)
+    }
+
+    /// The names of those that requests wait for.
+    pub(crate) fn waited_for(&self) -> Vec<String> {
+        self.names(|activation, number| activation.waiting_for(number) > 0)
+    }
+
+    /// How each function stands.
+    pub(crate) fn standing(&self) -> Vec<Standing> {
+        let core = self.core();
+        let standing = |(number, held): (Number, &Held)| Standing {
+            name: held.name.clone(),
+            memory_bytes: held.memory_bytes,
+            state: label(core.activation.state(number)),
+            in_use: core.activation.runs(number),
+            waiting: core.activation.waiting_for(number),
+            runs: self.ran[number].runs.load(Relaxed),
+            run_seconds: Duration::from_nanos(self.ran[number].nanos.load(Relaxed)).as_secs_f64(),
+        };
+        self.held.iter().enumerate().map(standing).collect()
+    }
+
+    /// What those that are not inactive take, in bytes.
+    pub(crate) fn taken(&self) -> u64 {
+        self.core().activation.taken()
+    }
+
+    /// What they may take. None: there is no limit.
+    pub(crate) fn budget(&self) -> Option<u64> {
+        self.config.memory_bytes
+    }
+
+    /// Most requests that wait at once.
+    pub(crate) fn most_waiting(&self) -> usize {
+        self.most_waiting
+    }
+
+    /// In a word, who says which functions are to be active.
+    pub(crate) fn planner(&self) -> &'static str {
+        match self.core().activation.planner() {
+            Planner::Absent => "absent",
+            Planner::Expected(_) => "expected",
+            Planner::Silent => "silent",
+            Planner::Plans(_) => "plans",
+        }
+    }
+
+    fn number(&self, name: &str) -> Option<Number> {
+        self.held.iter().position(|held| held.name == name)
+    }
+
+    fn names(&self, which: impl Fn(&Activation, Number) -> bool) -> Vec<String> {
+        let core = self.core();
+        let named = self.held.iter().enumerate().filter(|(number, _)| which(&core.activation, *number));
+        named.map(|(_, held)| held.name.clone()).collect()
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happens; then all that follows from it is done.
+    fn act<T>(self: &Arc<Self>, happens: impl FnOnce(&mut Core, Instant, &mut Vec<Effect>) -> T) -> T {
+        let now = Instant::now();
+        let mut effects = Vec::new();
+        let mut ends = Vec::new();
+        let mut core = self.core();
+        let happened = happens(&mut core, now, &mut effects);
+        core.activation.settle(now, &mut effects);
+        for effect in &effects {
+            if let Effect::Release(_, ticket) | Effect::Refuse(_, ticket, _) = effect {
+                ends.push(core.waits.remove(ticket));
+            }
+        }
+        let next = core.activation.next(now);
+        let is_sooner = next.is_some_and(|next| core.next.is_none_or(|last| next < last));
+        core.next = next;
+        let is_news = self.tell(&mut core);
+        drop(core);
+        if is_sooner {
+            self.sooner.notify_one();
+        }
+        if is_news {
+            self.news.send_replace(());
+        }
+        let mut ends = ends.into_iter();
+        for effect in effects {
+            match effect {
+                Effect::Activate(..) | Effect::Deactivate(_) => self.start(effect),
+                Effect::Release(number, _) => {
+                    let in_use = InUse { planned: self.clone(), number };
+                    self.hear(ends.next().flatten(), number, Wait::Run, Ok(in_use));
+                }
+                Effect::Refuse(number, _, why) => {
+                    let wait = if why == Why::Late { Wait::Timeout } else { Wait::Failed };
+                    self.hear(ends.next().flatten(), number, wait, Err(why));
+                }
+            }
+        }
+        happened
+    }
+
+    /// A request waits no more. One that has left in this moment lets go of what it is given.
+    fn hear(&self, waiting: Option<Waiting>, number: Number, wait: Wait, said: Result<InUse, Why>) {
+        if let Some(waiting) = waiting {
+            self.active.waited(number, wait, Some(waiting.since.elapsed()));
+            let _ = waiting.hears.send(said);
+        }
+    }
+
+    /// Shows what has changed. True: others want to know as well.
+    fn tell(&self, core: &mut Core) -> bool {
+        let mut is_news = false;
+        let Core { activation, told, shown, .. } = core;
+        for (number, told) in told.iter_mut().enumerate() {
+            let is_active = activation.state(number) == State::Active;
+            let now = (is_active, activation.waiting_for(number) > 0);
+            if told.0 != is_active {
+                self.active.is_active(number, is_active);
+            }
+            is_news |= *told != now;
+            *told = now;
+        }
+        let now = (activation.waiting(), activation.taken());
+        if std::mem::replace(shown, now) != now {
+            self.active.show(now.0, now.1);
+        }
+        is_news
+    }
+
+    /// Makes a function active, or lets it go.
+    fn start(self: &Arc<Self>, effect: Effect) {
+        let planned = self.clone();
+        let work = move || {
+            // To compile one takes as much as to run it.
+            priority::take(planned.hold.priority);
+            let done = catch_unwind(AssertUnwindSafe(|| planned.work(effect)));
+            planned.done(effect, done.unwrap_or_else(|_| Err("a fault of the sidecar".into())));
+        };
+        if let Err(error) = std::thread::Builder::new().name("activation".into()).spawn(work) {
+            self.done(effect, Err(format!("no thread for it: {error}")));
+        }
+    }
+
+    fn work(&self, effect: Effect) -> Result<(), String> {
+        match effect {
+            Effect::Activate(number, _) => self.host.activate(&self.held[number].name),
+            Effect::Deactivate(number) => self.host.deactivate(&self.held[number].name),
+            Effect::Release(..) | Effect::Refuse(..) => Ok(()),
+        }
+    }
+
+    fn done(self: &Arc<Self>, effect: Effect, done: Result<(), String>) {
+        let (number, by) = match effect {
+            Effect::Activate(number, by) => (number, Some(by)),
+            Effect::Deactivate(number) => (number, None),
+            Effect::Release(..) | Effect::Refuse(..) => return,
+        };
+        let (function, is_well, begins) = (&self.held[number].name, done.is_ok(), by.is_some());
+        match done {
+            Ok(()) => tracing::debug!(function, active = begins, "function"),
+            Err(why) if begins => tracing::warn!(function, why, "the function cannot be made active"),
+            Err(why) => tracing::warn!(function, why, "the function does not go"),
+        }
+        match by {
+            Some(by) if is_well => self.active.came(number, by),
+            None if is_well => self.active.went(number),
+            _ => {}
+        }
+        self.act(|core, now, effects| match begins {
+            true => core.activation.activated(number, is_well, now, effects),
+            false => core.activation.deactivated(number, is_well, now),
+        });
+    }
+}
+
+impl InUse {
+    /// Its run has ended, which took so long.
+    pub(super) fn ran(&self, took: Duration) {
+        let ran = &self.planned.ran[self.number];
+        ran.runs.fetch_add(1, Relaxed);
+        ran.nanos.fetch_add(nanos(took), Relaxed);
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.planned.act(|core, now, _| core.activation.end(self.number, now));
+    }
+}
+
+/// One who waits, until this is dropped.
+struct Patient<'a> {
+    planned: &'a Arc<Planned>,
+    number: Number,
+    ticket: Ticket,
+}
+
+impl Drop for Patient<'_> {
+    fn drop(&mut self) {
+        let left = self.planned.act(|core, _, _| {
+            let waited = core.activation.leave(self.number, self.ticket);
+            core.waits.remove(&self.ticket).filter(|_| waited)
+        });
+        if let Some(waiting) = left {
+            self.planned.active.waited(self.number, Wait::Left, Some(waiting.since.elapsed()));
+        }
+    }
+}
+
+const fn label(state: State) -> &'static str {
+    match state {
+        State::Inactive => "inactive",
+        State::Activating => "activating",
+        State::Active => "active",
+        State::Leaving => "leaving",
+        State::Deactivating => "deactivating",
+    }
+}
