@@ -209,7 +209,7 @@ device:
     - {name: orders, version: "2026-11.1", path: data/orders.parquet, format: parquet}
     - {name: log, version: a_b, path: /srv/log.jsonl, format: jsonl, tenant: shop}
   functions: [scan, checksum]
-  limits: {memoryBytes: 2097152, runs: 9, deadline: 1m30s, resultRows: 10, resultBytes: 1000, keyBytes: 77}
+  limits: {memoryBytes: 2097152, runs: 9, waiting: 5, deadline: 1m30s, resultRows: 10, resultBytes: 1000, keyBytes: 77}
   components: [{name: tally, path: tally.wasm}, {name: other, path: /o.wasm, tenant: shop}]
   componentCache: code
   mediaBytesPerSecond: 5000
@@ -237,6 +237,7 @@ device:
     let limits = DeviceLimits {
         memory_bytes: 2 << 20,
         runs: 9,
+        waiting: 5,
         deadline: Duration::from_secs(90),
         key_bytes: 77,
         result_rows: Some(10),
