@@ -183,7 +183,10 @@ impl Activation {
     pub(super) fn end(&mut self, function: Number, now: Instant) {
         let ended = &mut self.functions[function];
         ended.runs = ended.runs.saturating_sub(1);
-        ended.used = Some(now);
+        // Of one that is to go, no other one is to go instead.
+        if ended.state != State::Leaving {
+            ended.used = Some(now);
+        }
     }
 
     /// One that waits has gone. False: it did not wait any more.
@@ -277,12 +280,9 @@ impl Activation {
         {
             self.planner = Planner::Silent;
         }
-        // Who stays after all is waited for no more, so that others may take its room, as far as they wait for it: once each.
-        for _ in 0..=self.functions.len() {
-            if !self.decide(now, out) {
-                break;
-            }
-        }
+        // What is decided does not depend on who takes no new runs yet. So there is an end to it: a function begins, goes, or
+        // stays for those who wait for it, at most once each.
+        while self.decide(now, out) {}
     }
 
     /// When there may be something to do again, if nothing happens until then.
@@ -342,9 +342,9 @@ impl Activation {
         takes.map(|function| function.memory).sum()
     }
 
-    /// One round of it. True: there are functions that stay after all.
+    /// One round of it. True: something has changed by which there may be more to decide.
     fn decide(&mut self, now: Instant, out: &mut Vec<Effect>) -> bool {
-        let mut has_stayed = false;
+        let before = out.len();
         let room::Decision { stays, begins } = match &self.planner {
             Planner::Plans(plan) => room::by_plan(self, plan, now),
             Planner::Expected(_) => room::by_requests(self, now, false),
@@ -354,7 +354,6 @@ impl Activation {
             match (self.functions[number].state, stays) {
                 (State::Active, false) => self.functions[number].state = State::Leaving,
                 (State::Leaving, true) => {
-                    has_stayed = true;
                     self.functions[number].state = State::Active;
                     self.release(number, now, out);
                 }
@@ -374,7 +373,7 @@ impl Activation {
                 out.push(Effect::Deactivate(number));
             }
         }
-        has_stayed
+        out.len() > before
     }
 
     /// How long a request waits before functions that are not idle have to go for its own.

@@ -109,8 +109,7 @@ fn enough(functions: &[Function], lacks: u64, may_go: impl Fn(Number) -> bool) -
     let mut all: Vec<Number> = (0..functions.len()).filter(|number| may_go(*number)).collect();
     all.sort_by_key(|number| {
         let function = &functions[*number];
-        // Of those that are busy, one that takes no new runs already is the first to be idle.
-        (function.runs > 0, function.runs > 0 && function.state == State::Active, function.used)
+        (function.runs > 0, function.used)
     });
     let (mut found, mut go) = (0u64, Vec::new());
     for number in all {
