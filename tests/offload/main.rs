@@ -34,6 +34,7 @@ mod registered;
 mod says;
 mod setbacks;
 mod shortage;
+mod spent;
 mod testbed;
 mod world;
 
@@ -43,6 +44,7 @@ fn main() {
         setbacks::tests(),
         shortage::tests(),
         says::tests(),
+        spent::tests(),
         explain::tests(),
         pushed::tests(),
         registered::tests(),

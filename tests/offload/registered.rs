@@ -157,8 +157,17 @@ fn drained() {
         load["slots"] == 3
             && load["runs"].as_u64() > Some(0)
             && counted["avoidedBytes"].as_u64() > Some(1_000_000)
+            && load["joules"].as_f64() > Some(0.0)
     });
+    // Its own count is by its machine, where that counts; its caller's is by the model in any case.
+    let status = mesh.devices()[0]["status"].take();
+    let source = status["load"]["energySource"].as_str().unwrap().to_owned();
+    assert!(["rapl", "modelled"].contains(&&*source), "{source}");
+    let most = mesh.web.metrics().sum("lighter_offload_joules_total", &[("place", "default/orders-csd")]);
+    let told = status["offloaded"]["joules"].as_f64().unwrap();
+    assert!(told > 0.0 && told <= most + 1e-9, "{told} of {most}");
     let wide = mesh.plane.operator(&["get", "devices", "-o", "wide"]);
+    assert!(wide.contains("JOULES") && wide.contains(&source), "{wide}");
     assert!(wide.contains("/3 ") && wide.contains("registration"), "{wide}");
     let yaml = mesh.plane.operator(&["get", "device", "orders-csd", "-o", "yaml"]);
     assert!(yaml.contains("kind: Device") && yaml.contains("slots: 3"), "{yaml}");
@@ -386,7 +395,7 @@ fn every_protocol() -> Result<(), String> {
 /// The queue of which an answer tells, in seconds.
 fn told_queue(answer: &str) -> f64 {
     let said = answer.split("named_metrics.queue_seconds=").nth(1).unwrap();
-    said.split_whitespace().next().unwrap().parse().unwrap()
+    said.split(|c: char| c == ',' || c.is_whitespace()).next().unwrap().parse().unwrap()
 }
 
 fn told() {

@@ -13,7 +13,7 @@ use super::answer::{self, Answer};
 use super::conditions;
 use super::message::{Item, List};
 use super::query::Query;
-use crate::registry::sidecars::{DeviceLoad, Id};
+use crate::registry::sidecars::{DeviceLoad, EnergySource, Id};
 use crate::registry::{OfInstance, Standing};
 
 impl Api {
@@ -117,6 +117,8 @@ fn sum<'l>(loads: impl Iterator<Item = &'l DeviceLoad>) -> DeviceLoad {
         }
         sum.queue_seconds += load.queue_seconds;
         sum.busy_seconds += load.busy_seconds;
+        sum.joules += load.joules;
+        sum.energy_source = EnergySource::and(sum.energy_source, load.energy_source);
         for (sum, more) in [
             (&mut sum.runs, load.runs),
             (&mut sum.refused, load.refused),

@@ -74,9 +74,11 @@ fn titles(wide: bool, spaces: bool) -> Vec<&'static str> {
             "REFUSED",
             "CPU",
             "READ",
+            "JOULES",
             "ANSWERED",
             "MOVED",
             "AVOIDED",
+            "SPENT",
         ]);
     }
     titles
@@ -151,9 +153,15 @@ fn row(item: &Item, wide: bool, spaces: bool) -> Vec<String> {
         row.push(of_load("refused", &whole));
         row.push(of_load("busySeconds", &table::time));
         row.push(of_load("readBytes", &table::size));
+        // Where nobody knows it, there is no source.
+        row.push(match load["energySource"].as_str() {
+            Some(source) => of_load("joules", &|joules| format!("{joules:.1} {}", source.escape_debug())),
+            None => "-".to_owned(),
+        });
         row.push(counted("answered", whole));
         row.push(counted("movedBytes", table::size));
         row.push(counted("avoidedBytes", table::size));
+        row.push(counted("joules", |joules| format!("{joules:.1}J")));
     }
     row
 }
@@ -174,7 +182,7 @@ mod tests {
                     "datasets": [{"name": "orders", "version": "7"}], "slots": 4,
                 },
                 "status": {"state": "unregistered", "instances": [], "offloaded": {"answered": 3, "movedBytes": 2048,
-                    "avoidedBytes": 0}},
+                    "avoidedBytes": 0, "joules": 1.25}},
             }),
             generation: 0,
             set: None,
@@ -183,17 +191,19 @@ mod tests {
         };
         let short = ["csd", "csd", "near:80", "scan,sum", "orders@7", "unregistered", "-/4", "-"];
         assert_eq!(row(&item, false, false), short);
-        let rest = ["-", "registration", "0", "-", "-", "-", "-", "-", "3", "2.0KiB", "0B"];
+        let rest = ["-", "registration", "0", "-", "-", "-", "-", "-", "-", "3", "2.0KiB", "0B", "1.2J"];
         assert_eq!(row(&item, true, false)[short.len()..], rest);
         assert_eq!(row(&item, false, true)[0], "shop");
         item.document["status"]["load"] = json!({
             "runsInFlight": 1, "slots": 2, "utilization": 0.5, "queueSeconds": 0.25, "runs": 9, "refused": 1,
-            "busySeconds": 1.5, "readBytes": 1024,
+            "busySeconds": 1.5, "readBytes": 1024, "joules": 12.34, "energySource": "modelled",
         });
         let wide = row(&item, true, true);
         assert_eq!(wide.len(), titles(true, true).len());
         assert_eq!(wide[7..9], ["1/2", "50%"]);
-        assert_eq!(wide[12..17], ["250.0ms", "9", "1", "1.50s", "1.0KiB"]);
+        assert_eq!(wide[12..18], ["250.0ms", "9", "1", "1.50s", "1.0KiB", "12.3 modelled"]);
+        item.document["status"]["load"]["energySource"] = Value::Null;
+        assert_eq!(row(&item, true, true)[17], "-");
         item.document["status"]["functions"] = json!([
             {"name": "sum", "active": true, "because": "wanted"}, {"name": "scan", "active": false, "because": "idle"},
         ]);

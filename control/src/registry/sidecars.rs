@@ -110,10 +110,45 @@ pub struct DeviceLoad {
     /// How many runs its limits let there be at once now, if it says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runs_allowed: Option<u32>,
+    /// Energy that the device took.
+    pub joules: f64,
+    /// From where that is known. None: it is not.
+    pub energy_source: Option<EnergySource>,
+}
+
+/// From where it is known how much energy a device took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnergySource {
+    /// Its machine counts it.
+    Rapl,
+    /// By a model of its power.
+    Modelled,
+    /// Of several, some in one way and some in the other.
+    Mixed,
+}
+
+impl EnergySource {
+    /// What is called so.
+    fn of(label: &str) -> Option<Self> {
+        match label {
+            "rapl" => Some(EnergySource::Rapl),
+            "modelled" => Some(EnergySource::Modelled),
+            _ => None,
+        }
+    }
+
+    /// From where a sum is known.
+    pub fn and(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) if one != other => Some(EnergySource::Mixed),
+            _ => one.or(other),
+        }
+    }
 }
 
 /// What callers' sidecars counted of the requests that they placed on a device, since each of their processes began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Offloaded {
     /// Requests that it answered.
@@ -122,6 +157,8 @@ pub struct Offloaded {
     pub moved_bytes: u64,
     /// Bytes of data that were not moved to the host.
     pub avoided_bytes: u64,
+    /// Energy for them, by the policies' models of the device.
+    pub joules: f64,
 }
 
 /// A link to another sidecar, as one end reports it.
@@ -245,6 +282,8 @@ impl Sidecars {
                 skipped_bytes: said.skipped_bytes,
                 result_bytes: said.result_bytes,
                 runs_allowed: said.runs_allowed,
+                joules: number(said.joules),
+                energy_source: EnergySource::of(&said.energy_source),
             });
             reporting.reported.offloaded =
                 said.offloaded.into_iter().take(MOST_DEVICES).map(Offloaded::read).collect();
@@ -311,6 +350,7 @@ impl Sidecars {
             answered: sum.answered.saturating_add(one.answered),
             moved_bytes: sum.moved_bytes.saturating_add(one.moved_bytes),
             avoided_bytes: sum.avoided_bytes.saturating_add(one.avoided_bytes),
+            joules: sum.joules + one.joules,
         })
     }
 
@@ -369,7 +409,7 @@ fn demands(
     said.into_iter().take(MOST_POLICIES).map(demand).collect()
 }
 
-/// What is no number is none.
+/// An amount that was reported, as far as it is one.
 fn number(number: f64) -> f64 {
     if number.is_finite() { number.max(0.0) } else { 0.0 }
 }
@@ -383,8 +423,8 @@ fn short(mut text: String) -> String {
 impl Offloaded {
     /// What was reported of a device, and its name.
     fn read(said: wire::Offloaded) -> (String, Self) {
-        let wire::Offloaded { device, answered, moved_bytes, avoided_bytes } = said;
-        (short(device), Offloaded { answered, moved_bytes, avoided_bytes })
+        let wire::Offloaded { device, answered, moved_bytes, avoided_bytes, joules } = said;
+        (short(device), Offloaded { answered, moved_bytes, avoided_bytes, joules: number(joules) })
     }
 }
 

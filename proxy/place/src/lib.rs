@@ -41,7 +41,7 @@ pub use guard::{GuardRules, SHARES};
 pub use health::{Failure, Refusal, Setback};
 pub use log::Logged;
 pub use objective::{Objective, Weights};
-pub use placer::{Answer, Outcome, Placed, Placer, Ticket};
+pub use placer::{Answer, Outcome, Placed, Placer, Spent, Ticket};
 pub use plan::{Because, Foreseen, PlanRules, Planned, Planner, Site, SiteFunction, Want, foresee};
 pub use profile::{FunctionCost, Profile};
 pub use record::{

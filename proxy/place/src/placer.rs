@@ -44,6 +44,9 @@ pub struct Ticket {
     began: Time,
     worked_bytes: u64,
     prior_seconds: f32,
+    /// Of them, those that are for the place to work, and for its processor.
+    busy_seconds: f32,
+    compute_seconds: f32,
     queue_seconds: f32,
     /// Whether the host was expected to be in time.
     host_in_time: bool,
@@ -53,6 +56,15 @@ impl Ticket {
     /// The request was held until now.
     pub fn begins(&mut self, now: Time) {
         self.began = now;
+    }
+
+    fn spent(&self, seconds: f64, service_seconds: f64) -> Spent {
+        let part = |of: f32| service_seconds * f64::from(of / self.prior_seconds.max(f32::MIN_POSITIVE));
+        Spent {
+            seconds,
+            busy_seconds: part(self.busy_seconds),
+            processor_seconds: part(self.compute_seconds),
+        }
     }
 }
 
@@ -74,6 +86,17 @@ pub struct Answer {
     pub waited_seconds: Option<f64>,
     /// How large the answer was.
     pub bytes_out: u64,
+}
+
+/// What an answer took at its place: the time is measured, and what of it was work is as the prior says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// From when the request was sent until its answer had come, in seconds.
+    pub seconds: f64,
+    /// Of them, those in which the place worked for it: it waited for nobody else, and nothing was on its way.
+    pub busy_seconds: f64,
+    /// Of those, the ones that its processor took, and not its medium.
+    pub processor_seconds: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -136,8 +159,8 @@ impl Placer {
         self.decide(route, request, &[], Some(setback), now)
     }
 
-    /// A request has ended where it was sent.
-    pub fn ended(&mut self, ticket: &Ticket, outcome: &Outcome, now: Time) {
+    /// A request has ended where it was sent. Returns what an answer took there; of what was not answered nothing is known.
+    pub fn ended(&mut self, ticket: &Ticket, outcome: &Outcome, now: Time) -> Option<Spent> {
         let place = &mut self.places[ticket.place.0 as usize];
         let route = &mut self.routes[ticket.route.0 as usize];
         let seconds = now.seconds_since(ticket.began);
@@ -176,7 +199,9 @@ impl Placer {
                 route.learn_bytes_out(answer.bytes_out, ticket.worked_bytes);
                 let waited = answer.waited_seconds.unwrap_or_else(|| f64::from(ticket.queue_seconds));
                 // A place that waits longer than it says works no faster for it.
-                learn(place, route, ticket, (seconds - waited).max(seconds * LEAST_WORK), now);
+                let service_seconds = (seconds - waited).max(seconds * LEAST_WORK);
+                learn(place, route, ticket, service_seconds, now);
+                return Some(ticket.spent(seconds, service_seconds));
             }
             // It took at least so long. That is said of the place: others may be as ever.
             Outcome::SetBack(Setback::Failed(_)) if is_late => {
@@ -194,6 +219,7 @@ impl Placer {
             }
             Outcome::SetBack(_) | Outcome::Abandoned => {}
         }
+        None
     }
 
     #[inline]
@@ -361,6 +387,8 @@ impl Asked<'_> {
             began: self.now,
             worked_bytes: self.request.worked_bytes(),
             prior_seconds: chosen.prior_seconds(),
+            busy_seconds: chosen.scan_seconds + chosen.compute_seconds,
+            compute_seconds: chosen.compute_seconds,
             queue_seconds: chosen.queue_seconds,
             host_in_time: inputs.candidates.host().estimate(&inputs.weights).seconds <= slo,
         }

@@ -480,3 +480,23 @@ fn a_device_that_is_thought_ten_times_as_fast_as_it_is_is_not_left_for_ever() {
     }
     assert!((1..=5).contains(&early) && answers >= 100, "{early} {answers}");
 }
+
+#[test]
+fn what_an_answer_took_is_time_and_of_it_work() {
+    // As long to read as to compute, and as long again to get there and back.
+    let profile = Profile { link_bytes_per_second: 1e6, data_bytes_per_second: 1e6, ..ON_HOST };
+    let mut placer = Placer::new(profile, 1);
+    let cost = FunctionCost { seconds: 0.1, seconds_per_byte: 0.0 };
+    let route = placer.add_route(RouteRules { cost, out_share: 0.0, ..RouteRules::default() }, []);
+    let asked = Request { work: Work::Stateless, bytes_in: 200_000, scan_bytes: 100_000 };
+    let ticket = placer.place(route, &asked, &[], Time::from_seconds(1.0)).ticket;
+    let answer = Answer { waited_seconds: Some(1.0), bytes_out: 0 };
+    let spent = placer.ended(&ticket, &Outcome::Answered(answer), Time::from_seconds(4.0)).unwrap();
+    for (seconds, expected) in
+        [(spent.seconds, 3.0), (spent.busy_seconds, 1.0), (spent.processor_seconds, 0.5)]
+    {
+        assert!((seconds - expected).abs() < 1e-6, "{spent:?}");
+    }
+    let ticket = placer.place(route, &asked, &[], Time::from_seconds(5.0)).ticket;
+    assert_eq!(placer.ended(&ticket, &Outcome::Abandoned, Time::from_seconds(6.0)), None);
+}

@@ -36,6 +36,7 @@ pub use endpoint::Endpoint;
 use group::Group;
 pub use picked::{Avoid, Outcome, Picked};
 pub(crate) use report::LOAD_FIELD;
+pub(crate) use report::OfDevice;
 pub use report::Reported;
 use tier::Tier;
 

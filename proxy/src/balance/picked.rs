@@ -194,7 +194,7 @@ impl Picked {
         let is_taken = self.endpoint.hear(name, value);
         match &self.held {
             Held::Placed(both) if both.0.is_on_device() && report::is_report(name) => {
-                both.0.hear(report::queue_seconds(name, value), Instant::now());
+                both.0.hear(report::of_device(name, value), Instant::now());
                 true
             }
             _ => is_taken,

@@ -56,17 +56,27 @@ pub(super) fn weight(name: &[u8], value: &[u8], rules: &LoadReports) -> Result<f
     load.weight(rules).ok_or(Reported::Empty)
 }
 
-/// How long a request would wait, in seconds, as a field says that a device wrote.
-pub(super) fn queue_seconds(name: &[u8], value: &[u8]) -> Result<f64, Reported> {
-    let mut queue = None;
-    read(name, value, &mut |name, value| {
-        if name == QUEUE_SECONDS {
-            queue = Some(value);
-        }
+/// What a device says beside an answer, as far as it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct OfDevice {
+    /// How long a request that comes now would wait, in seconds.
+    pub(crate) queue_seconds: Option<f64>,
+    /// How long its processor was at work for this answer, in seconds.
+    pub(crate) processor_seconds: Option<f64>,
+}
+
+/// What a field says that a device wrote.
+pub(super) fn of_device(name: &[u8], value: &[u8]) -> Result<OfDevice, Reported> {
+    let mut said = OfDevice::default();
+    // What is no amount is not there.
+    let amount = |value: f64, most: f64| Some(value).filter(|value| (0.0..=most).contains(value));
+    read(name, value, &mut |name, value| match name {
+        QUEUE_SECONDS => said.queue_seconds = amount(value, f64::MAX),
+        PROCESSOR_SECONDS => said.processor_seconds = amount(value, MOST_PROCESSOR_SECONDS),
+        _ => {}
     })
     .ok_or(Reported::Malformed)?;
-    // What is no amount is not there.
-    queue.filter(|queue| queue.is_finite() && *queue >= 0.0).ok_or(Reported::Empty)
+    Ok(said)
 }
 
 /// What one endpoint reported of late. Workers share it without a lock; times are nanoseconds of a clock that begins above zero.
@@ -278,6 +288,10 @@ fn binary(value: &[u8], see: &mut dyn FnMut(&str, f64)) -> Option<()> {
 pub(crate) const LOAD_FIELD: &str = "endpoint-load-metrics";
 /// What a device's report calls its queue.
 const QUEUE_SECONDS: &str = "named_metrics.queue_seconds";
+/// And what it took for one answer.
+const PROCESSOR_SECONDS: &str = "named_metrics.processor_seconds";
+/// No answer takes longer.
+const MOST_PROCESSOR_SECONDS: f64 = 24.0 * 3600.0;
 const FIELD: &[u8] = LOAD_FIELD.as_bytes();
 const FIELD_BIN: &[u8] = b"endpoint-load-metrics-bin";
 

@@ -1,8 +1,10 @@
 //! How busy the device is: what its callers are told beside each answer, and the control plane now and then.
 //!
 //! What is told is a load report of the kind that gRPC and Envoy know (ORCA): `application_utilization` is runs under way by
-//! the most that there may be, and `named_metrics.queue_seconds` how long a request that comes now would have to wait.
+//! the most that there may be, `named_metrics.queue_seconds` how long a request that comes now would have to wait, and
+//! `named_metrics.processor_seconds` what the answer itself took, where all of it goes out with its head.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -71,13 +73,17 @@ impl Busy {
     }
 
     /// Says it beside an answer. `is_running`: the run that makes the answer is under way, and is nobody's queue: whoever
-    /// asked for it knows.
-    pub(super) fn tell(&self, fields: &mut HeaderMap, is_running: bool) {
+    /// asked for it knows. `took`: the processor time of the run, where it has ended.
+    pub(super) fn tell(&self, fields: &mut HeaderMap, is_running: bool, took: Option<Duration>) {
         let others = self.running().saturating_sub(u32::from(is_running));
         let used = f64::from(others) / f64::from(self.slots);
         let queue = self.queue_behind(others);
-        let report =
+        let mut report =
             format!("TEXT application_utilization={used:.4}, named_metrics.queue_seconds={queue:.6}");
+        if let Some(took) = took {
+            // A String takes all that is written.
+            let _ = write!(report, ", named_metrics.processor_seconds={:.9}", took.as_secs_f64());
+        }
         if let Ok(report) = HeaderValue::from_maybe_shared(bytes::Bytes::from(report)) {
             fields.insert(LOAD_FIELD, report);
         }
@@ -99,7 +105,7 @@ mod tests {
 
     fn told(busy: &Busy, is_running: bool) -> String {
         let mut fields = HeaderMap::new();
-        busy.tell(&mut fields, is_running);
+        busy.tell(&mut fields, is_running, None);
         fields[LOAD_FIELD].to_str().unwrap().to_owned()
     }
 
@@ -114,6 +120,9 @@ mod tests {
         let all = "TEXT application_utilization=1.5000, named_metrics.queue_seconds=1.500000";
         let others = "TEXT application_utilization=1.0000, named_metrics.queue_seconds=1.000000";
         assert_eq!((told(&busy, false), told(&busy, true)), (all.to_owned(), others.to_owned()));
+        let mut fields = HeaderMap::new();
+        busy.tell(&mut fields, true, Some(Duration::from_micros(1234)));
+        assert_eq!(fields[LOAD_FIELD], format!("{others}, named_metrics.processor_seconds=0.001234000"));
         busy.end(Duration::from_secs(2));
         assert!((busy.queue_seconds() - 1.2).abs() < 1e-9, "of the newest a fifth");
         (0..2).for_each(|_| busy.end(Duration::ZERO));

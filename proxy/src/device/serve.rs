@@ -189,7 +189,9 @@ impl Device {
                         Ok(body) => {
                             let under_way = Arc::new(());
                             let mut answer = self.run(function, dataset, parameters, body, &under_way).await;
-                            self.busy.tell(answer.headers_mut(), Arc::strong_count(&under_way) > 1);
+                            let took = answer.extensions_mut().remove::<ProcessorTime>().map(|took| took.0);
+                            let is_running = Arc::strong_count(&under_way) > 1;
+                            self.busy.tell(answer.headers_mut(), is_running, took);
                             answer
                         }
                         Err(answer) => answer,
@@ -238,11 +240,15 @@ impl Device {
             Some(Said::Piece(Some(head), bytes)) => headed(head, Answer::begun(bytes, said)),
             // Whole from the start, so that nothing can cut it any more.
             Some(Said::Last(Some(head), bytes)) => match said.recv().await {
-                Some(Said::End(_, ended)) if ended.http == 200 => headed(head, Answer::whole(bytes)),
+                Some(Said::End(_, ended)) if ended.http == 200 => {
+                    after(&ended, headed(head, Answer::whole(bytes)))
+                }
                 Some(Said::End(_, ended)) => failed(&ended),
                 _ => gone(),
             },
-            Some(Said::End(head, ended)) if ended.http == 200 => headed(head, Answer::whole(Bytes::new())),
+            Some(Said::End(head, ended)) if ended.http == 200 => {
+                after(&ended, headed(head, Answer::whole(Bytes::new())))
+            }
             Some(Said::End(_, ended)) => failed(&ended),
             Some(Said::Piece(None, _) | Said::Last(None, _)) | None => gone(),
         }
@@ -331,5 +337,15 @@ fn failed(ended: &Ended) -> Response<Answer> {
     let status = StatusCode::from_u16(ended.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = text(status, format!("{}: {}\n", ended.status, ended.message));
     answer.headers_mut().insert(STATUS_FIELD, HeaderValue::from_static(ended.status));
+    after(ended, answer)
+}
+
+/// Of the run that made an answer, until that goes out.
+#[derive(Clone, Copy, Debug)]
+struct ProcessorTime(Duration);
+
+/// The answer of a run that has ended.
+fn after(ended: &Ended, mut answer: Response<Answer>) -> Response<Answer> {
+    answer.extensions_mut().insert(ProcessorTime(ended.took.busy));
     answer
 }

@@ -3,11 +3,12 @@
 use std::sync::OnceLock;
 
 use lighter_config::name::ServicePort;
-use lighter_config::snapshot::Offload;
-use lighter_place::{Decision, Failure, Outcome, PlaceId, Reason, Request, Setback};
+use lighter_config::snapshot::{Offload, PlaceProfile};
+use lighter_place::{Decision, Failure, Outcome, PlaceId, Reason, Request, Setback, Spent};
 use metrics::{Counter, counter, describe_counter};
 
 use crate::balance::Reported;
+use crate::telemetry::{EnergySource, PER_UNIT};
 
 /// Of one rule. Handles are made when they are first needed: most reasons never are.
 pub(super) struct Counts {
@@ -26,7 +27,16 @@ struct OfPlace {
     reports: [OnceLock<Counter>; Reported::ALL.len()],
     moved: OnceLock<Counter>,
     avoided: OnceLock<Counter>,
+    seconds: OnceLock<Counter>,
+    processor_seconds: [OnceLock<Counter>; SOURCES.len()],
+    joules: OnceLock<Counter>,
+    /// By the model of its power: while it works, and for each byte that is moved.
+    busy_watts: f64,
+    joules_per_byte: f64,
 }
+
+/// Where it is known from how long a processor was at work.
+const SOURCES: [&str; 2] = ["reported", "modelled"];
 
 /// What became of a request at a place.
 const OUTCOMES: [&str; 6] = ["answered", "refused", "lost", "timed_out", "error", "abandoned"];
@@ -34,23 +44,28 @@ const OUTCOMES: [&str; 6] = ["answered", "refused", "lost", "timed_out", "error"
 impl Counts {
     pub(super) fn new(key: &ServicePort, route: &str, said: &Offload) -> Self {
         describe();
-        let place = |name: &str, is_data_moved| OfPlace {
+        let place = |name: &str, profile: &PlaceProfile| OfPlace {
             name: name.to_owned(),
-            is_data_moved,
+            is_data_moved: profile.is_data_moved,
             reasons: Default::default(),
             outcomes: Default::default(),
             reports: Default::default(),
             moved: OnceLock::new(),
             avoided: OnceLock::new(),
+            seconds: OnceLock::new(),
+            processor_seconds: Default::default(),
+            joules: OnceLock::new(),
+            busy_watts: profile.busy_watts,
+            joules_per_byte: profile.joules_per_byte,
         };
-        let devices = said.devices.iter().map(|device| place(&device.name, device.profile.is_data_moved));
+        let devices = said.devices.iter().map(|device| place(&device.name, &device.profile));
         Counts {
             labels: [
                 ("service", key.service.to_string()),
                 ("port", key.port.to_string()),
                 ("route", route.to_owned()),
             ],
-            places: std::iter::once(place("host", said.host.is_data_moved)).chain(devices).collect(),
+            places: std::iter::once(place("host", &said.host)).chain(devices).collect(),
             is_host_data_moved: said.host.is_data_moved,
         }
     }
@@ -64,8 +79,8 @@ impl Counts {
         handle.get_or_init(|| self.counter(place, DECISIONS, Some(("reason", label)))).increment(1);
     }
 
-    /// It has ended there. `bytes`: of the request's body, and of the answer's.
-    pub(super) fn ended(&self, at: PlaceId, outcome: &Outcome, asked: &Request, bytes: (u64, u64)) {
+    /// It has ended there.
+    pub(super) fn ended(&self, at: PlaceId, outcome: &Outcome) {
         let Some(place) = self.places.get(at.number() as usize) else { return };
         let number = match outcome {
             Outcome::Answered(_) => 0,
@@ -77,15 +92,35 @@ impl Counts {
         };
         let label = ("outcome", OUTCOMES[number]);
         place.outcomes[number].get_or_init(|| self.counter(place, REQUESTS, Some(label))).increment(1);
-        if !matches!(outcome, Outcome::Answered(_)) {
-            return;
-        }
+    }
+
+    /// It was answered there. `bytes`: of the request's body, and of the answer's. `processor_seconds`: as the place says.
+    pub(super) fn answered(
+        &self,
+        at: PlaceId,
+        asked: &Request,
+        bytes: (u64, u64),
+        spent: &Spent,
+        processor_seconds: Option<f64>,
+    ) {
+        let Some(place) = self.places.get(at.number() as usize) else { return };
         let scanned = if place.is_data_moved { asked.scan_bytes } else { 0 };
         let moved = bytes.0.saturating_add(bytes.1).saturating_add(scanned);
         place.moved.get_or_init(|| self.counter(place, MOVED, None)).increment(moved);
         if self.is_host_data_moved && !place.is_data_moved && asked.scan_bytes > 0 {
             place.avoided.get_or_init(|| self.counter(place, AVOIDED, None)).increment(asked.scan_bytes);
         }
+        // A conversion to an integer saturates.
+        let parts = |amount: f64| (amount * PER_UNIT).round() as u64;
+        place.seconds.get_or_init(|| self.counter(place, SECONDS, None)).increment(parts(spent.seconds));
+        let source = usize::from(processor_seconds.is_none());
+        let label = ("source", SOURCES[source]);
+        place.processor_seconds[source]
+            .get_or_init(|| self.counter(place, PROCESSOR_SECONDS, Some(label)))
+            .increment(parts(processor_seconds.unwrap_or(spent.processor_seconds)));
+        let joules = place.busy_watts * spent.busy_seconds + place.joules_per_byte * moved as f64;
+        let label = ("energy_source", EnergySource::Modelled.label());
+        place.joules.get_or_init(|| self.counter(place, JOULES, Some(label))).increment(parts(joules));
     }
 
     /// A device said how busy it is.
@@ -115,6 +150,9 @@ const REQUESTS: &str = "lighter_offload_requests_total";
 const REPORTS: &str = "lighter_offload_reports_total";
 const MOVED: &str = "lighter_offload_moved_bytes_total";
 const AVOIDED: &str = "lighter_offload_avoided_bytes_total";
+const SECONDS: &str = "lighter_offload_answer_seconds_total";
+const PROCESSOR_SECONDS: &str = "lighter_offload_processor_seconds_total";
+const JOULES: &str = "lighter_offload_joules_total";
 
 fn describe() {
     describe_counter!(DECISIONS, "Where requests of a rule with an OffloadPolicy went, and why.");
@@ -124,6 +162,19 @@ fn describe() {
         MOVED,
         "Bytes of requests and answers that were answered there, and of the data that was moved to the place for them, as the \
          policy says."
+    );
+    describe_counter!(
+        SECONDS,
+        "How long requests that were answered there took, until the end of the answer."
+    );
+    describe_counter!(
+        PROCESSOR_SECONDS,
+        "Processor time of the place for them: reported beside the answer, or modelled as the part of the answer's time that the \
+         policy's numbers give to a processor."
+    );
+    describe_counter!(
+        JOULES,
+        "Energy for them by the policy's model of the place: watts while it worked, and joules for each byte moved."
     );
     describe_counter!(
         AVOIDED,

@@ -23,7 +23,7 @@ use lighter_config::snapshot::{
 };
 use lighter_place::{
     Exploration, FunctionCost, GuardRules, HOST, Offer, PlaceId, Placer, Profile, RouteId, RouteRules,
-    Setback, Ticket, Time, Work,
+    Setback, Spent, Ticket, Time, Work,
 };
 
 use self::counts::Counts;
@@ -177,9 +177,9 @@ impl Placement {
         Time::from_nanos(0).after(now.saturating_duration_since(self.began.0))
     }
 
-    fn ended(&self, ticket: &Ticket, outcome: &lighter_place::Outcome, now: Instant) {
+    fn ended(&self, ticket: &Ticket, outcome: &lighter_place::Outcome, now: Instant) -> Option<Spent> {
         let now = self.time(now);
-        self.lock().placer.ended(ticket, outcome, now);
+        self.lock().placer.ended(ticket, outcome, now)
     }
 
     fn report(&self, place: PlaceId, queue_seconds: f64, now: Instant) {

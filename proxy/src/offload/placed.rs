@@ -1,5 +1,6 @@
 //! A try of a request that was placed, until it ends.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use lighter_place::{Answer, Failure, HOST, Outcome, Refusal, Request, Setback, T
 
 use super::Placement;
 use super::counts::Counts;
-use crate::balance::{self, Reported};
+use crate::balance::{self, OfDevice, Reported};
 use crate::retry::Came;
 
 /// A try that was placed. It is ended once: when it is told how it ended, or when it is dropped.
@@ -18,6 +19,8 @@ pub(crate) struct Placed {
     ticket: Option<Ticket>,
     asked: Request,
     setback: Option<Setback>,
+    /// How long its device's processor was at work for it, in seconds, as the device says.
+    processor_seconds: Cell<Option<f64>>,
     /// Bytes of the request's body and of the answer's.
     bytes: (u64, u64),
 }
@@ -29,7 +32,15 @@ impl Placed {
         ticket: Ticket,
         asked: Request,
     ) -> Self {
-        Placed { placement, counts, ticket: Some(ticket), asked, setback: None, bytes: (0, 0) }
+        Placed {
+            placement,
+            counts,
+            ticket: Some(ticket),
+            asked,
+            setback: None,
+            processor_seconds: Cell::new(None),
+            bytes: (0, 0),
+        }
     }
 
     /// Whether it is on a device.
@@ -52,13 +63,20 @@ impl Placed {
         }
     }
 
-    /// Its device says how long a request would wait there, in seconds.
-    pub(crate) fn hear(&self, said: Result<f64, Reported>, now: Instant) {
+    /// Its device says how long a request would wait there, and what this one took.
+    pub(crate) fn hear(&self, said: Result<OfDevice, Reported>, now: Instant) {
         let Some(ticket) = &self.ticket else { return };
-        if let Ok(queue_seconds) = said {
-            self.placement.report(ticket.place, queue_seconds, now);
-        }
-        self.counts.reported(ticket.place, said.err().unwrap_or(Reported::Taken));
+        let what = match said {
+            Ok(OfDevice { queue_seconds, processor_seconds }) => {
+                self.processor_seconds.set(processor_seconds.or(self.processor_seconds.get()));
+                if let Some(queue_seconds) = queue_seconds {
+                    self.placement.report(ticket.place, queue_seconds, now);
+                }
+                if queue_seconds.is_some() { Reported::Taken } else { Reported::Empty }
+            }
+            Err(what) => what,
+        };
+        self.counts.reported(ticket.place, what);
     }
 
     /// The bodies were so long, in bytes: the request's and the answer's.
@@ -89,8 +107,11 @@ impl Placed {
 
     fn tell(&mut self, outcome: &Outcome, now: Instant) {
         let Some(ticket) = self.ticket.take() else { return };
-        self.placement.ended(&ticket, outcome, now);
-        self.counts.ended(ticket.place, outcome, &self.asked, self.bytes);
+        let spent = self.placement.ended(&ticket, outcome, now);
+        self.counts.ended(ticket.place, outcome);
+        if let Some(spent) = spent {
+            self.counts.answered(ticket.place, &self.asked, self.bytes, &spent, self.processor_seconds.get());
+        }
     }
 }
 

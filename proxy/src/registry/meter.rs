@@ -8,7 +8,7 @@ use lighter_config::xds::wire::lighter::registry::v1::{Demand, DeviceLoad, Funct
 use crate::device::{self, Standing};
 use crate::mesh::Mesh;
 use crate::offload;
-use crate::telemetry;
+use crate::telemetry::{self, EnergySource};
 
 /// Reads what was counted, every few seconds.
 #[derive(Debug)]
@@ -79,6 +79,7 @@ pub(super) fn of_device(device: &device::Running) -> DeviceLoad {
         run_seconds: function.run_seconds,
     };
     let functions = device.planned.as_ref().map_or_else(Vec::new, |planned| planned.standing());
+    let (joules, energy_source) = telemetry::device_joules().unzip();
     DeviceLoad {
         runs_in_flight: device.busy.running(),
         queue_seconds: device.busy.queue_seconds(),
@@ -90,6 +91,8 @@ pub(super) fn of_device(device: &device::Running) -> DeviceLoad {
         result_bytes: sum("lighter_device_result_bytes_total"),
         functions: functions.into_iter().map(of_function).collect(),
         runs_allowed: Some(u32::try_from(device.most_runs()).unwrap_or(u32::MAX)),
+        joules: joules.unwrap_or_default(),
+        energy_source: energy_source.map_or("", EnergySource::label).to_owned(),
     }
 }
 
@@ -105,6 +108,9 @@ pub(super) fn offloaded() -> Vec<Offloaded> {
     add("lighter_offload_requests_total", answered, |device| &mut device.answered);
     add("lighter_offload_moved_bytes_total", None, |device| &mut device.moved_bytes);
     add("lighter_offload_avoided_bytes_total", None, |device| &mut device.avoided_bytes);
+    for (device, billionths) in telemetry::counted("lighter_offload_joules_total", None, "place") {
+        devices.entry(device).or_default().joules += billionths as f64 / telemetry::PER_UNIT;
+    }
     devices.remove("host");
     let named = devices.into_iter().map(|(device, counted)| Offloaded { device, ..counted });
     named.take(MOST_DEVICES).collect()

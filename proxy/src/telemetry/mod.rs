@@ -41,12 +41,14 @@ pub use pool::{PoolClosed, Pooled};
 pub use process::cpu_seconds;
 pub(crate) use rdma::Registered;
 pub use rdma::{RdmaMetrics, rdma};
-pub(crate) use recorder::counted;
+pub(crate) use recorder::{PER_UNIT, counted};
 pub use recorder::{install, render, routes};
 pub use route::{Mirrored, RouteMetrics, RouteReading, class_label};
 pub use shards::set_worker;
 pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, config, detection, worker};
-pub(crate) use sidecar::{EnergySource, device_busy, device_busy_seconds, device_energy, device_rested};
+pub(crate) use sidecar::{
+    EnergySource, device_busy, device_busy_seconds, device_energy, device_joules, device_rested,
+};
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

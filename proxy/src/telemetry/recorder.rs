@@ -99,7 +99,11 @@ impl Recorder {
         process::collect(&mut out);
         self.counters.each(|key, counter| {
             let family = self.family(key, Kind::Counter);
-            out.sample(&family, labels(key), counter.0.sum(0));
+            let count = counter.0.sum(0);
+            match family.unit {
+                Unit::Seconds | Unit::Joules => out.sample(&family, labels(key), count as f64 / PER_UNIT),
+                Unit::None | Unit::Bytes => out.sample(&family, labels(key), count),
+            }
         });
         self.gauges.each(|key, gauge| {
             let family = self.family(key, Kind::Gauge);
@@ -241,11 +245,16 @@ static EXPIRED: Family = Family::new(
     "Groups of series that are shown no more, as what they counted was gone for long enough.",
 );
 
+/// A counter of seconds or joules counts billionths: it holds whole numbers.
+pub(crate) const PER_UNIT: f64 = 1e9;
+
 fn unit(name: &str) -> Unit {
     if name.ends_with("_seconds") {
         Unit::Seconds
     } else if name.ends_with("_bytes") {
         Unit::Bytes
+    } else if name.ends_with("_joules") {
+        Unit::Joules
     } else {
         Unit::None
     }

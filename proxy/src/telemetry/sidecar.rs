@@ -148,6 +148,13 @@ pub(crate) fn device_energy(source: EnergySource, microjoules: u64) {
     recorder().sidecar.device_energy[source as usize].0.add(0, microjoules);
 }
 
+/// The energy that the device took, in joules, and from where that is known. None: nothing was counted yet.
+pub(crate) fn device_joules() -> Option<(f64, EnergySource)> {
+    let taken = |source| recorder().sidecar.device_energy[source as usize].0.sum(0);
+    let counted = EnergySource::ALL.into_iter().find(|source| taken(*source) > 0)?;
+    Some((taken(counted) as f64 / 1e6, counted))
+}
+
 impl DetectMetrics {
     /// A detection that ended, and how long it took.
     #[inline]

@@ -131,6 +131,26 @@ fn shares_are_as_reports_say_and_follow_them() {
     assert!((1320..=1350).contains(&found[2]), "{found:?}");
 }
 
+#[test]
+fn a_device_says_what_is_to_come_and_what_an_answer_took() {
+    let said = |value: &str| {
+        let OfDevice { queue_seconds, processor_seconds } = of_device(FIELD, value.as_bytes())?;
+        Ok((queue_seconds, processor_seconds))
+    };
+    let both = "TEXT named_metrics.queue_seconds=0.5, named_metrics.processor_seconds=0.002";
+    assert_eq!(said(both), Ok((Some(0.5), Some(0.002))));
+    assert_eq!(said("JSON {\"namedMetrics\": {\"processor_seconds\": 3}}"), Ok((None, Some(3.0))));
+    assert_eq!(said("TEXT cpu_utilization=0.5"), Ok((None, None)));
+    for amount in ["-1", "NaN", "inf", "86401"] {
+        assert_eq!(
+            said(&format!("TEXT named_metrics.processor_seconds={amount}")),
+            Ok((None, None)),
+            "{amount}"
+        );
+    }
+    assert_eq!(said("TEXT named_metrics.processor_seconds"), Err(Reported::Malformed));
+}
+
 proptest! {
     #[test]
     fn no_field_is_a_reason_to_panic(value in prop::collection::vec(any::<u8>(), 0..60), form in 0usize..4) {
@@ -138,6 +158,9 @@ proptest! {
         for name in [FIELD, FIELD_BIN] {
             if let Ok(weight) = weight(name, &value, &rules(&["named_metrics.a"])) {
                 prop_assert!(weight.is_finite() && weight > 0.0);
+            }
+            if let Ok(OfDevice { queue_seconds, processor_seconds }) = of_device(name, &value) {
+                prop_assert!(queue_seconds.into_iter().chain(processor_seconds).all(|said| said.is_finite() && said >= 0.0));
             }
         }
     }
