@@ -21,7 +21,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-fn with_runtime(test: fn()) -> Result<(), String> {
+pub fn with_runtime(test: fn()) -> Result<(), String> {
     if !cfg!(feature = "wasm") {
         return Err("this `lighter` was built without components (`--features wasm`)".into());
     }
@@ -31,7 +31,7 @@ fn with_runtime(test: fn()) -> Result<(), String> {
 
 const ORDERS: &str = "id,country,amount\n1,DE,10\n2,FR,2.5\n3,DE,4\n";
 
-fn file(name: &str) -> String {
+pub fn file(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/functions").join(name);
     path.canonicalize().unwrap().display().to_string()
 }

@@ -15,6 +15,7 @@ mod components;
 mod course;
 mod device;
 mod limits;
+mod planned;
 mod pushdown;
 mod reserve;
 
@@ -25,6 +26,7 @@ fn main() {
         components::tests(),
         course::tests(),
         limits::tests(),
+        planned::tests(),
         pushdown::tests(),
         reserve::tests(),
     ];

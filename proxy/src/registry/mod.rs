@@ -16,7 +16,7 @@ use lighter_config::xds::wire::lighter::registry::v1::{
     Dataset, Device, HeldFunction, InForce, InstancePort, Registration, ReportRequest, ReportResponse,
     Waiting,
 };
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, gauge};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
@@ -59,7 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         waited_for: Vec::new(),
         meter: Meter::new(Instant::now()),
         reporter: Reporter::default(),
-        is_heard: false,
+        is_answered: false,
         backoff: Backoff::default(),
         metrics: Metrics::new(),
         fault: None,
@@ -86,7 +86,7 @@ struct Registrar<'a> {
     meter: Meter,
     reporter: Reporter,
     /// Something was answered on this stream.
-    is_heard: bool,
+    is_answered: bool,
     backoff: Backoff,
     metrics: Metrics,
     /// What the log has said last of what fails.
@@ -203,14 +203,19 @@ impl Registrar<'_> {
         self.shared.device.get()?.planned.as_ref()
     }
 
+    /// Somebody is at the other end, and may plan from now on.
+    fn is_heard(&mut self) {
+        if !std::mem::replace(&mut self.is_answered, true)
+            && let Some(planned) = self.planned()
+        {
+            planned.connected();
+        }
+    }
+
     fn heard(&mut self, answer: ReportResponse) {
         match answer.order {
             Some(Order::Lease(lease)) => {
-                // It may plan from now on: it knows what there is.
-                if let Some(planned) = self.planned().filter(|_| !self.is_heard) {
-                    planned.connected();
-                }
-                self.is_heard = true;
+                self.is_heard();
                 self.reporter.answered();
                 self.backoff.reset();
                 self.metrics.lease.set(f64::from(lease.seconds));
@@ -224,6 +229,7 @@ impl Registrar<'_> {
                 self.shared.drain(By::Control, drain.now);
             }
             Some(Order::Plan(plan)) => {
+                self.is_heard();
                 self.metrics.plans.increment(1);
                 tracing::debug!(active = ?plan.active, "the control plane plans");
                 if let Some(planned) = self.planned() {
@@ -237,10 +243,11 @@ impl Registrar<'_> {
 
     async fn lost(&mut self, fault: String) {
         self.reporter.disconnected();
-        if let Some(planned) = self.planned().filter(|_| self.is_heard) {
+        if std::mem::take(&mut self.is_answered)
+            && let Some(planned) = self.planned()
+        {
             planned.disconnected();
         }
-        self.is_heard = false;
         self.metrics.connected.set(0.0);
         self.metrics.known.set(0.0);
         self.metrics.lost.increment(1);
@@ -392,6 +399,10 @@ struct Metrics {
 
 impl Metrics {
     fn new() -> Self {
+        describe_counter!(
+            "lighter_registry_plans_total",
+            "Times that the control plane said which functions are to be active."
+        );
         let stream = |outcome: &'static str| counter!("lighter_registry_streams_total", "outcome" => outcome);
         let report = |what: &'static str| counter!("lighter_registry_reports_total", "report" => what);
         Metrics {
