@@ -89,7 +89,7 @@ pub enum Because {
     Wanted,
     /// It is used, by whom no policy sends there.
     Used,
-    /// It was needed a moment ago.
+    /// It was needed a moment ago, or has been active for no longer than that as far as is known.
     Lingers,
     /// Nobody has wanted it for a while.
     Idle,
@@ -280,7 +280,10 @@ impl Planner {
     fn by_use(&self, sites: &[Site], wants: &[Want], now: Time, round: &mut Round<'_>) {
         let mut wanted = BTreeSet::new();
         for want in wants {
-            wanted.extend(want.at.iter().map(|at| (at.site, &want.function)));
+            // Of one whose policy sends nothing, somebody else makes use.
+            if self.wants.get(&want.policy).is_some_and(|seen| self.is_recent(seen.last, now)) {
+                wanted.extend(want.at.iter().map(|at| (at.site, &want.function)));
+            }
         }
         for (at, site) in sites.iter().enumerate() {
             // The last used first, should there not be room for all.
@@ -295,7 +298,7 @@ impl Planner {
                     round.leave(at, number, Because::Idle);
                 } else if is_used || function.in_flight > 0 {
                     round.take(at, number, Because::Used);
-                } else if self.is_recent(known.needed, now) {
+                } else if self.is_recent(known.needed.max(known.active_since), now) {
                     round.take(at, number, Because::Lingers);
                 } else {
                     round.leave(at, number, Because::Idle);

@@ -224,13 +224,16 @@ fn what_callers_do_not_choose_makes_room_for_others() {
 
 #[test]
 fn what_no_policy_is_about_stays_while_it_is_used() {
-    let mut world = World::new(vec![site("a", 100, &[("scan", 10)])], Vec::new());
+    // There is one, whose callers ask for nothing.
+    let mut world = World::new(vec![site("a", 100, &[("scan", 10)])], vec![want("scan", &[(0, 1.0)])]);
     world.sites[0].functions[0].is_waited_for = true;
     world.round(&[]);
     assert_eq!(world.active(), [["scan"]]);
     for _ in 0..100 {
+        world.now += 2.0;
         world.sites[0].functions[0].runs = 1;
-        assert_eq!(because(&world.round(&[]), 0, "scan"), Because::Used);
+        let planned = world.planner.plan(&world.sites, &world.wants, Time::from_seconds(world.now));
+        assert_eq!(because(&planned, 0, "scan"), Because::Used);
     }
     (0..31).for_each(|_| drop(world.round(&[])));
     assert_eq!(world.active(), [Vec::<&str>::new()]);
