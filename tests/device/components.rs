@@ -16,6 +16,7 @@ pub fn tests() -> Vec<Trial> {
             with_runtime(every_class)
         }),
         test_where("components::a_hostile_one_harms_its_own_run_and_is_counted", || with_runtime(hostile)),
+        test_where("components::the_limits_of_one_cut_it_and_no_other", || with_runtime(own_limits)),
         test_where("components::a_tenant_sees_neither_data_nor_keys_of_another", || with_runtime(tenants)),
         test_where("components::what_is_none_is_told_at_the_start", || with_runtime(faulty)),
     ]
@@ -112,6 +113,65 @@ fn hostile() {
     drop(leaves);
     wait_until("all have ended", || device.in_flight() == 0.0);
     beside();
+}
+
+/// Each way in which one takes more than it may, and another that may take what the device lets any of them does not.
+fn own_limits() {
+    let rows: String = (0..60_000).map(|id| format!("{id},C{id},1\n")).collect();
+    let data = Data::new().with_text("orders.csv", format!("id,country,amount\n{rows}"));
+    let bytes = data.path("orders.csv").metadata().unwrap().len();
+    let limited = |name: &str, limits: &str| {
+        let from = format!("{{name: {name}, ");
+        (from.clone(), format!("{from}limits: {{{limits}}}, "))
+    };
+    let all = ["tally", "tally-memory", "tally-deadline", "tally-result"].map(|name| (name, "default"));
+    let mut more = components(&all);
+    for (from, to) in [
+        limited("tally-memory", "memoryBytes: 2097152"),
+        limited("tally-deadline", "deadline: 300ms"),
+        limited("tally-result", "resultBytes: 1000"),
+    ] {
+        assert!(more.contains(&from));
+        more = more.replacen(&from, &to, 1);
+    }
+    // To read the data alone takes three times as long as one of them may take.
+    more += &format!(", mediaBytesPerSecond: {}, limits: {{memoryBytes: 134217728, deadline: 5m}}", bytes);
+    let device = data.start(&more, "");
+    let ask = |function: &str| device.get(&format!("/{function}/orders?by=id"));
+    let (head, body) = ask("tally");
+    assert_eq!((head.status(), text(body).lines().count()), (200, 60_000));
+    for (function, http, status, why) in [
+        ("tally-memory", 507, "CS_NOT_ENOUGH_MEMORY", "2097152"),
+        ("tally-deadline", 504, "CS_IO_TIMEOUT", "300ms"),
+    ] {
+        let (head, body) = ask(function);
+        assert_eq!((head.status(), head.get("x-lighter-status")), (http, Some(status)), "{function}");
+        let said = text(body);
+        assert!(said.contains(why), "{function}: {said}");
+        assert_eq!(ended(&device, function, status), 1.0);
+    }
+    // Of this one something had gone out.
+    let (head, body) = ask("tally-result");
+    assert_eq!(head.status(), 200);
+    assert!(matches!(&body, Body::Cut(bytes) if bytes.len() <= 1000), "{body:?}");
+    assert_eq!(ended(&device, "tally-result", "CS_OUT_OF_RESOURCES"), 1.0);
+    for (function, _) in &all[1..] {
+        assert_eq!(ended(&device, function, "CS_SUCCESS"), 0.0);
+    }
+    let (head, _) = ask("tally");
+    assert_eq!(head.status(), 200, "the others' limits are not its own");
+    assert_eq!(ended(&device, "tally", "CS_SUCCESS"), 2.0);
+    // The device says what each may take.
+    let told: serde_json::Value = serde_json::from_str(&text(device.get("/").1)).unwrap();
+    let of = |name: &str| {
+        let functions = told["functions"].as_array().unwrap();
+        functions.iter().find(|function| function["name"] == name).unwrap()["limits"].clone()
+    };
+    assert_eq!(
+        (&of("tally-memory")["memoryBytes"], &of("tally")),
+        (&2_097_152.into(), &serde_json::Value::Null)
+    );
+    assert_eq!(of("tally-result")["bytesOut"], 1000);
 }
 
 fn tenants() {

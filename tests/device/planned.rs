@@ -1,5 +1,7 @@
 //! Functions that are active while they are wanted: requests wait for them, and they make room for each other.
 
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,6 +31,9 @@ pub fn tests() -> Vec<Trial> {
         test_where("planned::a_component_that_never_fits_is_told_at_the_start", || with_runtime(never_fits)),
     ]
 }
+
+/// Machine code of all tests.
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/components");
 
 /// Fields of a device on which one function is active at a time.
 const ONE: &str = "activation: planned, memoryBytes: 1048576, activationTimeout: 60s";
@@ -277,9 +282,8 @@ fn code(device: &Device) -> u64 {
 
 fn memory() {
     let component = |name: &str| format!("{{name: {name}, path: {}}}", file(&format!("{name}.wasm")));
-    let cache = concat!(env!("CARGO_TARGET_TMPDIR"), "/components");
     let more = format!(
-        ", activation: planned, memoryBytes: 7000000, limits: {{memoryBytes: 4194304}}, componentCache: {cache}, \
+        ", activation: planned, memoryBytes: 7000000, limits: {{memoryBytes: 4194304}}, componentCache: {CACHE}, \
          components: [{}, {}], functions: [scan]",
         component("tally"),
         component("hostile")
@@ -310,10 +314,21 @@ fn memory() {
 
 fn changed() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tally.wasm");
+    let [path, cache, away] = ["tally.wasm", "code", "away"].map(|name| folder.path().join(name));
+    for folder in [&cache, &away] {
+        std::fs::DirBuilder::new().mode(0o700).create(folder).unwrap();
+    }
     std::fs::copy(file("tally.wasm"), &path).unwrap();
-    let more = format!(", activation: planned, components: [{{name: tally, path: {}}}]", path.display());
+    // To compile it takes an unoptimized compiler seconds, in which other tests are held up.
+    move_all(Path::new(CACHE), &cache, |from, to| drop(std::fs::copy(from, to)));
+    let more = format!(
+        ", activation: planned, componentCache: {}, components: [{{name: tally, path: {}}}]",
+        cache.display(),
+        path.display()
+    );
     let device = Data::new().with_text("a.csv", "x\n1\n").start(&more, "");
+    let rename = |from: &Path, to: &Path| std::fs::rename(from, to).unwrap();
+    move_all(&cache, &away, rename);
     std::fs::copy(file("hostile.wasm"), &path).unwrap();
     let (head, body) = device.get("/tally/a?by=x");
     assert_eq!((head.status(), head.cause()), (503, Some("inactive")));
@@ -322,6 +337,7 @@ fn changed() {
     assert!(device.sidecar.program.said().contains("it is another one than at the start"));
     assert_eq!(told(&device)["active_memory_bytes"], 0);
     // As it was, it is taken again, a while later.
+    move_all(&away, &cache, rename);
     std::fs::copy(file("tally.wasm"), &path).unwrap();
     let mut peer = Peer::connect(device.at);
     wait_until("it is taken again", || {
@@ -330,13 +346,19 @@ fn changed() {
     });
 }
 
+/// Does it for each file of a folder, if that is there.
+fn move_all(from: &Path, to: &Path, each: impl Fn(&Path, &Path)) {
+    for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+        each(&entry.path(), &to.join(entry.file_name()));
+    }
+}
+
 fn never_fits() {
     let folder = tempfile::tempdir().unwrap();
     let (config, app) = (folder.path().join("sidecar.yaml"), free_address());
-    let cache = concat!(env!("CARGO_TARGET_TMPDIR"), "/components");
     let section = format!(
         "service: data\ninbound: [{{listen: '{}', app: '{app}'}}]\ndevice: {{class: csd, listen: '{app}', datasets: [], \
-         activation: planned, memoryBytes: 4194305, limits: {{memoryBytes: 4194304}}, componentCache: {cache}, \
+         activation: planned, memoryBytes: 4194305, limits: {{memoryBytes: 4194304}}, componentCache: {CACHE}, \
          components: [{{name: tally, path: {}}}]}}\n",
         free_address(),
         file("tally.wasm")
