@@ -20,7 +20,8 @@ mod reserve;
 
 pub use activation::PlannedConfig;
 pub use device::{
-    BuiltIn, ComponentConfig, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig, DeviceLimits,
+    BuiltIn, ComponentConfig, ComponentLimits, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig,
+    DeviceLimits,
 };
 pub use guard::GuardConfig;
 pub use read::is_host_and_port;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use lighter_config::identity::JoinToken;
 use lighter_config::load::Resources;
 use lighter_config::sidecar::{
-    AccessLogConfig, BuiltIn, ComponentConfig, ControlSecurity, DatasetConfig, DatasetFormat, DeviceClass,
-    DeviceLimits, DnsConfig, GuardConfig, IdentityConfig, InterceptConfig, SidecarConfig, TokenSource,
+    AccessLogConfig, BuiltIn, ComponentConfig, ComponentLimits, ControlSecurity, DatasetConfig,
+    DatasetFormat, DeviceClass, DeviceLimits, DnsConfig, GuardConfig, IdentityConfig, InterceptConfig,
+    SidecarConfig, TokenSource,
 };
 use lighter_config::snapshot::Protocol;
 
@@ -210,7 +211,7 @@ device:
     - {name: log, version: a_b, path: /srv/log.jsonl, format: jsonl, tenant: shop}
   functions: [scan, checksum]
   limits: {memoryBytes: 2097152, runs: 9, waiting: 5, deadline: 1m30s, resultRows: 10, resultBytes: 1000, keyBytes: 77}
-  components: [{name: tally, path: tally.wasm}, {name: other, path: /o.wasm, tenant: shop}]
+  components: [{name: tally, path: tally.wasm}, {name: other, path: /o.wasm, tenant: shop, limits: {memoryBytes: 1048576, deadline: 5s}}]
   componentCache: code
   mediaBytesPerSecond: 5000
 "#;
@@ -230,6 +231,12 @@ device:
         name: name.into(),
         path: path.into(),
         tenant: tenant.into(),
+        // What is not said is the device's.
+        limits: (name == "other").then_some(ComponentLimits {
+            memory_bytes: 1 << 20,
+            deadline: Duration::from_secs(5),
+            result_bytes: Some(1000),
+        }),
     };
     let tally = component("tally", "/etc/sidecar/tally.wasm", "default");
     assert_eq!(device.components, [tally, component("other", "/o.wasm", "shop")]);
@@ -287,4 +294,41 @@ fn a_component_has_a_name_of_its_own_and_a_file() {
     ] {
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[test]
+fn a_component_may_take_less_than_its_device_and_not_more() {
+    let said = |device: &str, limits: &str| {
+        let text = format!(
+            "service: a\ninbound: [{{listen: '127.0.0.1:8080', app: '127.0.0.1:9300'}}]\ndevice:\n  class: csd\n  listen: \
+             '127.0.0.1:9300'\n  datasets: []\n  limits: {{{device}}}\n  components:\n    - name: a\n      path: a.wasm\n      \
+             limits: {{{limits}}}\n"
+        );
+        SidecarConfig::parse("a.yaml", &text).map_err(|errors| errors.to_string())
+    };
+    let limits = |device: &str, own: &str| said(device, own).unwrap().device.unwrap().components[0].limits;
+    let own = |memory_bytes, seconds, result_bytes| {
+        Some(ComponentLimits { memory_bytes, deadline: Duration::from_secs(seconds), result_bytes })
+    };
+    assert_eq!(limits("", ""), own(64 << 20, 300, None));
+    assert_eq!(limits("deadline: 7s", "deadline: 7s, resultBytes: 9"), own(64 << 20, 7, Some(9)));
+    let all = "memoryBytes: 2097152, deadline: 3s, resultBytes: 1000";
+    assert_eq!(limits(all, "resultBytes: 1000"), own(2 << 20, 3, Some(1000)));
+    let errors = said(all, "memoryBytes: 2097153, deadline: 4s, resultBytes: 1001").unwrap_err();
+    for expected in [
+        "a.yaml:11:29: device.components[0].limits.memoryBytes: 2097153 is above what any run of the device may take",
+        "device.components[0].limits.deadline: 4s is above what any run of the device may take",
+        "device.components[0].limits.resultBytes: 1001 is above what any run of the device may take",
+        "at most 1000, or raise `device.limits.resultBytes`",
+    ] {
+        assert!(errors.contains(expected), "{errors}");
+    }
+    let errors = said("", "memoryBytes: 1048575, deadline: 0s, resultBytes: 0").unwrap_err();
+    for expected in
+        ["limits.memoryBytes: no run is done in", "limits.deadline: no run", "limits.resultBytes: every"]
+    {
+        assert!(errors.contains(&format!("device.components[0].{expected}")), "{errors}");
+    }
+    let errors = said("", "runs: 3").unwrap_err();
+    assert!(errors.contains("device.components[0].limits.runs: unknown field `runs`"), "{errors}");
 }

@@ -9,6 +9,7 @@ use lighter_functions::Program;
 #[cfg(feature = "wasm")]
 pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, String> {
     use lighter_config::sidecar::ComponentConfig;
+    use lighter_functions::Limits;
     use lighter_wasm::{Component, Runtime, Settings};
 
     if config.components.is_empty() {
@@ -21,9 +22,18 @@ pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, Strin
         cache: config.component_cache.clone(),
     };
     let runtime = Runtime::new(&settings).map_err(|error| error.to_string())?;
-    let load = |ComponentConfig { name, path, tenant }: &ComponentConfig| {
+    let load = |ComponentConfig { name, path, tenant, limits }: &ComponentConfig| {
         let component = Component::load(&runtime, name, tenant, path);
         let component = component.map_err(|error| format!("`{name}`: {error}"))?;
+        let component = match limits {
+            None => component,
+            Some(own) => component.within(Limits {
+                memory_bytes: own.memory_bytes,
+                rows_out: u64::MAX,
+                bytes_out: own.result_bytes.unwrap_or(u64::MAX),
+                deadline: own.deadline,
+            }),
+        };
         let component = if config.planned.is_some() { component.at_rest() } else { component };
         Ok(Arc::new(component) as Arc<dyn Program>)
     };

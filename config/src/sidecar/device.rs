@@ -82,6 +82,19 @@ pub struct ComponentConfig {
     pub path: PathBuf,
     /// Whose it is: it sees datasets and keys of this tenant alone. Default `default`.
     pub tenant: String,
+    /// What its runs may take. None: what those of any function may.
+    pub limits: Option<ComponentLimits>,
+}
+
+/// What runs of one component may take: nowhere more than those of any function of its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComponentLimits {
+    /// Most memory of one run, in bytes.
+    pub memory_bytes: u64,
+    /// Longest time of one run, the time in which its result is read among it.
+    pub deadline: Duration,
+    /// Most bytes of one result. None: no limit.
+    pub result_bytes: Option<u64>,
 }
 
 /// What runs of functions may take.
@@ -282,6 +295,23 @@ pub(crate) struct ComponentFile {
     /// Whose it is: it sees datasets and keys of this tenant alone. Of the same letters. Default `default`.
     #[serde(default = "usual_tenant")]
     tenant: String,
+    /// What its runs may take, each at most what the device's `limits` say. Default: that.
+    #[serde(default)]
+    limits: Option<ComponentLimitsFile>,
+}
+
+/// What runs of one component may take.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ComponentLimitsFile {
+    /// Most memory of one run, in bytes. Default: the device's.
+    #[schemars(range(min = 1_048_576))]
+    memory_bytes: Option<u64>,
+    /// Longest time of one run, the time in which its result is read among it. Default: the device's.
+    deadline: Option<resource::Duration>,
+    /// Most bytes of one result. Default: the device's.
+    #[schemars(range(min = 1))]
+    result_bytes: Option<u64>,
 }
 
 fn usual_tenant() -> String {
@@ -356,6 +386,7 @@ impl DeviceFile {
                 refuse(error.error(format!("`{}` stands there already", function.name())));
             }
         }
+        let limits = self.limits.unwrap_or_default().read(&at.field("limits"), &mut refuse);
         for (index, component) in self.components.iter().enumerate() {
             component.check(&at.field("components").index(index), &self.components[..index], &mut refuse);
         }
@@ -363,7 +394,6 @@ impl DeviceFile {
             let error = at.field("mediaBytesPerSecond").error("nothing would ever be read");
             refuse(error.hint("leave the field out"));
         }
-        let limits = self.limits.unwrap_or_default().read(&at.field("limits"), &mut refuse);
         let activation = ActivationFields {
             activation: self.activation,
             memory_bytes: self.memory_bytes,
@@ -383,17 +413,22 @@ impl DeviceFile {
             format: dataset.format,
             tenant: dataset.tenant,
         });
-        let components = self.components.into_iter().map(|component| ComponentConfig {
+        let at_components = at.field("components");
+        let components = self.components.into_iter().enumerate().map(|(index, component)| ComponentConfig {
             name: component.name,
             path: folder.join(component.path),
             tenant: component.tenant,
+            limits: component
+                .limits
+                .map(|own| own.read(&limits, &at_components.index(index).field("limits"), &mut refuse)),
         });
+        let components = components.collect();
         Some(DeviceConfig {
             class: self.class,
             listen: listen?,
             datasets: datasets.collect(),
             functions,
-            components: components.collect(),
+            components,
             component_cache: self.component_cache.map(|cache| folder.join(cache)),
             planned,
             limits,
@@ -430,23 +465,15 @@ impl LimitsFile {
     fn read(self, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) -> DeviceLimits {
         let usual = DeviceLimits::default();
         let memory_bytes = self.memory_bytes.unwrap_or(usual.memory_bytes);
-        if memory_bytes < LEAST_MEMORY {
-            let error = at.field("memoryBytes").error(format!("no run is done in {memory_bytes} bytes"));
-            refuse(error.hint(format!("at least {LEAST_MEMORY}")));
-        }
+        check_memory(memory_bytes, at, refuse);
         let runs = self.runs.unwrap_or(usual.runs as u32);
         if !(1..=MOST_RUNS).contains(&runs) {
             refuse(at.field("runs").error(format!("{runs} runs")).hint(format!("from 1 to {MOST_RUNS}")));
         }
         let deadline = self.deadline.map_or(usual.deadline, |deadline| deadline.0);
-        if deadline.is_zero() {
-            refuse(at.field("deadline").error("no run is that fast").hint("leave the field out"));
-        }
+        check_deadline(deadline, at, refuse);
         for (field, said) in [("resultRows", self.result_rows), ("resultBytes", self.result_bytes)] {
-            if said == Some(0) {
-                let error = at.field(field).error("every result would be too large");
-                refuse(error.hint("leave the field out for no limit"));
-            }
+            check_result(field, said, at, refuse);
         }
         let waiting = self.waiting.unwrap_or(usual.waiting as u32);
         if !(1..=MOST_WAITING).contains(&waiting) {
@@ -462,5 +489,62 @@ impl LimitsFile {
             result_bytes: self.result_bytes,
             waiting: waiting as usize,
         }
+    }
+}
+
+impl ComponentLimitsFile {
+    /// What holds for a component of a device with these limits.
+    fn read(
+        self,
+        device: &DeviceLimits,
+        at: &At<'_>,
+        refuse: &mut impl FnMut(ConfigError),
+    ) -> ComponentLimits {
+        if let Some(bytes) = self.memory_bytes {
+            check_memory(bytes, at, refuse);
+        }
+        if let Some(deadline) = self.deadline {
+            check_deadline(deadline.0, at, refuse);
+        }
+        check_result("resultBytes", self.result_bytes, at, refuse);
+        let memory_bytes = self.memory_bytes.unwrap_or(device.memory_bytes);
+        let deadline = self.deadline.map_or(device.deadline, |deadline| deadline.0);
+        let result_bytes = self.result_bytes.or(device.result_bytes);
+        let mut above = |field: &str, said: String, most: String| {
+            let error = at.field(field).error(format!("{said} is above what any run of the device may take"));
+            refuse(error.hint(format!("at most {most}, or raise `device.limits.{field}`")));
+        };
+        if memory_bytes > device.memory_bytes {
+            above("memoryBytes", memory_bytes.to_string(), device.memory_bytes.to_string());
+        }
+        if deadline > device.deadline {
+            above("deadline", format!("{deadline:?}"), format!("{:?}", device.deadline));
+        }
+        if let (Some(own), Some(most)) = (result_bytes, device.result_bytes)
+            && own > most
+        {
+            above("resultBytes", own.to_string(), most.to_string());
+        }
+        ComponentLimits { memory_bytes, deadline, result_bytes }
+    }
+}
+
+fn check_memory(bytes: u64, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) {
+    if bytes < LEAST_MEMORY {
+        let error = at.field("memoryBytes").error(format!("no run is done in {bytes} bytes"));
+        refuse(error.hint(format!("at least {LEAST_MEMORY}")));
+    }
+}
+
+fn check_deadline(deadline: Duration, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) {
+    if deadline.is_zero() {
+        refuse(at.field("deadline").error("no run is that fast").hint("leave the field out"));
+    }
+}
+
+fn check_result(field: &str, most: Option<u64>, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) {
+    if most == Some(0) {
+        let error = at.field(field).error("every result would be too large");
+        refuse(error.hint("leave the field out for no limit"));
     }
 }

@@ -92,6 +92,18 @@ pub struct Limits {
     pub deadline: Duration,
 }
 
+impl Limits {
+    /// The lower of both, each by itself.
+    pub(crate) fn within(self, other: &Limits) -> Limits {
+        Limits {
+            memory_bytes: self.memory_bytes.min(other.memory_bytes),
+            rows_out: self.rows_out.min(other.rows_out),
+            bytes_out: self.bytes_out.min(other.bytes_out),
+            deadline: self.deadline.min(other.deadline),
+        }
+    }
+}
+
 /// How a device is made.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -134,6 +146,9 @@ pub struct FunctionInfo {
     pub digest: Option<String>,
     /// What it takes while it is active, in bytes: its code, and what one run may take.
     pub memory_bytes: u64,
+    /// What one run of it may take, where that is not what any run of the device may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// Its number, while it is loaded.
     pub id: Option<FunctionId>,
     /// How it stands.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{Out, Request, Setup};
+use crate::device::{Limits, Out, Request, Setup};
 use crate::meter::Meter;
 use crate::status::Fault;
 
@@ -13,6 +13,11 @@ pub trait Program: Send + Sync {
 
     /// SHA-256 of the program, in hexadecimal: the same on every device that runs the same.
     fn digest(&self) -> &str;
+
+    /// What one run of it may take, as far as that is less than what any run of the device may. None: no less.
+    fn limits(&self) -> Option<Limits> {
+        None
+    }
 
     /// What its code takes while it is loaded, in bytes.
     fn code_bytes(&self) -> u64;

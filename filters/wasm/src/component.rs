@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lighter_functions::{Call, Code, Fault, Out, Program, Status};
+use lighter_functions::{Call, Code, Fault, Limits, Out, Program, Status};
 use sha2::{Digest, Sha256};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -16,6 +16,7 @@ pub struct Component {
     tenant: Arc<str>,
     path: PathBuf,
     digest: String,
+    limits: Option<Limits>,
     code_bytes: u64,
     /// What was compiled to see what it is, until it is loaded.
     first: Mutex<Option<Compiled>>,
@@ -41,10 +42,17 @@ impl Component {
             tenant,
             path: path.to_owned(),
             digest,
+            limits: None,
             code_bytes,
             first: Mutex::new(Some(compiled)),
             runtime: runtime.clone(),
         })
+    }
+
+    /// The same of which a run may take no more than this, and no more than any run of its device. There are never rows.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Component { limits: Some(limits), ..self }
     }
 
     /// Frees the machine code of one that was not loaded yet. It is compiled, or found in the cache, when it is.
@@ -61,6 +69,10 @@ impl Program for Component {
 
     fn digest(&self) -> &str {
         &self.digest
+    }
+
+    fn limits(&self) -> Option<Limits> {
+        self.limits
     }
 
     fn code_bytes(&self) -> u64 {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::device::{
-    Dataset, Description, Device, Entry, FunctionId, FunctionInfo, FunctionState, Out, Outcome, Request,
-    Setup,
+    Dataset, Description, Device, Entry, FunctionId, FunctionInfo, FunctionState, Limits, Out, Outcome,
+    Request, Setup,
 };
 use crate::media::Media;
 use crate::meter::Meter;
@@ -142,6 +142,16 @@ impl Builtins {
         Ok(state)
     }
 
+    /// What one run of the function of this name may take.
+    fn limits(&self, name: &str) -> Limits {
+        let program = self.programs.iter().find(|program| program.name() == name);
+        self.limits_of(program.and_then(|program| program.limits()))
+    }
+
+    fn limits_of(&self, own: Option<Limits>) -> Limits {
+        own.map_or(self.setup.limits, |own| own.within(&self.setup.limits))
+    }
+
     fn leave(&self, id: FunctionId) {
         if let Some(loaded) = self.state().loaded.get_mut(&id) {
             loaded.runs -= 1;
@@ -170,12 +180,13 @@ impl Builtins {
 impl Device for Builtins {
     fn discover(&self) -> Description {
         let state = self.state();
-        let info = |name: &str, digest: Option<&str>, code_bytes: u64| {
+        let info = |name: &str, digest: Option<&str>, (own, code_bytes): (Option<Limits>, u64)| {
             let found = state.loaded.iter().find(|(_, loaded)| loaded.name == name);
             FunctionInfo {
                 name: name.to_owned(),
                 digest: digest.map(str::to_owned),
-                memory_bytes: code_bytes.saturating_add(self.setup.limits.memory_bytes),
+                memory_bytes: code_bytes.saturating_add(self.limits_of(own).memory_bytes),
+                limits: own.map(|own| self.limits_of(Some(own))),
                 id: found.map(|(id, _)| *id),
                 state: match found {
                     None => FunctionState::Available,
@@ -184,11 +195,11 @@ impl Device for Builtins {
                 },
             }
         };
-        let built_in = TABLE.iter().map(|function| info(function.name, None, 0));
-        let programs = self
-            .programs
-            .iter()
-            .map(|program| info(program.name(), Some(program.digest()), program.code_bytes()));
+        let built_in = TABLE.iter().map(|function| info(function.name, None, (None, 0)));
+        let program = |program: &Arc<dyn Program>| {
+            info(program.name(), Some(program.digest()), (program.limits(), program.code_bytes()))
+        };
+        let programs = self.programs.iter().map(program);
         let dataset = |dataset: &Dataset| (dataset.name.clone(), dataset.version.clone(), dataset.format);
         Description {
             class: self.setup.class,
@@ -225,7 +236,8 @@ impl Device for Builtins {
     }
 
     fn run(&self, request: &Request<'_>, out: &mut dyn Out) -> Outcome {
-        let meter = Meter::new(self.setup.limits, self.media.clone(), out.watch(), Instant::now());
+        let limits = self.limits(request.function);
+        let meter = Meter::new(limits, self.media.clone(), out.watch(), Instant::now());
         let ended = self.run_counted(request, &meter, out);
         let outcome = Outcome { fault: ended.err(), usage: meter.usage() };
         let mut state = self.state();
