@@ -89,6 +89,14 @@ fn made_again() {
         text(&out).ends_with(&format!("{} decisions are made again as they were, 1 are not\n", lines - 1))
     );
 
+    // How long a device was waited for is part of it.
+    let other = log.replacen("\"timeout_seconds\":7.5}", "\"timeout_seconds\":7.25}", 1);
+    assert_ne!(other, log);
+    std::fs::write(&file, &other).unwrap();
+    let out = lighter(&["explain", "--check", file.to_str().unwrap()]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert!(text(&out).contains(" are made again as they were, 1 are not\n"), "{out:?}");
+
     // What is no log says where it is not.
     std::fs::write(&file, "").unwrap();
     assert_eq!(lighter(&["explain", "--check", file.to_str().unwrap()]).status.code(), Some(1));
