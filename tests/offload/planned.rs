@@ -1,16 +1,21 @@
 //! Functions of devices that the control plane plans: active while they are wanted, where there is room for them.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::joined::Sidecar;
-use crate::load::Load;
 use crate::registered::{Mesh, NAME, ROWS, SCAN_PATH};
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer};
 use crate::support::sidecar::service;
 use crate::support::{test, wait_until};
-use crate::world::get;
+use crate::world::{get, said};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -54,6 +59,32 @@ fn activations(device: &Sidecar, function: &str, by: &str) -> f64 {
     device.metrics().sum("lighter_device_activations_total", &[("function", function), ("by", by)])
 }
 
+/// A client that asks now and then: others are measured beside this. Every answer is one of 200.
+struct Trickle {
+    over: Arc<AtomicBool>,
+    client: JoinHandle<()>,
+}
+
+impl Trickle {
+    fn start(at: SocketAddr) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = over.clone();
+        let client = std::thread::spawn(move || {
+            let mut client = Peer::connect(at);
+            while !is_over.load(Relaxed) {
+                said(client.exchange(get(SCAN_PATH)));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Trickle { over, client }
+    }
+
+    fn end(self) {
+        self.over.store(true, Relaxed);
+        self.client.join().expect("every request was answered");
+    }
+}
+
 fn wanted() {
     let mesh = Mesh::start_with(CONTROL, "", "");
     let device = mesh.device_of("orders-csd", "csd", &planned(&mesh, ""));
@@ -65,7 +96,7 @@ fn wanted() {
     // It is not asked for what is not active.
     mesh.until("host", 20);
 
-    let load = Load::asking(&get(SCAN_PATH), &[mesh.at], 1);
+    let load = Trickle::start(mesh.at);
     wait_until("it is active", || is(&mesh, "orders-csd", "scan", true, "wanted"));
     mesh.until(ROWS, 20);
     assert!(is(&mesh, "orders-csd", "aggregate", false, "idle"), "{:?}", plan(&mesh, "orders-csd"));
@@ -81,7 +112,7 @@ fn wanted() {
     wait_until("nobody wants it", || is(&mesh, "orders-csd", "scan", false, "idle"));
     assert_eq!(active("scan"), 0.0);
     mesh.until("host", 20);
-    let load = Load::asking(&get(SCAN_PATH), &[mesh.at], 1);
+    let load = Trickle::start(mesh.at);
     wait_until("it is wanted again", || is(&mesh, "orders-csd", "scan", true, "wanted"));
     mesh.until(ROWS, 20);
     load.end();
@@ -90,7 +121,7 @@ fn wanted() {
 }
 
 /// Asks the device's own Service, which nobody places.
-fn ask(at: std::net::SocketAddr, path: &str) -> (u16, String) {
+fn ask(at: SocketAddr, path: &str) -> (u16, String) {
     let (head, body) = Peer::connect(at).exchange(get(path));
     let Body::Whole(body) = body else { panic!("a cut answer") };
     (head.status(), String::from_utf8(body).unwrap())
@@ -136,9 +167,8 @@ fn alone() {
     assert_eq!((activations(&device, "scan", "self"), activations(&device, "scan", "plan")), (1.0, 0.0));
     // What is active stays so while it is used, whoever plans.
     mesh.plane.start_plane();
-    let load = Load::asking(&get(SCAN_PATH), &[at], 1);
+    let load = Trickle::start(at);
     wait_until("it is planned again", || is(&mesh, "orders-csd", "scan", true, "used"));
-    load.more(100);
     load.end();
     wait_until("it is not used", || is(&mesh, "orders-csd", "scan", false, "idle"));
 }
