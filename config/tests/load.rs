@@ -249,6 +249,7 @@ device:
         key_bytes: 77,
         result_rows: Some(10),
         result_bytes: Some(1000),
+        waiting: 1024,
     };
     assert_eq!((device.limits, device.media_bytes_per_second), (limits, Some(5000)));
     // What is left out.
@@ -331,4 +332,24 @@ fn a_component_may_take_less_than_its_device_and_not_more() {
     }
     let errors = said("", "runs: 3").unwrap_err();
     assert!(errors.contains("device.components[0].limits.runs: unknown field `runs`"), "{errors}");
+}
+
+#[test]
+fn functions_that_are_planned_have_a_budget_and_a_time() {
+    let device = |more: &str| {
+        let text = format!(
+            "service: a\ninbound: [{{listen: '127.0.0.1:8080', app: '127.0.0.1:9300'}}]\n\
+             device: {{class: csd, listen: '127.0.0.1:9300', datasets: []{more}}}\n"
+        );
+        SidecarConfig::parse("sidecar.yaml", &text).unwrap().device.unwrap()
+    };
+    assert_eq!((device("").planned, device(", activation: always").planned), (None, None));
+    let usual = device(", activation: planned").planned.unwrap();
+    assert_eq!((usual.memory_bytes, usual.timeout), (None, Duration::from_secs(10)));
+    let said =
+        device(", activation: planned, memoryBytes: 67108864, activationTimeout: 5s, limits: {waiting: 7}");
+    let planned = said.planned.unwrap();
+    assert_eq!((planned.memory_bytes, planned.timeout), (Some(64 << 20), Duration::from_secs(5)));
+    assert_eq!(said.limits.waiting, 7);
+    assert!(said.function_names().eq(["scan", "filter", "project", "aggregate", "checksum", "compress"]));
 }
