@@ -38,6 +38,9 @@ pub(super) struct Activation {
     waiting: usize,
     last_ticket: Ticket,
     planner: Planner,
+    /// Nobody waits for anything, and nothing has happened that could change what is decided: as long as all that happens is
+    /// that functions are used which are active, there is nothing to do.
+    is_quiet: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +163,7 @@ impl Activation {
             waiting: 0,
             last_ticket: 0,
             planner: Planner::Absent,
+            is_quiet: false,
         }
     }
 
@@ -173,6 +177,7 @@ impl Activation {
         if self.waiting >= self.most_waiting {
             return Entry::Full;
         }
+        self.is_quiet = false;
         self.waiting += 1;
         self.last_ticket += 1;
         asked.waiting.push_back(Waiter { ticket: self.last_ticket, since: now });
@@ -184,13 +189,15 @@ impl Activation {
         let ended = &mut self.functions[function];
         ended.runs = ended.runs.saturating_sub(1);
         // Of one that is to go, no other one is to go instead.
-        if ended.state != State::Leaving {
-            ended.used = Some(now);
+        match ended.state {
+            State::Leaving => self.is_quiet = false,
+            _ => ended.used = Some(now),
         }
     }
 
     /// One that waits has gone. False: it did not wait any more.
     pub(super) fn leave(&mut self, function: Number, ticket: Ticket) -> bool {
+        self.is_quiet = false;
         let waiting = &mut self.functions[function].waiting;
         // Tickets rise, and so do those that wait.
         let found = waiting.binary_search_by_key(&ticket, |waiter| waiter.ticket);
@@ -201,16 +208,19 @@ impl Activation {
 
     /// Somebody is connected who may plan.
     pub(super) fn connected(&mut self, now: Instant) {
+        self.is_quiet = false;
         self.planner = Planner::Expected(now);
     }
 
     /// Nobody is any more. What is active stays so.
     pub(super) fn disconnected(&mut self) {
+        self.is_quiet = false;
         self.planner = Planner::Absent;
     }
 
     /// These are to be active, and no others.
     pub(super) fn plan(&mut self, plan: Vec<Number>) {
+        self.is_quiet = false;
         self.functions.iter_mut().for_each(|function| function.dismissed = false);
         for named in &plan {
             self.functions[*named].retry = None;
@@ -220,6 +230,7 @@ impl Activation {
 
     /// An operator wants this one to be active: until there is another plan or, without one, until others need its room.
     pub(super) fn ask(&mut self, function: Number, now: Instant) {
+        self.is_quiet = false;
         let asked = &mut self.functions[function];
         asked.dismissed = false;
         if asked.state != State::Active {
@@ -234,6 +245,7 @@ impl Activation {
 
     /// An operator wants it to go: until there is another plan or, without one, until it is asked for.
     pub(super) fn dismiss(&mut self, function: Number) {
+        self.is_quiet = false;
         let dismissed = &mut self.functions[function];
         dismissed.asked = None;
         dismissed.dismissed = dismissed.state != State::Inactive;
@@ -244,6 +256,7 @@ impl Activation {
 
     /// What was to become active is, or could not be.
     pub(super) fn activated(&mut self, function: Number, is_well: bool, now: Instant, out: &mut Vec<Effect>) {
+        self.is_quiet = false;
         let made = &mut self.functions[function];
         if is_well {
             made.state = State::Active;
@@ -262,6 +275,7 @@ impl Activation {
 
     /// What was to go has gone, or could not go.
     pub(super) fn deactivated(&mut self, function: Number, is_well: bool, now: Instant) {
+        self.is_quiet = false;
         let gone = &mut self.functions[function];
         if is_well {
             gone.state = State::Inactive;
@@ -274,6 +288,9 @@ impl Activation {
 
     /// Says what is to be done now. To be asked after whatever happened, and at [`Activation::next`].
     pub(super) fn settle(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if self.is_quiet {
+            return;
+        }
         self.time_out(now, out);
         if let Planner::Expected(since) = self.planner
             && self.oldest_wait().is_some_and(|oldest| now >= oldest.max(since) + PLANNER)
@@ -283,6 +300,8 @@ impl Activation {
         // What is decided does not depend on who takes no new runs yet. So there is an end to it: a function begins, goes, or
         // stays for those who wait for it, at most once each.
         while self.decide(now, out) {}
+        let is_quiet = |function: &Function| function.asked.is_none() && function.retry.is_none();
+        self.is_quiet = self.waiting == 0 && self.functions.iter().all(is_quiet);
     }
 
     /// When there may be something to do again, if nothing happens until then.

@@ -78,6 +78,7 @@ impl World {
             assert_eq!(self.activation.runs(*number), *runs);
         }
         let mut again = Vec::new();
+        self.activation.is_quiet = false;
         self.activation.settle(self.now, &mut again);
         assert_eq!(again, [], "nothing happened in between");
     }
