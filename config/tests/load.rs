@@ -249,7 +249,6 @@ device:
         key_bytes: 77,
         result_rows: Some(10),
         result_bytes: Some(1000),
-        waiting: 1024,
     };
     assert_eq!((device.limits, device.media_bytes_per_second), (limits, Some(5000)));
     // What is left out.
