@@ -1,8 +1,8 @@
 //! Where functions are active: decided every few seconds for all sites, beside what is decided for each request.
 //!
-//! A site is a device that cannot have all of its functions active at once, or does not want to. What requests wait for comes
-//! first, then what policies' requests want where it brings most for its memory, then what is used without a policy. What
-//! nobody wanted for a while is active nowhere.
+//! A site is a device that cannot have all of its functions active at once, or does not want to. What requests have waited for
+//! for a moment comes first, the longest wait before others; then what policies' requests want where it brings most for its memory,
+//! then what is used without a policy. What nobody wanted for a while is active nowhere.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,6 +172,8 @@ struct Known {
     active_since: Option<Time>,
     /// When it was seen that callers do not choose it, though they could.
     spurned: Option<Time>,
+    /// Since when requests wait for it.
+    waited: Option<Time>,
 }
 
 /// A want at a site of which the plan may make use.
@@ -197,17 +199,46 @@ impl Planner {
     pub fn plan(&mut self, sites: &[Site], wants: &[Want], now: Time) -> Vec<Vec<Planned>> {
         self.see(sites, wants, now);
         let mut round = Round::new(sites);
-        for (at, site) in sites.iter().enumerate() {
-            for (number, function) in site.functions.iter().enumerate() {
-                if function.is_waited_for {
-                    round.take(at, number, Because::Waited);
-                }
-            }
-        }
+        self.by_wait(sites, now, &mut round);
         self.by_worth(sites, wants, now, &mut round);
         self.by_use(sites, wants, now, &mut round);
         self.note(sites, wants, &round, now);
         round.said(sites)
+    }
+
+    /// What requests wait for, the longest wait first. What is in use, or has only just come, makes room only for those that have
+    /// waited for a while: two that are always asked for, and do not fit together, take turns.
+    fn by_wait(&self, sites: &[Site], now: Time, round: &mut Round<'_>) {
+        for (at, site) in sites.iter().enumerate() {
+            let waited = |number: &usize| self.known(site, &site.functions[*number]).waited;
+            let mut order: Vec<usize> =
+                (0..site.functions.len()).filter(|number| waited(number).is_some()).collect();
+            order.sort_by_key(|number| (waited(number), *number));
+            let is_patient = |number: &usize| {
+                waited(number).is_some_and(|since| now.seconds_since(since) < PATIENCE_SECONDS)
+            };
+            let (patient, urgent): (Vec<usize>, Vec<usize>) = order.into_iter().partition(is_patient);
+            for number in urgent {
+                round.take(at, number, Because::Waited);
+            }
+            if patient.is_empty() {
+                continue;
+            }
+            for (number, function) in site.functions.iter().enumerate() {
+                let known = self.known(site, function);
+                let is_recent = |moment: Option<Time>| {
+                    moment.is_some_and(|moment| now.seconds_since(moment) < IN_USE_SECONDS)
+                };
+                let is_in_use =
+                    function.in_flight > 0 || is_recent(known.used) || is_recent(known.active_since);
+                if function.is_active && is_in_use && known.waited.is_none() {
+                    round.take(at, number, Because::Used);
+                }
+            }
+            for number in patient {
+                round.take(at, number, Because::Waited);
+            }
+        }
     }
 
     /// What each function of each site that policies want is worth there, best first; each policy gets as many sites as its
@@ -276,7 +307,7 @@ impl Planner {
         bids
     }
 
-    /// What is active, and used without a policy or needed a moment ago, stays where there is room.
+    /// What is used without a policy, or was needed a moment ago, stays where there is room.
     fn by_use(&self, sites: &[Site], wants: &[Want], now: Time, round: &mut Round<'_>) {
         let mut wanted = BTreeSet::new();
         for want in wants {
@@ -294,9 +325,8 @@ impl Planner {
                 let function = &site.functions[number];
                 let known = self.known(site, function);
                 let is_used = !wanted.contains(&(at, &function.name)) && self.is_recent(known.used, now);
-                if !function.is_active {
-                    round.leave(at, number, Because::Idle);
-                } else if is_used || function.in_flight > 0 {
+                // Of several instances one may not have it yet: what is used of the others stays.
+                if is_used || function.in_flight > 0 {
                     round.take(at, number, Because::Used);
                 } else if self.is_recent(known.needed.max(known.active_since), now) {
                     round.take(at, number, Because::Lingers);
@@ -336,6 +366,7 @@ impl Planner {
             if function.runs > 0 || function.in_flight > 0 || function.is_waited_for {
                 of.used = Some(now);
             }
+            of.waited = function.is_waited_for.then(|| of.waited.unwrap_or(now));
             of.active_since = function.is_active.then(|| of.active_since.unwrap_or(now));
             if of.used == Some(now) {
                 of.spurned = None;
@@ -456,6 +487,10 @@ pub fn foresee(
     (seconds, saved * host_seconds)
 }
 
+/// Who waits does so for so long, in seconds, until what is in use makes room.
+const PATIENCE_SECONDS: f64 = 1.0;
+/// What was used less than so many seconds ago is in use: reports come every five.
+const IN_USE_SECONDS: f64 = 6.0;
 /// How much of its slots a site is given to do, so that requests do not queue.
 const FULL: f64 = 0.7;
 /// A rate falls over so many seconds.
