@@ -3,22 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lighter_config::build::{DeviceInForce, RegisteredDevice};
+use lighter_config::build::{HeldFunction, RegisteredDevice};
 use lighter_config::identity::Spiffe;
+use lighter_config::name::ServiceName;
 use lighter_config::snapshot::{Objective, Offload, PlaceProfile, Snapshot};
 use lighter_place::{Foreseen, FunctionCost, Profile, Request, Site, SiteFunction, Want, Work, foresee};
 
-use crate::registry::sidecars::{Id, Reported};
+use crate::registry::sidecars::{Id, OfPlanned};
 use crate::registry::{OfInstance, Standing};
 use crate::state::State;
 
 /// What there is to plan now.
 #[derive(Default)]
 pub(super) struct Gathered {
-    /// Devices whose functions are planned.
+    /// Services whose instances have their functions planned.
     pub(super) sites: Vec<Site>,
     /// The instances of each that are there to be told.
     pub(super) instances: Vec<Vec<Id>>,
+    /// The Devices that each is: several, if that is written.
+    pub(super) devices: Vec<Vec<Arc<str>>>,
     /// What policies want of them.
     pub(super) wants: Vec<Want>,
 }
@@ -28,22 +31,30 @@ impl Gathered {
     pub(super) fn of(state: &State) -> Self {
         let mut gathered = Gathered::default();
         let registry = &state.registry;
+        let mut of_service: BTreeMap<ServiceName, Vec<Arc<str>>> = BTreeMap::new();
         for device in state.store.devices() {
-            let Some(service) = device.service() else { continue };
-            let Some(registered) = registry.device(service).filter(|device| !device.held.is_empty()) else {
+            if let Some(service) = device.service() {
+                of_service.entry(service.clone()).or_default().push(device.name.to_string().into());
+            }
+        }
+        for (service, devices) in of_service {
+            let Some(registered) = registry.device(&service).filter(|device| !device.held.is_empty()) else {
                 continue;
             };
-            let reports = registry.devices(service).into_iter().filter_map(|instance| {
+            let kind = (registered.class, registered.port);
+            let instances = registry.devices(&service).into_iter().filter(|instance| instance.kind == kind);
+            let reports = instances.filter_map(|instance| {
                 let id = id(&instance)?;
-                let reported = registry.sidecars.reported(&id)?;
+                let reported = registry.sidecars.planned(&id)?;
                 Some((instance, id, reported))
             });
             let reports: Vec<_> = reports.collect();
-            gathered.sites.push(site(&device, &registered, &reports));
+            gathered.sites.push(site(&service, &registered, &reports));
             gathered.instances.push(reports.into_iter().map(|(_, id, _)| id).collect());
+            gathered.devices.push(devices);
         }
         if !gathered.sites.is_empty() {
-            gathered.wants = wants(&state.store.snapshot(), &registry.sidecars.demands(), &gathered.sites);
+            gathered.wants = wants(&state.store.snapshot(), &registry.sidecars.demands(), &gathered.devices);
         }
         gathered
     }
@@ -53,18 +64,17 @@ fn id(instance: &OfInstance) -> Option<Id> {
     Some(Id { identity: Spiffe::parse(&instance.identity).ok()?, instance: instance.name.clone() })
 }
 
-/// A Device with all of its instances: callers see one place.
+/// A Service with all of its instances: callers see one place.
 fn site(
-    device: &DeviceInForce,
+    service: &ServiceName,
     registered: &RegisteredDevice,
-    reports: &[(OfInstance, Id, Reported)],
+    reports: &[(OfInstance, Id, OfPlanned)],
 ) -> Site {
     let ready = || reports.iter().filter(|(instance, ..)| instance.standing == Standing::Ready);
-    let allowed = |(instance, _, reported): &(OfInstance, Id, Reported)| {
-        let allowed = reported.device.and_then(|load| load.runs_allowed);
-        allowed.map_or(instance.slots, |allowed| allowed.min(instance.slots))
+    let allowed = |(instance, _, reported): &(OfInstance, Id, OfPlanned)| {
+        reported.runs_allowed.map_or(instance.slots, |allowed| allowed.min(instance.slots))
     };
-    let function = |held: &lighter_config::build::HeldFunction| {
+    let function = |held: &HeldFunction| {
         let loads = || reports.iter().filter_map(|(_, _, reported)| reported.functions.get(&held.name));
         SiteFunction {
             name: held.name.as_str().into(),
@@ -77,7 +87,7 @@ fn site(
         }
     };
     Site {
-        name: device.name.to_string().into(),
+        name: service.to_string().into(),
         memory_bytes: registered.memory_bytes,
         slots: ready().map(|(instance, ..)| instance.slots).fold(0, u32::saturating_add),
         allowed: ready().map(allowed).fold(0, u32::saturating_add),
@@ -86,9 +96,10 @@ fn site(
 }
 
 /// What each policy wants that is in force for a route, with how many requests a second.
-fn wants(snapshot: &Snapshot, rates: &BTreeMap<String, f64>, sites: &[Site]) -> Vec<Want> {
-    let places: BTreeMap<&str, usize> =
-        sites.iter().enumerate().map(|(at, site)| (&*site.name, at)).collect();
+fn wants(snapshot: &Snapshot, rates: &BTreeMap<String, f64>, devices: &[Vec<Arc<str>>]) -> Vec<Want> {
+    let places = devices.iter().enumerate();
+    let places = places.flat_map(|(at, names)| names.iter().map(move |name| (&**name, at)));
+    let places: BTreeMap<&str, usize> = places.collect();
     let mut known = BTreeSet::new();
     let mut wants = Vec::new();
     let routes =

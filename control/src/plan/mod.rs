@@ -47,16 +47,33 @@ pub async fn keep(state: Arc<State>) {
         PlanRules { idle_seconds: config.idle.as_secs_f64(), settle_seconds: config.settle.as_secs_f64() };
     let (mut planner, began) = (Planner::new(rules), Instant::now());
     let mut stopping = state.stopping();
+    let mut interval = config.interval;
     loop {
         tokio::select! {
             () = stopping.asked() => return,
             () = state.registry.sidecars.waited.notified() => {}
-            () = tokio::time::sleep(config.interval) => {}
+            () = tokio::time::sleep(interval) => {}
         }
-        let gathered = Gathered::of(&state);
-        let now = Time::from_nanos(0).after(began.elapsed());
-        let planned = planner.plan(&gathered.sites, &gathered.wants, now);
-        tell(&state, &gathered, planned);
+        // What is in force is locked while it is judged, which is nothing to wait for here.
+        let round = tokio::task::spawn_blocking({
+            let state = state.clone();
+            move || {
+                let gathered = Gathered::of(&state);
+                let now = Time::from_nanos(0).after(began.elapsed());
+                let planned = planner.plan(&gathered.sites, &gathered.wants, now);
+                let mut functions = gathered.sites.iter().flat_map(|site| &site.functions);
+                let is_waited = functions.any(|function| function.is_waited_for);
+                tell(&state, &gathered, planned);
+                (planner, is_waited)
+            }
+        });
+        let is_waited;
+        (planner, is_waited) = match round.await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        // Who waits gets impatient meanwhile.
+        interval = if is_waited { config.interval.min(SOON) } else { config.interval };
         state.metrics.plans.fetch_add(1, Relaxed);
         // Many who wait at once are one round.
         tokio::time::sleep(PAUSE).await;
@@ -77,9 +94,13 @@ fn tell(state: &State, gathered: &Gathered, planned: Vec<Vec<Planned>>) {
         }
     }
     state.metrics.told_plans.fetch_add(told, Relaxed);
-    let names = gathered.sites.iter().map(|site| site.name.clone());
-    state.plan.set(names.zip(planned).collect());
+    let of_site = |(devices, planned): (&Vec<Arc<str>>, &Vec<Planned>)| {
+        devices.iter().map(|device| (device.clone(), planned.clone())).collect::<Vec<_>>()
+    };
+    state.plan.set(gathered.devices.iter().zip(&planned).flat_map(of_site).collect());
 }
 
 /// The least time between two rounds.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(50);
+/// When it is thought about again while requests wait.
+const SOON: Duration = Duration::from_millis(500);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use lighter_config::build::RegisteredDevice;
 use lighter_config::name::{ServiceName, ServicePort};
+use lighter_config::sidecar::DeviceClass;
 use lighter_config::snapshot::{EndpointSpec, Secure, Wires};
 
 use super::device;
@@ -64,6 +65,8 @@ pub struct OfInstance {
     pub standing: Standing,
     /// How many runs there may be at once.
     pub slots: u32,
+    /// What kind of machine it is, and behind which port: of those of one Service that differ, only some count.
+    pub kind: (DeviceClass, u16),
 }
 
 /// Whether an instance takes requests.
@@ -245,8 +248,14 @@ impl Leases {
                 (true, false, false) => Standing::Ready,
                 (false, false, false) => Standing::Unready,
             };
-            let slots = device.as_ref()?.slots;
-            Some(OfInstance { name: name.clone(), identity: identity.clone(), standing, slots })
+            let device = device.as_ref()?;
+            Some(OfInstance {
+                name: name.clone(),
+                identity: identity.clone(),
+                standing,
+                slots: device.slots,
+                kind: (device.class, device.port),
+            })
         };
         self.of(service).filter_map(of_instance).collect()
     }
@@ -334,8 +343,6 @@ const MOST_INSTANCES: usize = 10_000;
 mod tests {
     use super::super::instance::Port;
     use super::*;
-
-    use lighter_config::sidecar::DeviceClass;
 
     const LEASE: Duration = Duration::from_secs(30);
     const SECOND: Duration = Duration::from_secs(1);

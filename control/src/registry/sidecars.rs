@@ -60,6 +60,17 @@ pub struct Reported {
     at: Option<Instant>,
 }
 
+/// What a device said last of functions that are planned.
+#[derive(Clone, Debug, Default)]
+pub struct OfPlanned {
+    /// How they do.
+    pub functions: BTreeMap<String, FunctionLoad>,
+    /// Those that requests wait for, as they are not active.
+    pub waited_for: BTreeSet<String>,
+    /// How many runs its limits let there be at once now, if it says so.
+    pub runs_allowed: Option<u32>,
+}
+
 /// What was asked of a function of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -333,6 +344,14 @@ impl Sidecars {
         is_told
     }
 
+    /// What a sidecar said last that matters to a plan.
+    pub fn planned(&self, id: &Id) -> Option<OfPlanned> {
+        let all = self.lock();
+        let Reported { functions, waited_for, device, .. } = &all.get(id)?.reported;
+        let runs_allowed = device.and_then(|load| load.runs_allowed);
+        Some(OfPlanned { functions: functions.clone(), waited_for: waited_for.clone(), runs_allowed })
+    }
+
     /// How many requests each OffloadPolicy's callers have a second, of all that report now.
     pub fn demands(&self) -> BTreeMap<String, f64> {
         let mut sums = BTreeMap::new();
@@ -402,8 +421,9 @@ fn demands(
 ) -> BTreeMap<String, Demand> {
     let demand = |said: wire::Demand| {
         let known = before.get(&said.policy).map_or(0, |known| known.requests);
-        let more = said.requests.checked_sub(known).unwrap_or(said.requests);
-        let rate = seconds.map_or(0.0, |seconds| more as f64 / seconds);
+        // There are fewer where a rule of the policy has gone with what it counted: nobody knows what of the rest is new.
+        let more = said.requests.saturating_sub(known);
+        let rate = seconds.map_or(0.0, |seconds| (more as f64 / seconds.max(1.0)).min(MOST_RATE));
         (short(said.policy), Demand { requests: said.requests, rate })
     };
     said.into_iter().take(MOST_POLICIES).map(demand).collect()
@@ -452,6 +472,8 @@ impl Link {
 /// Most links of a sidecar that are kept, and most wires of one.
 const MOST_LINKS: usize = 256;
 const MOST_WIRES: usize = 8;
+/// No sidecar carries more requests a second.
+const MOST_RATE: f64 = 1e6;
 /// Most functions of a device, and most policies of a sidecar, of which counts are kept.
 const MOST_FUNCTIONS: usize = 256;
 const MOST_POLICIES: usize = 256;
@@ -518,7 +540,7 @@ mod tests {
                 wire::FunctionLoad { name: "scan".into(), runs, runs_in_flight: 1, run_seconds: runs as f64 };
             let device =
                 wire::DeviceLoad { functions: vec![function], runs_allowed: Some(2), ..Default::default() };
-            let demands = vec![wire::Demand { policy: "default/scans".into(), requests, at_host: 0 }];
+            let demands = vec![wire::Demand { policy: "default/scans".into(), requests }];
             let load = wire::Load { device: Some(device), demands, ..Default::default() };
             sidecars.load(&id(), load, began + std::time::Duration::from_secs(seconds));
             let reported = sidecars.reported(&id()).unwrap();
@@ -528,7 +550,8 @@ mod tests {
         assert_eq!(said(0, 100, 3), (0.0, 3), "who knows when that was");
         assert_eq!(said(5, 150, 10), (10.0, 7));
         assert_eq!(said(10, 150, 10), (0.0, 0));
-        assert_eq!(said(15, 20, 1), (4.0, 1), "another process");
+        assert_eq!(said(15, 20, 1), (0.0, 1), "less than there was");
+        assert_eq!(said(15, u64::MAX, 1), (1e6, 0), "nonsense");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use lighter_place::{
 };
 
 use self::counts::Counts;
-pub(crate) use self::demand::{Demand, demands};
+pub(crate) use self::demand::demands;
 use self::log::Log;
 pub(crate) use self::log::decisions;
 pub(crate) use self::placed::{Placed, setback};
@@ -66,7 +66,8 @@ struct Rule {
 struct State {
     placer: Placer,
     log: Log,
-    demand: Demand,
+    /// Requests that could be placed, so far.
+    asked: u64,
 }
 
 /// The placement of one rule's requests.
@@ -144,7 +145,7 @@ impl Placement {
         });
         let rules: Box<[Rule]> = rules.collect();
         let mut began = (Instant::now(), SystemTime::now());
-        let mut demand = Demand::default();
+        let (mut log, mut asked) = (Log::default(), 0);
         if let Some(before) = before {
             let known = before.said.devices.iter().zip(&before.devices);
             let places = said.devices.iter().zip(&devices).filter_map(|(device, place)| {
@@ -157,15 +158,27 @@ impl Placement {
                 Some((rule.id, before.rules.iter().find(|known| known.name == rule.name)?.id))
             });
             let (places, of_rules): (Vec<_>, Vec<_>) = (places.collect(), of_rules.collect());
-            let before_now = before.lock();
-            placer.inherit(&before_now.placer, &places, &of_rules);
-            demand = before_now.demand;
-            drop(before_now);
+            let mut state = before.lock();
+            placer.inherit(&state.placer, &places, &of_rules);
+            asked = state.asked;
+            // As long as its numbers mean the same.
+            if before.has_names_of(said, &rules) {
+                log = std::mem::take(&mut state.log);
+            }
+            drop(state);
             // Its times are those of the other's clock.
             began = before.began;
         }
-        let state = Mutex::new(State { placer, log: Log::default(), demand });
+        let state = Mutex::new(State { placer, log, asked });
         Placement { key: key.clone(), said: said.clone(), rules, devices, began, state }
+    }
+
+    /// Whether its places and rules are called as those of another, in one order.
+    fn has_names_of(&self, said: &Offload, rules: &[Rule]) -> bool {
+        let names =
+            |said: &Offload| said.devices.iter().map(|device| device.name.clone()).collect::<Vec<_>>();
+        let rules_of = |rules: &[Rule]| rules.iter().map(|rule| rule.name.clone()).collect::<Vec<_>>();
+        names(&self.said) == names(said) && rules_of(&self.rules) == rules_of(rules)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -331,16 +344,13 @@ impl OfRoute {
         let at = self.placement.time(now);
         let (ticket, decision) = {
             let mut state = self.placement.lock();
-            let State { placer, log, demand } = &mut *state;
+            let State { placer, log, asked: count } = &mut *state;
             let placed = match after {
                 None => placer.place(self.route, asked, &self.offers, at),
                 Some(setback) => placer.again(self.route, asked, setback, at),
             };
             log.push(placed.record);
-            if after.is_none() {
-                demand.requests += 1;
-                demand.at_host += u64::from(placed.record.decision.place == HOST);
-            }
+            *count += u64::from(after.is_none());
             (placed.ticket, placed.record.decision)
         };
         self.counts.decided(&decision);

@@ -118,12 +118,8 @@ pub(super) fn offloaded() -> Vec<Offloaded> {
 
 /// What its OffloadPolicies' requests wanted.
 pub(super) fn demands(mesh: &Mesh) -> Vec<Demand> {
-    let demand = |(policy, wanted): (std::sync::Arc<str>, offload::Demand)| Demand {
-        policy: policy.to_string(),
-        requests: wanted.requests,
-        at_host: wanted.at_host,
-    };
-    offload::demands(mesh).into_iter().take(MOST_POLICIES).map(demand).collect()
+    let wanted = offload::demands(mesh).into_iter().take(MOST_POLICIES);
+    wanted.map(|(policy, requests)| Demand { policy: policy.to_string(), requests }).collect()
 }
 
 /// So many policies are told of.
