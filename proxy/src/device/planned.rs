@@ -141,14 +141,16 @@ impl Planned {
         let entered = self.act(|core, now, _| match core.activation.enter(number, now) {
             Entry::Runs => Ok(None),
             Entry::Full => Err(NotIn::Full),
+            Entry::Fails => Err(NotIn::Failed),
             Entry::Waits(ticket) => {
                 let (hears, heard) = oneshot::channel();
                 core.waits.insert(ticket, Waiting { since: now, hears });
                 Ok(Some((ticket, heard)))
             }
         });
-        let Some((ticket, heard)) = entered.inspect_err(|_| self.active.waited(number, Wait::Full, None))?
-        else {
+        let wait = |not_in: &NotIn| if *not_in == NotIn::Full { Wait::Full } else { Wait::Failed };
+        let entered = entered.inspect_err(|not_in| self.active.waited(number, wait(not_in), None))?;
+        let Some((ticket, heard)) = entered else {
             return Ok(Some(InUse { planned: self.clone(), number }));
         };
         let patient = Patient { planned: self, number, ticket };

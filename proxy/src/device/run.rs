@@ -97,7 +97,8 @@ impl Run {
         counts.end(&asked, &ended, has);
         let took = began.elapsed().saturating_sub(result.waited);
         busy.end(took);
-        if let Some(in_use) = in_use {
+        // What fails at once says nothing of how much there is to do.
+        if let Some(in_use) = in_use.filter(|_| ended.http == 200) {
             in_use.ran(took);
         }
         drop(under_way);

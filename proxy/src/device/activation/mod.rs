@@ -21,6 +21,9 @@ pub(super) type Ticket = u64;
 const PLANNER: Duration = Duration::from_secs(1);
 /// How long a request waits at most until functions that are not idle have to go for its own.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a request waits for the next plan, before requests decide until there is one. The control plane thinks every two
+/// seconds, and at once when something is waited for.
+const UNHEEDED: Duration = Duration::from_secs(4);
 /// What could not be made active is tried again after this, and after twice as long each time, up to the other.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
@@ -138,6 +141,8 @@ pub(super) enum Entry {
     Waits(Ticket),
     /// As many wait as may.
     Full,
+    /// It could not be made active a moment ago, and is not tried again yet.
+    Fails,
 }
 
 impl Activation {
@@ -173,6 +178,10 @@ impl Activation {
         if asked.state == State::Active {
             asked.begin(now);
             return Entry::Runs;
+        }
+        // They would only keep others from waiting.
+        if asked.state == State::Inactive && !asked.may_try(now) {
+            return Entry::Fails;
         }
         if self.waiting >= self.most_waiting {
             return Entry::Full;
@@ -297,10 +306,16 @@ impl Activation {
         {
             self.planner = Planner::Silent;
         }
+        // What it does not heed, it does not know of: a plan is of what all instances of a Service have.
+        if matches!(self.planner, Planner::Plans(_))
+            && self.oldest_wait().is_some_and(|oldest| now >= oldest + self.unheeded())
+        {
+            self.planner = Planner::Silent;
+        }
         // What is decided does not depend on who takes no new runs yet. So there is an end to it: a function begins, goes, or
         // stays for those who wait for it, at most once each.
         while self.decide(now, out) {}
-        let is_quiet = |function: &Function| function.asked.is_none() && function.retry.is_none();
+        let is_quiet = |function: &Function| function.asked.is_none() && function.may_try(now);
         self.is_quiet = self.waiting == 0 && self.functions.iter().all(is_quiet);
     }
 
@@ -316,8 +331,10 @@ impl Activation {
             if let Some(since) = function.wanted_since() {
                 at(since + self.timeout);
                 at(since + self.patience());
-                if let Planner::Expected(connected) = self.planner {
-                    at(since.max(connected) + PLANNER);
+                match self.planner {
+                    Planner::Expected(connected) => at(since.max(connected) + PLANNER),
+                    Planner::Plans(_) => at(since + self.unheeded()),
+                    Planner::Absent | Planner::Silent => {}
                 }
             }
             if let Some(waiter) = function.waiting.front() {
@@ -398,6 +415,11 @@ impl Activation {
     /// How long a request waits before functions that are not idle have to go for its own.
     fn patience(&self) -> Duration {
         PATIENCE.min(self.timeout / 2)
+    }
+
+    /// How long a request waits for a plan with its function in it, before the plan does not hold any more.
+    fn unheeded(&self) -> Duration {
+        UNHEEDED.min(self.timeout / 2)
     }
 
     /// Since when a request waits for what is not on its way.

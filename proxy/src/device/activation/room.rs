@@ -20,13 +20,14 @@ pub(super) fn by_plan(all: &Activation, plan: &[Number], now: Instant) -> Decisi
     let mut begins = Vec::new();
     for number in plan {
         let (function, stays) = (&functions[*number], &mut stays[*number]);
-        if *stays || function.memory > left {
+        let is_away = function.state == State::Inactive && !function.may_try(now);
+        if *stays || is_away || function.memory > left {
             continue;
         }
         left -= function.memory;
         *stays = true;
         // Others go first, for whose room it waits.
-        if function.state == State::Inactive && function.may_try(now) && function.memory <= free {
+        if function.state == State::Inactive && function.memory <= free {
             free -= function.memory;
             begins.push(*number);
         }

@@ -88,7 +88,7 @@ impl World {
         match entry {
             Entry::Runs => *self.runs.entry(number).or_default() += 1,
             Entry::Waits(ticket) => assert_eq!(self.waiting.insert(ticket, number), None),
-            Entry::Full => {}
+            Entry::Full | Entry::Fails => {}
         }
         self.settle(Vec::new());
         entry
@@ -254,12 +254,13 @@ fn a_plan_holds_as_far_as_there_is_room_in_its_order() {
     assert_eq!(world.works, [Effect::Deactivate(1)]);
     world.all_done();
     assert_eq!((world.active(), world.activation.state(2)), (vec![0], State::Leaving));
-    let late = world.waits(2);
+    let left = world.waits(2);
     world.end(2);
     world.all_done();
     assert_eq!(world.active(), [0, 3]);
-    world.pass(TIMEOUT);
-    assert_eq!((world.active(), world.ended[&late]), (vec![0, 3], "late"), "the plan decides");
+    world.pass(UNHEEDED.min(TIMEOUT / 2) - Duration::from_millis(1));
+    assert_eq!((world.active(), world.works.len()), (vec![0, 3], 0), "the plan decides");
+    world.leave(left);
     world.activation.disconnected();
     world.settle(Vec::new());
     assert_eq!(world.active(), [0, 3], "a lost planner takes nothing away");
@@ -293,15 +294,36 @@ fn what_cannot_be_made_active_is_told_and_tried_again_later() {
     let first = world.waits(0);
     world.done(0, false);
     assert_eq!(world.ended[&first], "failed");
-    let second = world.waits(0);
+    assert_eq!(world.enter(0), Entry::Fails);
     assert!(world.works.is_empty(), "it is not tried over and over");
     world.pass(FIRST_RETRY);
+    let second = world.waits(0);
     world.done(0, false);
     assert_eq!(world.ended[&second], "failed");
+    world.pass(FIRST_RETRY);
+    assert_eq!(world.enter(0), Entry::Fails);
+    world.pass(FIRST_RETRY);
     let third = world.waits(0);
-    world.pass(FIRST_RETRY * 2);
     world.all_done();
     assert_eq!(world.ended[&third], "run");
+}
+
+#[test]
+fn a_plan_that_does_not_heed_who_waits_does_not_hold() {
+    let mut world = World::new(&[10, 10], 20);
+    world.connect();
+    world.plan(&[0]);
+    world.all_done();
+    let waits = world.waits(1);
+    world.pass(UNHEEDED.min(TIMEOUT / 2) - Duration::from_millis(1));
+    assert!(world.works.is_empty());
+    world.pass(Duration::from_millis(1));
+    world.all_done();
+    assert_eq!((world.ended[&waits], world.active()), ("run", vec![0, 1]));
+    world.end(1);
+    world.plan(&[0]);
+    world.all_done();
+    assert_eq!(world.active(), [0], "the next one does");
 }
 
 #[test]
@@ -452,7 +474,7 @@ proptest! {
                     world.all_done();
                     prop_assert_eq!(world.ended.get(&ticket), Some(&"run"), "idle ones make room at once");
                 }
-                Entry::Full => prop_assert!(false, "nobody waits"),
+                Entry::Full | Entry::Fails => prop_assert!(false, "nobody waits, and all is well"),
             }
             world.end(number);
         }
@@ -472,6 +494,11 @@ proptest! {
             happens(&mut world, event);
         }
         world.connect();
+        world.plan(&plan);
+        rest(&mut world);
+        // Who waits for what is not in it gets it, or is late.
+        world.pass(LAST_RETRY);
+        rest(&mut world);
         world.plan(&plan);
         rest(&mut world);
         world.pass(LAST_RETRY);
