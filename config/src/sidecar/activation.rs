@@ -5,7 +5,6 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::device::DeviceLimits;
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::resource;
@@ -43,10 +42,10 @@ pub(super) struct ActivationFields {
 }
 
 impl ActivationFields {
-    /// What is said of a device with these `limits`. None: all functions are active from the start.
+    /// What is said of a device of whose functions one takes `least` bytes, and no other one less. None: all functions are active from the start.
     pub(super) fn read(
         self,
-        limits: &DeviceLimits,
+        least: u64,
         at: &At<'_>,
         refuse: &mut impl FnMut(ConfigError),
     ) -> Option<PlannedConfig> {
@@ -62,13 +61,12 @@ impl ActivationFields {
             return None;
         }
         // What a component takes beside one run is known once it is compiled, at the start.
-        let least = limits.memory_bytes;
         if let Some(memory) = self.memory_bytes
             && memory < least
         {
             let error =
                 at.field("memoryBytes").error(format!("no function is ever active in {memory} bytes"));
-            refuse(error.hint(format!("at least `limits.memoryBytes` ({least}), which one run may take")));
+            refuse(error.hint(format!("at least {least}, which one run may take (`limits.memoryBytes`)")));
         }
         let timeout = self.timeout.map_or(USUAL_TIMEOUT, |timeout| timeout.0);
         if !TIMEOUTS.contains(&timeout) {

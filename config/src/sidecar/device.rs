@@ -399,7 +399,12 @@ impl DeviceFile {
             memory_bytes: self.memory_bytes,
             timeout: self.activation_timeout,
         };
-        let planned = activation.read(&limits, at, &mut refuse);
+        let own = |component: &ComponentFile| component.limits.as_ref().and_then(|own| own.memory_bytes);
+        let of_components =
+            self.components.iter().map(|component| own(component).unwrap_or(limits.memory_bytes));
+        let built_in = (!functions.is_empty()).then_some(limits.memory_bytes);
+        let least = of_components.chain(built_in).min().unwrap_or(limits.memory_bytes);
+        let planned = activation.read(least, at, &mut refuse);
         let main_task = self.main_task.map(|main| main.read(&at.field("mainTask"), &mut refuse));
         let power = match self.power {
             Some(power) => power.read(&at.field("power"), &mut refuse),

@@ -33,6 +33,8 @@ struct OfPlace {
     /// By the model of its power: while it works, and for each byte that is moved.
     busy_watts: f64,
     joules_per_byte: f64,
+    /// No more than so many of its processors are at work for one request.
+    slots: f64,
 }
 
 /// Where it is known from how long a processor was at work.
@@ -57,6 +59,7 @@ impl Counts {
             joules: OnceLock::new(),
             busy_watts: profile.busy_watts,
             joules_per_byte: profile.joules_per_byte,
+            slots: f64::from(profile.slots.max(1)),
         };
         let devices = said.devices.iter().map(|device| place(&device.name, &device.profile));
         Counts {
@@ -113,6 +116,8 @@ impl Counts {
         // A conversion to an integer saturates.
         let parts = |amount: f64| (amount * PER_UNIT).round() as u64;
         place.seconds.get_or_init(|| self.counter(place, SECONDS, None)).increment(parts(spent.seconds));
+        // What is more than the time that there was is no report.
+        let processor_seconds = processor_seconds.filter(|said| *said <= spent.seconds * place.slots);
         let source = usize::from(processor_seconds.is_none());
         let label = ("source", SOURCES[source]);
         place.processor_seconds[source]
