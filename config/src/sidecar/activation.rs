@@ -66,7 +66,7 @@ impl ActivationFields {
         {
             let error =
                 at.field("memoryBytes").error(format!("no function is ever active in {memory} bytes"));
-            refuse(error.hint(format!("at least {least}, which one run may take (`limits.memoryBytes`)")));
+            refuse(error.hint(format!("at least `limits.memoryBytes` ({least}), which one run may take")));
         }
         let timeout = self.timeout.map_or(USUAL_TIMEOUT, |timeout| timeout.0);
         if !TIMEOUTS.contains(&timeout) {

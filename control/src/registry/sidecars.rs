@@ -551,7 +551,7 @@ mod tests {
         assert_eq!(said(5, 150, 10), (10.0, 7));
         assert_eq!(said(10, 150, 10), (0.0, 0));
         assert_eq!(said(15, 20, 1), (0.0, 1), "less than there was");
-        assert_eq!(said(15, u64::MAX, 1), (1e6, 0), "nonsense");
+        assert_eq!(said(16, u64::MAX, 1), (1e6, 0), "nonsense");
     }
 
     #[test]
