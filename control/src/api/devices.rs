@@ -2,7 +2,6 @@
 
 use http::StatusCode;
 use lighter_config::build::DeviceInForce;
-use lighter_config::identity::Spiffe;
 use lighter_config::manifest::Key;
 use lighter_config::resource::{LIGHTER, Spec, device::DeviceSpec};
 use lighter_config::sidecar::DeviceClass;
@@ -13,7 +12,7 @@ use super::answer::{self, Answer};
 use super::conditions;
 use super::message::{Item, List};
 use super::query::Query;
-use crate::registry::sidecars::{DeviceLoad, EnergySource, Id};
+use crate::registry::sidecars::{DeviceLoad, EnergySource};
 use crate::registry::{OfInstance, Standing};
 
 impl Api {
@@ -51,11 +50,7 @@ impl Api {
     fn status(&self, device: &DeviceInForce) -> Value {
         let registry = &self.state.registry;
         let instances = device.service().map(|service| registry.devices(service)).unwrap_or_default();
-        let load = |instance: &OfInstance| {
-            let identity = Spiffe::parse(&instance.identity).ok()?;
-            let id = Id { identity, instance: instance.name.clone() };
-            registry.sidecars.reported(&id)?.device
-        };
+        let load = |instance: &OfInstance| registry.sidecars.reported(&instance.id()?)?.device;
         let loads: Vec<Option<DeviceLoad>> = instances.iter().map(load).collect();
         let each = instances.iter().zip(&loads).map(|(instance, load)| {
             json!({

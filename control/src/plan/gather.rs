@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lighter_config::build::{HeldFunction, RegisteredDevice};
-use lighter_config::identity::Spiffe;
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::{Objective, Offload, PlaceProfile, Snapshot};
 use lighter_place::{Foreseen, FunctionCost, Profile, Request, Site, SiteFunction, Want, Work, foresee};
@@ -44,7 +43,7 @@ impl Gathered {
             let kind = (registered.class, registered.port);
             let instances = registry.devices(&service).into_iter().filter(|instance| instance.kind == kind);
             let reports = instances.filter_map(|instance| {
-                let id = id(&instance)?;
+                let id = instance.id()?;
                 let reported = registry.sidecars.planned(&id)?;
                 Some((instance, id, reported))
             });
@@ -58,10 +57,6 @@ impl Gathered {
         }
         gathered
     }
-}
-
-fn id(instance: &OfInstance) -> Option<Id> {
-    Some(Id { identity: Spiffe::parse(&instance.identity).ok()?, instance: instance.name.clone() })
 }
 
 /// A Service with all of its instances: callers see one place.

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::build::RegisteredDevice;
+use lighter_config::identity::Spiffe;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::DeviceClass;
 use lighter_config::snapshot::{EndpointSpec, Secure, Wires};
 
 use super::device;
 use super::instance::Instance;
+use super::sidecars::Id;
 use crate::index::Registered;
 
 /// All instances.
@@ -67,6 +69,13 @@ pub struct OfInstance {
     pub slots: u32,
     /// What kind of machine it is, and behind which port: of those of one Service that differ, only some count.
     pub kind: (DeviceClass, u16),
+}
+
+impl OfInstance {
+    /// Which sidecar that is, among those that report.
+    pub fn id(&self) -> Option<Id> {
+        Some(Id { identity: Spiffe::parse(&self.identity).ok()?, instance: self.name.clone() })
+    }
 }
 
 /// Whether an instance takes requests.
