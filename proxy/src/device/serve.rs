@@ -188,8 +188,8 @@ impl Device {
                     match body(request).await {
                         Ok(body) => {
                             let under_way = Arc::new(());
-                            let mut answer = self.run(function, dataset, parameters, body, &under_way).await;
-                            let took = answer.extensions_mut().remove::<ProcessorTime>().map(|took| took.0);
+                            let (mut answer, took) =
+                                self.run(function, dataset, parameters, body, &under_way).await;
                             let is_running = Arc::strong_count(&under_way) > 1;
                             self.busy.tell(answer.headers_mut(), is_running, took);
                             answer
@@ -202,6 +202,7 @@ impl Device {
         }
     }
 
+    /// With the processor time of the run, where that has ended.
     async fn run(
         &self,
         function: String,
@@ -209,20 +210,20 @@ impl Device {
         parameters: String,
         body: Option<Bytes>,
         under_way: &Arc<()>,
-    ) -> Response<Answer> {
+    ) -> (Response<Answer>, Option<Duration>) {
         let in_use = match self.enter(&function).await {
             Ok(in_use) => in_use,
-            Err(why) => return self.refuse(Cause::Inactive, inactive(why)),
+            Err(why) => return (self.refuse(Cause::Inactive, inactive(why)), None),
         };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return self.refuse(Cause::ConcurrencyLimit, MANY_RUNS);
+            return (self.refuse(Cause::ConcurrencyLimit, MANY_RUNS), None);
         };
         if let Err(cause) = self.hold.admit(self.most - self.places.available_permits()) {
             let why = match cause {
                 Cause::Reserve => "the device's main task needs what functions would take",
                 _ => "functions take all the power that the device may",
             };
-            return self.refuse(cause, why);
+            return (self.refuse(cause, why), None);
         }
         let (host, counts, busy) = (self.host.clone(), self.counts.clone(), self.busy.clone());
         let (under_way, hold) = (under_way.clone(), self.hold.clone());
@@ -232,25 +233,19 @@ impl Device {
             Ok(said) => said,
             Err(error) => {
                 tracing::warn!(%error, "no thread for a run");
-                return self.refuse(Cause::ConcurrencyLimit, MANY_RUNS);
+                return (self.refuse(Cause::ConcurrencyLimit, MANY_RUNS), None);
             }
         };
         // Until there are bytes, whatever goes wrong can be told in so many words.
         match said.recv().await {
-            Some(Said::Piece(Some(head), bytes)) => headed(head, Answer::begun(bytes, said)),
+            Some(Said::Piece(Some(head), bytes)) => (headed(head, Answer::begun(bytes, said)), None),
             // Whole from the start, so that nothing can cut it any more.
             Some(Said::Last(Some(head), bytes)) => match said.recv().await {
-                Some(Said::End(_, ended)) if ended.http == 200 => {
-                    after(&ended, headed(head, Answer::whole(bytes)))
-                }
-                Some(Said::End(_, ended)) => failed(&ended),
-                _ => gone(),
+                Some(Said::End(_, ended)) => told(&ended, head, bytes),
+                _ => (gone(), None),
             },
-            Some(Said::End(head, ended)) if ended.http == 200 => {
-                after(&ended, headed(head, Answer::whole(Bytes::new())))
-            }
-            Some(Said::End(_, ended)) => failed(&ended),
-            Some(Said::Piece(None, _) | Said::Last(None, _)) | None => gone(),
+            Some(Said::End(head, ended)) => told(&ended, head, Bytes::new()),
+            Some(Said::Piece(None, _) | Said::Last(None, _)) | None => (gone(), None),
         }
     }
 
@@ -337,15 +332,11 @@ fn failed(ended: &Ended) -> Response<Answer> {
     let status = StatusCode::from_u16(ended.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = text(status, format!("{}: {}\n", ended.status, ended.message));
     answer.headers_mut().insert(STATUS_FIELD, HeaderValue::from_static(ended.status));
-    after(ended, answer)
+    answer
 }
 
-/// Of the run that made an answer, until that goes out.
-#[derive(Clone, Copy, Debug)]
-struct ProcessorTime(Duration);
-
-/// The answer of a run that has ended.
-fn after(ended: &Ended, mut answer: Response<Answer>) -> Response<Answer> {
-    answer.extensions_mut().insert(ProcessorTime(ended.took.busy));
-    answer
+/// The answer of a run that has ended, of which nothing has gone out yet, and its processor time.
+fn told(ended: &Ended, head: Head, bytes: Bytes) -> (Response<Answer>, Option<Duration>) {
+    let answer = if ended.http == 200 { headed(head, Answer::whole(bytes)) } else { failed(ended) };
+    (answer, Some(ended.took.busy))
 }
