@@ -5,7 +5,8 @@ use std::sync::Arc;
 use lighter_config::sidecar::DeviceConfig;
 use lighter_functions::Program;
 
-/// The components of the file, which were compiled once. Where functions are planned, none takes memory yet. A device without any has nothing of their runtime.
+/// The components of the file, which were compiled once. Where functions are planned, none takes memory yet. A device without
+/// any has nothing of their runtime.
 #[cfg(feature = "wasm")]
 pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, String> {
     use lighter_config::sidecar::ComponentConfig;

@@ -42,7 +42,8 @@ pub(super) struct ActivationFields {
 }
 
 impl ActivationFields {
-    /// What is said of a device of whose functions one takes `least` bytes, and no other one less. None: all functions are active from the start.
+    /// What is said of a device of whose functions one takes `least` bytes, and no other one less. None: all functions are
+    /// active from the start.
     pub(super) fn read(
         self,
         least: u64,
