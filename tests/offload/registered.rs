@@ -171,7 +171,10 @@ fn drained() {
     assert!(wide.contains("/3 ") && wide.contains("registration"), "{wide}");
     let yaml = mesh.plane.operator(&["get", "device", "orders-csd", "-o", "yaml"]);
     assert!(yaml.contains("kind: Device") && yaml.contains("slots: 3"), "{yaml}");
+    let slash = mesh.plane.operator(&["get", "device/orders-csd", "-o", "yaml"]);
+    assert!(slash.contains("kind: Device") && slash.contains("slots: 3"), "{slash}");
     assert!(mesh.plane.refused(&["get", "device", "csd"]).contains("there is no Device csd"));
+    assert!(mesh.plane.refused(&["get", "device/csd"]).contains("there is no Device csd"));
 
     let name = mesh.devices()[0]["status"]["instances"][0]["name"].as_str().unwrap().to_owned();
     mesh.plane.operator(&["drain", &format!("orders-csd/{name}")]);

@@ -67,8 +67,14 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
                 exit::explain(&miette!("{message}"));
                 return Ok(Exit::Usage);
             }
-            let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
-            return devices::execute(&args.access, args.output, namespace, names);
+            return args.devices(names);
+        }
+        [word, ..] if word.contains('/') => {
+            if let Ok(named) = kind::names(&args.named)
+                && named.iter().all(|(kind, _)| *kind == DeviceSpec::KIND)
+            {
+                return args.devices(&named.iter().map(|(_, name)| *name).collect::<Vec<_>>());
+            }
         }
         _ => {}
     }
@@ -123,6 +129,12 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
 }
 
 impl Args {
+    /// Devices, which are shown whether they are written or have registered. No name: all.
+    fn devices(&self, names: &[&str]) -> miette::Result<Exit> {
+        let namespace = (!self.all_namespaces).then_some(self.namespace.as_str());
+        devices::execute(&self.access, self.output, namespace, names)
+    }
+
     fn place(&self) -> String {
         match self.all_namespaces {
             true => "any namespace".into(),
