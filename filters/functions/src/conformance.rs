@@ -1,6 +1,8 @@
 //! What every device has to do, whatever it is made of: drives any [`Device`] through its interface and says what of that
 //! is not as it has to be. Two devices that pass with the same dataset gave the same bytes to the same requests.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -9,7 +11,8 @@ use std::time::{Duration, Instant};
 use crate::device::{
     Class, Dataset, Device, Format, FunctionState, Limits, Out, Outcome, Request, Setup, Stop, Watch,
 };
-use crate::status::Status;
+use crate::meter::Meter;
+use crate::status::{Fault, Status};
 
 /// The dataset that is asked for. Its file need only be there while the device is driven.
 const TEXT: &str = "id,country,amount\n1,DE,10\n2,FR,2.5\n3,DE,\n4,,7\n";
@@ -122,7 +125,7 @@ fn is_loaded_again(device: &dyn Device, answers: &Answers) -> Result<(), String>
         let (dataset, parameters) = asked[name.len() + 1..].split_once('?').unwrap_or_default();
         let request = Request { function: name, dataset, parameters, body: None };
         let mut meanwhile =
-            Asking { then: Some(Box::new(|| status(device.unload(id)))), ..Asking::default() };
+            Asking { then: Some(Box::new(|| status(device.unload(id)))), ..Asking::to(&request) };
         same(
             &format!("{asked} beside an unload"),
             device.run(&request, &mut meanwhile).status(),
@@ -269,8 +272,9 @@ fn active(make: &dyn Fn(Setup) -> Box<dyn Device>, setup: Setup) -> Result<Box<d
 }
 
 fn ask(device: &dyn Device, function: &str, dataset: &str, parameters: &str) -> (Outcome, Vec<u8>) {
-    let mut asking = Asking::default();
-    let outcome = device.run(&Request { function, dataset, parameters, body: None }, &mut asking);
+    let request = Request { function, dataset, parameters, body: None };
+    let mut asking = Asking::to(&request);
+    let outcome = device.run(&request, &mut asking);
     (outcome, asking.bytes)
 }
 
@@ -285,12 +289,36 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Re
 /// Takes a result into memory.
 #[derive(Default)]
 struct Asking<'a> {
+    /// What is asked, as HTTP has it.
+    target: String,
     bytes: Vec<u8>,
     gone: Arc<AtomicBool>,
     stop: Option<Stop>,
     /// What is done while the result comes, and what came of it.
     then: Option<Box<dyn FnOnce() -> Status + 'a>>,
     said: Option<Status>,
+}
+
+impl Asking<'_> {
+    fn to(request: &Request<'_>) -> Self {
+        let Request { function, dataset, parameters, .. } = request;
+        Asking { target: format!("/{function}/{dataset}?{parameters}"), ..Asking::default() }
+    }
+
+    /// The body of what the program there answers.
+    fn fetch(&self, to: SocketAddr) -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(to)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        write!(stream, "GET {} HTTP/1.0\r\nHost: conformance\r\n\r\n", self.target)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
+        let is_well = answer.starts_with(b"HTTP/1.") && answer.get(8..13) == Some(b" 200 ");
+        match head.filter(|_| is_well) {
+            Some(head) => Ok(answer.split_off(head + 4)),
+            None => Err(std::io::Error::other(String::from_utf8_lossy(&answer))),
+        }
+    }
 }
 
 impl Out for Asking<'_> {
@@ -302,6 +330,14 @@ impl Out for Asking<'_> {
         self.said = self.then.take().map(|then| then()).or(self.said);
         self.bytes.extend(bytes);
         self.stop.map_or(Ok(()), Err)
+    }
+
+    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<(), Fault> {
+        let fetched = self.fetch(to);
+        let body = fetched.map_err(|error| Fault::new(Status::ErrorInExecution, error.to_string()))?;
+        meter.bytes_out(body.len() as u64)?;
+        let _ = self.write(body, meter.until());
+        Ok(())
     }
 
     fn watch(&self) -> Watch {

@@ -1,11 +1,13 @@
 //! The programmable interface of a device.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::meter::Meter;
 use crate::status::{Fault, Status};
 
 /// A node that runs functions near data.
@@ -141,10 +143,12 @@ pub struct Description {
 pub struct FunctionInfo {
     /// Its name.
     pub name: String,
-    /// SHA-256 of its program, in hexadecimal. None: it is built in.
+    /// What it is made of.
+    pub kind: Kind,
+    /// SHA-256 of its program, in hexadecimal, where it is a component.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// What it takes while it is active, in bytes: its code, and what one run may take.
+    /// What it takes while it is active, in bytes: its code, and what one run may take; or all that a process is said to take.
     pub memory_bytes: u64,
     /// What one run of it may take, where that is not what any run of the device may.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +157,18 @@ pub struct FunctionInfo {
     pub id: Option<FunctionId>,
     /// How it stands.
     pub state: FunctionState,
+}
+
+/// What a function is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It is compiled in.
+    BuiltIn,
+    /// A WebAssembly component.
+    Component,
+    /// A process of its own.
+    Native,
 }
 
 /// How a function stands.
@@ -196,6 +212,12 @@ pub trait Out {
 
     /// Takes the next bytes, and waits as long as there is no room for them, but not after `until`.
     fn write(&mut self, bytes: Vec<u8>, until: Instant) -> Result<(), Stop>;
+
+    /// Has the program that listens at `to` answer whatever was asked, as it was asked, and passes its answer on. What that
+    /// takes is told to `meter`. Not every one who asks can.
+    fn relay(&mut self, _to: SocketAddr, _meter: &Meter) -> Result<(), Fault> {
+        Err(Fault::new(Status::Unsupported, "what was asked cannot be passed on from here"))
+    }
 
     /// By what a run that gives nothing for a while sees that nobody waits any more.
     fn watch(&self) -> Watch;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{Limits, Out, Request, Setup};
+use crate::device::{Kind, Limits, Out, Request, Setup};
 use crate::meter::Meter;
 use crate::status::Fault;
 
@@ -11,16 +11,19 @@ pub trait Program: Send + Sync {
     /// What requests call it.
     fn name(&self) -> &str;
 
-    /// SHA-256 of the program, in hexadecimal: the same on every device that runs the same.
-    fn digest(&self) -> &str;
+    /// What it is made of.
+    fn kind(&self) -> Kind;
+
+    /// SHA-256 of the program, in hexadecimal: the same on every device that runs the same. None: nobody can tell by that.
+    fn digest(&self) -> Option<&str>;
 
     /// What one run of it may take, as far as that is less than what any run of the device may. None: no less.
     fn limits(&self) -> Option<Limits> {
         None
     }
 
-    /// What its code takes while it is loaded, in bytes.
-    fn code_bytes(&self) -> u64;
+    /// What it takes while it is loaded, in bytes, where one run may take `run`.
+    fn memory_bytes(&self, run: u64) -> u64;
 
     /// Gets it ready to run, on this thread, which may take seconds. It takes memory until the last of what this gives is
     /// dropped.

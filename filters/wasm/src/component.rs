@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lighter_functions::{Call, Code, Fault, Limits, Out, Program, Status};
+use lighter_functions::{Call, Code, Fault, Kind, Limits, Out, Program, Status};
 use sha2::{Digest, Sha256};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -67,16 +67,20 @@ impl Program for Component {
         &self.name
     }
 
-    fn digest(&self) -> &str {
-        &self.digest
+    fn kind(&self) -> Kind {
+        Kind::Component
+    }
+
+    fn digest(&self) -> Option<&str> {
+        Some(&self.digest)
     }
 
     fn limits(&self) -> Option<Limits> {
         self.limits
     }
 
-    fn code_bytes(&self) -> u64 {
-        self.code_bytes
+    fn memory_bytes(&self, run: u64) -> u64 {
+        self.code_bytes.saturating_add(run)
     }
 
     fn load(&self) -> Result<Arc<dyn Code>, Fault> {

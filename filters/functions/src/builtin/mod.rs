@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::device::{
-    Dataset, Description, Device, Entry, FunctionId, FunctionInfo, FunctionState, Limits, Out, Outcome,
+    Dataset, Description, Device, Entry, FunctionId, FunctionInfo, FunctionState, Kind, Limits, Out, Outcome,
     Request, Setup,
 };
 use crate::media::Media;
@@ -180,12 +180,15 @@ impl Builtins {
 impl Device for Builtins {
     fn discover(&self) -> Description {
         let state = self.state();
-        let info = |name: &str, digest: Option<&str>, (own, code_bytes): (Option<Limits>, u64)| {
+        let info = |name: &str, program: Option<&dyn Program>| {
             let found = state.loaded.iter().find(|(_, loaded)| loaded.name == name);
+            let own = program.and_then(Program::limits);
+            let run = self.limits_of(own).memory_bytes;
             FunctionInfo {
                 name: name.to_owned(),
-                digest: digest.map(str::to_owned),
-                memory_bytes: code_bytes.saturating_add(self.limits_of(own).memory_bytes),
+                kind: program.map_or(Kind::BuiltIn, Program::kind),
+                digest: program.and_then(Program::digest).map(str::to_owned),
+                memory_bytes: program.map_or(run, |program| program.memory_bytes(run)),
                 limits: own.map(|own| self.limits_of(Some(own))),
                 id: found.map(|(id, _)| *id),
                 state: match found {
@@ -195,11 +198,8 @@ impl Device for Builtins {
                 },
             }
         };
-        let built_in = TABLE.iter().map(|function| info(function.name, None, (None, 0)));
-        let program = |program: &Arc<dyn Program>| {
-            info(program.name(), Some(program.digest()), (program.limits(), program.code_bytes()))
-        };
-        let programs = self.programs.iter().map(program);
+        let built_in = TABLE.iter().map(|function| info(function.name, None));
+        let programs = self.programs.iter().map(|program| info(program.name(), Some(&**program)));
         let dataset = |dataset: &Dataset| (dataset.name.clone(), dataset.version.clone(), dataset.format);
         Description {
             class: self.setup.class,
