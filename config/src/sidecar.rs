@@ -15,6 +15,7 @@ mod activation;
 mod device;
 pub(crate) mod file;
 mod guard;
+mod native;
 mod read;
 mod reserve;
 
@@ -24,6 +25,7 @@ pub use device::{
     DeviceLimits,
 };
 pub use guard::GuardConfig;
+pub use native::{NativeConfig, PORT_ARGUMENT};
 pub use read::is_host_and_port;
 pub use reserve::{MainTaskConfig, PowerConfig, Priority};
 

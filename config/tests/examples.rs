@@ -193,6 +193,25 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("SidecarConfig", device(json!({ "limits": { "runs": 0 } })), false),
         ("SidecarConfig", device(json!({ "limits": { "memoryBytes": 1 } })), false),
         ("SidecarConfig", device(json!({ "datasets": [{ "name": "a" }] })), false),
+        (
+            "SidecarConfig",
+            device(
+                json!({ "activation": "planned", "natives": [{ "name": "a", "exec": ["a"], "memoryBytes": 1048576 }] }),
+            ),
+            true,
+        ),
+        (
+            "SidecarConfig",
+            device(
+                json!({ "activation": "planned", "natives": [{ "name": "a", "exec": [], "memoryBytes": 1048576 }] }),
+            ),
+            false,
+        ),
+        (
+            "SidecarConfig",
+            device(json!({ "activation": "planned", "natives": [{ "name": "a", "exec": ["a"] }] })),
+            false,
+        ),
     ];
     for (kind, value, good) in cases {
         assert_eq!(validator(kind).is_valid(&value), good, "{kind} {value}");

@@ -10,7 +10,7 @@ use lighter_config::load::Resources;
 use lighter_config::sidecar::{
     AccessLogConfig, BuiltIn, ComponentConfig, ComponentLimits, ControlSecurity, DatasetConfig,
     DatasetFormat, DeviceClass, DeviceLimits, DnsConfig, GuardConfig, IdentityConfig, InterceptConfig,
-    SidecarConfig, TokenSource,
+    NativeConfig, SidecarConfig, TokenSource,
 };
 use lighter_config::snapshot::Protocol;
 
@@ -331,6 +331,83 @@ fn a_component_may_take_less_than_its_device_and_not_more() {
     }
     let errors = said("", "runs: 3").unwrap_err();
     assert!(errors.contains("device.components[0].limits.runs: unknown field `runs`"), "{errors}");
+}
+
+/// A device with these natives, and more fields.
+fn with_natives(natives: &str, more: &str) -> Result<SidecarConfig, String> {
+    let text = format!(
+        "service: a\ninbound: [{{listen: '127.0.0.1:8080', app: '127.0.0.1:9300'}}]\ndevice:\n  class: csd\n  listen: \
+         '127.0.0.1:9300'\n  datasets: []\n  components: [{{name: tally, path: a.wasm}}]\n{more}  natives:\n{natives}"
+    );
+    SidecarConfig::parse("/etc/sidecar/a.yaml", &text).map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn every_field_of_a_program_is_read() {
+    let natives = "    - {name: infer, exec: [bin/infer, '--port={port}'], env: {MODEL: small}, folder: models, port: 9503, memoryBytes: \
+                   134217728, probe: {http: /healthz}, startTimeout: 1m, stopTimeout: 2s}\n    \
+                   - {name: bare, exec: [python3, infer.py], memoryBytes: 1048576}\n";
+    let device = with_natives(natives, "  activation: planned\n").unwrap().device.unwrap();
+    let infer = NativeConfig {
+        name: "infer".into(),
+        exec: vec!["/etc/sidecar/bin/infer".into(), "--port={port}".into()],
+        env: [("MODEL".to_owned(), "small".to_owned())].into(),
+        folder: "/etc/sidecar/models".into(),
+        port: Some(9503),
+        memory_bytes: 128 << 20,
+        probe: Some("/healthz".into()),
+        start_timeout: Duration::from_secs(60),
+        stop_timeout: Duration::from_secs(2),
+    };
+    let bare = NativeConfig {
+        name: "bare".into(),
+        exec: vec!["python3".into(), "infer.py".into()],
+        env: Default::default(),
+        folder: "/etc/sidecar".into(),
+        port: None,
+        memory_bytes: 1 << 20,
+        probe: None,
+        start_timeout: Duration::from_secs(30),
+        stop_timeout: Duration::from_secs(5),
+    };
+    assert_eq!(device.natives, [infer, bare]);
+    assert!(device.function_names().skip(6).eq(["tally", "infer", "bare"]));
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_refused_with_line_and_field() {
+    let natives = "    - {name: scan, exec: [a], memoryBytes: 1048576, port: 9300}\n    \
+                   - {name: tally, exec: [], memoryBytes: 1, env: {PORT: '1', 'A=B': x}}\n    \
+                   - {name: log, exec: [''], memoryBytes: 99999999, port: 7, stopTimeout: 1ms}\n    \
+                   - {name: a/b, exec: [a], memoryBytes: 1048576, port: 7, probe: {http: healthz}, startTimeout: 2h}\n    \
+                   - {name: tally, exec: [a], memoryBytes: 1048576, port: 0}\n";
+    let said = with_natives(natives, "  activation: planned\n  memoryBytes: 67108864\n").unwrap_err();
+    for expected in [
+        "/etc/sidecar/a.yaml:11:14: device.natives[0].name: there is a function `scan` already",
+        "device.natives[0].port: the device listens on 9300 itself",
+        "/etc/sidecar/a.yaml:12:21: device.natives[1].exec: there is no program",
+        "device.natives[1].name: there is a function `tally` already",
+        "device.natives[1].memoryBytes: no program runs in 1 bytes",
+        "device.natives[1].env.PORT: this is where it is told its port",
+        "no environment can have that",
+        "device.natives[2].name: `/log` is what the device says itself",
+        "device.natives[2].exec: there is no program",
+        "device.natives[2].memoryBytes: 99999999 bytes are more than all functions may take together",
+        "device.natives[2].stopTimeout: 1ms is out of range",
+        "device.natives[3].name: `a/b` is not a name",
+        "device.natives[3].port: `log` listens on 7",
+        "device.natives[3].probe.http: `healthz` is not a path",
+        "device.natives[3].startTimeout: 7200s is out of range",
+        "device.natives[4].port: 0 is not a port",
+    ] {
+        assert!(said.contains(expected), "no {expected} in {said}");
+    }
+    let usual = "    - {name: infer, exec: [a], memoryBytes: 1048576}\n";
+    let said = with_natives(usual, "").unwrap_err();
+    assert!(said.contains("device.natives[0]: a program runs only while it is wanted"), "{said}");
+    assert!(with_natives(usual, "  activation: planned\n  functions: []\n").is_ok());
+    let said = with_natives("    - {name: infer, exec: [a]}\n", "  activation: planned\n").unwrap_err();
+    assert!(said.contains("missing field `memoryBytes`"), "{said}");
 }
 
 #[test]

@@ -1,19 +1,25 @@
-//! The functions of a device, as the sidecar of `lighter proxy` has them: those that are built in, and components.
+//! The functions of a device, as the sidecar of `lighter proxy` has them: those that are built in, components, and programs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lighter_config::sidecar::{DatasetFormat, DeviceClass, DeviceConfig};
 use lighter_functions::{
-    Builtins, Class, Dataset, Device, Format, Limits, Out, Request, Setup, Status, Stop, Watch,
+    Builtins, Class, Dataset, Device, Fault, Format, Limits, Meter, Out, Request, Setup, Status, Stop, Watch,
 };
-use lighter_proxy::device::{Asked, Ended, FunctionHost, Held, NotTaken, Results, Took};
+use lighter_proxy::device::{Asked, Ended, FunctionHost, Held, NotRelayed, NotTaken, Results, Took};
+
+use crate::native::Natives;
 
 /// Makes what a sidecar with this `device` runs. Every function that its file names is active, unless they are planned.
 pub fn host(config: &DeviceConfig) -> Result<Arc<dyn FunctionHost>, String> {
-    let device = Builtins::with(setup(config), crate::components::load(config)?);
-    let host = Host { names: config.function_names().map(str::to_owned).collect(), device };
+    let natives = Natives::new(config);
+    let mut programs = crate::components::load(config)?;
+    programs.extend(natives.programs());
+    let device = Builtins::with(setup(config), programs);
+    let host = Host { names: config.function_names().map(str::to_owned).collect(), device, natives };
     let Some(planned) = config.planned else {
         for name in config.function_names() {
             host.activate(name).map_err(|why| format!("`{name}`: {why}"))?;
@@ -36,6 +42,8 @@ struct Host<D> {
     device: D,
     /// The functions that the file names.
     names: Vec<String>,
+    /// Those that are programs of their own.
+    natives: Natives,
 }
 
 impl<D: Device> FunctionHost for Host<D> {
@@ -66,6 +74,18 @@ impl<D: Device> FunctionHost for Host<D> {
         let found = self.device.discover().functions.into_iter().find(|found| found.name == function);
         let loaded = found.and_then(|found| found.id).ok_or("it is not loaded")?;
         self.device.unload(loaded).map_err(|fault| fault.to_string())
+    }
+
+    fn when_lost(&self, lost: Box<dyn Fn(&str) + Send + Sync>) {
+        self.natives.when_lost(lost);
+    }
+
+    fn processor_time(&self) -> Duration {
+        self.natives.took()
+    }
+
+    fn end(&self) {
+        self.natives.end();
     }
 
     fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended {
@@ -110,6 +130,20 @@ impl Out for Bridge<'_> {
         self.0.write(Bytes::from(bytes), until).map_err(|not_taken| match not_taken {
             NotTaken::Gone => Stop::Gone,
             NotTaken::Late => Stop::Late,
+        })
+    }
+
+    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<(), Fault> {
+        let mut above = None;
+        let mut takes = |bytes| meter.bytes_out(bytes).map_err(|fault| above = Some(fault)).is_ok();
+        let relayed = self.0.relay(to, meter.until(), &mut takes);
+        relayed.map_err(|why| match why {
+            NotRelayed::Gone => Fault::new(Status::NotDone, "whoever asked has left"),
+            NotRelayed::Late => meter.late(),
+            NotRelayed::Refused => {
+                above.unwrap_or_else(|| Fault::new(Status::OutOfResources, "the result is too long"))
+            }
+            NotRelayed::Lost(why) => Fault::new(Status::ErrorInExecution, why),
         })
     }
 

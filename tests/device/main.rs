@@ -15,6 +15,7 @@ mod components;
 mod course;
 mod device;
 mod limits;
+mod natives;
 mod planned;
 mod pushdown;
 mod reserve;
@@ -26,6 +27,7 @@ fn main() {
         components::tests(),
         course::tests(),
         limits::tests(),
+        natives::tests(),
         planned::tests(),
         pushdown::tests(),
         reserve::tests(),

@@ -1,6 +1,7 @@
 //! Functions of devices that the control plane plans: active while they are wanted, where there is room for them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -11,10 +12,10 @@ use serde_json::Value;
 
 use crate::joined::Sidecar;
 use crate::registered::{Mesh, NAME, ROWS, SCAN_PATH};
-use crate::support::process::free_address;
+use crate::support::process::{free_address, python};
 use crate::support::raw::{Body, Peer};
 use crate::support::sidecar::service;
-use crate::support::{test, wait_until};
+use crate::support::{test, test_where, wait_until};
 use crate::world::{get, said};
 
 pub fn tests() -> Vec<Trial> {
@@ -23,6 +24,7 @@ pub fn tests() -> Vec<Trial> {
         test("planned::a_request_waits_until_its_function_is_active", waited_for),
         test("planned::a_device_without_its_control_plane_helps_itself", alone),
         test("planned::a_device_whose_limits_leave_nothing_is_not_planned_for", held_back),
+        test_where("planned::a_program_runs_while_it_is_wanted_and_not_otherwise", program),
     ]
 }
 
@@ -203,4 +205,56 @@ fn held_back() {
     assert_eq!((activations(&spent, "scan", "plan"), activations(&free, "scan", "plan")), (0.0, 1.0));
     assert_eq!(mesh.answered(NAME), 0.0);
     wait_until("all are counted", || mesh.answered("default/orders-dpu") >= 20.0);
+}
+
+/// A stage of the example pipeline, which nobody changed, on a device: the control plane has it run while it is wanted.
+fn program() -> Result<(), String> {
+    let python = python("http.server")?;
+    let mesh = Mesh::start_with(CONTROL, "", "");
+    let infer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/pipeline/infer.py");
+    let native = format!(
+        ", natives: [{{name: infer, exec: [{}, {}, '{{port}}'], memoryBytes: 268435456}}]",
+        python.display(),
+        infer.display()
+    );
+    let device = mesh.device_of("orders-csd", "csd", &planned(&mesh, &native));
+    wait_until("it is planned", || is(&mesh, "orders-csd", "infer", false, "idle"));
+    let programs = || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", device.program.pid())).unwrap();
+        let children = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).ok());
+        children.map(|children| children.split_whitespace().count()).sum::<usize>()
+    };
+    assert_eq!(programs(), 0);
+    let (_direct, at) = mesh.plane.caller("direct", "orders-csd");
+    let orders = "id,amount,country\n7,500,DE\n";
+    let request =
+        format!("POST /infer HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{orders}", orders.len());
+    let asked: Vec<Peer> = (0..4)
+        .map(|_| {
+            let mut peer = Peer::connect(at);
+            peer.send(&request);
+            peer
+        })
+        .collect();
+    for mut peer in asked {
+        let head = peer.expect_head();
+        let Body::Whole(scores) = peer.body(&head) else { panic!("a cut answer") };
+        assert_eq!((head.status(), &*scores), (200, &b"{\"7\": 0.9983}"[..]));
+    }
+    let counted = |name: &str, labels: &[(&str, &str)]| {
+        device.metrics().sum(name, &[&[("function", "infer")], labels].concat())
+    };
+    assert_eq!(counted("lighter_device_waits_total", &[("outcome", "run")]), 4.0);
+    assert_eq!(counted("lighter_device_activations_total", &[("by", "plan")]), 1.0);
+    assert_eq!((counted("lighter_device_refusals_total", &[]), programs()), (0.0, 1));
+    wait_until("operators see it", || {
+        let table = mesh.plane.operator(&["get", "devices"]);
+        table.lines().nth(1).unwrap().split_whitespace().nth(3) == Some("infer")
+    });
+    wait_until("nobody wants it", || is(&mesh, "orders-csd", "infer", false, "idle"));
+    wait_until("the program has gone", || programs() == 0);
+    assert_eq!(counted("lighter_device_deactivations_total", &[]), 1.0);
+    assert_eq!(counted("lighter_device_exits_total", &[]), 0.0);
+    Ok(())
 }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::activation::{Activation, ActivationFields, PlannedConfig};
+use super::native::{Beside, NativeConfig, NativeFile};
 use super::reserve::{MainTaskConfig, MainTaskFile, PowerConfig, PowerFile, Priority};
 use crate::build::check;
 use crate::document::At;
@@ -16,7 +17,7 @@ use crate::error::ConfigError;
 use crate::resource;
 
 /// Fewer bytes than these hold no buffer, no page and no record.
-const LEAST_MEMORY: u64 = 1 << 20;
+pub(super) const LEAST_MEMORY: u64 = 1 << 20;
 const MOST_RUNS: u32 = 1024;
 /// Of the connections that a device has open, half: the others are for what need not wait.
 const MOST_WAITING: u32 = 2048;
@@ -30,10 +31,12 @@ pub struct DeviceConfig {
     pub listen: SocketAddr,
     /// The data that is here.
     pub datasets: Vec<DatasetConfig>,
-    /// The functions that can be asked for. None twice, and never empty where there are no components.
+    /// The functions that can be asked for. None twice, and never empty where there are no others.
     pub functions: Vec<BuiltIn>,
     /// Functions that somebody else wrote. None is called like another one or like one of `functions`.
     pub components: Vec<ComponentConfig>,
+    /// Functions that are programs of their own, called like no other one. Only where functions are planned.
+    pub natives: Vec<NativeConfig>,
     /// Where the machine code of components is kept. None: they are compiled at each start.
     pub component_cache: Option<PathBuf>,
     /// Functions that are active while they are wanted. None: all of them from the start.
@@ -54,7 +57,8 @@ impl DeviceConfig {
     /// The names of the functions that can be asked for, each once.
     pub fn function_names(&self) -> impl Iterator<Item = &str> {
         let built_in = self.functions.iter().map(|function| function.name());
-        built_in.chain(self.components.iter().map(|component| component.name.as_str()))
+        let components = self.components.iter().map(|component| component.name.as_str());
+        built_in.chain(components).chain(self.natives.iter().map(|native| native.name.as_str()))
     }
 }
 
@@ -233,6 +237,9 @@ pub(crate) struct DeviceFile {
     /// WebAssembly components of `wasi:http/incoming-handler`, asked for like any function.
     #[serde(default)]
     components: Vec<ComponentFile>,
+    /// Programs that answer HTTP on a port of 127.0.0.1, asked for like any function. With `activation: planned` only.
+    #[serde(default)]
+    natives: Vec<NativeFile>,
     /// A folder for machine code, relative to this file: a component is compiled once, and found there at the next start. It is
     /// made with mode 0700, and refused with another one, as what lies there is run. Default: nothing is kept.
     #[serde(default)]
@@ -376,7 +383,7 @@ impl DeviceFile {
             }
         }
         let functions = self.functions.unwrap_or_else(|| BuiltIn::ALL.to_vec());
-        if functions.is_empty() && self.components.is_empty() {
+        if functions.is_empty() && self.components.is_empty() && self.natives.is_empty() {
             let error = at.field("functions").error("a device without functions does nothing");
             refuse(error.hint("leave it out for all of them"));
         }
@@ -403,8 +410,22 @@ impl DeviceFile {
         let of_components =
             self.components.iter().map(|component| own(component).unwrap_or(limits.memory_bytes));
         let built_in = (!functions.is_empty()).then_some(limits.memory_bytes);
-        let least = of_components.chain(built_in).min().unwrap_or(limits.memory_bytes);
+        let of_natives = self.natives.iter().map(NativeFile::memory_bytes);
+        let least = of_components.chain(of_natives).chain(built_in).min().unwrap_or(limits.memory_bytes);
         let planned = activation.read(least, at, &mut refuse);
+        let components = self.components.iter().map(|component| &*component.name);
+        let beside = Beside {
+            names: functions.iter().map(|function| function.name()).chain(components).collect(),
+            listen,
+            is_planned: self.activation.unwrap_or_default() == Activation::Planned,
+            budget: self.memory_bytes,
+        };
+        let at_natives = at.field("natives");
+        let natives = self.natives.iter().enumerate().map(|(index, native)| {
+            let others = (&self.natives[..index], &beside);
+            native.read(folder, others, &at_natives.index(index), &mut refuse)
+        });
+        let natives = natives.collect();
         let main_task = self.main_task.map(|main| main.read(&at.field("mainTask"), &mut refuse));
         let power = match self.power {
             Some(power) => power.read(&at.field("power"), &mut refuse),
@@ -434,6 +455,7 @@ impl DeviceFile {
             datasets: datasets.collect(),
             functions,
             components,
+            natives,
             component_cache: self.component_cache.map(|cache| folder.join(cache)),
             planned,
             limits,

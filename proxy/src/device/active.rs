@@ -22,6 +22,7 @@ struct Function {
     active: Gauge,
     activations: [Counter; 3],
     deactivations: Counter,
+    lost: Counter,
     waits: [Counter; 5],
 }
 
@@ -58,6 +59,10 @@ impl Active {
             "How often a function went, and gave its memory back."
         );
         describe_counter!(
+            "lighter_device_exits_total",
+            "How often a program of its own ended while its function was active, and nobody had asked it to."
+        );
+        describe_counter!(
             "lighter_device_waits_total",
             "Requests that came for a function which was not active."
         );
@@ -69,6 +74,7 @@ impl Active {
                 active: active(name(), 0.0),
                 activations: By::ALL.map(|by| activations(name(), by.label())),
                 deactivations: counter!("lighter_device_deactivations_total", "function" => name()),
+                lost: counter!("lighter_device_exits_total", "function" => name()),
                 waits: Wait::ALL.map(waits),
             }
         };
@@ -86,6 +92,10 @@ impl Active {
 
     pub(super) fn went(&self, number: Number) {
         self.functions[number].deactivations.increment(1);
+    }
+
+    pub(super) fn lost(&self, number: Number) {
+        self.functions[number].lost.increment(1);
     }
 
     pub(super) fn is_active(&self, number: Number, is_active: bool) {

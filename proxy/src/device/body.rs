@@ -33,7 +33,12 @@ impl Answer {
 
     /// The first bytes of a result, and where more come from.
     pub(super) fn begun(first: Bytes, rest: mpsc::Receiver<Said>) -> Self {
-        Answer { first: Some(first), whole: false, rest: Some(rest), cut: None }
+        Answer {
+            first: Some(first).filter(|first| !first.is_empty()),
+            whole: false,
+            rest: Some(rest),
+            cut: None,
+        }
     }
 
     /// On an error hyper closes at once and drops what it has not yet written, which may be all of the answer: the caller would

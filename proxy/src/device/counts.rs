@@ -37,10 +37,8 @@ struct Runs {
 impl Counts {
     pub(super) fn new(config: &DeviceConfig) -> Self {
         describe();
-        let built_in = config.functions.iter().map(|function| function.name().to_owned());
-        let components = config.components.iter().map(|component| component.name.clone());
         Counts {
-            functions: built_in.chain(components).collect(),
+            functions: config.function_names().map(str::to_owned).collect(),
             datasets: config.datasets.iter().map(|dataset| dataset.name.clone()).collect(),
             runs: Mutex::default(),
             in_flight: gauge!("lighter_device_runs_in_flight"),

@@ -83,6 +83,14 @@ impl Hold {
         Duration::from_nanos(self.busy.load(Relaxed))
     }
 
+    /// Programs of their own have used so much, which cannot be had to rest.
+    pub(super) fn count(&self, spent: Duration) {
+        if !spent.is_zero() {
+            self.busy.fetch_add(telemetry::histogram::nanos(spent), Relaxed);
+            telemetry::device_busy(spent);
+        }
+    }
+
     /// How long to rest after so much processor time.
     fn spend(&self, spent: Duration) -> Duration {
         let processors = f64::from_bits(self.processors.load(Relaxed));

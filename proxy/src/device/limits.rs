@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lighter_config::sidecar::DeviceConfig;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
+use super::FunctionHost;
 use super::hold::Hold;
 use super::main_task::MainTask;
 use super::power::{Model, POWERCAP, Rapl};
@@ -21,6 +22,9 @@ const SPENT: f64 = 0.9;
 /// Whoever sets the limits.
 pub(super) struct Limits {
     hold: Arc<Hold>,
+    host: Arc<dyn FunctionHost>,
+    /// Processor time of programs, as it was last counted.
+    programs: Duration,
     runs: usize,
     processors: f64,
     window: Duration,
@@ -52,7 +56,12 @@ struct Gauges {
 }
 
 impl Limits {
-    pub(super) fn new(config: &DeviceConfig, hold: Arc<Hold>, task: Option<Arc<MainTask>>) -> Self {
+    pub(super) fn new(
+        config: &DeviceConfig,
+        hold: Arc<Hold>,
+        host: Arc<dyn FunctionHost>,
+        task: Option<Arc<MainTask>>,
+    ) -> Self {
         describe();
         let main = config.main_task.as_ref().zip(task).map(|(said, task)| Main {
             reserve: Reserve::new(said),
@@ -75,6 +84,8 @@ impl Limits {
             gauge!("lighter_device_power_cap_watts").set(cap);
         }
         let limits = Limits {
+            programs: host.processor_time(),
+            host,
             runs: config.limits.runs,
             processors: std::thread::available_parallelism().map_or(1, usize::from) as f64,
             window: config.main_task.map_or(WINDOW, |main| main.window),
@@ -104,6 +115,8 @@ impl Limits {
 
     /// A window is over.
     fn turn(&mut self, now: Instant) {
+        let programs = self.host.processor_time();
+        self.hold.count(programs.saturating_sub(std::mem::replace(&mut self.programs, programs)));
         let busy = self.hold.busy();
         let (since, before) = std::mem::replace(&mut self.last, (now, busy));
         let lasted = now.saturating_duration_since(since).as_secs_f64().max(f64::MIN_POSITIVE);

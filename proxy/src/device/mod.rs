@@ -9,7 +9,9 @@
 //! | `GET /` | what the device is, holds and can run, as JSON |
 //! | `GET /log` | the last runs, a JSON object a line |
 //! | `GET`, `POST /FUNCTION/DATASET[@VERSION]?…` | runs a function; of a POST the body has more parameters, as a form has them, or what else a component reads |
+//! | any method, `/FUNCTION…` | of one that is a program of its own: passes the request on to it as it is |
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,7 @@ mod main_task;
 mod planned;
 mod power;
 mod priority;
+mod relay;
 mod reserve;
 mod run;
 mod serve;
@@ -57,6 +60,18 @@ pub trait FunctionHost: Send + Sync {
 
     /// Runs a function on this thread until it ends.
     fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended;
+
+    /// Has `lost` told of each function that is active and cannot be run any more, through no doing of this trait: it has to be
+    /// deactivated before it can be active again. Said at most once, before any is active.
+    fn when_lost(&self, _lost: Box<dyn Fn(&str) + Send + Sync>) {}
+
+    /// Processor time so far of what functions run elsewhere than on threads that [`FunctionHost::run`] was called on.
+    fn processor_time(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// The sidecar ends: what it started for functions ends too, before this returns.
+    fn end(&self) {}
 }
 
 /// Makes the host of a device, or says why it cannot be made.
@@ -92,6 +107,15 @@ pub trait Results {
     /// The same for a function that says by itself how it answers.
     fn answer(&mut self, status: u16, media_type: String);
 
+    /// Has the program that listens at `to` answer the request as it came, and passes its answer on, but not after `until`. `takes`
+    /// is told of each piece of the answer how many bytes it has, before it goes out, and says whether it may.
+    fn relay(
+        &mut self,
+        to: SocketAddr,
+        until: Instant,
+        takes: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), NotRelayed>;
+
     /// The next bytes are the last, after which the run ends at once.
     fn ends(&mut self) {}
 
@@ -110,6 +134,19 @@ pub enum NotTaken {
     Gone,
     /// The caller did not take them in time.
     Late,
+}
+
+/// Why a program's answer did not come, or not to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotRelayed {
+    /// The caller has left.
+    Gone,
+    /// It did not come in time.
+    Late,
+    /// A piece of it may not go out.
+    Refused,
+    /// The program did not give it: why.
+    Lost(String),
 }
 
 /// How a run ended.

@@ -104,7 +104,7 @@ impl Planned {
             told: vec![(false, false); held.len()],
             shown: (0, 0),
         };
-        Arc::new(Planned {
+        let planned = Arc::new(Planned {
             active: Active::planned(&held),
             ran: held.iter().map(|_| Ran::default()).collect(),
             core: Mutex::new(core),
@@ -115,7 +115,22 @@ impl Planned {
             config,
             most_waiting,
             hold,
-        })
+        });
+        let device = Arc::downgrade(&planned);
+        planned.host.when_lost(Box::new(move |function| {
+            if let Some(planned) = device.upgrade() {
+                planned.lost(function);
+            }
+        }));
+        planned
+    }
+
+    /// One that is active cannot be run any more.
+    fn lost(self: &Arc<Self>, function: &str) {
+        let Some(number) = self.number(function) else { return };
+        if self.act(|core, _, _| core.activation.lost(number)) {
+            self.active.lost(number);
+        }
     }
 
     /// Does what time brings, as long as it is let.

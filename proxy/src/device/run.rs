@@ -1,11 +1,14 @@
 //! One run, on a thread of its own, and what it says to the connection that asked for it.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::{HeaderMap, Request};
+use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -14,7 +17,8 @@ use super::counts::Counts;
 use super::hold::{Hold, Used};
 use super::planned::InUse;
 use super::priority;
-use super::{Asked, Ended, FunctionHost, NotTaken, Results, Took};
+use super::relay;
+use super::{Asked, Ended, FunctionHost, NotRelayed, NotTaken, Results, Took};
 
 /// Pieces of a result that wait for the caller, each of some ten kilobytes. With them a run fills one while another goes out.
 const PIECES: usize = 2;
@@ -37,12 +41,36 @@ pub(super) enum Said {
 pub(super) struct Head {
     pub(super) status: u16,
     pub(super) media_type: Cow<'static, str>,
+    /// All fields, where a program of its own said them.
+    pub(super) fields: Option<Box<HeaderMap>>,
+}
+
+impl Head {
+    fn of(status: u16, media_type: impl Into<Cow<'static, str>>) -> Self {
+        Head { status, media_type: media_type.into(), fields: None }
+    }
 }
 
 impl Default for Head {
     fn default() -> Self {
-        Head { status: 200, media_type: UNSAID.into() }
+        Head::of(200, UNSAID)
     }
+}
+
+/// What a request wants.
+pub(super) struct Wanted {
+    pub(super) function: String,
+    pub(super) dataset: String,
+    pub(super) parameters: String,
+    pub(super) sent: Sent,
+}
+
+/// What is known of a request beside its target.
+pub(super) enum Sent {
+    /// Its body, which is all there.
+    Body(Option<Bytes>),
+    /// All of it, as it comes: for a program of its own.
+    Whole(Box<Request<Incoming>>),
 }
 
 /// What is to be run.
@@ -53,10 +81,7 @@ pub(super) struct Run {
     /// Held for as long as it is under way.
     pub(super) under_way: Arc<()>,
     pub(super) hold: Arc<Hold>,
-    pub(super) function: String,
-    pub(super) dataset: String,
-    pub(super) parameters: String,
-    pub(super) body: Option<Bytes>,
+    pub(super) wanted: Wanted,
     /// What keeps its function active, where that is planned.
     pub(super) in_use: Option<InUse>,
     /// Its place among those that may run at once.
@@ -73,8 +98,12 @@ impl Run {
     }
 
     fn run(self, says: mpsc::Sender<Said>, handle: Handle) {
-        let Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, in_use, place } =
-            self;
+        let Run { host, counts, busy, under_way, hold, wanted, in_use, place } = self;
+        let Wanted { function, dataset, parameters, sent } = wanted;
+        let (body, request) = match sent {
+            Sent::Body(body) => (body, None),
+            Sent::Whole(request) => (None, Some(*request)),
+        };
         let asked =
             Asked { function: &function, dataset: &dataset, parameters: &parameters, body: body.as_deref() };
         let has = priority::take(hold.priority);
@@ -83,7 +112,7 @@ impl Run {
         let began = Instant::now();
         let used = Arc::new(Used::none(hold));
         let head = Some(Head::default());
-        let mut result = Result { says, handle, head, ends: false, waited: Duration::ZERO, used };
+        let mut result = Result { says, handle, head, ends: false, waited: Duration::ZERO, used, request };
         let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
         let mut ended = ran.unwrap_or_else(|_| Ended {
             status: "CS_FATAL_ERROR",
@@ -119,15 +148,39 @@ struct Result {
     /// How long it was for the caller to take what there was.
     waited: Duration,
     used: Arc<Used>,
+    /// What a program of its own is to answer.
+    request: Option<Request<Incoming>>,
 }
 
 impl Results for Result {
     fn begin(&mut self, media_type: &'static str) {
-        self.head = Some(Head { status: 200, media_type: media_type.into() });
+        self.head = Some(Head::of(200, media_type));
     }
 
     fn answer(&mut self, status: u16, media_type: String) {
-        self.head = Some(Head { status, media_type: media_type.into() });
+        self.head = Some(Head::of(status, media_type));
+    }
+
+    fn relay(
+        &mut self,
+        to: SocketAddr,
+        until: Instant,
+        takes: &mut dyn FnMut(u64) -> bool,
+    ) -> std::result::Result<(), NotRelayed> {
+        let Some(request) = self.request.take() else {
+            return Err(NotRelayed::Lost("there is nothing that could be passed on".into()));
+        };
+        let Result { says, handle, head, waited, .. } = self;
+        // Nothing that was said before holds: the program says it all.
+        *head = None;
+        handle.block_on(async {
+            tokio::select! {
+                biased;
+                passed = relay::pass(request, to, takes, says, waited) => passed,
+                () = says.closed() => Err(NotRelayed::Gone),
+                () = tokio::time::sleep_until(until.into()) => Err(NotRelayed::Late),
+            }
+        })
     }
 
     fn ends(&mut self) {

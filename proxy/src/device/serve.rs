@@ -26,7 +26,7 @@ use super::counts::Counts;
 use super::hold::Hold;
 use super::limits::Limits;
 use super::planned::{InUse, NotIn, Planned};
-use super::run::{Head, Run, Said};
+use super::run::{Head, Run, Said, Sent, Wanted};
 use super::{Ended, FunctionHost, Held, MainTask};
 use crate::admin::decoded;
 use crate::error::Cause;
@@ -58,6 +58,8 @@ struct Device {
     hold: Arc<Hold>,
     /// Where functions come and go.
     planned: Option<Arc<Planned>>,
+    /// Functions that are programs of their own.
+    natives: Vec<String>,
 }
 
 /// A device that runs, for whoever tells of it.
@@ -68,6 +70,7 @@ pub(crate) struct Running {
     pub(crate) held: Vec<Held>,
     /// Where functions come and go.
     pub(crate) planned: Option<Arc<Planned>>,
+    host: Arc<dyn FunctionHost>,
     hold: Arc<Hold>,
     most: usize,
     /// Where they do not.
@@ -98,7 +101,7 @@ pub(crate) fn start(
         TcpListener::from_std(listener)?
     };
     let hold = Arc::new(Hold::new(config.priority));
-    let limits = Limits::new(config, hold.clone(), main);
+    let limits = Limits::new(config, hold.clone(), host.clone(), main);
     let most = config.limits.runs;
     let planned = config.planned.map(|planned| Planned::new(config, planned, host.clone(), hold.clone()));
     let held = host.functions();
@@ -107,10 +110,13 @@ pub(crate) fn start(
         _always: planned.is_none().then(|| Always::new(&held)),
         held,
         planned: planned.clone(),
+        host: host.clone(),
         hold: hold.clone(),
         most,
     };
-    let device = Arc::new(Device { host, counts, busy, places, most, hold, planned: planned.clone() });
+    let natives = config.natives.iter().map(|native| native.name.clone()).collect();
+    let device = Device { host, counts, busy, places, most, hold, planned: planned.clone(), natives };
+    let device = Arc::new(device);
     let (until, ended) = oneshot::channel();
     let serve = async move {
         // Whoever has this one's place has limits of its own; runs that are still under way here keep to these.
@@ -167,6 +173,11 @@ async fn connection(stream: TcpStream, device: Arc<Device>) {
 }
 
 impl Running {
+    /// The sidecar ends: programs of their own end before it.
+    pub(crate) fn end(&self) {
+        self.host.end();
+    }
+
     /// How many runs its limits let there be at once now.
     pub(crate) fn most_runs(&self) -> usize {
         self.hold.most_runs().min(self.most)
@@ -175,6 +186,9 @@ impl Running {
 
 impl Device {
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        if let Some(wanted) = self.of_native(&request) {
+            return self.run_and_tell(Wanted { sent: Sent::Whole(Box::new(request)), ..wanted }).await;
+        }
         let method = request.method().clone();
         if !matches!(method, Method::GET | Method::POST) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST\n");
@@ -184,15 +198,11 @@ impl Device {
             "/log" if method == Method::GET => json(self.host.log()),
             path => match named(path) {
                 Some((function, dataset)) => {
-                    let parameters = request.uri().query().unwrap_or_default().to_owned();
+                    let parameters = parameters(&request);
                     match body(request).await {
                         Ok(body) => {
-                            let under_way = Arc::new(());
-                            let (mut answer, took) =
-                                self.run(function, dataset, parameters, body, &under_way).await;
-                            let is_running = Arc::strong_count(&under_way) > 1;
-                            self.busy.tell(answer.headers_mut(), is_running, took);
-                            answer
+                            let sent = Sent::Body(body);
+                            self.run_and_tell(Wanted { function, dataset, parameters, sent }).await
                         }
                         Err(answer) => answer,
                     }
@@ -202,16 +212,34 @@ impl Device {
         }
     }
 
+    /// What a request wants that is for a program of its own: by the first part of its path. What comes behind it, if anything, is
+    /// only for those who read the log.
+    fn of_native(&self, request: &Request<Incoming>) -> Option<Wanted> {
+        let mut parts = request.uri().path().strip_prefix('/')?.split('/');
+        let function = decoded(parts.next()?)?;
+        let dataset = parts.next().and_then(decoded).unwrap_or_default();
+        let sent = Sent::Body(None);
+        self.natives.contains(&function).then(|| Wanted {
+            function,
+            dataset,
+            parameters: parameters(request),
+            sent,
+        })
+    }
+
+    async fn run_and_tell(&self, wanted: Wanted) -> Response<Answer> {
+        // What a program of its own took nobody knows of one request.
+        let is_known = matches!(wanted.sent, Sent::Body(_));
+        let under_way = Arc::new(());
+        let (mut answer, took) = self.run(wanted, &under_way).await;
+        let is_running = Arc::strong_count(&under_way) > 1;
+        self.busy.tell(answer.headers_mut(), is_running, took.filter(|_| is_known));
+        answer
+    }
+
     /// With the processor time of the run, where that has ended.
-    async fn run(
-        &self,
-        function: String,
-        dataset: String,
-        parameters: String,
-        body: Option<Bytes>,
-        under_way: &Arc<()>,
-    ) -> (Response<Answer>, Option<Duration>) {
-        let in_use = match self.enter(&function).await {
+    async fn run(&self, wanted: Wanted, under_way: &Arc<()>) -> (Response<Answer>, Option<Duration>) {
+        let in_use = match self.enter(&wanted.function).await {
             Ok(in_use) => in_use,
             Err(why) => return (self.refuse(Cause::Inactive, inactive(why)), None),
         };
@@ -227,8 +255,7 @@ impl Device {
         }
         let (host, counts, busy) = (self.host.clone(), self.counts.clone(), self.busy.clone());
         let (under_way, hold) = (under_way.clone(), self.hold.clone());
-        let run =
-            Run { host, counts, busy, under_way, hold, function, dataset, parameters, body, in_use, place };
+        let run = Run { host, counts, busy, under_way, hold, wanted, in_use, place };
         let mut said = match run.start() {
             Ok(said) => said,
             Err(error) => {
@@ -284,6 +311,10 @@ fn named(path: &str) -> Option<(String, String)> {
     (!named.0.is_empty() && !named.1.is_empty() && !named.1.contains('/')).then_some(named)
 }
 
+fn parameters(request: &Request<Incoming>) -> String {
+    request.uri().query().unwrap_or_default().to_owned()
+}
+
 /// The body of a POST.
 async fn body(request: Request<Incoming>) -> Result<Option<Bytes>, Response<Answer>> {
     if request.method() != Method::POST {
@@ -301,6 +332,10 @@ async fn body(request: Request<Incoming>) -> Result<Option<Bytes>, Response<Answ
 fn headed(head: Head, body: Answer) -> Response<Answer> {
     let mut answer = Response::new(body);
     *answer.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK);
+    if let Some(fields) = head.fields {
+        *answer.headers_mut() = *fields;
+        return answer;
+    }
     let media_type = HeaderValue::try_from(&*head.media_type);
     // A component may have said anything.
     let media_type = media_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));

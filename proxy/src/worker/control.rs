@@ -40,8 +40,11 @@ pub fn run(start: Start) -> Result<Summary, StartError> {
         let _ = shared.successor.set(successor);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let summary =
-        LocalSet::new().block_on(&runtime, control(shared, sockets, functions, ready, stop, callers_gone));
+    let life = control(shared.clone(), sockets, functions, ready, stop, callers_gone);
+    let summary = LocalSet::new().block_on(&runtime, life);
+    if let Some(device) = shared.device.get() {
+        device.end();
+    }
     telemetry::access_log::flush(FLUSH);
     summary
 }

@@ -27,6 +27,8 @@ const UNHEEDED: Duration = Duration::from_secs(4);
 /// What could not be made active is tried again after this, and after twice as long each time, up to the other.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
+/// What was active for so long before it was lost is tried again as if it had never been.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// More than any machine has: what functions take can be added up.
 const MOST_MEMORY: u64 = 1 << 48;
@@ -63,6 +65,12 @@ struct Function {
     /// How often in a row it could not be made active, or go; and until when that is not tried again.
     failures: u32,
     retry: Option<Instant>,
+    /// It cannot be run any more, through no doing of this device: it goes, and what is left of it with it.
+    lost: bool,
+    /// It was lost, and is to be back for those who will ask, where there is room.
+    again: bool,
+    /// Since when it is active.
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -159,6 +167,9 @@ impl Activation {
             dismissed: false,
             failures: 0,
             retry: None,
+            lost: false,
+            again: false,
+            since: None,
         };
         Activation {
             functions: memory.iter().map(function).collect(),
@@ -231,7 +242,12 @@ impl Activation {
     pub(super) fn plan(&mut self, plan: Vec<Number>) {
         self.is_quiet = false;
         self.functions.iter_mut().for_each(|function| function.dismissed = false);
-        for named in &plan {
+        let before = match &self.planner {
+            Planner::Plans(before) => &before[..],
+            _ => &[],
+        };
+        // What it has wanted all along does not become better by its saying so again.
+        for named in plan.iter().filter(|named| !before.contains(named)) {
             self.functions[*named].retry = None;
         }
         self.planner = Planner::Plans(plan);
@@ -256,7 +272,7 @@ impl Activation {
     pub(super) fn dismiss(&mut self, function: Number) {
         self.is_quiet = false;
         let dismissed = &mut self.functions[function];
-        dismissed.asked = None;
+        (dismissed.asked, dismissed.again) = (None, false);
         dismissed.dismissed = dismissed.state != State::Inactive;
         if let Planner::Plans(plan) = &mut self.planner {
             plan.retain(|planned| *planned != function);
@@ -269,24 +285,46 @@ impl Activation {
         let made = &mut self.functions[function];
         if is_well {
             made.state = State::Active;
-            made.used = Some(now);
-            (made.failures, made.retry) = (0, None);
-            self.release(function, now, out);
+            (made.used, made.since) = (Some(now), Some(now));
+            (made.again, made.retry) = (false, None);
+            // One that was lost at once may be lost again: only time can tell.
+            if !made.lost {
+                self.release(function, now, out);
+            }
             return;
         }
         made.state = State::Inactive;
-        (made.asked, made.dismissed) = (None, false);
+        (made.asked, made.again, made.dismissed, made.lost) = (None, false, false, false);
         made.try_later(now);
         self.waiting -= made.waiting.len();
         let refused = made.waiting.drain(..);
         out.extend(refused.map(|waiter| Effect::Refuse(function, waiter.ticket, Why::Failed)));
     }
 
+    /// It cannot be run any more, though nobody let it go. False: nobody would have run it.
+    pub(super) fn lost(&mut self, function: Number) -> bool {
+        let lost = &mut self.functions[function];
+        if !lost.is_there() && lost.state != State::Activating {
+            return false;
+        }
+        self.is_quiet = false;
+        // Where it was to go, nobody wants it.
+        lost.again = lost.state != State::Leaving;
+        lost.lost = true;
+        true
+    }
+
     /// What was to go has gone, or could not go.
     pub(super) fn deactivated(&mut self, function: Number, is_well: bool, now: Instant) {
         self.is_quiet = false;
         let gone = &mut self.functions[function];
-        if is_well {
+        if is_well && gone.lost {
+            gone.state = State::Inactive;
+            gone.lost = false;
+            let is_steady = gone.since.is_some_and(|since| now >= since + STEADY);
+            gone.failures = if is_steady { 0 } else { gone.failures };
+            gone.try_later(now);
+        } else if is_well {
             gone.state = State::Inactive;
             (gone.failures, gone.retry) = (0, None);
         } else {
@@ -315,7 +353,10 @@ impl Activation {
         // What is decided does not depend on who takes no new runs yet. So there is an end to it: a function begins, goes, or
         // stays for those who wait for it, at most once each.
         while self.decide(now, out) {}
-        let is_quiet = |function: &Function| function.asked.is_none() && function.may_try(now);
+        let is_quiet = |function: &Function| {
+            let is_wanted = function.asked.is_some() || function.again;
+            !is_wanted && !function.lost && function.may_try(now)
+        };
         self.is_quiet = self.waiting == 0 && self.functions.iter().all(is_quiet);
     }
 
@@ -387,6 +428,7 @@ impl Activation {
             Planner::Absent | Planner::Silent => room::by_requests(self, now, true),
         };
         for (number, stays) in stays.into_iter().enumerate() {
+            let stays = stays && !self.functions[number].lost;
             match (self.functions[number].state, stays) {
                 (State::Active, false) => self.functions[number].state = State::Leaving,
                 (State::Leaving, true) => {

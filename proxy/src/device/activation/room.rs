@@ -85,6 +85,13 @@ pub(super) fn by_requests(all: &Activation, now: Instant, requests: bool) -> Dec
         }
         room.reserve(function.memory);
     }
+    for (number, function) in functions.iter().enumerate().filter(|_| requests) {
+        let is_away = function.state == State::Inactive && function.may_try(now);
+        if function.again && is_away && function.memory <= room.free && !begins.contains(&number) {
+            room.free -= function.memory;
+            begins.push(number);
+        }
+    }
     Decision { stays, begins }
 }
 

@@ -149,6 +149,12 @@ impl World {
         self.settle(Vec::new());
     }
 
+    fn lose(&mut self, number: Number) -> bool {
+        let was_there = self.activation.lost(number);
+        self.settle(Vec::new());
+        was_there
+    }
+
     fn plan(&mut self, plan: &[Number]) {
         self.activation.plan(plan.to_vec());
         self.settle(Vec::new());
@@ -309,6 +315,70 @@ fn what_cannot_be_made_active_is_told_and_tried_again_later() {
 }
 
 #[test]
+fn what_is_lost_goes_when_its_runs_have_ended_and_comes_back_after_a_while() {
+    let mut world = World::new(&[10, 10], 20);
+    assert!(!world.lose(0), "there is nothing to lose");
+    world.waits(0);
+    world.all_done();
+    let mut wait = FIRST_RETRY;
+    for _ in 0..8 {
+        world.enter(0);
+        assert!(world.lose(0));
+        let held = world.waits(0);
+        assert!(world.works.is_empty(), "its runs hear of it by themselves");
+        while world.runs[&0] > 0 {
+            world.end(0);
+        }
+        assert_eq!(world.works, [Effect::Deactivate(0)]);
+        world.all_done();
+        assert_eq!(world.activation.state(0), State::Inactive);
+        // Who comes now is told at once; who came before may be late.
+        assert_eq!(world.enter(0), Entry::Fails);
+        world.pass(wait - Duration::from_millis(1));
+        assert!(world.works.is_empty(), "it is not tried over and over");
+        world.pass(Duration::from_millis(1));
+        assert_eq!(world.works, [Effect::Activate(0, By::Own)], "though nobody may ask any more");
+        world.all_done();
+        assert_eq!(world.ended[&held], if wait < TIMEOUT { "run" } else { "late" });
+        wait = (wait * 2).min(LAST_RETRY);
+    }
+    // After a good while it counts as well, and one that is lost on its way is lost at once.
+    world.pass(STEADY);
+    assert!(world.lose(0));
+    while world.runs[&0] > 0 {
+        world.end(0);
+    }
+    world.all_done();
+    world.pass(FIRST_RETRY);
+    assert!(world.lose(0));
+    world.done(0, true);
+    assert_eq!(world.works, [Effect::Deactivate(0)]);
+    world.all_done();
+    assert!(world.active().is_empty());
+}
+
+#[test]
+fn a_plan_does_not_have_what_is_lost_tried_over_and_over() {
+    let mut world = World::new(&[10, 10], 10);
+    world.connect();
+    world.plan(&[0]);
+    world.all_done();
+    world.lose(0);
+    world.all_done();
+    (0..3).for_each(|_| world.plan(&[0]));
+    assert!(world.works.is_empty(), "the planner says the same as before");
+    world.pass(FIRST_RETRY);
+    assert_eq!(world.works, [Effect::Activate(0, By::Plan)]);
+    world.all_done();
+    // One that is not to be there any more does not come back.
+    world.lose(0);
+    world.plan(&[1]);
+    world.all_done();
+    world.pass(LAST_RETRY);
+    assert_eq!(world.active(), [1]);
+}
+
+#[test]
 fn a_plan_that_does_not_heed_who_waits_does_not_hold() {
     let mut world = World::new(&[10, 10], 20);
     world.connect();
@@ -379,6 +449,7 @@ enum Event {
     Plan(Vec<Number>),
     Ask(Number),
     Dismiss(Number),
+    LoseOne(Number),
 }
 
 const FUNCTIONS: usize = 5;
@@ -395,6 +466,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => prop::collection::vec(0..FUNCTIONS, 0..FUNCTIONS).prop_map(Event::Plan),
         1 => (0..FUNCTIONS).prop_map(Event::Ask),
         1 => (0..FUNCTIONS).prop_map(Event::Dismiss),
+        1 => (0..FUNCTIONS).prop_map(Event::LoseOne),
     ]
 }
 
@@ -423,6 +495,7 @@ fn happens(world: &mut World, event: Event) {
             world.activation.ask(number, world.now);
             world.settle(Vec::new());
         }
+        Event::LoseOne(number) => drop(world.lose(number)),
         Event::Dismiss(number) => {
             world.activation.dismiss(number);
             world.settle(Vec::new());
@@ -463,8 +536,11 @@ proptest! {
         world.activation.disconnected();
         world.settle(Vec::new());
         rest(&mut world);
-        world.pass(LAST_RETRY);
-        rest(&mut world);
+        // What did not go at first, and was lost, has two such times before it.
+        for _ in 0..2 {
+            world.pass(LAST_RETRY);
+            rest(&mut world);
+        }
         prop_assert!(world.waiting.is_empty());
         prop_assert_eq!(world.ended.len() as u64, tickets);
         for number in 0..FUNCTIONS {
@@ -501,8 +577,10 @@ proptest! {
         rest(&mut world);
         world.plan(&plan);
         rest(&mut world);
-        world.pass(LAST_RETRY);
-        rest(&mut world);
+        for _ in 0..2 {
+            world.pass(LAST_RETRY);
+            rest(&mut world);
+        }
         let (mut left, mut expected) = (budget, Vec::new());
         for number in plan {
             if !expected.contains(&number) && memory[number] <= left {

@@ -1,0 +1,142 @@
+//! A request that a program of its own answers, over HTTP on loopback. Bodies stream both ways, at the pace of whoever is slower.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, EXPECT, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::NotRelayed;
+use super::run::{Head, Said};
+
+/// Fields that are of one connection, beside those that `Connection` names.
+const OF_CONNECTION: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+/// How this sidecar's own fields begin. No program speaks for it.
+const OWN: &str = "x-lighter-";
+
+/// Sends `request` to the program at `to`, and what it answers to `says`, each piece that `takes` lets pass. How long it was for the
+/// caller to take what there was is added to `waited`.
+pub(super) async fn pass(
+    mut request: Request<Incoming>,
+    to: SocketAddr,
+    takes: &mut dyn FnMut(u64) -> bool,
+    says: &mpsc::Sender<Said>,
+    waited: &mut Duration,
+) -> Result<(), NotRelayed> {
+    let cannot = |error: std::io::Error| NotRelayed::Lost(format!("it cannot be connected to: {error}"));
+    let stream = TcpStream::connect(to).await.map_err(cannot)?;
+    // A small request waits for nothing.
+    let _ = stream.set_nodelay(true);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    let _driven = Driven(tokio::spawn(async move {
+        // Whoever waits for the answer is told.
+        let _ = connection.await;
+    }));
+    strip(request.headers_mut());
+    request.headers_mut().remove(EXPECT);
+    // One that serves one connection after the other would wait for the next request of this one.
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    *request.version_mut() = Version::HTTP_11;
+    let (mut head, mut body) = sender.send_request(request).await.map_err(lost)?.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(NotRelayed::Lost("it changed to another protocol, which nobody asked for".into()));
+    }
+    strip(&mut head.headers);
+    let own: Vec<HeaderName> =
+        head.headers.keys().filter(|name| name.as_str().starts_with(OWN)).cloned().collect();
+    own.iter().for_each(|name| drop(head.headers.remove(name)));
+    let head =
+        Head { status: head.status.as_u16(), media_type: "".into(), fields: Some(Box::new(head.headers)) };
+    say(says, Said::Piece(Some(head), Bytes::new()), waited).await?;
+    while let Some(frame) = body.frame().await {
+        // There is no place for trailers in what a device answers.
+        let Ok(bytes) = frame.map_err(lost)?.into_data() else { continue };
+        if !takes(bytes.len() as u64) {
+            return Err(NotRelayed::Refused);
+        }
+        say(says, Said::Piece(None, bytes), waited).await?;
+    }
+    Ok(())
+}
+
+async fn say(says: &mpsc::Sender<Said>, piece: Said, waited: &mut Duration) -> Result<(), NotRelayed> {
+    let began = Instant::now();
+    let sent = says.send(piece).await;
+    *waited += began.elapsed();
+    sent.map_err(|_| NotRelayed::Gone)
+}
+
+/// Takes away what is of one connection.
+fn strip(fields: &mut HeaderMap) {
+    let named = fields.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named = named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
+    let named: Vec<HeaderName> = named.collect();
+    for name in named.iter().chain(&OF_CONNECTION) {
+        fields.remove(name);
+    }
+}
+
+fn lost(error: hyper::Error) -> NotRelayed {
+    use std::error::Error;
+    let mut why = error.to_string();
+    if let Some(source) = error.source() {
+        why = format!("{why}: {source}");
+    }
+    NotRelayed::Lost(why)
+}
+
+/// A connection that ends with this.
+struct Driven(JoinHandle<()>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_one_connection_goes_no_further() {
+        let mut fields = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Mine"),
+            ("connection", "x-more"),
+            ("x-mine", "1"),
+            ("x-more", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("host", "a"),
+            ("content-length", "5"),
+        ] {
+            fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        strip(&mut fields);
+        let left: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["host", "content-length"]);
+    }
+}
