@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         test("planned::where_there_is_room_for_one_they_make_room_for_each_other", room_for_one),
         test("planned::a_run_is_not_cut_for_another_function", not_cut),
         test("planned::one_too_many_does_not_wait", full),
+        test("planned::none_of_many_who_wait_is_refused_for_want_of_a_place", many),
         test("planned::who_has_waited_for_long_enough_is_told", late),
         test("planned::who_leaves_does_not_wait", left),
         test("planned::an_operator_has_them_come_and_go", operator),
@@ -176,6 +177,29 @@ fn full() {
     assert_eq!((waits(&device, "checksum", "full"), refused(&device)), (1.0, 1.0));
     assert!(answered(running) == megabyte());
     assert!(answered(waits_for_it).contains("\"bytes\":4"));
+}
+
+fn many() {
+    let limits = "limits: {memoryBytes: 1048576, runs: 2}, mediaBytesPerSecond: 250000";
+    let device = Data::new()
+        .with_text("a.csv", &megabyte()[..500_000])
+        .with_text("b.csv", &megabyte()[..20_000])
+        .start(&format!(", {ONE}, {limits}"), "");
+    let running = asked(&device, "/scan/a");
+    wait_until("it runs", || device.in_flight() == 1.0);
+    let wait: Vec<Peer> = (0..12).map(|_| asked(&device, "/checksum/b")).collect();
+    wait_until("all others wait", || waiting(&device) == 12.0);
+    assert!(answered(running).len() >= 500_000);
+    // Six times as many as there are places.
+    for peer in wait {
+        assert!(answered(peer).contains("\"bytes\":20000"));
+    }
+    assert_eq!(waits(&device, "checksum", "run"), 12.0);
+    assert_eq!((device.counted("lighter_device_refusals_total", &[]), waiting(&device)), (0.0, 0.0));
+    assert_eq!(
+        (activations(&device, "checksum", "self"), device.counted("lighter_device_slots", &[])),
+        (1.0, 2.0)
+    );
 }
 
 fn refused(device: &Device) -> f64 {

@@ -52,7 +52,7 @@ impl Active {
         describe();
         describe_gauge!(
             "lighter_device_waiting",
-            "Requests that wait for functions which are not active. Absent unless they are planned."
+            "Requests that wait for functions which are not active, or that did and wait for a place. Absent unless they are planned."
         );
         describe_counter!(
             "lighter_device_deactivations_total",

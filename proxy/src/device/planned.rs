@@ -7,13 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lighter_config::sidecar::{DeviceConfig, PlannedConfig};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::activation::{Activation, Effect, Entry, Number, Planner, State, Ticket, Why};
 use super::active::{Active, Wait};
 use super::hold::Hold;
 use super::{FunctionHost, Held, priority};
+use crate::error::Cause;
 use crate::telemetry::histogram::nanos;
+
+/// How often it is looked whether limits that hold for a while leave places for those who wait.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The functions of a device that are active while they are wanted.
 pub(crate) struct Planned {
@@ -22,6 +26,10 @@ pub(crate) struct Planned {
     config: PlannedConfig,
     most_waiting: usize,
     hold: Arc<Hold>,
+    /// Places for runs, and how many there are of them. One is taken while `core` is held, so that it is there for whom it is said
+    /// to be.
+    places: Arc<Semaphore>,
+    most_runs: usize,
     core: Mutex<Core>,
     active: Active,
     /// What was run of each function.
@@ -46,7 +54,7 @@ struct Core {
 /// A request that waits.
 struct Waiting {
     since: Instant,
-    hears: oneshot::Sender<Result<InUse, Why>>,
+    hears: oneshot::Sender<Result<LetIn, Why>>,
 }
 
 #[derive(Default)]
@@ -55,10 +63,24 @@ struct Ran {
     nanos: AtomicU64,
 }
 
+/// What is to be done once `core` is free.
+enum Due {
+    Work(Effect),
+    LetIn(Number, Option<Waiting>, OwnedSemaphorePermit),
+    Refuse(Number, Option<Waiting>, Why),
+}
+
+/// What a run has. Its place is free before others are looked for who may have it.
+pub(super) struct LetIn {
+    pub(super) place: OwnedSemaphorePermit,
+    pub(super) in_use: InUse,
+}
+
 /// A function stays while it is in use.
 pub(super) struct InUse {
     planned: Arc<Planned>,
-    number: Number,
+    /// None: a run of what there is no function of.
+    number: Option<Number>,
 }
 
 /// Why a request is not let in.
@@ -70,6 +92,8 @@ pub(super) enum NotIn {
     Failed,
     /// As many wait as may.
     Full,
+    /// It is active, and a limit of the device leaves no place for a run: which.
+    Busy(Cause),
 }
 
 /// How one function stands.
@@ -91,7 +115,7 @@ impl Planned {
         device: &DeviceConfig,
         config: PlannedConfig,
         host: Arc<dyn FunctionHost>,
-        hold: Arc<Hold>,
+        (hold, places): (Arc<Hold>, Arc<Semaphore>),
     ) -> Arc<Self> {
         let held = host.functions();
         let memory: Vec<u64> = held.iter().map(|held| held.memory_bytes).collect();
@@ -114,6 +138,8 @@ impl Planned {
             held,
             config,
             most_waiting,
+            most_runs: device.limits.runs,
+            places,
             hold,
         });
         let device = Arc::downgrade(&planned);
@@ -150,33 +176,66 @@ impl Planned {
         }
     }
 
-    /// Waits until `function` can be run. None: there is no such function. Whoever does not wait any more drops this.
-    pub(super) async fn enter(self: &Arc<Self>, function: &str) -> Result<Option<InUse>, NotIn> {
-        let Some(number) = self.number(function) else { return Ok(None) };
-        let entered = self.act(|core, now, _| match core.activation.enter(number, now) {
-            Entry::Runs => Ok(None),
-            Entry::Full => Err(NotIn::Full),
-            Entry::Fails => Err(NotIn::Failed),
-            Entry::Waits(ticket) => {
-                let (hears, heard) = oneshot::channel();
-                core.waits.insert(ticket, Waiting { since: now, hears });
-                Ok(Some((ticket, heard)))
+    /// Waits until `function` can be run, and has a place for that. Whoever does not wait any more drops this.
+    pub(super) async fn enter(self: &Arc<Self>, function: &str) -> Result<LetIn, NotIn> {
+        let number = self.number(function);
+        let entered = self.act(|core, now, _| {
+            // What there is none of is told by a run, which has a place like any other one.
+            let Some(number) = number else { return self.take_place(core).map(Ok) };
+            match core.activation.enter(number, self.free(), now) {
+                Entry::Runs => {
+                    self.take_place(core).map(Ok).inspect_err(|_| core.activation.end(number, now))
+                }
+                Entry::Busy => Err(NotIn::Busy(self.busy())),
+                Entry::Full => Err(NotIn::Full),
+                Entry::Fails => Err(NotIn::Failed),
+                Entry::Waits(ticket) => {
+                    let (hears, heard) = oneshot::channel();
+                    core.waits.insert(ticket, Waiting { since: now, hears });
+                    Ok(Err((number, ticket, heard)))
+                }
             }
         });
-        let wait = |not_in: &NotIn| if *not_in == NotIn::Full { Wait::Full } else { Wait::Failed };
-        let entered = entered.inspect_err(|not_in| self.active.waited(number, wait(not_in), None))?;
-        let Some((ticket, heard)) = entered else {
-            return Ok(Some(InUse { planned: self.clone(), number }));
+        if let (Some(number), Err(not_in @ (NotIn::Full | NotIn::Failed))) = (number, &entered) {
+            let wait = if *not_in == NotIn::Full { Wait::Full } else { Wait::Failed };
+            self.active.waited(number, wait, None);
+        }
+        let (number, ticket, heard) = match entered? {
+            Ok(place) => return Ok(LetIn { place, in_use: InUse { planned: self.clone(), number } }),
+            Err(waits) => waits,
         };
         let patient = Patient { planned: self, number, ticket };
         let heard = heard.await;
         std::mem::forget(patient);
         match heard {
-            Ok(Ok(in_use)) => Ok(Some(in_use)),
+            Ok(Ok(let_in)) => Ok(let_in),
             Ok(Err(Why::Late)) => Err(NotIn::Late),
+            Ok(Err(Why::NoPlace)) => Err(NotIn::Busy(self.busy())),
             // Whoever would tell is there as long as this device.
             Ok(Err(Why::Failed)) | Err(_) => Err(NotIn::Failed),
         }
+    }
+
+    /// A place for one who came last.
+    fn take_place(&self, core: &Core) -> Result<OwnedSemaphorePermit, NotIn> {
+        if self.free() == 0 || core.activation.waits_for_place() {
+            return Err(NotIn::Busy(self.busy()));
+        }
+        self.places.clone().try_acquire_owned().map_err(|_| NotIn::Busy(Cause::ConcurrencyLimit))
+    }
+
+    /// How many runs may begin now.
+    fn free(&self) -> usize {
+        let free = self.places.available_permits();
+        let under_way = self.most_runs.saturating_sub(free);
+        free.min(self.hold.most_runs().saturating_sub(under_way))
+    }
+
+    /// Which limit leaves none.
+    fn busy(&self) -> Cause {
+        let free = self.places.available_permits();
+        let by_hold = self.hold.admit(self.most_runs.saturating_sub(free) + 1).err();
+        by_hold.filter(|_| free > 0).unwrap_or(Cause::ConcurrencyLimit)
     }
 
     /// A control plane hears this sidecar.
@@ -279,17 +338,20 @@ impl Planned {
     /// Something happens; then all that follows from it is done.
     fn act<T>(self: &Arc<Self>, happens: impl FnOnce(&mut Core, Instant, &mut Vec<Effect>) -> T) -> T {
         let now = Instant::now();
-        let mut effects = Vec::new();
-        let mut ends = Vec::new();
+        let mut due = Vec::new();
         let mut core = self.core();
-        let happened = happens(&mut core, now, &mut effects);
-        core.activation.settle(now, &mut effects);
-        for effect in &effects {
-            if let Effect::Release(_, ticket) | Effect::Refuse(_, ticket, _) = effect {
-                ends.push(core.waits.remove(ticket));
-            }
+        // Those who wait have the places that are free before one who comes.
+        if core.activation.waits_for_place() {
+            self.settle(&mut core, now, Vec::new(), &mut due);
         }
-        let next = core.activation.next(now);
+        let mut effects = Vec::new();
+        let happened = happens(&mut core, now, &mut effects);
+        self.settle(&mut core, now, effects, &mut due);
+        let mut next = core.activation.next(now);
+        // Nobody says when limits leave more.
+        if core.activation.waits_for_place() && self.hold.most_runs() < self.most_runs {
+            next = Some(next.map_or(now + LOOK, |next| next.min(now + LOOK)));
+        }
         let is_sooner = next.is_some_and(|next| core.next.is_none_or(|last| next < last));
         core.next = next;
         let is_news = self.tell(&mut core);
@@ -300,25 +362,46 @@ impl Planned {
         if is_news {
             self.news.send_replace(());
         }
-        let mut ends = ends.into_iter();
-        for effect in effects {
-            match effect {
-                Effect::Activate(..) | Effect::Deactivate(_) => self.start(effect),
-                Effect::Release(number, _) => {
-                    let in_use = InUse { planned: self.clone(), number };
-                    self.hear(ends.next().flatten(), number, Wait::Run, Ok(in_use));
+        for due in due {
+            match due {
+                Due::Work(effect) => self.start(effect),
+                Due::LetIn(number, waiting, place) => {
+                    let in_use = InUse { planned: self.clone(), number: Some(number) };
+                    self.hear(waiting, number, Wait::Run, Ok(LetIn { place, in_use }));
                 }
-                Effect::Refuse(number, _, why) => {
-                    let wait = if why == Why::Late { Wait::Timeout } else { Wait::Failed };
-                    self.hear(ends.next().flatten(), number, wait, Err(why));
+                Due::Refuse(number, waiting, why) => {
+                    let wait = if why == Why::Failed { Wait::Failed } else { Wait::Timeout };
+                    self.hear(waiting, number, wait, Err(why));
                 }
             }
         }
         happened
     }
 
+    /// What follows, beside `effects`, is due. Who is let in has a place from here on.
+    fn settle(&self, core: &mut Core, now: Instant, mut effects: Vec<Effect>, due: &mut Vec<Due>) {
+        core.activation.settle(self.free(), now, &mut effects);
+        for effect in effects {
+            due.push(match effect {
+                Effect::Activate(..) | Effect::Deactivate(_) => Due::Work(effect),
+                Effect::Refuse(number, ticket, why) => Due::Refuse(number, core.waits.remove(&ticket), why),
+                Effect::Release(number, ticket) => {
+                    let waiting = core.waits.remove(&ticket);
+                    match self.places.clone().try_acquire_owned() {
+                        Ok(place) => Due::LetIn(number, waiting, place),
+                        // Nobody else takes one without `core`.
+                        Err(_) => {
+                            core.activation.end(number, now);
+                            Due::Refuse(number, waiting, Why::NoPlace)
+                        }
+                    }
+                }
+            });
+        }
+    }
+
     /// A request waits no more. One that has left in this moment lets go of what it is given.
-    fn hear(&self, waiting: Option<Waiting>, number: Number, wait: Wait, said: Result<InUse, Why>) {
+    fn hear(&self, waiting: Option<Waiting>, number: Number, wait: Wait, said: Result<LetIn, Why>) {
         if let Some(waiting) = waiting {
             self.active.waited(number, wait, Some(waiting.since.elapsed()));
             let _ = waiting.hears.send(said);
@@ -394,7 +477,7 @@ impl Planned {
 impl InUse {
     /// Its run has ended, which took so long.
     pub(super) fn ran(&self, took: Duration) {
-        let ran = &self.planned.ran[self.number];
+        let Some(ran) = self.number.map(|number| &self.planned.ran[number]) else { return };
         ran.runs.fetch_add(1, Relaxed);
         ran.nanos.fetch_add(nanos(took), Relaxed);
     }
@@ -402,7 +485,12 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.planned.act(|core, now, _| core.activation.end(self.number, now));
+        // Even where nothing was in use: its place may be somebody's who waits.
+        self.planned.act(|core, now, _| {
+            if let Some(number) = self.number {
+                core.activation.end(number, now);
+            }
+        });
     }
 }
 

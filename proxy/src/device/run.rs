@@ -82,10 +82,10 @@ pub(super) struct Run {
     pub(super) under_way: Arc<()>,
     pub(super) hold: Arc<Hold>,
     pub(super) wanted: Wanted,
-    /// What keeps its function active, where that is planned.
-    pub(super) in_use: Option<InUse>,
     /// Its place among those that may run at once.
     pub(super) place: OwnedSemaphorePermit,
+    /// What keeps its function active, where that is planned. Dropped after its place, which is then looked at.
+    pub(super) in_use: Option<InUse>,
 }
 
 impl Run {
@@ -98,7 +98,7 @@ impl Run {
     }
 
     fn run(self, says: mpsc::Sender<Said>, handle: Handle) {
-        let Run { host, counts, busy, under_way, hold, wanted, in_use, place } = self;
+        let Run { host, counts, busy, under_way, hold, wanted, place, in_use } = self;
         let Wanted { function, dataset, parameters, sent } = wanted;
         let (body, request) = match sent {
             Sent::Body(body) => (body, None),
@@ -127,11 +127,12 @@ impl Run {
         let took = began.elapsed().saturating_sub(result.waited);
         busy.end(took);
         // What fails at once says nothing of how much there is to do.
-        if let Some(in_use) = in_use.filter(|_| ended.http == 200) {
+        if let Some(in_use) = in_use.as_ref().filter(|_| ended.http == 200) {
             in_use.ran(took);
         }
         drop(under_way);
         drop(place);
+        drop(in_use);
         // One who has left does not want to know.
         let _ = result.says.blocking_send(Said::End(result.head.unwrap_or_default(), ended));
     }

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lighter_config::sidecar::DeviceConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::active::Always;
@@ -25,7 +25,7 @@ use super::busy::Busy;
 use super::counts::Counts;
 use super::hold::Hold;
 use super::limits::Limits;
-use super::planned::{InUse, NotIn, Planned};
+use super::planned::{InUse, LetIn, NotIn, Planned};
 use super::run::{Head, Run, Said, Sent, Wanted};
 use super::{Ended, FunctionHost, Held, MainTask};
 use crate::admin::decoded;
@@ -103,7 +103,9 @@ pub(crate) fn start(
     let hold = Arc::new(Hold::new(config.priority));
     let limits = Limits::new(config, hold.clone(), host.clone(), main);
     let most = config.limits.runs;
-    let planned = config.planned.map(|planned| Planned::new(config, planned, host.clone(), hold.clone()));
+    let planned = config
+        .planned
+        .map(|planned| Planned::new(config, planned, host.clone(), (hold.clone(), places.clone())));
     let held = host.functions();
     let running = Running {
         busy: busy.clone(),
@@ -239,23 +241,14 @@ impl Device {
 
     /// With the processor time of the run, where that has ended.
     async fn run(&self, wanted: Wanted, under_way: &Arc<()>) -> (Response<Answer>, Option<Duration>) {
-        let in_use = match self.enter(&wanted.function).await {
-            Ok(in_use) => in_use,
+        let (place, in_use) = match self.enter(&wanted.function).await {
+            Ok(entered) => entered,
+            Err(NotIn::Busy(cause)) => return (self.refuse(cause, busy(cause)), None),
             Err(why) => return (self.refuse(Cause::Inactive, inactive(why)), None),
         };
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return (self.refuse(Cause::ConcurrencyLimit, MANY_RUNS), None);
-        };
-        if let Err(cause) = self.hold.admit(self.most - self.places.available_permits()) {
-            let why = match cause {
-                Cause::Reserve => "the device's main task needs what functions would take",
-                _ => "functions take all the power that the device may",
-            };
-            return (self.refuse(cause, why), None);
-        }
         let (host, counts, busy) = (self.host.clone(), self.counts.clone(), self.busy.clone());
         let (under_way, hold) = (under_way.clone(), self.hold.clone());
-        let run = Run { host, counts, busy, under_way, hold, wanted, in_use, place };
+        let run = Run { host, counts, busy, under_way, hold, wanted, place, in_use };
         let mut said = match run.start() {
             Ok(said) => said,
             Err(error) => {
@@ -276,12 +269,16 @@ impl Device {
         }
     }
 
-    /// Waits until the function can be run, where that is planned, without a place. What there is none of is told by its run.
-    async fn enter(&self, function: &str) -> Result<Option<InUse>, NotIn> {
-        match &self.planned {
-            Some(planned) => planned.enter(function).await,
-            None => Ok(None),
+    /// A place for a run, and what keeps its function active where that is planned: there it may wait for both.
+    async fn enter(&self, function: &str) -> Result<(OwnedSemaphorePermit, Option<InUse>), NotIn> {
+        if let Some(planned) = &self.planned {
+            let LetIn { place, in_use } = planned.enter(function).await?;
+            return Ok((place, Some(in_use)));
         }
+        let taken = self.places.clone().try_acquire_owned();
+        let place = taken.map_err(|_| NotIn::Busy(Cause::ConcurrencyLimit))?;
+        self.hold.admit(self.most - self.places.available_permits()).map_err(NotIn::Busy)?;
+        Ok((place, None))
     }
 
     /// Nothing has run, and the same may be asked elsewhere or later.
@@ -296,9 +293,18 @@ impl Device {
     }
 }
 
+fn busy(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Reserve => "the device's main task needs what functions would take",
+        Cause::PowerCap => "functions take all the power that the device may",
+        _ => MANY_RUNS,
+    }
+}
+
 fn inactive(why: NotIn) -> &'static str {
     match why {
         NotIn::Late => "the function did not become active in time",
+        NotIn::Busy(cause) => busy(cause),
         NotIn::Failed => "the function cannot be made active now",
         NotIn::Full => "the function is not active, and as many requests as may wait for one",
     }

@@ -5,6 +5,9 @@
 //! plan, requests say it: the longest wait is ended first, by room that is free, that of functions which are idle, the least
 //! recently used first, or, after a while, that of functions which are asked all the time. No run is ever cut for that: a
 //! function that is to go takes no new ones, and goes when the last has ended.
+//!
+//! Once a function is active, those who waited for it are let in as there are places for runs, in the order in which they
+//! came, whatever they came for. One that comes then waits for no place, and gets none before them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -136,6 +139,8 @@ pub(super) enum Effect {
 pub(super) enum Why {
     /// It has waited for as long as it may.
     Late,
+    /// The same, while its function was active and there was no place for its run.
+    NoPlace,
     /// Its function could not be made active.
     Failed,
 }
@@ -147,6 +152,8 @@ pub(super) enum Entry {
     Runs,
     /// It waits.
     Waits(Ticket),
+    /// Its function is active, and there is no place for its run.
+    Busy,
     /// As many wait as may.
     Full,
     /// It could not be made active a moment ago, and is not tried again yet.
@@ -183,10 +190,14 @@ impl Activation {
         }
     }
 
-    /// A request for `function` comes.
-    pub(super) fn enter(&mut self, function: Number, now: Instant) -> Entry {
+    /// A request for `function` comes. So many runs may begin now, of whatever function.
+    pub(super) fn enter(&mut self, function: Number, places: usize, now: Instant) -> Entry {
+        let has_place = places > 0 && !self.waits_for_place();
         let asked = &mut self.functions[function];
         if asked.state == State::Active {
+            if !has_place {
+                return Entry::Busy;
+            }
             asked.begin(now);
             return Entry::Runs;
         }
@@ -286,11 +297,7 @@ impl Activation {
         if is_well {
             made.state = State::Active;
             (made.used, made.since) = (Some(now), Some(now));
-            (made.again, made.retry) = (false, None);
-            // One that was lost at once may be lost again: only time can tell.
-            if !made.lost {
-                self.release(function, now, out);
-            }
+            (made.asked, made.again, made.retry) = (None, false, None);
             return;
         }
         made.state = State::Inactive;
@@ -333,26 +340,25 @@ impl Activation {
         }
     }
 
-    /// Says what is to be done now. To be asked after whatever happened, and at [`Activation::next`].
-    pub(super) fn settle(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    /// Says what is to be done now, where so many runs may begin. To be asked after whatever happened, whenever there may be more
+    /// places for runs, and at [`Activation::next`].
+    pub(super) fn settle(&mut self, places: usize, now: Instant, out: &mut Vec<Effect>) {
         if self.is_quiet {
             return;
         }
         self.time_out(now, out);
-        if let Planner::Expected(since) = self.planner
-            && self.oldest_wait().is_some_and(|oldest| now >= oldest.max(since) + PLANNER)
-        {
-            self.planner = Planner::Silent;
-        }
-        // What it does not heed, it does not know of: a plan is of what all instances of a Service have.
-        if matches!(self.planner, Planner::Plans(_))
-            && self.oldest_wait().is_some_and(|oldest| now >= oldest + self.unheeded())
-        {
-            self.planner = Planner::Silent;
-        }
+        self.heed(now);
         // What is decided does not depend on who takes no new runs yet. So there is an end to it: a function begins, goes, or
-        // stays for those who wait for it, at most once each.
-        while self.decide(now, out) {}
+        // stays for those who wait for it, at most once each, and so many are let in as there are places.
+        let mut places = places;
+        loop {
+            while self.decide(now, out) || self.heed(now) {}
+            // With those who are let in, their claim to what others wait for as well is gone.
+            match self.let_in(places, now, out) {
+                0 => break,
+                let_in => places -= let_in,
+            }
+        }
         let is_quiet = |function: &Function| {
             let is_wanted = function.asked.is_some() || function.again;
             !is_wanted && !function.lost && function.may_try(now)
@@ -419,9 +425,24 @@ impl Activation {
         takes.map(|function| function.memory).sum()
     }
 
+    /// A planner that does not heed who waits for long has no say. True: from now on.
+    fn heed(&mut self, now: Instant) -> bool {
+        let Some(oldest) = self.oldest_wait() else { return false };
+        let is_heedless = match self.planner {
+            Planner::Absent | Planner::Silent => false,
+            Planner::Expected(since) => now >= oldest.max(since) + PLANNER,
+            // What it does not heed, it does not know of: a plan is of what all instances of a Service have.
+            Planner::Plans(_) => now >= oldest + self.unheeded(),
+        };
+        if is_heedless {
+            self.planner = Planner::Silent;
+        }
+        is_heedless
+    }
+
     /// One round of it. True: something has changed by which there may be more to decide.
     fn decide(&mut self, now: Instant, out: &mut Vec<Effect>) -> bool {
-        let before = out.len();
+        let (before, mut stays_after_all) = (out.len(), false);
         let room::Decision { stays, begins } = match &self.planner {
             Planner::Plans(plan) => room::by_plan(self, plan, now),
             Planner::Expected(_) => room::by_requests(self, now, false),
@@ -433,7 +454,8 @@ impl Activation {
                 (State::Active, false) => self.functions[number].state = State::Leaving,
                 (State::Leaving, true) => {
                     self.functions[number].state = State::Active;
-                    self.release(number, now, out);
+                    // Who asked for it has it, and no claim any more.
+                    stays_after_all |= self.functions[number].asked.take().is_some();
                 }
                 _ => {}
             }
@@ -451,7 +473,7 @@ impl Activation {
                 out.push(Effect::Deactivate(number));
             }
         }
-        out.len() > before
+        stays_after_all || out.len() > before
     }
 
     /// How long a request waits before functions that are not idle have to go for its own.
@@ -466,19 +488,30 @@ impl Activation {
 
     /// Since when a request waits for what is not on its way.
     fn oldest_wait(&self) -> Option<Instant> {
-        let away = self.functions.iter().filter(|function| function.state != State::Activating);
+        let is_on_its_way = |state: State| matches!(state, State::Activating | State::Active);
+        let away = self.functions.iter().filter(|function| !is_on_its_way(function.state));
         away.filter_map(|function| function.waiting.front().map(|waiter| waiter.since)).min()
     }
 
-    /// It can be run: all that wait for it may.
-    fn release(&mut self, number: Number, now: Instant, out: &mut Vec<Effect>) {
-        let function = &mut self.functions[number];
-        function.asked = None;
-        self.waiting -= function.waiting.len();
-        while let Some(waiter) = function.waiting.pop_front() {
+    /// Whether a request waits for nothing but a place for its run.
+    pub(super) fn waits_for_place(&self) -> bool {
+        self.functions.iter().any(Function::waits_for_place)
+    }
+
+    /// So many of those who wait for nothing else may run, whoever came first. How many there were.
+    fn let_in(&mut self, places: usize, now: Instant, out: &mut Vec<Effect>) -> usize {
+        for let_in in 0..places {
+            let waits = self.functions.iter().enumerate().filter(|(_, function)| function.waits_for_place());
+            let first =
+                waits.min_by_key(|(_, function)| function.waiting.front().map(|waiter| waiter.ticket));
+            let Some((number, _)) = first else { return let_in };
+            let function = &mut self.functions[number];
+            let Some(waiter) = function.waiting.pop_front() else { return let_in };
             function.begin(now);
+            self.waiting -= 1;
             out.push(Effect::Release(number, waiter.ticket));
         }
+        places
     }
 
     fn time_out(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -486,7 +519,8 @@ impl Activation {
             let is_late = |waiter: &Waiter| now >= waiter.since + self.timeout;
             while let Some(waiter) = function.waiting.pop_front_if(|waiter| is_late(waiter)) {
                 self.waiting -= 1;
-                out.push(Effect::Refuse(number, waiter.ticket, Why::Late));
+                let why = if function.state == State::Active { Why::NoPlace } else { Why::Late };
+                out.push(Effect::Refuse(number, waiter.ticket, why));
             }
             function.asked = function.asked.filter(|since| now < *since + self.timeout);
         }
@@ -497,6 +531,11 @@ impl Function {
     fn begin(&mut self, now: Instant) {
         self.runs += 1;
         self.used = Some(now);
+    }
+
+    /// A request waits for it, and for nothing but a place.
+    fn waits_for_place(&self) -> bool {
+        self.state == State::Active && !self.waiting.is_empty()
     }
 
     /// It takes memory and can be run, or could until just now.

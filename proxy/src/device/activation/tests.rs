@@ -14,6 +14,8 @@ struct World {
     activation: Activation,
     memory: Vec<u64>,
     budget: u64,
+    /// Most runs at once.
+    slots: usize,
     /// What is under way.
     works: Vec<Effect>,
     /// Runs under way, of each function.
@@ -35,6 +37,7 @@ impl World {
             activation: Activation::new(memory, budget, TIMEOUT, most_waiting),
             memory: memory.to_vec(),
             budget,
+            slots: usize::MAX,
             works: Vec::new(),
             runs: HashMap::new(),
             waiting: BTreeMap::new(),
@@ -43,8 +46,12 @@ impl World {
         }
     }
 
+    fn places(&self) -> usize {
+        self.slots - self.runs.values().sum::<usize>()
+    }
+
     fn settle(&mut self, mut out: Vec<Effect>) {
-        self.activation.settle(self.now, &mut out);
+        self.activation.settle(self.places(), self.now, &mut out);
         for effect in out {
             match effect {
                 Effect::Activate(number, by) => {
@@ -63,7 +70,11 @@ impl World {
                 }
                 Effect::Refuse(number, ticket, why) => {
                     assert_eq!(self.waiting.remove(&ticket), Some(number));
-                    let why = if why == Why::Late { "late" } else { "failed" };
+                    let why = match why {
+                        Why::Late => "late",
+                        Why::NoPlace => "no place",
+                        Why::Failed => "failed",
+                    };
                     assert_eq!(self.ended.insert(ticket, why), None);
                 }
             }
@@ -79,16 +90,21 @@ impl World {
         }
         let mut again = Vec::new();
         self.activation.is_quiet = false;
-        self.activation.settle(self.now, &mut again);
+        self.activation.settle(self.places(), self.now, &mut again);
         assert_eq!(again, [], "nothing happened in between");
+        let has_place = self.places() > 0;
+        assert!(
+            !(has_place && self.activation.waits_for_place()),
+            "a place is free, and somebody waits for it"
+        );
     }
 
     fn enter(&mut self, number: Number) -> Entry {
-        let entry = self.activation.enter(number, self.now);
+        let entry = self.activation.enter(number, self.places(), self.now);
         match entry {
             Entry::Runs => *self.runs.entry(number).or_default() += 1,
             Entry::Waits(ticket) => assert_eq!(self.waiting.insert(ticket, number), None),
-            Entry::Full | Entry::Fails => {}
+            Entry::Busy | Entry::Full | Entry::Fails => {}
         }
         self.settle(Vec::new());
         entry
@@ -410,6 +426,54 @@ fn as_many_wait_as_may_and_as_long_as_they_may() {
 }
 
 #[test]
+fn none_of_many_who_wait_is_refused_for_want_of_a_place() {
+    let mut world = World { slots: 3, ..World::new(&[10, 10], 20) };
+    // Turn about for two functions.
+    let tickets: Vec<Ticket> = (0..20).map(|nth| world.waits(nth % 2)).collect();
+    world.done(0, true);
+    assert_eq!((world.runs[&0], world.ended.len()), (3, 3), "as many as there are places");
+    world.all_done();
+    // From here on the first that came is the first, whatever it is for.
+    let mut ended = 3;
+    while ended < tickets.len() {
+        world.pass(TIMEOUT / 100);
+        let number = usize::from(world.runs[&0] == 0);
+        assert_eq!(world.enter(0), Entry::Busy, "one who comes only now does not wait for a place");
+        world.end(number);
+        ended += 1;
+        assert_eq!(world.ended.len(), ended);
+        let (let_in, waits): (Vec<Ticket>, Vec<Ticket>) =
+            tickets[5..].iter().copied().partition(|ticket| world.ended.contains_key(ticket));
+        assert!(let_in.iter().max() < waits.iter().min() || waits.is_empty(), "{let_in:?} before {waits:?}");
+    }
+    assert!(tickets.iter().all(|ticket| world.ended[ticket] == "run"));
+    assert!(!world.activation.waits_for_place());
+    // A place that is free is anybody's then.
+    let number = usize::from(world.runs[&0] == 0);
+    world.end(number);
+    assert_eq!(world.enter(0), Entry::Runs);
+}
+
+#[test]
+fn who_waits_for_a_place_waits_no_longer_than_for_a_function() {
+    let mut world = World { slots: 1, ..World::new(&[10, 10], 10) };
+    let first = world.waits(0);
+    let second = world.waits(0);
+    let left = world.waits(0);
+    world.all_done();
+    assert_eq!((world.ended[&first], world.activation.waiting()), ("run", 2));
+    world.leave(left);
+    // The function of those who wait for a place is not idle, nor planned away by their waiting.
+    world.connect();
+    world.plan(&[0]);
+    world.pass(TIMEOUT - Duration::from_millis(1));
+    assert_eq!((world.activation.planner(), world.active()), (&Planner::Plans(vec![0]), vec![0]));
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.ended[&second], "no place");
+    assert_eq!((world.activation.waiting(), world.enter(0)), (0, Entry::Busy));
+}
+
+#[test]
 fn an_operators_word_holds_until_there_is_another_plan() {
     let mut world = World::new(&[10, 10], 10);
     world.activation.ask(0, world.now);
@@ -524,10 +588,11 @@ proptest! {
         memory in prop::collection::vec(1u64..=20, FUNCTIONS),
         more in 0u64..40,
         most_waiting in 1usize..8,
+        slots in 1usize..6,
         events in prop::collection::vec(event(), 0..80),
     ) {
         let budget = memory.iter().max().unwrap() + more;
-        let mut world = World::with(&memory, budget, most_waiting);
+        let mut world = World { slots, ..World::with(&memory, budget, most_waiting) };
         for event in events {
             happens(&mut world, event);
         }
@@ -550,7 +615,7 @@ proptest! {
                     world.all_done();
                     prop_assert_eq!(world.ended.get(&ticket), Some(&"run"), "idle ones make room at once");
                 }
-                Entry::Full | Entry::Fails => prop_assert!(false, "nobody waits, and all is well"),
+                Entry::Busy | Entry::Full | Entry::Fails => prop_assert!(false, "nobody waits, and all is well"),
             }
             world.end(number);
         }
