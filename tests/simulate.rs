@@ -37,7 +37,11 @@ fn regret(result: &Value, name: &str) -> f64 {
 }
 
 fn example() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/simulate/faults.yaml");
+    example_of("faults")
+}
+
+fn example_of(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../examples/simulate/{name}.yaml"));
     path.to_str().unwrap().to_owned()
 }
 
@@ -142,6 +146,80 @@ fn the_objective_says_what_is_saved() {
     let of = |result: &Value, field| number(&policy(result, "lighter")[field]);
     assert!(of(&energy, "joules") < of(&latency, "joules") * 0.8);
     assert!(of(&bytes, "bytes_moved") < of(&latency, "bytes_moved") * 0.5);
+}
+
+/// What came out with these functions active.
+fn with<'v>(result: &'v Value, active: &str) -> &'v Value {
+    let all = result["functions"].as_array().unwrap();
+    all.iter().find(|one| one["active"] == active).unwrap_or_else(|| panic!("no {active} in {result}"))
+}
+
+#[test]
+fn what_is_planned_needs_less_memory_and_helps_more_than_a_fixed_set() {
+    let path = example_of("planned");
+    let result = json(&["--scenario", &path]);
+    let [everywhere, fixed, planned] = ["everywhere", "fixed", "planned"].map(|active| with(&result, active));
+    for one in [everywhere, fixed, planned] {
+        assert_eq!(one["answered"], result["requests"], "{one}");
+    }
+    let memory = |one: &Value, what| number(&one["memory_bytes"][what]);
+    // As much as devices have, and half of what all would take.
+    let budget = 60.0 * 128e6;
+    assert!(memory(planned, "most") <= budget && memory(fixed, "most") <= budget, "{planned}");
+    assert!(memory(planned, "mean") < memory(fixed, "mean"), "{planned} {fixed}");
+    assert!(memory(planned, "mean") < memory(everywhere, "mean") * 0.5, "{planned} {everywhere}");
+    assert_eq!(
+        (memory(everywhere, "mean"), &everywhere["at_zero_percent"]),
+        (memory(everywhere, "most"), &0.0.into())
+    );
+    // What is wanted moves on, and what is fixed does not.
+    assert!(number(&planned["device_percent"]) > number(&fixed["device_percent"]), "{planned} {fixed}");
+    assert!(number(&planned["bytes_moved"]) < number(&fixed["bytes_moved"]));
+    assert!(number(&planned["activations"]) > number(&fixed["activations"]));
+    assert!(number(&planned["at_zero_percent"]) > 0.0, "{planned}");
+    // Who asks a device itself waits, and gets it.
+    assert!(number(&planned["held"]) > 100.0 && planned["asked_in_vain"] == 0, "{planned}");
+    assert!(fixed["held"] == 0 && number(&fixed["asked_in_vain"]) > 100.0, "{fixed}");
+    assert_eq!((&everywhere["held"], &everywhere["asked_in_vain"]), (&0.into(), &0.into()));
+
+    let text = || simulate(&["--scenario", &path]).stdout;
+    let first = text();
+    assert_eq!(first, text(), "the same seed");
+    let first = String::from_utf8(first).unwrap();
+    for part in ["ACTIVE ", "AT ZERO", "everywhere ", "fixed ", "planned ", "what functions take of memory"] {
+        assert!(first.contains(part), "no {part} in {first}");
+    }
+    // Policies know nothing of it.
+    let without = json(&["--requests", "2000", "--devices", "50"]);
+    assert_eq!(without["functions"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn what_nobody_wants_goes_and_what_has_no_run_left_gets_nothing() {
+    let planned = |more: &str, functions: &str| {
+        let text = format!(
+            "devices: 30\nrequests: 12000\nrequestsPerSecond: 600\nhosts: {{count: 4}}\n\
+             workload: {{routes: 12, popularityExponent: 3, popularityShift: 5s}}\nfunctions: {{settle: 0s, {functions}}}\n{more}"
+        );
+        let (_folder, path) = scenario(&text);
+        with(&json(&["--scenario", &path]), "planned").clone()
+    };
+    let (soon, late) =
+        (planned("", "idle: 2s, directPercent: 0"), planned("", "idle: 60s, directPercent: 0"));
+    let memory = |one: &Value| number(&one["memory_bytes"]["mean"]);
+    assert!(memory(&soon) < memory(&late), "{soon} {late}");
+    assert!(number(&soon["at_zero_percent"]) > number(&late["at_zero_percent"]));
+    assert_eq!((&soon["held"], &late["held"]), (&0.into(), &0.into()));
+    // Main task and power limit leave them nothing.
+    let none = "deviceClasses: [{name: csd, share: 1, allowedSlots: 0}]\n";
+    let none = planned(none, "directPercent: 0");
+    assert_eq!((&none["activations"], &none["device_percent"]), (&0.into(), &0.0.into()), "{none}");
+    // Who waits does so for as long as is said, where it takes longer until one is active.
+    let slow = planned("", "startup: 3s, activationTimeout: 1s, directPercent: 2, idle: 2s");
+    assert!(
+        number(&slow["asked_in_vain"]) > 0.0 && number(&slow["held"]) >= number(&slow["asked_in_vain"]),
+        "{slow}"
+    );
 }
 
 #[test]

@@ -54,6 +54,9 @@ pub struct Scenario {
     pub device_classes: Vec<DeviceClass>,
     /// What is asked.
     pub workload: Workload,
+    /// Functions take memory on devices, and are active there while they are wanted: the same requests once more with all active
+    /// everywhere, with a fixed set, and as a planner has it. Default: nothing is said of memory, and all are active everywhere.
+    pub functions: Option<Functions>,
     /// By what factor hosts' sidecars are wrong about places when they start. Default: 1, they are right.
     pub believed: Believed,
     /// What befalls devices.
@@ -126,6 +129,35 @@ pub struct DeviceClass {
     /// A request that would wait longer is refused, since the main task keeps its share. Default 150ms.
     #[serde(default = "usual::max_queue")]
     pub max_queue: Duration,
+    /// How many of its slots main task and power limit leave to functions. Default: all. 0: none.
+    #[serde(default)]
+    #[schemars(range(max = 4096))]
+    pub allowed_slots: Option<u32>,
+    /// With `functions`: how much memory those that are active may take together, in MB. Default 128.
+    #[serde(default = "usual::memory_megabytes")]
+    pub memory_megabytes: f64,
+}
+
+/// What functions take of devices' memory, and when they are active. The planner is that of the control plane.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Functions {
+    /// MB that a function takes while it is active, by route; at most what a device has. Default: median 48, sigma 0.5.
+    pub megabytes: LogNormal,
+    /// How long it takes until one is active. Default 200ms.
+    pub startup: Duration,
+    /// What part of the requests that a device could run ask a device itself, which holds them until the function is active there,
+    /// in percent. Default 1.
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub direct_percent: f64,
+    /// How long such a request is held before it goes to its host. Default 10s.
+    pub activation_timeout: Duration,
+    /// How often the planner decides. Default 2s.
+    pub interval: Duration,
+    /// What nobody wanted for so long is active nowhere. Default 60s.
+    pub idle: Duration,
+    /// For how long what has become active stays so where policies want it. Default 10s.
+    pub settle: Duration,
 }
 
 /// What is asked. Synthetic: shaped after what was published of large systems, and not a record of any.
@@ -138,6 +170,8 @@ pub struct Workload {
     /// How unequal they are: the n-th most popular gets 1/n to this power. Default 1.1. That few functions get nearly all
     /// invocations is published for Azure Functions (Shahrad et al., ATC 2020), this exponent is assumed.
     pub popularity_exponent: f64,
+    /// After so long, each time, all routes are as popular as the one before them was: what is wanted moves on. Default: it never does.
+    pub popularity_shift: Option<Duration>,
     /// On how many devices each part of a data set lies. Default 3.
     #[schemars(range(min = 1, max = 7))]
     pub replicas: u32,

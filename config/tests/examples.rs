@@ -101,6 +101,10 @@ fn the_example_of_a_scenario_is_read() {
     let scenario = Scenario::read(&file).unwrap();
     assert_eq!((scenario.devices, scenario.events.len()), (40, 3));
     assert!(validator("Scenario").is_valid(&documents(&file).remove(0)));
+    let file = examples().join("simulate/planned.yaml");
+    let scenario = Scenario::read(&file).unwrap();
+    assert_eq!((scenario.device_classes[1].allowed_slots, scenario.functions.is_some()), (Some(3), true));
+    assert!(validator("Scenario").is_valid(&documents(&file).remove(0)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Event, LogNormal, Scenario, What};
+use super::{Event, Functions, LogNormal, Scenario, What};
 use crate::build::check;
 use crate::document::At;
 use crate::error::ConfigError;
@@ -14,6 +14,9 @@ pub(super) fn check(scenario: &Scenario, at: &At<'_>, errors: &mut Vec<ConfigErr
     checker.hosts(scenario, &at.field("hosts"));
     checker.classes(scenario, &at.field("deviceClasses"));
     checker.workload(scenario, &at.field("workload"));
+    if let Some(functions) = &scenario.functions {
+        checker.functions(functions, &at.field("functions"));
+    }
     let believed = at.field("believed");
     for (field, factor) in [
         ("linkFactor", scenario.believed.link_factor),
@@ -95,6 +98,11 @@ impl Checker<'_> {
             self.number(&at.field("busyWatts"), class.busy_watts, COSTS);
             self.number(&at.field("joulesPerGigabyte"), class.joules_per_gigabyte, COSTS);
             self.number(&at.field("spreadSigma"), class.spread_sigma, SIGMAS);
+            self.number(&at.field("memoryMegabytes"), class.memory_megabytes, MEMORY);
+            if let Some(allowed) = class.allowed_slots.filter(|allowed| *allowed > class.slots) {
+                let error = at.field("allowedSlots").error(format!("{allowed} of {} slots", class.slots));
+                self.errors.push(error.hint("as many as there are, or fewer"));
+            }
         }
     }
 
@@ -102,6 +110,9 @@ impl Checker<'_> {
         let workload = &scenario.workload;
         self.count(&at.field("routes"), workload.routes, 1..=10_000);
         self.number(&at.field("popularityExponent"), workload.popularity_exponent, SIGMAS);
+        if workload.popularity_shift.is_some_and(|shift| shift.0.is_zero()) {
+            self.errors.push(at.field("popularityShift").error("must be longer than nothing"));
+        }
         self.count(&at.field("replicas"), workload.replicas, 1..=7);
         if workload.replicas > scenario.devices {
             self.errors.push(at.field("replicas").error("there are fewer devices"));
@@ -117,6 +128,20 @@ impl Checker<'_> {
         let at = at.field("fanOut");
         self.number(&at.field("shape"), workload.fan_out.shape, 0.1..=100.0);
         self.count(&at.field("most"), workload.fan_out.most, 1..=1000);
+    }
+
+    fn functions(&mut self, functions: &Functions, at: &At<'_>) {
+        self.drawn(&at.field("megabytes"), functions.megabytes);
+        self.number(&at.field("directPercent"), functions.direct_percent, PERCENT);
+        for (field, length) in [
+            ("activationTimeout", functions.activation_timeout),
+            ("interval", functions.interval),
+            ("idle", functions.idle),
+        ] {
+            if length.0.is_zero() {
+                self.errors.push(at.field(field).error("must be longer than nothing"));
+            }
+        }
     }
 
     fn event(&mut self, event: &Event, at: &At<'_>) {
@@ -167,6 +192,8 @@ const FACTORS: RangeInclusive<f64> = 0.001..=1000.0;
 const SPEEDS: RangeInclusive<f64> = 0.001..=1e9;
 /// In watts, and in joules for a gigabyte.
 const COSTS: RangeInclusive<f64> = 0.0..=1e6;
+/// In MB.
+const MEMORY: RangeInclusive<f64> = 1.0..=1e9;
 const SIGMAS: RangeInclusive<f64> = 0.0..=5.0;
 const SLOTS: RangeInclusive<u32> = 1..=4096;
 const MAX_CLASSES: usize = 32;

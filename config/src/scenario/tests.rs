@@ -71,6 +71,41 @@ events:
 }
 
 #[test]
+fn what_functions_take_is_read_and_checked() {
+    let text = "functions: {megabytes: {median: 30, sigma: 0}, idle: 10s, directPercent: 5}\n\
+                deviceClasses: [{name: a, share: 1, memoryMegabytes: 64, allowedSlots: 0}]\n\
+                workload: {popularityShift: 20s}\n";
+    let scenario = Scenario::parse("s.yaml", text).unwrap();
+    let functions = scenario.functions.unwrap();
+    assert_eq!((functions.megabytes.median, functions.idle.0.as_secs()), (30.0, 10));
+    assert_eq!(
+        (functions.direct_percent, functions.settle.0.as_secs()),
+        (5.0, 10),
+        "what is not said is usual"
+    );
+    let class = &scenario.device_classes[0];
+    assert_eq!((class.memory_megabytes, class.allowed_slots), (64.0, Some(0)));
+    assert_eq!(Scenario::parse("s.yaml", "functions: {}\n").unwrap().functions, Some(Functions::default()));
+    let text = "\
+functions: {megabytes: {median: 0, sigma: 0}, idle: 0s, directPercent: 101}
+deviceClasses: [{name: a, share: 1, memoryMegabytes: 0, allowedSlots: 3}]
+workload: {popularityShift: 0s}
+";
+    let found = faults(text);
+    let places: Vec<_> = found.iter().filter_map(|fault| fault.split(": ").next()).collect();
+    let expected = [
+        "1:33 functions.megabytes.median",
+        "1:53 functions.idle",
+        "1:72 functions.directPercent",
+        "2:54 deviceClasses[0].memoryMegabytes",
+        "2:71 deviceClasses[0].allowedSlots",
+        "3:29 workload.popularityShift",
+    ];
+    assert_eq!(places, expected, "{found:?}");
+    assert_eq!(faults("functions: {memory: 3}\n"), ["1:13 functions.memory: unknown field `memory`"]);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_named() {
     let text = "devices: 5\nevents: [{at: 1s, what: die, devices: [4, 5]}]\n";
     assert_eq!(faults(text), ["2:30 events[0].devices: there is no device 5"]);

@@ -2,7 +2,7 @@
 
 use std::time;
 
-use super::{Believed, DeviceClass, FanOut, Hosts, LogNormal, Objective, Scenario, Workload};
+use super::{Believed, DeviceClass, FanOut, Functions, Hosts, LogNormal, Objective, Scenario, Workload};
 use crate::resource::Duration;
 
 impl Default for Scenario {
@@ -32,6 +32,7 @@ impl Default for Scenario {
                 },
             ],
             workload: Workload::default(),
+            functions: None,
             believed: Believed::default(),
             events: Vec::new(),
         }
@@ -55,6 +56,7 @@ impl Default for Workload {
         Workload {
             routes: 40,
             popularity_exponent: 1.1,
+            popularity_shift: None,
             replicas: 3,
             shards_per_device: 4,
             stale_percent: 2.0,
@@ -65,6 +67,20 @@ impl Default for Workload {
             compute_nanoseconds_per_kibibyte: LogNormal { median: 150.0, sigma: 0.8 },
             noise_sigma: 0.25,
             fan_out: FanOut { shape: 1.6, most: 32 },
+        }
+    }
+}
+
+impl Default for Functions {
+    fn default() -> Self {
+        Functions {
+            megabytes: LogNormal { median: 48.0, sigma: 0.5 },
+            startup: millis(200),
+            direct_percent: 1.0,
+            activation_timeout: millis(10_000),
+            interval: millis(2000),
+            idle: millis(60_000),
+            settle: millis(10_000),
         }
     }
 }
@@ -87,7 +103,13 @@ fn class(name: &str, share: u32) -> DeviceClass {
         joules_per_gigabyte: joules_per_gigabyte(),
         spread_sigma: spread_sigma(),
         max_queue: max_queue(),
+        allowed_slots: None,
+        memory_megabytes: memory_megabytes(),
     }
+}
+
+pub(super) fn memory_megabytes() -> f64 {
+    128.0
 }
 
 pub(super) fn slots() -> u32 {

@@ -11,12 +11,14 @@ use miette::miette;
 
 use crate::exit::Exit;
 use crate::output;
+use active::{Active, Activity, How};
 use policy::{AlwaysDevice, HostOnly, Oracle, Policy, StaticRule, TwoChoices};
 use sidecars::{Log, Sidecars};
 use tally::Outcome;
 use trace::Trace;
 use world::World;
 
+mod active;
 mod draw;
 mod node;
 mod policy;
@@ -84,6 +86,8 @@ struct Simulated {
     seconds: f64,
     /// By policy. The first is Lighter's, the last the oracle's.
     outcomes: [(&'static str, Outcome); 6],
+    /// Lighter's placement, by which functions are active, where that is simulated.
+    functions: Vec<(&'static str, Outcome, Activity)>,
     log: Log,
 }
 
@@ -96,7 +100,7 @@ impl Simulated {
 
 fn simulate(scenario: &Scenario, explain: usize) -> Simulated {
     let (trace, world) = (Trace::draw(scenario), World::new(scenario));
-    let by = |policy: &mut dyn Policy| run::run(&world, &trace, policy).outcome();
+    let by = |policy: &mut dyn Policy| run::run(&world, &trace, policy, Active::everywhere()).0.outcome();
     let mut sidecars = Sidecars::new(&world, &trace, explain);
     let outcomes = [
         ("lighter", by(&mut sidecars)),
@@ -106,8 +110,19 @@ fn simulate(scenario: &Scenario, explain: usize) -> Simulated {
         ("p2c", by(&mut TwoChoices::new(scenario))),
         ("oracle", by(&mut Oracle)),
     ];
+    let functions = scenario.functions.iter().flat_map(|said| {
+        let (world, trace) = (&world, &trace);
+        [("everywhere", How::Everywhere), ("fixed", How::Fixed), ("planned", How::Planned)].map(
+            |(name, how)| {
+                let active = Active::new(how, said, world, trace);
+                let (tally, activity) = run::run(world, trace, &mut Sidecars::new(world, trace, 0), active);
+                (name, tally.outcome(), activity)
+            },
+        )
+    });
+    let functions = functions.collect();
     let seconds = trace.calls.last().map_or(0.0, |call| call.at);
-    Simulated { seconds, outcomes, log: sidecars.log }
+    Simulated { seconds, outcomes, functions, log: sidecars.log }
 }
 
 /// What the table says.
@@ -118,6 +133,14 @@ const COLUMNS: &str = "\
   DEVICES   requests that were sent to a device at first
   REFUSED   tries that a device did not take; FAILED: that it did not answer, or not in time. Both went on to the host
   REGRET    by how much more than the oracle's a request costs, by the objective
+
+With `functions` in the scenario, the same requests once more, placed by lighter, some of which ask devices themselves:
+  ACTIVE       which functions: all everywhere; fixed, as many on each device as fit, the most popular first; or planned
+  HELD         requests that a device held until their function was active there
+  IN VAIN      requests that asked a device itself and went to their host: held for too long, or where nothing changes
+  ACTIVATIONS  how often a function became active on a device
+  AT ZERO      how much of the time a function was active nowhere
+  MEMORY       what functions took of all devices, the mean over time; MOST: at most
 
 Policies: lighter is the placement that sidecars have; host-only and always-device say it all; static runs on a device what
 reads much; p2c takes of two places the one with fewer requests; oracle knows how long each place will take.

@@ -3,6 +3,7 @@
 use lighter_config::scenario::Scenario;
 use lighter_place::{Outcome, Setback, Ticket};
 
+use super::active::Active;
 use super::node::Closed;
 use super::trace::{Call, Trace};
 use super::world::World;
@@ -11,6 +12,7 @@ use super::world::World;
 pub struct Asked<'a> {
     pub world: &'a World<'a>,
     pub trace: &'a Trace,
+    pub active: &'a Active,
     /// The number of the request.
     pub index: usize,
     pub call: &'a Call,

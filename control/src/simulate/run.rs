@@ -4,21 +4,24 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use lighter_config::scenario::What;
-use lighter_place::{Answer, Failure, Outcome, Setback, Ticket};
+use lighter_place::{Answer, Failure, Outcome, Refusal, Setback, Ticket};
 
+use super::active::{Active, Activity, Which};
 use super::node::slowed;
 use super::policy::{Asked, Policy, Sent, setback};
 use super::tally::Tally;
 use super::trace::Trace;
 use super::world::World;
 
-/// Runs all that is asked by one policy.
-pub fn run(world: &World<'_>, trace: &Trace, policy: &mut dyn Policy) -> Tally {
+/// Runs all that is asked by one policy, with these functions active.
+pub fn run(world: &World<'_>, trace: &Trace, policy: &mut dyn Policy, active: Active) -> (Tally, Activity) {
     let tally = Tally::new(world);
     let mut run = Run {
         world: world.clone(),
         trace,
         policy,
+        active,
+        is_planning: false,
         coming: BinaryHeap::new(),
         order: 0,
         tries: Vec::new(),
@@ -27,16 +30,22 @@ pub fn run(world: &World<'_>, trace: &Trace, policy: &mut dyn Policy) -> Tally {
         tally,
     };
     run.begin();
+    let mut last = 0.0;
     while let Some((at, what)) = run.coming() {
         run.meet(at, what);
+        last = at;
     }
-    run.tally
+    let activity = run.active.activity(last);
+    (run.tally, activity)
 }
 
 struct Run<'r> {
     world: World<'r>,
     trace: &'r Trace,
     policy: &'r mut dyn Policy,
+    active: Active,
+    /// The planner is to decide before its time, as requests are held.
+    is_planning: bool,
     coming: BinaryHeap<Reverse<Coming>>,
     /// How many events were foreseen. Of two at one time, the one that was foreseen first comes first.
     order: u64,
@@ -75,6 +84,14 @@ enum Event {
     GivenUp { index: usize },
     /// All nodes say how long one would wait.
     Report,
+    /// The planner decides which functions are active; `is_regular`: as it does now and then.
+    Plan { is_regular: bool },
+    /// A function is active.
+    Activated(Which),
+    /// A request has been held for too long.
+    HeldTooLong { which: Which, call: usize },
+    /// A device has no such function for a request that asked it itself.
+    SentAway { call: usize },
     /// Something befalls devices.
     Befalls(usize),
     /// That is over.
@@ -98,6 +115,9 @@ impl Run<'_> {
         }
         if self.policy.has_reports() {
             self.foresee(0.0, Event::Report);
+        }
+        if let Some(interval) = self.active.interval() {
+            self.foresee(interval, Event::Plan { is_regular: true });
         }
     }
 
@@ -136,6 +156,17 @@ impl Run<'_> {
                 let interval = self.world.scenario.report_interval.0.as_secs_f64();
                 self.foresee(at + interval, Event::Report);
             }
+            Event::Plan { is_regular } => self.plan(is_regular, at),
+            Event::Activated(which) => {
+                self.active.activated(which, at);
+                self.let_in(which.device, at);
+            }
+            Event::HeldTooLong { which, call } => {
+                if self.active.give_up(which, call) {
+                    self.go_on_to_host(call, at);
+                }
+            }
+            Event::SentAway { call } => self.go_on_to_host(call, at),
             Event::Befalls(index) => self.befalls(index, at),
             Event::Passes(index) => self.passes(index, at),
         }
@@ -143,14 +174,88 @@ impl Run<'_> {
 
     fn send(&mut self, call: usize, after: Option<Setback>, at: f64) {
         let about = &self.trace.calls[call];
-        let asked = Asked { world: &self.world, trace: self.trace, index: call, call: about, at };
+        let (world, active) = (&self.world, &self.active);
+        let asked = Asked { world, trace: self.trace, active, index: call, call: about, at };
+        if after.is_none()
+            && let Some(device) = self.active.direct(&asked)
+        {
+            return self.ask(device, call, at);
+        }
+        if after.is_none() && !about.is_stateful {
+            self.active.asked(about.shard as usize);
+        }
+        let (world, active) = (&self.world, &self.active);
+        let asked = Asked { world, trace: self.trace, active, index: call, call: about, at };
         let Sent { node, ticket } = match after {
             None => self.policy.place(&asked),
             Some(setback) => self.policy.again(&asked, setback),
         };
+        self.tally.sent(node, node != about.host as usize, after.is_some(), at);
+        self.arrive(call, node, ticket, at);
+    }
+
+    /// A request asks a device itself, which holds it until it can run.
+    fn ask(&mut self, device: usize, call: usize, at: f64) {
+        let node = self.world.node_of(device);
+        self.tally.sent(node, true, false, at);
+        let route = self.route(call);
+        if self.active.is_active(device, route) {
+            return self.arrive(call, node, None, at);
+        }
+        let Some(which) = self.active.hold(device, route, call) else {
+            let need = self.world.need(self.trace, call, &self.trace.calls[call], node);
+            return self.foresee(at + need.input + ROUND_TRIP, Event::SentAway { call });
+        };
+        self.foresee(at + self.active.patience(), Event::HeldTooLong { which, call });
+        if self.active.interval().is_some() && !std::mem::replace(&mut self.is_planning, true) {
+            self.foresee(at + SOON, Event::Plan { is_regular: false });
+        }
+    }
+
+    /// A device that was asked itself does not run it.
+    fn go_on_to_host(&mut self, call: usize, at: f64) {
+        let setback = Setback::Refused(Refusal::Reserve);
+        self.tally.set_back(setback);
+        self.send(call, Some(setback), at);
+    }
+
+    fn plan(&mut self, is_regular: bool, at: f64) {
+        match self.active.interval().filter(|_| is_regular) {
+            Some(interval) => self.foresee(at + interval, Event::Plan { is_regular }),
+            None => self.is_planning = false,
+        }
+        let begins = self.active.plan(is_regular, at);
+        self.begin_all(begins, at);
+    }
+
+    fn begin_all(&mut self, begins: Vec<Which>, at: f64) {
+        let startup = self.active.startup();
+        begins.into_iter().for_each(|which| self.foresee(at + startup, Event::Activated(which)));
+    }
+
+    /// Those who are held at a device, and whose function is active, come in while there is room.
+    fn let_in(&mut self, device: usize, at: f64) {
+        let node = self.world.node_of(device);
+        while !self.world.nodes[node].is_silent() && self.world.nodes[node].queue_seconds(at) <= 0.0 {
+            let Some(call) = self.active.let_in(device) else { return };
+            self.arrive(call, node, None, at);
+        }
+    }
+
+    fn route(&self, call: usize) -> usize {
+        self.trace.shards[self.trace.calls[call].shard as usize].route
+    }
+
+    /// The device that a node is.
+    fn device(&self, node: usize) -> Option<usize> {
+        node.checked_sub(self.world.scenario.hosts.count as usize)
+    }
+
+    /// A request is where it was sent.
+    fn arrive(&mut self, call: usize, node: usize, ticket: Option<Ticket>, at: f64) {
+        let about = &self.trace.calls[call];
         let timeout = ticket.as_ref().and_then(|ticket| ticket.timeout_seconds);
         let is_device = node != about.host as usize;
-        self.tally.sent(node, is_device, after.is_some(), at);
         let need = self.world.need(self.trace, call, about, node);
         let taken = self.world.nodes[node].take(&need, at);
         let (done, waited, busy) =
@@ -160,6 +265,9 @@ impl Run<'_> {
         match taken {
             Ok(_) => {
                 self.world.nodes[node].tries.push(index);
+                if let Some(device) = self.device(node) {
+                    self.active.begun(device, self.route(call));
+                }
                 self.foresee(done, Event::Done { index, version: 0 });
                 if is_device {
                     let patience = timeout.unwrap_or_else(|| {
@@ -184,6 +292,11 @@ impl Run<'_> {
             return;
         }
         self.world.nodes[node].tries.retain(|other| *other != index);
+        if let Some(device) = self.device(node) {
+            let begins = self.active.ended(device, self.route(call), Some(busy), at);
+            self.begin_all(begins, at);
+            self.let_in(device, at);
+        }
         let call = &self.trace.calls[call];
         let (joules, moved) = self.world.spent(call, node, busy);
         self.tally.spent(joules, moved);
@@ -224,6 +337,11 @@ impl Run<'_> {
                     self.world.nodes[node].die(at);
                     for index in std::mem::take(&mut self.world.nodes[node].tries) {
                         self.tries[index].version += 1;
+                        if let Some(device) = self.device(node) {
+                            let route = self.route(self.tries[index].call);
+                            let begins = self.active.ended(device, route, None, at);
+                            self.begin_all(begins, at);
+                        }
                         if self.tries[index].is_awaited {
                             let setback = Setback::Failed(Failure::Lost);
                             self.foresee(at, Event::Bounced { index, setback });
@@ -289,6 +407,8 @@ impl Ord for Coming {
     }
 }
 
+/// How long it takes until a planner decides that hears of a request which is held, in seconds.
+const SOON: f64 = 0.25;
 /// How long it takes to hear that a device does not take a request, in seconds, beside sending it.
 const ROUND_TRIP: f64 = 200e-6;
 /// How many times as slow a device becomes that becomes slow.

@@ -5,6 +5,7 @@ use lighter_place::Reason;
 use serde_json::{Map, Value, json};
 
 use super::Simulated;
+use super::active::Activity;
 use super::sidecars::Log;
 use super::tally::{Befell, Outcome};
 use crate::client::table::{self, size, time};
@@ -14,6 +15,11 @@ pub fn text(scenario: &Scenario, simulated: &Simulated) -> String {
     let rows: Vec<_> =
         simulated.outcomes.iter().map(|(name, outcome)| cells(name, outcome, simulated)).collect();
     let mut parts = vec![head(scenario, simulated), table::write(&TITLES, &rows)];
+    if !simulated.functions.is_empty() {
+        let rows =
+            simulated.functions.iter().map(|(name, outcome, activity)| active_cells(name, outcome, activity));
+        parts.push(table::write(&ACTIVE_TITLES, &rows.collect::<Vec<_>>()));
+    }
     let (lighter, _) = simulated.lighter_and_oracle();
     if !lighter.events.is_empty() {
         let befell = scenario.events.iter().zip(&lighter.events);
@@ -54,6 +60,7 @@ pub fn json(scenario: &Scenario, simulated: &Simulated) -> Value {
         "slo_seconds": scenario.slo.0.as_secs_f64(),
         "energy_source": "modelled",
         "policies": simulated.outcomes.iter().map(|(name, outcome)| policy(name, outcome, scenario, simulated)).collect::<Vec<_>>(),
+        "functions": simulated.functions.iter().map(functions).collect::<Vec<_>>(),
         "placement": placement(&simulated.log),
         "assumed": ASSUMED,
         "sources": SOURCES,
@@ -92,6 +99,45 @@ fn policy(name: &str, outcome: &Outcome, scenario: &Scenario, simulated: &Simula
         },
         "events": scenario.events.iter().zip(&outcome.events).map(event).collect::<Vec<_>>(),
     })
+}
+
+fn functions((name, outcome, activity): &(&str, Outcome, Activity)) -> Value {
+    json!({
+        "active": name,
+        "answered": outcome.requests,
+        "latency_seconds": {
+            "mean": outcome.mean_seconds,
+            "p50": outcome.p50_seconds,
+            "p99": outcome.p99_seconds,
+        },
+        "slo_miss_percent": outcome.late_percent,
+        "bytes_moved": outcome.moved_bytes.round(),
+        "joules": outcome.joules,
+        "device_percent": outcome.device_percent,
+        "held": activity.held,
+        "asked_in_vain": activity.in_vain,
+        "activations": activity.activations,
+        "at_zero_percent": activity.at_zero_percent,
+        "memory_bytes": {"mean": activity.mean_bytes.round(), "most": activity.most_bytes},
+    })
+}
+
+fn active_cells(name: &str, outcome: &Outcome, activity: &Activity) -> Vec<String> {
+    vec![
+        name.to_owned(),
+        time(outcome.mean_seconds),
+        time(outcome.p50_seconds),
+        time(outcome.p99_seconds),
+        format!("{:.2}%", outcome.late_percent),
+        size(outcome.moved_bytes),
+        format!("{:.1}%", outcome.device_percent),
+        activity.held.to_string(),
+        activity.in_vain.to_string(),
+        activity.activations.to_string(),
+        format!("{:.1}%", activity.at_zero_percent),
+        size(activity.mean_bytes),
+        size(activity.most_bytes as f64),
+    ]
 }
 
 fn placement(log: &Log) -> Value {
@@ -146,10 +192,27 @@ fn name(objective: Objective) -> &'static str {
 const TITLES: [&str; 11] =
     ["POLICY", "MEAN", "P50", "P99", "LATE", "MOVED", "ENERGY*", "DEVICES", "REFUSED", "FAILED", "REGRET"];
 
+const ACTIVE_TITLES: [&str; 13] = [
+    "ACTIVE",
+    "MEAN",
+    "P50",
+    "P99",
+    "LATE",
+    "MOVED",
+    "DEVICES",
+    "HELD",
+    "IN VAIN",
+    "ACTIVATIONS",
+    "AT ZERO",
+    "MEMORY",
+    "MOST",
+];
+
 const EVENT_TITLES: [&str; 5] = ["AT", "BEFALLS", "DEVICES", "SENT THERE IN THE WINDOW BEFORE", "AND AFTER"];
 
 /// What no publication stands behind.
-const ASSUMED: [&str; 5] = [
+const ASSUMED: [&str; 6] = [
+    "what functions take of memory, how much of that devices have, and how long it takes until one is active",
     "speeds, slots, watts and joules of hosts and devices",
     "sizes of reads and answers, and how much of them the function keeps",
     "medians of function times, and how unequal routes are",

@@ -89,11 +89,12 @@ impl Sidecars {
 
 impl Policy for Sidecars {
     fn place(&mut self, asked: &Asked<'_>) -> Sent {
-        let holders = asked.trace.shards[asked.call.shard as usize].holders.iter();
+        let shard = &asked.trace.shards[asked.call.shard as usize];
+        let holders = shard.holders.iter();
         self.offers.clear();
         self.offers.extend(holders.map(|(device, is_new)| Offer {
             place: self.devices[*device],
-            has_function: true,
+            has_function: asked.active.is_active(*device, shard.route),
             dataset: Some(if *is_new { VERSION } else { VERSION - 1 }),
         }));
         let (route, placer) = (self.route(asked), &mut self.placers[asked.call.host as usize]);

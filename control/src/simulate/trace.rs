@@ -59,7 +59,7 @@ impl Trace {
         while calls.len() < scenario.requests as usize {
             at -= (1.0 - random.f64()).ln() / per_second;
             let host = random.u32(..scenario.hosts.count);
-            let route = popular.draw(&mut random);
+            let route = moved_on(workload, popular.draw(&mut random), at);
             for _ in 0..draw::fan_out(workload.fan_out, &mut random) {
                 let shard = of_route[route][random.usize(..of_route[route].len())];
                 let scan_bytes =
@@ -79,6 +79,12 @@ impl Trace {
         calls.truncate(scenario.requests as usize);
         Trace { costs, shards, calls }
     }
+}
+
+/// The route that is so popular by now.
+fn moved_on(workload: &Workload, rank: usize, at: f64) -> usize {
+    let shifts = workload.popularity_shift.map_or(0.0, |shift| (at / shift.0.as_secs_f64()).floor());
+    (rank + shifts as usize) % (workload.routes as usize)
 }
 
 fn cost(workload: &Workload, random: &mut fastrand::Rng) -> FunctionCost {

@@ -32,12 +32,16 @@ impl<'s> World<'s> {
             let class = &scenario.device_classes[*class];
             let speed = (class.spread_sigma * draw::normal(&mut random)).exp();
             let nominal = device(class);
+            let slots = class.allowed_slots.unwrap_or(class.slots);
             let profile = Profile {
                 data_bytes_per_second: nominal.data_bytes_per_second * speed,
                 compute_factor: nominal.compute_factor / speed,
+                slots,
                 ..nominal
             };
-            nodes.push(Node::new(profile, class.max_queue.0.as_secs_f64()));
+            // One that is left no slot takes nothing, however little there is to wait.
+            let max_queue = if slots > 0 { class.max_queue.0.as_secs_f64() } else { -1.0 };
+            nodes.push(Node::new(profile, max_queue));
         }
         World { scenario, nodes, classes, weights: objective(scenario.objective).weights() }
     }
@@ -45,6 +49,11 @@ impl<'s> World<'s> {
     /// The number of a device among all nodes.
     pub fn node_of(&self, device: usize) -> usize {
         self.scenario.hosts.count as usize + device
+    }
+
+    /// What kind a device is of.
+    pub fn class(&self, device: usize) -> &'s DeviceClass {
+        &self.scenario.device_classes[self.classes[device]]
     }
 
     /// The devices that hold what a request needs, at the right version, as nodes. None, if only the host can run it.
