@@ -15,7 +15,7 @@ use crate::load::Load;
 use crate::support::http2;
 use crate::support::process::{find, free_address};
 use crate::support::raw::{Body, Peer};
-use crate::support::sidecar::service;
+use crate::support::sidecar::{LIGHTER, service};
 use crate::support::{metrics, test, test_where, wait_until};
 use crate::world::{self, DEVICE, Does, SCAN, Said, Server, World, get};
 
@@ -27,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
         test("registered::what_is_written_of_a_device_holds_and_the_rest_is_as_registered", written),
         test("registered::a_device_stays_one_when_the_control_plane_starts_again", restarted),
         test("registered::a_busy_device_gets_fewer_requests_before_it_is_slow", busy),
+        test("registered::a_busy_host_is_left_before_it_is_slow", busy_host),
         test_where("registered::what_a_device_reports_is_heard_whatever_is_spoken", every_protocol),
         test("registered::callers_are_told_how_busy_a_device_is_and_applications_are_not", told),
     ]
@@ -349,6 +350,41 @@ fn busy() {
     wait_until("each answer is heard", || reports("empty") >= 20.0);
 }
 
+fn busy_host() {
+    let (host, device) = (Server::start("host", Does::Says(0.0)), Server::start("device", Does::After(40)));
+    let world = World::start(host.address(), device.address(), &SCAN);
+    world.until("host", 20);
+    let before = of_hundred(&world, &device);
+    // It answers as quickly as before, and says what is to come: that is left for what takes longer, but not so long.
+    host.set(Does::Says(8.0));
+    world.until("device", 1);
+    let after = of_hundred(&world, &device);
+    assert!(before < 40 && after > 60, "{before} {after}");
+    let (_, decisions) = metrics::get(world.sidecar.admin, "/decisions?last=100");
+    let queue = |decision: &str| {
+        let decision: Value = serde_json::from_str(decision).unwrap();
+        decision["record"]["inputs"]["candidates"][0]["queue_seconds"].as_f64()
+    };
+    let queued = decisions.lines().filter_map(queue).filter(|queue| (1.0..=8.0).contains(queue)).count();
+    assert!(queued >= 50, "{queued}");
+    let mut command = Command::new(LIGHTER);
+    command.args(["explain", "--last", "100", "--admin", &world.sidecar.admin.to_string()]);
+    let told = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let of_host =
+        told.lines().filter_map(|line| line.trim_start().strip_prefix("host: ")?.split(" = ").nth(1));
+    let queues = of_host.map(|said| said.split(" queue").next().unwrap().parse::<f64>().unwrap());
+    let long = queues.filter(|milliseconds| *milliseconds >= 1000.0).count();
+    assert!(long >= 50, "{told}");
+    let reports = || {
+        let labels = [("place", "host"), ("outcome", "taken")];
+        world.sidecar.metrics().sum("lighter_offload_reports_total", &labels)
+    };
+    wait_until("each answer is heard", || reports() == host.requests() as f64);
+    // Who asks it now and then finds out when that is over.
+    host.set(Does::Says(0.0));
+    world.until("host", 20);
+}
+
 /// Callers of HTTP/1 and HTTP/2, each before devices of both.
 fn every_protocol() -> Result<(), String> {
     let curl = find("curl")?;
@@ -386,7 +422,7 @@ fn every_protocol() -> Result<(), String> {
             let before = heard();
             wait_until(&format!("a device of {protocol} is heard by a caller of {speaks}"), || {
                 let answer = ask();
-                // What the host says is nobody's business here, and passes as it came.
+                // What the host says may be for others as well, and passes as it came.
                 assert_eq!(answer.contains(field), answer.ends_with("host"), "{answer}");
                 answer.ends_with("device") && heard() > before
             });

@@ -176,7 +176,7 @@ impl Picked {
     /// Whether what an answer reports of the load there is heard.
     #[inline]
     pub(crate) fn is_heard(&self) -> bool {
-        self.endpoint.is_heard() || self.is_on_device()
+        self.endpoint.is_heard() || self.is_placed()
     }
 
     /// Takes in what the fields of an answer's head report of the load there, where that is heard, and takes away what callers are
@@ -193,9 +193,10 @@ impl Picked {
     pub(crate) fn hear(&self, name: &[u8], value: &[u8]) -> bool {
         let is_taken = self.endpoint.hear(name, value);
         match &self.held {
-            Held::Placed(both) if both.0.is_on_device() && report::is_report(name) => {
+            Held::Placed(both) if report::is_report(name) => {
                 both.0.hear(report::of_device(name, value), Instant::now());
-                true
+                // What a host says may be its callers' business as well.
+                is_taken || both.0.is_on_device()
             }
             _ => is_taken,
         }

@@ -162,7 +162,7 @@ const JOULES: &str = "lighter_offload_joules_total";
 fn describe() {
     describe_counter!(DECISIONS, "Where requests of a rule with an OffloadPolicy went, and why.");
     describe_counter!(REQUESTS, "What became of them there.");
-    describe_counter!(REPORTS, "Answers in which a device said how long a request would wait there.");
+    describe_counter!(REPORTS, "Answers in which a place said how long a request would wait there.");
     describe_counter!(
         MOVED,
         "Bytes of requests and answers that were answered there, and of the data that was moved to the place for them, as the \

@@ -63,12 +63,15 @@ impl Placed {
         }
     }
 
-    /// Its device says how long a request would wait there, and what this one took.
+    /// Its place says how long a request would wait there and, if it is a device, what this one took. A host may say something else by
+    /// the same field, which is for others.
     pub(crate) fn hear(&self, said: Result<OfDevice, Reported>, now: Instant) {
         let Some(ticket) = &self.ticket else { return };
         let what = match said {
             Ok(OfDevice { queue_seconds, processor_seconds }) => {
-                self.processor_seconds.set(processor_seconds.or(self.processor_seconds.get()));
+                if self.is_on_device() {
+                    self.processor_seconds.set(processor_seconds.or(self.processor_seconds.get()));
+                }
                 if let Some(queue_seconds) = queue_seconds {
                     self.placement.report(ticket.place, queue_seconds, now);
                 }
@@ -76,7 +79,9 @@ impl Placed {
             }
             Err(what) => what,
         };
-        self.counts.reported(ticket.place, what);
+        if self.is_on_device() || what == Reported::Taken {
+            self.counts.reported(ticket.place, what);
+        }
     }
 
     /// The bodies were so long, in bytes: the request's and the answer's.
