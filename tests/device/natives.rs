@@ -104,7 +104,7 @@ fn while_wanted() -> Result<(), String> {
 }
 
 fn as_they_are() -> Result<(), String> {
-    let device = device("", ", limits: {resultBytes: 200000, deadline: 2s}")?;
+    let device = device("", ", limits: {resultBytes: 200000, deadline: 5s}")?;
     let mut peer = Peer::connect(device.at);
     let head = "POST /echo/x HTTP/1.1\r\nHost: data\r\nX-Mine: yes\r\nContent-Length: 10\r\n\r\n";
     peer.send(head).send("one");
@@ -139,7 +139,7 @@ fn as_they_are() -> Result<(), String> {
     assert!(matches!(peer.body(&head), Body::Cut(_)));
     let (head, body) = device.get("/echo/sleep");
     assert_eq!((head.status(), head.get("x-lighter-status")), (504, Some("CS_IO_TIMEOUT")));
-    assert!(text(body).contains("not done within 2s"));
+    assert!(text(body).contains("not done within 5s"));
     let left = asked(&device, "/echo/sleep");
     wait_until("it runs", || device.in_flight() == 1.0);
     drop(left);
