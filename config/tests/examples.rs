@@ -169,7 +169,9 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("HTTPRoute", route(json!({ "backendRefs": [{ "name": "web", "weight": 1_000_001 }] })), false),
         ("LinkPolicy", links(json!({ "wires": { "shm": "mustNot" }, "idleTimeout": "0s" })), true),
         ("LinkPolicy", links(json!({ "wires": { "rdma": "may" }, "devices": ["rxe0"] })), true),
-        ("LinkPolicy", links(json!({ "wires": { "quic": "may" } })), false),
+        ("LinkPolicy", links(json!({ "wires": { "quic": "should" }, "congestion": "newReno" })), true),
+        ("LinkPolicy", links(json!({ "wires": { "avian": "may" } })), false),
+        ("LinkPolicy", links(json!({ "congestion": "none" })), false),
         ("LinkPolicy", links(json!({ "hotBytesPerSecond": 0 })), false),
         ("Device", place(json!({ "class": "host", "computeFactor": 2 })), true),
         (

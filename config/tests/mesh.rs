@@ -10,7 +10,7 @@ use common::{Request, errors, named, port, route, service, snapshot, taken};
 use lighter_config::load::Resources;
 use lighter_config::snapshot::route::{Action, PathChange};
 use lighter_config::snapshot::{
-    LinkPolicy, Mtls, OutboundPolicy, Protocol, Retry, RetryOn, Snapshot, TrafficPolicy, WireUse,
+    Congestion, LinkPolicy, Mtls, OutboundPolicy, Protocol, Retry, RetryOn, Snapshot, TrafficPolicy, WireUse,
 };
 
 fn ours(kind: &str, name: &str, spec: &str) -> String {
@@ -298,7 +298,7 @@ fn what_a_link_policy_leaves_out_the_mesh_says_and_then_the_defaults() {
         ours(
             "LinkPolicy",
             "mesh",
-            "{wires: {shm: should, rdma: mustNot}, devices: [rxe0], ringBytes: 65536}",
+            "{wires: {shm: should, rdma: mustNot, quic: should}, congestion: bbr, devices: [rxe0], ringBytes: 65536}",
         ),
         ours(
             "LinkPolicy",
@@ -311,6 +311,8 @@ fn what_a_link_policy_leaves_out_the_mesh_says_and_then_the_defaults() {
     let mesh = LinkPolicy {
         shm: WireUse::Should,
         rdma: WireUse::MustNot,
+        quic: WireUse::Should,
+        congestion: Congestion::Bbr,
         devices: ["rxe0".into()].into(),
         ring_bytes: 65536,
         ..defaults

@@ -402,7 +402,8 @@ fn mesh() -> impl Strategy<Value = Snapshot> {
                     let priority = u32::from(port.endpoints.len() >= standby.max(1));
                     let region = ["", "here", "there"][usize::from(number % 3)];
                     let locality = Locality { region: region.into(), ..Locality::default() };
-                    let wires = [None, Some(Wires { shm: true, rdma: weight == 1 })][usize::from(number % 2)];
+                    let wires = [None, Some(Wires { shm: true, rdma: weight == 1, quic: weight != 1 })]
+                        [usize::from(number % 2)];
                     let spec = EndpointSpec { address, weight, priority, locality, secure, wires };
                     port.endpoints.push(spec);
                 }
@@ -480,7 +481,8 @@ fn link_policies_are_read_as_they_were_meant() {
     for said in [
         "wires: {shm: mustNot}, idleTimeout: 0s",
         "wires: {shm: should}, ringBytes: 65536, backOff: 10ms",
-        "wires: {rdma: should}, devices: [mlx5_0, rxe0]",
+        "wires: {rdma: should, quic: mustNot}, devices: [mlx5_0, rxe0]",
+        "wires: {quic: should}, congestion: bbr",
         "wires: {rdma: mustNot}",
     ] {
         let policy = format!(

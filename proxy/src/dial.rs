@@ -17,6 +17,11 @@ pub trait SocketFactory: Send + Sync {
     /// for the moment.
     fn tcp(&self, address: SocketAddr) -> io::Result<socket2::Socket>;
 
+    /// A UDP socket for `address`'s family, not bound, non-blocking, close-on-exec. `Unsupported` where none is made.
+    fn udp(&self, _address: SocketAddr) -> io::Result<socket2::Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Whether something listens at `address` there, where that can be told without connecting to it; otherwise true.
     fn listens(&self, _address: SocketAddr) -> bool {
         true
@@ -32,9 +37,23 @@ pub struct Here {
 
 impl SocketFactory for Here {
     fn tcp(&self, address: SocketAddr) -> io::Result<socket2::Socket> {
-        let kind = socket2::Type::STREAM.nonblocking().cloexec();
-        let socket =
-            socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(socket2::Protocol::TCP))?;
+        self.socket(address, socket2::Type::STREAM, socket2::Protocol::TCP)
+    }
+
+    fn udp(&self, address: SocketAddr) -> io::Result<socket2::Socket> {
+        self.socket(address, socket2::Type::DGRAM, socket2::Protocol::UDP)
+    }
+}
+
+impl Here {
+    fn socket(
+        &self,
+        address: SocketAddr,
+        kind: socket2::Type,
+        protocol: socket2::Protocol,
+    ) -> io::Result<socket2::Socket> {
+        let kind = kind.nonblocking().cloexec();
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(protocol))?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }

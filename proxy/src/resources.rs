@@ -135,7 +135,9 @@ fn stricter(pushed: &Arc<Service>, own: Option<&Service>) -> Arc<Service> {
 /// What was pushed of links, without the wires that this sidecar's own files forbid.
 fn without_forbidden(pushed: &LinkPolicy, own: &LinkPolicy) -> LinkPolicy {
     let used = |pushed, own| if own == WireUse::MustNot { own } else { pushed };
-    LinkPolicy { shm: used(pushed.shm, own.shm), rdma: used(pushed.rdma, own.rdma), ..pushed.clone() }
+    let [shm, rdma, quic] = [(pushed.shm, own.shm), (pushed.rdma, own.rdma), (pushed.quic, own.quic)]
+        .map(|(pushed, own)| used(pushed, own));
+    LinkPolicy { shm, rdma, quic, ..pushed.clone() }
 }
 
 fn put_in_force(shared: &Shared, sources: &Sources) {
@@ -211,9 +213,12 @@ mod tests {
             Arc::new(built.unwrap_or_else(|errors| panic!("{errors}")))
         };
         for (files, pushed) in [("mustNot", "should"), ("may", "mustNot")] {
-            for (wire, of_wire) in
-                [("shm", (|links| links.shm) as fn(&LinkPolicy) -> WireUse), ("rdma", |links| links.rdma)]
-            {
+            let wires = [
+                ("shm", (|links| links.shm) as fn(&LinkPolicy) -> WireUse),
+                ("rdma", |links| links.rdma),
+                ("quic", |links| links.quic),
+            ];
+            for (wire, of_wire) in wires {
                 let joined = Sources { files: of(wire, files), pushed: Some(of(wire, pushed)) }.joined();
                 let links = &joined.services[&ServiceName::new("default", "a")].links;
                 assert_eq!((of_wire(links), of_wire(&joined.links)), (WireUse::MustNot, WireUse::MustNot));

@@ -27,6 +27,7 @@ use crate::identity::{self, Identity};
 use crate::inbound::Apps;
 use crate::intercept::Installed;
 use crate::link::negotiate::rings::Rings;
+use crate::link::quic;
 use crate::link::standing;
 use crate::link::wire::rdma::Devices;
 use crate::link::wire::shm::Door;
@@ -71,6 +72,8 @@ pub struct Shared {
     pub(crate) devices: Devices,
     /// The functions, where this is a device that runs some.
     pub(crate) device: OnceLock<Arc<device::Running>>,
+    /// The UDP port of links.
+    pub(crate) quic: quic::Port,
     /// How every open link stands.
     pub(crate) links: standing::Links,
     /// Where peers of links come for that memory, once it is open.
@@ -118,6 +121,8 @@ pub struct Worker {
     pub http2: crate::http::h2::Pool,
     /// Open links to the sidecars of endpoints.
     pub(crate) links: crate::link::pool::Links,
+    /// From where it dials links over QUIC.
+    pub(crate) quic: quic::Dials,
     pub(crate) apps: Apps,
     metrics: Arc<WorkerMetrics>,
     passthrough: [OnceCell<Arc<RouteMetrics>>; 2],
@@ -261,6 +266,7 @@ impl Shared {
             devices: Devices::default(),
             door: OnceLock::new(),
             device: OnceLock::new(),
+            quic: quic::Port::default(),
             links: standing::Links::default(),
             guard: Guard::new(config.guard, limits::descriptors()),
             main_task: MainTask::of(&config),
@@ -425,7 +431,7 @@ impl Shared {
     }
 
     /// Admits one more downstream connection, unless there are as many as may be.
-    fn admit(self: &Arc<Self>) -> Option<Admitted> {
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Admitted> {
         // Counted first and taken back: two workers at the limit may both refuse, never both admit.
         let admitted = Admitted(self.clone());
         (self.open.fetch_add(1, Ordering::Relaxed) < self.most).then_some(admitted)
@@ -451,7 +457,7 @@ fn host_id() -> Option<String> {
 pub(crate) const MOST_LOOKUPS: usize = 16;
 
 /// A downstream connection's share of the process's limit.
-struct Admitted(Arc<Shared>);
+pub(crate) struct Admitted(Arc<Shared>);
 
 impl Drop for Admitted {
     fn drop(&mut self) {
@@ -470,6 +476,7 @@ impl Worker {
             http1: RefCell::default(),
             http2: Default::default(),
             links: Default::default(),
+            quic: Default::default(),
             metrics: telemetry::worker(index),
             passthrough: Default::default(),
         })

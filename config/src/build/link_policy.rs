@@ -6,8 +6,8 @@ use super::{Drafts, Report};
 use crate::document::At;
 use crate::load::Loaded;
 use crate::name::ServiceName;
-use crate::resource::link::{LinkPolicySpec, WireUse as WireUseSpec};
-use crate::snapshot::{LinkPolicy, WireUse};
+use crate::resource::link::{Congestion as CongestionSpec, LinkPolicySpec, WireUse as WireUseSpec};
+use crate::snapshot::{Congestion, LinkPolicy, WireUse};
 
 impl Refers for LinkPolicySpec {
     type Said = Vec<Target>;
@@ -112,6 +112,8 @@ fn check(spec: &LinkPolicySpec, at: &At<'_>, report: &mut Report) {
 fn fill_in(spec: &LinkPolicySpec, policy: &mut LinkPolicy) {
     policy.shm = spec.wires.shm.map_or(policy.shm, wire_use);
     policy.rdma = spec.wires.rdma.map_or(policy.rdma, wire_use);
+    policy.quic = spec.wires.quic.map_or(policy.quic, wire_use);
+    policy.congestion = spec.congestion.map_or(policy.congestion, congestion);
     if let Some(devices) = &spec.devices {
         policy.devices = devices.iter().map(|device| device.as_str().into()).collect();
     }
@@ -128,6 +130,14 @@ fn wire_use(said: WireUseSpec) -> WireUse {
         WireUseSpec::May => WireUse::May,
         WireUseSpec::Should => WireUse::Should,
         WireUseSpec::MustNot => WireUse::MustNot,
+    }
+}
+
+fn congestion(said: CongestionSpec) -> Congestion {
+    match said {
+        CongestionSpec::Cubic => Congestion::Cubic,
+        CongestionSpec::Bbr => Congestion::Bbr,
+        CongestionSpec::NewReno => Congestion::NewReno,
     }
 }
 

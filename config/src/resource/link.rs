@@ -17,6 +17,9 @@ pub struct LinkPolicySpec {
     /// Which wires.
     #[serde(default)]
     pub wires: Wires,
+    /// How QUIC connections find out how much the path takes. Default `cubic`.
+    #[serde(default)]
+    pub congestion: Option<Congestion>,
     /// The names of the RDMA devices that are used, as `rdma link` shows them, on whichever host has one of that name.
     /// Default: all.
     #[serde(default)]
@@ -47,13 +50,29 @@ pub struct Wires {
     /// Memory of each sidecar that the RDMA device of the other writes to, where both hosts have one. Default `may`.
     #[serde(default)]
     pub rdma: Option<WireUse>,
+    /// A QUIC connection beside the TCP one, to the UDP port of the same number. With `may`: while much of what TCP sends
+    /// is lost on the way. Default `may`.
+    #[serde(default)]
+    pub quic: Option<WireUse>,
+}
+
+/// How a QUIC connection finds out how much the path takes.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Congestion {
+    /// CUBIC, as most TCP does.
+    Cubic,
+    /// BBR: by bandwidth and round trips, whatever is lost.
+    Bbr,
+    /// New Reno.
+    NewReno,
 }
 
 /// Whether a wire is used.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum WireUse {
-    /// Once a link is hot.
+    /// Once a link is hot; of QUIC: while TCP loses much.
     May,
     /// From the beginning.
     Should,

@@ -10,6 +10,10 @@ pub struct LinkPolicy {
     pub shm: WireUse,
     /// Memory of each side that the other's RDMA device writes to.
     pub rdma: WireUse,
+    /// A QUIC connection beside the TCP one.
+    pub quic: WireUse,
+    /// How QUIC connections find out how much the path takes.
+    pub congestion: Congestion,
     /// The names of the RDMA devices that are used. None named: all.
     pub devices: Arc<[Arc<str>]>,
     /// How many bytes a second a hot link carries, both ways together.
@@ -30,11 +34,13 @@ pub struct Wires {
     pub shm: bool,
     /// An RDMA device.
     pub rdma: bool,
+    /// A UDP port of the link port's number, for QUIC.
+    pub quic: bool,
 }
 
 impl Wires {
     /// All that there are.
-    pub const ALL: Wires = Wires { shm: true, rdma: true };
+    pub const ALL: Wires = Wires { shm: true, rdma: true, quic: true };
 
     /// By the labels of wires. Those that are not known here nobody asks for.
     pub fn of<'l>(labels: impl IntoIterator<Item = &'l str>) -> Self {
@@ -43,6 +49,7 @@ impl Wires {
             match label {
                 "shm" => wires.shm = true,
                 "rdma" => wires.rdma = true,
+                "quic" => wires.quic = true,
                 _ => {}
             }
         }
@@ -51,14 +58,15 @@ impl Wires {
 
     /// The labels of those that are there.
     pub fn labels(self) -> impl Iterator<Item = &'static str> {
-        [("shm", self.shm), ("rdma", self.rdma)].into_iter().filter_map(|(label, has)| has.then_some(label))
+        let has = [("shm", self.shm), ("rdma", self.rdma), ("quic", self.quic)];
+        has.into_iter().filter_map(|(label, has)| has.then_some(label))
     }
 }
 
 /// Whether a wire is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WireUse {
-    /// Once a link is hot.
+    /// Once a link is hot; of QUIC, once TCP loses much.
     #[default]
     May,
     /// From the beginning.
@@ -78,11 +86,39 @@ impl WireUse {
     }
 }
 
+/// How a QUIC connection finds out how much the path takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Congestion {
+    /// CUBIC (RFC 9438).
+    #[default]
+    Cubic,
+    /// BBR: by bandwidth and round trips, whatever is lost.
+    Bbr,
+    /// New Reno (RFC 9002).
+    NewReno,
+}
+
+impl Congestion {
+    /// Every one.
+    pub const ALL: [Congestion; 3] = [Congestion::Cubic, Congestion::Bbr, Congestion::NewReno];
+
+    /// As it is written.
+    pub fn label(self) -> &'static str {
+        match self {
+            Congestion::Cubic => "cubic",
+            Congestion::Bbr => "bbr",
+            Congestion::NewReno => "newReno",
+        }
+    }
+}
+
 impl Default for LinkPolicy {
     fn default() -> Self {
         LinkPolicy {
             shm: WireUse::May,
             rdma: WireUse::May,
+            quic: WireUse::May,
+            congestion: Congestion::default(),
             devices: Arc::default(),
             hot_bytes_per_second: 256 * 1024,
             ring_bytes: 1024 * 1024,

@@ -32,7 +32,7 @@ pub use authorization::Authorization;
 pub use balancing::{Balancer, Balancing, HashOn};
 pub use circuit::Circuit;
 pub use health::{HealthCheck, SlowStart};
-pub use link::{LinkPolicy, WireUse, Wires};
+pub use link::{Congestion, LinkPolicy, WireUse, Wires};
 pub use load_report::LoadReports;
 pub use locality::{Locality, Nearness};
 pub use offload::{Objective, Offload, OffloadDataset, OffloadDevice, OffloadFunction, PlaceProfile};

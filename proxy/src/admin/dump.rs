@@ -145,7 +145,8 @@ fn port(port: &Arc<Port>) -> Value {
 
 fn links(links: &LinkPolicy) -> Value {
     json!({
-        "wires": {"shm": links.shm.label(), "rdma": links.rdma.label()},
+        "wires": {"shm": links.shm.label(), "rdma": links.rdma.label(), "quic": links.quic.label()},
+        "congestion": links.congestion.label(),
         "devices": links.devices.iter().map(|device| &**device).collect::<Vec<_>>(),
         "hot_bytes_per_second": links.hot_bytes_per_second,
         "ring_bytes": links.ring_bytes,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use lighter_config::identity::{Peer, Refusal, Spiffe, Usage};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
 use tokio::sync::watch;
 
@@ -102,6 +103,11 @@ impl Identity {
 /// Who is at the other end of a connection whose handshake is done.
 pub fn peer(connection: &CommonState) -> Result<Peer, Refusal> {
     peer_of(connection).inspect_err(|refusal| telemetry::identity().refused(refusal))
+}
+
+/// Who is at the other end of a connection of TLS 1.3 on which it proved itself by `chain`.
+pub(crate) fn peer_by(chain: &[CertificateDer<'static>]) -> Result<Peer, Refusal> {
+    Peer::of(chain).inspect_err(|refusal| telemetry::identity().refused(refusal))
 }
 
 fn peer_of(connection: &CommonState) -> Result<Peer, Refusal> {

@@ -22,6 +22,8 @@ pub struct Svid {
     not_after: SystemTime,
     trust: Arc<Trust>,
     server: Arc<ServerConfig>,
+    /// The same for links over QUIC, and nothing else.
+    quic: Arc<ServerConfig>,
     /// For connecting, with TLS 1.3 only. What differs between connections is put in when they are made.
     link: ClientConfig,
     /// The same with TLS 1.2.
@@ -69,9 +71,12 @@ impl Svid {
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(SvidError::Key)?;
         let key = Arc::new(SingleCertAndKey::from(key));
         let server = server_config(&trust, &key).map_err(SvidError::Tls)?;
+        let mut quic = ServerConfig::clone(&server);
+        quic.alpn_protocols = vec![ALPN_LINK.to_vec()];
+        let quic = Arc::new(quic);
         let link = client_config(&trust, &key, &id, &[&TLS13]).map_err(SvidError::Tls)?;
         let foreign = client_config(&trust, &key, &id, &[&TLS13, &TLS12]).map_err(SvidError::Tls)?;
-        Ok(Svid { id, not_after, trust, server, link, foreign })
+        Ok(Svid { id, not_after, trust, server, quic, link, foreign })
     }
 
     /// Who.
@@ -98,6 +103,11 @@ impl Svid {
 
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// For accepting links over QUIC.
+    pub(crate) fn quic_config(&self) -> Arc<ServerConfig> {
+        self.quic.clone()
     }
 
     pub(crate) fn client_config(&self, expected: &Spiffe, alpn: &[&[u8]]) -> Arc<ClientConfig> {

@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use super::carrier::Fatal;
+use super::carrier::{Fatal, anchor};
 use super::frame::{Code, Cut, Fault};
 use super::head::RequestHead;
 use super::life::{LEAVE, Life};
+use super::quic::Sent;
 use super::session::{Event, IdHasher, Leave, Limits, Session, Side, Slices, StreamId};
 use super::stream::End;
 use super::upgrade::{Far, Turn, Upgrade};
@@ -32,12 +34,22 @@ use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::identity::Svid;
 use crate::io::Io;
-use crate::telemetry::{self, LinkOpen};
+use crate::telemetry::{self, LinkOpen, LinkWire};
 use crate::worker::Shared;
 
 /// A link, as the ends of its streams see it.
 pub(crate) struct Link {
     side: Side,
+    /// It goes over QUIC.
+    quic: bool,
+    /// What it sent, over QUIC.
+    pub(super) over_quic: Cell<Sent>,
+    /// When its task looks after it again, over QUIC.
+    pub(super) tick: Cell<Option<Instant>>,
+    /// Nothing comes back, over QUIC: no stream is opened on it.
+    pub(super) stalled: Cell<bool>,
+    /// Who waits until the other side has answered once, over QUIC.
+    pub(super) stands: Cell<Option<oneshot::Sender<()>>>,
     /// The connection, while it is driven.
     io: RefCell<Option<Io>>,
     pub(super) session: RefCell<Session>,
@@ -99,8 +111,28 @@ impl Link {
     /// A link to `peer` on which nothing has happened yet. [`Link::drive`] is what moves it.
     pub(crate) fn new(side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Rc<Self> {
         let session = Session::new(side, Limits::default(), Instant::now());
-        Rc::new(Link {
+        Rc::new(Link::with(session, side, life, shared, peer))
+    }
+
+    /// The same over QUIC, where each stream has one of its own beneath it: [`quic::drive`] is what moves it.
+    ///
+    /// [`quic::drive`]: super::quic::drive
+    pub(crate) fn over_quic(side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Rc<Self> {
+        let session = Session::with_lanes(side, Limits::default(), Instant::now());
+        let mut link = Link::with(session, side, life, shared, peer);
+        link.quic = true;
+        link.counted.goes_over(LinkWire::Quic);
+        Rc::new(link)
+    }
+
+    fn with(session: Session, side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Self {
+        Link {
             side,
+            quic: false,
+            over_quic: Cell::default(),
+            tick: Cell::default(),
+            stalled: Cell::default(),
+            stands: Cell::default(),
             io: RefCell::default(),
             session: RefCell::new(session),
             ends: RefCell::default(),
@@ -110,7 +142,7 @@ impl Link {
             counted: telemetry::links().open(side),
             upgrade: RefCell::new(Upgrade::new(shared, side, peer)),
             notice: Cell::default(),
-        })
+        }
     }
 
     /// Has `notice` called once the other side says that it drains, which is more than that it leaves this link.
@@ -127,7 +159,47 @@ impl Link {
     /// Whether a stream opened now would get on.
     pub(crate) fn has_room(&self) -> bool {
         let session = self.session.borrow();
-        session.can_open() && !session.is_starved()
+        session.can_open() && !session.is_starved() && !self.stalled.get()
+    }
+
+    /// Which side of it this is.
+    pub(super) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// How many streams are open on it.
+    pub(super) fn open_streams(&self) -> usize {
+        self.session.borrow().open_streams()
+    }
+
+    /// A stream was opened on it.
+    pub(super) fn count_stream(&self) {
+        telemetry::links().stream_opened(self.side);
+        if self.quic {
+            telemetry::quic().stream(self.side);
+        }
+    }
+
+    /// Whether it ended as links end: one side has left it, or it rested.
+    pub(super) fn ended_well(&self) -> bool {
+        let session = self.session.borrow();
+        session.is_leaving() || session.fault() == Some(Fault::Closed)
+    }
+
+    /// What it sent over TCP until now, and sent again; none where that is not known.
+    pub(super) fn sent_over_tcp(&self) -> Option<Sent> {
+        let (packets, lost) = anchor::sent(self.io.borrow().as_ref()?.stream.socket()?)?;
+        Some(Sent { packets, lost })
+    }
+
+    /// What it sent over QUIC until it was last counted.
+    pub(super) fn sent_over_quic(&self) -> Sent {
+        self.over_quic.get()
+    }
+
+    /// So many bytes were carried both ways over QUIC until now.
+    pub(super) fn carried_over_quic(&self, sent: u64, received: u64) {
+        self.upgrade.borrow().carried_over_quic(sent, received, self.open_streams());
     }
 
     /// This side is somebody else by now, or trusts others. New streams go by other links; what is open is cut in a
@@ -226,7 +298,7 @@ impl Link {
     }
 
     /// Says why the link ended. `lost`: streams were lost with it.
-    fn note(&self, fault: Fault, lost: bool, peer: SocketAddr) {
+    pub(super) fn note(&self, fault: Fault, lost: bool, peer: SocketAddr) {
         if fault == Fault::Closed {
             return;
         }
@@ -253,13 +325,13 @@ impl Link {
     }
 
     /// Whether all is done on a link that one of the sides has left.
-    fn is_left(&self) -> bool {
+    pub(super) fn is_left(&self) -> bool {
         // Whoever accepts waits until the other side has heard it: what it opened before is still taken.
         self.session.borrow().is_done() && !self.asked.get()
     }
 
     /// Tells the other side as the drain moves on.
-    fn follow(&self, ticket: &Ticket, told: &mut Phase) {
+    pub(super) fn follow(&self, ticket: &Ticket, told: &mut Phase) {
         let phase = ticket.phase();
         if phase <= *told {
             return;
@@ -352,7 +424,7 @@ impl Link {
 
     /// Does what is due. Ready: the link has rested or lived long enough, or its other side is silent. `full`: the
     /// connection takes no more at the moment.
-    fn poll_time(
+    pub(super) fn poll_time(
         &self,
         mut timer: Pin<&mut Sleep>,
         rested: Option<Instant>,
@@ -386,7 +458,7 @@ impl Link {
                 continue;
             }
             let leaves = Some(leaves).filter(|_| !session.is_leaving());
-            let wires = self.upgrade.borrow().timeout();
+            let wires = if self.quic { self.tick.get() } else { self.upgrade.borrow().timeout() };
             if wires.is_some_and(|at| now >= at) {
                 // That is done in another turn.
                 cx.waker().wake_by_ref();
@@ -411,13 +483,13 @@ impl Link {
     }
 
     /// Tells whoever waits what happened. True: streams were lost with the connection.
-    fn dispatch_all(self: &Rc<Self>, takes: &mut impl Takes) -> bool {
+    pub(super) fn dispatch_all(self: &Rc<Self>, takes: &mut impl Takes) -> bool {
         let mut lost = false;
         loop {
             let Some(event) = self.session.borrow_mut().event() else { return lost };
             match event {
                 Event::Opened { stream, head, end } => {
-                    telemetry::links().stream_opened(self.side);
+                    self.count_stream();
                     takes.take(Opened { head, end, stream: self.end(stream) });
                 }
                 Event::Readable(stream) => self.wake_end(stream, None, true, false),
@@ -487,7 +559,7 @@ impl Link {
         }
     }
 
-    fn remember(&self, cx: &Context<'_>) {
+    pub(super) fn remember(&self, cx: &Context<'_>) {
         let mut driver = self.driver.borrow_mut();
         match &mut *driver {
             Some(known) => known.clone_from(cx.waker()),

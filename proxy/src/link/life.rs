@@ -21,14 +21,23 @@ pub(crate) struct Life {
 impl Life {
     /// The life of the link within `io`, on which this side has proved to be who `identity` says.
     pub(crate) fn of(io: &Io, identity: &Identity) -> Option<Self> {
-        let peer = identity::peer(io.stream.tls()?).ok()?;
+        Some(Life::of_peer(identity::peer(io.stream.tls()?).ok()?, identity))
+    }
+
+    /// The same of a connection whose other end proved to be `peer`.
+    pub(crate) fn of_peer(peer: Peer, identity: &Identity) -> Self {
         let until = peer.not_after.min(identity.current().not_after());
         let left = until.duration_since(SystemTime::now()).unwrap_or_default();
-        Some(Life::within(Some(peer), left, Instant::now()))
+        Life::within(Some(peer), left, Instant::now())
+    }
+
+    /// The same, left when it is as old as links become. Jittered, so that links made together do not all end together.
+    pub(crate) fn aging_as_all(self) -> Self {
+        self.aging(MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0))
     }
 
     /// The same, left when it is so old.
-    pub(crate) fn aging(mut self, age: Duration) -> Self {
+    fn aging(mut self, age: Duration) -> Self {
         self.leaves = self.leaves.min(Instant::now() + age);
         self
     }
@@ -52,6 +61,9 @@ impl Life {
 
 /// How long the other side has to leave a link.
 pub(super) const LEAVE: Duration = Duration::from_secs(30);
+
+/// How old a link becomes, before jitter: what is proved is proved again, and load moves on to new instances.
+const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 
 /// No certificate lives longer.
 const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);

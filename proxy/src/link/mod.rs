@@ -12,6 +12,7 @@ pub mod head;
 mod life;
 pub mod negotiate;
 pub(crate) mod pool;
+pub(crate) mod quic;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub mod session;

@@ -19,9 +19,10 @@ use super::exchange::Exchange;
 use super::frame::Cut;
 use super::head::{Opening, Protocol, Scheme};
 use super::life::Life;
+use super::quic::Choice;
 use super::session::{Leave, Read, Side};
 use super::upgrade::Far;
-use super::{dial, send, stream};
+use super::{dial, quic, send, stream};
 use crate::error::{Cause, ProxyError};
 use crate::identity::ALPN_LINK;
 use crate::io::Io;
@@ -42,8 +43,13 @@ type Key = (SocketAddr, Arc<str>);
 
 /// Where a sidecar accepts links.
 #[derive(Default)]
-struct Place {
+pub(super) struct Place {
+    /// The one that new streams go by first is the first.
     links: RefCell<Vec<Rc<Link>>>,
+    /// A task looks whether they are to go over QUIC.
+    watched: Cell<bool>,
+    /// What it knows of that.
+    pub(super) choice: RefCell<Choice>,
     /// Held by whoever dials, so that a hundred who ask at once make one link.
     dialling: Mutex<()>,
     failed: Cell<Option<Failed>>,
@@ -105,18 +111,20 @@ impl Links {
         let Some(life) = life else {
             return Err(ProxyError::new(Cause::TlsIdentity, "who is there is not known").at(address).safe());
         };
-        // Jittered, so that links made together do not all end together.
-        let life = life.aging(MAX_AGE.mul_f64(0.75 + fastrand::f64() / 4.0));
+        let life = life.aging_as_all();
         let identity = secure.identity.clone();
         let service = Spiffe::parse(&identity).ok().and_then(|id| id.service_name());
         let link = Link::new(Side::Opener, life, &worker.shared, Far { address, identity, service });
-        self.follow(worker, &link);
-        link.on_drain(leaving(worker, address, secure));
+        place.opened(worker, &link, address, secure);
         place.links.borrow_mut().push(link.clone());
+        if !place.watched.replace(true) {
+            let watched = quic::watch(Rc::downgrade(worker), Rc::downgrade(&place), address, secure.clone());
+            tokio::task::spawn_local(Box::pin(watched));
+        }
         let (driven, place) = (link.clone(), place.clone());
         tokio::task::spawn_local(async move {
             driven.clone().drive(io, None, Some(REST), Nothing).await;
-            place.links.borrow_mut().retain(|link| !Rc::ptr_eq(link, &driven));
+            place.gone(&driven);
         });
         Ok(link)
     }
@@ -209,6 +217,32 @@ impl Links {
 }
 
 impl Place {
+    /// All links there.
+    pub(super) fn links(&self) -> Vec<Rc<Link>> {
+        self.links.borrow().clone()
+    }
+
+    /// New streams go by `link` as long as it has room.
+    pub(super) fn prefer(&self, link: Rc<Link>) {
+        self.links.borrow_mut().insert(0, link);
+    }
+
+    /// `link` to the sidecar at `address` was opened.
+    pub(super) fn opened(&self, worker: &Rc<Worker>, link: &Rc<Link>, address: SocketAddr, secure: &Secure) {
+        worker.links.follow(worker, link);
+        link.on_drain(leaving(worker, address, secure));
+    }
+
+    /// `link` has ended.
+    pub(super) fn gone(&self, link: &Rc<Link>) {
+        self.links.borrow_mut().retain(|known| !Rc::ptr_eq(known, link));
+    }
+
+    /// No task looks after it any more.
+    pub(super) fn unwatched(&self) {
+        self.watched.set(false);
+    }
+
     /// A link that takes another stream.
     fn room(&self) -> Option<Rc<Link>> {
         let mut links = self.links.borrow_mut();
@@ -262,10 +296,7 @@ fn no_tunnel(error: &io::Error) -> ProxyError {
 }
 
 /// How long a link without streams is kept.
-const REST: Duration = Duration::from_secs(60);
-
-/// How old a link becomes, before jitter: what is proved is proved again, and load moves on to new instances.
-const MAX_AGE: Duration = Duration::from_secs(20 * 60);
+pub(super) const REST: Duration = Duration::from_secs(60);
 
 /// How long it is until the next try where handshakes come to nothing, at first. It doubles each time.
 const BACK_OFF: Duration = Duration::from_millis(50);

@@ -18,7 +18,6 @@ use crate::error::Cause;
 use crate::http::h1::body::{Body, Framing, Step};
 use crate::http::h1::head::{self, Asked, Field, Fields, Refusal};
 use crate::http::hop::{self, Kind};
-use crate::telemetry;
 
 /// Name and value.
 type Trailer = (Box<[u8]>, Box<[u8]>);
@@ -306,7 +305,7 @@ pub(super) fn open<'f>(
     link.wake();
     match opened {
         Ok((stream, _)) => {
-            telemetry::links().stream_opened(super::session::Side::Opener);
+            link.count_stream();
             Ok(link.end(stream))
         }
         Err(OpenError::Unavailable) => Err(broken(Cut::new(Code::Refused, Cause::Overloaded))),

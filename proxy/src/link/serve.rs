@@ -7,8 +7,10 @@ use std::rc::Rc;
 use std::task::Context as Task;
 use std::time::{Duration, Instant};
 
+use lighter_config::identity::Peer;
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::Protocol as Spoken;
+use quinn::Connection;
 use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -20,11 +22,12 @@ use super::frame::{Code, Cut};
 use super::halves;
 use super::head::Protocol;
 use super::life::Life;
+use super::quic;
 use super::session::Side;
 use super::stream::End;
 use super::upgrade::Far;
 use crate::carry::{Call, Engine};
-use crate::drain::Kind;
+use crate::drain::{Kind, Ticket};
 use crate::error::Cause;
 use crate::http::h2::deadline::Deadlines;
 use crate::http::h2::exchange::Arrived;
@@ -68,23 +71,35 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     carrier.establish(Keys::of(connection)?);
     let io = Io::secure(tls);
     let life = Life::of(&io, &identity)?;
-    let shared = &worker.shared;
-    let identity = caller.id.as_str().into();
-    let far = Far { address: peer, identity, service: shared.service().cloned() };
     ticket.carries(Kind::Link);
-    let link = Link::new(Side::Acceptor, life, shared, far);
+    let link = Link::new(Side::Acceptor, life, &worker.shared, far(&worker, &caller, peer));
     worker.links.follow(&worker, &link);
-    let from = Rc::new(From {
-        worker,
-        caller,
-        peer,
-        peer_text: address_text(peer),
-        own,
-        counted: RefCell::default(),
-        asked: RefCell::default(),
-        deadlines: Rc::default(),
-    });
-    Some(Box::pin(link.drive(io, Some(ticket), None, Taking { from, timer: None })))
+    let taking = Taking::of(worker, caller, peer, own);
+    Some(Box::pin(link.drive(io, Some(ticket), None, taking)))
+}
+
+/// Serves a link over QUIC, on whose `connection` the caller proved to be `who`.
+pub(super) fn over_quic(
+    worker: Rc<Worker>,
+    who: Peer,
+    connection: Connection,
+    peer: SocketAddr,
+    own: SocketAddr,
+    ticket: Ticket,
+) -> Engine {
+    let identity = worker.shared.identity.get()?;
+    let caller = Caller::new(who.id.clone())?;
+    let life = Life::of_peer(who, identity);
+    let link = Link::over_quic(Side::Acceptor, life, &worker.shared, far(&worker, &caller, peer));
+    worker.links.follow(&worker, &link);
+    let taking = Taking::of(worker, caller, peer, own);
+    Some(Box::pin(quic::drive(link, connection, Some(ticket), None, taking)))
+}
+
+/// The caller's end of a link.
+fn far(worker: &Worker, caller: &Caller, peer: SocketAddr) -> Far {
+    let service = worker.shared.service().cloned();
+    Far { address: peer, identity: caller.id.as_str().into(), service }
 }
 
 /// Takes what the caller opens.
@@ -92,6 +107,22 @@ struct Taking {
     from: Rc<From>,
     /// Of the deadlines of `from`.
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Taking {
+    fn of(worker: Rc<Worker>, caller: Rc<Caller>, peer: SocketAddr, own: SocketAddr) -> Self {
+        let from = Rc::new(From {
+            worker,
+            caller,
+            peer,
+            peer_text: address_text(peer),
+            own,
+            counted: RefCell::default(),
+            asked: RefCell::default(),
+            deadlines: Rc::default(),
+        });
+        Taking { from, timer: None }
+    }
 }
 
 impl Takes for Taking {

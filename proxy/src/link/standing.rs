@@ -76,6 +76,16 @@ impl Standing {
         ring[1].store(counts.ring_in - others(1), Relaxed);
     }
 
+    /// It goes over QUIC, which carried so much until now.
+    pub(super) fn over_quic(&self, sent: u64, received: u64, streams: usize) {
+        self.streams.store(streams as u32, Relaxed);
+        for (way, bytes) in self.bytes[LinkWire::Quic as usize].iter().zip([sent, received]) {
+            way.store(bytes, Relaxed);
+        }
+        self.goes_out.store(LinkWire::Quic as u8, Relaxed);
+        self.comes_in.store(LinkWire::Quic as u8, Relaxed);
+    }
+
     /// Over which wires it goes, of which one is `wire`.
     pub(super) fn goes(&self, carrier: &Beneath, wire: LinkWire) {
         let (out, inward) = carrier.ways();

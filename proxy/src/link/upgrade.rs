@@ -136,6 +136,11 @@ impl Upgrade {
         self.negotiation.harmed(Instant::now());
     }
 
+    /// So many bytes were carried both ways over QUIC until now, where so many streams are open.
+    pub(super) fn carried_over_quic(&self, sent: u64, received: u64, streams: usize) {
+        self.standing.over_quic(sent, received, streams);
+    }
+
     /// Counts what the link carried since it was counted last.
     pub(super) fn count(&mut self, io: &mut Io) {
         if let Some(carrier) = io.carrier() {
@@ -399,6 +404,21 @@ impl Upgrade {
             metrics.replayed(counts.replayed - before.replayed);
         }
     }
+}
+
+/// What holds now for links to the sidecar of `identity` at `address`, one of `service`: the policy, and what that sidecar
+/// may have.
+pub(super) fn said_of(
+    shared: &Shared,
+    service: Option<&ServiceName>,
+    address: SocketAddr,
+    identity: &str,
+) -> (LinkPolicy, Wires) {
+    let mesh = shared.mesh.load();
+    let service = service.and_then(|name| mesh.config.services.get(name));
+    let policy = service.map_or(&mesh.config.links, |service| &service.links).clone();
+    let wires = service.map_or(Some(Wires::ALL), |service| wires_at(service, address, identity));
+    (policy, wires.unwrap_or_default())
 }
 
 /// What the sidecar of `identity` that accepts links at `address` may have; none if no endpoint is there.

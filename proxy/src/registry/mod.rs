@@ -334,6 +334,7 @@ fn wires(shared: &Shared) -> Vec<String> {
         (LinkWire::Tcp, true),
         (LinkWire::Shm, rings && shared.door.get().is_some()),
         (LinkWire::Rdma, rings && shared.devices.has(&[])),
+        (LinkWire::Quic, shared.quic.is_open()),
     ];
     has.into_iter().filter(|(_, has)| *has).map(|(wire, _)| wire.label().to_owned()).collect()
 }

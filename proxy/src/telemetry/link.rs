@@ -30,6 +30,8 @@ pub enum LinkWire {
     Shm,
     /// Memory of each side that the other's RDMA device writes to.
     Rdma,
+    /// A QUIC connection: not beneath the session of a TCP connection, but in its place.
+    Quic,
 }
 
 /// Counts of links.
@@ -234,7 +236,7 @@ impl LinkOpen {
 
 impl LinkWire {
     /// All of them.
-    pub const ALL: [LinkWire; 3] = [LinkWire::Tcp, LinkWire::Shm, LinkWire::Rdma];
+    pub const ALL: [LinkWire; 4] = [LinkWire::Tcp, LinkWire::Shm, LinkWire::Rdma, LinkWire::Quic];
 
     /// The label, in metrics.
     pub const fn label(self) -> &'static str {
@@ -242,6 +244,7 @@ impl LinkWire {
             LinkWire::Tcp => "tcp",
             LinkWire::Shm => "shm",
             LinkWire::Rdma => "rdma",
+            LinkWire::Quic => "quic",
         }
     }
 }
@@ -383,7 +386,7 @@ static BYTES_TOTAL: Family = Family::new(
     Kind::Counter,
     Unit::Bytes,
     "lighter_link_bytes",
-    "Bytes of TLS that links carried, by wire.",
+    "Bytes of TLS that links carried, by wire; of QUIC, bytes of UDP.",
 );
 static RESETS_TOTAL: Family = Family::new(
     Kind::Counter,

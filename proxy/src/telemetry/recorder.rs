@@ -20,6 +20,7 @@ use super::identity::IdentityMetrics;
 use super::link::LinkMetrics;
 use super::pool::Pools;
 use super::process;
+use super::quic::QuicMetrics;
 use super::rdma::RdmaMetrics;
 use super::route::{RouteKey, RouteMetrics};
 use super::shards::{self, Cells};
@@ -37,6 +38,7 @@ pub(super) struct Recorder {
     pub(super) callers: Table<CallerKey, CallerMetrics>,
     pub(super) identity: IdentityMetrics,
     pub(super) links: LinkMetrics,
+    pub(super) quic: QuicMetrics,
     pub(super) rdma: RdmaMetrics,
     counters: Table<Key, Counter>,
     gauges: Table<Key, Gauge>,
@@ -95,6 +97,7 @@ impl Recorder {
         self.callers.each(|_, caller| caller.collect(&mut out));
         self.identity.collect(&mut out, SystemTime::now());
         self.links.collect(&mut out);
+        self.quic.collect(&mut out);
         self.rdma.collect(&mut out);
         process::collect(&mut out);
         self.counters.each(|key, counter| {

@@ -20,6 +20,7 @@ use crate::guard;
 use crate::handover::{Book, Taken, offer};
 use crate::identity::{self, Identity};
 use crate::intercept::{self, Installed, Ports};
+use crate::link;
 use crate::link::wire::shm;
 use crate::registry;
 use crate::resident;
@@ -103,6 +104,9 @@ async fn control(
     }
     spawn_local(registry::run(shared.clone()));
     spawn_local(guard::watch(shared.clone()));
+    if shared.identity.get().is_some() {
+        spawn_local(link::quic::open(shared.clone()));
+    }
     open_door(&shared);
     if shared.rings.is_open() && shared.identity.get().is_some() {
         let shared = shared.clone();

@@ -77,6 +77,9 @@ fn work(
         let accepting =
             [Accepting::start(&worker, inbound, events)?, Accepting::start(&worker, outbound, events)?];
         tokio::task::spawn_local(crate::guard::make_room(worker.clone()));
+        if worker.shared.config.link.is_some() {
+            tokio::task::spawn_local(crate::link::quic::serve(worker.clone()));
+        }
         if index == 0 {
             tokio::task::spawn_local(crate::balance::check::run(worker.clone()));
         }

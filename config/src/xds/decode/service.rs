@@ -11,8 +11,8 @@ use crate::document::At;
 use crate::error::ConfigError;
 use crate::name::{ServiceName, ServicePort};
 use crate::snapshot::{
-    Backend, LinkPolicy, Mtls, Port, Protocol, RetryBudget, RouteTable, Service, TrafficPolicy, VirtualIps,
-    WireUse, is_virtual,
+    Backend, Congestion, LinkPolicy, Mtls, Port, Protocol, RetryBudget, RouteTable, Service, TrafficPolicy,
+    VirtualIps, WireUse, is_virtual,
 };
 use crate::xds::facts::{Address, Found};
 use crate::xds::names::{self, AddressKey};
@@ -161,8 +161,16 @@ pub(super) fn links(links: Option<&wire::LinkPolicy>, at: &At<'_>) -> Result<Lin
             }
         })
     };
-    // A control plane that knows of no RDMA says nothing of it.
+    // A control plane that knows of no RDMA, or of no QUIC, says nothing of it.
     let rdma = if links.rdma.is_empty() { WireUse::May } else { wire_use(&links.rdma, "rdma")? };
+    let quic = if links.quic.is_empty() { WireUse::May } else { wire_use(&links.quic, "quic")? };
+    let congestion = match &*links.congestion {
+        "" => Congestion::default(),
+        said => Congestion::ALL.into_iter().find(|one| one.label() == said).ok_or_else(|| {
+            let error = at.field("congestion").error(format!("`{}` is not known", said.escape_debug()));
+            error.hint("`cubic`, `bbr` or `newReno`")
+        })?,
+    };
     if links.devices.len() > link_policy::MAX_DEVICES
         || !links.devices.iter().all(|device| link_policy::is_device(device))
     {
@@ -181,6 +189,8 @@ pub(super) fn links(links: Option<&wire::LinkPolicy>, at: &At<'_>) -> Result<Lin
     Ok(LinkPolicy {
         shm: wire_use(&links.shm, "shm")?,
         rdma,
+        quic,
+        congestion,
         devices: links.devices.iter().map(|device| device.as_str().into()).collect(),
         hot_bytes_per_second: links.hot_bytes_per_second,
         ring_bytes: links.ring_bytes,

@@ -137,6 +137,8 @@ fn links(links: &snapshot::LinkPolicy) -> lighter::LinkPolicy {
         idle_timeout_ms: links.idle_timeout.map(millis),
         rdma: links.rdma.label().to_string(),
         devices: links.devices.iter().map(|device| device.to_string()).collect(),
+        quic: links.quic.label().to_string(),
+        congestion: links.congestion.label().to_string(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The TCP connection of a link, as its carrier sees it.
 
+use std::os::fd::AsRawFd;
+
 use rustix::ioctl::{Getter, Opcode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -21,6 +23,24 @@ impl Anchor for TcpStream {
         count.ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
     }
 }
+
+/// How many packets with data a connection has sent, and how many of these again. None where the kernel does not say.
+pub(in crate::link) fn sent(connection: &TcpStream) -> Option<(u64, u64)> {
+    let mut info = [0u32; INFO_WORDS];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes there, all of them plain numbers.
+    let said = unsafe {
+        let to = (&raw mut info).cast();
+        libc::getsockopt(connection.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut length)
+    };
+    (said == 0 && length as usize == size_of_val(&info)).then(|| (info[SENT].into(), info[SENT_AGAIN].into()))
+}
+
+/// Where the numbers of `tcp_info` stand, of Linux's `tcp.h`: `tcpi_total_retrans` and `tcpi_data_segs_out`, which is the
+/// last that is asked for.
+const SENT_AGAIN: usize = 100 / 4;
+const SENT: usize = 156 / 4;
+const INFO_WORDS: usize = SENT + 1;
 
 /// SIOCOUTQNSD, of Linux's `sockios.h`.
 const UNSENT: Opcode = 0x894B;

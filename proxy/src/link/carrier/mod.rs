@@ -4,7 +4,7 @@
 //! [`Machine`] is all that it decides: no socket, no clock, no randomness. [`Beneath`] moves the bytes.
 
 mod alarm;
-mod anchor;
+pub(super) mod anchor;
 mod beneath;
 mod fatal;
 mod generation;

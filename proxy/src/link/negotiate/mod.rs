@@ -368,7 +368,7 @@ impl Negotiation {
         let offer = Offer { generation, wire: name, nonce, host, ring_bytes, rdma: None, round: 0 };
         let asks = match wire {
             LinkWire::Rdma => Action::Ask(offer),
-            LinkWire::Shm | LinkWire::Tcp => Action::Send(Message::Offer(offer)),
+            LinkWire::Shm | LinkWire::Tcp | LinkWire::Quic => Action::Send(Message::Offer(offer)),
         };
         actions.extend([Action::Open(generation), asks]);
         self.wire = wire;
@@ -409,7 +409,7 @@ impl Negotiation {
             LinkWire::Rdma if !rdma => return Err(Refusal::Unavailable),
             LinkWire::Rdma if offer.rdma.is_none() => return Err(Refusal::Malformed),
             LinkWire::Rdma => "",
-            LinkWire::Shm | LinkWire::Tcp => door.ok_or(Refusal::Unavailable)?,
+            LinkWire::Shm | LinkWire::Tcp | LinkWire::Quic => door.ok_or(Refusal::Unavailable)?,
         };
         if wire == LinkWire::Shm && self.rings.host.as_ref() != Some(&offer.host) {
             return Err(Refusal::OtherHost);
@@ -523,7 +523,7 @@ fn is_ring(bytes: u32) -> bool {
 fn used(policy: &LinkPolicy, wire: LinkWire) -> WireUse {
     match wire {
         LinkWire::Rdma => policy.rdma,
-        LinkWire::Shm | LinkWire::Tcp => policy.shm,
+        LinkWire::Shm | LinkWire::Tcp | LinkWire::Quic => policy.shm,
     }
 }
 
@@ -531,7 +531,7 @@ fn used(policy: &LinkPolicy, wire: LinkWire) -> WireUse {
 fn memory_bytes(wire: LinkWire, ring_bytes: u32) -> u64 {
     let bytes = match wire {
         LinkWire::Rdma => rdma::memory_bytes(ring_bytes),
-        LinkWire::Shm | LinkWire::Tcp => shm::memory_bytes(ring_bytes),
+        LinkWire::Shm | LinkWire::Tcp | LinkWire::Quic => shm::memory_bytes(ring_bytes),
     };
     bytes as u64
 }

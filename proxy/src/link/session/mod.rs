@@ -9,6 +9,7 @@
 
 mod check;
 pub(crate) mod credit;
+mod lanes;
 mod limits;
 mod outbox;
 mod recv;
@@ -27,10 +28,12 @@ use bytes::Bytes;
 
 use self::credit::Window;
 pub use self::credit::{SESSION_CREDIT, STREAM_CREDIT};
+use self::lanes::Lanes;
+pub(crate) use self::lanes::Work;
 pub use self::limits::Limits;
 pub(crate) use self::limits::Meter;
 pub use self::outbox::{Outbox, Slices};
-use self::recv::Inbox;
+pub(crate) use self::recv::Inbox;
 pub use self::send::{OpenError, SendError};
 use self::stream::Stream;
 use super::frame::{Code, Cut, Fault, MAX_STREAM, Type, Word};
@@ -160,6 +163,8 @@ pub struct Session {
     ping: u64,
     round_trip: Option<Duration>,
     fault: Option<Fault>,
+    /// Where each stream has a carrier of its own.
+    lanes: Option<Box<Lanes>>,
 }
 
 impl Session {
@@ -198,6 +203,7 @@ impl Session {
             ping: 0,
             round_trip: None,
             fault: None,
+            lanes: None,
         }
     }
 
@@ -262,6 +268,10 @@ impl Session {
         inward.window.release(bytes);
         if inward.ended || entry.cut.is_some() {
             return;
+        }
+        if let Some(lanes) = &mut self.lanes {
+            inward.window.grant();
+            return lanes.released(stream.0, inward.held);
         }
         if inward.window.is_due() && !inward.due {
             inward.due = true;
@@ -429,6 +439,9 @@ impl Session {
             self.cut(id, Cut { code, cause: None });
         }
         self.urgent.clear();
+        if let Some(lanes) = &mut self.lanes {
+            lanes.forget();
+        }
         self.ready.clear();
         self.due.clear();
         self.resets.clear();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::stream::Stream;
+use super::lanes::Lane;
 use super::{Event, Session, Side, StreamId};
 use crate::error::Cause;
 use crate::http::h1::head::Refusal;
@@ -19,12 +19,14 @@ const INFOS: usize = 16;
 
 /// Bytes that are not a whole frame yet.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
+    /// Whose frames these are, where a stream has a carrier of its own.
+    pub(super) lane: Option<Lane>,
     header: [u8; HEADER_BYTES],
     /// Bytes of `header` that have come.
     have: usize,
     /// Of DATA whose header has come: the stream, the flags, and how many bytes are still to come.
-    data: Option<(u32, u8, usize)>,
+    pub(super) data: Option<(u32, u8, usize)>,
     /// Of another frame: its header, and what has come of its payload.
     partial: Option<(Header, BytesMut)>,
 }
@@ -38,7 +40,7 @@ impl Session {
         result.map_err(|fault| self.give_up(fault))
     }
 
-    fn take_in(&mut self, now: Instant, bytes: &mut Bytes) -> Result<(), Fault> {
+    pub(super) fn take_in(&mut self, now: Instant, bytes: &mut Bytes) -> Result<(), Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -128,10 +130,12 @@ impl Session {
     fn open_came(&mut self, now: Instant, header: Header, bytes: &mut Bytes) -> Result<(), Fault> {
         let id = header.stream;
         // Numbers are counted: one that is left out can only be a mistake, or an attempt at one.
-        if self.side == Side::Opener || id != self.highest + 1 || id > self.peer_left {
+        // Where each has a carrier of its own, one may overtake another.
+        let follows = id == self.highest + 1 || self.lanes.is_some();
+        if self.side == Side::Opener || !follows || id > self.peer_left {
             return Err(Fault::OutOfPlace);
         }
-        self.highest = id;
+        self.highest = self.highest.max(id);
         let read = RequestHead::decode(&bytes[..header.len], Bytes::copy_from_slice);
         let (head, len) = match read {
             Ok(read) => read,
@@ -150,13 +154,16 @@ impl Session {
             // The peer is told so, or was: nothing is to be answered.
             bytes.advance(body);
             self.window.release(body as u32);
+            if let Some(lanes) = &mut self.lanes {
+                lanes.reset(id, Cut::new(Code::Refused, Cause::Draining));
+            }
             return self.useless(now);
         }
         if self.streams.len() >= 2 * self.limits.open_streams {
             bytes.advance(body);
             return self.refuse(now, id, Cut::new(Code::Refused, Cause::Overloaded), body);
         }
-        let mut stream = Stream::new(false);
+        let mut stream = self.new_stream(false);
         stream.head_method = head.method() == b"HEAD";
         stream.connect = head.protocol == Protocol::Tunnel || head.method() == b"CONNECT";
         let inward = &mut stream.inward;
@@ -340,7 +347,7 @@ impl Session {
         Ok(())
     }
 
-    fn reset_came(&mut self, now: Instant, id: u32, cut: Cut) -> Result<(), Fault> {
+    pub(super) fn reset_came(&mut self, now: Instant, id: u32, cut: Cut) -> Result<(), Fault> {
         self.must_be_known(id)?;
         if self.side == Side::Acceptor && !self.resets_seen.count(now, self.limits.resets_per_second) {
             return Err(Fault::TooManyResets);
@@ -398,7 +405,7 @@ impl Session {
     }
 
     /// The peer sent on a stream what it must not: the stream ends here, for both.
-    fn break_off(&mut self, now: Instant, id: u32, cut: Cut) {
+    pub(super) fn break_off(&mut self, now: Instant, id: u32, cut: Cut) {
         if self.streams.get(&id).is_some_and(|stream| stream.cut.is_none()) {
             self.send_reset(now, id, cut);
             self.cut(id, cut);
@@ -422,7 +429,7 @@ impl Session {
         Ok(false)
     }
 
-    fn end_came(&mut self, now: Instant, id: u32) {
+    pub(super) fn end_came(&mut self, now: Instant, id: u32) {
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.cut.is_none()) else { return };
         if stream.inward.expected.is_some_and(|left| left > 0) {
             let cause = match self.side {
@@ -496,7 +503,7 @@ impl Inbox {
         if self.have == 0
             && let Some(header) = bytes.first_chunk::<HEADER_BYTES>()
         {
-            let header = Header::decode(*header)?;
+            let header = self.decode(*header)?;
             bytes.advance(HEADER_BYTES);
             return Ok(Some(header));
         }
@@ -508,7 +515,15 @@ impl Inbox {
             return Ok(None);
         }
         self.have = 0;
-        Header::decode(self.header).map(Some)
+        self.decode(self.header).map(Some)
+    }
+
+    #[inline]
+    fn decode(&mut self, header: [u8; HEADER_BYTES]) -> Result<Header, Fault> {
+        match &mut self.lane {
+            None => Header::decode(header),
+            Some(lane) => lane.decode(header),
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::credit::STREAM_CREDIT;
+use super::credit::{STREAM_CREDIT, Window};
+use super::lanes::PLENTY;
 use super::stream::{Stream, Tail};
 use super::{Session, StreamId};
 use crate::link::frame::{Cut, END, HEADER_BYTES, Header, INFO, MAX_PAYLOAD, Type};
@@ -58,16 +59,18 @@ impl Session {
         let id = self.highest + 1;
         let room = STREAM_CREDIT.min(self.credit) as usize;
         let mut upgrade = false;
+        let start = self.urgent.len();
         let fields = fields.into_iter().inspect(|(name, _)| upgrade |= name.eq_ignore_ascii_case(b"upgrade"));
         let (taken, ended) = self
             .headed(Type::Open, 0, id, body, end, room, |payload| put_request(payload, head, fields))
             .map_err(|TooLarge| OpenError::TooLarge)?;
+        self.divert(start, id);
         self.highest = id;
         self.urgent_open.get_or_insert(id);
         if self.streams.is_empty() {
             self.heard = self.heard.max(now);
         }
-        let mut stream = Stream::new(true);
+        let mut stream = self.new_stream(true);
         stream.head_method = head.method == b"HEAD";
         stream.connect = head.protocol == Protocol::Tunnel || head.method == b"CONNECT";
         stream.upgrade = upgrade;
@@ -102,11 +105,13 @@ impl Session {
         }
         let (flags, body, end) = if info { (INFO, &[][..], false) } else { (0, body, end) };
         let room = credit.min(self.credit) as usize;
+        let start = self.urgent.len();
         let (taken, ended) = self
             .headed(Type::Head, flags, stream.0, body, end, room, |payload| {
                 put_response(payload, status, fields)
             })
             .map_err(|TooLarge| SendError::TooLarge)?;
+        self.divert(start, stream.0);
         let entry = self.sending(stream)?;
         if status == 101 {
             // From here on it is no message.
@@ -183,6 +188,9 @@ impl Session {
         self.headed(Type::Trailers, 0, stream.0, &[], false, 0, |payload| put_fields(payload, fields))
             .map_err(|TooLarge| SendError::TooLarge)?;
         let frame = behind.then(|| self.urgent.split_off(start));
+        if frame.is_none() {
+            self.divert(start, stream.0);
+        }
         self.sending(stream)?.out.tail = frame.map_or(Tail::Sent, Tail::Trailers);
         self.settle(stream.0);
         Ok(())
@@ -244,6 +252,26 @@ impl Session {
         let len = self.urgent.len() - start - HEADER_BYTES;
         let header = Header { len, kind, flags, stream };
         self.urgent[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+        if stream != 0 {
+            self.divert(start, stream);
+        }
+    }
+
+    /// The frame that begins at `start` goes by the stream's own lane, if it has one.
+    #[inline]
+    fn divert(&mut self, start: usize, stream: u32) {
+        if let Some(lanes) = &mut self.lanes {
+            lanes.frame(stream, self.urgent.split_off(start));
+        }
+    }
+
+    /// A stream of which nothing was sent or received but its opening.
+    pub(super) fn new_stream(&self, opened_here: bool) -> Stream {
+        let mut stream = Stream::new(opened_here);
+        if self.lanes.is_some() {
+            stream.inward.window = Window::new(PLENTY);
+        }
+        stream
     }
 
     /// Appends a frame that begins with a head, and takes as much of `body` as `room` and the frame have place for.

@@ -40,11 +40,16 @@ impl Session {
             || !self.ready.is_empty()
             || !self.due.is_empty()
             || (self.fault.is_none() && self.window.is_due())
+            || self.lanes.as_ref().is_some_and(|lanes| lanes.has_work())
     }
 
     fn gather(&mut self) {
         self.grant();
         self.outbox.begin(&mut self.urgent);
+        if self.lanes.is_some() {
+            // Bodies go by their own lanes.
+            return;
+        }
         self.urgent_open = None;
         while let Some(room) = frame_room(self.outbox.len())
             && let Some(id) = self.ready.pop_front()
@@ -97,9 +102,9 @@ impl Session {
     }
 
     /// All was sent on a stream that nobody reads.
-    fn part(&mut self, id: u32, cut: Cut) {
+    pub(super) fn part(&mut self, id: u32, cut: Cut) {
         if self.streams.get(&id).is_some_and(|stream| !stream.inward.ended) {
-            self.frame(Type::Reset, 0, id, |payload| cut.encode(payload));
+            self.put_reset(id, cut);
         }
         self.remove(id);
     }
@@ -107,6 +112,11 @@ impl Session {
     /// Grants what is due, to streams and to the link. Windows that were used up grow, as far as the link's own allows.
     fn grant(&mut self) {
         if self.fault.is_some() {
+            return;
+        }
+        if self.lanes.is_some() {
+            // What a stream may send is said by what carries it.
+            self.window.grant();
             return;
         }
         for id in std::mem::take(&mut self.due) {
@@ -141,7 +151,14 @@ impl Session {
             self.resets.push_back((id, cut));
             self.send_waiting_resets(now);
         } else {
-            self.frame(Type::Reset, 0, id, |payload| cut.encode(payload));
+            self.put_reset(id, cut);
+        }
+    }
+
+    fn put_reset(&mut self, id: u32, cut: Cut) {
+        match &mut self.lanes {
+            Some(lanes) => lanes.reset(id, cut),
+            None => self.frame(Type::Reset, 0, id, |payload| cut.encode(payload)),
         }
     }
 
@@ -149,7 +166,7 @@ impl Session {
     pub(super) fn send_waiting_resets(&mut self, now: Instant) {
         while !self.resets.is_empty() && self.resets_sent.count(now, self.limits.resets_per_second / 2) {
             if let Some((id, cut)) = self.resets.pop_front() {
-                self.frame(Type::Reset, 0, id, |payload| cut.encode(payload));
+                self.put_reset(id, cut);
             }
         }
     }

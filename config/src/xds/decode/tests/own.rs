@@ -11,6 +11,8 @@ fn links() -> lighter::LinkPolicy {
         idle_timeout_ms: None,
         rdma: "should".into(),
         devices: vec!["mlx5_0".into()],
+        quic: "should".into(),
+        congestion: "bbr".into(),
     }
 }
 
