@@ -199,7 +199,10 @@ fn of_ports<const N: usize>(ports: [(&str, SocketAddr); N]) -> (World, [SocketAd
     let reviews = Sidecar::start(&resources, &own(REVIEWS, called));
     let web = Sidecar::start(&resources, &own(WEB, format!("listeners: [{listeners}]")));
     let [(endpoint, listen), ..] = reached[..] else { panic!("no port") };
-    (World { root, web, listen, reviews, endpoint, link, resources }, reached.map(|(_, listen)| listen))
+    (
+        World { root, web, listen, reviews, endpoint, link, resources, wire: "tcp" },
+        reached.map(|(_, listen)| listen),
+    )
 }
 
 /// A program in Python that ends with this process.

@@ -1,5 +1,6 @@
 //! Between two sidecars that open links to each other. Each test reads at both ends that it was the link that carried it.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use http::Request;
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
+use crate::shm;
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
@@ -32,6 +34,20 @@ pub fn tests() -> Vec<Trial> {
         test("a_link_leads_to_declared_ports_only", declared_ports_only),
         test("a_policy_holds_on_links_too", a_policy_holds),
         test("a_link_is_left_in_a_drain_without_a_loss", a_drain_without_a_loss),
+        over_quic("a_link_carries_requests_of_many_callers", a_link_carries_requests),
+        over_quic("a_link_tells_the_application_who_calls", a_link_tells_who_calls),
+        over_quic("a_link_carries_heads_as_they_were_said", heads_as_they_were_said),
+        over_quic("a_link_carries_bodies_whole_both_ways", bodies_pass_whole),
+        over_quic("a_link_holds_a_sender_back_and_nobody_else", a_sender_is_held_back),
+        over_quic("a_link_carries_a_cut_answer_as_cut", a_cut_answer_stays_cut),
+        over_quic("a_link_carries_a_cut_request_as_cut", a_cut_request_stays_cut),
+        over_quic("a_link_gives_up_what_its_caller_gives_up", a_caller_gives_up),
+        over_quic("a_link_carries_what_ends_with_its_connection", an_answer_that_ends_with_its_connection),
+        over_quic("a_link_carries_an_upgraded_connection", an_upgraded_connection),
+        over_quic("a_link_carries_on_when_the_called_ends_first", called_ends_first),
+        over_quic("a_link_carries_opaque_bytes_as_a_tunnel", opaque_bytes),
+        over_quic("a_link_serves_callers_in_http2", callers_in_http2),
+        over_quic("a_link_is_left_in_a_drain_without_a_loss", a_drain_without_a_loss),
     ]
 }
 
@@ -47,6 +63,38 @@ pub struct World {
     pub endpoint: SocketAddr,
     pub link: SocketAddr,
     pub resources: String,
+    /// What carries requests.
+    pub wire: &'static str,
+}
+
+thread_local! {
+    /// Links of the test of this thread go over QUIC.
+    static QUIC: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The same test where links go over QUIC from the beginning: what is counted is counted of those alone.
+pub fn over_quic(name: &str, test: fn()) -> Trial {
+    Trial::test(format!("{name}_over_quic"), move || {
+        let _over = OverQuic::begin();
+        test();
+        Ok(())
+    })
+}
+
+/// Until this is dropped, links of tests of this thread go over QUIC.
+struct OverQuic;
+
+impl OverQuic {
+    fn begin() -> Self {
+        QUIC.set(true);
+        OverQuic
+    }
+}
+
+impl Drop for OverQuic {
+    fn drop(&mut self) {
+        QUIC.set(false);
+    }
 }
 
 impl World {
@@ -57,6 +105,12 @@ impl World {
     /// `identity`: who the endpoint has to be. `more`: resources beside the Service.
     fn with(protocol: &str, app: SocketAddr, identity: &str, more: &str) -> Self {
         World::with_each(protocol, app, identity, "", more)
+    }
+
+    /// Where links go over QUIC, with `more` at the workload's end.
+    pub fn quic_with(protocol: &str, app: SocketAddr, more: &str) -> Self {
+        let _over = OverQuic::begin();
+        World::with(protocol, app, REVIEWS, more)
     }
 
     /// With `policy` at both ends.
@@ -96,30 +150,63 @@ impl World {
         let root = Root::new();
         let (endpoint, link) = (free_address(), free_address());
         let resources = resources(protocol, endpoint, link, identity);
+        let quic = QUIC.get();
+        let policy = if quic { shm::policy("wires: {quic: should}") } else { String::new() };
         let own = format!(
             "service: reviews\nworkers: 1\nlink: '{link}'\ndrainDeadline: 5s\ninbound: [{{listen: '{endpoint}', app: \
              '{app}', port: 80}}]\n{}",
             root.identity(REVIEWS)
         );
-        let reviews = Sidecar::start(&(resources.clone() + more), &own);
-        let listen = free_address();
+        let reviews = Sidecar::start(&(resources.clone() + more + &policy), &own);
+        let (listen, warm) = (free_address(), free_address());
         let own = caller_file(listen, &root.identity(WEB));
-        let web = start_caller(&(resources.clone() + callers), &own, &root);
-        World { root, web, listen, reviews, endpoint, link, resources }
+        let (other, own) = if quic { with_another(&own, warm, link, identity) } else { (String::new(), own) };
+        let web = start_caller(&(resources.clone() + callers + &policy + &other), &own, &root);
+        let wire = if quic { "quic" } else { "tcp" };
+        let world = World { root, web, listen, reviews, endpoint, link, resources, wire };
+        if quic {
+            // Whom it asks for is not there: what matters is that it opened a link.
+            assert_eq!(Peer::connect(warm).exchange(GET).0.status() / 100, 5);
+            wait_until("new requests go over QUIC", || world.is_on("quic") && world.switches("quic") == 1.0);
+        }
+        world
+    }
+
+    /// How often new requests went over to links of this kind.
+    pub fn switches(&self, to: &str) -> f64 {
+        self.web.metrics().sum("lighter_quic_switches_total", &[("to", to)])
+    }
+
+    /// Whether both ends have one link over `wire`.
+    pub fn is_on(&self, wire: &str) -> bool {
+        let on = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_link_wire", &[("wire", wire)]);
+        on(&self.web) == 1.0 && on(&self.reviews) == 1.0
     }
 
     /// Streams that the caller's sidecar opened, and those that the workload's accepted.
     pub fn streams(&self) -> (f64, f64) {
-        let of =
-            |sidecar: &Sidecar, side| sidecar.metrics().sum("lighter_link_streams_total", &[("side", side)]);
+        let streams =
+            if self.wire == "quic" { "lighter_quic_streams_total" } else { "lighter_link_streams_total" };
+        let of = |sidecar: &Sidecar, side| sidecar.metrics().sum(streams, &[("side", side)]);
         (of(&self.web, "opener"), of(&self.reviews, "acceptor"))
     }
 
     /// Links that either opened or accepted.
     pub fn links(&self) -> (f64, f64) {
-        let of =
-            |sidecar: &Sidecar, side| sidecar.metrics().sum("lighter_link_opened_total", &[("side", side)]);
+        let of = |sidecar: &Sidecar, side| match self.wire {
+            "quic" => {
+                let labels = [("side", side), ("outcome", "done")];
+                sidecar.metrics().sum("lighter_quic_handshakes_total", &labels)
+            }
+            _ => sidecar.metrics().sum("lighter_link_opened_total", &[("side", side)]),
+        };
         (of(&self.web, "opener"), of(&self.reviews, "acceptor"))
+    }
+
+    /// Streams that did not end by themselves, as `sidecar` saw it. Those of the beginning over TCP, to nobody, do not count.
+    pub fn resets(&self, sidecar: &Sidecar) -> f64 {
+        let of = |labels: &[_]| sidecar.metrics().sum("lighter_link_resets_total", labels);
+        if self.wire == "quic" { of(&[]) - of(&[("code", "refused")]) } else { of(&[]) }
     }
 
     /// Streams that did not end by themselves, as the workload's sidecar saw it.
@@ -137,6 +224,13 @@ pub fn resources(protocol: &str, endpoint: SocketAddr, link: SocketAddr, identit
         endpoint.ip(),
         endpoint.port()
     )
+}
+
+/// Another Service behind the same link, none of whose endpoints is there, and `own` with a listener for it at `listen`.
+fn with_another(own: &str, listen: SocketAddr, link: SocketAddr, identity: &str) -> (String, String) {
+    let resources = resources("http", free_address(), link, identity).replace("name: reviews", "name: other");
+    let listener = format!("listeners: [{{listen: '{listen}', service: other, port: 80}}, ");
+    (format!("---\n{resources}"), own.replace("listeners: [", &listener))
 }
 
 fn a_link_carries_requests() {
@@ -162,8 +256,10 @@ fn a_link_carries_requests() {
     // Its frames are counted at both ends.
     for sidecar in [&world.web, &world.reviews] {
         for direction in ["sent", "received"] {
-            let labels = [("direction", direction), ("wire", "tcp")];
-            assert!(sidecar.metrics().sum("lighter_link_bytes_total", &labels) > 200.0 * 10.0);
+            let labels = [("direction", direction), ("wire", world.wire)];
+            wait_until("its bytes are counted", || {
+                sidecar.metrics().sum("lighter_link_bytes_total", &labels) > 200.0 * 10.0
+            });
         }
         assert!(!sidecar.metrics().has("lighter_link_faults_total", &[]));
     }
@@ -313,7 +409,7 @@ fn a_caller_gives_up() {
     wait_until("the stream was cut off", || world.cuts("internal") + world.cuts("cancelled") == 1.0);
     // The link itself goes on.
     assert_eq!(world.links(), (1.0, 1.0));
-    assert_eq!(world.reviews.metrics().sum("lighter_link_open", &[("side", "acceptor")]), 1.0);
+    assert_eq!(world.reviews.metrics().sum("lighter_link_wire", &[("wire", world.wire)]), 1.0);
 }
 
 fn an_answer_that_ends_with_its_connection() {

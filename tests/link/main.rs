@@ -18,8 +18,10 @@ mod links;
 mod lives;
 mod outside;
 mod pair;
+mod quic;
 mod rdma;
 mod refused;
+mod relay;
 mod rogue;
 mod shm;
 mod shm_hostile;
@@ -39,6 +41,7 @@ fn main() {
         links::tests(),
         lives::tests(),
         pair::tests(),
+        quic::tests(),
         rdma::tests(),
         refused::tests(),
         rogue::tests(),

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use libtest_mimic::Trial;
 use tokio::sync::Notify;
 
-use crate::links::World;
+use crate::links::{World, over_quic};
 use crate::support::raw::{Body, Peer};
 use crate::support::{http2, test, wait_until};
 use crate::world::WEB;
@@ -25,6 +25,15 @@ pub fn tests() -> Vec<Trial> {
         test("a_link_leads_http1_callers_to_http2_applications", http1_callers),
         test("a_link_serves_many_streams_at_once", many_streams),
         test("a_reader_in_http2_that_stalls_holds_back_nobody_else", a_stalled_reader),
+        over_quic("a_link_carries_calls_with_their_trailers", calls_with_their_trailers),
+        over_quic("a_link_carries_streams_both_ways_at_once", streams_both_ways),
+        over_quic("a_link_carries_what_is_left_of_a_deadline", what_is_left_of_a_deadline),
+        over_quic("a_link_carries_a_reset_stream_as_reset", a_reset_stream),
+        over_quic("a_link_gives_up_a_stream_that_its_caller_gives_up", a_caller_gives_up_a_stream),
+        over_quic("a_link_carries_large_bodies_in_http2", large_bodies),
+        over_quic("a_link_leads_http1_callers_to_http2_applications", http1_callers),
+        over_quic("a_link_serves_many_streams_at_once", many_streams),
+        over_quic("a_reader_in_http2_that_stalls_holds_back_nobody_else", a_stalled_reader),
     ]
 }
 

@@ -1,0 +1,309 @@
+//! Links over QUIC, where UDP does not pass, where policy forbids it, where addresses change, and where somebody floods it.
+//! What links carry is tested beside what they carry over TCP: see `over_quic`.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use lighter_proxy::identity::ALPN_LINK;
+use quinn::crypto::rustls::QuicClientConfig;
+
+use crate::hostile::identity;
+use crate::links::{World, resources};
+use crate::relay::Relay;
+use crate::shm::policy;
+use crate::support::process::free_address;
+use crate::support::raw::{Body, Peer, Upstream};
+use crate::support::sidecar::Sidecar;
+use crate::support::{http2, test, wait_until};
+use crate::world::{RATINGS, REVIEWS, Root, WEB, caller_file};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("a_link_over_quic_is_tried_again_where_udp_did_not_pass", udp_does_not_pass),
+        test("requests_go_by_tcp_while_nothing_comes_back_over_quic", nothing_comes_back),
+        test("a_policy_of_either_end_keeps_links_off_quic", a_policy_forbids),
+        test("links_leave_quic_when_a_policy_says_so_and_come_back", a_policy_changes),
+        test("a_policy_holds_on_links_over_quic", a_policy_holds),
+        test("a_caller_whose_address_changes_keeps_its_link_over_quic", an_address_changes),
+        test("a_flood_of_handshakes_over_quic_keeps_nobody_out", a_flood),
+    ]
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
+
+fn should() -> String {
+    policy("wires: {quic: should}")
+}
+
+/// A caller and a workload of so many workers, between which all goes through a relay.
+fn through_relay(app: SocketAddr, workers: usize) -> (World, Relay) {
+    let root = Root::new();
+    let (endpoint, link) = (free_address(), free_address());
+    let relay = Relay::to(link);
+    let resources = resources("http", endpoint, relay.address, REVIEWS) + &should();
+    let own = format!(
+        "service: reviews\nworkers: {workers}\nlink: '{link}'\ninbound: [{{listen: '{endpoint}', app: '{app}', port: \
+         80}}]\n{}",
+        root.identity(REVIEWS)
+    );
+    let reviews = Sidecar::start(&resources, &own);
+    let listen = free_address();
+    let web = Sidecar::start(&resources, &caller_file(listen, &root.identity(WEB)));
+    (World { root, web, listen, reviews, endpoint, link, resources, wire: "quic" }, relay)
+}
+
+/// Sends requests until new ones go over QUIC; each of them is answered.
+fn until_over_quic(world: &World) {
+    wait_until("new requests go over QUIC", || {
+        assert_eq!(Peer::connect(world.listen).exchange(GET).0.status(), 200);
+        world.switches("quic") >= 1.0
+    });
+}
+
+fn handshakes(sidecar: &Sidecar, side: &str, outcome: &str) -> f64 {
+    sidecar.metrics().sum("lighter_quic_handshakes_total", &[("side", side), ("outcome", outcome)])
+}
+
+fn udp_does_not_pass() {
+    let app = Upstream::answering("all the same");
+    let (world, relay) = through_relay(app.address, 1);
+    relay.block(true);
+    let began = Instant::now();
+    let mut requests = 0;
+    // Two tries: what is known is not found out with each request.
+    wait_until("it is known, and tried once more", || {
+        for _ in 0..10 {
+            assert_eq!(Peer::connect(world.listen).exchange(GET).1, Body::Whole(b"all the same".into()));
+        }
+        requests += 10;
+        handshakes(&world.web, "opener", "late") == 2.0
+    });
+    // A second each, and one between them.
+    assert!(began.elapsed() >= Duration::from_secs(3));
+    assert!(requests >= 20);
+    assert_eq!((world.switches("quic"), world.switches("tcp")), (0.0, 0.0));
+    relay.block(false);
+    until_over_quic(&world);
+    let before = world.streams();
+    assert_eq!(Peer::connect(world.listen).exchange(GET).0.status(), 200);
+    assert_eq!(world.streams(), (before.0 + 1.0, before.1 + 1.0));
+    world.is_whole();
+}
+
+fn nothing_comes_back() {
+    let app = Upstream::answering("served");
+    let (world, relay) = through_relay(app.address, 1);
+    until_over_quic(&world);
+    relay.block(true);
+    // What was begun waits.
+    let mut waits = Peer::connect(world.listen);
+    waits.send(GET);
+    wait_until("others go by TCP", || world.switches("tcp") == 1.0);
+    let over_quic = world.streams().0;
+    for _ in 0..5 {
+        assert_eq!(Peer::connect(world.listen).exchange(GET).1, Body::Whole(b"served".into()));
+    }
+    assert_eq!(world.streams().0, over_quic, "none of them was sent where nothing comes back");
+    relay.block(false);
+    let head = waits.expect_head();
+    assert_eq!((head.status(), waits.body(&head)), (200, Body::Whole(b"served".into())));
+    wait_until("new requests go over QUIC again", || {
+        let before = world.streams().0;
+        assert_eq!(Peer::connect(world.listen).exchange(GET).0.status(), 200);
+        world.streams().0 > before
+    });
+    assert_eq!(handshakes(&world.web, "opener", "done"), 1.0);
+    world.is_whole();
+}
+
+fn a_policy_forbids() {
+    let app = Upstream::answering("by TCP");
+    let must_not = policy("wires: {quic: mustNot}");
+    for (caller, called, refused) in [(must_not.clone(), should(), false), (should(), must_not, true)] {
+        let world = World::under_each("http", app.address, &caller, &called);
+        let mut peer = Peer::connect(world.listen);
+        wait_until("it was tried, or would have been", || {
+            assert_eq!(peer.exchange(GET).1, Body::Whole(b"by TCP".into()));
+            match refused {
+                true => handshakes(&world.web, "opener", "refused") >= 1.0,
+                false => world.streams().0 >= 200.0,
+            }
+        });
+        let tried = world.web.metrics().has("lighter_quic_handshakes_total", &[]);
+        assert_eq!(tried, refused);
+        assert_eq!(handshakes(&world.reviews, "acceptor", "refused") >= 1.0, refused);
+        assert!(
+            !world.reviews.metrics().has("lighter_link_wire", &[("wire", "quic")])
+                || world.reviews.metrics().sum("lighter_link_wire", &[("wire", "quic")]) == 0.0
+        );
+        world.is_whole();
+    }
+}
+
+fn a_policy_changes() {
+    let app = Upstream::answering("served");
+    let (world, _relay) = through_relay(app.address, 1);
+    until_over_quic(&world);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut peer = Peer::connect(world.listen);
+                while !done.load(Relaxed) {
+                    assert_eq!(peer.exchange(GET).1, Body::Whole(b"served".into()));
+                }
+            });
+        }
+        // Nothing else is to happen where one of these fails.
+        let _done = Done(&done);
+        for (uses, links) in [("mustNot", 0.0), ("should", 1.0)] {
+            let said = world.resources.replace("{quic: should}", &format!("{{quic: {uses}}}"));
+            world.web.apply(&said);
+            wait_until("links do as they should", || {
+                world.web.metrics().sum("lighter_link_wire", &[("wire", "quic")]) == links
+            });
+        }
+        wait_until("requests go over QUIC again", || world.switches("quic") == 2.0);
+    });
+    let why = [("to", "tcp"), ("cause", "forbidden")];
+    assert_eq!(world.web.metrics().sum("lighter_quic_switches_total", &why), 1.0);
+    world.is_whole();
+}
+
+/// Says so when it is dropped.
+struct Done<'d>(&'d AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+fn a_policy_holds() {
+    let app = Upstream::answering("not for web");
+    let only = |id: &str| {
+        format!(
+            "---\napiVersion: mesh.lighter.dev/v1\nkind: AuthorizationPolicy\nmetadata: {{name: only}}\nspec: \
+             {{targetRefs: [{{kind: Service, name: reviews}}], rules: [{{from: [{{principals: ['{id}']}}]}}]}}\n"
+        )
+    };
+    for protocol in ["http", "tcp"] {
+        for (admitted, id) in [(false, RATINGS), (true, WEB)] {
+            let before = app.connections();
+            let world = World::quic_with(protocol, app.address, &only(id));
+            let mut peer = Peer::connect(world.listen);
+            if admitted {
+                assert_eq!(peer.exchange(GET).1, Body::Whole(b"not for web".into()));
+            } else {
+                peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
+                let heard = String::from_utf8_lossy(&peer.rest()).into_owned();
+                assert!(!heard.contains("not for web"), "{heard}");
+                assert_eq!(heard.contains("denied"), protocol == "http", "{heard}");
+            }
+            assert_eq!(app.connections() > before, admitted);
+            assert_eq!(world.streams(), (1.0, 1.0));
+        }
+    }
+}
+
+fn an_address_changes() {
+    let app = Upstream::echoing();
+    let (world, relay) = through_relay(app.address, 2);
+    let mut peer = Peer::connect(world.listen);
+    let mut echo = |bytes: usize| {
+        let body = "x".repeat(bytes);
+        peer.send(format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {bytes}\r\n\r\n{body}"));
+        let head = peer.expect_head();
+        assert_eq!((head.status(), peer.body(&head)), (200, Body::Whole(body.into_bytes())));
+    };
+    wait_until("new requests go over QUIC", || {
+        echo(10);
+        world.switches("quic") == 1.0
+    });
+    let strays = || world.reviews.metrics().sum("lighter_quic_strays_total", &[("outcome", "handed_on")]);
+    // The kernel leads each new address to one worker or the other.
+    wait_until("some came to the other worker", || {
+        relay.change_address();
+        echo(10);
+        strays() >= 1.0
+    });
+    // In mid-stream.
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(20));
+                relay.change_address();
+            }
+        });
+        while !changes.is_finished() {
+            echo(1 << 20);
+        }
+    });
+    assert_eq!(world.links(), (1.0, 1.0), "it is one link all the time");
+    let (opened, accepted) = world.streams();
+    assert_eq!(opened, accepted);
+    world.is_whole();
+}
+
+fn a_flood() {
+    let app = Upstream::answering("served");
+    let world = World::quic_with("http", app.address, "");
+    let initials = initials(&world.root, 100);
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let send = |bytes: &[u8]| {
+        stranger.send_to(bytes, world.link).unwrap();
+    };
+    for (turn, initial) in initials.iter().enumerate() {
+        send(initial);
+        // Once more; cut short; with a byte that is not what was sealed; and what is nothing at all.
+        send(initial);
+        send(&initial[..turn * initial.len() / initials.len()]);
+        let mut other = initial.clone();
+        other[turn * 7 % initial.len()] ^= 0x55;
+        send(&other);
+        send(&vec![turn as u8; turn * 5]);
+    }
+    let retried = || world.reviews.metrics().sum("lighter_quic_retries_total", &[]);
+    wait_until("who comes late has to prove its address", || retried() >= 1.0);
+    // The link that stands goes on; so does a new one, whose handshake is one among many.
+    let (head, body) = Peer::connect(world.listen).exchange(GET);
+    assert_eq!((head.status(), body), (200, Body::Whole(b"served".into())));
+    let listen = free_address();
+    let web = Sidecar::start(
+        &(world.resources.clone() + &should()),
+        &caller_file(listen, &world.root.identity(WEB)),
+    );
+    wait_until("somebody else gets a link", || {
+        assert_eq!(Peer::connect(listen).exchange(GET).0.status(), 200);
+        handshakes(&web, "opener", "done") == 1.0
+    });
+    assert!(!world.reviews.metrics().has("lighter_link_faults_total", &[]));
+}
+
+/// The first datagrams of so many handshakes, as a caller of `root` would begin them.
+fn initials(root: &Root, count: usize) -> Vec<Vec<u8>> {
+    let tls = identity(root, WEB).client_config(&REVIEWS.parse().unwrap(), &[ALPN_LINK]);
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
+    deaf.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let to = deaf.local_addr().unwrap();
+    http2::run(async {
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        // Whoever is let go says so; and what is not answered comes again.
+        let (mut begun, mut taken) = (Vec::new(), Vec::<Vec<u8>>::new());
+        while taken.len() < count {
+            begun.push(endpoint.connect_with(config.clone(), to, "127.0.0.1").unwrap());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut room = [0; 2048];
+            let (length, _) = deaf.recv_from(&mut room).unwrap();
+            // Behind four bytes of version comes the ID that the caller chose.
+            if taken.iter().all(|known| known[5..14] != room[5..14]) {
+                taken.push(room[..length].to_vec());
+            }
+        }
+        taken
+    })
+}
