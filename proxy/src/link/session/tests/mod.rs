@@ -3,6 +3,7 @@
 mod exchange;
 mod flow;
 mod hostile;
+mod lanes;
 mod states;
 
 use std::time::Instant;
