@@ -107,11 +107,12 @@ fn check_report(report: &Value) {
     assert_eq!(down["restarted"].as_array().map(Vec::len), Some(2), "{down:#}");
     check_accepted(down);
     check_shm(&steps[6]["evidence"]);
-    check_offload(&steps[7]["evidence"], &steps[8]["evidence"]);
+    check_quic(&steps[7]["evidence"]);
+    check_offload(&steps[8]["evidence"], &steps[9]["evidence"]);
     assert_ne!(down["lighter_get_sidecars"]["version"], push["lighter_get_sidecars"]["version"]);
 }
 
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 10] = [
     "intercept",
     "route-shift",
     "heal",
@@ -119,6 +120,7 @@ const STEPS: [&str; 9] = [
     "push",
     "control-down",
     "wire-shm",
+    "link-quic",
     "offload",
     "offload-return",
 ];
@@ -170,6 +172,21 @@ fn check_shm(shm: &Value) {
         }
         assert!(end["fallbacks"].as_u64() >= Some(5) && end["switches"].as_u64() >= Some(12), "{shm:#}");
     }
+}
+
+/// Both ends say that QUIC carried requests, twice, and TCP others between.
+fn check_quic(quic: &Value) {
+    let ends = quic["quic"].as_array().unwrap();
+    assert_eq!(ends.iter().map(|end| &end["name"]).collect::<Vec<_>>(), ["web", "catalog"]);
+    assert_eq!(quic["lighter_get_links"].as_array().map(Vec::len), Some(2), "{quic:#}");
+    for end in ends {
+        for what in ["sent", "received"] {
+            assert!(end[what].as_u64() > Some(10_000), "{quic:#}");
+        }
+        assert!(end["streams"].as_u64() > Some(100) && end["handshakes"].as_u64() >= Some(2), "{quic:#}");
+    }
+    assert!(ends[0]["switches_to_quic"].as_u64() >= Some(2), "{quic:#}");
+    assert!(ends[0]["switches_to_tcp"].as_u64() >= Some(1), "{quic:#}");
 }
 
 fn check_mtls(mtls: &Value, host_network_namespace: &Value) {

@@ -16,13 +16,15 @@ mod heal;
 mod intercept;
 mod mtls;
 mod push;
+mod quic;
 mod rdma;
 mod shift;
 mod shm;
 mod wire;
 
 /// The steps' names, in order. From `mtls` on there is a control plane.
-pub const NAMES: [&str; 7] = ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm"];
+pub const NAMES: [&str; 8] =
+    ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm", "link-quic"];
 
 /// Behind those, where there is an RDMA device.
 pub const RDMA: &str = "wire-rdma";
@@ -49,6 +51,7 @@ pub async fn execute(name: &str, stage: &mut Stage<'_>, evidence: &mut Evidence)
         "push" => push::execute(stage, evidence).await,
         "control-down" => down::execute(stage, evidence).await,
         "wire-shm" => shm::execute(stage, evidence).await,
+        "link-quic" => quic::execute(stage, evidence).await,
         RDMA => rdma::execute(stage, evidence).await,
         other => Err(format!("no step {other}")),
     }

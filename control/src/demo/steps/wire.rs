@@ -9,7 +9,7 @@ use crate::demo::resources::WEB;
 use crate::demo::samples::Samples;
 
 /// The two ends of the link.
-const ENDS: [&str; 2] = ["web", "catalog"];
+pub const ENDS: [&str; 2] = ["web", "catalog"];
 
 /// Waits until both ends send over the wire.
 pub async fn over(stage: &mut Stage<'_>, wire: &str) -> Result<(), String> {
@@ -40,7 +40,7 @@ pub async fn finish(
 }
 
 /// Waits until `lighter get links` shows both ends of the link on the wire. Sidecars report every few seconds.
-async fn check_listed(stage: &mut Stage<'_>, wire: &str, evidence: &mut Evidence) -> Result<(), String> {
+pub async fn check_listed(stage: &mut Stage<'_>, wire: &str, evidence: &mut Evidence) -> Result<(), String> {
     let limit = stage.limit;
     let plane = stage.world.plane()?;
     until(limit, async || {
