@@ -48,6 +48,8 @@ pub(crate) struct Link {
     pub(super) tick: Cell<Option<Instant>>,
     /// Nothing comes back, over QUIC: no stream is opened on it.
     pub(super) stalled: Cell<bool>,
+    /// The other side may be gone, over QUIC.
+    pub(super) suspected: Cell<bool>,
     /// Who waits until the other side has answered once, over QUIC.
     pub(super) stands: Cell<Option<oneshot::Sender<()>>>,
     /// The connection, while it is driven.
@@ -132,6 +134,7 @@ impl Link {
             over_quic: Cell::default(),
             tick: Cell::default(),
             stalled: Cell::default(),
+            suspected: Cell::default(),
             stands: Cell::default(),
             io: RefCell::default(),
             session: RefCell::new(session),
@@ -177,6 +180,16 @@ impl Link {
         telemetry::links().stream_opened(self.side);
         if self.quic {
             telemetry::quic().stream(self.side);
+        }
+    }
+
+    /// The other side may be gone: one over QUIC asks it, and takes no stream until it answers. TCP knows by itself.
+    pub(super) fn suspect(&self) {
+        if self.quic && !self.is_over() {
+            self.suspected.set(true);
+            self.stalled.set(true);
+            self.session.borrow_mut().send_ping(Instant::now());
+            self.wake();
         }
     }
 

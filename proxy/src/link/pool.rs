@@ -236,6 +236,10 @@ impl Place {
     /// `link` has ended.
     pub(super) fn gone(&self, link: &Rc<Link>) {
         self.links.borrow_mut().retain(|known| !Rc::ptr_eq(known, link));
+        if !link.ended_well() {
+            // Whoever is gone says nothing over QUIC.
+            self.links().iter().for_each(|other| other.suspect());
+        }
     }
 
     /// No task looks after it any more.

@@ -329,6 +329,11 @@ impl<'l> Drive<'l> {
     /// Counts what the connection carried, and looks whether anything comes back.
     fn tick(&mut self, now: Instant) -> Option<Fault> {
         let streams = self.link.open_streams();
+        if self.link.suspected.take() {
+            let _ = self.count_at(now);
+            self.pulse.suspect(now);
+            self.counts = now;
+        }
         if now >= self.counts {
             let before = self.counted;
             let health = self.count_at(now);
@@ -337,11 +342,11 @@ impl<'l> Drive<'l> {
                 let peer = self.connection.remote_address();
                 tracing::warn!(%peer, streams, "nothing comes back over QUIC: new requests go elsewhere");
             }
-            if health == Health::Gone && streams > 0 {
-                return Some(Fault::Silent);
+            if health == Health::Gone && (streams > 0 || self.pulse.suspected) {
+                return Some(if streams > 0 { Fault::Silent } else { Fault::Lost });
             }
             self.counts = now + if streams > 0 { BUSY } else { SOON };
-            let is_quiet = streams == 0 && before == self.counted;
+            let is_quiet = streams == 0 && before == self.counted && health == Health::Well;
             self.link.tick.set((!is_quiet).then_some(self.counts));
         } else {
             self.link.tick.set(Some(self.counts));

@@ -11,6 +11,8 @@ pub(super) struct Pulse {
     sent: u64,
     /// Since when something was sent and nothing came.
     unanswered: Option<Instant>,
+    /// Something else says that the other side may be gone.
+    pub(super) suspected: bool,
 }
 
 /// How it stands.
@@ -25,14 +27,20 @@ pub(super) enum Health {
 }
 
 impl Pulse {
+    /// The other side may be gone: it was just asked, and has until [`SUSPECTED`] to say that it is not.
+    pub(super) fn suspect(&mut self, now: Instant) {
+        self.suspected = true;
+        self.unanswered = now.checked_sub(GONE - SUSPECTED).or(Some(now));
+    }
+
     /// So many datagrams were `sent` and `received` until `now`.
     pub(super) fn feel(&mut self, now: Instant, sent: u64, received: u64) -> Health {
         if received != self.received {
-            *self = Pulse { received, sent, unanswered: None };
+            *self = Pulse { received, sent, unanswered: None, suspected: false };
             return Health::Well;
         }
         // Acknowledgements alone are not answered.
-        if sent < self.sent + UNANSWERED {
+        if sent < self.sent + UNANSWERED && !self.suspected {
             return Health::Well;
         }
         let silent = now.saturating_duration_since(*self.unanswered.get_or_insert(now));
@@ -51,6 +59,9 @@ pub(super) const STALLED: Duration = Duration::from_millis(750);
 
 /// From here on what was begun is given up.
 const GONE: Duration = Duration::from_secs(5);
+
+/// The same where something else says that the other side may be gone.
+const SUSPECTED: Duration = Duration::from_secs(1);
 
 /// Fewer datagrams may be acknowledgements.
 const UNANSWERED: u64 = 3;
@@ -72,6 +83,19 @@ mod tests {
         assert_eq!(pulse.feel(at(3_600_900), 15, 10), Health::Stalled);
         assert_eq!(pulse.feel(at(3_605_100), 18, 10), Health::Gone);
         assert_eq!(pulse.feel(at(3_605_200), 19, 11), Health::Well);
+    }
+
+    #[test]
+    fn who_is_suspected_has_a_second_to_answer() {
+        let (mut pulse, began) = (Pulse::default(), Instant::now() + Duration::from_secs(60));
+        let at = |millis| began + Duration::from_millis(millis);
+        for (heard, health) in [(10, Health::Gone), (11, Health::Well)] {
+            assert_eq!(pulse.feel(at(0), 10, 10), Health::Well);
+            pulse.suspect(at(0));
+            assert_eq!(pulse.feel(at(10), 11, 10), Health::Stalled);
+            assert_eq!(pulse.feel(at(1010), 12, heard), health);
+            pulse = Pulse::default();
+        }
     }
 
     proptest! {
