@@ -34,14 +34,14 @@ use crate::drain::{Phase, Ticket};
 use crate::error::Cause;
 use crate::identity::Svid;
 use crate::io::Io;
-use crate::telemetry::{self, LinkOpen, LinkWire};
+use crate::telemetry::{self, LinkOpen};
 use crate::worker::Shared;
 
 /// A link, as the ends of its streams see it.
 pub(crate) struct Link {
     side: Side,
     /// It goes over QUIC.
-    quic: bool,
+    pub(super) quic: bool,
     /// What it sent, over QUIC.
     pub(super) over_quic: Cell<Sent>,
     /// When its task looks after it again, over QUIC.
@@ -60,8 +60,8 @@ pub(crate) struct Link {
     life: RefCell<Life>,
     /// The other side was asked to leave, and has not been told yet that nothing more is taken.
     asked: Cell<bool>,
-    counted: LinkOpen,
-    upgrade: RefCell<Upgrade>,
+    pub(super) counted: LinkOpen,
+    pub(super) upgrade: RefCell<Upgrade>,
     /// What is done once the other side says that it drains.
     notice: Cell<Option<Box<dyn FnOnce()>>>,
 }
@@ -116,18 +116,7 @@ impl Link {
         Rc::new(Link::with(session, side, life, shared, peer))
     }
 
-    /// The same over QUIC, where each stream has one of its own beneath it: [`quic::drive`] is what moves it.
-    ///
-    /// [`quic::drive`]: super::quic::drive
-    pub(crate) fn over_quic(side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Rc<Self> {
-        let session = Session::with_lanes(side, Limits::default(), Instant::now());
-        let mut link = Link::with(session, side, life, shared, peer);
-        link.quic = true;
-        link.counted.goes_over(LinkWire::Quic);
-        Rc::new(link)
-    }
-
-    fn with(session: Session, side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Self {
+    pub(super) fn with(session: Session, side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Self {
         Link {
             side,
             quic: false,
@@ -183,16 +172,6 @@ impl Link {
         }
     }
 
-    /// The other side may be gone: one over QUIC asks it, and takes no stream until it answers. TCP knows by itself.
-    pub(super) fn suspect(&self) {
-        if self.quic && !self.is_over() {
-            self.suspected.set(true);
-            self.stalled.set(true);
-            self.session.borrow_mut().send_ping(Instant::now());
-            self.wake();
-        }
-    }
-
     /// Whether it ended as links end: one side has left it, or it rested.
     pub(super) fn ended_well(&self) -> bool {
         let session = self.session.borrow();
@@ -203,16 +182,6 @@ impl Link {
     pub(super) fn sent_over_tcp(&self) -> Option<Sent> {
         let (packets, lost) = anchor::sent(self.io.borrow().as_ref()?.stream.socket()?)?;
         Some(Sent { packets, lost })
-    }
-
-    /// What it sent over QUIC until it was last counted.
-    pub(super) fn sent_over_quic(&self) -> Sent {
-        self.over_quic.get()
-    }
-
-    /// So many bytes were carried both ways over QUIC until now.
-    pub(super) fn carried_over_quic(&self, sent: u64, received: u64) {
-        self.upgrade.borrow().carried_over_quic(sent, received, self.open_streams());
     }
 
     /// This side is somebody else by now, or trusts others. New streams go by other links; what is open is cut in a

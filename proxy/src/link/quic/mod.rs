@@ -4,6 +4,7 @@
 //! alone with it; until then, and wherever UDP does not pass, links go over TCP. "Links over QUIC" in PROTOCOL.md is what
 //! goes over the wire.
 
+mod beside;
 mod choice;
 mod code;
 mod drive;
