@@ -212,6 +212,9 @@ impl Lane {
                         session.lane_reset(now, self.id, cut)?;
                     }
                     let is_cut = self.side == Side::Opener && !session.can_end(self.id);
+                    if !self.inbox.is_opened() {
+                        session.lane_asked_nothing(now)?;
+                    }
                     if !self.inbox.is_opened() || is_cut && !self.ends {
                         // It asked for nothing, or nobody sends on it any more.
                         drop(session);
@@ -220,9 +223,11 @@ impl Lane {
                 }
                 Poll::Ready(Err(ReadError::Reset(code))) => {
                     self.recv = None;
-                    if self.inbox.is_opened() {
-                        session.lane_reset(now, self.id, code::to_cut(code))?;
+                    match self.inbox.is_opened() {
+                        true => session.lane_reset(now, self.id, code::to_cut(code))?,
+                        false => session.lane_asked_nothing(now)?,
                     }
+                    drop(session);
                     self.abandon(code);
                 }
                 // The connection is lost: its own task knows.

@@ -172,6 +172,12 @@ impl Session {
         self.reset_came(now, stream, cut).map_err(|fault| self.give_up(fault))
     }
 
+    /// A lane ended whose stream was never opened. Who gives up what it asks for does that now and then, as what was asked
+    /// may be lost on the way; more often is nobody's right.
+    pub(crate) fn lane_asked_nothing(&mut self, now: Instant) -> Result<(), Fault> {
+        self.useless(now).map_err(|fault| self.give_up(fault))
+    }
+
     /// What is to be done next, before any [body](Session::body) is taken.
     pub(crate) fn work(&mut self) -> Option<Work> {
         let work = self.lanes.as_mut()?.work.pop_front();

@@ -483,7 +483,7 @@ impl Session {
     }
 
     /// A frame did nothing.
-    fn useless(&mut self, now: Instant) -> Result<(), Fault> {
+    pub(super) fn useless(&mut self, now: Instant) -> Result<(), Fault> {
         if self.useless.count(now, self.limits.useless_per_second) { Ok(()) } else { Err(Fault::Useless) }
     }
 

@@ -260,6 +260,15 @@ fn a_lane_opens_its_stream_first_and_once() {
 }
 
 #[test]
+fn lanes_that_ask_for_nothing_are_counted() {
+    let now = Instant::now();
+    let mut acceptor = Session::with_lanes(Side::Acceptor, Limits::default(), now);
+    let most = Limits::default().useless_per_second as usize;
+    let taken = (0..2 * most).take_while(|_| acceptor.lane_asked_nothing(now).is_ok()).count();
+    assert_eq!((taken, acceptor.fault()), (most, Some(Fault::Useless)));
+}
+
+#[test]
 fn a_lane_that_ends_before_its_stream_cuts_it_off() {
     let now = Instant::now();
     let mut opener = Session::with_lanes(Side::Opener, Limits::default(), now);
