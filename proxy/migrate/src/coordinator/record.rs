@@ -1,0 +1,60 @@
+//! What a coordinator writes down before it does it, and how one that begins again goes on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Digest;
+use crate::id::Role;
+use crate::message::Why;
+use crate::phase::Phase;
+
+/// What is written down of a migration, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Record {
+    /// A phase begins.
+    Entered(Phase),
+    /// The old place has frozen, and what it has has this digest.
+    Frozen(Digest),
+    /// It is to be aborted.
+    Aborting(Cause),
+    /// An operator says that this place is dead, and will not come back with what it had.
+    Vouched(Role),
+    /// At the deadline so many requests were cut at the old place.
+    Cut(u64),
+}
+
+/// Why a migration is aborted, or has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Somebody asked for it.
+    Asked,
+    /// The new place cannot take the service.
+    Refused(Why),
+    /// The old place lost what it had.
+    OldLost,
+    /// The new place lost what it had.
+    NewLost,
+    /// Requests at the old place did not end in time.
+    Busy,
+    /// A phase took too long: somebody does not answer.
+    Late(Phase),
+}
+
+impl Cause {
+    /// In a word, as a label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Cause::Asked => "asked",
+            Cause::Refused(Why::NoRoom) => "no_room",
+            Cause::Refused(Why::Unhealthy) => "unhealthy",
+            Cause::Refused(Why::Digest) => "digest",
+            Cause::Refused(Why::Activation) => "activation",
+            Cause::Refused(Why::Deposed) => "deposed",
+            Cause::OldLost => "old_lost",
+            Cause::NewLost => "new_lost",
+            Cause::Busy => "busy",
+            Cause::Late(_) => "late",
+        }
+    }
+}

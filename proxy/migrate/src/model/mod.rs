@@ -1,0 +1,339 @@
+//! The model check: every order of what may happen, breadth first, on the types that run in production.
+
+mod parts;
+mod random;
+mod tolls;
+mod world;
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+
+use self::parts::Step;
+use self::world::{Bounds, World};
+use crate::planted::Planted;
+use crate::*;
+
+/// How a state came about.
+struct Path {
+    step: String,
+    before: Option<Rc<Path>>,
+}
+
+/// What must not be.
+struct Wrong {
+    what: String,
+    path: Option<Rc<Path>>,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut steps = Vec::new();
+        let mut path = self.path.as_ref();
+        while let Some(at) = path {
+            steps.push(at.step.as_str());
+            path = at.before.as_ref();
+        }
+        steps.reverse();
+        write!(f, "{}, after {}", self.what, steps.join(", "))
+    }
+}
+
+/// How much was looked at, and how it ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    states: usize,
+    done: usize,
+    aborted: usize,
+    returned: usize,
+}
+
+/// Looks at every state within `bounds`.
+fn explore(bounds: &Bounds) -> Result<Seen, Wrong> {
+    let mut first = World::new(bounds);
+    first.get_to(bounds).map_err(|what| Wrong { what, path: None })?;
+    first.rest(bounds);
+    let mut seen = HashSet::from([first.fingerprint()]);
+    let mut next = VecDeque::from([(first, None::<Rc<Path>>)]);
+    let mut ends = Seen::default();
+    while let Some((world, path)) = next.pop_front() {
+        if seen.len() > bounds.most() {
+            return Err(Wrong { what: format!("{TOO_MANY} {} states", bounds.most()), path });
+        }
+        let here = world.fingerprint();
+        let (on, off) = world.steps(bounds);
+        let mut gets_on = false;
+        for (step, is_on) in
+            on.into_iter().map(|step| (step, true)).chain(off.into_iter().map(|step| (step, false)))
+        {
+            let mut then = world.clone();
+            let path = || Some(Rc::new(Path { step: say(&world, step), before: path.clone() }));
+            then.take(step, bounds).map_err(|what| Wrong { what, path: path() })?;
+            then.rest(bounds);
+            let fingerprint = then.fingerprint();
+            gets_on |= is_on && fingerprint != here;
+            if seen.insert(fingerprint) {
+                next.push_back((then, path()));
+            }
+        }
+        if gets_on {
+            continue;
+        }
+        // Nothing but time does anything here.
+        let mut then = world.clone();
+        let later = || Some(Rc::new(Path { step: "time passes".into(), before: path.clone() }));
+        then.pass().map_err(|what| Wrong { what, path: later() })?;
+        then.rest(bounds);
+        let fingerprint = then.fingerprint();
+        if fingerprint != here {
+            if seen.insert(fingerprint) {
+                next.push_back((then, later()));
+            }
+            continue;
+        }
+        world.check_rest(bounds).map_err(|what| Wrong { what, path: path.clone() })?;
+        match world.control.as_ref().map(Coordinator::phase) {
+            Some(Phase::Done) => ends.done += 1,
+            Some(Phase::Aborted) => ends.aborted += 1,
+            _ => ends.returned += 1,
+        }
+    }
+    ends.states = seen.len();
+    Ok(ends)
+}
+
+/// A step, as a reader of a path wants it.
+fn say(world: &World, step: Step) -> String {
+    let brief =
+        |text: String| text.replace(", 0", "").replace("Incarnation", "").replace("migration: 1, ", "");
+    match step {
+        Step::Net(at) => brief(format!("{:?}", world.net.iter().nth(at))),
+        step => format!("{step:?}"),
+    }
+}
+
+const TOO_MANY: &str = "there are more than";
+
+const MOST: usize = 3_000_000;
+
+const BASE: Bounds = Bounds {
+    class: Class::Volatile,
+    scripts: &[&[Op::Write(1), Op::Read]],
+    keeps: true,
+    rounds: 0,
+    holds: false,
+    mortal: &[],
+    deaths: 0,
+    breaks: 0,
+    timeouts: 0,
+    doubles: false,
+    zombies: false,
+    aborts: false,
+    vouches: false,
+    fails: false,
+    planted: None,
+    careless_store: false,
+    leftovers: false,
+    from: Phase::Plan,
+    said: 40,
+    astray: false,
+};
+
+const EVERYBODY: &[Actor] = &[Actor::Control, Actor::Old, Actor::New, Actor::Caller];
+
+/// Looks at all of `bounds`, and prints how much that is.
+fn show(what: &str, bounds: &Bounds) -> Seen {
+    let began = std::time::Instant::now();
+    match explore(bounds) {
+        Ok(seen) => {
+            println!("{what}, {}: {seen:?} in {:?}", bounds.class.label(), began.elapsed());
+            seen
+        }
+        Err(wrong) => panic!("{what}, {}: {wrong}", bounds.class.label()),
+    }
+}
+
+const KEEPING: [Class; 2] = [Class::Volatile, Class::Journaled];
+
+#[test]
+fn nobody_notices_where_nobody_dies() {
+    for class in KEEPING {
+        let base = Bounds { class, ..BASE };
+        for (what, bounds) in [
+            ("alone", base.clone()),
+            ("held", Bounds { holds: true, ..base.clone() }),
+            ("copied in rounds", Bounds { rounds: 2, ..base.clone() }),
+            ("sent on", Bounds { keeps: false, ..base.clone() }),
+            ("astray", Bounds { astray: true, ..base.clone() }),
+        ] {
+            let seen = show(what, &bounds);
+            assert!(seen.done > 0 && seen.done == seen.ends(), "{seen:?}");
+        }
+    }
+    let seen = show("reads", &Bounds { class: Class::Stateless, scripts: READS, ..BASE });
+    assert!(seen.done > 0 && seen.done == seen.ends(), "{seen:?}");
+    show("two clients", &Bounds { scripts: TWO, ..BASE });
+}
+
+#[test]
+fn messages_may_come_twice_and_late() {
+    show("doubles", &Bounds { scripts: ONE, doubles: true, ..BASE });
+    show("leftovers", &Bounds { leftovers: true, ..BASE });
+    if is_full() {
+        show(
+            "doubles",
+            &Bounds { scripts: ONE, doubles: true, mortal: &[Actor::Control], deaths: 1, ..BASE },
+        );
+    }
+}
+
+#[test]
+fn whoever_dies_one_serves_and_nothing_is_lost_unsaid() {
+    for actor in EVERYBODY {
+        let dies = Bounds { scripts: ONE, mortal: std::slice::from_ref(actor), deaths: 1, ..BASE };
+        let named = |what: &str| format!("{actor:?} dies{what}");
+        show(&named(""), &dies);
+        let journaled = Bounds { class: Class::Journaled, ..dies.clone() };
+        show(&named(" late"), &Bounds { from: Phase::Quiesce, ..journaled.clone() });
+        show(&named(""), &Bounds { class: Class::Stateless, scripts: READ, ..dies.clone() });
+        if is_full() {
+            for base in [dies, journaled] {
+                show(&named(" early"), &base);
+                show(&named(" while more is asked for"), &Bounds { scripts: BASE.scripts, ..base.clone() });
+                show(&named(" twice"), &Bounds { deaths: 2, from: Phase::Quiesce, ..base.clone() });
+                show(&named(" where it is held"), &Bounds { holds: true, ..base.clone() });
+                show(&named(" where it is sent on"), &Bounds { keeps: false, ..base.clone() });
+                show(&named(" where it is copied in rounds"), &Bounds { rounds: 1, ..base });
+            }
+        }
+    }
+}
+
+#[test]
+fn two_may_die() {
+    let two = Bounds { scripts: &[], deaths: 2, ..BASE };
+    let places = &EVERYBODY[1..3];
+    show("both places die", &Bounds { from: Phase::Fence, mortal: places, ..two.clone() });
+    if is_full() {
+        for class in KEEPING {
+            let two = Bounds { class, ..two.clone() };
+            let astray = Bounds { astray: true, scripts: ONE, ..two.clone() };
+            show("both places die", &Bounds { from: Phase::Finalcopy, mortal: places, ..astray.clone() });
+            show("two die late", &Bounds { from: Phase::Switch, mortal: &EVERYBODY[..3], ..astray });
+            show("two die", &Bounds { from: Phase::Quiesce, mortal: &EVERYBODY[..3], ..two });
+        }
+    }
+}
+
+#[test]
+fn links_may_break_and_time_may_pass() {
+    for class in KEEPING {
+        let base = Bounds { class, scripts: ONE, ..BASE };
+        show("a link breaks", &Bounds { breaks: 1, ..base.clone() });
+        show("something takes long", &Bounds { timeouts: 1, holds: true, ..base.clone() });
+        show("what is sent on is lost", &Bounds { breaks: 1, keeps: false, ..base.clone() });
+        if is_full() {
+            show("two take long", &Bounds { timeouts: 2, ..base.clone() });
+            show("links break", &Bounds { breaks: 2, scripts: BASE.scripts, ..base.clone() });
+            show(
+                "all of it",
+                &Bounds {
+                    timeouts: 1,
+                    breaks: 1,
+                    from: Phase::Quiesce,
+                    mortal: EVERYBODY,
+                    deaths: 1,
+                    ..base
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
+    let control = Bounds { scripts: &[], mortal: &[Actor::Control], deaths: 1, ..BASE };
+    show("who was replaced goes on", &Bounds { zombies: true, ..control.clone() });
+    for class in KEEPING {
+        let base = Bounds { class, scripts: ONE, ..BASE };
+        show("somebody aborts", &Bounds { aborts: true, ..base.clone() });
+        show("the service does not begin", &Bounds { fails: true, ..base.clone() });
+        let vouched = Bounds { vouches: true, scripts: &[], deaths: 1, ..base.clone() };
+        show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
+        show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched.clone() });
+        if is_full() {
+            let vouched = Bounds { scripts: ONE, ..vouched };
+            show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
+            show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched });
+            show(
+                "who was replaced goes on",
+                &Bounds { class, zombies: true, aborts: true, scripts: ONE, ..control.clone() },
+            );
+            show(
+                "somebody aborts what is held",
+                &Bounds { aborts: true, holds: true, scripts: BASE.scripts, ..base },
+            );
+        }
+    }
+}
+
+#[test]
+fn every_planted_fault_is_found() {
+    let control = Bounds { mortal: &[Actor::Control], deaths: 1, ..BASE };
+    let old = Bounds { mortal: &[Actor::Old], deaths: 1, ..BASE };
+    let new = Bounds { mortal: &[Actor::New], deaths: 1, ..BASE };
+    let faults = [
+        (Planted::AnyStamp, Bounds { leftovers: true, scripts: ONE, ..BASE }),
+        (Planted::AnyLife, Bounds { deaths: 2, scripts: &[], from: Phase::Quiesce, ..old.clone() }),
+        (Planted::FreezeEarly, BASE),
+        (Planted::ThawAlone, Bounds { timeouts: 1, ..BASE }),
+        (Planted::ForgetParked, BASE),
+        (Planted::AnswerEarly, Bounds { class: Class::Journaled, scripts: ONE, ..old.clone() }),
+        (Planted::DirtyRead, Bounds { class: Class::Journaled, scripts: TWO, ..old.clone() }),
+        (Planted::NoDigest, Bounds { rounds: 1, ..BASE }),
+        (Planted::ActivateEarly, Bounds { aborts: true, scripts: &[], ..control.clone() }),
+        (Planted::MoveEarly, Bounds { scripts: &[], ..new }),
+        (Planted::HideLoss, Bounds { scripts: ONE, ..old.clone() }),
+        (Planted::SameEpoch, old),
+        (Planted::RepeatAll, Bounds { breaks: 1, ..BASE }),
+        (Planted::ForgetLost, Bounds { breaks: 1, ..BASE }),
+        (Planted::Unbounded, Bounds { scripts: TWO, ..BASE }),
+        (Planted::HoldForever, Bounds { holds: true, scripts: &[], timeouts: 1, ..BASE }),
+    ];
+    let careless = Bounds { careless_store: true, aborts: true, scripts: &[], ..control };
+    match explore(&careless) {
+        Ok(seen) => panic!("a store that does not compare was not found in {seen:?}"),
+        Err(wrong) => println!("a store that does not compare: {}", wrong.what),
+    }
+    for (planted, bounds) in faults {
+        match explore(&Bounds { planted: Some(planted), ..bounds }) {
+            Ok(seen) => panic!("{planted:?} was not found in {seen:?}"),
+            Err(wrong) if wrong.what.starts_with(TOO_MANY) => {
+                panic!("{planted:?} was not found: {}", wrong.what)
+            }
+            Err(wrong) => println!("{planted:?}: {}", wrong.what),
+        }
+    }
+}
+
+fn is_full() -> bool {
+    std::env::var_os("LIGHTER_FULL").is_some_and(|full| full == "1")
+}
+
+const ONE: &[&[Op]] = &[&[Op::Write(1)]];
+const READS: &[&[Op]] = &[&[Op::Read, Op::Read]];
+const READ: &[&[Op]] = &[&[Op::Read]];
+const TWO: &[&[Op]] = &[&[Op::Write(1)], &[Op::Read]];
+
+impl Bounds {
+    /// Whoever plants a fault looks for what is near.
+    fn most(&self) -> usize {
+        if self.planted.is_some() { MOST / 10 } else { MOST }
+    }
+}
+
+impl Seen {
+    fn ends(&self) -> usize {
+        self.done + self.aborted + self.returned
+    }
+}

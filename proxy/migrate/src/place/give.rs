@@ -1,0 +1,192 @@
+//! How a place gives a service away.
+
+use std::time::Duration;
+
+use super::{Action, Place, Running};
+use crate::cell::Digest;
+use crate::class::Class;
+use crate::id::{Epoch, PlaceId};
+use crate::message::{Copy, Stand};
+use crate::planted::Planted;
+
+/// What there is only while a place gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Giving {
+    /// The last copy that can be fetched.
+    pub(super) copy: Option<Copy>,
+    /// The last one before it was frozen.
+    round: u32,
+    /// The migration for which it does not freeze.
+    pub(super) declined: Option<u64>,
+    /// How long running requests may take, and the freeze.
+    pub(super) until: Option<Duration>,
+    patience: Duration,
+    cuts: bool,
+    /// It was asked to freeze.
+    freezing: bool,
+    /// It drains.
+    drains: bool,
+    cut: u64,
+}
+
+impl Giving {
+    /// Another migration begins.
+    pub(super) fn begin(&mut self) {
+        *self = Giving { until: self.until, freezing: self.freezing, ..Giving::default() };
+    }
+
+    pub(super) fn is_freezing(&self) -> bool {
+        self.freezing
+    }
+
+    /// It is no longer about to be frozen, nor frozen.
+    pub(super) fn end(&mut self) {
+        self.until = None;
+        self.freezing = false;
+        self.copy = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn rest(&mut self) {
+        self.until = self.until.map(|_| Duration::from_secs(1));
+    }
+}
+
+impl Place {
+    pub(super) fn snapshot(&mut self, round: u32, out: &mut Vec<Action>) {
+        if self.stand.serves().is_some() && round > self.giving.round {
+            out.push(Action::Snapshot { round });
+        }
+    }
+
+    /// The copy of a round can be fetched.
+    pub fn copied(&mut self, copy: Copy, out: &mut Vec<Action>) {
+        if self.stand.serves().is_some() && copy.round > self.giving.round && !copy.last {
+            self.giving.round = copy.round;
+            self.giving.copy = Some(copy);
+            self.report(false, out);
+        }
+    }
+
+    pub(super) fn quiesce(&mut self, patience: Duration, cuts: bool, now: Duration, out: &mut Vec<Action>) {
+        let Stand::Serving { epoch } = self.stand else { return };
+        if self.giving.declined == Some(self.gate.migration) {
+            return;
+        }
+        self.stand = Stand::Parking { epoch };
+        self.giving.freezing = false;
+        self.giving.patience = patience;
+        self.giving.cuts = cuts;
+        self.giving.until = Some(now.saturating_add(patience));
+        self.check_quiet(now, out);
+    }
+
+    /// Freezes if nothing runs.
+    pub(super) fn check_quiet(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let is_quiet =
+            self.running.unary + self.running.streams == 0 || self.faults.has(Planted::FreezeEarly);
+        if matches!(self.stand, Stand::Parking { .. }) && !self.giving.freezing && is_quiet {
+            self.giving.freezing = true;
+            self.giving.until = Some(now.saturating_add(self.giving.patience));
+            out.push(Action::Freeze);
+        }
+    }
+
+    /// Nothing changes any more, and what there is can be fetched: its digest, and how much there is to fetch. From here on
+    /// nothing but a decision moves this place.
+    pub fn frozen(&mut self, digest: Digest, bytes: u64, out: &mut Vec<Action>) {
+        let Stand::Parking { epoch } = self.stand else { return };
+        if !self.giving.freezing {
+            return;
+        }
+        let base = self.giving.round;
+        self.giving.copy = Some(Copy { round: base + 1, base, bytes, digest, last: true });
+        if !self.faults.has(Planted::ThawAlone) {
+            self.giving.until = None;
+        }
+        self.giving.freezing = false;
+        self.stand = Stand::Frozen { epoch };
+        self.report(false, out);
+    }
+
+    /// What ran did not end in time, or the freeze did not come about.
+    pub(super) fn run_out(&mut self, now: Duration, out: &mut Vec<Action>) {
+        self.giving.until = None;
+        let (Stand::Parking { epoch } | Stand::Frozen { epoch }) = self.stand else { return };
+        if self.giving.cuts && self.running.unary == 0 && self.running.streams > 0 {
+            // Once: they end by it.
+            self.giving.cuts = false;
+            self.giving.until = Some(now.saturating_add(self.giving.patience));
+            out.push(Action::CutStreams);
+            return;
+        }
+        self.giving.declined = Some(self.gate.migration);
+        self.thaw(epoch, out);
+    }
+
+    /// It serves again.
+    pub(super) fn thaw(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
+        if self.giving.freezing || matches!(self.stand, Stand::Frozen { .. }) {
+            out.push(Action::Thaw);
+        }
+        self.giving.end();
+        self.stand = Stand::Serving { epoch };
+        self.run_parked(out);
+    }
+
+    /// The new place serves: whoever comes is sent on, and what is parked.
+    pub(super) fn leave(&mut self, to: PlaceId, epoch: Epoch, out: &mut Vec<Action>) {
+        let is_elsewhere = !matches!(self.stand, Stand::Serving { .. } | Stand::Opening { .. });
+        if !is_elsewhere || matches!(self.stand, Stand::Moved | Stand::Drained { .. }) {
+            return;
+        }
+        self.moved = Some((to, epoch));
+        if matches!(self.stand, Stand::Frozen { .. } | Stand::Parking { .. }) {
+            out.push(Action::DropFrozen);
+        }
+        self.giving.end();
+        self.stand = Stand::Moved;
+        while let Some(waiting) = self.parked.pop() {
+            if self.faults.has(Planted::ForgetParked) {
+                continue;
+            }
+            if waiting.is_kept {
+                out.push(Action::Refuse(waiting.id, self.refusal()));
+            } else {
+                self.running.forwarded += 1;
+                out.push(Action::Forward(waiting.id, to));
+            }
+        }
+    }
+
+    /// What is here ends; a stateless place takes nothing new from here on.
+    pub(super) fn drain(&mut self, to: PlaceId, epoch: Epoch, force: bool, out: &mut Vec<Action>) {
+        let serves = self.stand.serves().is_some() || self.stand == Stand::Warm || self.stand == Stand::Empty;
+        if self.class == Class::Stateless && serves {
+            self.moved = Some((to, epoch));
+            self.stand = Stand::Moved;
+        }
+        if self.stand != Stand::Moved {
+            return;
+        }
+        self.giving.drains = true;
+        if force {
+            let Running { unary, streams, forwarded } = self.running;
+            self.giving.cut += u64::from(unary) + u64::from(streams) + u64::from(forwarded);
+            if self.giving.cut > 0 {
+                out.push(Action::CutAll);
+            }
+            self.running = Running::default();
+        }
+        self.check_drained(out);
+    }
+
+    pub(super) fn check_drained(&mut self, out: &mut Vec<Action>) {
+        let is_over = self.running == Running::default() && self.parked.is_empty();
+        if self.giving.drains && self.stand == Stand::Moved && is_over {
+            self.giving.drains = false;
+            self.stand = Stand::Drained { cut: self.giving.cut };
+            self.report(false, out);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What a place does with requests.
+
+use std::time::Duration;
+
+use super::{Action, Place};
+use crate::class::Class;
+use crate::id::{Epoch, PlaceId, RequestId, SourceId};
+use crate::message::{Stand, Why};
+use crate::planted::Planted;
+use crate::queue::Waiting;
+
+/// A request whose head has come, and nothing of whose body was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Arrival {
+    /// Which one.
+    pub id: RequestId,
+    /// From where.
+    pub source: SourceId,
+    /// How much memory it takes while it is parked.
+    pub bytes: usize,
+    /// When its caller gives up, if that is known.
+    pub deadline: Option<Duration>,
+    /// What it is.
+    pub kind: Kind,
+    /// It belongs to a request that runs here already: parked, it would never end.
+    pub is_inside: bool,
+    /// Its caller keeps its beginning, and takes it elsewhere where it is refused.
+    pub is_kept: bool,
+    /// Another place has sent it on.
+    pub is_forwarded: bool,
+}
+
+/// What a request is, as far as waiting for its end goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// It ends soon.
+    Unary,
+    /// It may go on for long.
+    Stream,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It runs; see [`Place::finished`].
+    Run,
+    /// It waits for an [`Action`].
+    Park,
+    /// It is answered as not executed.
+    Refuse(Refusal),
+    /// It goes to another place; see [`Place::forwarded`].
+    Forward(PlaceId),
+}
+
+/// A request was not executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Refusal {
+    /// Why.
+    pub cause: RefusalCause,
+    /// Where the service is, as far as is known.
+    pub hint: Option<(PlaceId, Epoch)>,
+}
+
+/// Why a request was not executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalCause {
+    /// The service is elsewhere.
+    Moved,
+    /// It is not here, and where it is is not known.
+    NotHere,
+    /// Too much is parked.
+    Full,
+    /// It was parked for too long.
+    Waited,
+    /// Its own deadline passed while it was parked.
+    Late,
+}
+
+impl RefusalCause {
+    /// In a word, as a label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            RefusalCause::Moved => "moved",
+            RefusalCause::NotHere => "not_here",
+            RefusalCause::Full => "full",
+            RefusalCause::Waited => "waited",
+            RefusalCause::Late => "late",
+        }
+    }
+}
+
+impl Place {
+    /// A request comes. Others may have to make room for it.
+    pub fn arrive(&mut self, arrival: Arrival, now: Duration, out: &mut Vec<Action>) -> Verdict {
+        match self.stand {
+            Stand::Serving { .. } => self.run(arrival.kind),
+            Stand::Warm if self.class == Class::Stateless => self.run(arrival.kind),
+            // What it belongs to could not end without it.
+            Stand::Parking { .. } if arrival.is_inside && !self.giving.is_freezing() => {
+                self.run(arrival.kind)
+            }
+            Stand::Parking { .. } | Stand::Frozen { .. } | Stand::Ready { .. } | Stand::Opening { .. } => {
+                self.park(arrival, now, out)
+            }
+            Stand::Moved | Stand::Drained { .. } => match self.moved {
+                Some((to, _)) if !arrival.is_kept && !arrival.is_forwarded => {
+                    self.running.forwarded += 1;
+                    Verdict::Forward(to)
+                }
+                _ => Verdict::Refuse(self.refusal()),
+            },
+            Stand::Empty | Stand::Reserved | Stand::Warm | Stand::Copied { .. } | Stand::Void { .. } => {
+                Verdict::Refuse(self.refusal())
+            }
+        }
+    }
+
+    pub(super) fn run(&mut self, kind: Kind) -> Verdict {
+        match kind {
+            Kind::Unary => self.running.unary += 1,
+            Kind::Stream => self.running.streams += 1,
+        }
+        Verdict::Run
+    }
+
+    fn park(&mut self, arrival: Arrival, now: Duration, out: &mut Vec<Action>) -> Verdict {
+        let waiting = Waiting {
+            id: arrival.id,
+            source: arrival.source,
+            bytes: arrival.bytes,
+            deadline: arrival.deadline,
+            tries: 0,
+            is_repeatable: false,
+            is_stream: arrival.kind == Kind::Stream,
+            is_kept: arrival.is_kept || arrival.is_forwarded,
+        };
+        let mut displaced = Vec::new();
+        self.parked.push(waiting, now, &mut displaced);
+        self.displace(displaced, out);
+        Verdict::Park
+    }
+
+    /// A request has run, and its answer is there. `wrote`: it changed something. It may be answered at once unless the journal
+    /// is asked first: what only read waits too while something is on its way there, as it may have seen that.
+    pub fn finished(&mut self, id: RequestId, kind: Kind, wrote: bool, now: Duration, out: &mut Vec<Action>) {
+        let epoch = match self.stand {
+            Stand::Serving { epoch } | Stand::Parking { epoch } => Some(epoch),
+            _ => None,
+        };
+        match epoch {
+            Some(epoch) if self.class == Class::Journaled && (wrote || self.sees_unwritten()) => {
+                self.appending += 1;
+                if self.faults.has(Planted::AnswerEarly) {
+                    out.push(Action::Answer(id));
+                }
+                out.push(Action::Append(epoch, id));
+            }
+            // The epoch is another place's by now: what is not in the journal is not there.
+            None if (wrote || self.appending > 0) && self.class == Class::Journaled => {
+                out.push(Action::AnswerUnknown(id));
+                self.ended(kind, now, out);
+            }
+            _ => {
+                out.push(Action::Answer(id));
+                self.ended(kind, now, out);
+            }
+        }
+    }
+
+    fn sees_unwritten(&self) -> bool {
+        self.appending > 0 && !self.faults.has(Planted::DirtyRead)
+    }
+
+    /// The journal has what a request changed, or does not take it: then another place serves, or has.
+    pub fn journaled(
+        &mut self,
+        id: RequestId,
+        kind: Kind,
+        is_taken: bool,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        self.appending = self.appending.saturating_sub(1);
+        if !is_taken {
+            out.push(Action::AnswerUnknown(id));
+            if self.stand.serves().is_some() {
+                self.stand = Stand::Void { why: Why::Deposed };
+            }
+        } else if !self.faults.has(Planted::AnswerEarly) {
+            out.push(Action::Answer(id));
+        }
+        self.ended(kind, now, out);
+        self.report(false, out);
+    }
+
+    fn ended(&mut self, kind: Kind, now: Duration, out: &mut Vec<Action>) {
+        let count = match kind {
+            Kind::Unary => &mut self.running.unary,
+            Kind::Stream => &mut self.running.streams,
+        };
+        *count = count.saturating_sub(1);
+        self.check_quiet(now, out);
+        self.check_drained(out);
+    }
+
+    /// A request that was sent on was answered, or its link is lost.
+    pub fn forwarded(&mut self, out: &mut Vec<Action>) {
+        self.running.forwarded = self.running.forwarded.saturating_sub(1);
+        self.check_drained(out);
+    }
+
+    /// A caller is gone: what is parked of it never runs. What runs ends as if it were there.
+    pub fn gone(&mut self, source: SourceId, out: &mut Vec<Action>) {
+        while self.parked.pop_of(source).is_some() {}
+        self.check_drained(out);
+    }
+}

@@ -1,0 +1,60 @@
+//! Faults that the model check plants, to show that it finds them. Outside of tests there is none, and nothing to ask for.
+
+/// Which fault there is, if any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Plan {
+    #[cfg(test)]
+    pub(crate) planted: Option<Planted>,
+}
+
+impl Plan {
+    #[inline]
+    pub(crate) fn has(self, planted: Planted) -> bool {
+        #[cfg(test)]
+        return self.planted == Some(planted);
+        #[cfg(not(test))]
+        {
+            let _ = planted;
+            false
+        }
+    }
+}
+
+/// Faults that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Planted {
+    /// Places take commands that are older than what they have heard.
+    AnyStamp,
+    /// Places take commands that were for an earlier life of theirs.
+    AnyLife,
+    /// The old place freezes while requests run.
+    FreezeEarly,
+    /// The old place serves again by itself though it has said that it is frozen.
+    ThawAlone,
+    /// The old place forgets what it has parked when the service has moved.
+    ForgetParked,
+    /// The old place answers before the journal has what it acknowledges.
+    AnswerEarly,
+    /// The old place answers what has seen something that the journal does not have.
+    DirtyRead,
+    /// The new place says it has the last copy though it has another one.
+    NoDigest,
+    /// The new place is told to serve before the store has decided.
+    ActivateEarly,
+    /// The old place is told to drop what it has before the new place serves.
+    MoveEarly,
+    /// What was lost is not reported.
+    HideLoss,
+    /// It is not written down that the new place is about to be told to serve.
+    NoJournal,
+    /// A place that lost its memory goes on in its epoch.
+    SameEpoch,
+    /// Requests that may have run are sent again, repeatable or not.
+    RepeatAll,
+    /// What a link took with it is not answered.
+    ForgetLost,
+    /// Queues have no bounds.
+    Unbounded,
+    /// What is held is let go by nothing but a command.
+    HoldForever,
+}
