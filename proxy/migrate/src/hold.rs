@@ -334,3 +334,110 @@ const AT_ONCE: u8 = 2;
 
 /// After how long what was refused is sent again.
 pub const AGAIN: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::RefusalCause;
+
+    const OLD: PlaceId = PlaceId(1);
+    const NEW: PlaceId = PlaceId(2);
+    const ROOM: Bounds = Bounds { count: 2, bytes: 100, time: Duration::from_secs(5) };
+
+    fn call(id: u64) -> Call {
+        Call {
+            id: RequestId(id),
+            source: SourceId(1),
+            bytes: 10,
+            deadline: None,
+            is_repeatable: false,
+            is_kept: true,
+        }
+    }
+
+    fn stamp(sequence: u64) -> Stamp {
+        Stamp { migration: 1, term: 1, sequence }
+    }
+
+    /// What a holder does, in a word each.
+    fn said(out: &mut Vec<HoldAction>) -> Vec<String> {
+        let say = |action: HoldAction| match action {
+            HoldAction::Send { id, to, tries } => format!("{} to {} ({tries})", id.0, to.0),
+            HoldAction::Fail(id, failure) => format!("{} {}", id.0, failure.label()),
+            HoldAction::Holding(_) => "holding".to_owned(),
+        };
+        out.drain(..).map(say).collect()
+    }
+
+    #[test]
+    fn what_is_held_goes_where_the_service_went() {
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let now = Duration::ZERO;
+        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1)), now, &mut out);
+        for id in 0..3 {
+            holder.call(call(id), now, &mut out);
+        }
+        // What has no room is not failed: the old place parks it.
+        assert_eq!(said(&mut out), ["holding", "2 to 1 (0)"]);
+        holder.route(NEW, Epoch(2), now, &mut out);
+        assert_eq!(said(&mut out), ["0 to 2 (0)", "1 to 2 (0)"]);
+        // An older command that comes late holds nothing.
+        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1)), now, &mut out);
+        holder.route(OLD, Epoch(1), now, &mut out);
+        assert!(!holder.is_holding() && holder.place() == (NEW, Epoch(2)));
+        assert_eq!(holder.held().counts().most, 2);
+    }
+
+    #[test]
+    fn nothing_is_held_for_longer_than_was_said() {
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let most = Duration::from_secs(1);
+        holder.command(stamp(1), HoldOrder::Hold(most), Duration::ZERO, &mut out);
+        holder.call(Call { deadline: Some(most / 2), ..call(0) }, Duration::ZERO, &mut out);
+        holder.call(call(1), Duration::ZERO, &mut out);
+        assert_eq!(holder.timeout(), Some(most / 2));
+        holder.on_timeout(most / 2, &mut out);
+        assert_eq!(said(&mut out), ["holding", "0 late"]);
+        assert_eq!(holder.timeout(), Some(most));
+        holder.on_timeout(most, &mut out);
+        assert_eq!(said(&mut out), ["1 to 1 (0)"]);
+        assert!(!holder.is_holding());
+    }
+
+    #[test]
+    fn what_was_not_executed_is_sent_where_it_is() {
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let now = Duration::ZERO;
+        holder.call(call(0), now, &mut out);
+        holder.call(Call { is_kept: false, ..call(1) }, now, &mut out);
+        out.clear();
+        let moved = Refusal { cause: RefusalCause::Moved, hint: Some((NEW, Epoch(2))) };
+        holder.refused(RequestId(0), moved, now, &mut out);
+        holder.refused(RequestId(1), moved, now, &mut out);
+        assert_eq!(said(&mut out), ["0 to 2 (1)", "1 refused"]);
+        // Nobody knows where it is: it waits, and is tried again.
+        let lost = Refusal { cause: RefusalCause::NotHere, hint: None };
+        holder.refused(RequestId(0), lost, now, &mut out);
+        assert_eq!(holder.waiting().len(), 1);
+        holder.on_timeout(AGAIN, &mut out);
+        assert_eq!(said(&mut out), ["0 to 2 (2)"]);
+        holder.answered(RequestId(0));
+        assert_eq!(holder.in_flight(), 0);
+    }
+
+    #[test]
+    fn what_a_link_took_with_it_is_answered_once() {
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let now = Duration::ZERO;
+        holder.call(call(0), now, &mut out);
+        holder.call(Call { is_repeatable: true, ..call(1) }, now, &mut out);
+        out.clear();
+        holder.lost(NEW, now, &mut out);
+        assert!(out.is_empty());
+        holder.lost(OLD, now, &mut out);
+        holder.lost(OLD, now, &mut out);
+        assert_eq!(said(&mut out), ["0 outcome_unknown"]);
+        holder.on_timeout(AGAIN, &mut out);
+        assert_eq!(said(&mut out), ["1 to 1 (1)"]);
+    }
+}

@@ -10,6 +10,8 @@
 mod commands;
 mod decide;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! The model check: every order of what may happen, breadth first, on the types that run in production.
 
+mod callers;
+mod checks;
 mod parts;
+mod places;
 mod random;
 mod tolls;
 mod world;

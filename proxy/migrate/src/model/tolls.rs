@@ -6,6 +6,8 @@ use super::{BASE, EVERYBODY, ONE};
 use crate::planted::Planted;
 use crate::*;
 
+const WRITES: &[&[Op]] = &[&[Op::Write(1), Op::Write(2)]];
+
 const PHASES: [Phase; 12] = [
     Phase::Plan,
     Phase::Prepare,
@@ -48,7 +50,8 @@ impl World {
     }
 }
 
-fn dies(class: Class, actor: Actor, phase: Phase, bounds: &Bounds) -> Result<World, String> {
+/// What became of it, and whether a request was at the old place, or on its way there, when that died.
+fn dies(class: Class, actor: Actor, phase: Phase, bounds: &Bounds) -> Result<(World, bool), String> {
     let mut world = World::new(bounds);
     if class != Class::Stateless {
         // Something is acknowledged before all that.
@@ -62,10 +65,19 @@ fn dies(class: Class, actor: Actor, phase: Phase, bounds: &Bounds) -> Result<Wor
     }
     world.get_to(&Bounds { from: phase, ..bounds.clone() })?;
     assert_eq!(world.control_phase(), Some(phase), "{class:?}");
+    // Something is under way there, unless it is held.
+    let mut at_old = false;
+    if class != Class::Stateless {
+        world.take(Step::Call(0), bounds)?;
+        at_old = actor == Actor::Old && world.holder.as_ref().is_some_and(|holder| holder.in_flight() > 0);
+        if at_old {
+            world.take(Step::Up(0), bounds)?;
+        }
+    }
     world.take(Step::Die(actor), bounds)?;
     world.go_on(bounds)?;
     world.check_rest(bounds)?;
-    Ok(world)
+    Ok((world, at_old))
 }
 
 #[test]
@@ -87,12 +99,12 @@ fn a_death_costs_what_is_said_of_it_in_every_phase() {
                 continue;
             }
             for actor in EVERYBODY {
-                let scripts = if class == Class::Stateless { &[] } else { ONE };
+                let scripts = if class == Class::Stateless { &[] } else { WRITES };
                 let bounds =
                     Bounds { class, scripts, rounds: 1, holds: true, mortal: EVERYBODY, deaths: 1, ..BASE };
                 let toll = Toll::of(class, *actor, phase);
                 let case = format!("{actor:?} of {class:?} dies in {phase:?}: {toll:?}");
-                let world =
+                let (world, at_old) =
                     dies(class, *actor, phase, &bounds).unwrap_or_else(|wrong| panic!("{case}: {wrong}"));
                 let ending = match toll.ending {
                     Ending::GoesOn => Phase::Done,
@@ -104,6 +116,13 @@ fn a_death_costs_what_is_said_of_it_in_every_phase() {
                 assert_eq!(world.store.cell.losses, losses, "{case}");
                 let from_journal = world.store.cell.source == Source::Journal;
                 assert_eq!(from_journal, toll.state == State::Recovered, "{case}");
+                if let ([client], false) = (&*world.clients, class == Class::Stateless) {
+                    assert_eq!(client.unknown, u8::from(at_old), "{case}");
+                    assert!(!at_old || toll.in_flight == InFlight::Unknown, "{case}");
+                    let answered = client.done + client.failed + client.unknown;
+                    let unanswered = u8::from(toll.in_flight == InFlight::Unanswered);
+                    assert_eq!(answered + unanswered, 2, "{case}");
+                }
                 told += 1;
             }
         }

@@ -7,6 +7,8 @@
 mod give;
 mod requests;
 mod take;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -1,0 +1,173 @@
+//! What has to hold, and what makes two states one.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::parts::{Body, Net};
+use super::world::{Bounds, ROOM, World, at, at_place, role_at};
+use crate::planted::Planted;
+use crate::*;
+
+impl World {
+    /// What has to hold always.
+    pub(super) fn check(&mut self, bounds: &Bounds) -> Result<(), String> {
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
+        let serves =
+            |body: &Option<Body>| body.as_ref().is_some_and(|body| body.place.stand().serves().is_some());
+        if bounds.class != Class::Stateless && self.places.iter().all(serves) {
+            return Err("both places serve".into());
+        }
+        for body in self.places.iter().flatten() {
+            if body.place.parked().len() > ROOM.count {
+                return Err("more is parked than may be".into());
+            }
+        }
+        if let Some(holder) = &self.holder
+            && (holder.held().len() > ROOM.count || holder.waiting().len() > ROOM.count)
+        {
+            return Err("more is held than may be".into());
+        }
+        if self.control.as_ref().is_some_and(|control| control.said() > bounds.said) {
+            return Err("it does not get on, however often it is said".into());
+        }
+        // Before it quiesces nobody notices anything.
+        let quiet = self.died.is_empty() && self.zombie.is_none();
+        let early = |record: &Record| matches!(record, Record::Entered(phase) if *phase >= Phase::Quiesce);
+        if quiet && !self.store.records.iter().any(early) && !serves(&self.places[0]) {
+            return Err("nobody serves before the old place is to quiesce".into());
+        }
+        Ok(())
+    }
+
+    /// Where nothing more happens, everything has.
+    pub(super) fn check_rest(&self, bounds: &Bounds) -> Result<(), String> {
+        let control = self.control.as_ref().ok_or("there is no control plane")?;
+        if !control.is_settled() {
+            return Err(format!("it does not get on from {:?}: {:?}", control.phase(), control.cell()));
+        }
+        let cell = self.store.cell;
+        if cell != *control.cell() {
+            return Err("the control plane does not know what was decided".into());
+        }
+        for (at, body) in self.places.iter().enumerate() {
+            let Some(body) = body else { return Err("a place is dead".into()) };
+            let owns = at == at_place(cell.owner.place);
+            let takes = body.place.stand().serves().is_some() || body.place.stand() == Stand::Warm;
+            if owns != takes {
+                return Err(format!("{:?} is {:?}", role_at(at), body.place.stand()));
+            }
+            if body.place.running() != Running::default() || !body.place.parked().is_empty() {
+                return Err(format!("{:?} has not finished", role_at(at)));
+            }
+        }
+        if bounds.class != Class::Stateless
+            && let Some(owner) = &self.places[at_place(cell.owner.place)]
+        {
+            // Whoever asks last.
+            let mut history = self.history.clone();
+            history.begin(u64::MAX, Op::Read);
+            history.done(u64::MAX, Some(owner.value)).map_err(|wrong| wrong.to_string())?;
+        }
+        let holder = self.holder.as_ref().ok_or("there is no sidecar of callers")?;
+        let has_route = holder.place().0 == cell.owner.place;
+        if holder.is_holding() || !holder.held().is_empty() || !has_route {
+            return Err(format!("the sidecar of callers is left behind: {:?}", holder.place()));
+        }
+        for (client, script) in self.clients.iter().zip(bounds.scripts) {
+            if client.waits.is_some() || client.next < script.len() {
+                return Err("a request is not answered".into());
+            }
+            let is_calm = self.died.is_empty() && self.breaks == 0;
+            if is_calm && client.unknown > 0 {
+                return Err("an outcome is unknown though nobody died".into());
+            }
+            // Two may not have room to wait.
+            if is_calm && bounds.timeouts == 0 && bounds.keeps && client.failed > 0 && self.clients.len() < 2
+            {
+                return Err("a request failed though nobody died".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that waits for time to pass is done.
+    pub(super) fn pass(&mut self) -> Result<(), String> {
+        self.timeouts = self.timeouts.saturating_sub(4);
+        self.control(|control, _, out| {
+            if let Some(timeout) = control.timeout() {
+                control.on_timeout(timeout, out);
+            }
+        });
+        for at in 0..2 {
+            self.place(at, |place, _, out| {
+                if let Some(timeout) = place.timeout() {
+                    place.on_timeout(timeout, out);
+                }
+            });
+        }
+        self.hold(|holder, _, out| {
+            if let Some(timeout) = holder.timeout() {
+                holder.on_timeout(timeout, out);
+            }
+        })
+    }
+
+    /// States that differ in moments and counts only are one, and so are those that differ in messages only that do nothing.
+    pub(super) fn rest(&mut self, bounds: &Bounds) {
+        self.forget(bounds);
+        for body in self.places.iter_mut().flatten() {
+            body.place.rest();
+        }
+        self.control.iter_mut().chain(&mut self.zombie).for_each(Coordinator::rest);
+        if let Some(holder) = &mut self.holder {
+            holder.rest();
+        }
+    }
+
+    /// Messages that would be answered only by what is known are as good as lost.
+    pub(super) fn forget(&mut self, bounds: &Bounds) {
+        let is_careless = bounds.planted == Some(Planted::AnyStamp);
+        let any_life = bounds.planted == Some(Planted::AnyLife);
+        if bounds.doubles || is_careless {
+            return;
+        }
+        let World { net, control, places, .. } = self;
+        let known = |role: Role, report: &Report| {
+            control.as_ref().is_none_or(|control| control.has_heard(role, report))
+        };
+        let said: Vec<(Role, Option<Report>)> = Role::BOTH
+            .into_iter()
+            .map(|role| (role, places[at(role)].as_ref().and_then(|body| body.place.said())))
+            .collect();
+        let under_way: Vec<(Role, Report)> = net
+            .iter()
+            .filter_map(|message| match message {
+                Net::FromPlace(role, report) => Some((*role, *report)),
+                _ => None,
+            })
+            .collect();
+        net.retain(|message| match message {
+            // Nothing but what was said already would be said.
+            Net::ToPlace(role, command) if command.order == Order::Ask => match said[at(*role)].1 {
+                Some(report) => !known(*role, &report) && !under_way.contains(&(*role, report)),
+                None => true,
+            },
+            Net::ToPlace(role, command) => match &places[at(*role)] {
+                Some(body) => {
+                    let lives = any_life || command.incarnation >= Some(body.place.incarnation);
+                    lives && command.stamp > body.place.gate
+                }
+                None => true,
+            },
+            Net::FromPlace(role, report) => !known(*role, report),
+            _ => true,
+        });
+    }
+
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+}

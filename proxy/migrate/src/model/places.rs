@@ -1,0 +1,293 @@
+//! Places, and the services behind them.
+
+use std::time::Duration;
+
+use super::parts::{Body, Down, Net, Origin, Up, op_of};
+use super::world::{Bounds, ROOM, World, digest, role_at};
+use crate::*;
+
+impl World {
+    pub(super) fn up(&mut self, at: usize, bounds: &Bounds) {
+        match self.links[at].up.pop_front() {
+            Some(Up::Request(key)) => {
+                let arrival = Arrival {
+                    id: key,
+                    source: SourceId(self.links[at].life),
+                    bytes: 1,
+                    deadline: None,
+                    kind: Kind::Unary,
+                    is_inside: false,
+                    is_kept: bounds.keeps,
+                    is_forwarded: false,
+                };
+                let origin = Origin::Link(self.links[at].life);
+                self.arrive(at, arrival, origin);
+            }
+            Some(Up::Gone(life)) => self.place(at, |place, _, out| place.gone(SourceId(life), out)),
+            None => {}
+        }
+    }
+
+    pub(super) fn arrive(&mut self, at: usize, arrival: Arrival, origin: Origin) {
+        let Some(body) = &mut self.places[at] else { return };
+        let key = arrival.id;
+        body.origins.insert(key, origin);
+        let mut out = Vec::new();
+        let verdict = body.place.arrive(arrival, self.now, &mut out);
+        match verdict {
+            Verdict::Run => body.running.push(key),
+            Verdict::Park => {}
+            Verdict::Refuse(refusal) => self.reply(at, key, Down::Refused(key, refusal)),
+            Verdict::Forward(_) => self.forwards.push_back((key, self.lives[at])),
+        }
+        self.perform_place(at, out);
+    }
+
+    /// A place does something, and what follows from it.
+    pub(super) fn place(
+        &mut self,
+        at: usize,
+        does: impl FnOnce(&mut Place, Duration, &mut Vec<PlaceAction>),
+    ) {
+        let Some(body) = &mut self.places[at] else { return };
+        let mut out = Vec::new();
+        does(&mut body.place, self.now, &mut out);
+        self.perform_place(at, out);
+    }
+
+    pub(super) fn perform_place(&mut self, at: usize, actions: Vec<PlaceAction>) {
+        for action in actions {
+            let Some(body) = &mut self.places[at] else { return };
+            match action {
+                PlaceAction::Report(report) => {
+                    self.net.insert(Net::FromPlace(role_at(at), report));
+                }
+                PlaceAction::Run(key) => body.running.push(key),
+                PlaceAction::Refuse(key, refusal) => self.reply(at, key, Down::Refused(key, refusal)),
+                PlaceAction::Forward(key, _) => self.forwards.push_back((key, self.lives[at])),
+                PlaceAction::Append(epoch, key) => body.appends.push((epoch, key, body.value)),
+                PlaceAction::Answer(key) => {
+                    let read = body.reads.remove(&key).unwrap_or_default();
+                    self.reply(at, key, Down::Done(key, read));
+                }
+                PlaceAction::AnswerUnknown(key) => {
+                    body.reads.remove(&key);
+                    self.reply(at, key, Down::Unknown(key));
+                }
+                PlaceAction::CutStreams => {}
+                PlaceAction::CutAll => {
+                    let keys: Vec<RequestId> = body.running.drain(..).collect();
+                    let forwarded: Vec<RequestId> = self.forwards.drain(..).map(|(key, _)| key).collect();
+                    for key in keys.into_iter().chain(forwarded) {
+                        self.reply(at, key, Down::Unknown(key));
+                    }
+                }
+                // These take no time.
+                PlaceAction::Reserve => self.place(at, |place, _, out| place.reserved(true, out)),
+                PlaceAction::Warm => self.place(at, |place, _, out| place.warmed(true, out)),
+                PlaceAction::Snapshot { round } => {
+                    let value = body.value;
+                    let copy = Copy { round, base: round - 1, bytes: 2, digest: digest(value), last: false };
+                    body.copy = Some((copy, value));
+                    self.place(at, |place, _, out| place.copied(copy, out));
+                }
+                PlaceAction::Fetch(copy, have) => body.fetching = Some((copy, have)),
+                PlaceAction::Thaw | PlaceAction::DropFrozen => {
+                    body.copy = None;
+                    body.hook = None;
+                }
+                PlaceAction::Discard => {
+                    body.fetching = None;
+                    body.fetched.clear();
+                    body.value = 0;
+                }
+                PlaceAction::Freeze
+                | PlaceAction::Activate(_)
+                | PlaceAction::Recover(_)
+                | PlaceAction::Begin(_) => body.hook = Some(action),
+            }
+        }
+    }
+
+    pub(super) fn reply(&mut self, at: usize, key: RequestId, down: Down) {
+        let Some(body) = &mut self.places[at] else { return };
+        match body.origins.remove(&key) {
+            Some(Origin::Link(life)) => {
+                let link = &mut self.links[at];
+                if link.life == life && !link.broken {
+                    link.open.remove(&key);
+                    link.down.push_back(down);
+                }
+            }
+            // The one that sent it on passes the answer on, if it is still there.
+            Some(Origin::Place(life)) if self.lives[0] == life && self.places[0].is_some() => {
+                self.place(0, |place, _, out| place.forwarded(out));
+                self.reply(0, key, down);
+            }
+            Some(Origin::Place(_)) | None => {}
+        }
+    }
+
+    /// A request runs, and is done.
+    pub(super) fn run(&mut self, at: usize, run: usize, bounds: &Bounds) -> Result<(), String> {
+        let Some(body) = &mut self.places[at] else { return Ok(()) };
+        let key = body.running.remove(run);
+        let id = key.0 / 128;
+        let op = op_of(bounds.scripts, id);
+        if op != Op::Read {
+            let count = self.runs.entry(id).or_default();
+            *count += 1;
+            if *count > 1 {
+                return Err(format!("request {id} runs twice"));
+            }
+        }
+        if bounds.class != Class::Stateless {
+            let epoch = match body.place.stand() {
+                Stand::Serving { epoch } | Stand::Parking { epoch } => epoch,
+                // The planted fault.
+                Stand::Frozen { epoch } => epoch,
+                stand => return Err(format!("a request runs at a place that is {stand:?}")),
+            };
+            let who = (at, self.lives[at]);
+            match self.served {
+                Some((last, _)) if last > epoch => {
+                    return Err(format!("{epoch:?} is served after {last:?}"));
+                }
+                Some((last, other)) if last == epoch && other != who => {
+                    return Err(format!("{epoch:?} is served by two"));
+                }
+                _ => self.served = Some((epoch, who)),
+            }
+        }
+        let read = match op {
+            Op::Read => Some(body.value),
+            Op::Write(value) => {
+                body.value = value;
+                None
+            }
+        };
+        body.reads.insert(key, read);
+        self.place(at, |place, now, out| place.finished(key, Kind::Unary, op != Op::Read, now, out));
+        // What is not linearizable for want of state is none of a stateless service's.
+        Ok(())
+    }
+
+    pub(super) fn append(&mut self, at: usize) {
+        let Some(body) = &mut self.places[at] else { return };
+        let (epoch, key, value) = body.appends.remove(0);
+        let is_taken = epoch >= self.journal.0;
+        if is_taken {
+            self.journal = (epoch, value);
+        }
+        self.place(at, |place, now, out| place.journaled(key, Kind::Unary, is_taken, now, out));
+    }
+
+    pub(super) fn hook(&mut self, at: usize, works: bool) {
+        let Some(body) = &mut self.places[at] else { return };
+        match body.hook.take() {
+            Some(PlaceAction::Freeze) => {
+                let value = body.value;
+                self.place(at, |place, _, out| place.frozen(digest(value), 2, out));
+                let Some(body) = &mut self.places[at] else { return };
+                if let Some(report) = body.place.copy() {
+                    body.copy = Some((report, value));
+                }
+            }
+            Some(PlaceAction::Recover(epoch)) => {
+                self.journal.0 = self.journal.0.max(epoch);
+                body.value = self.journal.1;
+                self.place(at, |place, _, out| place.opened(true, out));
+            }
+            Some(PlaceAction::Begin(_)) => {
+                body.value = 0;
+                self.place(at, |place, _, out| place.opened(true, out));
+            }
+            Some(_) => self.place(at, |place, _, out| place.opened(works, out)),
+            None => {}
+        }
+    }
+
+    pub(super) fn can_fetch(&self) -> bool {
+        let [Some(old), Some(new)] = &self.places else { return false };
+        match (&old.copy, &new.fetching) {
+            (Some((copy, _)), Some((wanted, _))) => copy == wanted,
+            _ => false,
+        }
+    }
+
+    /// The next half of a copy comes.
+    pub(super) fn fetch(&mut self) {
+        let [Some(old), Some(new)] = &mut self.places else { return };
+        let (Some((copy, value)), Some((_, have))) = (old.copy, new.fetching) else { return };
+        if new.place.fetched(copy, have, 1) {
+            new.fetched.push(value);
+            new.fetching = Some((copy, have + 1));
+        }
+        if new.place.is_whole() {
+            new.fetching = None;
+            let halves = std::mem::take(&mut new.fetched);
+            new.value = halves.last().copied().unwrap_or_default();
+            let is_one = halves.iter().all(|half| *half == new.value);
+            let found = digest(if is_one { new.value } else { u64::MAX });
+            self.place(1, |place, _, out| place.restored(copy, found, out));
+        }
+    }
+
+    /// What the old place sends on comes to the new one, or does not.
+    pub(super) fn forward(&mut self, bounds: &Bounds) {
+        let Some((key, life)) = self.forwards.pop_front() else { return };
+        if self.places[1].is_none() {
+            if self.lives[0] == life && self.places[0].is_some() {
+                self.place(0, |place, _, out| place.forwarded(out));
+                self.reply(0, key, Down::Unknown(key));
+            }
+            return;
+        }
+        let arrival = Arrival {
+            id: key,
+            source: SourceId(u64::MAX),
+            bytes: 1,
+            deadline: None,
+            kind: Kind::Unary,
+            is_inside: false,
+            is_kept: bounds.keeps,
+            is_forwarded: true,
+        };
+        self.arrive(1, arrival, Origin::Place(life));
+    }
+
+    pub(super) fn die_place(&mut self, at: usize) {
+        let Some(body) = self.places[at].take() else { return };
+        self.break_link(at);
+        if at == 1 {
+            // Whoever sent something on finds out.
+            for (key, origin) in body.origins {
+                if let Origin::Place(life) = origin
+                    && life == self.lives[0]
+                    && self.places[0].is_some()
+                {
+                    self.place(0, |place, _, out| place.forwarded(out));
+                    self.reply(0, key, Down::Unknown(key));
+                }
+            }
+        } else {
+            self.forwards.clear();
+        }
+    }
+
+    pub(super) fn restart(&mut self, at: usize, bounds: &Bounds) {
+        self.lives[at] += 1;
+        let mut place = Place::new(bounds.class, Incarnation(self.lives[at]), ROOM);
+        place.faults.planted = bounds.planted;
+        place.parked.faults.planted = bounds.planted;
+        self.places[at] = Some(Body::new(place));
+        // Whoever begins says so.
+        self.ask(at);
+    }
+
+    /// A place says how it is.
+    pub(super) fn ask(&mut self, at: usize) {
+        let ask = Command { stamp: Stamp::default(), incarnation: None, order: Order::Ask };
+        self.place(at, |place, now, out| place.command(ask, now, out));
+    }
+}

@@ -1,0 +1,205 @@
+//! A place in virtual time.
+
+use std::time::Duration;
+
+use super::*;
+use crate::id::SourceId;
+
+const ROOM: Bounds = Bounds { count: 2, bytes: 100, time: Duration::from_secs(5) };
+const LIFE: Incarnation = Incarnation(1);
+const EPOCH: Epoch = Epoch(3);
+const NEW: PlaceId = PlaceId(2);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn arrival(id: u64) -> Arrival {
+    Arrival {
+        id: RequestId(id),
+        source: SourceId(1),
+        bytes: 10,
+        deadline: None,
+        kind: Kind::Unary,
+        is_inside: false,
+        is_kept: true,
+        is_forwarded: false,
+    }
+}
+
+/// A place, and what it did last.
+struct Bench {
+    place: Place,
+    out: Vec<Action>,
+    sequence: u64,
+}
+
+impl Bench {
+    fn serving(class: Class) -> Bench {
+        Bench { place: Place::serving(class, LIFE, EPOCH, ROOM), out: Vec::new(), sequence: 0 }
+    }
+
+    fn empty() -> Bench {
+        Bench { place: Place::new(Class::Volatile, LIFE, ROOM), out: Vec::new(), sequence: 0 }
+    }
+
+    fn order(&mut self, order: Order, now: Duration) -> Vec<Action> {
+        self.sequence += 1;
+        let stamp = Stamp { migration: 1, term: 1, sequence: self.sequence };
+        self.place.command(Command { stamp, incarnation: Some(LIFE), order }, now, &mut self.out);
+        self.done()
+    }
+
+    fn quiesce(&mut self, cut_streams: bool) -> Vec<Action> {
+        self.order(Order::Quiesce { patience: PATIENCE, cut_streams }, Duration::ZERO)
+    }
+
+    fn arrive(&mut self, arrival: Arrival) -> Verdict {
+        self.place.arrive(arrival, Duration::ZERO, &mut self.out)
+    }
+
+    fn late(&mut self, now: Duration) -> Vec<Action> {
+        self.place.on_timeout(now, &mut self.out);
+        self.done()
+    }
+
+    /// What it did, reports left out.
+    fn done(&mut self) -> Vec<Action> {
+        self.out.drain(..).filter(|action| !matches!(action, Action::Report(_))).collect()
+    }
+}
+
+fn copy(last: bool) -> Copy {
+    Copy { round: 1, base: 0, bytes: 100, digest: Digest([7; 32]), last }
+}
+
+#[test]
+fn the_old_place_serves_on_where_requests_do_not_end() {
+    let mut bench = Bench::serving(Class::Volatile);
+    assert_eq!(bench.arrive(arrival(0)), Verdict::Run);
+    assert_eq!(bench.quiesce(true), []);
+    assert_eq!(bench.arrive(arrival(1)), Verdict::Park);
+    assert_eq!(bench.place.timeout(), Some(PATIENCE));
+    assert_eq!(bench.late(PATIENCE), [Action::Run(RequestId(1))]);
+    assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
+    // And does not try again for this migration.
+    assert_eq!(bench.quiesce(true), []);
+    assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
+}
+
+#[test]
+fn streams_are_cut_where_that_was_asked_for() {
+    let stream = Arrival { kind: Kind::Stream, ..arrival(0) };
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.arrive(stream);
+    bench.quiesce(true);
+    assert_eq!(bench.late(PATIENCE), [Action::CutStreams]);
+    bench.place.finished(RequestId(0), Kind::Stream, false, PATIENCE, &mut bench.out);
+    assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::Freeze]);
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.arrive(stream);
+    bench.quiesce(false);
+    assert_eq!(bench.late(PATIENCE), []);
+    assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
+}
+
+#[test]
+fn what_belongs_to_a_running_request_passes() {
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.arrive(arrival(0));
+    bench.quiesce(false);
+    let inside = Arrival { is_inside: true, ..arrival(1) };
+    assert_eq!(bench.arrive(inside), Verdict::Run);
+    for id in 0..2 {
+        assert_eq!(bench.done(), []);
+        bench.place.finished(RequestId(id), Kind::Unary, false, Duration::ZERO, &mut bench.out);
+        assert_eq!(bench.out.remove(0), Action::Answer(RequestId(id)));
+    }
+    assert_eq!(bench.done(), [Action::Freeze]);
+    // By now it would run on what is being copied.
+    assert_eq!(bench.arrive(Arrival { id: RequestId(2), ..inside }), Verdict::Park);
+}
+
+#[test]
+fn once_it_is_frozen_time_changes_nothing() {
+    let mut bench = Bench::serving(Class::Volatile);
+    assert_eq!(bench.quiesce(false), [Action::Freeze]);
+    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    assert_eq!((bench.place.stand(), bench.place.timeout()), (Stand::Frozen { epoch: EPOCH }, None));
+    bench.arrive(arrival(0));
+    bench.done();
+    // But those who wait do not for ever.
+    let waited = Refusal { cause: RefusalCause::Waited, hint: None };
+    assert_eq!(bench.late(ROOM.time), [Action::Refuse(RequestId(0), waited)]);
+    bench.late(Duration::from_secs(1000));
+    assert_eq!(bench.place.stand(), Stand::Frozen { epoch: EPOCH });
+}
+
+#[test]
+fn whoever_comes_after_it_has_moved_is_sent_on_once() {
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.quiesce(false);
+    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    for id in 0..2 {
+        bench.arrive(Arrival { is_kept: id == 0, ..arrival(id) });
+    }
+    bench.done();
+    let moved = Refusal { cause: RefusalCause::Moved, hint: Some((NEW, EPOCH.next())) };
+    let to = bench.order(Order::Move { to: NEW, epoch: EPOCH.next() }, Duration::ZERO);
+    assert_eq!(
+        to,
+        [Action::DropFrozen, Action::Refuse(RequestId(0), moved), Action::Forward(RequestId(1), NEW)]
+    );
+    assert_eq!(bench.arrive(arrival(2)), Verdict::Refuse(moved));
+    let foreign = Arrival { is_kept: false, ..arrival(3) };
+    assert_eq!(bench.arrive(foreign), Verdict::Forward(NEW));
+    assert_eq!(bench.arrive(Arrival { is_forwarded: true, ..foreign }), Verdict::Refuse(moved));
+    let drain = |force| Order::Drain { to: NEW, epoch: EPOCH.next(), force };
+    assert_eq!(bench.order(drain(false), Duration::ZERO), []);
+    bench.place.forwarded(&mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Moved);
+    assert_eq!(bench.order(drain(true), Duration::ZERO), [Action::CutAll]);
+    assert_eq!(bench.place.stand(), Stand::Drained { cut: 1 });
+}
+
+#[test]
+fn a_copy_goes_on_where_it_was_and_is_not_taken_if_it_is_another() {
+    let mut bench = Bench::empty();
+    assert_eq!(bench.order(Order::Prepare, Duration::ZERO), [Action::Reserve]);
+    bench.place.reserved(true, &mut bench.out);
+    assert_eq!(bench.order(Order::Warm, Duration::ZERO), [Action::Warm]);
+    bench.place.warmed(true, &mut bench.out);
+    let copy = copy(true);
+    assert_eq!(bench.order(Order::Restore(copy), Duration::ZERO), [Action::Fetch(copy, 0)]);
+    assert!(bench.place.fetched(copy, 0, 60));
+    // Again, with a hole, and more than there is.
+    assert!(!bench.place.fetched(copy, 0, 60));
+    assert!(!bench.place.fetched(copy, 70, 10));
+    assert!(!bench.place.fetched(copy, 60, 41));
+    assert_eq!(bench.place.progress(), Some((60, 100)));
+    // The connection was lost.
+    assert_eq!(bench.order(Order::Restore(copy), Duration::ZERO), [Action::Fetch(copy, 60)]);
+    assert!(bench.place.fetched(copy, 60, 40) && bench.place.is_whole());
+    let mut other = Bench { place: bench.place.clone(), out: Vec::new(), sequence: bench.sequence };
+    other.place.restored(copy, Digest([8; 32]), &mut other.out);
+    assert_eq!(other.place.stand(), Stand::Void { why: Why::Digest });
+    bench.place.restored(copy, copy.digest, &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Ready { digest: copy.digest });
+    // It serves what it has, and nothing else.
+    let serve = |digest| Order::Serve { epoch: EPOCH, from: Source::Restored(digest) };
+    bench.done();
+    assert_eq!(bench.order(serve(Digest([9; 32])), Duration::ZERO), []);
+    assert_eq!(bench.order(serve(copy.digest), Duration::ZERO), [Action::Activate(EPOCH)]);
+}
+
+#[test]
+fn what_only_reads_waits_for_what_it_may_have_seen() {
+    let mut bench = Bench::serving(Class::Journaled);
+    for id in 0..2 {
+        bench.arrive(arrival(id));
+        bench.place.finished(RequestId(id), Kind::Unary, id == 0, Duration::ZERO, &mut bench.out);
+    }
+    assert_eq!(bench.done(), [Action::Append(EPOCH, RequestId(0)), Action::Append(EPOCH, RequestId(1))]);
+    bench.place.journaled(RequestId(0), Kind::Unary, true, Duration::ZERO, &mut bench.out);
+    bench.place.journaled(RequestId(1), Kind::Unary, false, Duration::ZERO, &mut bench.out);
+    assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::AnswerUnknown(RequestId(1))]);
+    // The journal is another's: so is the service.
+    assert_eq!(bench.place.stand(), Stand::Void { why: Why::Deposed });
+}
