@@ -28,8 +28,11 @@ struct Chances {
 
 /// Lets things happen by chance, and then in order until nothing does.
 fn live(bounds: &Bounds, chances: Chances, seed: u64) -> Result<World, String> {
+    go(World::new(bounds), bounds, chances, seed)
+}
+
+fn go(mut world: World, bounds: &Bounds, chances: Chances, seed: u64) -> Result<World, String> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut world = World::new(bounds);
     for _ in 0..600 {
         world.now += Duration::from_millis(random.u64(0..20));
         world.fire()?;
@@ -147,6 +150,26 @@ proptest! {
                 prop_assert!(world.now < Duration::from_secs(15), "{:?}", world.now);
             }
             Err(wrong) => prop_assert!(false, "{}", wrong),
+        }
+    }
+}
+
+#[test]
+fn twenty_migrations_back_and_forth_lose_nothing() {
+    for class in [Class::Volatile, Class::Journaled] {
+        for seed in 0..5 {
+            let bounds = Bounds { class, scripts: &SCRIPTS[..1], rounds: 2, holds: true, said: 1000, ..BASE };
+            let chances = Chances { off: 0, loss: 0, time: 0 };
+            let mut world = World::new(&bounds);
+            for leg in 0..20 {
+                world = go(world, &bounds, chances, seed * 20 + leg)
+                    .unwrap_or_else(|wrong| panic!("{leg}: {wrong}"));
+                assert_eq!(world.control.as_ref().map(Coordinator::phase), Some(Phase::Done), "{leg}");
+                assert_eq!((world.clients[0].failed, world.clients[0].unknown), (0, 0), "{leg}");
+                // What it is asked for next begins with what it held.
+                world = world.back(&bounds);
+            }
+            assert_eq!(world.store.cell.migration, 21);
         }
     }
 }

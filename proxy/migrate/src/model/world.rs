@@ -116,36 +116,52 @@ pub(super) fn digest(value: u64) -> Digest {
 }
 
 impl World {
+    /// The next migration, back to where the service was before this one.
+    pub(super) fn back(self, bounds: &Bounds) -> World {
+        let owner = Owner { place: OLD, incarnation: Incarnation(self.lives[1]) };
+        let mut cell = Cell::new(self.store.cell.migration + 1, self.store.cell.epoch, owner);
+        cell.take_over(1);
+        let [old, new] = self.places;
+        let value = new.as_ref().map_or(0, |body| body.value);
+        let places = [new, old];
+        World::begin(bounds, cell, places, [self.lives[1], self.lives[0]], value)
+    }
+
     pub(super) fn new(bounds: &Bounds) -> World {
         let owner = Owner { place: OLD, incarnation: Incarnation(1) };
         let mut cell = Cell::new(1, FIRST, owner);
         cell.take_over(1);
         let mut old = Place::serving(bounds.class, Incarnation(1), FIRST, ROOM);
         let mut new = Place::new(bounds.class, Incarnation(1), ROOM);
-        let (route, since) = if bounds.astray { (NEW, Epoch(FIRST.0 - 1)) } else { (OLD, FIRST) };
+        for place in [&mut old, &mut new] {
+            place.faults.planted = bounds.planted;
+            place.parked.faults.planted = bounds.planted;
+        }
+        World::begin(bounds, cell, [Some(Body::new(old)), Some(Body::new(new))], [1, 1], 0)
+    }
+
+    fn begin(bounds: &Bounds, cell: Cell, places: [Option<Body>; 2], lives: [u64; 2], value: u64) -> World {
+        let epoch = cell.epoch;
+        let (route, since) = if bounds.astray { (NEW, Epoch(epoch.0 - 1)) } else { (OLD, epoch) };
         let mut holder = Holder::new(route, since, ROOM);
-        old.faults.planted = bounds.planted;
-        old.parked.faults.planted = bounds.planted;
-        new.faults.planted = bounds.planted;
-        new.parked.faults.planted = bounds.planted;
         holder.plant(bounds.planted);
         let mut world = World {
             now: Duration::ZERO,
             store: Store { cell, records: Vec::new(), asks: BTreeSet::new(), answer: None },
             control: None,
             zombie: None,
-            places: [Some(Body::new(old)), Some(Body::new(new))],
-            lives: [1, 1],
+            places,
+            lives,
             holder: Some(holder),
             orphaned: false,
             clients: bounds.scripts.iter().map(|_| Client::default()).collect(),
             net: BTreeSet::new(),
             links: [Link::default(), Link::default()],
             forwards: VecDeque::new(),
-            journal: (FIRST, 0),
-            registry: (OLD, FIRST),
+            journal: (epoch, value),
+            registry: (OLD, epoch),
             switched: None,
-            history: History::new(0),
+            history: History::new(value),
             served: None,
             runs: BTreeMap::new(),
             deaths: 0,
@@ -168,7 +184,7 @@ impl World {
             world.net = BTreeSet::from([Net::ToPlace(Role::Old, serve)]);
         }
         let mut out = Vec::new();
-        let mut control = Coordinator::new(plan(bounds), cell, world.now, &mut out);
+        let mut control = Coordinator::new(plan(bounds, &cell), cell, world.now, &mut out);
         control.faults.planted = bounds.planted;
         world.control = Some(control);
         world.perform(out, false);
@@ -527,7 +543,7 @@ impl World {
         self.store.cell.take_over(term);
         let mut out = Vec::new();
         let (cell, records) = (self.store.cell, &self.store.records);
-        let mut control = Coordinator::resume(plan(bounds), cell, records, self.now, &mut out);
+        let mut control = Coordinator::resume(plan(bounds, &cell), cell, records, self.now, &mut out);
         control.faults.planted = bounds.planted;
         self.control = Some(control);
         self.perform(out, false);
@@ -542,9 +558,9 @@ impl World {
 
 const LATE: Duration = Duration::from_secs(100);
 
-pub(super) fn plan(bounds: &Bounds) -> Plan {
+pub(super) fn plan(bounds: &Bounds, cell: &Cell) -> Plan {
     Plan {
-        migration: 1,
+        migration: cell.migration,
         class: bounds.class,
         old: OLD,
         new: NEW,
