@@ -238,17 +238,10 @@ fn links_may_break_and_time_may_pass() {
         if is_full() {
             show("two take long", &Bounds { timeouts: 2, ..base.clone() });
             show("links break", &Bounds { breaks: 2, scripts: BASE.scripts, ..base.clone() });
-            show(
-                "all of it",
-                &Bounds {
-                    timeouts: 1,
-                    breaks: 1,
-                    from: Phase::Quiesce,
-                    mortal: EVERYBODY,
-                    deaths: 1,
-                    ..base
-                },
-            );
+            let late = Bounds { from: Phase::Finalcopy, deaths: 1, mortal: EVERYBODY, ..base };
+            show("a link breaks, and somebody dies", &Bounds { breaks: 1, ..late.clone() });
+            let control = Bounds { mortal: &[Actor::Control], scripts: &[], ..late };
+            show("something takes long, and the control plane dies", &Bounds { timeouts: 1, ..control });
         }
     }
 }
