@@ -183,10 +183,11 @@ fn messages_may_come_twice_and_late() {
     show("doubles", &Bounds { scripts: ONE, doubles: true, ..BASE });
     show("leftovers", &Bounds { leftovers: true, ..BASE });
     if is_full() {
-        show(
-            "doubles",
-            &Bounds { scripts: ONE, doubles: true, mortal: &[Actor::Control], deaths: 1, ..BASE },
-        );
+        for class in KEEPING {
+            let doubles = Bounds { class, doubles: true, scripts: BASE.scripts, ..BASE };
+            show("doubles", &Bounds { holds: true, ..doubles.clone() });
+            show("doubles", &Bounds { rounds: 1, aborts: true, ..doubles });
+        }
     }
 }
 
@@ -203,7 +204,8 @@ fn whoever_dies_one_serves_and_nothing_is_lost_unsaid() {
             for base in [dies, journaled] {
                 show(&named(" early"), &base);
                 show(&named(" while more is asked for"), &Bounds { scripts: BASE.scripts, ..base.clone() });
-                show(&named(" twice"), &Bounds { deaths: 2, from: Phase::Quiesce, ..base.clone() });
+                let twice = Bounds { deaths: 2, from: Phase::Finalcopy, scripts: &[], ..base.clone() };
+                show(&named(" twice"), &twice);
                 show(&named(" where it is held"), &Bounds { holds: true, ..base.clone() });
                 show(&named(" where it is sent on"), &Bounds { keeps: false, ..base.clone() });
                 show(&named(" where it is copied in rounds"), &Bounds { rounds: 1, ..base });
@@ -220,10 +222,8 @@ fn two_may_die() {
     if is_full() {
         for class in KEEPING {
             let two = Bounds { class, ..two.clone() };
-            let astray = Bounds { astray: true, scripts: ONE, ..two.clone() };
-            show("both places die", &Bounds { from: Phase::Finalcopy, mortal: places, ..astray.clone() });
-            show("two die late", &Bounds { from: Phase::Switch, mortal: &EVERYBODY[..3], ..astray });
-            show("two die", &Bounds { from: Phase::Quiesce, mortal: &EVERYBODY[..3], ..two });
+            show("both places die", &Bounds { from: Phase::Finalcopy, mortal: places, ..two.clone() });
+            show("two die late", &Bounds { from: Phase::Switch, mortal: &EVERYBODY[..3], ..two });
         }
     }
 }
@@ -263,7 +263,7 @@ fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
             show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched });
             show(
                 "who was replaced goes on",
-                &Bounds { class, zombies: true, aborts: true, scripts: ONE, ..control.clone() },
+                &Bounds { class, zombies: true, aborts: true, ..control.clone() },
             );
             show(
                 "somebody aborts what is held",
