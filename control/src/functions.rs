@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lighter_config::sidecar::{DatasetFormat, DeviceClass, DeviceConfig};
 use lighter_functions::{
-    Builtins, Class, Dataset, Device, Fault, Format, Limits, Meter, Out, Request, Setup, Status, Stop, Watch,
+    Builtins, Class, Dataset, Device, Fault, Format, Limits, Meter, Out, Relayed, Request, Setup, Status,
+    Stop, Watch,
 };
-use lighter_proxy::device::{Asked, Ended, FunctionHost, Held, NotRelayed, NotTaken, Results, Took};
+use lighter_proxy::device::{self, Asked, Ended, FunctionHost, Held, NotRelayed, NotTaken, Results, Took};
 
 use crate::native::Natives;
 
@@ -133,10 +134,13 @@ impl Out for Bridge<'_> {
         })
     }
 
-    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<(), Fault> {
+    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<Relayed, Fault> {
         let mut above = None;
         let mut takes = |bytes| meter.bytes_out(bytes).map_err(|fault| above = Some(fault)).is_ok();
-        let relayed = self.0.relay(to, meter.until(), &mut takes);
+        let relayed = self.0.relay(to, meter.until(), &mut takes).map(|relayed| match relayed {
+            device::Relayed::Whole => Relayed::Whole,
+            device::Relayed::UntilClosed => Relayed::UntilClosed,
+        });
         relayed.map_err(|why| match why {
             NotRelayed::Gone => Fault::new(Status::NotDone, "whoever asked has left"),
             NotRelayed::Late => meter.late(),

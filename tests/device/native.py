@@ -32,9 +32,20 @@ class Handler(BaseHTTPRequestHandler):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.path.startswith("/echo/sleep"):
             time.sleep(600)
+        if self.path.startswith("/echo/body"):
+            # In chunks, which this module leaves to whoever uses it.
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            fields = [name for name in self.headers if name.lower().startswith("x-lighter-")]
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n%s %s" % (body, str(fields).encode()))
+            self.close_connection = True
+            return
         if self.path.startswith("/echo/half"):
             self.send_response(200)
-            self.send_header("Content-Length", "10")
+            if not self.path.endswith("/unsized"):
+                self.send_header("Content-Length", "10")
             self.end_headers()
             self.wfile.write(b"half")
             self.wfile.flush()

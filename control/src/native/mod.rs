@@ -4,13 +4,13 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use lighter_config::probe::{How, Probe};
 use lighter_config::sidecar::{DeviceConfig, NativeConfig};
-use lighter_functions::{Call, Code, Fault, Kind, Out, Program, Status};
+use lighter_functions::{Call, Code, Fault, Kind, Out, Program, Relayed, Status};
 
 use process::Process;
 
@@ -18,7 +18,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 
-/// How long a program that closed its connections may take to be seen to have ended.
+/// How long a program that is on its way out may take to be seen to have ended.
 const TO_END: Duration = Duration::from_secs(1);
 
 /// Who is told of programs that end while their function is active.
@@ -43,6 +43,8 @@ struct Native {
     config: NativeConfig,
     shared: Arc<Shared>,
     runs: Mutex<Runs>,
+    /// Nanoseconds of processors, as last seen.
+    known: AtomicU64,
 }
 
 #[derive(Default)]
@@ -65,7 +67,7 @@ impl Natives {
         let shared = Arc::<Shared>::default();
         let native = |config: &NativeConfig| {
             let (config, shared) = (config.clone(), shared.clone());
-            Arc::new(Native { config, shared, runs: Mutex::default() })
+            Arc::new(Native { config, shared, runs: Mutex::default(), known: AtomicU64::default() })
         };
         Natives { all: config.natives.iter().map(native).collect(), shared }
     }
@@ -125,9 +127,15 @@ impl Program for Handle {
 }
 
 impl Native {
+    /// What it took so far, as of the last time when nobody started or ended it: whoever asks may not wait.
     fn took(&self) -> Duration {
-        let runs = self.runs();
-        runs.took + runs.now.upgrade().map(|process| process.took()).unwrap_or_default()
+        if let Ok(runs) = self.runs.try_lock() {
+            let now = runs.now.upgrade().map_or(Some(Duration::ZERO), |process| process.took_now());
+            if let Some(now) = now {
+                self.known.store((runs.took + now).as_nanos() as u64, Ordering::Relaxed);
+            }
+        }
+        Duration::from_nanos(self.known.load(Ordering::Relaxed))
     }
 
     fn runs(&self) -> MutexGuard<'_, Runs> {
@@ -196,14 +204,21 @@ impl Started {
 impl Code for Started {
     fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault> {
         call.meter.check()?;
-        out.relay(self.at, call.meter).map_err(|fault| match fault.status {
-            // Its connections end with a program, and a little before that is known.
-            Status::ErrorInExecution => match self.process.ended_within(TO_END) {
-                Some(how) => Fault::new(fault.status, format!("{how} before its answer was whole")),
-                None => fault,
-            },
-            _ => fault,
-        })
+        let relayed = out.relay(self.at, call.meter);
+        let may_be_its_end = match &relayed {
+            Ok(Relayed::Whole) => false,
+            Ok(Relayed::UntilClosed) => true,
+            Err(fault) => fault.status == Status::ErrorInExecution,
+        };
+        // Its connections end with a program, and a little before it has ended.
+        if may_be_its_end
+            && self.process.is_ending()
+            && let Some(how) = self.process.ended_within(TO_END)
+        {
+            let why = format!("{how} before its answer was whole");
+            return Err(Fault::new(Status::ErrorInExecution, why));
+        }
+        relayed.map(drop)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lighter_config::sidecar::{NativeConfig, PORT_ARGUMENT};
 use rustix::param::clock_ticks_per_second;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group,
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, kill_process_group,
     set_parent_process_death_signal, setrlimit, waitid, waitpgid,
 };
 use rustix::thread::set_no_new_privs;
@@ -37,6 +37,15 @@ struct State {
     tells: Option<Tells>,
     /// What it and those of its children that it has waited for had of processors when it ended.
     took: Duration,
+}
+
+impl State {
+    fn took(&self) -> Duration {
+        match self.pid {
+            Some(pid) if self.ended.is_none() => processor_time(pid).unwrap_or(self.took),
+            _ => self.took,
+        }
+    }
 }
 
 impl Process {
@@ -80,6 +89,15 @@ impl Process {
         waited.unwrap_or_else(PoisonError::into_inner).0.ended.clone()
     }
 
+    /// Whether it has ended or is about to: the kernel closes what a process has open once it says of it that it exits.
+    pub(super) fn is_ending(&self) -> bool {
+        let state = self.lock();
+        match state.pid {
+            Some(pid) if state.ended.is_none() => is_exiting(pid),
+            _ => true,
+        }
+    }
+
     /// Asks it to end, and kills it if it does not within `patience`. Nobody is told of that end.
     pub(super) fn stop(&self, patience: Duration) -> io::Result<()> {
         self.lock().tells = None;
@@ -94,11 +112,12 @@ impl Process {
 
     /// What it and those of its children that it has waited for had of processors so far.
     pub(super) fn took(&self) -> Duration {
-        let state = self.lock();
-        match state.pid {
-            Some(pid) if state.ended.is_none() => processor_time(pid).unwrap_or(state.took),
-            _ => state.took,
-        }
+        self.lock().took()
+    }
+
+    /// The same, unless somebody waits for it right now.
+    pub(super) fn took_now(&self) -> Option<Duration> {
+        self.state.try_lock().ok().map(|state| state.took())
     }
 
     /// To it and all that it has started which did not leave its group.
@@ -152,14 +171,19 @@ fn command(config: &NativeConfig, port: u16) -> io::Result<Command> {
     command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
     let memory = Rlimit { current: Some(config.memory_bytes), maximum: Some(config.memory_bytes) };
     let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let parent = getpid();
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(parent) {
+            // It ended before that was said.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         set_no_new_privs(true)?;
         setrlimit(Resource::Core, none)?;
         setrlimit(Resource::Data, memory)?;
         Ok(())
     };
-    // SAFETY: between fork and exec it makes four system calls, and touches no memory but what it owns.
+    // SAFETY: between fork and exec it makes five system calls, and touches no memory but what it owns.
     unsafe { command.pre_exec(prepare) };
     Ok(command)
 }
@@ -176,13 +200,28 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
+/// By proc_pid_stat(5): field 3, and of field 9 what linux/sched.h calls PF_EXITING.
+fn is_exiting(pid: Pid) -> bool {
+    const EXITING: u64 = 4;
+    let Some(fields) = stat(pid) else { return true };
+    let mut fields = fields.split(' ');
+    matches!(fields.next(), Some("Z" | "X"))
+        || fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & EXITING != 0)
+}
+
 /// As proc_pid_stat(5) has it: fields 14 to 17.
 fn processor_time(pid: Pid) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
-    // The second field is its name, which may have anything in it.
-    let fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(4);
+    let fields = stat(pid)?;
+    let fields = fields.split(' ').skip(11).take(4);
     let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
     Some(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second().max(1) as f64))
+}
+
+/// The fields of `/proc/PID/stat` from the third on.
+fn stat(pid: Pid) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
+    // The second field is its name, which may have anything in it.
+    Some(stat.rsplit_once(") ")?.1.to_owned())
 }
 
 /// Waits a little between two looks at something, as long as `until` is not over.

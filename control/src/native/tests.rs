@@ -9,7 +9,7 @@ use std::sync::mpsc;
 
 use lighter_config::sidecar::SidecarConfig;
 use lighter_functions::{
-    Builtins, Class, Device, Limits, Meter, Out, Outcome, Request, Setup, Stop, Watch, conformance,
+    Builtins, Class, Device, Limits, Meter, Out, Outcome, Relayed, Request, Setup, Stop, Watch, conformance,
 };
 
 use super::*;
@@ -133,7 +133,7 @@ impl Out for Asking {
         Ok(())
     }
 
-    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<(), Fault> {
+    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<Relayed, Fault> {
         let lost = |error: io::Error| Fault::new(Status::ErrorInExecution, error.to_string());
         let mut stream = TcpStream::connect(to).map_err(lost)?;
         write!(stream, "GET {} HTTP/1.0\r\n\r\n", self.target).map_err(lost)?;
@@ -141,7 +141,8 @@ impl Out for Asking {
         if self.bytes.is_empty() {
             return Err(lost(io::ErrorKind::UnexpectedEof.into()));
         }
-        meter.bytes_out(self.bytes.len() as u64)
+        meter.bytes_out(self.bytes.len() as u64)?;
+        Ok(Relayed::UntilClosed)
     }
 
     fn watch(&self) -> Watch {
@@ -194,7 +195,12 @@ fn a_program_that_does_not_start_says_why() {
         env: BTreeMap::new(),
         ..natives.all[0].config.clone()
     };
-    natives.all = vec![Arc::new(Native { config, shared: natives.shared.clone(), runs: Mutex::default() })];
+    natives.all = vec![Arc::new(Native {
+        config,
+        shared: natives.shared.clone(),
+        runs: Mutex::default(),
+        known: AtomicU64::default(),
+    })];
     let missing = active(&device(&natives)).unwrap_err();
     assert!(missing.contains("`/nonexistent/program`: No such file"), "{missing}");
 }

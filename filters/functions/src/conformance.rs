@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::device::{
-    Class, Dataset, Device, Format, FunctionState, Limits, Out, Outcome, Request, Setup, Stop, Watch,
+    Class, Dataset, Device, Format, FunctionState, Limits, Out, Outcome, Relayed, Request, Setup, Stop, Watch,
 };
 use crate::meter::Meter;
 use crate::status::{Fault, Status};
@@ -332,12 +332,12 @@ impl Out for Asking<'_> {
         self.stop.map_or(Ok(()), Err)
     }
 
-    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<(), Fault> {
+    fn relay(&mut self, to: SocketAddr, meter: &Meter) -> Result<Relayed, Fault> {
         let fetched = self.fetch(to);
         let body = fetched.map_err(|error| Fault::new(Status::ErrorInExecution, error.to_string()))?;
         meter.bytes_out(body.len() as u64)?;
         let _ = self.write(body, meter.until());
-        Ok(())
+        Ok(Relayed::Whole)
     }
 
     fn watch(&self) -> Watch {

@@ -214,13 +214,22 @@ pub trait Out {
     fn write(&mut self, bytes: Vec<u8>, until: Instant) -> Result<(), Stop>;
 
     /// Has the program that listens at `to` answer whatever was asked, as it was asked, and passes its answer on. What that
-    /// takes is told to `meter`. Not every one who asks can.
-    fn relay(&mut self, _to: SocketAddr, _meter: &Meter) -> Result<(), Fault> {
+    /// takes is told to `meter`. Says how far the answer itself tells that it is whole. Not every one who asks can.
+    fn relay(&mut self, _to: SocketAddr, _meter: &Meter) -> Result<Relayed, Fault> {
         Err(Fault::new(Status::Unsupported, "what was asked cannot be passed on from here"))
     }
 
     /// By what a run that gives nothing for a while sees that nobody waits any more.
     fn watch(&self) -> Watch;
+}
+
+/// How the end of an answer that was passed on is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// By its framing: all of it is there.
+    Whole,
+    /// By nothing but the end of the connection, which also comes when the program dies in the middle (RFC 9112 §8).
+    UntilClosed,
 }
 
 /// Why no more bytes are taken.

@@ -23,7 +23,7 @@ mod value;
 pub use builtin::{Builtins, FUNCTIONS};
 pub use device::{
     Class, Dataset, Description, Device, Entry, Format, FunctionId, FunctionInfo, FunctionState, Kind,
-    Limits, Out, Outcome, Request, Setup, Stop, Usage, Watch,
+    Limits, Out, Outcome, Relayed, Request, Setup, Stop, Usage, Watch,
 };
 pub use meter::Meter;
 pub use program::{Call, Code, Program};

@@ -114,7 +114,7 @@ pub trait Results {
         to: SocketAddr,
         until: Instant,
         takes: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<(), NotRelayed>;
+    ) -> Result<Relayed, NotRelayed>;
 
     /// The next bytes are the last, after which the run ends at once.
     fn ends(&mut self) {}
@@ -134,6 +134,15 @@ pub enum NotTaken {
     Gone,
     /// The caller did not take them in time.
     Late,
+}
+
+/// How the end of a program's answer is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// By its framing: all of it is there.
+    Whole,
+    /// By nothing but the end of the connection, which also comes when the program dies in the middle (RFC 9112 §8).
+    UntilClosed,
 }
 
 /// Why a program's answer did not come, or not to its end.

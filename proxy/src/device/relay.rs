@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, EXPECT, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::NotRelayed;
 use super::run::{Head, Said};
+use super::{NotRelayed, Relayed};
 
 /// Fields that are of one connection, beside those that `Connection` names.
 const OF_CONNECTION: [HeaderName; 9] = [
@@ -43,7 +43,7 @@ pub(super) async fn pass(
     takes: &mut dyn FnMut(u64) -> bool,
     says: &mpsc::Sender<Said>,
     waited: &mut Duration,
-) -> Result<(), NotRelayed> {
+) -> Result<Relayed, NotRelayed> {
     let cannot = |error: std::io::Error| NotRelayed::Lost(format!("it cannot be connected to: {error}"));
     let stream = TcpStream::connect(to).await.map_err(cannot)?;
     // A small request waits for nothing.
@@ -53,8 +53,14 @@ pub(super) async fn pass(
         // Whoever waits for the answer is told.
         let _ = connection.await;
     }));
+    let is_sized = request.body().is_end_stream() || request.body().size_hint().exact().is_some();
     strip(request.headers_mut());
+    take_own(request.headers_mut());
     request.headers_mut().remove(EXPECT);
+    if !is_sized {
+        // It would not be said at all with a method that usually has no body.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     // One that serves one connection after the other would wait for the next request of this one.
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     *request.version_mut() = Version::HTTP_11;
@@ -62,10 +68,17 @@ pub(super) async fn pass(
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(NotRelayed::Lost("it changed to another protocol, which nobody asked for".into()));
     }
+    let in_chunks = head.headers.contains_key(TRANSFER_ENCODING);
+    if in_chunks {
+        // What it says of a length does not hold (RFC 9112 §6.3).
+        head.headers.remove(CONTENT_LENGTH);
+    }
+    let relayed = match in_chunks || body.is_end_stream() || body.size_hint().exact().is_some() {
+        true => Relayed::Whole,
+        false => Relayed::UntilClosed,
+    };
     strip(&mut head.headers);
-    let own: Vec<HeaderName> =
-        head.headers.keys().filter(|name| name.as_str().starts_with(OWN)).cloned().collect();
-    own.iter().for_each(|name| drop(head.headers.remove(name)));
+    take_own(&mut head.headers);
     let head =
         Head { status: head.status.as_u16(), media_type: "".into(), fields: Some(Box::new(head.headers)) };
     say(says, Said::Piece(Some(head), Bytes::new()), waited).await?;
@@ -77,7 +90,7 @@ pub(super) async fn pass(
         }
         say(says, Said::Piece(None, bytes), waited).await?;
     }
-    Ok(())
+    Ok(relayed)
 }
 
 async fn say(says: &mpsc::Sender<Said>, piece: Said, waited: &mut Duration) -> Result<(), NotRelayed> {
@@ -95,6 +108,12 @@ fn strip(fields: &mut HeaderMap) {
     for name in named.iter().chain(&OF_CONNECTION) {
         fields.remove(name);
     }
+}
+
+/// Takes away what only sidecars say to each other.
+fn take_own(fields: &mut HeaderMap) {
+    let own: Vec<HeaderName> = fields.keys().filter(|name| name.as_str().starts_with(OWN)).cloned().collect();
+    own.iter().for_each(|name| drop(fields.remove(name)));
 }
 
 fn lost(error: hyper::Error) -> NotRelayed {

@@ -18,7 +18,7 @@ use super::hold::{Hold, Used};
 use super::planned::InUse;
 use super::priority;
 use super::relay;
-use super::{Asked, Ended, FunctionHost, NotRelayed, NotTaken, Results, Took};
+use super::{Asked, Ended, FunctionHost, NotRelayed, NotTaken, Relayed, Results, Took};
 
 /// Pieces of a result that wait for the caller, each of some ten kilobytes. With them a run fills one while another goes out.
 const PIECES: usize = 2;
@@ -167,7 +167,7 @@ impl Results for Result {
         to: SocketAddr,
         until: Instant,
         takes: &mut dyn FnMut(u64) -> bool,
-    ) -> std::result::Result<(), NotRelayed> {
+    ) -> std::result::Result<Relayed, NotRelayed> {
         let Some(request) = self.request.take() else {
             return Err(NotRelayed::Lost("there is nothing that could be passed on".into()));
         };
