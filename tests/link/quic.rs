@@ -18,7 +18,7 @@ use crate::shm::policy;
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
-use crate::support::{http2, test, wait_until};
+use crate::support::{PATIENCE, http2, test, wait_until};
 use crate::world::{RATINGS, REVIEWS, Root, WEB, caller_file};
 
 pub fn tests() -> Vec<Trial> {
@@ -312,18 +312,17 @@ fn a_flood() {
 fn initials(root: &Root, count: usize) -> Vec<Vec<u8>> {
     let tls = identity(root, WEB).client_config(&REVIEWS.parse().unwrap(), &[ALPN_LINK]);
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
-    deaf.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let to = deaf.local_addr().unwrap();
     http2::run(async {
+        let deaf = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = deaf.local_addr().unwrap();
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         // Whoever is let go says so; and what is not answered comes again.
         let (mut begun, mut taken) = (Vec::new(), Vec::<Vec<u8>>::new());
         while taken.len() < count {
             begun.push(endpoint.connect_with(config.clone(), to, "127.0.0.1").unwrap());
-            tokio::time::sleep(Duration::from_millis(1)).await;
             let mut room = [0; 2048];
-            let (length, _) = deaf.recv_from(&mut room).unwrap();
+            let came = tokio::time::timeout(PATIENCE, deaf.recv_from(&mut room)).await;
+            let (length, _) = came.expect("what is not answered comes again").unwrap();
             // Behind four bytes of version comes the ID that the caller chose.
             if taken.iter().all(|known| known[5..14] != room[5..14]) {
                 taken.push(room[..length].to_vec());
