@@ -14,7 +14,7 @@ use super::recv::Inbox;
 use super::stream::Tail;
 use super::{Limits, Session, Side};
 use crate::error::Cause;
-use crate::link::frame::{Code, Cut, END, Fault, HEADER_BYTES, Header, Type};
+use crate::link::frame::{Code, Cut, END, Fault, HEADER_BYTES, Header, MAX_PAYLOAD, Type};
 
 /// Credit where what carries the streams grants it.
 pub(super) const PLENTY: u32 = 1 << 30;
@@ -67,7 +67,8 @@ impl Lanes {
 
     /// `held` bytes are left of what came on a stream, of which some were just released.
     pub(super) fn released(&mut self, stream: u32, held: u32) {
-        if held < HELD && self.work.back() != Some(&Work::Read(stream)) {
+        // A frame of a body counts as held from its header on: what is still to come of it is not in the way.
+        if held < HELD + MAX_PAYLOAD as u32 && self.work.back() != Some(&Work::Read(stream)) {
             self.work.push_back(Work::Read(stream));
         }
     }

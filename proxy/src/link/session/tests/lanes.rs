@@ -22,11 +22,13 @@ struct OnLane {
     reset: Option<Cut>,
     inbox: Option<Inbox>,
     over: bool,
+    /// No more was taken off it, until that is asked for.
+    stopped: bool,
 }
 
 impl Way {
-    /// Takes all that `session` has to send.
-    fn fill(&mut self, session: &mut Session) {
+    /// Takes all that `session` has to send. `back` is what it takes in.
+    fn fill(&mut self, session: &mut Session, back: &mut Way) {
         self.control.extend(written(session, usize::MAX));
         loop {
             while let Some(work) = session.work() {
@@ -40,7 +42,11 @@ impl Way {
                         session.lane_drained(stream);
                     }
                     Work::Reset(stream, cut) => self.lanes.entry(stream).or_default().reset = Some(cut),
-                    Work::Read(_) => {}
+                    Work::Read(stream) => {
+                        if let Some(lane) = back.lanes.get_mut(&stream) {
+                            lane.stopped = false;
+                        }
+                    }
                 }
             }
             let Some(stream) = session.with_body() else { return };
@@ -60,8 +66,9 @@ impl Way {
             session.recv(now, self.control.drain(..some).collect()).unwrap();
             return true;
         }
-        let open = |(id, lane): (&u32, &OnLane)| (!lane.over && lane.has_some(*id, session)).then_some(*id);
-        let ready: Vec<u32> = self.lanes.iter().filter_map(open).collect();
+        let open =
+            |(id, lane): (&u32, &mut OnLane)| (!lane.over && lane.has_some(*id, session)).then_some(*id);
+        let ready: Vec<u32> = self.lanes.iter_mut().filter_map(open).collect();
         let Some(id) = random.choice(&ready).copied() else { return false };
         let Some(lane) = self.lanes.get_mut(&id) else { return false };
         if let Some(cut) = lane.reset {
@@ -83,9 +90,9 @@ impl Way {
 }
 
 impl OnLane {
-    fn has_some(&self, id: u32, session: &Session) -> bool {
-        let takes = self.inbox.as_ref().is_none_or(|inbox| session.takes_more(id, inbox));
-        self.reset.is_some() || (takes && (!self.bytes.is_empty() || self.ended))
+    fn has_some(&mut self, id: u32, session: &Session) -> bool {
+        self.stopped |= self.inbox.as_ref().is_some_and(|inbox| !session.takes_more(id, inbox));
+        self.reset.is_some() || (!self.stopped && (!self.bytes.is_empty() || self.ended))
     }
 }
 
@@ -172,8 +179,8 @@ fn exchanges(seed: u64) {
                 resets.push(id);
             }
         }
-        there.fill(&mut opener);
-        back.fill(&mut acceptor);
+        there.fill(&mut opener, &mut back);
+        back.fill(&mut acceptor, &mut there);
         let moved =
             [there.deliver(&mut acceptor, now, &mut random), back.deliver(&mut opener, now, &mut random)];
         while let Some(event) = acceptor.event() {
@@ -290,4 +297,34 @@ fn a_lane_that_ends_before_its_stream_cuts_it_off() {
     let cut = Cut::new(Code::Internal, Cause::DownstreamAborted);
     assert_eq!(acceptor.work(), Some(Work::Reset(1, cut)));
     assert!(matches!(acceptor.read(stream), Some(Read::Cut(said)) if said == cut));
+}
+
+#[test]
+fn a_lane_that_was_held_back_is_read_on_whatever_it_ended_with() {
+    let now = Instant::now();
+    let head = Opening {
+        protocol: Protocol::Http1,
+        scheme: Scheme::Http,
+        method: b"GET",
+        authority: b"a",
+        path: b"/",
+        deadline: None,
+    };
+    let mut opener = Session::with_lanes(Side::Opener, Limits::default(), now);
+    let (stream, _) = opener.open(now, &head, [], &[], true).unwrap();
+    while opener.work().is_some() {}
+    let header = [0x01, 0, 0, Type::Data as u8, 0, 0, 0, 0];
+    let mut inbox = Inbox::of_lane(1, true);
+    let answer = Bytes::from_static(&[0, 0, 4, Type::Head as u8, 0, 0, 0, 0, 0, 200, 0, 0]);
+    opener.recv_lane(now, &mut inbox, answer).unwrap();
+    // A chunk ends exactly behind the header of a frame.
+    let body = [&header[..], &[7; 65536], &header].concat();
+    opener.recv_lane(now, &mut inbox, body.into()).unwrap();
+    assert!(!opener.takes_more(1, &inbox), "nobody has read yet");
+    assert!(matches!(opener.read(stream), Some(Read::Head(_))));
+    while let Some(Read::Data(bytes)) = opener.read(stream) {
+        opener.release(stream, bytes.len());
+    }
+    assert!(opener.takes_more(1, &inbox));
+    assert_eq!(opener.work(), Some(Work::Read(1)), "it is told when there is room");
 }
