@@ -48,6 +48,8 @@ pub(crate) struct Link {
     pub(super) tick: Cell<Option<Instant>>,
     /// Nothing comes back, over QUIC: no stream is opened on it.
     pub(super) stalled: Cell<bool>,
+    /// So much lies unread on its streams, over QUIC, that another might not get on.
+    pub(super) crowded: Cell<bool>,
     /// The other side may be gone, over QUIC.
     pub(super) suspected: Cell<bool>,
     /// Who waits until the other side has answered once, over QUIC.
@@ -123,6 +125,7 @@ impl Link {
             over_quic: Cell::default(),
             tick: Cell::default(),
             stalled: Cell::default(),
+            crowded: Cell::default(),
             suspected: Cell::default(),
             stands: Cell::default(),
             io: RefCell::default(),
@@ -151,7 +154,7 @@ impl Link {
     /// Whether a stream opened now would get on.
     pub(crate) fn has_room(&self) -> bool {
         let session = self.session.borrow();
-        session.can_open() && !session.is_starved() && !self.stalled.get()
+        session.can_open() && !session.is_starved() && !self.stalled.get() && !self.crowded.get()
     }
 
     /// Which side of it this is.

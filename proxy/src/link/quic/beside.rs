@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::PING_WAIT;
 use super::choice::Sent;
 use crate::link::connection::Link;
 use crate::link::life::Life;
@@ -16,7 +17,8 @@ impl Link {
     /// A link to `peer` over QUIC, where each stream has one of its own beneath it, on which nothing has happened yet.
     /// [`drive`](super::drive) is what moves it.
     pub(crate) fn over_quic(side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Rc<Self> {
-        let session = Session::with_lanes(side, Limits::default(), Instant::now());
+        let limits = Limits { ping_wait: PING_WAIT, ..Limits::default() };
+        let session = Session::with_lanes(side, limits, Instant::now());
         let mut link = Link::with(session, side, life, shared, peer);
         link.quic = true;
         link.counted.goes_over(LinkWire::Quic);

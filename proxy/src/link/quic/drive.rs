@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use quinn::{AcceptBi, Connection, ConnectionError, OpenBi, RecvStream, SendStream};
 
 use super::choice::Sent;
-use super::code;
 use super::lane::{Lane, Woken};
 use super::pulse::{Health, Pulse};
+use super::{STREAM_WINDOW, code};
 use crate::drain::{Phase, Ticket};
 use crate::link::connection::{Link, Takes};
 use crate::link::frame::{Fault, MAX_STREAM};
-use crate::link::session::{IdHasher, Side, Slices, Work};
+use crate::link::session::{IdHasher, Limits, Side, Slices, Work};
 use crate::telemetry::{self, LinkWire};
 
 /// Moves frames between the session of `link` and `connection` until the link ends, as [`Link::drive`] does for one over
@@ -95,6 +95,10 @@ struct Drive<'l> {
     made: u32,
     /// Lanes that are to have their turn.
     due: Vec<u32>,
+    /// How many lanes are held back,
+    held: usize,
+    /// and how many could not get rid of anything when that was last looked at.
+    full: usize,
     /// The control stream takes no more at the moment.
     is_full: bool,
     counted: Counted,
@@ -129,6 +133,8 @@ impl<'l> Drive<'l> {
             next: 0,
             made: 0,
             due: Vec::new(),
+            held: 0,
+            full: 0,
             is_full: false,
             counted: Counted::default(),
             pulse: Pulse::default(),
@@ -207,6 +213,9 @@ impl<'l> Drive<'l> {
                 self.turn(id, now)?;
             }
         }
+        // A stream that is opened now is to get on.
+        let crowded = self.held.max(self.full) >= MOST_HELD || !self.unopened.is_empty();
+        self.link.crowded.set(crowded);
         self.write_control(cx);
         Ok(())
     }
@@ -286,7 +295,9 @@ impl<'l> Drive<'l> {
     fn turn(&mut self, id: u32, now: Instant) -> Result<(), Fault> {
         let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
         lane.is_due = false;
+        self.held -= usize::from(lane.is_held);
         lane.turn(&self.link.session, now)?;
+        self.held += usize::from(lane.is_held);
         if lane.is_over() {
             self.lanes.remove(&id);
         }
@@ -345,8 +356,9 @@ impl<'l> Drive<'l> {
             if health == Health::Gone && (streams > 0 || self.pulse.suspected) {
                 return Some(if streams > 0 { Fault::Silent } else { Fault::Lost });
             }
+            self.full = self.lanes.values().filter(|lane| lane.is_full(now)).count();
             self.counts = now + if streams > 0 { BUSY } else { SOON };
-            let is_quiet = streams == 0 && before == self.counted && health == Health::Well;
+            let is_quiet = streams == 0 && self.full == 0 && before == self.counted && health == Health::Well;
             self.link.tick.set((!is_quiet).then_some(self.counts));
         } else {
             self.link.tick.set(Some(self.counts));
@@ -377,6 +389,9 @@ impl<'l> Drive<'l> {
         );
         self.link.over_quic.set(Sent { packets: stats.path.sent_packets, lost: stats.path.lost_packets });
         self.link.carried_over_quic(counted.sent.0, counted.received.0);
+        if counted.received.1 > before.received.1 {
+            self.link.session.borrow_mut().heard_on_lanes(now);
+        }
         self.pulse.feel(now, counted.sent.1, counted.received.1)
     }
 
@@ -410,6 +425,10 @@ fn fault_of(error: &ConnectionError, link: &Link) -> Fault {
         _ => Fault::Lost,
     }
 }
+
+/// From so many lanes on that are held back, new streams go by another link: what lies on them unread may be half of what
+/// QUIC lets all have together.
+const MOST_HELD: usize = (Limits::SESSION_WINDOW / STREAM_WINDOW / 2) as usize;
 
 /// Most bytes of control frames that one read gives.
 const CONTROL: usize = 16 * 1024;

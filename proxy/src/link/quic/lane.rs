@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
@@ -37,6 +37,10 @@ pub(super) struct Lane {
     stopped: Option<Cut>,
     /// Resolves when the other side reads no more, or has all: asked for only where nothing else would tell.
     unread: Option<Pin<Box<Unread>>>,
+    /// What came by it and was not read is so much that no more is taken off it.
+    pub(super) is_held: bool,
+    /// Since when QUIC takes nothing of what goes out.
+    full: Option<Instant>,
     /// It is on the list of those that are to have their turn.
     pub(super) is_due: bool,
     flag: Arc<Flag>,
@@ -110,6 +114,8 @@ impl Lane {
             cut: None,
             stopped: None,
             unread: None,
+            is_held: false,
+            full: None,
             is_due: false,
             waker: flag.clone().into(),
             flag,
@@ -130,6 +136,11 @@ impl Lane {
     /// Nothing more is to come or to go by it.
     pub(super) fn is_over(&self) -> bool {
         self.open && self.send.is_none() && self.recv.is_none()
+    }
+
+    /// Whether nothing of what goes out went for so long that it may be that nobody reads it.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.full.is_some_and(|since| now.saturating_duration_since(since) >= FULL)
     }
 
     /// A frame goes out.
@@ -188,10 +199,12 @@ impl Lane {
 
     fn read(&mut self, session: &RefCell<Session>, now: Instant, cx: &mut Context<'_>) -> Result<(), Fault> {
         let mut taken = 0;
+        self.is_held = false;
         while let Some(recv) = &mut self.recv {
             let mut session = session.borrow_mut();
             if !session.takes_more(self.id, &self.inbox) {
                 // It is told when there is room.
+                self.is_held = true;
                 return Ok(());
             }
             if taken >= AT_ONCE {
@@ -249,6 +262,10 @@ impl Lane {
             let written = pin!(send.write_chunks(self.out.make_contiguous())).poll(cx);
             match written {
                 Poll::Pending => {
+                    match wrote {
+                        true => self.full = Some(now),
+                        false => drop(self.full.get_or_insert(now)),
+                    }
                     if let Some(cut) = self.cut {
                         self.abandon(code::of_cut(cut));
                     }
@@ -266,6 +283,7 @@ impl Lane {
                 }
             }
         }
+        self.full = None;
         if wrote {
             session.borrow_mut().lane_drained(self.id);
         }
@@ -319,6 +337,7 @@ impl Lane {
         }
         self.out.clear();
         self.unread = None;
+        self.full = None;
     }
 }
 
@@ -327,3 +346,6 @@ const CHUNK: usize = 64 * 1024;
 
 /// So much is taken in before others have their turn.
 const AT_ONCE: usize = 256 * 1024;
+
+/// Who takes nothing for so long may have nobody who reads.
+const FULL: Duration = Duration::from_millis(500);

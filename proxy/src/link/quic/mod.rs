@@ -250,5 +250,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// so something is said in time.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// How long nothing may be heard behind a PING. While nobody reads what lies on the streams, its answer cannot come; what
+/// keeps the connection alive does. That nothing comes at all the link's [pulse](pulse) notices before.
+const PING_WAIT: Duration = Duration::from_secs(15);
+
 /// Room of each socket, bytes.
 const BUFFER: usize = 2 * 1024 * 1024;

@@ -152,6 +152,12 @@ impl Session {
         stream.inward.ended || stream.inward.held.saturating_sub(inbox.expects()) < HELD
     }
 
+    /// Something came from the peer, if no bytes of a stream: what carries the lanes is heard even while nobody reads what
+    /// lies on them, and the frames of the link itself wait behind that.
+    pub(crate) fn heard_on_lanes(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+    }
+
     /// Nothing more comes by the lane of `stream`.
     pub(crate) fn lane_ended(&mut self, now: Instant, stream: u32) {
         let whole = self.streams.get(&stream).is_none_or(|entry| entry.inward.ended || entry.cut.is_some());

@@ -30,12 +30,17 @@ pub struct Limits {
     pub ping_wait: Duration,
 }
 
+impl Limits {
+    /// The largest window of all streams together by default, bytes.
+    pub const SESSION_WINDOW: u32 = 16 * 1024 * 1024;
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             open_streams: 1000,
             stream_window: 1024 * 1024,
-            session_window: 16 * 1024 * 1024,
+            session_window: Limits::SESSION_WINDOW,
             heads: 4 * 1024 * 1024,
             unsent: 8 * 1024 * 1024,
             resets_per_second: 2000,

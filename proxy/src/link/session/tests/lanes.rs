@@ -328,3 +328,30 @@ fn a_lane_that_was_held_back_is_read_on_whatever_it_ended_with() {
     assert!(opener.takes_more(1, &inbox));
     assert_eq!(opener.work(), Some(Work::Read(1)), "it is told when there is room");
 }
+
+#[test]
+fn a_link_whose_streams_nobody_reads_is_kept_while_its_peer_is_heard() {
+    let head = Opening {
+        protocol: Protocol::Http1,
+        scheme: Scheme::Http,
+        method: b"GET",
+        authority: b"a",
+        path: b"/",
+        deadline: None,
+    };
+    for (hears, fault) in [(true, None), (false, Some(Fault::Silent))] {
+        let began = Instant::now();
+        let limits = Limits { ping_wait: Duration::from_secs(15), ..Limits::default() };
+        let mut opener = Session::with_lanes(Side::Opener, limits, began);
+        opener.open(began, &head, [], &[], true).unwrap();
+        for second in 1..120 {
+            let now = began + Duration::from_secs(second);
+            // No PONG gets through; what keeps a connection alive does.
+            if hears && second % 10 == 0 {
+                opener.heard_on_lanes(now);
+            }
+            let _ = opener.on_timeout(now);
+        }
+        assert_eq!(opener.fault(), fault);
+    }
+}
