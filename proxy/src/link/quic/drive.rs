@@ -168,7 +168,7 @@ impl<'l> Drive<'l> {
     }
 
     fn accepted(&mut self, streams: (SendStream, RecvStream)) -> Result<(), Fault> {
-        let id = self.next;
+        let id = number(&mut self.next)?;
         if id == 0 {
             self.control = Some(streams);
         } else {
@@ -177,8 +177,7 @@ impl<'l> Drive<'l> {
             self.lanes.insert(id, lane);
             self.is_due(id);
         }
-        self.next += 1;
-        if self.next > MAX_STREAM { Err(Fault::TooManyStreams) } else { Ok(()) }
+        Ok(())
     }
 
     fn read_control(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), Fault> {
@@ -417,6 +416,16 @@ impl<'l> Drive<'l> {
     }
 }
 
+/// The number of the stream that was accepted now.
+fn number(next: &mut u32) -> Result<u32, Fault> {
+    let id = *next;
+    if id > MAX_STREAM {
+        return Err(Fault::TooManyStreams);
+    }
+    *next += 1;
+    Ok(id)
+}
+
 /// What the end of a connection is to its link.
 fn fault_of(error: &ConnectionError, link: &Link) -> Fault {
     match error {
@@ -442,3 +451,16 @@ const UNCLOSED: Duration = Duration::from_secs(5);
 
 /// Longest wait for the other side to have all.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_stream_of_a_link_is_taken_like_any_other() {
+        let mut next = MAX_STREAM - 1;
+        assert_eq!(number(&mut next), Ok(MAX_STREAM - 1));
+        assert_eq!(number(&mut next), Ok(MAX_STREAM));
+        assert_eq!(number(&mut next), Err(Fault::TooManyStreams));
+    }
+}
