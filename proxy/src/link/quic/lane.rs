@@ -297,9 +297,12 @@ impl Lane {
         Ok(())
     }
 
-    /// Where nothing comes any more, and what goes out waits for somebody: finds out if the other side is gone.
+    /// Where nothing comes any more or nobody here takes what comes, and what goes out waits for somebody: finds out if the
+    /// other side is gone.
     fn watch(&mut self, session: &RefCell<Session>, now: Instant, cx: &mut Context<'_>) -> Result<(), Fault> {
-        let Some(send) = self.send.as_ref().filter(|_| self.recv.is_none()) else { return Ok(()) };
+        // What an opener gives up it gives up both ways.
+        let is_deaf = self.recv.is_none() || self.is_held && self.side == Side::Acceptor;
+        let Some(send) = self.send.as_ref().filter(|_| is_deaf) else { return Ok(()) };
         let unread = self.unread.get_or_insert_with(|| Box::pin(send.stopped()));
         match unread.as_mut().poll(cx) {
             Poll::Ready(Ok(Some(code))) => self.stop(code, session, now),
