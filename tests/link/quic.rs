@@ -18,7 +18,7 @@ use crate::shm::policy;
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
-use crate::support::{PATIENCE, http2, test, wait_until};
+use crate::support::{PATIENCE, at_rest, http2, test, wait_until};
 use crate::world::{RATINGS, REVIEWS, Root, WEB, caller_file};
 
 pub fn tests() -> Vec<Trial> {
@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_policy_holds_on_links_over_quic", a_policy_holds),
         test("a_caller_whose_address_changes_keeps_its_link_over_quic", an_address_changes),
         test("a_flood_of_handshakes_over_quic_keeps_nobody_out", a_flood),
+        test("callers_that_read_nothing_hold_up_no_others_over_quic", nobody_reads),
     ]
 }
 
@@ -330,4 +331,46 @@ fn initials(root: &Root, count: usize) -> Vec<Vec<u8>> {
         }
         taken
     })
+}
+
+fn nobody_reads() {
+    const BYTES: u64 = 16 << 20;
+    let app = Upstream::start(|mut peer, _| {
+        while let Some(head) = peer.head() {
+            if head.target() == "/small" {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                continue;
+            }
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"));
+            let part = vec![b'x'; 1 << 20];
+            for _ in 0..BYTES >> 20 {
+                if !peer.try_send(&part) {
+                    return;
+                }
+            }
+        }
+    });
+    let world = World::quic_with("http", app.address, "");
+    let mut slow: Vec<Peer> = (0..40).map(|_| Peer::connect(world.listen)).collect();
+    for peer in &mut slow {
+        peer.send(GET);
+        assert_eq!(peer.expect_head().status(), 200);
+    }
+    at_rest(Duration::from_millis(500), || world.web.program.resident() + world.reviews.program.resident());
+    let over_quic = world.streams().0;
+    let mut other = Peer::connect(world.listen);
+    for _ in 0..5 {
+        let small = other.exchange("GET /small HTTP/1.1\r\nHost: reviews\r\n\r\n");
+        assert_eq!(small.1, Body::Whole(b"ok".into()));
+    }
+    assert_eq!(world.streams().0, over_quic, "none of them was sent where nobody reads");
+    slow.truncate(1);
+    assert_eq!(slow[0].skip(BYTES), BYTES);
+    wait_until("new requests go over QUIC again", || {
+        assert_eq!(
+            Peer::connect(world.listen).exchange("GET /small HTTP/1.1\r\nHost: reviews\r\n\r\n").0.status(),
+            200
+        );
+        world.streams().0 > over_quic
+    });
 }
