@@ -32,6 +32,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_caller_whose_address_changes_keeps_its_link_over_quic", an_address_changes),
         test("a_flood_of_handshakes_over_quic_keeps_nobody_out", a_flood),
         test("callers_that_read_nothing_hold_up_no_others_over_quic", nobody_reads),
+        test("a_link_over_quic_that_is_left_brings_slow_readers_all", left_while_read),
     ]
 }
 
@@ -373,4 +374,33 @@ fn nobody_reads() {
         );
         world.streams().0 > over_quic
     });
+}
+
+fn left_while_read() {
+    // Less than QUIC lets a stream send unread.
+    const BYTES: u64 = 500 << 10;
+    let app = Upstream::start(|mut peer, _| {
+        while let Some(head) = peer.head() {
+            let bytes = if head.target() == "/large" { BYTES } else { 2 };
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"));
+            peer.try_send(vec![b'x'; bytes as usize]);
+        }
+    });
+    let (world, _relay) = through_relay(app.address, 1);
+    until_over_quic(&world);
+    let family = socket2::Domain::for_address(world.listen);
+    let socket = socket2::Socket::new(family, socket2::Type::STREAM, None).unwrap();
+    // What waits here does not wait there.
+    socket.set_recv_buffer_size(8 << 10).unwrap();
+    socket.set_tcp_mss(1000).unwrap();
+    socket.connect(&world.listen.into()).unwrap();
+    let mut peer = Peer::over(socket.into());
+    peer.send("GET /large HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    assert_eq!(peer.expect_head().status(), 200);
+    world.web.apply(&world.resources.replace("{quic: should}", "{quic: mustNot}"));
+    wait_until("the link is left", || world.switches("tcp") == 1.0);
+    // Longer than the other side waits for the link to be closed, once all was sent.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(peer.skip(BYTES), BYTES);
+    world.is_whole();
 }

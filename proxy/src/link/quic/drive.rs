@@ -164,7 +164,7 @@ impl<'l> Drive<'l> {
         if all {
             woken.extend(self.lanes.keys());
         }
-        woken.into_iter().try_for_each(|id| self.turn(id, now))
+        woken.into_iter().try_for_each(|id| self.turn(id, now, all))
     }
 
     fn accepted(&mut self, streams: (SendStream, RecvStream)) -> Result<(), Fault> {
@@ -209,7 +209,7 @@ impl<'l> Drive<'l> {
                 break;
             }
             for id in std::mem::take(&mut self.due) {
-                self.turn(id, now)?;
+                self.turn(id, now, false)?;
             }
         }
         // A stream that is opened now is to get on.
@@ -291,11 +291,11 @@ impl<'l> Drive<'l> {
         }
     }
 
-    fn turn(&mut self, id: u32, now: Instant) -> Result<(), Fault> {
+    fn turn(&mut self, id: u32, now: Instant, all: bool) -> Result<(), Fault> {
         let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
         lane.is_due = false;
         self.held -= usize::from(lane.is_held);
-        lane.turn(&self.link.session, now)?;
+        lane.turn(&self.link.session, now, all)?;
         self.held += usize::from(lane.is_held);
         if lane.is_over() {
             self.lanes.remove(&id);

@@ -29,6 +29,8 @@ pub(super) struct Lane {
     out: VecDeque<Bytes>,
     /// Nothing follows what is in `out`.
     ends: bool,
+    /// That was said to QUIC. It may still have to send some of it, once more or for the first time.
+    finished: bool,
     /// The session has more of a body than found room in `out`.
     more: bool,
     /// It is given up. What is in `out` goes before that is said, if that can be at once.
@@ -110,6 +112,7 @@ impl Lane {
             inbox: Inbox::of_lane(id, side == Side::Opener),
             out: VecDeque::new(),
             ends: false,
+            finished: false,
             more: false,
             cut: None,
             stopped: None,
@@ -184,30 +187,36 @@ impl Lane {
         }
     }
 
-    /// Does what there is to do.
-    pub(super) fn turn(&mut self, session: &RefCell<Session>, now: Instant) -> Result<(), Fault> {
+    /// Does what there is to do. `all`: the connection is closed, so what came by it is taken whole, and now.
+    pub(super) fn turn(&mut self, session: &RefCell<Session>, now: Instant, all: bool) -> Result<(), Fault> {
         self.flag.up.store(false, Ordering::Release);
         if !self.open {
             return Ok(());
         }
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
-        self.read(session, now, &mut cx)?;
+        self.read(session, now, all, &mut cx)?;
         self.write(session, now, &mut cx)?;
         self.watch(session, now, &mut cx)
     }
 
-    fn read(&mut self, session: &RefCell<Session>, now: Instant, cx: &mut Context<'_>) -> Result<(), Fault> {
+    fn read(
+        &mut self,
+        session: &RefCell<Session>,
+        now: Instant,
+        all: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Fault> {
         let mut taken = 0;
         self.is_held = false;
         while let Some(recv) = &mut self.recv {
             let mut session = session.borrow_mut();
-            if !session.takes_more(self.id, &self.inbox) {
+            if !all && !session.takes_more(self.id, &self.inbox) {
                 // It is told when there is room.
                 self.is_held = true;
                 return Ok(());
             }
-            if taken >= AT_ONCE {
+            if !all && taken >= AT_ONCE {
                 cx.waker().wake_by_ref();
                 return Ok(());
             }
@@ -288,11 +297,12 @@ impl Lane {
             session.borrow_mut().lane_drained(self.id);
         }
         if self.ends
-            && let Some(mut send) = self.send.take()
+            && !self.finished
+            && let Some(send) = &mut self.send
         {
-            // What was written is still sent to its end.
+            // What was written is still sent to its end: the lane is over when that is acknowledged.
             let _ = send.finish();
-            self.unread = None;
+            self.finished = true;
         }
         Ok(())
     }
@@ -305,7 +315,8 @@ impl Lane {
         let Some(send) = self.send.as_ref().filter(|_| is_deaf) else { return Ok(()) };
         let unread = self.unread.get_or_insert_with(|| Box::pin(send.stopped()));
         match unread.as_mut().poll(cx) {
-            Poll::Ready(Ok(Some(code))) => self.stop(code, session, now),
+            Poll::Ready(Ok(Some(code))) if !self.finished || self.is_held => self.stop(code, session, now),
+            // The other side has all, or wants no more of what is left of it.
             Poll::Ready(_) => {
                 self.send = None;
                 Ok(())
@@ -332,7 +343,8 @@ impl Lane {
 
     /// Neither side is to expect anything more of it.
     fn abandon(&mut self, code: VarInt) {
-        if let Some(mut send) = self.send.take() {
+        // What was finished still goes to its end.
+        if let Some(mut send) = self.send.take().filter(|_| !self.finished) {
             let _ = send.reset(code);
         }
         if let Some(mut recv) = self.recv.take() {
