@@ -114,7 +114,9 @@ impl Coordinator {
         let report = self.known(role).report?;
         // The next decision is about a place that has begun again, or was vouched for.
         let is_its = report.incarnation == self.cell.owner.incarnation;
-        let is_void = matches!(report.stand, Stand::Void { .. });
+        // A new place that cannot begin with what was copied gives the service back; whoever else could not is asked once more.
+        let may_return = self.cell.decision == Decision::Fenced && self.phase <= Phase::Activate;
+        let is_void = may_return && matches!(report.stand, Stand::Void { .. });
         let is_done = self.owner_serves() && self.knows_decision();
         let order = Order::Serve { epoch: self.cell.epoch, from: self.cell.source };
         (is_its && !is_done && !is_void && self.asked.is_none()).then_some(order)
@@ -145,8 +147,8 @@ impl Coordinator {
                 _ => None,
             },
             (Decision::Fenced, Role::New) => match stand {
-                // It has begun again, and is as good as before.
-                Stand::Empty => Some(Order::Prepare),
+                // It has begun again, and is as good as before, or is asked until it is.
+                Stand::Empty | Stand::Void { .. } => Some(Order::Prepare),
                 Stand::Reserved => Some(Order::Warm),
                 _ => None,
             },
@@ -154,8 +156,9 @@ impl Coordinator {
                 let is_drained = matches!(stand, Stand::Drained { .. });
                 (!is_drained).then_some(Order::Drain { to, epoch, force: self.forces })
             }
-            (Decision::Aborted | Decision::Returned, Role::Old) if stand == Stand::Empty => {
-                Some(Order::Serve { epoch, from: Source::Nothing })
+            (Decision::Aborted | Decision::Returned, Role::Old) => {
+                let begins = matches!(stand, Stand::Empty | Stand::Void { .. });
+                begins.then_some(Order::Serve { epoch, from: Source::Nothing })
             }
             (Decision::Aborted | Decision::Returned, Role::New) => {
                 matches!(stand, Stand::Reserved | Stand::Warm | Stand::Void { .. }).then_some(Order::Discard)

@@ -133,7 +133,7 @@ const BASE: Bounds = Bounds {
     zombies: false,
     aborts: false,
     vouches: false,
-    fails: false,
+    fails: 0,
     planted: None,
     careless_store: false,
     leftovers: false,
@@ -253,11 +253,15 @@ fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
     for class in KEEPING {
         let base = Bounds { class, scripts: ONE, ..BASE };
         show("somebody aborts", &Bounds { aborts: true, ..base.clone() });
-        show("the service does not begin", &Bounds { fails: true, ..base.clone() });
+        show("the service does not begin", &Bounds { fails: 1, ..base.clone() });
+        let late = Bounds { fails: 1, scripts: &[], deaths: 1, from: Phase::Quiesce, ..base.clone() };
+        show("nor where a place died", &Bounds { mortal: &EVERYBODY[1..3], ..late.clone() });
         let vouched = Bounds { vouches: true, scripts: &[], deaths: 1, ..base.clone() };
         show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
         show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched.clone() });
         if is_full() {
+            show("nor where more is asked for", &Bounds { scripts: ONE, mortal: EVERYBODY, ..late.clone() });
+            show("nor twice", &Bounds { fails: 2, mortal: &EVERYBODY[..3], ..late });
             let vouched = Bounds { scripts: ONE, ..vouched };
             show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
             show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched });
@@ -270,6 +274,17 @@ fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
                 &Bounds { aborts: true, holds: true, scripts: BASE.scripts, ..base },
             );
         }
+    }
+}
+
+#[test]
+fn a_stateless_service_that_does_not_begin_does_later() {
+    let late = Bounds { class: Class::Stateless, fails: 1, scripts: READ, ..BASE };
+    show("the service does not begin", &late);
+    let dies = Bounds { mortal: &EVERYBODY[..3], deaths: 1, from: Phase::Warm, ..late };
+    show("nor where somebody died", &Bounds { scripts: &[], ..dies.clone() });
+    if is_full() {
+        show("nor twice", &Bounds { fails: 2, ..dies });
     }
 }
 

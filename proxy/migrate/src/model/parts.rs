@@ -144,7 +144,7 @@ impl Body {
 
     /// Whether what it has asked its service for may fail.
     pub(super) fn fails(&self) -> bool {
-        matches!(self.hook, Some(PlaceAction::Activate(_)))
+        self.hook.is_some_and(|hook| hook != PlaceAction::Freeze)
     }
 }
 

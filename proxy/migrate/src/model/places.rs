@@ -82,7 +82,8 @@ impl World {
                         self.reply(at, key, Down::Unknown(key));
                     }
                 }
-                // These take no time.
+                PlaceAction::Reserve | PlaceAction::Warm if self.slow => body.hook = Some(action),
+                // Otherwise these take no time.
                 PlaceAction::Reserve => self.place(at, |place, _, out| place.reserved(true, out)),
                 PlaceAction::Warm => self.place(at, |place, _, out| place.warmed(true, out)),
                 PlaceAction::Snapshot { round } => {
@@ -193,14 +194,20 @@ impl World {
                     body.copy = Some((report, value));
                 }
             }
+            Some(PlaceAction::Reserve) => self.place(at, |place, _, out| place.reserved(works, out)),
+            Some(PlaceAction::Warm) => self.place(at, |place, _, out| place.warmed(works, out)),
             Some(PlaceAction::Recover(epoch)) => {
-                self.journal.0 = self.journal.0.max(epoch);
-                body.value = self.journal.1;
-                self.place(at, |place, _, out| place.opened(true, out));
+                // The journal may be a later epoch's.
+                let works = works && epoch >= self.journal.0;
+                if works {
+                    self.journal.0 = epoch;
+                    body.value = self.journal.1;
+                }
+                self.place(at, |place, _, out| place.opened(works, out));
             }
             Some(PlaceAction::Begin(_)) => {
                 body.value = 0;
-                self.place(at, |place, _, out| place.opened(true, out));
+                self.place(at, |place, _, out| place.opened(works, out));
             }
             Some(_) => self.place(at, |place, _, out| place.opened(works, out)),
             None => {}

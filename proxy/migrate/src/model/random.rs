@@ -122,7 +122,7 @@ proptest! {
         holds: bool,
         keeps: bool,
         aborts: bool,
-        fails: bool,
+        fails in 0u8..3,
         deaths in 0u8..4,
         breaks in 0u8..4,
         seed: u64,

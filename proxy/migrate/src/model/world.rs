@@ -38,8 +38,8 @@ pub(super) struct Bounds {
     pub(super) aborts: bool,
     /// An operator vouches for whoever is dead.
     pub(super) vouches: bool,
-    /// The service may not take what was copied.
-    pub(super) fails: bool,
+    /// How many times what a place asks its service for fails, of everything but freezing.
+    pub(super) fails: u8,
     pub(super) planted: Option<Planted>,
     /// The store changes the cell whatever it is.
     pub(super) careless_store: bool,
@@ -81,6 +81,9 @@ pub(super) struct World {
     pub(super) deaths: u8,
     pub(super) breaks: u8,
     pub(super) timeouts: u8,
+    pub(super) fails: u8,
+    /// To reserve and to become healthy takes time, and may fail.
+    pub(super) slow: bool,
     pub(super) again: u8,
     pub(super) aborted: bool,
     pub(super) died: BTreeSet<u8>,
@@ -167,6 +170,8 @@ impl World {
             deaths: 0,
             breaks: 0,
             timeouts: 0,
+            fails: 0,
+            slow: bounds.fails > 0,
             again: 0,
             aborted: false,
             died: BTreeSet::new(),
@@ -219,7 +224,7 @@ impl World {
                 on.extend((!body.appends.is_empty()).then_some(Step::Append(at)));
                 if body.hook.is_some() {
                     on.push(Step::Hook(at, true));
-                    if bounds.fails && body.fails() {
+                    if self.fails < bounds.fails && body.fails() {
                         off.push(Step::Hook(at, false));
                     }
                 }
@@ -321,7 +326,10 @@ impl World {
             Step::Up(at) => self.up(at, bounds),
             Step::Run(at, run) => self.run(at, run, bounds)?,
             Step::Append(at) => self.append(at),
-            Step::Hook(at, works) => self.hook(at, works),
+            Step::Hook(at, works) => {
+                self.fails += u8::from(!works);
+                self.hook(at, works);
+            }
             Step::Fetch => self.fetch(),
             Step::Down(at) => self.down(at)?,
             Step::Notice(at) => self.notice(at)?,

@@ -185,9 +185,15 @@ impl Place {
                 self.open(epoch, Action::Activate(epoch), out);
             }
             (_, Source::Journal) => self.open(epoch, Action::Recover(epoch), out),
-            (Stand::Empty | Stand::Warm | Stand::Ready { .. } | Stand::Copied { .. }, Source::Nothing) => {
-                self.open(epoch, Action::Begin(epoch), out);
-            }
+            (
+                Stand::Empty
+                | Stand::Reserved
+                | Stand::Warm
+                | Stand::Ready { .. }
+                | Stand::Copied { .. }
+                | Stand::Void { .. },
+                Source::Nothing,
+            ) => self.open(epoch, Action::Begin(epoch), out),
             _ => {}
         }
     }
