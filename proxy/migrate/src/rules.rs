@@ -21,6 +21,8 @@ pub struct Rules {
     pub quiesce: Duration,
     /// How much longer is waited for it to say so.
     pub answer: Duration,
+    /// How long the store may take to decide, and the new place to say that it has everything.
+    pub fence: Duration,
     /// What becomes of streams that run longer.
     pub streams: Streams,
     /// How long callers may take to be told where the service is, and the old place that it has moved, each.
@@ -62,6 +64,7 @@ impl Default for Rules {
             holds: Duration::from_secs(5),
             quiesce: Duration::from_secs(2),
             answer: Duration::from_secs(1),
+            fence: Duration::from_secs(5),
             streams: Streams::Wait,
             switch: Duration::from_secs(5),
             drain: Duration::from_secs(30),

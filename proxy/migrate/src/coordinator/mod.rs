@@ -316,9 +316,10 @@ impl Coordinator {
             Phase::Plan | Phase::Prepare | Phase::Warm | Phase::Precopy(_) => {
                 self.give_up(Cause::Late(self.phase), out);
             }
-            Phase::Quiesce | Phase::Finalcopy => self.give_up(Cause::Late(self.phase), out),
+            // Where the store was asked it may have decided already, and what it says holds.
+            Phase::Quiesce | Phase::Finalcopy | Phase::Fence => self.give_up(Cause::Late(self.phase), out),
             // Here it is asked again and again.
-            Phase::Fence | Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => {}
+            Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => {}
         }
     }
 
@@ -373,7 +374,8 @@ impl Coordinator {
             Phase::Quiesce => Some(rules.quiesce.saturating_mul(3).saturating_add(rules.answer)),
             Phase::Switch | Phase::Forward => Some(rules.switch),
             Phase::DrainOld => Some(rules.drain),
-            Phase::Fence | Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => None,
+            Phase::Fence => Some(rules.fence),
+            Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => None,
         }
     }
 

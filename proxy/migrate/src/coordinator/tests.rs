@@ -142,6 +142,28 @@ fn an_abort_that_comes_after_the_fence_is_none() {
 }
 
 #[test]
+fn what_is_not_fenced_in_time_is_aborted_unless_the_store_has_decided() {
+    let mut bench = Bench::new(Class::Volatile, Vec::new());
+    bench.warm();
+    bench.says(Role::Old, Stand::Frozen { epoch: EPOCH }, Duration::ZERO);
+    bench.says(Role::New, Stand::Ready { digest: DIGEST }, Duration::ZERO);
+    let fence = Duration::from_secs(5);
+    bench.wait(fence - Duration::from_millis(1));
+    assert_eq!((bench.control.phase(), bench.control.cause()), (Phase::Fence, None));
+    bench.wait(fence);
+    assert_eq!(bench.control.cause(), Some(Cause::Late(Phase::Fence)));
+    let mut decided = bench.control.clone();
+    let asked = decided.asked.expect("the store is asked");
+    // It did what it was asked for first, or somebody else has taken over and nothing was decided.
+    decided.answered(asked.to, fence, &mut bench.out);
+    assert_eq!(decided.phase(), Phase::Activate);
+    bench.control.answered(asked.from, fence, &mut bench.out);
+    bench.out.retain(|action| *action != Action::Commit(asked));
+    bench.commit(fence);
+    assert_eq!((bench.control.phase(), bench.control.cell().epoch), (Phase::Aborted, EPOCH));
+}
+
+#[test]
 fn what_does_not_drain_is_cut_at_the_deadline_and_counted() {
     let mut bench = Bench::new(Class::Stateless, Vec::new());
     bench.warm();

@@ -1,9 +1,10 @@
 //! What has to hold, and what makes two states one.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use super::parts::{Body, Net};
-use super::world::{Bounds, ROOM, World, at, at_place, role_at};
+use super::world::{Bounds, LATE, ROOM, World, at, at_place, role_at};
 use crate::planted::Planted;
 use crate::*;
 
@@ -43,6 +44,10 @@ impl World {
     /// Where nothing more happens, everything has.
     pub(super) fn check_rest(&self, bounds: &Bounds) -> Result<(), String> {
         let control = self.control.as_ref().ok_or("there is no control plane")?;
+        if bounds.stays > 0 && self.places[at_place(self.store.cell.owner.place)].is_none() {
+            // Nobody else may serve before somebody vouches for it.
+            return Ok(());
+        }
         if !control.is_settled() {
             return Err(format!("it does not get on from {:?}: {:?}", control.phase(), control.cell()));
         }
@@ -51,7 +56,12 @@ impl World {
             return Err("the control plane does not know what was decided".into());
         }
         for (at, body) in self.places.iter().enumerate() {
-            let Some(body) = body else { return Err("a place is dead".into()) };
+            let Some(body) = body else {
+                if bounds.stays > 0 {
+                    continue;
+                }
+                return Err("a place is dead".into());
+            };
             let owns = at == at_place(cell.owner.place);
             let takes = body.place.stand().serves().is_some() || body.place.stand() == Stand::Warm;
             if owns != takes {
@@ -92,11 +102,14 @@ impl World {
     }
 
     /// Everything that waits for time to pass is done.
-    pub(super) fn pass(&mut self) -> Result<(), String> {
+    pub(super) fn pass(&mut self, bounds: &Bounds) -> Result<(), String> {
         self.timeouts = self.timeouts.saturating_sub(4);
+        // Whoever stays away is told again until the phase takes too long.
+        self.passed += u8::from(bounds.stays > 0);
+        let late = if bounds.stays > 0 { LATE } else { Duration::ZERO };
         self.control(|control, _, out| {
             if let Some(timeout) = control.timeout() {
-                control.on_timeout(timeout, out);
+                control.on_timeout(timeout + late, out);
             }
         });
         for at in 0..2 {

@@ -85,7 +85,10 @@ fn explore(bounds: &Bounds) -> Result<Seen, Wrong> {
         // Nothing but time does anything here.
         let mut then = world.clone();
         let later = || Some(Rc::new(Path { step: "time passes".into(), before: path.clone() }));
-        then.pass().map_err(|what| Wrong { what, path: later() })?;
+        let is_over = bounds.stays > 0 && world.passed >= bounds.stays;
+        if !is_over {
+            then.pass(bounds).map_err(|what| Wrong { what, path: later() })?;
+        }
         then.rest(bounds);
         let fingerprint = then.fingerprint();
         if fingerprint != here {
@@ -140,6 +143,7 @@ const BASE: Bounds = Bounds {
     from: Phase::Plan,
     said: 40,
     astray: false,
+    stays: 0,
 };
 
 const EVERYBODY: &[Actor] = &[Actor::Control, Actor::Old, Actor::New, Actor::Caller];
@@ -219,8 +223,14 @@ fn two_may_die() {
     let two = Bounds { scripts: &[], deaths: 2, ..BASE };
     let places = &EVERYBODY[1..3];
     show("both places die", &Bounds { from: Phase::Fence, mortal: places, ..two.clone() });
+    let new = Bounds { stays: 2, from: Phase::Finalcopy, mortal: &[Actor::Control, Actor::New], ..two.clone() };
+    show("the new place dies and stays away", &Bounds { from: Phase::Fence, ..new.clone() });
     if is_full() {
         for class in KEEPING {
+            let stays = Bounds { class, stays: 8, deaths: 1, scripts: ONE, ..two.clone() };
+            show("the old place dies and stays away", &Bounds { mortal: &[Actor::Old], ..stays.clone() });
+            show("the new place dies and stays away", &Bounds { mortal: &[Actor::New], ..stays });
+            show("the new place dies and stays away", &Bounds { class, ..new.clone() });
             let two = Bounds { class, ..two.clone() };
             show("both places die", &Bounds { from: Phase::Finalcopy, mortal: places, ..two.clone() });
             show("two die late", &Bounds { from: Phase::Switch, mortal: &EVERYBODY[..3], ..two });

@@ -40,7 +40,7 @@ impl World {
                 }
             }
             if self.fingerprint() == before {
-                self.pass()?;
+                self.pass(bounds)?;
                 if self.fingerprint() == before {
                     return Ok(());
                 }

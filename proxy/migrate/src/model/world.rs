@@ -51,6 +51,8 @@ pub(super) struct Bounds {
     pub(super) said: u64,
     /// The sidecar of callers was told something else long ago.
     pub(super) astray: bool,
+    /// A place that has died may stay away, which is looked at for as many deadlines.
+    pub(super) stays: u8,
 }
 
 #[derive(Clone, Hash)]
@@ -85,6 +87,8 @@ pub(super) struct World {
     /// To reserve and to become healthy takes time, and may fail.
     pub(super) slow: bool,
     pub(super) again: u8,
+    /// How many times everything waited for time to pass, where somebody stays away.
+    pub(super) passed: u8,
     pub(super) aborted: bool,
     pub(super) died: BTreeSet<u8>,
     /// What must not be.
@@ -173,6 +177,7 @@ impl World {
             fails: 0,
             slow: bounds.fails > 0,
             again: 0,
+            passed: 0,
             aborted: false,
             died: BTreeSet::new(),
             wrong: None,
@@ -235,7 +240,7 @@ impl World {
                     off.push(Step::PlaceLate(at));
                 }
             } else {
-                on.push(Step::Restart(at));
+                if bounds.stays > 0 { &mut off } else { &mut on }.push(Step::Restart(at));
                 let vouched = self.control.as_ref().is_some_and(|control| {
                     !self.store.records.contains(&Record::Vouched(role_at(at)))
                         && !control.phase().is_terminal()
@@ -564,7 +569,7 @@ impl World {
     }
 }
 
-const LATE: Duration = Duration::from_secs(100);
+pub(super) const LATE: Duration = Duration::from_secs(100);
 
 pub(super) fn plan(bounds: &Bounds, cell: &Cell) -> Plan {
     Plan {
