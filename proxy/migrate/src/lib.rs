@@ -40,6 +40,6 @@ pub use hold::{AGAIN, Call, Failure, HoldAction, HoldOrder, Holder, MOST_TRIES};
 pub use id::{Epoch, HolderId, Incarnation, PlaceId, RequestId, Role, SourceId, Stamp};
 pub use message::{Command, Copy, Order, Report, Stand, Why};
 pub use phase::Phase;
-pub use place::{Action as PlaceAction, Arrival, Kind, Place, Refusal, RefusalCause, Running, Verdict};
+pub use place::{Action as PlaceAction, Arrival, End, Kind, Place, Refusal, RefusalCause, Running, Verdict};
 pub use queue::{Counts, Queue, Waiting};
 pub use rules::{Bounds, Rules, Streams};

@@ -86,16 +86,27 @@ impl Coordinator {
             }
             Phase::DrainOld => match old {
                 Some(Stand::Drained { cut }) => {
-                    if cut > 0 && self.cut != cut {
-                        self.cut = cut;
-                        out.push(Action::Journal(Record::Cut(cut)));
-                    }
+                    self.count_cut(cut, out);
                     Some(Phase::Done)
                 }
                 _ if self.old.dead => Some(Phase::Done),
                 _ => None,
             },
-            Phase::Fence | Phase::Done | Phase::Aborted | Phase::RolledBack => None,
+            Phase::Done => {
+                // What was cut may end after nobody has waited for it any more.
+                if let Some(Stand::Drained { cut }) = old {
+                    self.count_cut(cut, out);
+                }
+                None
+            }
+            Phase::Fence | Phase::Aborted | Phase::RolledBack => None,
+        }
+    }
+
+    fn count_cut(&mut self, cut: u64, out: &mut Vec<Action>) {
+        if cut > 0 && self.cut != cut {
+            self.cut = cut;
+            out.push(Action::Journal(Record::Cut(cut)));
         }
     }
 

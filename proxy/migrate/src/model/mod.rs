@@ -144,6 +144,7 @@ const BASE: Bounds = Bounds {
     said: 40,
     astray: false,
     stays: 0,
+    kind: Kind::Unary,
 };
 
 const EVERYBODY: &[Actor] = &[Actor::Control, Actor::Old, Actor::New, Actor::Caller];
@@ -223,14 +224,15 @@ fn two_may_die() {
     let two = Bounds { scripts: &[], deaths: 2, ..BASE };
     let places = &EVERYBODY[1..3];
     show("both places die", &Bounds { from: Phase::Fence, mortal: places, ..two.clone() });
-    let new = Bounds { stays: 2, from: Phase::Finalcopy, mortal: &[Actor::Control, Actor::New], ..two.clone() };
-    show("the new place dies and stays away", &Bounds { from: Phase::Fence, ..new.clone() });
+    let new = Bounds { stays: 1, from: Phase::Finalcopy, mortal: &[Actor::New], deaths: 1, ..two.clone() };
+    show("the new place dies and stays away", &new);
     if is_full() {
         for class in KEEPING {
             let stays = Bounds { class, stays: 8, deaths: 1, scripts: ONE, ..two.clone() };
             show("the old place dies and stays away", &Bounds { mortal: &[Actor::Old], ..stays.clone() });
             show("the new place dies and stays away", &Bounds { mortal: &[Actor::New], ..stays });
-            show("the new place dies and stays away", &Bounds { class, ..new.clone() });
+            let new = Bounds { class, mortal: &[Actor::Control, Actor::New], deaths: 2, ..new.clone() };
+            show("the new place and the control plane die", &new);
             let two = Bounds { class, ..two.clone() };
             show("both places die", &Bounds { from: Phase::Finalcopy, mortal: places, ..two.clone() });
             show("two die late", &Bounds { from: Phase::Switch, mortal: &EVERYBODY[..3], ..two });
@@ -240,12 +242,18 @@ fn two_may_die() {
 
 #[test]
 fn links_may_break_and_time_may_pass() {
+    let base = Bounds { class: Class::Stateless, scripts: READ, ..BASE };
+    show("what does not drain is cut", &Bounds { timeouts: 3, from: Phase::Switch, ..base.clone() });
+    show("what was sent on, too", &Bounds { timeouts: 3, keeps: false, from: Phase::Switch, ..base });
     for class in KEEPING {
         let base = Bounds { class, scripts: ONE, ..BASE };
         show("a link breaks", &Bounds { breaks: 1, ..base.clone() });
         show("something takes long", &Bounds { timeouts: 1, holds: true, ..base.clone() });
         show("what is sent on is lost", &Bounds { breaks: 1, keeps: false, ..base.clone() });
+        let streams = Bounds { kind: Kind::Stream, ..base.clone() };
+        show("streams are cut", &Bounds { timeouts: 1, ..streams.clone() });
         if is_full() {
+            show("streams are cut, and do not end", &Bounds { timeouts: 2, ..streams });
             show("two take long", &Bounds { timeouts: 2, ..base.clone() });
             show("links break", &Bounds { breaks: 2, scripts: BASE.scripts, ..base.clone() });
             let late = Bounds { from: Phase::Finalcopy, deaths: 1, mortal: EVERYBODY, ..base };

@@ -73,6 +73,8 @@ pub(super) struct Body {
     /// What the register holds.
     pub(super) value: u64,
     pub(super) running: Vec<RequestId>,
+    /// Of them, and of what the journal is asked to take.
+    pub(super) cut: BTreeSet<RequestId>,
     pub(super) appends: Vec<(Epoch, RequestId, u64)>,
     /// What was read by what has run.
     pub(super) reads: BTreeMap<RequestId, Option<u64>>,
@@ -132,6 +134,7 @@ impl Body {
             place,
             value: 0,
             running: Vec::new(),
+            cut: BTreeSet::new(),
             appends: Vec::new(),
             reads: BTreeMap::new(),
             origins: BTreeMap::new(),

@@ -15,7 +15,7 @@ impl World {
                     source: SourceId(self.links[at].life),
                     bytes: 1,
                     deadline: None,
-                    kind: Kind::Unary,
+                    kind: bounds.kind,
                     is_inside: false,
                     is_kept: bounds.keeps,
                     is_forwarded: false,
@@ -67,6 +67,10 @@ impl World {
                 PlaceAction::Forward(key, _) => self.forwards.push_back((key, self.lives[at])),
                 PlaceAction::Append(epoch, key) => body.appends.push((epoch, key, body.value)),
                 PlaceAction::Answer(key) => {
+                    if body.cut.contains(&key) {
+                        self.wrong = Some(format!("{key:?} was cut, and is answered as if it were whole"));
+                        return;
+                    }
                     let read = body.reads.remove(&key).unwrap_or_default();
                     self.reply(at, key, Down::Done(key, read));
                 }
@@ -74,12 +78,14 @@ impl World {
                     body.reads.remove(&key);
                     self.reply(at, key, Down::Unknown(key));
                 }
-                PlaceAction::CutStreams => {}
+                // They end when they come to it.
+                PlaceAction::CutStreams => body.cut.extend(&body.running),
                 PlaceAction::CutAll => {
-                    let keys: Vec<RequestId> = body.running.drain(..).collect();
+                    body.cut.extend(&body.running);
                     let forwarded: Vec<RequestId> = self.forwards.drain(..).map(|(key, _)| key).collect();
-                    for key in keys.into_iter().chain(forwarded) {
+                    for key in forwarded {
                         self.reply(at, key, Down::Unknown(key));
+                        self.place(at, |place, _, out| place.forwarded(out));
                     }
                 }
                 PlaceAction::Reserve | PlaceAction::Warm if self.slow => body.hook = Some(action),
@@ -168,19 +174,25 @@ impl World {
             }
         };
         body.reads.insert(key, read);
-        self.place(at, |place, now, out| place.finished(key, Kind::Unary, op != Op::Read, now, out));
+        let end = match op {
+            _ if body.cut.contains(&key) => End::Cut,
+            Op::Read => End::Read,
+            Op::Write(_) => End::Wrote,
+        };
+        self.place(at, |place, now, out| place.finished(key, bounds.kind, end, now, out));
         // What is not linearizable for want of state is none of a stateless service's.
         Ok(())
     }
 
-    pub(super) fn append(&mut self, at: usize) {
+    pub(super) fn append(&mut self, at: usize, bounds: &Bounds) {
         let Some(body) = &mut self.places[at] else { return };
         let (epoch, key, value) = body.appends.remove(0);
         let is_taken = epoch >= self.journal.0;
         if is_taken {
             self.journal = (epoch, value);
         }
-        self.place(at, |place, now, out| place.journaled(key, Kind::Unary, is_taken, now, out));
+        let end = if body.cut.contains(&key) { End::Cut } else { End::Wrote };
+        self.place(at, |place, now, out| place.journaled(key, bounds.kind, end, is_taken, now, out));
     }
 
     pub(super) fn hook(&mut self, at: usize, works: bool) {
@@ -255,7 +267,7 @@ impl World {
             source: SourceId(u64::MAX),
             bytes: 1,
             deadline: None,
-            kind: Kind::Unary,
+            kind: bounds.kind,
             is_inside: false,
             is_kept: bounds.keeps,
             is_forwarded: true,

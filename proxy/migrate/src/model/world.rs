@@ -51,6 +51,8 @@ pub(super) struct Bounds {
     pub(super) said: u64,
     /// The sidecar of callers was told something else long ago.
     pub(super) astray: bool,
+    /// What requests are; streams are cut where they do not end.
+    pub(super) kind: Kind,
     /// A place that has died may stay away, which is looked at for as many deadlines.
     pub(super) stays: u8,
 }
@@ -330,7 +332,7 @@ impl World {
             Step::Call(client) => self.call(client, bounds),
             Step::Up(at) => self.up(at, bounds),
             Step::Run(at, run) => self.run(at, run, bounds)?,
-            Step::Append(at) => self.append(at),
+            Step::Append(at) => self.append(at, bounds),
             Step::Hook(at, works) => {
                 self.fails += u8::from(!works);
                 self.hook(at, works);
@@ -578,6 +580,10 @@ pub(super) fn plan(bounds: &Bounds, cell: &Cell) -> Plan {
         old: OLD,
         new: NEW,
         holders: if bounds.holds { vec![HOLDER] } else { Vec::new() },
-        rules: Rules { rounds: bounds.rounds, ..Rules::default() },
+        rules: Rules {
+            rounds: bounds.rounds,
+            streams: if bounds.kind == Kind::Stream { Streams::Cut } else { Streams::Wait },
+            ..Rules::default()
+        },
     }
 }

@@ -26,13 +26,27 @@ pub(super) struct Giving {
     freezing: bool,
     /// It drains.
     drains: bool,
+    /// How many were cut at the deadline.
     cut: u64,
+    /// How many of them have not ended.
+    cutting: u64,
+    forced: bool,
 }
 
 impl Giving {
     /// Another migration begins.
     pub(super) fn begin(&mut self) {
         *self = Giving { until: self.until, freezing: self.freezing, ..Giving::default() };
+    }
+
+    /// What ran was cut: nothing more is sent on.
+    pub(super) fn is_forced(&self) -> bool {
+        self.forced
+    }
+
+    /// Something that ran or was sent on has ended.
+    pub(super) fn ended(&mut self) {
+        self.cutting = self.cutting.saturating_sub(1);
     }
 
     pub(super) fn is_freezing(&self) -> bool {
@@ -171,12 +185,15 @@ impl Place {
         }
         self.giving.drains = true;
         if force {
+            self.giving.forced = true;
             let Running { unary, streams, forwarded } = self.running;
-            self.giving.cut += u64::from(unary) + u64::from(streams) + u64::from(forwarded);
-            if self.giving.cut > 0 {
+            let running = u64::from(unary) + u64::from(streams) + u64::from(forwarded);
+            // However often it is said; what was cut counts until it has ended.
+            if running > self.giving.cutting {
+                self.giving.cut += running - self.giving.cutting;
+                self.giving.cutting = running;
                 out.push(Action::CutAll);
             }
-            self.running = Running::default();
         }
         self.check_drained(out);
     }

@@ -20,7 +20,7 @@ use crate::planted::{Plan as Faults, Planted};
 use crate::queue::{Queue, Waiting};
 use crate::rules::Bounds;
 
-pub use requests::{Arrival, Kind, Refusal, RefusalCause, Verdict};
+pub use requests::{Arrival, End, Kind, Refusal, RefusalCause, Verdict};
 
 /// A place of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,9 +71,9 @@ pub enum Action {
     Answer(RequestId),
     /// The journal does not take it: the outcome is unknown.
     AnswerUnknown(RequestId),
-    /// Streams are cut: each [ends](Place::finished), and its caller hears that the outcome is unknown.
+    /// Streams are cut: each [ends](Place::finished) as [`End::Cut`], and its caller hears that the outcome is unknown.
     CutStreams,
-    /// So is everything that runs or was sent on.
+    /// So is everything that runs. What was sent on [ends](Place::forwarded) too, and is answered as unknown by whoever cuts it.
     CutAll,
     /// Nothing is to change any more, background work neither; see [`Place::frozen`].
     Freeze,

@@ -39,6 +39,17 @@ pub enum Kind {
     Stream,
 }
 
+/// How a request has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// It only read.
+    Read,
+    /// It changed something.
+    Wrote,
+    /// It was cut, and may have changed something.
+    Cut,
+}
+
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -103,7 +114,7 @@ impl Place {
                 self.park(arrival, now, out)
             }
             Stand::Moved | Stand::Drained { .. } => match self.moved {
-                Some((to, _)) if !arrival.is_kept && !arrival.is_forwarded => {
+                Some((to, _)) if !arrival.is_kept && !arrival.is_forwarded && !self.giving.is_forced() => {
                     self.running.forwarded += 1;
                     Verdict::Forward(to)
                 }
@@ -140,23 +151,27 @@ impl Place {
         Verdict::Park
     }
 
-    /// A request has run, and its answer is there. `wrote`: it changed something. It may be answered at once unless the journal
-    /// is asked first: what only read waits too while something is on its way there, as it may have seen that.
-    pub fn finished(&mut self, id: RequestId, kind: Kind, wrote: bool, now: Duration, out: &mut Vec<Action>) {
+    /// A request has run, and its answer is there, or was cut. It may be answered at once unless the journal is asked first:
+    /// what only read waits too while something is on its way there, as it may have seen that.
+    pub fn finished(&mut self, id: RequestId, kind: Kind, end: End, now: Duration, out: &mut Vec<Action>) {
         let epoch = match self.stand {
             Stand::Serving { epoch } | Stand::Parking { epoch } => Some(epoch),
             _ => None,
         };
         match epoch {
-            Some(epoch) if self.class == Class::Journaled && (wrote || self.sees_unwritten()) => {
+            Some(epoch) if self.class == Class::Journaled && (end != End::Read || self.sees_unwritten()) => {
                 self.appending += 1;
-                if self.faults.has(Planted::AnswerEarly) {
+                if self.faults.has(Planted::AnswerEarly) && end != End::Cut {
                     out.push(Action::Answer(id));
                 }
                 out.push(Action::Append(epoch, id));
             }
-            // The epoch is another place's by now: what is not in the journal is not there.
-            None if (wrote || self.appending > 0) && self.class == Class::Journaled => {
+            _ if end == End::Cut => {
+                out.push(Action::AnswerUnknown(id));
+                self.ended(kind, now, out);
+            }
+            // The epoch is another place's by now: what was done here is not there.
+            None if self.class != Class::Stateless => {
                 out.push(Action::AnswerUnknown(id));
                 self.ended(kind, now, out);
             }
@@ -176,14 +191,15 @@ impl Place {
         &mut self,
         id: RequestId,
         kind: Kind,
+        end: End,
         is_taken: bool,
         now: Duration,
         out: &mut Vec<Action>,
     ) {
         self.appending = self.appending.saturating_sub(1);
-        if !is_taken {
+        if !is_taken || end == End::Cut {
             out.push(Action::AnswerUnknown(id));
-            if self.stand.serves().is_some() {
+            if !is_taken && self.stand.serves().is_some() {
                 self.stand = Stand::Void { why: Why::Deposed };
             }
         } else if !self.faults.has(Planted::AnswerEarly) {
@@ -199,6 +215,7 @@ impl Place {
             Kind::Stream => &mut self.running.streams,
         };
         *count = count.saturating_sub(1);
+        self.giving.ended();
         self.check_quiet(now, out);
         self.check_drained(out);
     }
@@ -206,6 +223,7 @@ impl Place {
     /// A request that was sent on was answered, or its link is lost.
     pub fn forwarded(&mut self, out: &mut Vec<Action>) {
         self.running.forwarded = self.running.forwarded.saturating_sub(1);
+        self.giving.ended();
         self.check_drained(out);
     }
 

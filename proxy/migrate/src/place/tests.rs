@@ -91,8 +91,8 @@ fn streams_are_cut_where_that_was_asked_for() {
     bench.arrive(stream);
     bench.quiesce(true);
     assert_eq!(bench.late(PATIENCE), [Action::CutStreams]);
-    bench.place.finished(RequestId(0), Kind::Stream, false, PATIENCE, &mut bench.out);
-    assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::Freeze]);
+    bench.place.finished(RequestId(0), Kind::Stream, End::Cut, PATIENCE, &mut bench.out);
+    assert_eq!(bench.done(), [Action::AnswerUnknown(RequestId(0)), Action::Freeze]);
     let mut bench = Bench::serving(Class::Volatile);
     bench.arrive(stream);
     bench.quiesce(false);
@@ -109,7 +109,7 @@ fn what_belongs_to_a_running_request_passes() {
     assert_eq!(bench.arrive(inside), Verdict::Run);
     for id in 0..2 {
         assert_eq!(bench.done(), []);
-        bench.place.finished(RequestId(id), Kind::Unary, false, Duration::ZERO, &mut bench.out);
+        bench.place.finished(RequestId(id), Kind::Unary, End::Read, Duration::ZERO, &mut bench.out);
         assert_eq!(bench.out.remove(0), Action::Answer(RequestId(id)));
     }
     assert_eq!(bench.done(), [Action::Freeze]);
@@ -156,6 +156,11 @@ fn whoever_comes_after_it_has_moved_is_sent_on_once() {
     bench.place.forwarded(&mut bench.out);
     assert_eq!(bench.place.stand(), Stand::Moved);
     assert_eq!(bench.order(drain(true), Duration::ZERO), [Action::CutAll]);
+    // It counts until it has ended, once, and nothing else is sent on.
+    assert_eq!(bench.order(drain(true), Duration::ZERO), []);
+    assert_eq!(bench.place.stand(), Stand::Moved);
+    assert_eq!(bench.arrive(foreign), Verdict::Refuse(moved));
+    bench.place.forwarded(&mut bench.out);
     assert_eq!(bench.place.stand(), Stand::Drained { cut: 1 });
 }
 
@@ -190,15 +195,29 @@ fn a_copy_goes_on_where_it_was_and_is_not_taken_if_it_is_another() {
 }
 
 #[test]
+fn what_was_cut_is_unknown_and_in_the_journal_if_it_may_have_changed_something() {
+    let mut bench = Bench::serving(Class::Journaled);
+    bench.arrive(Arrival { kind: Kind::Stream, ..arrival(0) });
+    bench.quiesce(true);
+    assert_eq!(bench.late(PATIENCE), [Action::CutStreams]);
+    bench.place.finished(RequestId(0), Kind::Stream, End::Cut, PATIENCE, &mut bench.out);
+    assert_eq!(bench.done(), [Action::Append(EPOCH, RequestId(0))]);
+    bench.place.journaled(RequestId(0), Kind::Stream, End::Cut, true, PATIENCE, &mut bench.out);
+    assert_eq!(bench.done(), [Action::AnswerUnknown(RequestId(0)), Action::Freeze]);
+}
+
+const ENDS: [End; 2] = [End::Wrote, End::Read];
+
+#[test]
 fn what_only_reads_waits_for_what_it_may_have_seen() {
     let mut bench = Bench::serving(Class::Journaled);
     for id in 0..2 {
         bench.arrive(arrival(id));
-        bench.place.finished(RequestId(id), Kind::Unary, id == 0, Duration::ZERO, &mut bench.out);
+        bench.place.finished(RequestId(id), Kind::Unary, ENDS[id as usize], Duration::ZERO, &mut bench.out);
     }
     assert_eq!(bench.done(), [Action::Append(EPOCH, RequestId(0)), Action::Append(EPOCH, RequestId(1))]);
-    bench.place.journaled(RequestId(0), Kind::Unary, true, Duration::ZERO, &mut bench.out);
-    bench.place.journaled(RequestId(1), Kind::Unary, false, Duration::ZERO, &mut bench.out);
+    bench.place.journaled(RequestId(0), Kind::Unary, ENDS[0], true, Duration::ZERO, &mut bench.out);
+    bench.place.journaled(RequestId(1), Kind::Unary, ENDS[1], false, Duration::ZERO, &mut bench.out);
     assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::AnswerUnknown(RequestId(1))]);
     // The journal is another's: so is the service.
     assert_eq!(bench.place.stand(), Stand::Void { why: Why::Deposed });
