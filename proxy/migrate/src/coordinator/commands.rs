@@ -66,7 +66,15 @@ impl Coordinator {
                         | Stand::Ready { .. }
                         | Stand::Void { .. }
                 );
-                takes.then_some(Order::Discard)
+                let (to, epoch) = (self.cell.owner.place, self.cell.epoch);
+                match stand {
+                    _ if takes => Some(Order::Discard),
+                    // It was taken for dead, and was not: its epoch is over.
+                    Stand::Opening { epoch: had } | Stand::Serving { epoch: had } if had < epoch => {
+                        Some(Order::Move { to, epoch })
+                    }
+                    _ => None,
+                }
             }
         }
     }

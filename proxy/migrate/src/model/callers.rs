@@ -54,12 +54,17 @@ impl World {
 
     /// A client gets its answer: what was done, or whether nobody knows.
     pub(super) fn answer(&mut self, id: u64, outcome: Result<Option<u64>, bool>) -> Result<(), String> {
+        let lied = self.lied;
         let client = &mut self.clients[(id / 16) as usize];
         if client.waits != Some(id) {
             return Err(format!("request {id} is answered again"));
         }
         client.waits = None;
         match outcome {
+            Ok(_) if lied => {
+                client.done += 1;
+                Ok(())
+            }
             Ok(read) => {
                 client.done += 1;
                 self.history.done(id, read).map_err(|wrong| wrong.to_string())
@@ -71,6 +76,9 @@ impl World {
             }
             Err(false) => {
                 client.failed += 1;
+                if lied {
+                    return Ok(());
+                }
                 self.history.not_done(id).map_err(|wrong| wrong.to_string())
             }
         }

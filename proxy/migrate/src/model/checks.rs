@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::parts::{Body, Net};
-use super::world::{Bounds, LATE, ROOM, World, at, at_place, role_at};
+use super::world::{Bounds, LATE, NEW, OLD, ROOM, World, at, at_place, role_at};
 use crate::planted::Planted;
 use crate::*;
 
@@ -14,10 +14,23 @@ impl World {
         if let Some(wrong) = self.wrong.take() {
             return Err(wrong);
         }
-        let serves =
-            |body: &Option<Body>| body.as_ref().is_some_and(|body| body.place.stand().serves().is_some());
-        if bounds.class != Class::Stateless && self.places.iter().all(serves) {
+        let epoch = |body: &Option<Body>| body.as_ref().and_then(|body| body.place.stand().serves());
+        let serves = |body: &Option<Body>| epoch(body).is_some();
+        let [old, new] = &self.places;
+        let both = serves(old) && serves(new) && (!self.lied || epoch(old) == epoch(new));
+        if bounds.class != Class::Stateless && both {
             return Err("both places serve".into());
+        }
+        for (at, body) in self.places.iter().enumerate() {
+            let (who, Some(epoch)) = ((at, self.lives[at]), epoch(body)) else { continue };
+            if bounds.class != Class::Stateless && *self.served.entry(epoch).or_insert(who) != who {
+                return Err(format!("{epoch:?} is served by two, or in two lives"));
+            }
+            let Cell { epoch: last, owner, .. } = self.store.cell;
+            let is_its = owner == Owner { place: [OLD, NEW][at], incarnation: Incarnation(who.1) };
+            if bounds.class != Class::Stateless && epoch == last && !is_its {
+                return Err(format!("{epoch:?} is served by another life than it was given to"));
+            }
         }
         for body in self.places.iter().flatten() {
             if body.place.parked().len() > ROOM.count {
@@ -72,6 +85,7 @@ impl World {
             }
         }
         if bounds.class != Class::Stateless
+            && !self.lied
             && let Some(owner) = &self.places[at_place(cell.owner.place)]
         {
             // Whoever asks last.
@@ -90,7 +104,7 @@ impl World {
             }
             // Where time may pass requests may be cut.
             let may_cut = bounds.timeouts > 0 && bounds.kind == Kind::Stream || bounds.timeouts > 2;
-            let is_calm = self.died.is_empty() && self.breaks == 0 && !may_cut;
+            let is_calm = self.died.is_empty() && self.breaks == 0 && !may_cut && !self.lied;
             if is_calm && client.unknown > 0 {
                 return Err("an outcome is unknown though nobody died".into());
             }

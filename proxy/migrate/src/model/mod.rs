@@ -136,6 +136,7 @@ const BASE: Bounds = Bounds {
     zombies: false,
     aborts: false,
     vouches: false,
+    lies: false,
     fails: 0,
     planted: None,
     careless_store: false,
@@ -277,7 +278,15 @@ fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
         let vouched = Bounds { vouches: true, scripts: &[], deaths: 1, ..base.clone() };
         show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
         show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched.clone() });
+        let lies = Bounds { lies: true, scripts: ONE, ..base.clone() };
+        show("a place that is not dead is vouched for", &Bounds { from: Phase::Quiesce, ..lies.clone() });
         if is_full() {
+            show(
+                "a place that is not dead is vouched for",
+                &Bounds { scripts: BASE.scripts, ..lies.clone() },
+            );
+            let dies = Bounds { deaths: 1, mortal: &EVERYBODY[..3], from: Phase::Finalcopy, ..lies };
+            show("and another place dies", &dies);
             show("nor where more is asked for", &Bounds { scripts: ONE, mortal: EVERYBODY, ..late.clone() });
             show("nor twice", &Bounds { fails: 2, mortal: &EVERYBODY[..3], ..late });
             let vouched = Bounds { scripts: ONE, ..vouched };

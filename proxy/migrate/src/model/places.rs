@@ -111,7 +111,11 @@ impl World {
                 PlaceAction::Freeze
                 | PlaceAction::Activate(_)
                 | PlaceAction::Recover(_)
-                | PlaceAction::Begin(_) => body.hook = Some(action),
+                | PlaceAction::Begin(_) => {
+                    body.hook = Some(action);
+                    body.fetching = None;
+                    body.fetched.clear();
+                }
             }
         }
     }
@@ -141,6 +145,12 @@ impl World {
         let key = body.running.remove(run);
         let id = key.0 / 128;
         let op = op_of(bounds.scripts, id);
+        let serves = matches!(body.place.stand(), Stand::Serving { .. } | Stand::Parking { .. });
+        if body.cut.contains(&key) && !serves {
+            // The service does nothing for it any more.
+            self.place(at, |place, now, out| place.finished(key, bounds.kind, End::Cut, now, out));
+            return Ok(());
+        }
         if op != Op::Read {
             let count = self.runs.entry(id).or_default();
             *count += 1;
@@ -156,14 +166,14 @@ impl World {
                 stand => return Err(format!("a request runs at a place that is {stand:?}")),
             };
             let who = (at, self.lives[at]);
-            match self.served {
-                Some((last, _)) if last > epoch => {
-                    return Err(format!("{epoch:?} is served after {last:?}"));
-                }
-                Some((last, other)) if last == epoch && other != who => {
-                    return Err(format!("{epoch:?} is served by two"));
-                }
-                _ => self.served = Some((epoch, who)),
+            if let Some((last, _)) = self.served.last_key_value()
+                && *last > epoch
+                && !self.lied
+            {
+                return Err(format!("{epoch:?} is served after {last:?}"));
+            }
+            if *self.served.entry(epoch).or_insert(who) != who {
+                return Err(format!("{epoch:?} is served by two"));
             }
         }
         let read = match op {

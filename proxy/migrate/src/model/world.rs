@@ -38,6 +38,8 @@ pub(super) struct Bounds {
     pub(super) aborts: bool,
     /// An operator vouches for whoever is dead.
     pub(super) vouches: bool,
+    /// An operator vouches for whoever is not dead.
+    pub(super) lies: bool,
     /// How many times what a place asks its service for fails, of everything but freezing.
     pub(super) fails: u8,
     pub(super) planted: Option<Planted>,
@@ -78,8 +80,10 @@ pub(super) struct World {
     pub(super) registry: (PlaceId, Epoch),
     pub(super) switched: Option<Epoch>,
     pub(super) history: History,
-    /// The last epoch in which something ran, and where.
-    pub(super) served: Option<(Epoch, (usize, u64))>,
+    /// In which epochs something ran, and where.
+    pub(super) served: BTreeMap<Epoch, (usize, u64)>,
+    /// A place that was vouched for was not dead: what it does in its epoch is its own.
+    pub(super) lied: bool,
     /// How many times what writes has run.
     pub(super) runs: BTreeMap<u64, u8>,
     pub(super) deaths: u8,
@@ -171,7 +175,8 @@ impl World {
             registry: (OLD, epoch),
             switched: None,
             history: History::new(value),
-            served: None,
+            served: BTreeMap::new(),
+            lied: false,
             runs: BTreeMap::new(),
             deaths: 0,
             breaks: 0,
@@ -250,6 +255,14 @@ impl World {
                 if bounds.vouches && vouched {
                     off.push(Step::Vouch(at));
                 }
+            }
+            let lives = self.places[at].is_some() && self.control.is_some();
+            if bounds.lies
+                && lives
+                && !self.lied
+                && !self.store.records.contains(&Record::Vouched(role_at(at)))
+            {
+                off.push(Step::Vouch(at));
             }
             if self.holder.is_some() && !link.down.is_empty() {
                 on.push(Step::Down(at));
@@ -397,6 +410,7 @@ impl World {
                 });
             }
             Step::Vouch(at) => {
+                self.lied |= self.places[at].is_some();
                 self.control(|control, now, out| control.vouch(role_at(at), now, out));
             }
             Step::Die(actor) => self.die(actor, bounds),
@@ -430,7 +444,7 @@ impl World {
             self.history.lose(kept);
             let is_active = |record: &Record| *record == Record::Entered(Phase::Switch);
             let had = !self.died.contains(&(Actor::Old as u8)) && !self.store.records.iter().any(is_active);
-            if after.source == Source::Nothing && had {
+            if after.source == Source::Nothing && had && !self.lied {
                 self.wrong = Some("what the old place has frozen is given up".into());
             }
         }

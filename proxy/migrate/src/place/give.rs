@@ -36,7 +36,8 @@ pub(super) struct Giving {
 impl Giving {
     /// Another migration begins.
     pub(super) fn begin(&mut self) {
-        *self = Giving { until: self.until, freezing: self.freezing, ..Giving::default() };
+        *self =
+            Giving { until: self.until, freezing: self.freezing, cutting: self.cutting, ..Giving::default() };
     }
 
     /// What ran was cut: nothing more is sent on.
@@ -150,12 +151,20 @@ impl Place {
 
     /// The new place serves: whoever comes is sent on, and what is parked.
     pub(super) fn leave(&mut self, to: PlaceId, epoch: Epoch, out: &mut Vec<Action>) {
-        let is_elsewhere = !matches!(self.stand, Stand::Serving { .. } | Stand::Opening { .. });
-        if !is_elsewhere || matches!(self.stand, Stand::Moved | Stand::Drained { .. }) {
+        let is_older = match self.stand {
+            // It was taken for dead, and was not: its epoch is over.
+            Stand::Serving { epoch: had } | Stand::Opening { epoch: had } => epoch > had,
+            _ => true,
+        };
+        if !is_older || matches!(self.stand, Stand::Moved | Stand::Drained { .. }) {
             return;
         }
         self.moved = Some((to, epoch));
-        if matches!(self.stand, Stand::Frozen { .. } | Stand::Parking { .. }) {
+        if self.class != Class::Stateless {
+            self.cut_all(out);
+        }
+        self.taking.begins = None;
+        if matches!(self.stand, Stand::Frozen { .. } | Stand::Parking { .. } | Stand::Serving { .. }) {
             out.push(Action::DropFrozen);
         }
         self.giving.end();
@@ -186,16 +195,20 @@ impl Place {
         self.giving.drains = true;
         if force {
             self.giving.forced = true;
-            let Running { unary, streams, forwarded } = self.running;
-            let running = u64::from(unary) + u64::from(streams) + u64::from(forwarded);
-            // However often it is said; what was cut counts until it has ended.
-            if running > self.giving.cutting {
-                self.giving.cut += running - self.giving.cutting;
-                self.giving.cutting = running;
-                out.push(Action::CutAll);
-            }
+            self.cut_all(out);
         }
         self.check_drained(out);
+    }
+
+    /// What runs ends. However often that is said it is cut once, and counts until it has ended.
+    pub(super) fn cut_all(&mut self, out: &mut Vec<Action>) {
+        let Running { unary, streams, forwarded } = self.running;
+        let running = u64::from(unary) + u64::from(streams) + u64::from(forwarded);
+        if running > self.giving.cutting {
+            self.giving.cut += running - self.giving.cutting;
+            self.giving.cutting = running;
+            out.push(Action::CutAll);
+        }
     }
 
     pub(super) fn check_drained(&mut self, out: &mut Vec<Action>) {

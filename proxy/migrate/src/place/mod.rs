@@ -175,9 +175,14 @@ impl Place {
 
     /// The epoch is this place's, with what `from` says.
     fn serve(&mut self, epoch: Epoch, from: Source, out: &mut Vec<Action>) {
-        match (self.stand, from) {
+        let is_over = match self.stand {
             // It was heard already, or is about something that is over.
-            (Stand::Serving { .. } | Stand::Opening { .. }, _) => {}
+            Stand::Serving { epoch: had } | Stand::Opening { epoch: had } => epoch <= had,
+            _ => false,
+        };
+        match (self.stand, from) {
+            _ if is_over => {}
+            (Stand::Serving { .. }, Source::Kept) => self.stand = Stand::Serving { epoch },
             (Stand::Parking { epoch: had } | Stand::Frozen { epoch: had }, Source::Kept) if epoch >= had => {
                 self.thaw(epoch, out);
             }
@@ -191,7 +196,10 @@ impl Place {
                 | Stand::Warm
                 | Stand::Ready { .. }
                 | Stand::Copied { .. }
-                | Stand::Void { .. },
+                | Stand::Void { .. }
+                // It was taken for dead, and was not: what it has was given up.
+                | Stand::Serving { .. }
+                | Stand::Opening { .. },
                 Source::Nothing,
             ) => self.open(epoch, Action::Begin(epoch), out),
             _ => {}
@@ -205,7 +213,13 @@ impl Place {
         }
         self.moved = None;
         self.stand = Stand::Opening { epoch };
-        out.push(how);
+        if self.class != Class::Stateless {
+            self.cut_all(out);
+        }
+        // Nor is what it was fetching of any use.
+        self.taking.begin();
+        self.taking.begins = Some(how);
+        self.check_begun(out);
     }
 
     /// The service has begun, or not.

@@ -218,6 +218,7 @@ impl Place {
         self.giving.ended();
         self.check_quiet(now, out);
         self.check_drained(out);
+        self.check_begun(out);
     }
 
     /// A request that was sent on was answered, or its link is lost.

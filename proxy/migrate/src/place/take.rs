@@ -12,16 +12,27 @@ pub(super) struct Taking {
     fetching: Option<(Copy, u64)>,
     /// The last one that is here.
     round: u32,
+    /// How it begins its epoch once what ran before has ended.
+    pub(super) begins: Option<Action>,
 }
 
 impl Taking {
     /// Another migration begins, or there is nothing left of this one.
     pub(super) fn begin(&mut self) {
-        *self = Taking::default();
+        *self = Taking { begins: self.begins, ..Taking::default() };
     }
 }
 
 impl Place {
+    /// Begins if nothing runs any more that belongs to what was before.
+    pub(super) fn check_begun(&mut self, out: &mut Vec<Action>) {
+        if self.running.unary + self.running.streams == 0
+            && let Some(how) = self.taking.begins.take()
+        {
+            out.push(how);
+        }
+    }
+
     pub(super) fn prepare(&mut self, out: &mut Vec<Action>) {
         // Of an earlier migration it may have drained, and not heard of anything since.
         if matches!(self.stand, Stand::Empty | Stand::Moved | Stand::Drained { .. } | Stand::Void { .. })
@@ -99,7 +110,8 @@ impl Place {
 
     /// All of a copy is applied, and this is the digest of what came of it.
     pub fn restored(&mut self, copy: Copy, digest: Digest, out: &mut Vec<Action>) {
-        if self.taking.fetching.is_none_or(|(fetching, _)| fetching != copy) {
+        let takes = matches!(self.stand, Stand::Warm | Stand::Copied { .. });
+        if !takes || self.taking.fetching.is_none_or(|(fetching, _)| fetching != copy) {
             return;
         }
         self.taking.fetching = None;

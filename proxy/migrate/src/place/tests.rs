@@ -206,6 +206,29 @@ fn what_was_cut_is_unknown_and_in_the_journal_if_it_may_have_changed_something()
     assert_eq!(bench.done(), [Action::AnswerUnknown(RequestId(0)), Action::Freeze]);
 }
 
+#[test]
+fn whoever_was_taken_for_dead_ends_when_it_hears_of_a_later_epoch() {
+    let later = EPOCH.next();
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.arrive(arrival(0));
+    // What is about its own epoch is old.
+    assert_eq!(bench.order(Order::Move { to: NEW, epoch: EPOCH }, Duration::ZERO), []);
+    let mut again = Bench { place: bench.place.clone(), out: Vec::new(), sequence: bench.sequence };
+    let done = bench.order(Order::Move { to: NEW, epoch: later }, Duration::ZERO);
+    assert_eq!(done, [Action::CutAll, Action::DropFrozen]);
+    assert_eq!(bench.place.stand(), Stand::Moved);
+    bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
+    assert_eq!(bench.done(), [Action::AnswerUnknown(RequestId(0))]);
+    // Where the later epoch is its own it begins once what ran has ended.
+    let serve = Order::Serve { epoch: later, from: Source::Nothing };
+    assert_eq!(again.order(serve, Duration::ZERO), [Action::CutAll]);
+    assert_eq!(again.arrive(arrival(1)), Verdict::Park);
+    again.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut again.out);
+    assert_eq!(again.done(), [Action::AnswerUnknown(RequestId(0)), Action::Begin(later)]);
+    again.place.opened(true, &mut again.out);
+    assert_eq!(again.done(), [Action::Run(RequestId(1))]);
+}
+
 const ENDS: [End; 2] = [End::Wrote, End::Read];
 
 #[test]
