@@ -160,12 +160,14 @@ impl Coordinator {
                 Stand::Reserved => Some(Order::Warm),
                 _ => None,
             },
-            (Decision::Fenced, Role::Old) if self.phase >= Phase::DrainOld => {
+            // For as long as the new place does not serve the old one does.
+            (Decision::Fenced, Role::Old) if self.phase >= Phase::DrainOld && self.owner_serves() => {
                 let is_drained = matches!(stand, Stand::Drained { .. });
                 (!is_drained).then_some(Order::Drain { to, epoch, force: self.forces })
             }
             (Decision::Aborted | Decision::Returned, Role::Old) => {
-                let begins = matches!(stand, Stand::Empty | Stand::Void { .. });
+                let begins =
+                    matches!(stand, Stand::Empty | Stand::Void { .. } | Stand::Moved | Stand::Drained { .. });
                 begins.then_some(Order::Serve { epoch, from: Source::Nothing })
             }
             (Decision::Aborted | Decision::Returned, Role::New) => {

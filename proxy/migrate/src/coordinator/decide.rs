@@ -185,6 +185,11 @@ impl Coordinator {
     fn decide_fenced(&self) -> Option<Cell> {
         let is_active = self.phase > Phase::Activate;
         if self.plan.class == Class::Stateless {
+            let is_void = matches!(self.stand(Role::New), Some(Stand::Void { .. }));
+            if is_void && self.old_serves() && self.phase < Phase::Done {
+                let granted = self.grant(Role::Old)?;
+                return Some(Cell { decision: Decision::Returned, source: Source::Nothing, ..granted });
+            }
             return self.is_lost(Role::New).then(|| self.regrant(Role::New)).flatten();
         }
         let is_void = matches!(self.stand(Role::New), Some(Stand::Void { .. }))
@@ -215,6 +220,12 @@ impl Coordinator {
             return self.regrant(Role::Old).map(|cell| Cell { decision: Decision::Returned, ..cell });
         }
         self.regrant(Role::New)
+    }
+
+    /// The old place of a stateless service still takes what comes, as far as is known.
+    fn old_serves(&self) -> bool {
+        let stand = self.stand(Role::Old);
+        stand.is_some_and(|stand| stand == Stand::Warm || stand.serves().is_some())
     }
 
     /// Of a place that owns the service, what it had is gone: it says that it has begun again.

@@ -306,6 +306,12 @@ impl Coordinator {
     fn run_out(&mut self, now: Duration, out: &mut Vec<Action>) {
         match self.phase {
             Phase::Hold => self.enter(Phase::Quiesce, now, out),
+            // Nothing is drained for a place that is known not to serve.
+            Phase::Switch | Phase::DrainOld
+                if self.plan.class == Class::Stateless && !self.owner_serves() =>
+            {
+                self.due = self.patience(self.phase).map(|patience| now.saturating_add(patience));
+            }
             Phase::Switch => self.enter(self.after_switch(), now, out),
             Phase::Forward => self.enter(Phase::DrainOld, now, out),
             Phase::DrainOld if !self.forces => {

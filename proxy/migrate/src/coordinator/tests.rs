@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::cell::{Owner, Source};
 use crate::id::Incarnation;
-use crate::message::{Copy, Order};
+use crate::message::{Copy, Order, Why};
 
 const LIFE: Incarnation = Incarnation(1);
 const OLD: PlaceId = PlaceId(1);
@@ -182,6 +182,34 @@ fn what_does_not_drain_is_cut_at_the_deadline_and_counted() {
     assert!(bench.done().iter().any(forces));
     bench.says(Role::Old, Stand::Drained { cut: 3 }, Duration::from_secs(30));
     assert_eq!((bench.control.phase(), bench.control.cut()), (Phase::Done, 3));
+    assert!(bench.control.is_settled());
+}
+
+#[test]
+fn nothing_is_drained_for_a_place_that_does_not_serve() {
+    let mut bench = Bench::new(Class::Stateless, Vec::new());
+    bench.warm();
+    bench.commit(Duration::ZERO);
+    assert_eq!(bench.control.phase(), Phase::Switch);
+    let why = Why::Unhealthy;
+    let mut lost = bench.control.clone();
+    // Callers take their time, and the new place begins again: what is waited for is that.
+    let now = Duration::from_secs(1);
+    let life = Incarnation(2);
+    let empty = Report { incarnation: life, stand: Stand::Empty, ..lost.new.report.unwrap() };
+    let mut out = Vec::new();
+    lost.report(Role::New, empty, now, &mut out);
+    lost.answered(lost.asked.unwrap().to, now, &mut out);
+    lost.on_timeout(Duration::from_secs(100), &mut out);
+    assert_eq!(lost.phase(), Phase::Switch);
+    let drains =
+        |action: &Action| matches!(action, Action::Send(_, Command { order: Order::Drain { .. }, .. }));
+    assert!(!out.iter().any(drains));
+    // One that cannot serve gives it back.
+    bench.done();
+    bench.says(Role::New, Stand::Void { why }, now);
+    bench.commit(now);
+    assert_eq!(bench.control.phase(), Phase::RolledBack);
     assert!(bench.control.is_settled());
 }
 

@@ -197,6 +197,8 @@ impl Place {
                 | Stand::Ready { .. }
                 | Stand::Copied { .. }
                 | Stand::Void { .. }
+                | Stand::Moved
+                | Stand::Drained { .. }
                 // It was taken for dead, and was not: what it has was given up.
                 | Stand::Serving { .. }
                 | Stand::Opening { .. },
