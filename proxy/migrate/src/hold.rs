@@ -25,6 +25,8 @@ pub struct Holder {
     /// Requests that were refused, and wait to be sent again.
     refused: Queue,
     again: Option<Duration>,
+    /// How many times a request is tried, at most.
+    most_tries: u8,
     flying: BTreeMap<RequestId, (Waiting, PlaceId)>,
     pub(crate) faults: Faults,
 }
@@ -104,8 +106,9 @@ impl Failure {
 }
 
 impl Holder {
-    /// One that sends to `place`. Of what is held, and of what was refused and waits, each is within `bounds`.
-    pub fn new(place: PlaceId, epoch: Epoch, bounds: Bounds) -> Holder {
+    /// One that sends to `place`, and each request `most_tries` times at most. Of what is held, and of what was refused and
+    /// waits, each is within `bounds`; their time counts from when a request came.
+    pub fn new(place: PlaceId, epoch: Epoch, bounds: Bounds, most_tries: u8) -> Holder {
         Holder {
             gate: Stamp::default(),
             route: (place, epoch),
@@ -113,6 +116,7 @@ impl Holder {
             held: Queue::new(bounds),
             refused: Queue::new(bounds),
             again: None,
+            most_tries,
             flying: BTreeMap::new(),
             faults: Faults::default(),
         }
@@ -125,6 +129,7 @@ impl Holder {
             source: call.source,
             bytes: call.bytes,
             deadline: call.deadline,
+            since: now,
             tries: 0,
             is_repeatable: call.is_repeatable,
             is_stream: false,
@@ -135,7 +140,7 @@ impl Holder {
             return;
         }
         let mut displaced = Vec::new();
-        self.held.push(waiting, now, &mut displaced);
+        self.held.push(waiting, &mut displaced);
         for waiting in displaced {
             self.send(waiting, out);
         }
@@ -162,6 +167,8 @@ impl Holder {
         let is_known = refusal.hint.is_some_and(|(place, _)| place == self.route.0);
         if is_news || (is_known && waiting.tries <= AT_ONCE) {
             self.send(waiting, out);
+        } else if waiting.since.saturating_add(self.refused.bounds().time) <= now {
+            out.push(HoldAction::Fail(id, Failure::NoPlace));
         } else {
             self.wait(waiting, now, out);
         }
@@ -169,7 +176,7 @@ impl Holder {
 
     fn wait(&mut self, waiting: Waiting, now: Duration, out: &mut Vec<HoldAction>) {
         let mut displaced = Vec::new();
-        self.refused.push(waiting, now, &mut displaced);
+        self.refused.push(waiting, &mut displaced);
         self.again.get_or_insert(now.saturating_add(AGAIN));
         for waiting in displaced {
             out.push(HoldAction::Fail(waiting.id, Failure::NoPlace));
@@ -187,8 +194,10 @@ impl Holder {
         for id in lost {
             let Some((mut waiting, _)) = self.flying.remove(&id) else { continue };
             let repeats = waiting.is_repeatable || self.faults.has(Planted::RepeatAll);
-            if repeats && waiting.is_kept && waiting.tries < MOST_TRIES {
+            if repeats && waiting.is_kept && waiting.tries < self.most_tries {
                 waiting.tries += 1;
+                // It ran, or was about to: only now it waits.
+                waiting.since = now;
                 self.wait(waiting, now, out);
             } else {
                 out.push(HoldAction::Fail(id, Failure::OutcomeUnknown));
@@ -297,7 +306,7 @@ impl Holder {
         while let Some(waiting) = self.refused.pop() {
             if is_late(&waiting, now) {
                 out.push(HoldAction::Fail(waiting.id, Failure::Late));
-            } else if waiting.tries >= MOST_TRIES {
+            } else if waiting.tries >= self.most_tries {
                 out.push(HoldAction::Fail(waiting.id, Failure::NoPlace));
             } else {
                 self.send(waiting, out);
@@ -326,8 +335,8 @@ fn is_late(waiting: &Waiting, now: Duration) -> bool {
     waiting.deadline.is_some_and(|deadline| deadline <= now)
 }
 
-/// How many times a request is tried, at most. The model check has no time to try as often.
-pub const MOST_TRIES: u8 = if cfg!(test) { 4 } else { 100 };
+/// How many times a request is tried, unless something else is asked for.
+pub const MOST_TRIES: u8 = 100;
 
 /// How many refusals are followed at once where they say what is known already.
 const AT_ONCE: u8 = 2;
@@ -371,7 +380,7 @@ mod tests {
 
     #[test]
     fn what_is_held_goes_where_the_service_went() {
-        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
         let now = Duration::ZERO;
         holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1)), now, &mut out);
         for id in 0..3 {
@@ -390,7 +399,7 @@ mod tests {
 
     #[test]
     fn nothing_is_held_for_longer_than_was_said() {
-        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
         let most = Duration::from_secs(1);
         holder.command(stamp(1), HoldOrder::Hold(most), Duration::ZERO, &mut out);
         holder.call(Call { deadline: Some(most / 2), ..call(0) }, Duration::ZERO, &mut out);
@@ -406,7 +415,7 @@ mod tests {
 
     #[test]
     fn what_was_not_executed_is_sent_where_it_is() {
-        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
         let now = Duration::ZERO;
         holder.call(call(0), now, &mut out);
         holder.call(Call { is_kept: false, ..call(1) }, now, &mut out);
@@ -426,8 +435,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_again_and_again_waits_no_longer_than_it_may() {
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
+        let refusal = Refusal { cause: RefusalCause::Waited, hint: None };
+        holder.call(call(0), Duration::ZERO, &mut out);
+        // Each time it was parked before it was refused.
+        let mut now = Duration::ZERO;
+        while holder.in_flight() > 0 {
+            now += Duration::from_secs(2);
+            holder.refused(RequestId(0), refusal, now, &mut out);
+            now = holder.timeout().unwrap_or(now);
+            holder.on_timeout(now, &mut out);
+        }
+        assert_eq!(said(&mut out).last().map(String::as_str), Some("0 no_place"));
+        assert!(now < ROOM.time * 2, "it waited for {now:?}");
+    }
+
+    #[test]
     fn what_a_link_took_with_it_is_answered_once() {
-        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM), Vec::new());
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
         let now = Duration::ZERO;
         holder.call(call(0), now, &mut out);
         holder.call(Call { is_repeatable: true, ..call(1) }, now, &mut out);

@@ -18,6 +18,8 @@ pub struct Waiting {
     pub bytes: usize,
     /// When its caller gives up, if that is known.
     pub deadline: Option<Duration>,
+    /// Since when it waits, wherever it was sent meanwhile.
+    pub since: Duration,
     /// How many times it was refused before.
     pub tries: u8,
     /// Whether it may be tried again where it may have run.
@@ -82,9 +84,9 @@ impl Queue {
 
     /// Takes one in. `displaced` gets those for whom there is no room any more: the last of whoever has most, which may be the
     /// one that comes.
-    pub fn push(&mut self, waiting: Waiting, now: Duration, displaced: &mut Vec<Waiting>) {
+    pub fn push(&mut self, waiting: Waiting, displaced: &mut Vec<Waiting>) {
         self.counts.came += 1;
-        let longest = now.saturating_add(self.bounds.time);
+        let longest = waiting.since.saturating_add(self.bounds.time);
         let until = waiting.deadline.map_or(longest, |deadline| deadline.min(longest));
         let at = match self.sources.iter().position(|line| line.source == waiting.source) {
             Some(at) => at,
@@ -220,6 +222,7 @@ mod tests {
             source: SourceId(source),
             bytes,
             deadline: None,
+            since: Duration::ZERO,
             tries: 0,
             is_repeatable: false,
             is_stream: false,
@@ -238,15 +241,15 @@ mod tests {
         let mut queue = Queue::new(BOUNDS);
         let mut displaced = Vec::new();
         for id in 0..4 {
-            queue.push(waiting(id, 1, 1), Duration::ZERO, &mut displaced);
+            queue.push(waiting(id, 1, 1), &mut displaced);
         }
-        queue.push(waiting(4, 1, 1), Duration::ZERO, &mut displaced);
+        queue.push(waiting(4, 1, 1), &mut displaced);
         assert_eq!(ids(displaced.drain(..)), [4]);
-        queue.push(waiting(5, 2, 1), Duration::ZERO, &mut displaced);
-        queue.push(waiting(6, 2, 1), Duration::ZERO, &mut displaced);
+        queue.push(waiting(5, 2, 1), &mut displaced);
+        queue.push(waiting(6, 2, 1), &mut displaced);
         assert_eq!(ids(displaced.drain(..)), [3, 2]);
         // Now both have as much as they may.
-        queue.push(waiting(7, 2, 1), Duration::ZERO, &mut displaced);
+        queue.push(waiting(7, 2, 1), &mut displaced);
         assert_eq!(ids(displaced.drain(..)), [7]);
         assert_eq!(ids(std::iter::from_fn(|| queue.pop())), [0, 5, 1, 6]);
         assert_eq!((queue.len(), queue.bytes()), (0, 0));
@@ -258,11 +261,11 @@ mod tests {
     fn bytes_are_bounded_by_whoever_has_most_of_them() {
         let mut queue = Queue::new(BOUNDS);
         let mut displaced = Vec::new();
-        queue.push(waiting(0, 1, 90), Duration::ZERO, &mut displaced);
-        queue.push(waiting(1, 2, 10), Duration::ZERO, &mut displaced);
-        queue.push(waiting(2, 2, 10), Duration::ZERO, &mut displaced);
+        queue.push(waiting(0, 1, 90), &mut displaced);
+        queue.push(waiting(1, 2, 10), &mut displaced);
+        queue.push(waiting(2, 2, 10), &mut displaced);
         assert_eq!(ids(displaced.drain(..)), [0]);
-        queue.push(waiting(3, 3, 101), Duration::ZERO, &mut displaced);
+        queue.push(waiting(3, 3, 101), &mut displaced);
         assert_eq!(ids(displaced.drain(..)), [3]);
         assert_eq!((queue.len(), queue.bytes(), queue.counts().most_bytes), (2, 20, 100));
     }
@@ -272,8 +275,8 @@ mod tests {
         let mut queue = Queue::new(BOUNDS);
         let mut displaced = Vec::new();
         let soon = Duration::from_secs(1);
-        queue.push(waiting(0, 1, 1), Duration::ZERO, &mut displaced);
-        queue.push(Waiting { deadline: Some(soon), ..waiting(1, 1, 1) }, Duration::ZERO, &mut displaced);
+        queue.push(waiting(0, 1, 1), &mut displaced);
+        queue.push(Waiting { deadline: Some(soon), ..waiting(1, 1, 1) }, &mut displaced);
         assert_eq!(queue.timeout(), Some(soon));
         assert_eq!(queue.pop_expired(soon / 2), None);
         assert_eq!(ids(std::iter::from_fn(|| queue.pop_expired(soon))), [1]);
@@ -287,7 +290,7 @@ mod tests {
         let mut queue = Queue::new(BOUNDS);
         let mut displaced = Vec::new();
         for (id, source) in [(0, 1), (1, 2), (2, 1)] {
-            queue.push(waiting(id, source, 7), Duration::ZERO, &mut displaced);
+            queue.push(waiting(id, source, 7), &mut displaced);
         }
         assert_eq!(ids(std::iter::from_fn(|| queue.pop_of(SourceId(1)))), [0, 2]);
         assert_eq!((queue.len(), queue.bytes(), queue.counts().left), (1, 7, 2));

@@ -110,6 +110,9 @@ pub(super) const FIRST: Epoch = Epoch(5);
 /// Rooms for so many requests.
 pub(super) const ROOM: crate::Bounds = crate::Bounds { count: 1, bytes: 10, time: Duration::from_secs(5) };
 
+/// There is no time to try as often as is tried outside.
+const TRIES: u8 = 4;
+
 pub(super) fn role_at(at: usize) -> Role {
     Role::BOTH[at]
 }
@@ -156,7 +159,7 @@ impl World {
     fn begin(bounds: &Bounds, cell: Cell, places: [Option<Body>; 2], lives: [u64; 2], value: u64) -> World {
         let epoch = cell.epoch;
         let (route, since) = if bounds.astray { (NEW, Epoch(epoch.0 - 1)) } else { (OLD, epoch) };
-        let mut holder = Holder::new(route, since, ROOM);
+        let mut holder = Holder::new(route, since, ROOM, TRIES);
         holder.plant(bounds.planted);
         let mut world = World {
             now: Duration::ZERO,
@@ -417,7 +420,7 @@ impl World {
             Step::Restart(at) => self.restart(at, bounds),
             Step::RestartControl => self.restart_control(bounds),
             Step::RestartHolder => {
-                let mut holder = Holder::new(self.registry.0, self.registry.1, ROOM);
+                let mut holder = Holder::new(self.registry.0, self.registry.1, ROOM, TRIES);
                 holder.plant(bounds.planted);
                 self.holder = Some(holder);
             }

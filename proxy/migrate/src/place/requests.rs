@@ -140,13 +140,14 @@ impl Place {
             source: arrival.source,
             bytes: arrival.bytes,
             deadline: arrival.deadline,
+            since: now,
             tries: 0,
             is_repeatable: false,
             is_stream: arrival.kind == Kind::Stream,
             is_kept: arrival.is_kept || arrival.is_forwarded,
         };
         let mut displaced = Vec::new();
-        self.parked.push(waiting, now, &mut displaced);
+        self.parked.push(waiting, &mut displaced);
         self.displace(displaced, out);
         Verdict::Park
     }
