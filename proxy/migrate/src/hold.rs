@@ -51,8 +51,8 @@ pub struct Call {
 /// A command to the sidecar of callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HoldOrder {
-    /// Hold new requests, for so long at most.
-    Hold(Duration),
+    /// Hold new requests that are for this epoch, or an earlier one, for so long at most.
+    Hold(Duration, Epoch),
     /// Let go what is held.
     Release,
 }
@@ -219,7 +219,9 @@ impl Holder {
         }
         self.gate = stamp;
         match order {
-            HoldOrder::Hold(most) => {
+            // It comes late: where the service went is known.
+            HoldOrder::Hold(_, epoch) if self.route.1 > epoch => {}
+            HoldOrder::Hold(most, _) => {
                 self.until = Some(now.saturating_add(most.min(self.held.bounds().time)));
                 out.push(HoldAction::Holding(stamp));
             }
@@ -382,7 +384,7 @@ mod tests {
     fn what_is_held_goes_where_the_service_went() {
         let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
         let now = Duration::ZERO;
-        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1)), now, &mut out);
+        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1), Epoch(1)), now, &mut out);
         for id in 0..3 {
             holder.call(call(id), now, &mut out);
         }
@@ -391,17 +393,20 @@ mod tests {
         holder.route(NEW, Epoch(2), now, &mut out);
         assert_eq!(said(&mut out), ["0 to 2 (0)", "1 to 2 (0)"]);
         // An older command that comes late holds nothing.
-        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1)), now, &mut out);
+        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1), Epoch(1)), now, &mut out);
         holder.route(OLD, Epoch(1), now, &mut out);
         assert!(!holder.is_holding() && holder.place() == (NEW, Epoch(2)));
         assert_eq!(holder.held().counts().most, 2);
+        // Nor does one that was never heard of, and is about what is over.
+        holder.command(stamp(2), HoldOrder::Hold(Duration::from_secs(1), Epoch(1)), now, &mut out);
+        assert!(!holder.is_holding() && out.is_empty());
     }
 
     #[test]
     fn nothing_is_held_for_longer_than_was_said() {
         let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
         let most = Duration::from_secs(1);
-        holder.command(stamp(1), HoldOrder::Hold(most), Duration::ZERO, &mut out);
+        holder.command(stamp(1), HoldOrder::Hold(most, Epoch(1)), Duration::ZERO, &mut out);
         holder.call(Call { deadline: Some(most / 2), ..call(0) }, Duration::ZERO, &mut out);
         holder.call(call(1), Duration::ZERO, &mut out);
         assert_eq!(holder.timeout(), Some(most / 2));

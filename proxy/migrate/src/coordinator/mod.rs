@@ -358,7 +358,11 @@ impl Coordinator {
         if phase == Phase::Hold {
             for holder in self.plan.holders.clone() {
                 let stamp = self.next_stamp();
-                out.push(Action::Hold(holder, stamp, HoldOrder::Hold(self.plan.rules.holds)));
+                out.push(Action::Hold(
+                    holder,
+                    stamp,
+                    HoldOrder::Hold(self.plan.rules.holds, self.cell.epoch),
+                ));
             }
         }
         if matches!(phase, Phase::Aborted | Phase::RolledBack) {

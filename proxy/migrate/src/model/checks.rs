@@ -42,6 +42,13 @@ impl World {
         {
             return Err("more is held than may be".into());
         }
+        if let Some(holder) = &self.holder
+            && self.store.cell.decision == Decision::Fenced
+            && holder.is_holding()
+            && holder.place().1 == self.store.cell.epoch
+        {
+            return Err("it is held though where the service went is known".into());
+        }
         if self.control.as_ref().is_some_and(|control| control.said() > bounds.said) {
             return Err("it does not get on, however often it is said".into());
         }

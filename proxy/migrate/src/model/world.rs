@@ -404,7 +404,11 @@ impl World {
             }
             Step::HolderLate => {
                 self.timeouts += 1;
-                self.hold(|holder, _, out| holder.on_timeout(holder.timeout().unwrap_or_default(), out))?;
+                let due = self.holder.as_ref().and_then(Holder::timeout).unwrap_or_default();
+                self.hold(|holder, _, out| holder.on_timeout(due, out))?;
+                if self.holder.as_ref().and_then(Holder::timeout).is_some_and(|next| next <= due) {
+                    return Err("the sidecar of callers does not do what is due".into());
+                }
             }
             Step::Abort => {
                 self.aborted = true;
