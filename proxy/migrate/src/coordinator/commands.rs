@@ -81,11 +81,9 @@ impl Coordinator {
 
     /// While the old place serves.
     fn order_old(&self, stand: Stand) -> Option<Order> {
-        let report = self.old.report?;
         match (self.phase, stand) {
             (Phase::Precopy(round), Stand::Serving { .. }) => {
-                let has = report.copy.is_some_and(|copy| copy.round >= round)
-                    && report.heard.migration == self.plan.migration;
+                let has = self.copy().is_some_and(|copy| copy.round >= round);
                 (!has).then_some(Order::Snapshot { round })
             }
             (Phase::Quiesce, Stand::Serving { .. }) => Some(Order::Quiesce {
@@ -99,7 +97,7 @@ impl Coordinator {
     }
 
     fn order_new(&self, stand: Stand) -> Option<Order> {
-        let copy = self.old.report.and_then(|report| report.copy);
+        let copy = self.copy();
         match (self.phase, stand) {
             (Phase::Prepare, Stand::Reserved | Stand::Warm) => None,
             (Phase::Prepare, _) => Some(Order::Prepare),

@@ -46,7 +46,7 @@ impl Coordinator {
             },
             Phase::Precopy(round) => {
                 let is_copied = matches!(new, Some(Stand::Copied { round: copied }) if copied >= round);
-                let is_small = self.old.report.and_then(|report| report.copy).is_some_and(|copy| {
+                let is_small = self.copy().is_some_and(|copy| {
                     copy.round > 1 && copy.bytes <= self.plan.rules.small || round >= self.plan.rules.rounds
                 });
                 match is_copied {
@@ -64,7 +64,7 @@ impl Coordinator {
                 let report = self.old.report?;
                 let is_frozen = report.incarnation == self.cell.owner.incarnation
                     && old == Some(Stand::Frozen { epoch: self.cell.epoch });
-                match (is_frozen, report.copy) {
+                match (is_frozen, self.copy()) {
                     (true, Some(copy)) => {
                         self.frozen = Some(copy.digest);
                         out.push(Action::Journal(Record::Frozen(copy.digest)));

@@ -20,7 +20,7 @@ use crate::cell::{Cell, Decision, Digest, Transaction};
 use crate::class::Class;
 use crate::hold::HoldOrder;
 use crate::id::{Epoch, HolderId, PlaceId, Role, Stamp};
-use crate::message::{Command, Report, Stand};
+use crate::message::{Command, Copy, Report, Stand};
 use crate::phase::Phase;
 use crate::planted::{Plan as Faults, Planted};
 use crate::rules::Rules;
@@ -428,6 +428,12 @@ impl Coordinator {
 
     fn stand(&self, role: Role) -> Option<Stand> {
         self.known(role).report.map(|report| report.stand)
+    }
+
+    /// What can be fetched from the old place, unless it is of an earlier migration.
+    fn copy(&self) -> Option<Copy> {
+        let report = self.old.report.filter(|report| report.heard.migration == self.plan.migration);
+        report.and_then(|report| report.copy)
     }
 
     /// Whose the service is.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::cell::{Owner, Source};
 use crate::id::Incarnation;
-use crate::message::{Copy, Order, Why};
+use crate::message::{Order, Why};
 
 const LIFE: Incarnation = Incarnation(1);
 const OLD: PlaceId = PlaceId(1);

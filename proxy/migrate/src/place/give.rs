@@ -139,6 +139,13 @@ impl Place {
         self.thaw(epoch, out);
     }
 
+    /// What was copied while it served is not needed.
+    pub(super) fn drop_copy(&mut self, out: &mut Vec<Action>) {
+        if self.giving.copy.take().is_some() {
+            out.push(Action::DropFrozen);
+        }
+    }
+
     /// It serves again.
     pub(super) fn thaw(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
         if self.giving.freezing || matches!(self.stand, Stand::Frozen { .. }) {

@@ -181,6 +181,8 @@ impl Place {
             _ => false,
         };
         match (self.stand, from) {
+            // Where it was aborted, copies are of no use any more.
+            (Stand::Serving { .. }, _) if is_over => self.drop_copy(out),
             _ if is_over => {}
             (Stand::Serving { .. }, Source::Kept) => self.stand = Stand::Serving { epoch },
             (Stand::Parking { epoch: had } | Stand::Frozen { epoch: had }, Source::Kept) if epoch >= had => {

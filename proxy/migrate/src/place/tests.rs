@@ -229,6 +229,18 @@ fn whoever_was_taken_for_dead_ends_when_it_hears_of_a_later_epoch() {
     assert_eq!(again.done(), [Action::Run(RequestId(1))]);
 }
 
+#[test]
+fn a_copy_of_what_was_aborted_is_dropped() {
+    let mut bench = Bench::serving(Class::Volatile);
+    assert_eq!(bench.order(Order::Snapshot { round: 1 }, Duration::ZERO), [Action::Snapshot { round: 1 }]);
+    bench.place.copied(copy(false), &mut bench.out);
+    bench.done();
+    assert!(bench.place.copy().is_some());
+    let serve = Order::Serve { epoch: EPOCH, from: Source::Kept };
+    assert_eq!(bench.order(serve, Duration::ZERO), [Action::DropFrozen]);
+    assert_eq!((bench.place.copy(), bench.order(serve, Duration::ZERO)), (None, Vec::new()));
+}
+
 const ENDS: [End; 2] = [End::Wrote, End::Read];
 
 #[test]
