@@ -46,7 +46,8 @@ impl Coordinator {
     /// What a place is to do now, if anything.
     fn order(&self, role: Role) -> Option<Order> {
         let Some(stand) = self.stand(role) else {
-            return (!self.known(role).dead).then_some(Order::Ask);
+            // One that is vouched for as dead, too: if it is not, it has to hear what was decided.
+            return Some(Order::Ask);
         };
         if self.plan.class == Class::Stateless {
             return self.order_stateless(role, stand);
