@@ -298,6 +298,7 @@ impl<'l> Drive<'l> {
         lane.turn(&self.link.session, now, all)?;
         self.held += usize::from(lane.is_held);
         if lane.is_over() {
+            self.link.session.borrow_mut().lane_over(&lane.inbox);
             self.lanes.remove(&id);
         }
         Ok(())

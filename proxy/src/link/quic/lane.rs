@@ -24,7 +24,7 @@ pub(super) struct Lane {
     recv: Option<RecvStream>,
     /// QUIC has a stream for it.
     open: bool,
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     /// What goes out next, in order.
     out: VecDeque<Bytes>,
     /// Nothing follows what is in `out`.

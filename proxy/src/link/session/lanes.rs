@@ -26,6 +26,10 @@ const HELD: u32 = 64 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     work: VecDeque<Work>,
+    /// Streams of whose lanes no more is taken as all streams together hold as much as they may.
+    short: Vec<u32>,
+    /// Bytes of frames on all lanes that are not whole yet, bodies aside.
+    partial: usize,
 }
 
 /// Something to be done on the lane of a stream.
@@ -71,6 +75,12 @@ impl Lanes {
         if held < HELD + MAX_PAYLOAD as u32 && self.work.back() != Some(&Work::Read(stream)) {
             self.work.push_back(Work::Read(stream));
         }
+    }
+
+    /// The streams together hold less than they may.
+    fn feed_short(&mut self) {
+        let Lanes { work, short, .. } = self;
+        work.extend(short.drain(..).map(Work::Read));
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -141,15 +151,59 @@ impl Session {
         mut bytes: Bytes,
     ) -> Result<(), Fault> {
         std::mem::swap(&mut self.inbox, inbox);
-        let result = self.take_in(now, &mut bytes);
+        let before = self.inbox.partial();
+        let mut result = self.take_in(now, &mut bytes);
         std::mem::swap(&mut self.inbox, inbox);
+        if let Some(lanes) = &mut self.lanes {
+            lanes.partial = lanes.partial + inbox.partial() - before;
+            if lanes.partial > self.limits.heads {
+                result = result.and(Err(Fault::CreditExceeded));
+            }
+        }
         result.map_err(|fault| self.give_up(fault))
     }
 
+    /// The lane of `inbox` is over.
+    pub(crate) fn lane_over(&mut self, inbox: &Inbox) {
+        if let Some(lanes) = &mut self.lanes {
+            lanes.partial -= inbox.partial();
+        }
+    }
+
     /// Whether more is to be taken off the lane of `stream` now. What has ended is read to its end.
-    pub(crate) fn takes_more(&self, stream: u32, inbox: &Inbox) -> bool {
-        let Some(stream) = self.streams.get(&stream) else { return true };
-        stream.inward.ended || stream.inward.held.saturating_sub(inbox.expects()) < HELD
+    pub(crate) fn takes_more(&mut self, id: u32, inbox: &Inbox) -> bool {
+        let Some(stream) = self.streams.get(&id) else { return true };
+        if stream.inward.ended {
+            return true;
+        }
+        let expects = inbox.expects();
+        if stream.inward.held.saturating_sub(expects) >= HELD {
+            return false;
+        }
+        // What is still to come of a frame is counted already.
+        if expects > 0 || !self.holds_all() {
+            return true;
+        }
+        if let Some(lanes) = &mut self.lanes
+            && !lanes.short.contains(&id)
+        {
+            lanes.short.push(id);
+        }
+        false
+    }
+
+    /// Whether all streams together hold as much as they may.
+    fn holds_all(&self) -> bool {
+        self.window.held() >= u64::from(self.limits.session_window)
+    }
+
+    /// Something was released: lanes that waited for that are told.
+    pub(super) fn feed_lanes(&mut self) {
+        if !self.holds_all()
+            && let Some(lanes) = &mut self.lanes
+        {
+            lanes.feed_short();
+        }
     }
 
     /// Something came from the peer, if no bytes of a stream: what carries the lanes is heard even while nobody reads what

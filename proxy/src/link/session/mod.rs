@@ -266,12 +266,15 @@ impl Session {
         inward.held -= bytes;
         self.window.release(bytes);
         inward.window.release(bytes);
+        if let Some(lanes) = &mut self.lanes {
+            if !inward.ended && entry.cut.is_none() {
+                inward.window.grant();
+                lanes.released(stream.0, inward.held);
+            }
+            return self.feed_lanes();
+        }
         if inward.ended || entry.cut.is_some() {
             return;
-        }
-        if let Some(lanes) = &mut self.lanes {
-            inward.window.grant();
-            return lanes.released(stream.0, inward.held);
         }
         if inward.window.is_due() && !inward.due {
             inward.due = true;
@@ -488,6 +491,9 @@ impl Session {
         let Some(mut stream) = self.streams.remove(&id) else { return };
         self.heads -= stream.inward.heads_held();
         self.window.release(stream.inward.held);
+        if self.lanes.is_some() {
+            self.feed_lanes();
+        }
         self.windows -= u64::from(stream.inward.window.size());
         let unsent = stream.drop_out();
         if unsent > 0 {

@@ -498,6 +498,11 @@ impl Inbox {
         self.have > 0 || self.data.is_some() || self.partial.is_some()
     }
 
+    /// Bytes that wait here of a frame that is not one of a body.
+    pub(super) fn partial(&self) -> usize {
+        self.partial.as_ref().map_or(0, |(_, partial)| partial.len())
+    }
+
     /// Takes a header off the front of `bytes`, if it is whole.
     fn next_header(&mut self, bytes: &mut Bytes) -> Result<Option<Header>, Fault> {
         if self.have == 0

@@ -90,7 +90,7 @@ impl Way {
 }
 
 impl OnLane {
-    fn has_some(&mut self, id: u32, session: &Session) -> bool {
+    fn has_some(&mut self, id: u32, session: &mut Session) -> bool {
         self.stopped |= self.inbox.as_ref().is_some_and(|inbox| !session.takes_more(id, inbox));
         self.reset.is_some() || (!self.stopped && (!self.bytes.is_empty() || self.ended))
     }
@@ -354,4 +354,44 @@ fn a_link_whose_streams_nobody_reads_is_kept_while_its_peer_is_heard() {
         }
         assert_eq!(opener.fault(), fault);
     }
+}
+
+#[test]
+fn what_all_lanes_of_a_link_hold_is_bounded() {
+    let now = Instant::now();
+    let head = Opening {
+        protocol: Protocol::Http1,
+        scheme: Scheme::Http,
+        method: b"GET",
+        authority: b"a",
+        path: b"/",
+        deadline: None,
+    };
+    let limits = Limits { session_window: 100_000, heads: 1000, ..Limits::default() };
+    let mut opener = Session::with_lanes(Side::Opener, limits, now);
+    let mut inboxes = [1, 2].map(|id| (id, Inbox::of_lane(id, true)));
+    let body = [
+        &[0, 0, 4, Type::Head as u8, 0, 0, 0, 0, 0, 200, 0, 0, 0, 0xea, 0x60, 3, 0, 0, 0, 0][..],
+        &[7; 60_000],
+    ]
+    .concat();
+    for (_, inbox) in &mut inboxes {
+        opener.open(now, &head, [], &[], true).unwrap();
+        opener.recv_lane(now, inbox, body.clone().into()).unwrap();
+    }
+    while opener.work().is_some() {}
+    assert!(!opener.takes_more(1, &inboxes[0].1), "both hold more than they may together");
+    opener.read(StreamId(2));
+    let Some(Read::Data(bytes)) = opener.read(StreamId(2)) else { panic!("there is a body") };
+    opener.release(StreamId(2), bytes.len());
+    let told: Vec<Work> = std::iter::from_fn(|| opener.work()).collect();
+    assert_eq!(told, [Work::Read(2), Work::Read(1)]);
+    assert!(opener.takes_more(1, &inboxes[0].1));
+    // Of frames that are never whole.
+    let part = Bytes::from([&[0, 0xea, 0x60, Type::Trailers as u8, 0, 0, 0, 0][..], &[0; 600]].concat());
+    assert_eq!(opener.recv_lane(now, &mut inboxes[0].1, part.clone()), Ok(()));
+    opener.lane_over(&inboxes[0].1);
+    assert_eq!(opener.recv_lane(now, &mut inboxes[1].1, part.clone()), Ok(()));
+    opener.open(now, &head, [], &[], true).unwrap();
+    assert_eq!(opener.recv_lane(now, &mut Inbox::of_lane(3, true), part), Err(Fault::CreditExceeded));
 }
