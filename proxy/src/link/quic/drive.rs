@@ -213,7 +213,9 @@ impl<'l> Drive<'l> {
             }
         }
         // A stream that is opened now is to get on.
-        let crowded = self.held.max(self.full) >= MOST_HELD || !self.unopened.is_empty();
+        let crowded = self.held.max(self.full) >= MOST_HELD
+            || !self.unopened.is_empty()
+            || self.lanes.len() >= MOST_LANES;
         self.link.crowded.set(crowded);
         self.write_control(cx);
         Ok(())
@@ -439,6 +441,10 @@ fn fault_of(error: &ConnectionError, link: &Link) -> Fault {
 /// From so many lanes on that are held back, new streams go by another link: what lies on them unread may be half of what
 /// QUIC lets all have together.
 const MOST_HELD: usize = (Limits::SESSION_WINDOW / STREAM_WINDOW / 2) as usize;
+
+/// So many lanes are kept at most on the side that opens them: the other side may end all that it sends, and never say so
+/// to QUIC. Those of streams that are over are few otherwise.
+const MOST_LANES: usize = 2000;
 
 /// Most bytes of control frames that one read gives.
 const CONTROL: usize = 16 * 1024;
