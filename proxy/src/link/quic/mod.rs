@@ -136,7 +136,8 @@ impl Dials {
     }
 }
 
-/// Connects to the sidecar at `address`, which has to be who `secure` says.
+/// Connects to the sidecar at `address`, which has to be who `secure` says. What came of it is counted where it did not
+/// come about; otherwise whoever asked counts it, once the other side has answered.
 pub(super) async fn dial(
     worker: &Rc<Worker>,
     secure: &Secure,
@@ -145,7 +146,9 @@ pub(super) async fn dial(
 ) -> Result<(Connection, Peer), QuicHandshake> {
     let dialled = tokio::time::timeout(CONNECT, Box::pin(connect(worker, secure, address, congestion))).await;
     let dialled = dialled.unwrap_or(Err(QuicHandshake::Late));
-    telemetry::quic().handshake(Side::Opener, dialled.as_ref().err().copied().unwrap_or(QuicHandshake::Done));
+    if let Err(how) = dialled {
+        telemetry::quic().handshake(Side::Opener, how);
+    }
     dialled
 }
 

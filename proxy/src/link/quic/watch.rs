@@ -16,7 +16,7 @@ use crate::link::life::Life;
 use crate::link::pool::{Place, REST};
 use crate::link::session::{Leave, Side};
 use crate::link::upgrade::{Far, said_of};
-use crate::telemetry::{self, QuicSwitch};
+use crate::telemetry::{self, QuicHandshake, QuicSwitch};
 use crate::worker::Worker;
 
 /// Looks after the links at `place`, which lead to the sidecar at `address`, for as long as there are any.
@@ -115,11 +115,15 @@ async fn open(
         place.gone(&driven);
     });
     // The handshake says that the other side is who it is to be; only its answer says that it takes this side for that.
-    match tokio::time::timeout(CONNECT, stood).await {
-        Ok(Ok(())) => Some((link, ended_well)),
-        _ => {
-            link.leave(Leave::Now, "unanswered");
-            None
-        }
+    let how = match tokio::time::timeout(CONNECT, stood).await {
+        Ok(Ok(())) => QuicHandshake::Done,
+        Ok(Err(_ended)) => QuicHandshake::Failed,
+        Err(_elapsed) => QuicHandshake::Late,
+    };
+    telemetry::quic().handshake(Side::Opener, how);
+    if how != QuicHandshake::Done {
+        link.leave(Leave::Now, "unanswered");
+        return None;
     }
+    Some((link, ended_well))
 }
