@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lighter_config::identity::Spiffe;
 use lighter_config::snapshot::{LinkPolicy, Secure, WireUse, Wires};
@@ -21,14 +21,20 @@ use crate::worker::Worker;
 
 /// Looks after the links at `place`, which lead to the sidecar at `address`, for as long as there are any.
 pub(crate) async fn watch(worker: Weak<Worker>, place: Weak<Place>, address: SocketAddr, secure: Secure) {
-    let mut current = Current::default();
+    let (mut current, mut known) = (Current::default(), None);
+    let (mut sent, mut pause) = (Sent::default(), LOOK);
     loop {
         let (Some(worker), Some(place)) = (worker.upgrade(), place.upgrade()) else { return };
         if place.links().is_empty() {
             place.choice.borrow_mut().alone();
             return place.unwatched();
         }
-        let (policy, theirs) = said(&worker, address, &secure);
+        // First the generation: what is read behind it is of that mesh or a later one.
+        let generation = worker.shared.mesh.generation();
+        let (policy, theirs) = match known.take() {
+            Some((of, said)) if of == generation => said,
+            _ => said(&worker, address, &secure),
+        };
         let (links, quic) = (place.links(), current.standing());
         let seen = Seen {
             may: if theirs.quic { policy.quic } else { WireUse::MustNot },
@@ -59,10 +65,17 @@ pub(crate) async fn watch(worker: Weak<Worker>, place: Weak<Place>, address: Soc
                 }
             }
         }
+        // Where nothing can come of it, or nothing was sent, nothing has changed that would be urgent.
+        let rests = seen.quic.is_none() && (seen.may == WireUse::MustNot || seen.tcp == sent);
+        pause = if rests { (2 * pause).min(RESTED) } else { LOOK };
+        (sent, known) = (seen.tcp, Some((generation, (policy, theirs))));
         drop((worker, place, quic));
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
     }
 }
+
+/// How often it is looked at most seldom.
+const RESTED: Duration = Duration::from_secs(4);
 
 /// The link over QUIC that was opened last. Not held: it counts as open for as long as it is.
 #[derive(Default)]
