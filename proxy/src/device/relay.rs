@@ -4,10 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -19,21 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::run::{Head, Said};
 use super::{NotRelayed, Relayed};
-
-/// Fields that are of one connection, beside those that `Connection` names.
-const OF_CONNECTION: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-/// How this sidecar's own fields begin. No program speaks for it.
-const OWN: &str = "x-lighter-";
+use crate::http::hop::{self, Kind, Options};
 
 /// Sends `request` to the program at `to`, and what it answers to `says`, each piece that `takes` lets pass. How long it was for the
 /// caller to take what there was is added to `waited`.
@@ -55,7 +38,6 @@ pub(super) async fn pass(
     }));
     let is_sized = request.body().is_end_stream() || request.body().size_hint().exact().is_some();
     strip(request.headers_mut());
-    take_own(request.headers_mut());
     request.headers_mut().remove(EXPECT);
     if !is_sized {
         // It would not be said at all with a method that usually has no body.
@@ -78,7 +60,6 @@ pub(super) async fn pass(
         false => Relayed::UntilClosed,
     };
     strip(&mut head.headers);
-    take_own(&mut head.headers);
     let head =
         Head { status: head.status.as_u16(), media_type: "".into(), fields: Some(Box::new(head.headers)) };
     say(says, Said::Piece(Some(head), Bytes::new()), waited).await?;
@@ -100,20 +81,21 @@ async fn say(says: &mpsc::Sender<Said>, piece: Said, waited: &mut Duration) -> R
     sent.map_err(|_| NotRelayed::Gone)
 }
 
-/// Takes away what is of one connection.
+/// Takes away what is of one connection, and what only sidecars say to each other.
 fn strip(fields: &mut HeaderMap) {
-    let named = fields.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let named = named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
-    let named: Vec<HeaderName> = named.collect();
-    for name in named.iter().chain(&OF_CONNECTION) {
-        fields.remove(name);
+    let mut options = Options::default();
+    for value in fields.get_all(CONNECTION) {
+        // One that names what a message cannot do without is not heeded.
+        let _ = options.read(value.as_bytes());
     }
-}
-
-/// Takes away what only sidecars say to each other.
-fn take_own(fields: &mut HeaderMap) {
-    let own: Vec<HeaderName> = fields.keys().filter(|name| name.as_str().starts_with(OWN)).cloned().collect();
-    own.iter().for_each(|name| drop(fields.remove(name)));
+    let stays = |name: &HeaderName| {
+        let kind = hop::classify(name.as_str().as_bytes());
+        let is_passed = matches!(kind, Kind::EndToEnd | Kind::ContentLength | Kind::Host | Kind::Expect)
+            || matches!(kind, Kind::ForwardedFor | Kind::RequestId | Kind::ClientCert | Kind::ContentType);
+        is_passed && name != TRAILER && !options.names(name.as_str().as_bytes())
+    };
+    let gone: Vec<HeaderName> = fields.keys().filter(|name| !stays(name)).cloned().collect();
+    gone.iter().for_each(|name| drop(fields.remove(name)));
 }
 
 fn lost(error: hyper::Error) -> NotRelayed {
