@@ -169,7 +169,8 @@ impl World {
             println!("{sent} bytes into rings and {came} out of them, {again} once more over TCP");
             assert!(sent > least && came > least);
         }
-        assert_eq!(self.links(), (1.0, 1.0));
+        let switched = self.web.metrics().sum("lighter_quic_switches_total", &[]);
+        assert_eq!((self.links(), switched), ((1.0, 1.0), 0.0));
         self.is_whole();
     }
 }
