@@ -1,6 +1,7 @@
 //! Functions that are programs of their own: a server that nobody changed runs while it is wanted, and not otherwise.
 
 use std::path::Path;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -20,6 +21,9 @@ pub fn tests() -> Vec<Trial> {
         test_where("natives::nothing_but_the_devices_file_says_what_is_started", file_alone),
     ]
 }
+
+/// How long a caller keeps a run waiting.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// A device with two functions of which there is room for one: `echo`, and what is built in.
 fn device(fields: &str, more: &str) -> Result<Device, String> {
@@ -105,6 +109,20 @@ fn while_wanted() -> Result<(), String> {
 
 fn as_they_are() -> Result<(), String> {
     let device = device("", ", limits: {resultBytes: 200000, deadline: 5s}")?;
+    // How slowly its caller sends says nothing of how long it takes: whoever comes now waits behind a run for as long as that took.
+    let mut slow = Peer::connect(device.at);
+    slow.send("POST /echo/x HTTP/1.1\r\nHost: data\r\nContent-Length: 3\r\n\r\n");
+    assert_eq!(slow.expect_head().status(), 201);
+    std::thread::sleep(PAUSE);
+    slow.send("abc");
+    assert_eq!(slow.bytes(13), b"3\r\nabc\r\n0\r\n\r\n");
+    wait_until("all have ended", || device.in_flight() == 0.0);
+    let behind = asked(&device, "/echo/sleep");
+    wait_until("it runs", || device.in_flight() == 1.0);
+    let queue =
+        device.counted("lighter_device_queue_seconds", &[]) * device.counted("lighter_device_slots", &[]);
+    assert!(queue > 0.0 && queue < PAUSE.as_secs_f64() / 4.0, "{queue}");
+    drop(behind);
     let mut peer = Peer::connect(device.at);
     let head = "POST /echo/x HTTP/1.1\r\nHost: data\r\nX-Mine: yes\r\nContent-Length: 10\r\n\r\n";
     peer.send(head).send("one");
@@ -151,7 +169,7 @@ fn as_they_are() -> Result<(), String> {
     wait_until("it has ended", || device.in_flight() == 0.0);
     let ended = |status| of_echo(&device, "lighter_device_runs_total", &[("status", status)]);
     wait_until("all are counted", || {
-        ["CS_OUT_OF_RESOURCES", "CS_IO_TIMEOUT"].map(ended) == [1.0, 1.0] && ended("CS_SUCCESS") == 5.0
+        ["CS_OUT_OF_RESOURCES", "CS_IO_TIMEOUT"].map(ended) == [1.0, 1.0] && ended("CS_SUCCESS") == 6.0
     });
     assert!(device.counted("lighter_device_result_bytes_total", &[("function", "echo")]) >= 150_000.0);
     Ok(())

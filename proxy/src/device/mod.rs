@@ -34,6 +34,7 @@ mod relay;
 mod reserve;
 mod run;
 mod serve;
+mod waits;
 
 pub(crate) use main_task::MainTask;
 pub(crate) use planned::{Planned, Standing};

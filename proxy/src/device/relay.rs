@@ -1,7 +1,6 @@
 //! A request that a program of its own answers, over HTTP on loopback. Bodies stream both ways, at the pace of whoever is slower.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, TRAILER, TRANSFER_ENCODING};
@@ -15,17 +14,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::run::{Head, Said};
+use super::waits::{Upload, Waits};
 use super::{NotRelayed, Relayed};
 use crate::http::hop::{self, Kind, Options};
 
-/// Sends `request` to the program at `to`, and what it answers to `says`, each piece that `takes` lets pass. How long it was for the
-/// caller to take what there was is added to `waited`.
+/// Sends `request` to the program at `to`, and what it answers to `says`, each piece that `takes` lets pass. What is waited for
+/// the caller goes to `waits`.
 pub(super) async fn pass(
     mut request: Request<Incoming>,
     to: SocketAddr,
     takes: &mut dyn FnMut(u64) -> bool,
     says: &mpsc::Sender<Said>,
-    waited: &mut Duration,
+    waits: &Waits,
 ) -> Result<Relayed, NotRelayed> {
     let cannot = |error: std::io::Error| NotRelayed::Lost(format!("it cannot be connected to: {error}"));
     let stream = TcpStream::connect(to).await.map_err(cannot)?;
@@ -46,6 +46,7 @@ pub(super) async fn pass(
     // One that serves one connection after the other would wait for the next request of this one.
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     *request.version_mut() = Version::HTTP_11;
+    let request = request.map(|body| Upload::new(body, waits));
     let (mut head, mut body) = sender.send_request(request).await.map_err(lost)?.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(NotRelayed::Lost("it changed to another protocol, which nobody asked for".into()));
@@ -62,23 +63,21 @@ pub(super) async fn pass(
     strip(&mut head.headers);
     let head =
         Head { status: head.status.as_u16(), media_type: "".into(), fields: Some(Box::new(head.headers)) };
-    say(says, Said::Piece(Some(head), Bytes::new()), waited).await?;
+    say(says, Said::Piece(Some(head), Bytes::new()), waits).await?;
     while let Some(frame) = body.frame().await {
         // There is no place for trailers in what a device answers.
         let Ok(bytes) = frame.map_err(lost)?.into_data() else { continue };
         if !takes(bytes.len() as u64) {
             return Err(NotRelayed::Refused);
         }
-        say(says, Said::Piece(None, bytes), waited).await?;
+        say(says, Said::Piece(None, bytes), waits).await?;
     }
     Ok(relayed)
 }
 
-async fn say(says: &mpsc::Sender<Said>, piece: Said, waited: &mut Duration) -> Result<(), NotRelayed> {
-    let began = Instant::now();
-    let sent = says.send(piece).await;
-    *waited += began.elapsed();
-    sent.map_err(|_| NotRelayed::Gone)
+async fn say(says: &mpsc::Sender<Said>, piece: Said, waits: &Waits) -> Result<(), NotRelayed> {
+    let _wait = waits.begin();
+    says.send(piece).await.map_err(|_| NotRelayed::Gone)
 }
 
 /// Takes away what is of one connection, and what only sidecars say to each other.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -18,6 +18,7 @@ use super::hold::{Hold, Used};
 use super::planned::InUse;
 use super::priority;
 use super::relay;
+use super::waits::Waits;
 use super::{Asked, Ended, FunctionHost, NotRelayed, NotTaken, Relayed, Results, Took};
 
 /// Pieces of a result that wait for the caller, each of some ten kilobytes. With them a run fills one while another goes out.
@@ -112,7 +113,7 @@ impl Run {
         let began = Instant::now();
         let used = Arc::new(Used::none(hold));
         let head = Some(Head::default());
-        let mut result = Result { says, handle, head, ends: false, waited: Duration::ZERO, used, request };
+        let mut result = Result { says, handle, head, ends: false, waits: Waits::default(), used, request };
         let ran = catch_unwind(AssertUnwindSafe(|| host.run(&asked, &mut result)));
         let mut ended = ran.unwrap_or_else(|_| Ended {
             status: "CS_FATAL_ERROR",
@@ -124,7 +125,7 @@ impl Run {
         tracing::debug!(function, dataset, status = ended.status, why = ended.message, took = ?ended.took, "run");
         // Whoever hears of the end finds it counted, and its place free.
         counts.end(&asked, &ended, has);
-        let took = began.elapsed().saturating_sub(result.waited);
+        let took = began.elapsed().saturating_sub(result.waits.took());
         busy.end(took);
         // What fails at once says nothing of how much there is to do.
         if let Some(in_use) = in_use.as_ref().filter(|_| ended.http == 200) {
@@ -146,8 +147,8 @@ struct Result {
     /// What was said of the answer, until its first bytes go out.
     head: Option<Head>,
     ends: bool,
-    /// How long it was for the caller to take what there was.
-    waited: Duration,
+    /// For the caller.
+    waits: Waits,
     used: Arc<Used>,
     /// What a program of its own is to answer.
     request: Option<Request<Incoming>>,
@@ -171,13 +172,13 @@ impl Results for Result {
         let Some(request) = self.request.take() else {
             return Err(NotRelayed::Lost("there is nothing that could be passed on".into()));
         };
-        let Result { says, handle, head, waited, .. } = self;
+        let Result { says, handle, head, waits, .. } = self;
         // Nothing that was said before holds: the program says it all.
         *head = None;
         handle.block_on(async {
             tokio::select! {
                 biased;
-                passed = relay::pass(request, to, takes, says, waited) => passed,
+                passed = relay::pass(request, to, takes, says, waits) => passed,
                 () = says.closed() => Err(NotRelayed::Gone),
                 () = tokio::time::sleep_until(until.into()) => Err(NotRelayed::Late),
             }
@@ -192,11 +193,11 @@ impl Results for Result {
         // To make it took something as well.
         self.used.pay(|| self.says.is_closed() || Instant::now() >= until);
         let piece = if self.ends { Said::Last } else { Said::Piece }(self.head.take(), bytes);
-        let began = Instant::now();
+        let wait = self.waits.begin();
         let sent = self
             .handle
             .block_on(async { tokio::time::timeout_at(until.into(), self.says.send(piece)).await });
-        self.waited += began.elapsed();
+        drop(wait);
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(NotTaken::Gone),
