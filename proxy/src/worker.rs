@@ -328,6 +328,11 @@ impl Shared {
         self.handed.load(Ordering::Acquire)
     }
 
+    /// Whether another process may come in this one's place, and has its sockets before that.
+    pub(crate) fn gives_way(&self) -> bool {
+        self.config.handover.is_some() || self.successor.get().is_some()
+    }
+
     /// Asks whoever started this process for another one in its place. False: there is nobody who can start one.
     pub(crate) fn ask_for_successor(&self) -> bool {
         self.successor.get().inspect(|start| start()).is_some()

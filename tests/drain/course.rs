@@ -1,6 +1,8 @@
 //! Who asks a sidecar to drain makes no difference, and callers leave before anybody else tells them to.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
@@ -12,7 +14,8 @@ use crate::support::http2;
 use crate::support::metrics;
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
-use crate::support::{test, wait_until};
+use crate::support::sidecar::Sidecar as Alone;
+use crate::support::{PATIENCE, test, wait_until};
 use crate::world::{Sidecar, World};
 
 pub fn tests() -> Vec<Trial> {
@@ -24,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
         test("drain::callers_without_links_leave_by_a_goodbye", || without_links(ask_http2)),
         test("drain::a_connection_that_ends_is_no_drain", ended_connections),
         test("drain::a_process_with_a_successor_is_no_drain", handed_over),
+        test("drain::who_comes_as_a_door_closes_is_refused_or_served", at_the_last_moment),
     ]
 }
 
@@ -263,6 +267,39 @@ fn handed_over() {
         ask_http2(door);
     }
     assert!(!web.metrics().has("lighter_balancer_notices_total", &[]));
+}
+
+/// However close to the end a connection begins, it does not end without an answer.
+fn at_the_last_moment() {
+    let app = Upstream::answering("done");
+    let (mut sidecar, door) = Alone::before(app.address, "http");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = || {
+            let (mut answered, began) = (0, Instant::now());
+            while !over.load(Relaxed) && began.elapsed() < 6 * PATIENCE {
+                let Ok(stream) = TcpStream::connect(door) else {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                let mut peer = Peer::over(stream);
+                peer.send("GET / HTTP/1.1\r\nHost: up\r\n\r\n");
+                assert_eq!(peer.head().expect("an answer").status(), 200);
+                answered += 1;
+            }
+            answered
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
+        for _ in 0..5 {
+            wait_until("there are connections", || {
+                sidecar.metrics().sum("lighter_requests_total", &[]) > 100.0
+            });
+            sidecar.restart();
+        }
+        over.store(true, Relaxed);
+        let answered: Vec<u32> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        assert!(answered.iter().sum::<u32>() > 500, "{answered:?}");
+    });
 }
 
 /// An instance of the Service `shop` without a door for links.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::metrics::{self, Metrics};
@@ -37,12 +38,17 @@ impl Sidecar {
         let words = [wrap, &[LIGHTER, "proxy", "--config"]].concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).arg(config);
-        let mut program = Program::start(command, folder.path());
-        program.wait_until("it is ready", || {
-            TcpStream::connect_timeout(&admin, Duration::from_secs(1)).is_ok()
-                && metrics::get(admin, "/ready").0 == 200
-        });
+        let program = ready(Program::start(command, folder.path()), admin);
         Sidecar { program, admin, folder }
+    }
+
+    /// Has it drain to its end, and starts it once more.
+    pub fn restart(&mut self) {
+        self.program.signal(Signal::TERM);
+        assert!(self.program.wait().success(), "{}", self.program.said());
+        let mut command = Command::new(LIGHTER);
+        command.args(["proxy", "--config"]).arg(self.path("sidecar.yaml"));
+        self.program = ready(Program::start(command, self.folder.path()), self.admin);
     }
 
     /// One before one upstream whose port speaks `protocol`, and where callers reach it.
@@ -78,6 +84,15 @@ impl Sidecar {
     pub fn metrics(&self) -> Metrics {
         Metrics::of(self.admin)
     }
+}
+
+/// The program once it is ready, as its admin port says.
+fn ready(mut program: Program, admin: SocketAddr) -> Program {
+    program.wait_until("it is ready", || {
+        TcpStream::connect_timeout(&admin, Duration::from_secs(1)).is_ok()
+            && metrics::get(admin, "/ready").0 == 200
+    });
+    program
 }
 
 /// A Service of one port, 80.

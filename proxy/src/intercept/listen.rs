@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, Ud
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 /// Listeners for redirected outbound connections: on both loopback addresses, because that is where the kernel leads
 /// them, and because nobody outside this namespace has any business there. Socket `i` is for worker `i % workers`.
@@ -117,6 +117,29 @@ fn listen(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).listen(BACKLOG)
 }
 
+/// Has no further connection begin at `listener`: what would begin one is dropped, as if it was lost on its way, which is
+/// tried again after a second. What has begun goes on. So a backlog can be emptied to the end, which a close alone does not
+/// wait for. It holds for everyone who has the socket.
+pub fn lets_nobody_begin(listener: &impl AsFd) -> io::Result<()> {
+    /// On the bytes of a segment: those with SYN and without ACK go (RFC 9293 §3.1), all others stay as long as they are.
+    const PROGRAM: [SockFilter; 5] = [
+        // The byte of the flags,
+        SockFilter::new(0x30, 0, 0, 13),
+        // those two of them,
+        SockFilter::new(0x54, 0, 0, 0x12),
+        // and whether only the first is there.
+        SockFilter::new(0x15, 0, 1, 0x02),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    SockRef::from(listener).attach_filter(&PROGRAM)
+}
+
+/// Undoes [`lets_nobody_begin`].
+pub fn lets_all_begin(listener: &impl AsFd) -> io::Result<()> {
+    SockRef::from(listener).detach_filter()
+}
+
 /// Where the peer of an accepted connection wanted to go, before a redirect changed it. A connection that was not
 /// redirected was meant for the address at which it arrived.
 pub fn original_destination(connection: &impl AsFd) -> io::Result<SocketAddr> {
@@ -203,6 +226,31 @@ mod tests {
             }
             reachable().unwrap();
             taken(address);
+        }
+    }
+
+    #[test]
+    fn who_has_begun_goes_on_where_nobody_else_begins() {
+        use std::io::{Read, Write};
+        use std::time::Duration;
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = tcp(address.parse().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut waits = TcpStream::connect(address).unwrap();
+            lets_nobody_begin(&listener).unwrap();
+            let refused = TcpStream::connect_timeout(&address, Duration::from_millis(50));
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            waits.write_all(b"a request").unwrap();
+            let mut accepted = listener.accept().unwrap().0;
+            let mut read = [0; 9];
+            accepted.read_exact(&mut read).unwrap();
+            accepted.write_all(&read).unwrap();
+            waits.read_exact(&mut read).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            lets_all_begin(&listener).unwrap();
+            TcpStream::connect(address).unwrap();
         }
     }
 

@@ -14,7 +14,7 @@ use super::thread::Event;
 use super::{Admitted, StartError, Worker};
 use crate::carry::Call;
 use crate::guard::Shed;
-use crate::intercept::listen::Reserved;
+use crate::intercept::listen::{self, Reserved};
 use crate::io::Io;
 use crate::telemetry::WorkerMetrics;
 use crate::{connect, inbound, link, outbound};
@@ -106,12 +106,28 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open:
         // The socket stays open elsewhere, and whoever got through is served there.
         return;
     }
-    // Who got through before the door closed is served: closing the socket would reset them.
-    let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, peer)) = listener.accept() {
-        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-            let _ = admit(&worker, stream, peer, role);
+    // Who got through before the door closed is served: closing the socket would reset them. As somebody may always come
+    // between the last look and that, nobody else gets through from here on, and who was about to has time for it.
+    let ends = listen::lets_nobody_begin(&listener);
+    if let Err(error) = &ends {
+        tracing::debug!(%error, "who comes as a door closes may be reset");
+    }
+    let settled = tokio::time::sleep(if ends.is_ok() { SETTLE } else { Duration::ZERO });
+    tokio::pin!(settled);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = &mut settled => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => drop(admit(&worker, stream, peer, role)),
+            Err(error) => back_off(&worker, error, &mut exhausted).await,
         }
+    }
+    if worker.shared.gives_way() {
+        // A successor that has the socket already goes on with it, should it get ready in time.
+        let _ = listen::lets_all_begin(&listener);
     }
 }
 
@@ -195,6 +211,10 @@ const SLOW_START: Duration = Duration::from_secs(10);
 
 /// Long enough not to spin, short enough not to be noticed once descriptors are free again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a door that closes waits for those whose connection has begun: longer than a packet takes there and back. Who
+/// comes meanwhile is refused a second later, when they try again.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Finds peers that vanished without a word within some six minutes, for the price of a packet every five.
 const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()

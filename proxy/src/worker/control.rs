@@ -65,7 +65,7 @@ async fn control(
     assume_identity(&shared)?;
     let mut taken = sockets.taken.take();
     let folder = shared.config.handover.clone();
-    let gives_way = folder.is_some() || shared.successor.get().is_some();
+    let gives_way = shared.gives_way();
     let mut book = Book::new(taken.as_mut().map(Taken::take_sockets).unwrap_or_default(), gives_way);
     let rules = sockets.rules.take();
     let dns = doors::dns(&shared.config, std::mem::take(&mut sockets.dns), &mut book)?;
