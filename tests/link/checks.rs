@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use libtest_mimic::Trial;
 
 use crate::links::World;
+use crate::over::{is_over_quic, over_quic};
 use crate::support::process::free_address;
 use crate::support::raw::Upstream;
 use crate::support::sidecar::policy;
@@ -19,6 +20,8 @@ pub fn tests() -> Vec<Trial> {
         test("checks::a_request_over_a_link_says_whether_an_endpoint_is_well", by_request),
         test("checks::a_grpc_call_beside_links_says_whether_an_endpoint_is_well", by_call),
         test("checks::a_tunnel_says_whether_an_endpoint_is_well", by_tunnel),
+        over_quic("checks::a_request_over_a_link_says_whether_an_endpoint_is_well", by_request),
+        over_quic("checks::a_tunnel_says_whether_an_endpoint_is_well", by_tunnel),
         test(
             "checks::of_a_port_that_speaks_http_it_is_asked_beside_links_whether_a_connection_is_accepted",
             by_connection,
@@ -112,6 +115,15 @@ fn unwell(world: &World) -> f64 {
 
 /// Whether what was asked went over a link: then nothing but links came by a connection.
 fn is_over_a_link(world: &World) -> bool {
+    if is_over_quic() {
+        // It began over TCP.
+        let (opened, accepted) = world.streams();
+        wait_until("it is asked over QUIC", || {
+            let (now, there) = world.streams();
+            now > opened + 2.0 && there > accepted + 2.0
+        });
+        return true;
+    }
     let labels = [("outcome", "served")];
     let connections = world.reviews.metrics().sum("lighter_inbound_connections_total", &labels);
     let (links, streams) = (world.links().1, world.streams().1);

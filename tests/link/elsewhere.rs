@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use http::Request;
 use libtest_mimic::Trial;
 
+use crate::over::{self, over_quic};
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::{Sidecar, policy};
@@ -16,32 +17,35 @@ pub fn tests() -> Vec<Trial> {
         test("an_application_killed_alone_costs_no_post", no_post_is_lost),
         test("an_application_killed_alone_costs_no_call", no_call_is_lost),
         test("what_a_policy_tries_again_goes_over_links_whole", policy_is_kept),
+        over_quic("an_application_killed_alone_costs_no_post", no_post_is_lost),
+        over_quic("an_application_killed_alone_costs_no_call", no_call_is_lost),
+        over_quic("what_a_policy_tries_again_goes_over_links_whole", policy_is_kept),
     ]
 }
 
 fn no_post_is_lost() {
     let app = Upstream::answering("alive");
-    let (_workloads, web, listen) = half_dead("http", app.address);
+    let world = half_dead("http", app.address);
     for _ in 0..50 {
         let request = "POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 4\r\n\r\nbody";
-        let (head, body) = Peer::connect(listen).exchange(request);
+        let (head, body) = Peer::connect(world.listen).exchange(request);
         assert_eq!((head.status(), body), (200, Body::Whole(b"alive".to_vec())), "{head:?}");
     }
-    assert!(was_moved(&web));
+    world.asked_elsewhere(50.0);
 }
 
 fn no_call_is_lost() {
     let app = http2::Upstream::echo();
-    let (_workloads, web, listen) = half_dead("grpc", app.address);
+    let world = half_dead("grpc", app.address);
     http2::run(async {
-        let client = http2::connect(listen).await;
+        let client = http2::connect(world.listen).await;
         for _ in 0..50 {
             let call = Request::post("http://reviews/Reviews/Get").header("content-type", "application/grpc");
             let answer = http2::exchange(&client, call.body(b"call".to_vec()).unwrap()).await.unwrap();
             assert_eq!((answer.head.status.as_u16(), answer.body), (200, b"call".to_vec()));
         }
     });
-    assert!(was_moved(&web));
+    world.asked_elsewhere(50.0);
 }
 
 /// One workload answers 503 to everything.
@@ -59,34 +63,59 @@ fn policy_is_kept() {
         }
     });
     let well = Upstream::echoing();
-    let (_workloads, web, listen) = both("http", [well.address, busy.address], &more);
+    let world = both("http", [well.address, busy.address], &more);
     let content = vec![b'x'; 50_000];
     for _ in 0..20 {
-        let mut client = Peer::connect(listen);
+        let mut client = Peer::connect(world.listen);
         client.send("PUT / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 50000\r\n\r\n");
         client.send(&content[..20_000]).send(&content[20_000..]);
         let head = client.expect_head();
         assert_eq!((head.status(), client.body(&head)), (200, Body::Whole(content.clone())), "{head:?}");
     }
     http2::run(async {
-        let client = http2::connect(listen).await;
+        let client = http2::connect(world.listen).await;
         for _ in 0..20 {
             let request = Request::put("http://reviews/").body(content.clone()).unwrap();
             let answer = http2::exchange(&client, request).await.unwrap();
             assert!(answer.head.status == 200 && answer.body == content, "{:?}", answer.head);
         }
     });
-    assert!(was_moved(&web));
+    world.asked_elsewhere(40.0);
 }
 
-/// Two workloads of one Service whose sidecars accept links, one of them without its application, and their caller.
-fn half_dead(protocol: &str, app: SocketAddr) -> ([Sidecar; 2], Sidecar, SocketAddr) {
+/// Two workloads of one Service whose sidecars accept links, and their caller.
+struct Both {
+    workloads: [Sidecar; 2],
+    web: Sidecar,
+    listen: SocketAddr,
+    /// Streams that were opened and accepted before the test began.
+    before: (f64, f64),
+}
+
+impl Both {
+    fn streams(&self) -> (f64, f64) {
+        let accepted = self.workloads.iter().map(|workload| over::streams(workload, "acceptor"));
+        (over::streams(&self.web, "opener"), accepted.sum())
+    }
+
+    /// Something was tried again, both endpoints were reached by links, and these carried each of so many `requests`.
+    fn asked_elsewhere(&self, requests: f64) {
+        let metrics = self.web.metrics();
+        let sum = |name| metrics.sum(name, &[]);
+        assert!(sum("lighter_retries_total") >= 1.0 && sum("lighter_link_opened_total") >= 2.0);
+        let (opened, accepted) = self.streams();
+        assert!(opened - self.before.0 >= requests, "{opened} {:?}", self.before);
+        assert_eq!(opened - self.before.0, accepted - self.before.1);
+    }
+}
+
+/// One of them is without its application.
+fn half_dead(protocol: &str, app: SocketAddr) -> Both {
     both(protocol, [app, free_address()], "")
 }
 
-/// Two workloads of one Service whose sidecars accept links, with these applications, and their caller. `more`: further
-/// resources.
-fn both(protocol: &str, apps: [SocketAddr; 2], more: &str) -> ([Sidecar; 2], Sidecar, SocketAddr) {
+/// With these applications. `more`: further resources.
+fn both(protocol: &str, apps: [SocketAddr; 2], more: &str) -> Both {
     let root = Root::new();
     let places = apps.map(|app| (app, free_address(), free_address()));
     let endpoints: String = places
@@ -98,7 +127,8 @@ fn both(protocol: &str, apps: [SocketAddr; 2], more: &str) -> ([Sidecar; 2], Sid
         .collect();
     let resources = format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: reviews}}\nspec:\n  ports: [{{port: 80, \
-         targetPort: 8080, appProtocol: {protocol}}}]\n  endpoints:\n{endpoints}{more}"
+         targetPort: 8080, appProtocol: {protocol}}}]\n  endpoints:\n{endpoints}{more}{}",
+        over::policy()
     );
     let workloads = places.map(|(app, at, link)| {
         let own = format!(
@@ -108,12 +138,10 @@ fn both(protocol: &str, apps: [SocketAddr; 2], more: &str) -> ([Sidecar; 2], Sid
         Sidecar::start(&resources, &own)
     });
     let (web, listen) = caller(&resources, &root.identity(WEB));
-    (workloads, web, listen)
-}
-
-/// Whether something was tried again, and both endpoints were reached by links.
-fn was_moved(web: &Sidecar) -> bool {
-    let metrics = web.metrics();
-    let sum = |name| metrics.sum(name, &[]);
-    sum("lighter_retries_total") >= 1.0 && sum("lighter_link_opened_total") >= 2.0
+    over::until_linked(&web, 2, || {
+        Peer::connect(listen).exchange("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    });
+    let mut both = Both { workloads, web, listen, before: (0.0, 0.0) };
+    both.before = both.streams();
+    both
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -16,7 +17,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConnection, StreamOwned};
 
+use crate::lanes::Lanes;
 use crate::links::World;
+use crate::over::{is_over_quic, over_quic};
 use crate::support::process::free_address;
 use crate::support::raw::Upstream;
 use crate::support::{PATIENCE, test, wait_until};
@@ -27,22 +30,36 @@ pub fn tests() -> Vec<Trial> {
         test("a_head_that_would_smuggle_is_refused_where_it_arrives", smuggling_heads),
         test("a_body_that_is_longer_than_it_says_is_not_passed_on", a_body_too_long),
         test("a_stream_leads_nowhere_but_to_declared_ports", nowhere_else),
+        over_quic("a_head_that_would_smuggle_is_refused_where_it_arrives", smuggling_heads),
+        over_quic("a_body_that_is_longer_than_it_says_is_not_passed_on", a_body_too_long),
+        over_quic("a_stream_leads_nowhere_but_to_declared_ports", nowhere_else),
     ]
 }
 
 /// A link that says whatever it is told to.
 struct Link {
     session: Session,
-    io: StreamOwned<ClientConnection, TcpStream>,
+    io: Io,
+}
+
+/// What is beneath it.
+enum Io {
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Quic(Lanes),
 }
 
 impl Link {
     fn to(address: SocketAddr, root: &Root) -> Self {
         let config = identity(root, WEB).client_config(&REVIEWS.parse().unwrap(), &[ALPN_LINK]);
-        let tcp = TcpStream::connect(address).unwrap();
-        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
-        let name = ServerName::IpAddress(address.ip().into());
-        let io = StreamOwned::new(ClientConnection::new(Arc::clone(&config), name).unwrap(), tcp);
+        let io = match is_over_quic() {
+            true => Io::Quic(Lanes::to(address, config)),
+            false => {
+                let tcp = TcpStream::connect(address).unwrap();
+                tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+                let name = ServerName::IpAddress(address.ip().into());
+                Io::Tls(Box::new(StreamOwned::new(ClientConnection::new(config, name).unwrap(), tcp)))
+            }
+        };
         Link { session: Session::new(Side::Opener, Limits::default(), Instant::now()), io }
     }
 
@@ -70,10 +87,16 @@ impl Link {
                     return Err(cut);
                 }
             }
-            let mut part = [0; 4096];
-            let count = self.io.read(&mut part).expect("the link stands");
-            assert!(count > 0, "the link stands");
-            self.session.recv(Instant::now(), Bytes::copy_from_slice(&part[..count])).unwrap();
+            let came = match &mut self.io {
+                Io::Tls(tls) => {
+                    let mut part = [0; 4096];
+                    let count = tls.read(&mut part).expect("the link stands");
+                    assert!(count > 0, "the link stands");
+                    Bytes::copy_from_slice(&part[..count])
+                }
+                Io::Quic(lanes) => lanes.frame(stream.number()),
+            };
+            self.session.recv(Instant::now(), came).unwrap();
         }
     }
 
@@ -81,11 +104,22 @@ impl Link {
         loop {
             let outbox = self.session.transmit();
             if outbox.is_empty() {
-                return self.io.flush().unwrap();
+                return;
             }
             let mut slices = Slices::new();
             outbox.slices(&mut slices);
-            let written = self.io.write_vectored(&slices).unwrap();
+            let written = match &mut self.io {
+                Io::Tls(tls) => {
+                    let written = tls.write_vectored(&slices).unwrap();
+                    tls.flush().unwrap();
+                    written
+                }
+                Io::Quic(lanes) => {
+                    let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                    lanes.send(&all);
+                    all.len()
+                }
+            };
             drop(slices);
             outbox.advance(written);
         }
@@ -95,10 +129,19 @@ impl Link {
 /// Who has proved to be `id`.
 pub fn identity(root: &Root, id: &str) -> Arc<Identity> {
     let (certificate, key) = root.issue(id);
+    identity_of(certificate, key, root.bundle())
+}
+
+/// Who shows a certificate, and trusts those whom `bundle` vouches for.
+pub fn identity_of(
+    certificate: impl AsRef<Path>,
+    key: impl AsRef<Path>,
+    bundle: impl AsRef<Path>,
+) -> Arc<Identity> {
     let certificates =
-        |path| CertificateDer::pem_file_iter(path).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+        |path: &Path| CertificateDer::pem_file_iter(path).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_file(key).unwrap();
-    let (chain, roots) = (certificates(certificate), certificates(root.bundle()));
+    let (chain, roots) = (certificates(certificate.as_ref()), certificates(bundle.as_ref()));
     Identity::new(Svid::new(chain, key, roots, SystemTime::now()).unwrap())
 }
 
@@ -158,6 +201,8 @@ fn smuggling_heads() {
     }
     assert!(!app.received().contains("smuggled"));
     assert_eq!(app.connections(), 1);
+    // What was refused for its head alone was no stream yet.
+    assert_eq!(world.streams().1, 2.0);
 }
 
 fn a_body_too_long() {

@@ -28,6 +28,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_ring_that_is_killed_costs_no_call_in_http2", killed_under_http2),
         test("a_ring_that_is_killed_costs_no_opaque_byte", killed_under_opaque),
         test_where("a_ring_that_is_killed_costs_nothing_of_all_that_shares_it", killed_under_all),
+        test_where("a_link_over_quic_carries_all_that_shares_it", all_over_quic),
     ]
 }
 
@@ -65,8 +66,36 @@ fn killed_under(protocol: &str, app: SocketAddr, transfers: &[Transfer]) {
     world.is_accounted_for(LEAST);
 }
 
-/// While all of that goes over one link, and streams of gRPC and WebSockets of programs that know nothing of Lighter too.
+/// While all of that goes over one link.
 fn killed_under_all() -> Result<(), String> {
+    let (kills, least) = if support::full() { (1000, 2.5e8) } else { (10, LEAST) };
+    let world = under_all(&policy(SHOULD), |world, is_enough| {
+        println!("{} rings killed under:", kill(world, kills, least, is_enough));
+    })?;
+    world.is_accounted_for(least);
+    Ok(())
+}
+
+/// The same without rings, where it begins over TCP and goes on over QUIC.
+fn all_over_quic() -> Result<(), String> {
+    let world = under_all(&policy("wires: {quic: should}"), |world, is_enough| {
+        wait_until("it went over QUIC", || {
+            std::thread::sleep(Duration::from_millis(50));
+            let came = |sidecar: &Sidecar| over(sidecar, "quic", "received") > LEAST;
+            is_enough() && came(&world.web) && came(&world.reviews)
+        });
+    })?;
+    let world = World { wire: "quic", ..world };
+    let (opened, accepted) = world.streams();
+    assert_eq!((opened, world.links()), (accepted, (1.0, 1.0)));
+    world.is_whole();
+    Ok(())
+}
+
+/// Everything at once over one link under a `policy`: requests, opaque bytes, upgraded connections, and streams of gRPC and
+/// WebSockets of programs that know nothing of Lighter. It goes on until `go_on` is done, to which is told whether all have
+/// begun.
+fn under_all(policy: &str, go_on: impl FnOnce(&World, &mut dyn FnMut() -> bool)) -> Result<World, String> {
     let python = python("grpc, websockets")?;
     let folder = tempfile::tempdir().unwrap();
     let program = |script: &str, arguments: &[&str]| program(&folder, &python, script, arguments);
@@ -84,7 +113,7 @@ fn killed_under_all() -> Result<(), String> {
     });
     let [(_, grpc), (_, websockets)] = &servers;
     let ports = [("http", http.address), ("tcp", opaque.address), ("grpc", *grpc), ("http", *websockets)];
-    let (world, [http, opaque_bytes, grpc, websockets]) = of_ports(ports);
+    let (world, [http, opaque_bytes, grpc, websockets]) = of_ports(ports, policy);
     let size = length().to_string();
     let call = |script, listen: SocketAddr| program(script, &["call", &listen.to_string(), &size]);
     let mut clients = [call("grpc_streams.py", grpc), call("websocket_streams.py", websockets)];
@@ -94,8 +123,7 @@ fn killed_under_all() -> Result<(), String> {
         (upgraded_comes_back, http),
         (opaque_comes_back, opaque_bytes),
     ]);
-    let (kills, least) = if support::full() { (1000, 2.5e8) } else { (10, LEAST) };
-    let kills = kill(&world, kills, least, || {
+    go_on(&world, &mut || {
         let said = clients.each_mut().map(|client| {
             assert!(!client.has_ended(), "{}", client.said());
             !client.said().is_empty()
@@ -122,7 +150,7 @@ fn killed_under_all() -> Result<(), String> {
     assert_eq!(came, sent, "each request came once");
     assert_eq!(opaque.connections(), opaque_transfers.0, "each connection came once");
     println!(
-        "{kills} rings killed under: {} requests and answers of {size} bytes, {} upgraded connections and {} opaque ones \
+        "{} requests and answers of {size} bytes, {} upgraded connections and {} opaque ones \
          of as many, gRPC {}, WebSocket {}",
         sent.len(),
         upgraded.0,
@@ -130,8 +158,7 @@ fn killed_under_all() -> Result<(), String> {
         streams[0],
         streams[1],
     );
-    world.is_accounted_for(least);
-    Ok(())
+    Ok(world)
 }
 
 /// Ends live rings until so many have, `least` bytes came over them each way, and `is_enough`. Returns how many there were.
@@ -152,8 +179,11 @@ fn kill(world: &World, kills: usize, least: f64, mut is_enough: impl FnMut() -> 
 
 /// Bytes that went over rings, as one sidecar counts them.
 fn over_rings(sidecar: &Sidecar, direction: &str) -> f64 {
-    let labels = [("wire", "shm"), ("direction", direction)];
-    sidecar.metrics().sum("lighter_link_bytes_total", &labels)
+    over(sidecar, "shm", direction)
+}
+
+fn over(sidecar: &Sidecar, wire: &str, direction: &str) -> f64 {
+    sidecar.metrics().sum("lighter_link_bytes_total", &[("wire", wire), ("direction", direction)])
 }
 
 impl World {
@@ -176,7 +206,7 @@ impl World {
 }
 
 /// A pair of sidecars for several ports of one workload, and where the caller reaches each. All share one link.
-fn of_ports<const N: usize>(ports: [(&str, SocketAddr); N]) -> (World, [SocketAddr; N]) {
+fn of_ports<const N: usize>(ports: [(&str, SocketAddr); N], policy: &str) -> (World, [SocketAddr; N]) {
     let root = Root::new();
     let link = free_address();
     let (mut declared, mut endpoints, mut inbound, mut listeners) =
@@ -192,8 +222,7 @@ fn of_ports<const N: usize>(ports: [(&str, SocketAddr); N]) -> (World, [SocketAd
     });
     let resources = format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: reviews}}\nspec:\n  ports: [{declared}]\n  \
-         endpoints: [{{address: 127.0.0.1, ports: {{{endpoints}}}, secure: {{identity: '{REVIEWS}', link: '{link}'}}}}]\n{}",
-        policy(SHOULD)
+         endpoints: [{{address: 127.0.0.1, ports: {{{endpoints}}}, secure: {{identity: '{REVIEWS}', link: '{link}'}}}}]\n{policy}"
     );
     let own = |identity, more: String| format!("workers: 1\n{more}\n{}", root.identity(identity));
     let called = format!("service: reviews\nlink: '{link}'\ninbound: [{inbound}]");

@@ -1,6 +1,5 @@
 //! Between two sidecars that open links to each other. Each test reads at both ends that it was the link that carried it.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,12 +7,13 @@ use http::Request;
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::shm;
+pub use crate::over::over_quic;
+use crate::over::{self, OverQuic};
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{self, http2, test, wait_until};
-use crate::world::{RATINGS, REVIEWS, Root, WEB, bodies_come_back, caller, caller_file};
+use crate::world::{RATINGS, REVIEWS, Root, WEB, bodies_come_back, caller, caller_file, large_answers};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -47,6 +47,7 @@ pub fn tests() -> Vec<Trial> {
         over_quic("a_link_carries_on_when_the_called_ends_first", called_ends_first),
         over_quic("a_link_carries_opaque_bytes_as_a_tunnel", opaque_bytes),
         over_quic("a_link_serves_callers_in_http2", callers_in_http2),
+        over_quic("a_link_leads_to_declared_ports_only", declared_ports_only),
         over_quic("a_link_is_left_in_a_drain_without_a_loss", a_drain_without_a_loss),
     ]
 }
@@ -65,36 +66,6 @@ pub struct World {
     pub resources: String,
     /// What carries requests.
     pub wire: &'static str,
-}
-
-thread_local! {
-    /// Links of the test of this thread go over QUIC.
-    static QUIC: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The same test where links go over QUIC from the beginning: what is counted is counted of those alone.
-pub fn over_quic(name: &str, test: fn()) -> Trial {
-    Trial::test(format!("{name}_over_quic"), move || {
-        let _over = OverQuic::begin();
-        test();
-        Ok(())
-    })
-}
-
-/// Until this is dropped, links of tests of this thread go over QUIC.
-struct OverQuic;
-
-impl OverQuic {
-    fn begin() -> Self {
-        QUIC.set(true);
-        OverQuic
-    }
-}
-
-impl Drop for OverQuic {
-    fn drop(&mut self) {
-        QUIC.set(false);
-    }
 }
 
 impl World {
@@ -150,8 +121,7 @@ impl World {
         let root = Root::new();
         let (endpoint, link) = (free_address(), free_address());
         let resources = resources(protocol, endpoint, link, identity);
-        let quic = QUIC.get();
-        let policy = if quic { shm::policy("wires: {quic: should}") } else { String::new() };
+        let (quic, policy) = (over::is_over_quic(), over::policy());
         let own = format!(
             "service: reviews\nworkers: 1\nlink: '{link}'\ndrainDeadline: 5s\ninbound: [{{listen: '{endpoint}', app: \
              '{app}', port: 80}}]\n{}",
@@ -162,8 +132,7 @@ impl World {
         let own = caller_file(listen, &root.identity(WEB));
         let (other, own) = if quic { with_another(&own, warm, link, identity) } else { (String::new(), own) };
         let web = start_caller(&(resources.clone() + callers + &policy + &other), &own, &root);
-        let wire = if quic { "quic" } else { "tcp" };
-        let world = World { root, web, listen, reviews, endpoint, link, resources, wire };
+        let world = World { root, web, listen, reviews, endpoint, link, resources, wire: over::wire() };
         if quic {
             // Whom it asks for is not there: what matters is that it opened a link.
             assert_eq!(Peer::connect(warm).exchange(GET).0.status() / 100, 5);
@@ -319,21 +288,7 @@ fn bodies_pass_whole() {
 
 fn a_sender_is_held_back() {
     const BYTES: u64 = 64 << 20;
-    let app = Upstream::start(|mut peer, _| {
-        while let Some(head) = peer.head() {
-            if head.target() == "/small" {
-                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-                continue;
-            }
-            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"));
-            let part = vec![b'x'; 1 << 20];
-            for _ in 0..BYTES >> 20 {
-                if !peer.try_send(&part) {
-                    return;
-                }
-            }
-        }
-    });
+    let app = large_answers(BYTES);
     let world = World::before("http", app.address);
     let mut slow = Peer::connect(world.listen);
     slow.send(GET);
@@ -538,12 +493,22 @@ fn declared_ports_only() {
         for protocol in ["http", "tcp"] {
             let link = world.resources.split("link: '").nth(1).unwrap().split('\'').next().unwrap();
             let resources = resources(protocol, meant, link.parse().unwrap(), REVIEWS);
-            let (web, listen) = caller(&resources, &world.root.identity(WEB));
-            let mut peer = Peer::connect(listen);
-            peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
-            let heard = String::from_utf8_lossy(&peer.rest()).into_owned();
-            assert!(!heard.contains("secret") && !heard.starts_with("HTTP/1.1 2"), "{heard}");
-            assert!(web.metrics().sum("lighter_link_resets_total", &[("code", "refused")]) >= 1.0);
+            let (web, listen) = caller(&(resources + &over::policy()), &world.root.identity(WEB));
+            let ask = || {
+                let mut peer = Peer::connect(listen);
+                peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
+                let heard = String::from_utf8_lossy(&peer.rest()).into_owned();
+                assert!(!heard.contains("secret") && !heard.starts_with("HTTP/1.1 2"), "{heard}");
+            };
+            over::until_linked(&web, 1, ask);
+            let ended = || {
+                let refused = web.metrics().sum("lighter_link_resets_total", &[("code", "refused")]);
+                (refused, over::streams(&web, "opener"))
+            };
+            let before = ended();
+            ask();
+            let after = ended();
+            assert!(after.0 > before.0 && after.1 > before.1, "{before:?} {after:?}");
         }
     }
     assert_eq!((secret.connections(), app.connections()), (0, 0));

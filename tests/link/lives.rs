@@ -5,11 +5,12 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::links::{World, over_quic};
+use crate::links::World;
+use crate::over::{self, over_quic};
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{test, wait_until};
-use crate::world::{REVIEWS, Root, WEB, caller};
+use crate::world::{RATINGS, REVIEWS, Root, WEB, caller};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -18,6 +19,8 @@ pub fn tests() -> Vec<Trial> {
         test("a_link_ends_with_the_certificate_on_it", ends_with_its_certificate),
         test("a_sidecar_that_stops_leaves_its_links", a_sidecar_that_stops),
         over_quic("another_certificate_gets_another_link_and_fails_no_request", another_certificate),
+        over_quic("a_link_to_somebody_who_is_no_longer_trusted_is_left", no_longer_trusted),
+        over_quic("a_link_ends_with_the_certificate_on_it", ends_with_its_certificate),
         over_quic("a_sidecar_that_stops_leaves_its_links", a_sidecar_that_stops),
     ]
 }
@@ -26,6 +29,11 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
 
 fn open(sidecar: &Sidecar, side: &str) -> f64 {
     sidecar.metrics().sum("lighter_link_open", &[("side", side)])
+}
+
+/// Those of them that carry requests.
+fn carrying(sidecar: &Sidecar, side: &str) -> f64 {
+    sidecar.metrics().sum("lighter_link_wire", &[("side", side), ("wire", over::wire())])
 }
 
 fn another_certificate() {
@@ -55,7 +63,8 @@ fn another_certificate() {
 fn no_longer_trusted() {
     let app = Upstream::answering("again");
     let world = World::before("http", app.address);
-    let (certificate, key) = world.root.issue(WEB);
+    // Another one than the caller of this world, whose link is to stay as it is.
+    let (certificate, key) = world.root.issue(RATINGS);
     let bundle = world.root.folder().join("of-web.pem");
     std::fs::copy(world.root.bundle(), &bundle).unwrap();
     let identity = format!(
@@ -64,10 +73,12 @@ fn no_longer_trusted() {
         key.display(),
         bundle.display()
     );
-    let (web, listen) = caller(&world.resources, &identity);
+    let others = carrying(&world.reviews, "acceptor");
+    let (web, listen) = caller(&(world.resources.clone() + &over::policy()), &identity);
     let mut peer = Peer::connect(listen);
+    over::until_linked(&web, 1, || assert_eq!(peer.exchange(GET).0.status(), 200));
     assert_eq!(peer.exchange(GET).0.status(), 200);
-    assert_eq!(open(&web, "opener"), 1.0);
+    assert_eq!((carrying(&web, "opener"), carrying(&world.reviews, "acceptor")), (1.0, others + 1.0));
     // Another root takes the place of the one that vouches for the endpoint.
     std::fs::copy(Root::new().bundle(), &bundle).unwrap();
     wait_until("nobody is reached any more", || {
@@ -76,37 +87,49 @@ fn no_longer_trusted() {
         head.status() != 200
     });
     wait_until("the link is gone at both ends", || {
-        open(&web, "opener") == 0.0 && open(&world.reviews, "acceptor") == 0.0
+        open(&web, "opener") == 0.0 && carrying(&world.reviews, "acceptor") == others
     });
 }
 
 fn ends_with_its_certificate() {
     let app = Upstream::start(|mut peer, _| {
-        if peer.head().is_some() {
+        while let Some(head) = peer.head() {
+            if head.get("upgrade").is_none() {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                continue;
+            }
             peer.send(
                 "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello",
             );
             peer.rest();
+            return;
         }
     });
     let world = World::before("http", app.address);
-    let (certificate, key) = world.root.issue_for(WEB, Duration::from_secs(6));
+    let others = carrying(&world.reviews, "acceptor");
+    // Over QUIC there is a link over TCP before.
+    let lives = if over::is_over_quic() { 9 } else { 6 };
+    let (certificate, key) = world.root.issue_for(RATINGS, Duration::from_secs(lives));
     let identity = format!(
         "identity: {{certificate: {}, key: {}, bundle: {}}}\n",
         certificate.display(),
         key.display(),
         world.root.bundle().display()
     );
-    let (web, listen) = caller(&world.resources, &identity);
+    let (web, listen) = caller(&(world.resources.clone() + &over::policy()), &identity);
     let mut peer = Peer::connect(listen);
+    over::until_linked(&web, 1, || assert_eq!(peer.exchange(GET).0.status(), 200));
+    let streams = (over::streams(&web, "opener"), over::streams(&world.reviews, "acceptor"));
     peer.send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
     assert_eq!(peer.expect_head().status(), 101);
     assert_eq!(peer.bytes(5), b"hello");
+    let now = (over::streams(&web, "opener"), over::streams(&world.reviews, "acceptor"));
+    assert_eq!(now, (streams.0 + 1.0, streams.1 + 1.0));
     // It would go on for ever.
     assert_eq!(peer.rest(), b"");
     assert_eq!(web.metrics().sum("lighter_link_resets_total", &[("code", "lost")]), 1.0);
     wait_until("the link is gone at both ends", || {
-        open(&web, "opener") == 0.0 && open(&world.reviews, "acceptor") == 0.0
+        open(&web, "opener") == 0.0 && carrying(&world.reviews, "acceptor") == others
     });
 }
 

@@ -11,7 +11,7 @@ use lighter_proxy::identity::ALPN_LINK;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustix::process::Signal;
 
-use crate::hostile::identity;
+use crate::hostile::{identity, identity_of};
 use crate::links::{World, resources};
 use crate::relay::Relay;
 use crate::shm::policy;
@@ -19,10 +19,11 @@ use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{PATIENCE, at_rest, http2, test, wait_until};
-use crate::world::{RATINGS, REVIEWS, Root, WEB, caller_file};
+use crate::world::{RATINGS, REVIEWS, Root, WEB, caller_file, large_answers};
 
 pub fn tests() -> Vec<Trial> {
     vec![
+        test("links_over_quic_lead_to_nobody_else_and_from_nobody_else", somebody_else),
         test("a_link_over_quic_is_tried_again_where_udp_did_not_pass", udp_does_not_pass),
         test("requests_go_by_tcp_while_nothing_comes_back_over_quic", nothing_comes_back),
         test("a_workload_that_is_killed_is_missed_on_links_over_quic_too", a_workload_is_killed),
@@ -44,9 +45,13 @@ fn should() -> String {
 
 /// A caller and a workload of so many workers, between which all goes through a relay.
 fn through_relay(app: SocketAddr, workers: usize) -> (World, Relay) {
-    let root = Root::new();
-    let (endpoint, link) = (free_address(), free_address());
-    let relay = Relay::to(link);
+    let link = free_address();
+    relayed(app, workers, Root::new(), link, Relay::to(link))
+}
+
+/// The same through this `relay`, for a workload that takes links at `link`.
+fn relayed(app: SocketAddr, workers: usize, root: Root, link: SocketAddr, relay: Relay) -> (World, Relay) {
+    let endpoint = free_address();
     let resources = resources("http", endpoint, relay.address, REVIEWS) + &should();
     let own = format!(
         "service: reviews\nworkers: {workers}\nlink: '{link}'\ninbound: [{{listen: '{endpoint}', app: '{app}', port: \
@@ -69,6 +74,47 @@ fn until_over_quic(world: &World) {
 
 fn handshakes(sidecar: &Sidecar, side: &str, outcome: &str) -> f64 {
     sidecar.metrics().sum("lighter_quic_handshakes_total", &[("side", side), ("outcome", outcome)])
+}
+
+fn somebody_else() {
+    let (app, other) = (Upstream::answering("served"), Upstream::answering("never"));
+    let (root, link, theirs) = (Root::new(), free_address(), free_address());
+    // Where UDP leads is somebody whom the same root vouches for.
+    let endpoint = free_address();
+    let own = format!(
+        "service: reviews\nworkers: 1\nlink: '{theirs}'\ninbound: [{{listen: '{endpoint}', app: '{}', port: 80}}]\n{}",
+        other.address,
+        root.identity(RATINGS)
+    );
+    let ratings = Sidecar::start(&(resources("http", endpoint, theirs, RATINGS) + &should()), &own);
+    let (world, _relay) = relayed(app.address, 1, root, link, Relay::between(link, theirs));
+    wait_until("it was tried", || {
+        assert_eq!(Peer::connect(world.listen).exchange(GET).1, Body::Whole(b"served".into()));
+        handshakes(&world.web, "opener", "failed") >= 1.0
+    });
+    assert_eq!((world.switches("quic"), other.connections()), (0.0, 0));
+    let refused = [("reason", "wrong_identity")];
+    assert!(world.web.metrics().sum("lighter_identity_refusals_total", &refused) >= 1.0);
+    assert_eq!(ratings.metrics().sum("lighter_quic_streams_total", &[]), 0.0);
+    // And a caller whom nobody vouches for.
+    let foreign = Root::new();
+    let (chain, key) = foreign.issue(WEB);
+    let stranger = identity_of(chain, key, world.root.bundle());
+    let tls = stranger.client_config(&REVIEWS.parse().unwrap(), &[ALPN_LINK]);
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    http2::run(async {
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        // To the caller the handshake is over before its certificate is looked at.
+        if let Ok(connection) = endpoint.connect_with(config, world.link, "127.0.0.1").unwrap().await {
+            tokio::time::timeout(PATIENCE, connection.closed()).await.expect("it is closed");
+        }
+    });
+    wait_until("it is counted", || {
+        let foreign = [("reason", "foreign")];
+        handshakes(&world.reviews, "acceptor", "failed") >= 1.0
+            && world.reviews.metrics().sum("lighter_identity_refusals_total", &foreign) >= 1.0
+    });
+    assert_eq!(world.reviews.metrics().sum("lighter_quic_streams_total", &[]), 0.0);
 }
 
 fn udp_does_not_pass() {
@@ -336,21 +382,7 @@ fn initials(root: &Root, count: usize) -> Vec<Vec<u8>> {
 
 fn nobody_reads() {
     const BYTES: u64 = 16 << 20;
-    let app = Upstream::start(|mut peer, _| {
-        while let Some(head) = peer.head() {
-            if head.target() == "/small" {
-                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-                continue;
-            }
-            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"));
-            let part = vec![b'x'; 1 << 20];
-            for _ in 0..BYTES >> 20 {
-                if !peer.try_send(&part) {
-                    return;
-                }
-            }
-        }
-    });
+    let app = large_answers(BYTES);
     let world = World::quic_with("http", app.address, "");
     let mut slow: Vec<Peer> = (0..40).map(|_| Peer::connect(world.listen)).collect();
     for peer in &mut slow {

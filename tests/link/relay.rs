@@ -26,6 +26,11 @@ struct Shared {
 impl Relay {
     /// To the link port at `link`.
     pub fn to(link: SocketAddr) -> Self {
+        Relay::between(link, link)
+    }
+
+    /// To one link port over TCP, and over UDP to another.
+    pub fn between(tcp: SocketAddr, link: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
@@ -44,7 +49,7 @@ impl Relay {
                 if stops.over.load(SeqCst) {
                     return;
                 }
-                let Ok(called) = TcpStream::connect(link) else { continue };
+                let Ok(called) = TcpStream::connect(tcp) else { continue };
                 for (from, to) in [(&caller, &called), (&called, &caller)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     std::thread::spawn(move || {

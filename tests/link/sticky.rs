@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use libtest_mimic::Trial;
 
+use crate::over::{self, over_quic};
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
@@ -14,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("sessions_stay_with_an_endpoint_that_proves_itself", || sessions(false)),
         test("sessions_stay_with_an_endpoint_over_links", || sessions(true)),
+        over_quic("sessions_stay_with_an_endpoint_over_links", || sessions(true)),
     ]
 }
 
@@ -37,8 +39,9 @@ fn sessions(linked: bool) {
     };
     let resources = format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: reviews}}\nspec:\n  ports: [{{port: 80, \
-         targetPort: 8080, appProtocol: http}}]\n  endpoints: [{}]\n{ROUTE}",
-        places.each_ref().map(entry).join(", ")
+         targetPort: 8080, appProtocol: http}}]\n  endpoints: [{}]\n{ROUTE}{}",
+        places.each_ref().map(entry).join(", "),
+        over::policy()
     );
     let workloads: Vec<Sidecar> = apps.iter().zip(&places).map(|(app, (listen, link))| {
         let own = format!(
@@ -56,6 +59,10 @@ fn sessions(linked: bool) {
         let Body::Whole(body) = body else { panic!("a whole body") };
         (head.get("x-seat").map(str::to_owned), body)
     };
+    over::until_linked(&web, 3, || drop(ask("")));
+    let opened = || over::streams(&web, "opener");
+    let accepted = || workloads.iter().map(|workload| over::streams(workload, "acceptor")).sum::<f64>();
+    let before = (opened(), accepted());
     let (seat, first) = ask("");
     let seat = seat.unwrap();
     for _ in 0..12 {
@@ -70,7 +77,6 @@ fn sessions(linked: bool) {
         }
     });
     let kept = web.metrics().sum("lighter_session_picks_total", &[("result", "kept")]);
-    let over_links = web.metrics().sum("lighter_link_streams_total", &[("side", "opener")]);
-    assert_eq!((kept, over_links), (24.0, if linked { 25.0 } else { 0.0 }));
-    drop(workloads);
+    let streams = if linked { 25.0 } else { 0.0 };
+    assert_eq!((kept, opened() - before.0, accepted() - before.1), (24.0, streams, streams));
 }

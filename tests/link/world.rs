@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::support::process::free_address;
-use crate::support::raw::{Body, Peer};
+use crate::support::raw::{Body, Peer, Upstream};
 pub use crate::support::root::Root;
 use crate::support::sidecar::Sidecar;
 
@@ -41,6 +41,25 @@ pub fn bodies_come_back(listen: SocketAddr) {
     peer.send("0\r\n\r\n");
     let head = peer.expect_head();
     assert!(peer.body(&head) == Body::Whole(pattern));
+}
+
+/// An application whose answers are of so many bytes, but for `/small`.
+pub fn large_answers(bytes: u64) -> Upstream {
+    Upstream::start(move |mut peer, _| {
+        while let Some(head) = peer.head() {
+            if head.target() == "/small" {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                continue;
+            }
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"));
+            let part = vec![b'x'; 1 << 20];
+            for _ in 0..bytes >> 20 {
+                if !peer.try_send(&part) {
+                    return;
+                }
+            }
+        }
+    })
 }
 
 /// A MeshPolicy that lets only callers in who prove who they are.
