@@ -13,7 +13,9 @@ use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{self, http2, test, wait_until};
-use crate::world::{RATINGS, REVIEWS, Root, WEB, bodies_come_back, caller, caller_file, large_answers};
+use crate::world::{
+    RATINGS, REVIEWS, Root, WEB, bodies_come_back, caller, caller_file, heard, large_answers,
+};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -495,9 +497,7 @@ fn declared_ports_only() {
             let resources = resources(protocol, meant, link.parse().unwrap(), REVIEWS);
             let (web, listen) = caller(&(resources + &over::policy()), &world.root.identity(WEB));
             let ask = || {
-                let mut peer = Peer::connect(listen);
-                peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
-                let heard = String::from_utf8_lossy(&peer.rest()).into_owned();
+                let heard = heard(listen);
                 assert!(!heard.contains("secret") && !heard.starts_with("HTTP/1.1 2"), "{heard}");
             };
             over::until_linked(&web, 1, ask);
@@ -524,9 +524,7 @@ fn a_policy_holds() {
         let world = World::with(protocol, app.address, REVIEWS, &policy);
         let before = app.connections();
         let (_ratings, listen) = caller(&world.resources, &world.root.identity(RATINGS));
-        let mut peer = Peer::connect(listen);
-        peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
-        let heard = String::from_utf8_lossy(&peer.rest()).into_owned();
+        let heard = heard(listen);
         assert!(!heard.contains("for web"), "{heard}");
         assert_eq!(heard.contains("denied"), protocol == "http", "{heard}");
         assert_eq!(app.connections(), before);

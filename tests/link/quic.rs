@@ -19,7 +19,7 @@ use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
 use crate::support::{PATIENCE, at_rest, http2, test, wait_until};
-use crate::world::{RATINGS, REVIEWS, Root, WEB, caller_file, large_answers};
+use crate::world::{RATINGS, REVIEWS, Root, WEB, caller_file, heard, large_answers};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -267,12 +267,10 @@ fn a_policy_holds() {
         for (admitted, id) in [(false, RATINGS), (true, WEB)] {
             let before = app.connections();
             let world = World::quic_with(protocol, app.address, &only(id));
-            let mut peer = Peer::connect(world.listen);
             if admitted {
-                assert_eq!(peer.exchange(GET).1, Body::Whole(b"not for web".into()));
+                assert_eq!(Peer::connect(world.listen).exchange(GET).1, Body::Whole(b"not for web".into()));
             } else {
-                peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
-                let heard = String::from_utf8_lossy(&peer.rest()).into_owned();
+                let heard = heard(world.listen);
                 assert!(!heard.contains("not for web"), "{heard}");
                 assert_eq!(heard.contains("denied"), protocol == "http", "{heard}");
             }

@@ -43,6 +43,13 @@ pub fn bodies_come_back(listen: SocketAddr) {
     assert!(peer.body(&head) == Body::Whole(pattern));
 }
 
+/// All that whoever asks at `listen` hears. Of what is refused that may be nothing, whenever it is.
+pub fn heard(listen: SocketAddr) -> String {
+    let Some(mut peer) = Peer::connect_where_taken(listen) else { return String::new() };
+    peer.try_send("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
+    String::from_utf8_lossy(&peer.rest()).into_owned()
+}
+
 /// An application whose answers are of so many bytes, but for `/small`.
 pub fn large_answers(bytes: u64) -> Upstream {
     Upstream::start(move |mut peer, _| {
