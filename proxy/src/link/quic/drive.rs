@@ -237,8 +237,9 @@ impl<'l> Drive<'l> {
             drop(session);
             let id = match work {
                 Work::Frame { stream, bytes, ends } => {
-                    if let Some(lane) = self.lane(stream) {
-                        lane.frame(bytes, ends);
+                    match self.lane(stream) {
+                        Some(lane) => lane.frame(bytes, ends),
+                        None => self.link.session.borrow_mut().lane_took(bytes.len()),
                     }
                     stream
                 }

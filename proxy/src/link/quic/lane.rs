@@ -27,6 +27,8 @@ pub(super) struct Lane {
     pub(super) inbox: Inbox,
     /// What goes out next, in order.
     out: VecDeque<Bytes>,
+    /// So much of it the session counts as not taken yet.
+    waiting: usize,
     /// Nothing follows what is in `out`.
     ends: bool,
     /// That was said to QUIC. It may still have to send some of it, once more or for the first time.
@@ -111,6 +113,7 @@ impl Lane {
             open: false,
             inbox: Inbox::of_lane(id, side == Side::Opener),
             out: VecDeque::new(),
+            waiting: 0,
             ends: false,
             finished: false,
             more: false,
@@ -146,8 +149,13 @@ impl Lane {
         self.full.is_some_and(|since| now.saturating_duration_since(since) >= FULL)
     }
 
-    /// A frame goes out.
+    /// A frame of the session goes out.
     pub(super) fn frame(&mut self, frame: Bytes, ends: bool) {
+        self.waiting += frame.len();
+        self.put(frame, ends);
+    }
+
+    fn put(&mut self, frame: Bytes, ends: bool) {
         if self.open && self.send.is_none() {
             // The other side reads no more.
             return;
@@ -182,7 +190,7 @@ impl Lane {
             let header = Header { len: payload.len(), kind: Type::Reset, flags: 0, stream: 0 };
             let frame = [&header.encode()[..], &payload].concat();
             debug_assert!(frame.len() > HEADER_BYTES);
-            self.frame(frame.into(), true);
+            self.put(frame.into(), true);
             self.cut = Some(cut);
         }
     }
@@ -190,9 +198,14 @@ impl Lane {
     /// Does what there is to do. `all`: the connection is closed, so what came by it is taken whole, and now.
     pub(super) fn turn(&mut self, session: &RefCell<Session>, now: Instant, all: bool) -> Result<(), Fault> {
         self.flag.up.store(false, Ordering::Release);
-        if !self.open {
-            return Ok(());
-        }
+        let turned = if self.open { self.turn_open(session, now, all) } else { Ok(()) };
+        let left = self.waiting.min(self.out.iter().map(Bytes::len).sum());
+        let before = std::mem::replace(&mut self.waiting, left);
+        session.borrow_mut().lane_took(before - left);
+        turned
+    }
+
+    fn turn_open(&mut self, session: &RefCell<Session>, now: Instant, all: bool) -> Result<(), Fault> {
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
         self.read(session, now, all, &mut cx)?;
@@ -263,7 +276,9 @@ impl Lane {
         let mut wrote = false;
         while let Some(send) = &mut self.send {
             if self.out.is_empty() && std::mem::take(&mut self.more) {
-                self.ends |= session.borrow_mut().body(self.id, &mut self.out);
+                let (moved, ends) = session.borrow_mut().body(self.id, &mut self.out);
+                self.waiting += moved;
+                self.ends |= ends;
             }
             if self.out.is_empty() {
                 break;
@@ -288,6 +303,7 @@ impl Lane {
                 // The connection is lost: its own task knows.
                 Poll::Ready(Err(_)) => {
                     self.send = None;
+                    self.out.clear();
                     return Ok(());
                 }
             }

@@ -16,7 +16,7 @@ use super::{Limits, Session, Side};
 use crate::error::Cause;
 use crate::link::frame::{Code, Cut, END, Fault, HEADER_BYTES, Header, MAX_PAYLOAD, Type};
 
-/// Credit where what carries the streams grants it.
+/// What a peer may send where what carries the streams grants it.
 pub(super) const PLENTY: u32 = 1 << 30;
 
 /// So much of a stream waits to be read, or to be released: then nothing more is taken off its lane.
@@ -30,6 +30,8 @@ pub(super) struct Lanes {
     short: Vec<u32>,
     /// Bytes of frames on all lanes that are not whole yet, bodies aside.
     partial: usize,
+    /// Bytes of frames that lanes have, or are about to, and that what carries them did not take yet.
+    unsent: usize,
 }
 
 /// Something to be done on the lane of a stream.
@@ -62,6 +64,7 @@ impl Lanes {
     pub(super) fn frame(&mut self, stream: u32, mut frame: Vec<u8>) {
         strip(&mut frame);
         let ends = frame.len() >= HEADER_BYTES && (frame[4] & END != 0 || frame[3] == Type::Trailers as u8);
+        self.unsent += frame.len();
         self.work.push_back(Work::Frame { stream, bytes: frame.into(), ends });
     }
 
@@ -88,7 +91,11 @@ impl Lanes {
     }
 
     pub(super) fn forget(&mut self) {
-        self.work.clear();
+        for work in self.work.drain(..) {
+            if let Work::Frame { bytes, .. } = work {
+                self.unsent -= bytes.len();
+            }
+        }
     }
 }
 
@@ -137,7 +144,6 @@ impl Session {
     pub(crate) fn with_lanes(side: Side, limits: Limits, now: Instant) -> Self {
         let mut session = Session::new(side, limits, now);
         session.lanes = Some(Box::default());
-        session.credit = PLENTY;
         session.window = Window::new(PLENTY);
         session.inbox = Inbox::of_lane(0, true);
         session
@@ -150,6 +156,10 @@ impl Session {
         inbox: &mut Inbox,
         mut bytes: Bytes,
     ) -> Result<(), Fault> {
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.unsent > self.limits.unsent + self.most_unsent()) {
+            // Of bodies there is never so much: it goes on asking, and does not read what it is told.
+            return Err(self.give_up(Fault::Unread));
+        }
         std::mem::swap(&mut self.inbox, inbox);
         let before = self.inbox.partial();
         let mut result = self.take_in(now, &mut bytes);
@@ -190,6 +200,30 @@ impl Session {
             lanes.short.push(id);
         }
         false
+    }
+
+    /// Bytes of bodies that wait here at most, on all lanes together.
+    fn most_unsent(&self) -> usize {
+        self.limits.session_window as usize
+    }
+
+    /// What may still be sent on all streams: what the peer granted, or what may wait here for lanes.
+    #[inline]
+    pub(super) fn credit(&self) -> u32 {
+        match &self.lanes {
+            None => self.credit,
+            Some(lanes) => self.most_unsent().saturating_sub(self.queued + lanes.unsent) as u32,
+        }
+    }
+
+    /// What carries a lane took so many bytes of it, or never will.
+    pub(crate) fn lane_took(&mut self, bytes: usize) {
+        if let Some(lanes) = &mut self.lanes
+            && bytes > 0
+        {
+            lanes.unsent -= bytes;
+            self.feed_starved();
+        }
     }
 
     /// Whether all streams together hold as much as they may.
@@ -253,16 +287,18 @@ impl Session {
         self.ready.pop_front()
     }
 
-    /// Moves what waits of the body of `stream` to `lane`, and what is behind it. True: nothing follows.
-    pub(crate) fn body(&mut self, id: u32, lane: &mut VecDeque<Bytes>) -> bool {
-        let Some(stream) = self.streams.get_mut(&id) else { return false };
+    /// Moves what waits of the body of `stream` to `lane`, and what is behind it. Returns how many bytes, of which
+    /// [`Session::lane_took`] is to tell, and whether nothing follows.
+    pub(crate) fn body(&mut self, id: u32, lane: &mut VecDeque<Bytes>) -> (usize, bool) {
+        let Some(stream) = self.streams.get_mut(&id) else { return (0, false) };
         let out = &mut stream.out;
         out.ready = false;
         let len = std::mem::take(&mut out.queued);
         if len == 0 {
-            return false;
+            return (0, false);
         }
         self.queued -= len as usize;
+        let mut moved = HEADER_BYTES + len as usize;
         let ends = out.is_closed();
         let flags = if matches!(out.tail, Tail::End) { END } else { 0 };
         let header = Header { len: len as usize, kind: Type::Data, flags, stream: 0 };
@@ -271,6 +307,7 @@ impl Session {
         if ends {
             if let Tail::Trailers(mut frame) = std::mem::replace(&mut out.tail, Tail::Sent) {
                 strip(&mut frame);
+                moved += frame.len();
                 lane.push_back(frame.into());
             }
             match stream.let_go {
@@ -278,12 +315,14 @@ impl Session {
                 None => self.settle(id),
             }
         }
-        ends
+        if let Some(lanes) = &mut self.lanes {
+            lanes.unsent += moved;
+        }
+        (moved, ends)
     }
 
     /// All that was to go out by the lane of `stream` was taken by what carries it.
     pub(crate) fn lane_drained(&mut self, stream: u32) {
-        self.credit = PLENTY;
         if let Some(entry) = self.streams.get_mut(&stream) {
             entry.out.credit = STREAM_CREDIT - entry.out.queued.min(STREAM_CREDIT);
             self.wake(stream);

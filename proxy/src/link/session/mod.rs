@@ -348,7 +348,7 @@ impl Session {
 
     /// Whether streams that nobody reads hold so much that the others can send nothing.
     pub fn is_starved(&self) -> bool {
-        self.credit == 0
+        self.credit() == 0
     }
 
     /// Whether one of the sides wants the link to be left, or no more numbers are left for streams.
@@ -458,8 +458,10 @@ impl Session {
         }
         stream.cut = Some(cut);
         let unsent = stream.drop_out();
-        self.credit += unsent;
         self.queued -= unsent as usize;
+        if self.lanes.is_none() {
+            self.credit += unsent;
+        }
         // What was asked for is not wanted any more; what was answered may be.
         if self.side == Side::Acceptor && !stream.inward.done {
             let held = stream.inward.heads_held();
@@ -497,8 +499,10 @@ impl Session {
         self.windows -= u64::from(stream.inward.window.size());
         let unsent = stream.drop_out();
         if unsent > 0 {
-            self.credit += unsent;
             self.queued -= unsent as usize;
+            if self.lanes.is_none() {
+                self.credit += unsent;
+            }
             self.feed_starved();
         }
         if self.streams.is_empty() && self.streams.capacity() > KEPT_STREAMS {

@@ -57,7 +57,7 @@ impl Session {
             return Err(OpenError::Unavailable);
         }
         let id = self.highest + 1;
-        let room = STREAM_CREDIT.min(self.credit) as usize;
+        let room = STREAM_CREDIT.min(self.credit()) as usize;
         let mut upgrade = false;
         let start = self.urgent.len();
         let fields = fields.into_iter().inspect(|(name, _)| upgrade |= name.eq_ignore_ascii_case(b"upgrade"));
@@ -104,7 +104,7 @@ impl Session {
             return Ok(0);
         }
         let (flags, body, end) = if info { (INFO, &[][..], false) } else { (0, body, end) };
-        let room = credit.min(self.credit) as usize;
+        let room = credit.min(self.credit()) as usize;
         let start = self.urgent.len();
         let (taken, ended) = self
             .headed(Type::Head, flags, stream.0, body, end, room, |payload| {
@@ -152,7 +152,9 @@ impl Session {
             && entry.out.queued == 0
         {
             entry.out.credit -= taken as u32;
-            self.credit -= taken as u32;
+            if self.lanes.is_none() {
+                self.credit -= taken as u32;
+            }
             let ends = end && taken == data.len();
             if ends {
                 entry.out.tail = Tail::Sent;
@@ -217,7 +219,7 @@ impl Session {
 
     /// Streams that wait for credit of the session are told that there is some.
     pub(super) fn feed_starved(&mut self) {
-        while self.credit > 0
+        while self.credit() > 0
             && let Some(id) = self.starved.pop_front()
         {
             if let Some(stream) = self.streams.get_mut(&id) {
@@ -233,12 +235,12 @@ impl Session {
         if !stream.out.blocked {
             return;
         }
-        let room = self.room(stream) > 0;
+        let (room, starved) = (self.room(stream) > 0, self.credit() == 0);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if room {
             stream.out.blocked = false;
             self.events.push_back(super::Event::Writable(StreamId(id)));
-        } else if self.credit == 0 && !stream.out.starved {
+        } else if starved && !stream.out.starved {
             stream.out.starved = true;
             self.starved.push_back(id);
         }
@@ -297,7 +299,9 @@ impl Session {
         }
         let taken = body.len().min(room).min(COPIED).min(MAX_PAYLOAD - head);
         self.urgent.extend_from_slice(&body[..taken]);
-        self.credit -= taken as u32;
+        if self.lanes.is_none() {
+            self.credit -= taken as u32;
+        }
         let ended = end && taken == body.len();
         let flags = if ended { flags | END } else { flags };
         let header = Header { len: head + taken, kind, flags, stream };
@@ -328,7 +332,7 @@ impl Session {
         if stream.cut.is_some() || out.is_closed() {
             return 0;
         }
-        out.credit.min(self.credit).min(QUEUE.saturating_sub(out.queued)) as usize
+        out.credit.min(self.credit()).min(QUEUE.saturating_sub(out.queued)) as usize
     }
 
     /// Puts part of a body, for which there is room, in the queue.
@@ -337,7 +341,9 @@ impl Session {
         let out = &mut entry.out;
         let length = data.len() as u32;
         out.credit -= length;
-        self.credit -= length;
+        if self.lanes.is_none() {
+            self.credit -= length;
+        }
         out.queued += length;
         self.queued += length as usize;
         out.bodies.push_back(data);

@@ -37,6 +37,7 @@ impl Way {
                         assert_eq!(bytes[5..HEADER_BYTES], [0; 3], "a lane says whose it is, and no header");
                         let lane = self.lanes.entry(stream).or_default();
                         assert!(!lane.ended, "nothing follows the end");
+                        session.lane_took(bytes.len());
                         lane.bytes.extend(bytes);
                         lane.ended = ends;
                         session.lane_drained(stream);
@@ -51,7 +52,8 @@ impl Way {
             }
             let Some(stream) = session.with_body() else { return };
             let mut parts = VecDeque::new();
-            let ends = session.body(stream, &mut parts);
+            let (moved, ends) = session.body(stream, &mut parts);
+            session.lane_took(moved);
             let lane = self.lanes.entry(stream).or_default();
             lane.bytes.extend(parts.into_iter().flatten());
             lane.ended |= ends;
@@ -394,4 +396,58 @@ fn what_all_lanes_of_a_link_hold_is_bounded() {
     assert_eq!(opener.recv_lane(now, &mut inboxes[1].1, part.clone()), Ok(()));
     opener.open(now, &head, [], &[], true).unwrap();
     assert_eq!(opener.recv_lane(now, &mut Inbox::of_lane(3, true), part), Err(Fault::CreditExceeded));
+}
+
+#[test]
+fn what_waits_for_all_lanes_of_a_link_is_bounded() {
+    let now = Instant::now();
+    let head = Opening {
+        protocol: Protocol::Http1,
+        scheme: Scheme::Http,
+        method: b"GET",
+        authority: b"a",
+        path: b"/",
+        deadline: None,
+    };
+    let limits = Limits { session_window: 200_000, unsent: 1000, ..Limits::default() };
+    let mut opener = Session::with_lanes(Side::Opener, Limits::default(), now);
+    let mut acceptor = Session::with_lanes(Side::Acceptor, limits, now);
+    let mut opened = |acceptor: &mut Session| {
+        let (stream, _) = opener.open(now, &head, [], &[], true).unwrap();
+        let Some(Work::Frame { bytes, .. }) = opener.work() else { panic!("it is opened") };
+        let mut inbox = Inbox::of_lane(stream.number(), false);
+        (stream, acceptor.recv_lane(now, &mut inbox, bytes))
+    };
+    // Nothing of what is answered is taken by what carries it.
+    let (mut waiting, mut taken) = (VecDeque::new(), 0);
+    for _ in 0..10 {
+        let (stream, came) = opened(&mut acceptor);
+        came.unwrap();
+        acceptor.send_head(stream, 200, [], &[], false).unwrap();
+        taken += acceptor.send_data(stream, &mut Bytes::from(vec![7; 64 * 1024]), true).unwrap();
+        while let Some(work) = acceptor.work() {
+            let Work::Frame { bytes, .. } = work else { panic!("it is answered") };
+            waiting.push_back(bytes);
+        }
+        while let Some(stream) = acceptor.with_body() {
+            acceptor.body(stream, &mut waiting);
+        }
+        acceptor.assert_sound();
+    }
+    assert!((199_000..=200_000).contains(&taken), "{taken}");
+    assert!(acceptor.is_starved());
+    while acceptor.event().is_some() {}
+    // What it takes then makes room for those that waited.
+    let took: usize = waiting.iter().map(Bytes::len).sum();
+    acceptor.lane_took(took);
+    let told = std::iter::from_fn(|| acceptor.event()).filter(|event| matches!(event, Event::Writable(_)));
+    assert_eq!(told.count(), 7);
+    assert!(!acceptor.is_starved());
+    // Heads are bounded too, where the peer goes on asking.
+    let fault = (0..10_000).find_map(|_| {
+        let (stream, came) = opened(&mut acceptor);
+        let _ = acceptor.send_head(stream, 200, [(&b"x"[..], &[b'y'; 60_000][..])], &[], false);
+        came.err()
+    });
+    assert_eq!(fault, Some(Fault::Unread));
 }
