@@ -44,6 +44,7 @@ mod doors;
 mod limits;
 mod thread;
 
+pub(crate) use accept::Counted;
 pub use control::run;
 
 /// What all workers share.
@@ -124,7 +125,7 @@ pub struct Worker {
     /// From where it dials links over QUIC.
     pub(crate) quic: quic::Dials,
     pub(crate) apps: Apps,
-    metrics: Arc<WorkerMetrics>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
     passthrough: [OnceCell<Arc<RouteMetrics>>; 2],
 }
 

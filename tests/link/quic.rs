@@ -33,6 +33,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_caller_whose_address_changes_keeps_its_link_over_quic", an_address_changes),
         test("a_flood_of_handshakes_over_quic_keeps_nobody_out", a_flood),
         test("callers_that_read_nothing_hold_up_no_others_over_quic", nobody_reads),
+        test("a_link_over_quic_is_refused_where_there_is_no_room", no_room),
         test("a_link_over_quic_that_is_left_brings_slow_readers_all", left_while_read),
     ]
 }
@@ -232,14 +233,18 @@ fn a_policy_changes() {
         }
         // Nothing else is to happen where one of these fails.
         let _done = Done(&done);
-        for (uses, links) in [("mustNot", 0.0), ("should", 1.0)] {
-            let said = world.resources.replace("{quic: should}", &format!("{{quic: {uses}}}"));
-            world.web.apply(&said);
-            wait_until("links do as they should", || {
-                world.web.metrics().sum("lighter_link_wire", &[("wire", "quic")]) == links
-            });
+        // At either end: the caller's first.
+        for (sidecar, switches) in [(&world.web, 2.0), (&world.reviews, 3.0)] {
+            for (uses, links) in [("mustNot", 0.0), ("should", 1.0)] {
+                let said = world.resources.replace("{quic: should}", &format!("{{quic: {uses}}}"));
+                sidecar.apply(&said);
+                wait_until("links do as they should", || {
+                    let on = |end: &Sidecar| end.metrics().sum("lighter_link_wire", &[("wire", "quic")]);
+                    on(&world.web) == links && on(&world.reviews) == links
+                });
+            }
+            wait_until("requests go over QUIC again", || world.switches("quic") == switches);
         }
-        wait_until("requests go over QUIC again", || world.switches("quic") == 2.0);
     });
     let why = [("to", "tcp"), ("cause", "forbidden")];
     assert_eq!(world.web.metrics().sum("lighter_quic_switches_total", &why), 1.0);
@@ -404,6 +409,29 @@ fn nobody_reads() {
         );
         world.streams().0 > over_quic
     });
+}
+
+/// A workload with room for one connection has none for a link over QUIC beside the one over TCP.
+fn no_room() {
+    let app = Upstream::answering("by TCP");
+    let (root, endpoint, link) = (Root::new(), free_address(), free_address());
+    let resources = resources("http", endpoint, link, REVIEWS) + &should();
+    let own = format!(
+        "service: reviews\nworkers: 1\nlink: '{link}'\nmaxConnections: 1\ninbound: [{{listen: '{endpoint}', app: '{}', \
+         port: 80}}]\n{}",
+        app.address,
+        root.identity(REVIEWS)
+    );
+    let reviews = Sidecar::start(&resources, &own);
+    let listen = free_address();
+    let web = Sidecar::start(&resources, &caller_file(listen, &root.identity(WEB)));
+    wait_until("it was refused, and others know why", || {
+        assert_eq!(Peer::connect(listen).exchange(GET).1, Body::Whole(b"by TCP".into()));
+        let shed =
+            reviews.metrics().sum("lighter_worker_connections_shed_total", &[("cause", "connections")]);
+        handshakes(&web, "opener", "refused") >= 1.0 && shed >= 1.0
+    });
+    assert_eq!(handshakes(&reviews, "acceptor", "done"), 0.0);
 }
 
 fn left_while_read() {

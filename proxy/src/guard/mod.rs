@@ -114,9 +114,13 @@ impl Guard {
         }
         match level >= Level::Refuse {
             true => Err(Shed::Descriptors),
-            false if self.memory.load(Relaxed) >= Level::Full as u8 => Err(Shed::Memory),
-            false => Ok(()),
+            false => self.has_memory(),
         }
+    }
+
+    /// Whether one that needs no descriptor can be.
+    pub(crate) fn has_memory(&self) -> Result<(), Shed> {
+        if self.memory.load(Relaxed) >= Level::Full as u8 { Err(Shed::Memory) } else { Ok(()) }
     }
 
     /// No descriptor is left.

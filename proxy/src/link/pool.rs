@@ -165,7 +165,7 @@ impl Links {
         }
     }
 
-    fn each(&self, what: impl Fn(&Link)) {
+    pub(super) fn each(&self, what: impl Fn(&Link)) {
         let open: Vec<_> = self.open.borrow().iter().filter_map(Weak::upgrade).collect();
         open.iter().for_each(|link| what(link));
     }

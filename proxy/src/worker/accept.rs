@@ -167,10 +167,10 @@ async fn serve(call: Call, role: Role, _admitted: Admitted, _counted: Counted) {
 }
 
 /// A connection among those of its worker that are open. A panic that ends it is counted too.
-struct Counted(Arc<WorkerMetrics>);
+pub(crate) struct Counted(Arc<WorkerMetrics>);
 
 impl Counted {
-    fn new(worker: &Worker) -> Self {
+    pub(crate) fn new(worker: &Worker) -> Self {
         worker.metrics.accepted();
         Counted(worker.metrics.clone())
     }

@@ -12,11 +12,13 @@ use quinn::{Incoming, ServerConfig};
 use tokio::time::timeout;
 
 use super::{Bound, endpoint, proved, transport};
+use crate::carry::Engine;
 use crate::drain::{Kind, Phase, Ticket};
+use crate::guard::Shed;
 use crate::link;
-use crate::link::session::Side;
+use crate::link::session::{Leave, Side};
 use crate::telemetry::{self, QuicHandshake};
-use crate::worker::{Admitted, Worker};
+use crate::worker::{Counted, Worker};
 
 /// Accepts links over QUIC for as long as `worker` lives.
 pub(crate) async fn serve(worker: Rc<Worker>) {
@@ -46,10 +48,16 @@ async fn accept(worker: &Rc<Worker>, bound: &Bound) -> std::io::Result<()> {
     let endpoint = endpoint(worker, bound, base.clone())?;
     let door =
         Rc::new(Door { worker: worker.clone(), base, current: RefCell::default(), open: Cell::new(0) });
-    while let Some(incoming) = endpoint.accept().await {
-        door.came(incoming, endpoint.local_addr()?);
+    loop {
+        tokio::select! {
+            incoming = endpoint.accept() => match incoming {
+                Some(incoming) => door.came(incoming, endpoint.local_addr()?),
+                None => return Ok(()),
+            },
+            // Each one that stands, or is about to, holds the door.
+            () = tokio::time::sleep(LOOK), if Rc::strong_count(&door) > 1 => door.look(),
+        }
     }
-    Ok(())
 }
 
 impl Door {
@@ -71,12 +79,39 @@ impl Door {
             let _ = incoming.retry();
             return;
         }
-        let admitted = self.worker.shared.admit().filter(|_| self.open.get() < MOST);
-        let (Some(admitted), Some(mut config)) = (admitted, self.config()) else { return refused(incoming) };
+        if self.open.get() >= MOST {
+            return refused(incoming);
+        }
+        let room = self.worker.shared.guard.has_memory();
+        let admitted = match room.and_then(|()| self.worker.shared.admit().ok_or(Shed::Connections)) {
+            Ok(admitted) => admitted,
+            Err(why) => {
+                self.worker.metrics.shed(why);
+                return refused(incoming);
+            }
+        };
+        let Some(mut config) = self.config() else { return refused(incoming) };
         config.transport_config(transport(Side::Acceptor, congestion));
         let own = SocketAddr::new(incoming.local_ip().unwrap_or(own.ip()), own.port());
-        let begun = Begun::at(self);
-        tokio::task::spawn_local(Box::pin(handshake(begun, incoming, config, own, ticket, admitted)));
+        let (door, counted) = (self.clone(), (admitted, Counted::new(&self.worker)));
+        let handshake = handshake(Begun::at(self), incoming, config, own, ticket);
+        tokio::task::spawn_local(Box::pin(async move {
+            if let Some(served) = handshake.await {
+                served.await;
+            }
+            drop((door, counted));
+        }));
+    }
+
+    /// Links that stand are left where policy forbids them by now.
+    fn look(&self) {
+        if self.congestion().is_none() {
+            self.worker.links.each(|link| {
+                if link.quic && link.side() == Side::Acceptor && !link.is_over() {
+                    link.leave(Leave::Soon, "policy");
+                }
+            });
+        }
     }
 
     /// How links are to be, if policy lets them be.
@@ -104,15 +139,14 @@ impl Door {
     }
 }
 
-/// Ends a handshake, and serves the link if it ends well.
+/// Ends a handshake. What serves the link, if it ends well.
 async fn handshake(
     begun: Begun,
     incoming: Incoming,
     config: ServerConfig,
     own: SocketAddr,
     ticket: Ticket,
-    _admitted: Admitted,
-) {
+) -> Engine {
     let peer = incoming.remote_address();
     let ended = match incoming.accept_with(Arc::new(config)) {
         Ok(connecting) => timeout(HANDSHAKE, connecting).await,
@@ -124,18 +158,23 @@ async fn handshake(
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             tracing::debug!(%error, %peer, "the QUIC handshake of a link failed");
-            return count(QuicHandshake::Failed);
+            count(QuicHandshake::Failed);
+            return None;
         }
-        Err(_elapsed) => return count(QuicHandshake::Late),
+        Err(_elapsed) => {
+            count(QuicHandshake::Late);
+            return None;
+        }
     };
-    let Some(who) = proved(&connection) else { return count(QuicHandshake::Failed) };
+    let Some(who) = proved(&connection) else {
+        count(QuicHandshake::Failed);
+        return None;
+    };
     count(QuicHandshake::Done);
     ticket.carries(Kind::Link);
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (peer, own) = (canonical(peer), canonical(own));
-    if let Some(served) = link::serve::over_quic(worker, who, connection, peer, own, ticket) {
-        served.await;
-    }
+    link::serve::over_quic(worker, who, connection, peer, own, ticket)
 }
 
 fn count(how: QuicHandshake) {
@@ -163,6 +202,9 @@ impl Drop for Begun {
 
 /// How long a caller may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How soon a policy that changed is followed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// From so many open handshakes of a worker on, who begins one has to prove its address first.
 const RETRY_FROM: usize = 32;
