@@ -56,6 +56,11 @@ impl QuicMetrics {
         self.0.add(RETRIES, 1);
     }
 
+    /// An endpoint of which links have `side` ended, and is made anew.
+    pub(crate) fn endpoint_ended(&self, side: Side) {
+        self.0.add(ENDPOINTS + side as usize, 1);
+    }
+
     /// Datagrams went out, came in, and packets were lost.
     pub(crate) fn carried(&self, sent: u64, received: u64, lost: u64) {
         self.0.add(DATAGRAMS, sent);
@@ -91,6 +96,8 @@ impl QuicMetrics {
                 let cell = HANDSHAKES + QuicHandshake::ALL.len() * side as usize + how as usize;
                 out.sample(&HANDSHAKES_TOTAL, labels, cells.sum(cell));
             }
+            let ended = cells.sum(ENDPOINTS + side as usize);
+            out.sample(&ENDPOINTS_TOTAL, format_args!("side=\"{name}\""), ended);
             out.sample(&STREAMS_TOTAL, format_args!("side=\"{name}\""), cells.sum(STREAMS + side as usize));
         }
         out.sample(&RETRIES_TOTAL, "", cells.sum(RETRIES));
@@ -166,7 +173,8 @@ const LOST: usize = DATAGRAMS + 2;
 const STRAYS: usize = LOST + 1;
 const STREAMS: usize = STRAYS + 2;
 const SWITCHES: usize = STREAMS + 2;
-const CELLS: usize = SWITCHES + QuicSwitch::ALL.len();
+const ENDPOINTS: usize = SWITCHES + QuicSwitch::ALL.len();
+const CELLS: usize = ENDPOINTS + 2;
 
 static HANDSHAKES_TOTAL: Family = Family::new(
     Kind::Counter,
@@ -179,6 +187,12 @@ static STREAMS_TOTAL: Family = Family::new(
     Unit::None,
     "lighter_quic_streams",
     "Streams that were opened on links over QUIC: requests and tunnels. They are among lighter_link_streams_total too.",
+);
+static ENDPOINTS_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_quic_endpoints_ended",
+    "Endpoints of links over QUIC that ended and were made anew, by the side of which their links are.",
 );
 static RETRIES_TOTAL: Family = Family::new(
     Kind::Counter,

@@ -15,7 +15,7 @@ mod serve;
 mod socket;
 mod watch;
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
@@ -26,7 +26,10 @@ use lighter_config::identity::{Peer, Spiffe};
 use lighter_config::snapshot::{Congestion, Secure};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig};
-use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    ConnectError, Connecting, Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime,
+    TransportConfig, VarInt,
+};
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::sync::watch::Sender;
@@ -115,25 +118,46 @@ fn roomy(socket: &RawSocket) {
 
 /// From where one worker dials: one socket for each family.
 #[derive(Default)]
-pub(crate) struct Dials([OnceCell<Endpoint>; 2]);
+pub(crate) struct Dials([RefCell<Option<Endpoint>>; 2]);
 
 impl Dials {
-    fn endpoint(&self, factory: &dyn SocketFactory, address: SocketAddr) -> io::Result<&Endpoint> {
-        let place = &self.0[usize::from(address.is_ipv6())];
-        if let Some(endpoint) = place.get() {
-            return Ok(endpoint);
+    /// Begins a connection to `address`. An endpoint that has ended takes none any more: another one takes its place.
+    fn connect(
+        &self,
+        factory: &dyn SocketFactory,
+        config: quinn::ClientConfig,
+        address: SocketAddr,
+    ) -> io::Result<Connecting> {
+        // Who is there is told by the SPIFFE ID; no name is asked for.
+        let name = address.ip().to_string();
+        let mut place = self.0[usize::from(address.is_ipv6())].borrow_mut();
+        if let Some(endpoint) = &*place {
+            match endpoint.connect_with(config.clone(), address, &name) {
+                Err(ConnectError::EndpointStopping) => {
+                    tracing::warn!(
+                        "the endpoint from which links over QUIC are dialled ended: it is made anew"
+                    );
+                    telemetry::quic().endpoint_ended(Side::Opener);
+                }
+                connecting => return connecting.map_err(io::Error::other),
+            }
         }
-        let socket = factory.udp(address)?;
-        roomy(&socket);
-        let any = match address {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        socket.bind(&any.into())?;
-        let config = EndpointConfig::default();
-        let endpoint = Endpoint::new(config, None, socket.into(), Arc::new(TokioRuntime))?;
-        Ok(place.get_or_init(|| endpoint))
+        *place = None;
+        let endpoint = place.insert(from_here(factory, address)?);
+        endpoint.connect_with(config, address, &name).map_err(io::Error::other)
     }
+}
+
+/// An endpoint that dials where `address` is.
+fn from_here(factory: &dyn SocketFactory, address: SocketAddr) -> io::Result<Endpoint> {
+    let socket = factory.udp(address)?;
+    roomy(&socket);
+    let any = match address {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    socket.bind(&any.into())?;
+    Endpoint::new(EndpointConfig::default(), None, socket.into(), Arc::new(TokioRuntime))
 }
 
 /// Connects to the sidecar at `address`, which has to be who `secure` says. What came of it is counted where it did not
@@ -168,10 +192,8 @@ async fn connect(
     let tls = QuicClientConfig::try_from(tls).map_err(|error| failed(&error))?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(transport(Side::Opener, congestion));
-    let endpoint = worker.quic.endpoint(&*worker.shared.outside, address).map_err(|error| failed(&error))?;
-    // Who is there is told by the SPIFFE ID; no name is asked for.
-    let name = address.ip().to_string();
-    let connecting = endpoint.connect_with(config, address, &name).map_err(|error| failed(&error))?;
+    let connecting = worker.quic.connect(&*worker.shared.outside, config, address);
+    let connecting = connecting.map_err(|error| failed(&error))?;
     match connecting.await {
         Ok(connection) => {
             let peer = proved(&connection).ok_or(QuicHandshake::Failed)?;
@@ -232,7 +254,7 @@ fn endpoint(worker: &Worker, bound: &Bound, config: quinn::ServerConfig) -> io::
     Endpoint::new_with_abstract_socket(ids, Some(config), Arc::new(socket), Arc::new(TokioRuntime))
 }
 
-/// How soon it is tried again to open the port.
+/// How soon it is tried again to open the port, or an endpoint behind it.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a handshake may take before it is taken for certain that UDP does not pass.
@@ -259,3 +281,42 @@ const PING_WAIT: Duration = Duration::from_secs(15);
 
 /// Room of each socket, bytes.
 const BUFFER: usize = 2 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+    use crate::dial::Here;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn an_endpoint_that_ended_is_made_anew() {
+        let dials = Dials::default();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        let connect = || dials.connect(&Here::default(), config.clone(), "127.0.0.1:9".parse().unwrap());
+        let from = || dials.0[0].borrow().as_ref().unwrap().local_addr().unwrap();
+        let first = runtime();
+        let before = first.block_on(async {
+            drop(connect().unwrap());
+            drop(connect().unwrap());
+            from()
+        });
+        // What moves the endpoint ends, as it does when its socket fails.
+        drop(first);
+        let after = runtime().block_on(async {
+            drop(connect().unwrap());
+            from()
+        });
+        assert_ne!(before, after);
+    }
+}

@@ -11,7 +11,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Incoming, ServerConfig};
 use tokio::time::timeout;
 
-use super::{Bound, endpoint, proved, transport};
+use super::{Bound, TRY_AGAIN, endpoint, proved, transport};
 use crate::carry::Engine;
 use crate::drain::{Kind, Phase, Ticket};
 use crate::guard::Shed;
@@ -25,8 +25,22 @@ pub(crate) async fn serve(worker: Rc<Worker>) {
     let mut open = worker.shared.quic.open.subscribe();
     let Ok(bound) = open.wait_for(Option::is_some).await.map(|bound| bound.clone()) else { return };
     let Some(bound) = bound else { return };
-    if let Err(error) = accept(&worker, &bound).await {
-        tracing::warn!(%error, worker = worker.index, "this worker accepts no links over QUIC");
+    let mut told = false;
+    loop {
+        match accept(&worker, &bound).await {
+            Ok(()) => {
+                tracing::warn!(
+                    worker = worker.index,
+                    "the endpoint of links over QUIC ended: it is made anew"
+                );
+                telemetry::quic().endpoint_ended(Side::Acceptor);
+            }
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(%error, worker = worker.index, "this worker accepts no links over QUIC for now");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 
@@ -41,8 +55,10 @@ struct Door {
     open: Cell<usize>,
 }
 
+/// Accepts for as long as the endpoint stands.
 async fn accept(worker: &Rc<Worker>, bound: &Bound) -> std::io::Result<()> {
-    let Some(identity) = worker.shared.identity.get() else { return Ok(()) };
+    // Without an identity the link port would not be open.
+    let identity = worker.shared.identity.get().ok_or(std::io::ErrorKind::NotFound)?;
     let tls = QuicServerConfig::try_from(identity.current().quic_config()).map_err(std::io::Error::other)?;
     let base = ServerConfig::with_crypto(Arc::new(tls));
     let endpoint = endpoint(worker, bound, base.clone())?;

@@ -120,6 +120,17 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    /// Whoever comes after it finds the strays where it did.
+    fn drop(&mut self) {
+        let inbox = self.inbox.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let mut inboxes = self.mail.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = inboxes.get_mut(self.worker) {
+            *place = inbox;
+        }
+    }
+}
+
 impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         self.socket.clone().create_io_poller()
@@ -204,6 +215,13 @@ mod tests {
         assert_eq!(sockets[1].poll_strays(&mut cx, &mut bufs, &mut metas), 2);
         assert_eq!((&bufs[0][..50], &bufs[1][..20]), (&came[1][..], &came[3][..]));
         assert_eq!(sockets[0].poll_strays(&mut cx, &mut bufs, &mut metas), 0);
+        // They come to whoever takes its place.
+        sockets[0].sort(&mut came[1].clone(), &mut RecvMeta { len: 50, stride: 50, ..RecvMeta::default() });
+        let [_, second] = sockets;
+        drop(second);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let second = Socket::new(socket, 1, key, mail).unwrap();
+        assert_eq!(second.poll_strays(&mut cx, &mut bufs, &mut metas), 1);
     }
 
     #[tokio::test]
