@@ -2,6 +2,7 @@
 
 mod carrier;
 mod http2;
+mod lanes;
 mod link;
 mod rdma;
 mod ring;
@@ -89,6 +90,16 @@ pub fn session(bytes: &[u8]) {
     }
 }
 
+/// Links over QUIC. The first byte chooses: a peer that sends anything by its lanes, or two ends of a link that do anything
+/// in any order.
+pub fn lanes(bytes: &[u8]) {
+    match bytes.split_first() {
+        Some((0..128, bytes)) => lanes::hostile(bytes),
+        Some((_, choices)) => lanes::agreement(choices),
+        None => {}
+    }
+}
+
 /// The carrier of a link: a peer that says anything, on TCP and on the wire, gains nothing.
 pub fn carrier(bytes: &[u8]) {
     carrier::hostile(bytes);
@@ -172,6 +183,11 @@ mod tests {
         }
 
         #[test]
+        fn two_ends_of_a_link_with_lanes_agree_in_any_order(choices in prop::collection::vec(any::<u8>(), 0..800)) {
+            super::lanes::agreement(&choices);
+        }
+
+        #[test]
         fn two_ends_of_http2_agree_in_any_order(choices in prop::collection::vec(any::<u8>(), 0..800)) {
             super::http2::agreement(&choices);
         }
@@ -191,6 +207,11 @@ mod tests {
         fn a_hostile_peer_of_a_link_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             super::link::hostile(&bytes);
             super::link::hostile_frames(&bytes);
+        }
+
+        #[test]
+        fn a_hostile_peer_of_lanes_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            super::lanes::hostile(&bytes);
         }
 
         #[test]

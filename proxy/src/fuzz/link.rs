@@ -69,7 +69,7 @@ pub(super) fn hostile(bytes: &[u8]) {
 }
 
 /// A message about wires is read whole or not at all, and as it is written.
-fn check_control(kind: u16, bytes: &[u8]) {
+pub(super) fn check_control(kind: u16, bytes: &[u8]) {
     if let Some(message) = Message::read(kind, bytes) {
         let (kind, bytes) = message.write();
         assert_eq!(Message::read(kind, &bytes), Some(message));
@@ -105,7 +105,7 @@ pub(super) fn hostile_frames(bytes: &[u8]) {
 }
 
 /// What the link took is one request for whoever reads HTTP/1 behind it.
-fn check_request(request: &RequestHead) {
+pub(super) fn check_request(request: &RequestHead) {
     if request.protocol == Protocol::Tunnel {
         return;
     }
@@ -147,7 +147,7 @@ pub(super) fn agreement(choices: &[u8]) {
     world.finish();
 }
 
-const OPENING: Opening<'static> = Opening {
+pub(super) const OPENING: Opening<'static> = Opening {
     protocol: Protocol::Http1,
     scheme: Scheme::Http,
     method: b"POST",
@@ -432,6 +432,6 @@ impl World {
 }
 
 /// Byte `at` of a stream's half.
-fn byte(stream: u32, side: usize, at: usize) -> u8 {
+pub(super) fn byte(stream: u32, side: usize, at: usize) -> u8 {
     (stream as usize * 31 + side * 17 + at + at / 251) as u8
 }
