@@ -176,16 +176,26 @@ fn run<'a>(
 
     let scenarios: Vec<_> = options.scenarios_of(part).collect();
     let mut samples = vec![vec![Vec::<Sample>::new(); proxies.len()]; scenarios.len()];
+    let mut quic_streams = [0.0; 2];
     for round in 0..options.rounds {
         for (scenario, row) in scenarios.iter().zip(&mut samples) {
             for (proxy, cell) in proxies.iter().zip(row.iter_mut()) {
+                proxy.wait_until_over_quic(|| {
+                    assert!(scenario.probe(proxy.ports), "{} carries on", proxy.name)
+                });
                 warm_up(*scenario, proxy, options.time / 5);
+                let streams = proxy.streams();
                 let before = proxy.cpu();
                 let load = scenario.load(proxy, options.time);
                 let sample = Sample::new(load, before, proxy.cpu());
                 let (part, scenario) = (part.name(), scenario.name());
                 eprintln!("round {}: {part:5} {scenario:14} {:14} {sample}", round + 1, proxy.name);
                 cell.push(sample);
+                if proxy.name == proxies::QUIC {
+                    let [quic, all] = proxy.streams();
+                    quic_streams[0] += quic - streams[0];
+                    quic_streams[1] += all - streams[1];
+                }
             }
         }
     }
@@ -195,7 +205,7 @@ fn run<'a>(
         warm_up(Scenario::Small, proxy, options.time / 5);
         moving::measure(proxy, times)
     });
-    Report { options, part, proxies, samples, changes, memory, missing }
+    Report { options, part, proxies, samples, changes, memory, quic_streams, missing }
 }
 
 /// Starts the proxies of a part, shows where their time goes, and ends them.

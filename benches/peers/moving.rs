@@ -169,7 +169,7 @@ fn gone_over(admin: u16) -> f64 {
 }
 
 /// What the sidecar answers.
-fn ask(admin: u16, method: &str, path: &str) -> String {
+pub fn ask(admin: u16, method: &str, path: &str) -> String {
     let mut sidecar = TcpStream::connect(("127.0.0.1", admin)).expect("a sidecar listens to its admin");
     write!(sidecar, "{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("it takes what is asked");
     let mut answer = String::new();

@@ -13,7 +13,7 @@ cargo bench --bench peers -- [OPTIONS]
   --idle N          idle connections for the memory per connection (default 5000)
   --parts A,B       only these: plain mtls links
   --only A,B        only these: direct lighter lighter-pair lighter-link lighter-shm
-                    haproxy nginx envoy
+                    lighter-quic haproxy nginx envoy
   --scenarios A,B   only these: http1-small http1-64k http2-grpc tcp http1-1000rps
   --json FILE       writes every number to FILE as well
   --profile         shows where the time of each goes instead: system calls (needs strace) and functions (needs perf)

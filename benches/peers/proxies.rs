@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::measure::{self, Cpu};
 use crate::options::Options;
 use crate::ports::free_ports;
-use crate::{Part, Scenario, grpc, http1, stream};
+use crate::{Part, Scenario, grpc, http1, moving, stream};
 use config::Place;
 use pairs::Ends;
-pub use pairs::MOVES;
+pub use pairs::{MOVES, QUIC};
 
 /// The ports of an upstream, or of a proxy before it.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +98,32 @@ impl Proxy {
         for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+
+    /// How many streams it opened on links over QUIC, and on all.
+    pub fn streams(&self) -> [f64; 2] {
+        let Some(admin) = self.ports.admin else { return [0.0; 2] };
+        let metrics = moving::ask(admin, "GET", "/metrics");
+        ["lighter_quic_streams_total", "lighter_link_streams_total"].map(|name| {
+            let sample = format!("{name}{{side=\"opener\"}} ");
+            let count = metrics.lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok());
+            count.unwrap_or(0.0)
+        })
+    }
+
+    /// Waits until what `ask` asks goes over QUIC, where that is what the proxy is there for.
+    pub fn wait_until_over_quic(&self, ask: impl Fn()) {
+        let start = Instant::now();
+        while self.name == QUIC {
+            let before = self.streams();
+            ask();
+            if self.streams()[0] > before[0] {
+                return;
+            }
+            let late = start.elapsed() > Duration::from_secs(20);
+            assert!(!late, "{} does not go over QUIC: {}", self.name, self.log());
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Report<'a> {
     /// What requests met while a link changed its wire.
     pub changes: Option<Changes>,
     pub memory: Vec<Memory>,
+    /// Of the streams that were opened while links over QUIC were measured: those that went by them, and all.
+    pub quic_streams: [f64; 2],
     /// Why somebody takes no part.
     pub missing: Vec<String>,
 }
@@ -56,6 +58,12 @@ impl Report<'_> {
                 memory.idle / 1024.0,
                 memory.per_connection
             );
+        }
+        let [quic, all] = self.quic_streams;
+        if all > 0.0 {
+            let share = quic / all * 100.0;
+            let _ =
+                write!(text, "\nOf what {} was asked, {share:.1} % went over QUIC.\n", crate::proxies::QUIC);
         }
         for reason in &self.missing {
             let _ = write!(text, "\nLeft out: {reason}.\n");
@@ -122,6 +130,7 @@ impl Report<'_> {
             "versions": versions,
             "scenarios": scenarios,
             "memory": memory,
+            "quic_streams": self.quic_streams,
             "changes": self.changes.as_ref().map(Changes::json),
             "left_out": self.missing,
         })

@@ -86,14 +86,14 @@ inbound:
 }
 
 /// Says whether links use shared memory.
-pub fn link_policy(shm: &str) -> String {
+pub fn link_policy(wires: &str) -> String {
     format!(
         "\
 ---
 apiVersion: mesh.lighter.dev/v1
 kind: LinkPolicy
 metadata: {{name: wires}}
-spec: {{wires: {{shm: {shm}}}}}
+spec: {{wires: {{{wires}}}}}
 "
     )
 }

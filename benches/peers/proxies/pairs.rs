@@ -19,11 +19,14 @@ pub const ALL: [(&str, Start); 6] = [
 ];
 
 /// Pairs of Lighter alone, with links that have one wire each.
-pub const WIRES: [(&str, Start); 3] =
-    [("direct", super::direct), ("lighter-link", tcp_link), (MOVES, shm_link)];
+pub const WIRES: [(&str, Start); 4] =
+    [("direct", super::direct), ("lighter-link", tcp_link), (MOVES, shm_link), (QUIC, quic_link)];
 
 /// The pair whose links can change their wire.
 pub const MOVES: &str = "lighter-shm";
+
+/// The pair whose links go over QUIC.
+pub const QUIC: &str = "lighter-quic";
 
 /// Who the two ends of a pair are, with keys of one kind: ECDSA over P-256.
 pub struct Ends {
@@ -52,15 +55,21 @@ impl Ends {
 }
 
 fn shm_link(upstreams: &Upstreams, folder: &Path) -> Started {
-    lighter(upstreams, folder, Some("should"))
+    lighter(upstreams, folder, Some("shm: should, quic: mustNot"))
 }
+
+fn quic_link(upstreams: &Upstreams, folder: &Path) -> Started {
+    lighter(upstreams, folder, Some("shm: mustNot, quic: should"))
+}
+
+const TCP: &str = "shm: mustNot, quic: mustNot";
 
 fn tcp_link(upstreams: &Upstreams, folder: &Path) -> Started {
-    lighter(upstreams, folder, Some("mustNot"))
+    lighter(upstreams, folder, Some(TCP))
 }
 
-/// HTTP/1.1 and HTTP/2 as they are, within TLS; over links where it is said whether these use shared memory.
-fn lighter(upstreams: &Upstreams, folder: &Path, shm: Option<&str>) -> Started {
+/// HTTP/1.1 and HTTP/2 as they are, within TLS; over links where it is said which wires these use.
+fn lighter(upstreams: &Upstreams, folder: &Path, wires: Option<&str>) -> Started {
     let [admin] = free_ports();
     let (ports, between) = (Ports { admin: Some(admin), ..Ports::free() }, Ports::free());
     let Ends { caller, service, .. } = &upstreams.ends;
@@ -68,16 +77,16 @@ fn lighter(upstreams: &Upstreams, folder: &Path, shm: Option<&str>) -> Started {
     let mut far = config::inbound(between, upstreams.ports, free_ports()) + &config::identity(service);
     let mut secure = format!("identity: '{}'", caller.peer);
     let mut policy = String::new();
-    if let Some(shm) = shm {
+    if let Some(wires) = wires {
         let [link] = free_ports();
         secure += &format!(", link: '127.0.0.1:{link}'");
         far += &format!("link: 127.0.0.1:{link}\n");
-        policy = config::link_policy(shm);
+        policy = config::link_policy(wires);
     }
     let resources = config::resources(between, &format!(", secure: {{{secure}}}")) + &policy;
     let near = sidecar(folder, "out", &resources, &near)?;
     let far = sidecar(folder, "in", &(resources + config::STRICT), &far)?;
-    let version = if shm == Some("should") { String::new() } else { lighter_version()? };
+    let version = if wires.is_none_or(|wires| wires == TCP) { lighter_version()? } else { String::new() };
     Ok((ports, vec![near, far], version))
 }
 
