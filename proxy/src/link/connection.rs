@@ -18,14 +18,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::carrier::{Fatal, anchor};
 use super::frame::{Code, Cut, Fault};
 use super::head::RequestHead;
 use super::life::{LEAVE, Life};
-use super::quic::Sent;
+use super::quic::{OverQuic, Sent};
 use super::session::{Event, IdHasher, Leave, Limits, Session, Side, Slices, StreamId};
 use super::stream::End;
 use super::upgrade::{Far, Turn, Upgrade};
@@ -40,20 +39,8 @@ use crate::worker::Shared;
 /// A link, as the ends of its streams see it.
 pub(crate) struct Link {
     side: Side,
-    /// It goes over QUIC.
-    pub(super) quic: bool,
-    /// What it sent, over QUIC.
-    pub(super) over_quic: Cell<Sent>,
-    /// When its task looks after it again, over QUIC.
-    pub(super) tick: Cell<Option<Instant>>,
-    /// Nothing comes back, over QUIC: no stream is opened on it.
-    pub(super) stalled: Cell<bool>,
-    /// So much lies unread on its streams, over QUIC, that another might not get on.
-    pub(super) crowded: Cell<bool>,
-    /// The other side may be gone, over QUIC.
-    pub(super) suspected: Cell<bool>,
-    /// Who waits until the other side has answered once, over QUIC.
-    pub(super) stands: Cell<Option<oneshot::Sender<()>>>,
+    /// What it has where it goes over QUIC.
+    pub(super) quic: Option<Box<OverQuic>>,
     /// The connection, while it is driven.
     io: RefCell<Option<Io>>,
     pub(super) session: RefCell<Session>,
@@ -121,13 +108,7 @@ impl Link {
     pub(super) fn with(session: Session, side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Self {
         Link {
             side,
-            quic: false,
-            over_quic: Cell::default(),
-            tick: Cell::default(),
-            stalled: Cell::default(),
-            crowded: Cell::default(),
-            suspected: Cell::default(),
-            stands: Cell::default(),
+            quic: None,
             io: RefCell::default(),
             session: RefCell::new(session),
             ends: RefCell::default(),
@@ -154,7 +135,7 @@ impl Link {
     /// Whether a stream opened now would get on.
     pub(crate) fn has_room(&self) -> bool {
         let session = self.session.borrow();
-        session.can_open() && !session.is_starved() && !self.stalled.get() && !self.crowded.get()
+        session.can_open() && !session.is_starved() && self.quic.as_ref().is_none_or(|quic| quic.has_room())
     }
 
     /// Which side of it this is.
@@ -170,7 +151,7 @@ impl Link {
     /// A stream was opened on it.
     pub(super) fn count_stream(&self) {
         telemetry::links().stream_opened(self.side);
-        if self.quic {
+        if self.quic.is_some() {
             telemetry::quic().stream(self.side);
         }
     }
@@ -443,7 +424,10 @@ impl Link {
                 continue;
             }
             let leaves = Some(leaves).filter(|_| !session.is_leaving());
-            let wires = if self.quic { self.tick.get() } else { self.upgrade.borrow().timeout() };
+            let wires = match &self.quic {
+                Some(quic) => quic.tick.get(),
+                None => self.upgrade.borrow().timeout(),
+            };
             if wires.is_some_and(|at| now >= at) {
                 // That is done in another turn.
                 cx.waker().wake_by_ref();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use quinn::{AcceptBi, Connection, ConnectionError, OpenBi, RecvStream, SendStream};
 
+use super::beside::OverQuic;
 use super::choice::Sent;
 use super::lane::{Lane, Woken};
 use super::pulse::{Health, Pulse};
@@ -30,7 +31,8 @@ pub(crate) async fn drive(
     rest: Option<Duration>,
     mut takes: impl Takes,
 ) {
-    let mut drive = Drive::new(&link, &connection);
+    let Some(quic) = &link.quic else { return };
+    let mut drive = Drive::new(&link, quic, &connection);
     let mut told = ticket.as_ref().map_or(Phase::Serving, Ticket::phase).min(Phase::Lame);
     let mut timer = Box::pin(tokio::time::sleep(Duration::from_secs(3600)));
     let mut used = Instant::now();
@@ -82,6 +84,7 @@ pub(crate) async fn drive(
 
 struct Drive<'l> {
     link: &'l Rc<Link>,
+    quic: &'l OverQuic,
     connection: &'l Connection,
     /// The first stream: frames of the link itself.
     control: Option<(SendStream, RecvStream)>,
@@ -118,13 +121,14 @@ struct Counted {
 }
 
 impl<'l> Drive<'l> {
-    fn new(link: &'l Rc<Link>, connection: &'l Connection) -> Self {
+    fn new(link: &'l Rc<Link>, quic: &'l OverQuic, connection: &'l Connection) -> Self {
         if link.side() == Side::Opener {
             // The answer says that the other side takes streams.
             link.session.borrow_mut().send_ping(Instant::now());
         }
         Drive {
             link,
+            quic,
             connection,
             control: None,
             lanes: HashMap::default(),
@@ -216,7 +220,7 @@ impl<'l> Drive<'l> {
         let crowded = self.held.max(self.full) >= MOST_HELD
             || !self.unopened.is_empty()
             || self.lanes.len() >= MOST_LANES;
-        self.link.crowded.set(crowded);
+        self.quic.crowded.set(crowded);
         self.write_control(cx);
         Ok(())
     }
@@ -332,10 +336,10 @@ impl<'l> Drive<'l> {
     }
 
     fn tell_that_it_stands(&self) {
-        if let Some(stands) = self.link.stands.take() {
+        if let Some(stands) = self.quic.stands.take() {
             match self.link.session.borrow().round_trip() {
                 Some(_) => drop(stands.send(())),
-                None => self.link.stands.set(Some(stands)),
+                None => self.quic.stands.set(Some(stands)),
             }
         }
     }
@@ -343,7 +347,7 @@ impl<'l> Drive<'l> {
     /// Counts what the connection carried, and looks whether anything comes back.
     fn tick(&mut self, now: Instant) -> Option<Fault> {
         let streams = self.link.open_streams();
-        if self.link.suspected.take() {
+        if self.quic.suspected.take() {
             let _ = self.count_at(now);
             self.pulse.suspect(now);
             self.counts = now;
@@ -351,7 +355,7 @@ impl<'l> Drive<'l> {
         if now >= self.counts {
             let before = self.counted;
             let health = self.count_at(now);
-            let was_stalled = self.link.stalled.replace(health != Health::Well);
+            let was_stalled = self.quic.stalled.replace(health != Health::Well);
             if health != Health::Well && !was_stalled {
                 let peer = self.connection.remote_address();
                 tracing::warn!(%peer, streams, "nothing comes back over QUIC: new requests go elsewhere");
@@ -362,9 +366,9 @@ impl<'l> Drive<'l> {
             self.full = self.lanes.values().filter(|lane| lane.is_full(now)).count();
             self.counts = now + if streams > 0 { BUSY } else { SOON };
             let is_quiet = streams == 0 && self.full == 0 && before == self.counted && health == Health::Well;
-            self.link.tick.set((!is_quiet).then_some(self.counts));
+            self.quic.tick.set((!is_quiet).then_some(self.counts));
         } else {
-            self.link.tick.set(Some(self.counts));
+            self.quic.tick.set(Some(self.counts));
         }
         None
     }
@@ -390,7 +394,7 @@ impl<'l> Drive<'l> {
             counted.received.1 - before.received.1,
             counted.lost - before.lost,
         );
-        self.link.over_quic.set(Sent { packets: stats.path.sent_packets, lost: stats.path.lost_packets });
+        self.quic.sent.set(Sent { packets: stats.path.sent_packets, lost: stats.path.lost_packets });
         self.link.carried_over_quic(counted.sent.0, counted.received.0);
         if counted.received.1 > before.received.1 {
             self.link.session.borrow_mut().heard_on_lanes(now);
@@ -407,7 +411,7 @@ impl<'l> Drive<'l> {
             return is_done;
         }
         let until = *self.done.get_or_insert(now) + UNCLOSED;
-        self.link.tick.set(Some(until.min(self.link.tick.get().unwrap_or(until))));
+        self.quic.tick.set(Some(until.min(self.quic.tick.get().unwrap_or(until))));
         now >= until
     }
 

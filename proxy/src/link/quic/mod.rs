@@ -34,6 +34,7 @@ use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::sync::watch::Sender;
 
+pub(super) use self::beside::OverQuic;
 pub(super) use self::choice::{Choice, Sent};
 pub(super) use self::drive::drive;
 use self::id::{Ids, Key};

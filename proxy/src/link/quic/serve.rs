@@ -123,7 +123,7 @@ impl Door {
     fn look(&self) {
         if self.congestion().is_none() {
             self.worker.links.each(|link| {
-                if link.quic && link.side() == Side::Acceptor && !link.is_over() {
+                if link.quic.is_some() && link.side() == Side::Acceptor && !link.is_over() {
                     link.leave(Leave::Soon, "policy");
                 }
             });

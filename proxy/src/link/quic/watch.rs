@@ -40,7 +40,10 @@ pub(crate) async fn watch(worker: Weak<Worker>, place: Weak<Place>, address: Soc
             may: if theirs.quic { policy.quic } else { WireUse::MustNot },
             back_off: policy.back_off,
             tcp: links.iter().filter_map(|link| link.sent_over_tcp()).fold(Sent::default(), Sent::and),
-            quic: quic.as_ref().map(|link| Quic { sent: link.sent_over_quic(), stalled: link.stalled.get() }),
+            quic: quic.as_ref().map(|link| {
+                let (sent, stalled) = link.over_quic_is();
+                Quic { sent, stalled }
+            }),
             ended_well: current.ended_well(),
         };
         drop(links);
@@ -118,7 +121,9 @@ async fn open(
     };
     let link = Link::over_quic(Side::Opener, life.aging_as_all(), &worker.shared, far);
     let (stands, stood) = oneshot::channel();
-    link.stands.set(Some(stands));
+    if let Some(quic) = &link.quic {
+        quic.stands.set(Some(stands));
+    }
     place.opened(worker, &link, address, secure);
     let (driven, place, ended_well) = (link.clone(), place.clone(), Rc::new(Cell::new(false)));
     let ended = ended_well.clone();
