@@ -170,6 +170,8 @@ fn schemas_refuse_what_the_loader_refuses() {
         ("LinkPolicy", links(json!({ "wires": { "shm": "mustNot" }, "idleTimeout": "0s" })), true),
         ("LinkPolicy", links(json!({ "wires": { "rdma": "may" }, "devices": ["rxe0"] })), true),
         ("LinkPolicy", links(json!({ "wires": { "quic": "should" }, "congestion": "newReno" })), true),
+        ("LinkPolicy", links(json!({ "quicCalm": "5s" })), true),
+        ("LinkPolicy", links(json!({ "quicCalm": 5 })), false),
         ("LinkPolicy", links(json!({ "wires": { "avian": "may" } })), false),
         ("LinkPolicy", links(json!({ "congestion": "none" })), false),
         ("LinkPolicy", links(json!({ "hotBytesPerSecond": 0 })), false),

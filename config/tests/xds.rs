@@ -482,7 +482,7 @@ fn link_policies_are_read_as_they_were_meant() {
         "wires: {shm: mustNot}, idleTimeout: 0s",
         "wires: {shm: should}, ringBytes: 65536, backOff: 10ms",
         "wires: {rdma: should, quic: mustNot}, devices: [mlx5_0, rxe0]",
-        "wires: {quic: should}, congestion: bbr",
+        "wires: {quic: should}, congestion: bbr, quicCalm: 1500ms",
         "wires: {rdma: mustNot}",
     ] {
         let policy = format!(

@@ -90,6 +90,10 @@ fn check(spec: &LinkPolicySpec, at: &At<'_>, report: &mut Report) {
     if spec.back_off.is_some_and(|back_off| back_off.0.is_zero()) {
         report.error(at.field("backOff").error("what failed is left alone for some time"));
     }
+    if spec.quic_calm.is_some_and(|calm| calm.0.is_zero()) {
+        let error = at.field("quicCalm").error("after no time nobody knows whether anything is lost");
+        report.error(error.hint("to keep links off QUIC, write `wires: {quic: mustNot}`"));
+    }
     let devices = spec.devices.iter().flatten().enumerate();
     for (index, device) in devices.filter(|(_, device)| !is_device(device)) {
         let error = format!("`{}` is no name of a device", device.escape_debug());
@@ -114,6 +118,7 @@ fn fill_in(spec: &LinkPolicySpec, policy: &mut LinkPolicy) {
     policy.rdma = spec.wires.rdma.map_or(policy.rdma, wire_use);
     policy.quic = spec.wires.quic.map_or(policy.quic, wire_use);
     policy.congestion = spec.congestion.map_or(policy.congestion, congestion);
+    policy.quic_calm = spec.quic_calm.map_or(policy.quic_calm, |calm| calm.0);
     if let Some(devices) = &spec.devices {
         policy.devices = devices.iter().map(|device| device.as_str().into()).collect();
     }

@@ -20,6 +20,10 @@ pub struct LinkPolicySpec {
     /// How QUIC connections find out how much the path takes. Default `cubic`.
     #[serde(default)]
     pub congestion: Option<Congestion>,
+    /// How long a QUIC connection that was opened because TCP lost much has to lose next to nothing before TCP carries new
+    /// requests again. Default 30s.
+    #[serde(default)]
+    pub quic_calm: Option<Duration>,
     /// The names of the RDMA devices that are used, as `rdma link` shows them, on whichever host has one of that name.
     /// Default: all.
     #[serde(default)]

@@ -14,6 +14,9 @@ pub struct LinkPolicy {
     pub quic: WireUse,
     /// How QUIC connections find out how much the path takes.
     pub congestion: Congestion,
+    /// How long a QUIC connection that was opened because TCP lost much has to lose next to nothing before TCP carries new
+    /// requests again.
+    pub quic_calm: Duration,
     /// The names of the RDMA devices that are used. None named: all.
     pub devices: Arc<[Arc<str>]>,
     /// How many bytes a second a hot link carries, both ways together.
@@ -119,6 +122,7 @@ impl Default for LinkPolicy {
             rdma: WireUse::May,
             quic: WireUse::May,
             congestion: Congestion::default(),
+            quic_calm: Duration::from_secs(30),
             devices: Arc::default(),
             hot_bytes_per_second: 256 * 1024,
             ring_bytes: 1024 * 1024,

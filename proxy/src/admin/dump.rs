@@ -147,6 +147,7 @@ fn links(links: &LinkPolicy) -> Value {
     json!({
         "wires": {"shm": links.shm.label(), "rdma": links.rdma.label(), "quic": links.quic.label()},
         "congestion": links.congestion.label(),
+        "quic_calm_seconds": seconds(links.quic_calm),
         "devices": links.devices.iter().map(|device| &**device).collect::<Vec<_>>(),
         "hot_bytes_per_second": links.hot_bytes_per_second,
         "ring_bytes": links.ring_bytes,

@@ -185,12 +185,21 @@ pub(super) fn links(links: Option<&wire::LinkPolicy>, at: &At<'_>) -> Result<Lin
     if links.back_off_ms == 0 {
         return Err(at.field("back_off_ms").error("what failed is left alone for some time"));
     }
+    let quic_calm = match links.quic_calm_ms {
+        Some(0) => {
+            let error = at.field("quic_calm_ms").error("after no time nobody knows whether anything is lost");
+            return Err(error);
+        }
+        Some(calm) => millis(calm, &at.field("quic_calm_ms"))?,
+        None => LinkPolicy::default().quic_calm,
+    };
     let idle = |millis| self::millis(millis, &at.field("idle_timeout_ms"));
     Ok(LinkPolicy {
         shm: wire_use(&links.shm, "shm")?,
         rdma,
         quic,
         congestion,
+        quic_calm,
         devices: links.devices.iter().map(|device| device.as_str().into()).collect(),
         hot_bytes_per_second: links.hot_bytes_per_second,
         ring_bytes: links.ring_bytes,

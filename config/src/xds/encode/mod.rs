@@ -139,6 +139,7 @@ fn links(links: &snapshot::LinkPolicy) -> lighter::LinkPolicy {
         devices: links.devices.iter().map(|device| device.to_string()).collect(),
         quic: links.quic.label().to_string(),
         congestion: links.congestion.label().to_string(),
+        quic_calm_ms: Some(millis(links.quic_calm)),
     }
 }
 

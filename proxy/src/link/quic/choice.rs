@@ -54,6 +54,8 @@ pub(crate) struct Seen {
     pub(crate) may: WireUse,
     /// How long QUIC is left alone after a failure, at first.
     pub(crate) back_off: Duration,
+    /// For how long QUIC has to lose little until TCP is good enough again.
+    pub(crate) calm: Duration,
     /// What links over TCP sent.
     pub(crate) tcp: Sent,
     /// The link over QUIC, while it takes streams or is stalled.
@@ -113,7 +115,7 @@ impl Choice {
                 }
                 if is_lossy(over.sent, quic.sent, CALM_LOSS) {
                     (over.calm, over.sent) = (now, quic.sent);
-                } else if now.saturating_duration_since(over.calm) >= CALM {
+                } else if now.saturating_duration_since(over.calm) >= seen.calm {
                     (over.calm, over.sent) = (now, quic.sent);
                     if over.why == QuicSwitch::Loss && seen.may == WireUse::May {
                         return self.leave(QuicSwitch::Calm);
@@ -194,11 +196,8 @@ const LOSS: u64 = 200;
 /// and no fewer than so many.
 const MANY: u64 = 5;
 
-/// QUIC loses little where it is fewer than one in 1000,
+/// QUIC loses little where it is fewer than one in 1000.
 const CALM_LOSS: u64 = 1000;
-
-/// for so long.
-pub(crate) const CALM: Duration = Duration::from_secs(30);
 
 /// A connection that ended sooner is no better than one that never was.
 const LIVED: Duration = Duration::from_secs(10);
@@ -213,11 +212,12 @@ mod tests {
     use super::*;
 
     const BACK_OFF: Duration = Duration::from_secs(1);
+    const CALM: Duration = Duration::from_secs(30);
 
     fn seen(may: WireUse, tcp: (u64, u64), quic: Option<(u64, u64, bool)>) -> Seen {
         let sent = |(packets, lost)| Sent { packets, lost };
         let quic = quic.map(|(packets, lost, stalled)| Quic { sent: sent((packets, lost)), stalled });
-        Seen { may, back_off: BACK_OFF, tcp: sent(tcp), quic, ended_well: false }
+        Seen { may, back_off: BACK_OFF, calm: CALM, tcp: sent(tcp), quic, ended_well: false }
     }
 
     #[test]

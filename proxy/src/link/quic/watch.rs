@@ -39,6 +39,7 @@ pub(crate) async fn watch(worker: Weak<Worker>, place: Weak<Place>, address: Soc
         let seen = Seen {
             may: if theirs.quic { policy.quic } else { WireUse::MustNot },
             back_off: policy.back_off,
+            calm: policy.quic_calm,
             tcp: links.iter().filter_map(|link| link.sent_over_tcp()).fold(Sent::default(), Sent::and),
             quic: quic.as_ref().map(|link| {
                 let (sent, stalled) = link.over_quic_is();

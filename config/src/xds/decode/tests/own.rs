@@ -13,6 +13,7 @@ fn links() -> lighter::LinkPolicy {
         devices: vec!["mlx5_0".into()],
         quic: "should".into(),
         congestion: "bbr".into(),
+        quic_calm_ms: Some(1),
     }
 }
 
@@ -74,6 +75,13 @@ fn every_word_of_a_workload_is_known_or_it_is_refused() {
     let lax =
         |w: &mut lighter::Workload| w.links = Some(lighter::LinkPolicy { shm: "lax".into(), ..links() });
     assert_eq!(with(&lax), "default/a: links.shm: `lax` is not known");
+    let hasty = |w: &mut lighter::Workload| {
+        w.links = Some(lighter::LinkPolicy { quic_calm_ms: Some(0), ..links() });
+    };
+    assert_eq!(
+        with(&hasty),
+        "default/a: links.quic_calm_ms: after no time nobody knows whether anything is lost"
+    );
     let at = "default/a: ports[0].rules[0]";
     assert_eq!(rule(&|rule| rule.action = "log".into()), format!("{at}.action: `log` is not known"));
     // Taken as it stands, this would be about everybody.
