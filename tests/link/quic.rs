@@ -252,7 +252,7 @@ fn a_policy_changes() {
 }
 
 /// Says so when it is dropped.
-struct Done<'d>(&'d AtomicBool);
+pub struct Done<'d>(pub &'d AtomicBool);
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
@@ -319,6 +319,9 @@ fn an_address_changes() {
         }
     });
     assert_eq!(world.links(), (1.0, 1.0), "it is one link all the time");
+    let moves = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_quic_moves_total", &[]);
+    assert!(moves(&world.reviews) >= 1.0);
+    assert_eq!(moves(&world.web), 0.0);
     let (opened, accepted) = world.streams();
     assert_eq!(opened, accepted);
     world.is_whole();

@@ -73,6 +73,11 @@ impl QuicMetrics {
         self.0.add(STRAYS + usize::from(!handed_on), 1);
     }
 
+    /// The other side of a link was found at another address than before.
+    pub(crate) fn moved(&self) {
+        self.0.add(MOVES, 1);
+    }
+
     /// A stream was opened by `side`, or towards it.
     #[inline]
     pub(crate) fn stream(&self, side: Side) {
@@ -109,6 +114,7 @@ impl QuicMetrics {
         for (at, outcome) in ["handed_on", "dropped"].into_iter().enumerate() {
             out.sample(&STRAYS_TOTAL, format_args!("outcome=\"{outcome}\""), cells.sum(STRAYS + at));
         }
+        out.sample(&MOVES_TOTAL, "", cells.sum(MOVES));
         for why in QuicSwitch::ALL {
             let labels = format_args!("to=\"{}\",cause=\"{}\"", why.to(), why.label());
             out.sample(&SWITCHES_TOTAL, labels, cells.sum(SWITCHES + why as usize));
@@ -174,7 +180,8 @@ const STRAYS: usize = LOST + 1;
 const STREAMS: usize = STRAYS + 2;
 const SWITCHES: usize = STREAMS + 2;
 const ENDPOINTS: usize = SWITCHES + QuicSwitch::ALL.len();
-const CELLS: usize = ENDPOINTS + 2;
+const MOVES: usize = ENDPOINTS + 2;
+const CELLS: usize = MOVES + 1;
 
 static HANDSHAKES_TOTAL: Family = Family::new(
     Kind::Counter,
@@ -213,6 +220,12 @@ static STRAYS_TOTAL: Family = Family::new(
     Unit::None,
     "lighter_quic_strays",
     "Datagrams that came to another worker than the one whose connection they are of.",
+);
+static MOVES_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_quic_moves",
+    "Times that whoever opened a link over QUIC was found at another address than before.",
 );
 static SWITCHES_TOTAL: Family = Family::new(
     Kind::Counter,

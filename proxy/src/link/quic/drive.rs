@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::hash::BuildHasherDefault;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -105,6 +106,8 @@ struct Drive<'l> {
     /// The control stream takes no more at the moment.
     is_full: bool,
     counted: Counted,
+    /// Where the other side was when that was counted.
+    peer: SocketAddr,
     pulse: Pulse,
     /// When it is counted again, if something happened since.
     counts: Instant,
@@ -141,6 +144,7 @@ impl<'l> Drive<'l> {
             full: 0,
             is_full: false,
             counted: Counted::default(),
+            peer: connection.remote_address(),
             pulse: Pulse::default(),
             counts: Instant::now(),
             done: None,
@@ -394,6 +398,10 @@ impl<'l> Drive<'l> {
             counted.received.1 - before.received.1,
             counted.lost - before.lost,
         );
+        let peer = self.connection.remote_address();
+        if std::mem::replace(&mut self.peer, peer) != peer {
+            telemetry::quic().moved();
+        }
         self.quic.sent.set(Sent { packets: stats.path.sent_packets, lost: stats.path.lost_packets });
         self.link.carried_over_quic(counted.sent.0, counted.received.0);
         if counted.received.1 > before.received.1 {
