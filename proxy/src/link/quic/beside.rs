@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::PING_WAIT;
 use super::choice::Sent;
+use super::{PING_AFTER, PING_WAIT};
 use crate::link::connection::Link;
 use crate::link::life::Life;
 use crate::link::session::{Limits, Session, Side};
@@ -44,7 +44,10 @@ impl Link {
     /// A link to `peer` over QUIC, where each stream has one of its own beneath it, on which nothing has happened yet.
     /// [`drive`](super::drive) is what moves it.
     pub(crate) fn over_quic(side: Side, life: Life, shared: &Arc<Shared>, peer: Far) -> Rc<Self> {
-        let limits = Limits { ping_wait: PING_WAIT, ..Limits::default() };
+        let mut limits = Limits { ping_wait: PING_WAIT, ..Limits::default() };
+        if side == Side::Opener {
+            limits.ping_after = PING_AFTER;
+        }
         let session = Session::with_lanes(side, limits, Instant::now());
         let mut link = Link::with(session, side, life, shared, peer);
         link.quic = Some(Box::default());

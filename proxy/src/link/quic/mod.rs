@@ -276,6 +276,11 @@ const IDLE: Duration = Duration::from_secs(30);
 /// so something is said in time.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// How long nothing may be heard while streams are open until whoever opened the link asks. If its address is another by
+/// now, what it is sent goes astray, and only what it sends tells the other side, which gives up after
+/// [five seconds](pulse) for which nothing came back.
+const PING_AFTER: Duration = Duration::from_secs(2);
+
 /// How long nothing may be heard behind a PING. While nobody reads what lies on the streams, its answer cannot come; what
 /// keeps the connection alive does. That nothing comes at all the link's [pulse](pulse) notices before.
 const PING_WAIT: Duration = Duration::from_secs(15);
