@@ -5,10 +5,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[path = "../intercept/namespace.rs"]
-#[allow(dead_code)]
-mod namespace;
-
 mod command;
 mod manifests;
 mod rights;

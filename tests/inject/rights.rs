@@ -10,11 +10,10 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::command::{manifest, written};
-use crate::namespace;
 use crate::support::metrics::{self, Metrics};
 use crate::support::process::{Program, copy_program, find};
 use crate::support::sidecar::LIGHTER;
-use crate::support::wait_until;
+use crate::support::{namespace, wait_until};
 
 pub fn tests() -> Vec<Trial> {
     vec![

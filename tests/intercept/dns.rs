@@ -14,7 +14,7 @@ use lighter_proxy::intercept::{self, Installed, Ports, dns, listen};
 use lighter_proxy::mesh::Mesh;
 use lighter_proxy::worker::Shared;
 
-use crate::namespace::{connect, test};
+use crate::support::namespace::{connect, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![

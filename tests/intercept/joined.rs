@@ -8,12 +8,11 @@ use std::sync::mpsc;
 
 use libtest_mimic::Trial;
 
-use crate::namespace;
 use crate::place::{APP, Place, Who};
 use crate::support::process::Program;
 use crate::support::raw::{Body, Peer};
 use crate::support::sidecar::{LIGHTER, service};
-use crate::support::wait_until;
+use crate::support::{namespace, wait_until};
 
 pub fn tests() -> Vec<Trial> {
     vec![namespace::test("an_intercepted_workload_is_registered", an_intercepted_workload_is_registered)]

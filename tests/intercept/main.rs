@@ -10,7 +10,6 @@ mod support;
 
 mod dns;
 mod joined;
-mod namespace;
 mod place;
 mod proxy;
 mod roles;

@@ -8,9 +8,9 @@ use std::sync::mpsc;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::namespace::{self, accept, connect};
 use crate::place::{APP, Place, Who, lives};
 use crate::rules::tables;
+use crate::support::namespace::{self, accept, connect};
 use crate::support::process::Program;
 use crate::support::wait_until;
 

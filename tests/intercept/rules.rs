@@ -18,8 +18,8 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
-use crate::namespace::{self, accept, connect};
 use crate::place::{Place, Who};
+use crate::support::namespace::{self, accept, connect};
 use crate::support::test_where;
 
 pub fn tests() -> Vec<Trial> {

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 use serde_json::Value;
 
-use crate::namespace::{accept, connect, root};
 use crate::place::{APP, Place, Who, lives, status};
+use crate::support::namespace::{accept, connect, root};
 use crate::support::process::free_address;
 use crate::support::{test_where, wait_until};
 

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apart;
 mod checks;
 mod elsewhere;
 mod envoy;
@@ -17,6 +18,8 @@ mod killed;
 mod lanes;
 mod links;
 mod lives;
+mod lossy;
+mod moved;
 mod outside;
 mod over;
 mod pair;
@@ -42,6 +45,8 @@ fn main() {
         killed::tests(),
         links::tests(),
         lives::tests(),
+        lossy::tests(),
+        moved::tests(),
         pair::tests(),
         quic::tests(),
         rdma::tests(),

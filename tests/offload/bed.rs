@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
-use crate::namespace;
+use crate::support::namespace;
 use crate::support::process::{Program, find, free_port, listens, python};
 use crate::support::quota::Quota;
 use crate::support::sidecar::{Sidecar, service};

@@ -10,10 +10,6 @@ mod support;
 #[allow(dead_code)] // It has more than is needed here.
 mod device;
 
-#[path = "../intercept/namespace.rs"]
-#[allow(dead_code)] // Likewise.
-mod namespace;
-
 #[path = "../join/world.rs"]
 #[allow(dead_code)]
 mod joined;

@@ -116,6 +116,7 @@ impl Upstream {
                 let listener = TcpListener::from_std(listener).unwrap();
                 while let Ok((tcp, _)) = listener.accept().await {
                     count.fetch_add(1, Ordering::Relaxed);
+                    tcp.set_nodelay(true).unwrap();
                     let (builder, serve) = (builder.clone(), serve.clone());
                     tokio::task::spawn_local(async move {
                         let Ok(mut connection) = builder.handshake(tcp).await else { return };

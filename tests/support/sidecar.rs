@@ -35,7 +35,9 @@ impl Sidecar {
         std::fs::write(&file, resources).unwrap();
         let config = folder.path().join("sidecar.yaml");
         std::fs::write(&config, format!("admin: {admin}\nresources: [{}]\n{own}", file.display())).unwrap();
-        let words = [wrap, &[LIGHTER, "proxy", "--config"]].concat();
+        // Another build of it, for what is measured.
+        let lighter = std::env::var("LIGHTER_SIDECAR").unwrap_or(LIGHTER.to_owned());
+        let words = [wrap, &[&lighter, "proxy", "--config"]].concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).arg(config);
         let program = ready(Program::start(command, folder.path()), admin);

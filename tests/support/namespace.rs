@@ -1,7 +1,8 @@
 //! Network namespaces for tests: a thread each, since the kernel keeps them by thread.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use libtest_mimic::{Completion, Trial};
@@ -13,9 +14,9 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use crate::support::{PATIENCE, wait_until};
+use super::{PATIENCE, wait_until};
 
 /// A test that runs in a network namespace in which every address leads to itself.
 pub fn test(name: &str, test: fn()) -> Trial {
@@ -44,6 +45,26 @@ pub fn enter() {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
 }
 
+/// A new network namespace with its loopback, which lives as long as this and what runs in it.
+pub fn another() -> File {
+    let made = std::thread::spawn(|| {
+        enter();
+        raise("lo", &[]);
+        own()
+    });
+    made.join().unwrap()
+}
+
+/// Does `what` in `namespace`; threads and processes that it starts stay there.
+pub fn within<T>(namespace: &File, what: impl FnOnce() -> T) -> T {
+    let go = |to: &File| move_into_link_name_space(to.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    let from = own();
+    go(namespace);
+    let said = what();
+    go(&from);
+    said
+}
+
 /// An interface to another namespace, with an address of each family.
 pub fn link_to(namespace: RawFd, own: &str, other: &str) {
     let mut peer = LinkMessage::default();
@@ -66,11 +87,7 @@ pub fn raise(name: &str, addresses: &[(IpAddr, u8)]) {
     link.header.change_mask = LinkFlags::Up;
     ask(RouteNetlinkMessage::SetLink(link));
     for &(address, length) in addresses {
-        let mut message = AddressMessage::default();
-        message.header.family = family(address);
-        message.header.prefix_len = length;
-        message.header.index = index;
-        message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        let mut message = address_of(index, address, length);
         if address.is_ipv6() {
             // A route to the prefix of an address of the loopback interface would discard what it takes.
             let flags = if name == "lo" {
@@ -82,6 +99,29 @@ pub fn raise(name: &str, addresses: &[(IpAddr, u8)]) {
         }
         ask(RouteNetlinkMessage::NewAddress(message));
     }
+}
+
+/// Takes `address`, with the range around it, from the interface `name`.
+pub fn take_away(name: &str, (address, length): (IpAddr, u8)) {
+    ask(RouteNetlinkMessage::DelAddress(address_of(index(name), address, length)));
+}
+
+/// From now on what goes out by the interface `name` goes in packets that its link carries as they are, not in larger ones
+/// that the other end would take as one.
+pub fn by_single_packets(name: &str) {
+    let mut link = LinkMessage::default();
+    link.header.index = index(name);
+    link.attributes = vec![LinkAttribute::GsoMaxSegs(1)];
+    ask(RouteNetlinkMessage::SetLink(link));
+}
+
+fn address_of(index: u32, address: IpAddr, length: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = length;
+    message.header.index = index;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message
 }
 
 /// The number of the interface `name`.
@@ -139,11 +179,11 @@ pub fn accept(listeners: &[TcpListener]) -> (usize, TcpStream) {
 }
 
 /// The network namespace of this thread, to be named to others.
-pub fn own() -> std::fs::File {
-    std::fs::File::open("/proc/thread-self/ns/net").unwrap()
+pub fn own() -> File {
+    File::open("/proc/thread-self/ns/net").unwrap()
 }
 
 /// Its number for messages.
-pub fn number(namespace: &std::fs::File) -> RawFd {
+pub fn number(namespace: &File) -> RawFd {
     namespace.as_raw_fd()
 }
