@@ -43,8 +43,13 @@ fn there_and_back(one_in: u32) {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let mut peer = Peer::connect(apart.listen);
+                    // Some packets each: where few are sent, few are lost.
+                    let post = format!(
+                        "POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5000\r\n\r\n{:5000}",
+                        "x"
+                    );
                     while !done.load(Relaxed) {
-                        let (head, body) = peer.exchange(GET);
+                        let (head, body) = peer.exchange(&post);
                         assert_eq!((head.status(), body), (200, Body::Whole(b"served".into())));
                         answered.fetch_add(1, Relaxed);
                     }
@@ -60,6 +65,7 @@ fn there_and_back(one_in: u32) {
         wait_until("requests go over QUIC", || {
             apart.switches("loss") >= 1.0 && apart.over_quic().iter().all(|streams| *streams >= 50.0)
         });
+        wait_until("both ways lost some", || losses.iter_mut().all(|loss| loss.counted().1 >= 3));
         let counted = losses.each_mut().map(Loss::counted);
         println!("one in {one_in} was to be lost; of those that came at each end: {counted:?}");
         for (came, lost) in counted {
