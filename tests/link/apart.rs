@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use serde_json::Value;
+
 use crate::links::resources;
 use crate::shm::policy;
 use crate::support::loss::Loss;
-use crate::support::metrics::Metrics;
+use crate::support::metrics::{self, Metrics};
 use crate::support::namespace::{self, within};
 use crate::support::process::free_address;
 use crate::support::sidecar::Sidecar;
@@ -102,6 +104,13 @@ impl<'n> Apart<'n> {
     /// What the caller's sidecar counted, and the workload's.
     pub fn metrics(&self) -> [Metrics; 2] {
         [self.network.at_caller(|| self.web.metrics()), self.network.at_called(|| self.reviews.metrics())]
+    }
+
+    /// For how long the caller's sidecar takes it that QUIC has to lose little, in seconds.
+    pub fn calm(&self) -> f64 {
+        let (_, dump) = self.network.at_caller(|| metrics::get(self.web.admin, "/config_dump"));
+        let dump: Value = serde_json::from_str(&dump).unwrap();
+        dump["snapshot"]["links"]["quic_calm_seconds"].as_f64().unwrap()
     }
 
     /// How often new requests went over to the other kind of link for this reason.

@@ -37,6 +37,7 @@ fn there_and_back(one_in: u32) {
     let network = Network::new();
     let app = network.at_called(|| Upstream::answering("served"));
     let apart = Apart::before(&network, "http", app.address, "wires: {shm: mustNot}, quicCalm: 1s");
+    assert_eq!(apart.calm(), 1.0);
     let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         network.at_caller(|| {

@@ -31,6 +31,7 @@ fn an_address_is_replaced() {
         .at_called(|| http2::Upstream::start(move |request, respond| serve(request, respond, told.clone())));
     let spec = "wires: {shm: mustNot, quic: should}";
     let apart = Apart::before(&network, "http2", app.address, spec);
+    assert_eq!(apart.calm(), 30.0, "where nothing is said");
     let moves = Moves { network: &network, apart: &apart, wanted: Cell::new(0) };
     network.at_caller(|| {
         http2::run(async {
