@@ -187,7 +187,7 @@ fn over(sidecar: &Sidecar, wire: &str, direction: &str) -> f64 {
 }
 
 impl World {
-    /// At rest: one link, nothing lost or cut, and every byte that went into a ring came out of it at the other end, or
+    /// At rest: no link went over to QUIC, nothing was lost or cut, and every byte that went into a ring came out of it at the other end, or
     /// went out once more.
     fn is_accounted_for(&self, least: f64) {
         let again = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_link_replayed_bytes_total", &[]);
@@ -200,7 +200,9 @@ impl World {
             assert!(sent > least && came > least);
         }
         let switched = self.web.metrics().sum("lighter_quic_switches_total", &[]);
-        assert_eq!((self.links(), switched), ((1.0, 1.0), 0.0));
+        // A stream that is opened in a moment in which nobody reads gets a link of its own.
+        let (opened, accepted) = self.links();
+        assert!(opened == accepted && opened >= 1.0 && switched == 0.0, "{opened} {accepted} {switched}");
         self.is_whole();
     }
 }
