@@ -17,6 +17,7 @@ use crate::resource::authorization::AuthorizationPolicySpec;
 use crate::resource::device::DeviceSpec;
 use crate::resource::function::FunctionSpec;
 use crate::resource::link::LinkPolicySpec;
+use crate::resource::migration::MigrationSpec;
 use crate::resource::offload::OffloadPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
@@ -39,6 +40,7 @@ pub struct Resources {
     pub(crate) devices: Vec<Arc<Loaded<DeviceSpec>>>,
     pub(crate) functions: Vec<Arc<Loaded<FunctionSpec>>>,
     pub(crate) offload_policies: Vec<Arc<Loaded<OffloadPolicySpec>>>,
+    pub(crate) migrations: Vec<Arc<Loaded<MigrationSpec>>>,
     /// `kind namespace/name`, in the order of the files.
     names: Vec<String>,
 }
@@ -162,6 +164,7 @@ impl Resources {
             "Device" => self.devices.push(typed(document)?),
             "Function" => self.functions.push(typed(document)?),
             "OffloadPolicy" => self.offload_policies.push(typed(document)?),
+            "Migration" => self.migrations.push(typed(document)?),
             _ => return Err(vec![unknown_kind(&document, &kind)]),
         }
         self.names.extend(name);
@@ -170,7 +173,7 @@ impl Resources {
 }
 
 /// The kinds that can stand in a resource file.
-pub const RESOURCE_KINDS: [&str; 11] = [
+pub const RESOURCE_KINDS: [&str; 12] = [
     "Service",
     "HTTPRoute",
     "GRPCRoute",
@@ -182,6 +185,7 @@ pub const RESOURCE_KINDS: [&str; 11] = [
     "Device",
     "Function",
     "OffloadPolicy",
+    "Migration",
 ];
 
 /// The kind of a document, which is one of those known; from here on its errors say which resource it is.

@@ -10,6 +10,7 @@ use crate::resource::authorization::AuthorizationPolicySpec;
 use crate::resource::device::DeviceSpec;
 use crate::resource::function::FunctionSpec;
 use crate::resource::link::LinkPolicySpec;
+use crate::resource::migration::MigrationSpec;
 use crate::resource::offload::OffloadPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
@@ -38,6 +39,7 @@ pub fn of(kind: &str) -> Option<Value> {
         "Device" => resource::<DeviceSpec>(),
         "Function" => resource::<FunctionSpec>(),
         "OffloadPolicy" => resource::<OffloadPolicySpec>(),
+        "Migration" => resource::<MigrationSpec>(),
         "SidecarConfig" => own_file::<SidecarFile>("SidecarConfig"),
         "ControlConfig" => own_file::<ControlFile>("ControlConfig"),
         "Scenario" => own_file::<Scenario>("Scenario"),

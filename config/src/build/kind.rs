@@ -14,6 +14,7 @@ use crate::resource::authorization::AuthorizationPolicySpec;
 use crate::resource::device::DeviceSpec;
 use crate::resource::function::FunctionSpec;
 use crate::resource::link::LinkPolicySpec;
+use crate::resource::migration::MigrationSpec;
 use crate::resource::offload::OffloadPolicySpec;
 use crate::resource::policy::{MeshPolicySpec, TrafficPolicySpec};
 use crate::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
@@ -53,6 +54,7 @@ pub(super) struct Kinds {
     pub(super) devices: Kind<DeviceSpec>,
     pub(super) functions: Kind<FunctionSpec>,
     pub(super) offload_policies: Kind<OffloadPolicySpec>,
+    pub(super) migrations: Kind<MigrationSpec>,
     /// What instances register, by Service.
     pub(super) registered: SharedMap<ServiceName, Arc<Registered>>,
 }
@@ -100,7 +102,7 @@ impl Kinds {
 macro_rules! every_kind {
     ($kinds:expr, |$kind:ident| $do:expr) => {
         every_kind!($kinds, |$kind| $do; http_routes grpc_routes tcp_routes traffic_policies mesh_policies
-            link_policies authorization_policies devices functions offload_policies)
+            link_policies authorization_policies devices functions offload_policies migrations)
     };
     ($kinds:expr, |$kind:ident| $do:expr; $($field:ident)+) => {{
         let $crate::build::kind::Kinds { $($field),+, .. } = $kinds;

@@ -16,7 +16,7 @@ use crate::manifest::Key;
 use crate::name::{ServiceName, ServicePort};
 use crate::resource::Spec;
 use crate::resource::service::ServiceSpec;
-use crate::snapshot::{Authorization, Snapshot};
+use crate::snapshot::{Authorization, Migration, Snapshot};
 
 /// Resources, and the snapshot that they make.
 ///
@@ -74,10 +74,11 @@ impl Mesh {
         put(mesh_policies, &resources.mesh_policies, origin, &mut self.changed);
         put(link_policies, &resources.link_policies, origin, &mut self.changed);
         put(authorization_policies, &resources.authorization_policies, origin, &mut self.changed);
-        let Kinds { devices, functions, offload_policies, .. } = &mut self.kinds;
+        let Kinds { devices, functions, offload_policies, migrations, .. } = &mut self.kinds;
         put(devices, &resources.devices, origin, &mut self.changed);
         put(functions, &resources.functions, origin, &mut self.changed);
         put(offload_policies, &resources.offload_policies, origin, &mut self.changed);
+        put(migrations, &resources.migrations, origin, &mut self.changed);
     }
 
     /// Removes a resource, if it is there.
@@ -121,6 +122,11 @@ impl Mesh {
         }
         self.changed.registered.insert(service.clone());
         true
+    }
+
+    /// The Migrations that are asked for, by namespace and name.
+    pub fn migrations(&self) -> Vec<(Key, Migration)> {
+        self.kinds.all_migrations()
     }
 
     /// The Devices in force, those that are registered among them, by namespace and name.

@@ -42,6 +42,7 @@ pub(crate) mod locality;
 mod making;
 mod mesh;
 mod mesh_policy;
+mod migration;
 pub(crate) mod offload;
 mod order;
 pub(crate) mod overload;

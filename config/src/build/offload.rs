@@ -16,6 +16,7 @@ use crate::load::Loaded;
 use crate::name::ServiceName;
 use crate::resource::device::DeviceSpec;
 use crate::resource::function::{FunctionSpec, FunctionState};
+use crate::resource::migration::MigrationSpec;
 use crate::resource::offload::{self as resource, OffloadPolicySpec};
 use crate::resource::{self as resources, Spec};
 use crate::sidecar::DeviceClass;
@@ -27,10 +28,10 @@ pub(super) fn part<S: Spec>(namespace: &str, name: &str) -> ServiceName {
     shape::of_kind(S::KIND, namespace, name)
 }
 
-/// Whether it stands for a Device or a Function.
+/// Whether it stands for a Device, a Function, or a Migration.
 pub(super) fn is_part(name: &ServiceName) -> bool {
     let kind = name.name.split_once('/').map(|(kind, _)| kind);
-    kind.is_some_and(|kind| [DeviceSpec::KIND, FunctionSpec::KIND].contains(&kind))
+    kind.is_some_and(|kind| [DeviceSpec::KIND, FunctionSpec::KIND, MigrationSpec::KIND].contains(&kind))
 }
 
 impl Refers for OffloadPolicySpec {

@@ -19,6 +19,7 @@ pub mod link;
 pub mod load_report;
 pub mod locality;
 pub mod meta;
+pub mod migration;
 pub mod offload;
 pub mod overload;
 pub mod policy;
@@ -81,4 +82,5 @@ specs! {
     device::DeviceSpec: "Device", [LIGHTER];
     function::FunctionSpec: "Function", [LIGHTER];
     offload::OffloadPolicySpec: "OffloadPolicy", [LIGHTER];
+    migration::MigrationSpec: "Migration", [LIGHTER];
 }
