@@ -38,6 +38,8 @@ pub enum Command {
     Diff(client::diff::Args),
     /// Have a sidecar finish what it carries, and end
     Drain(client::drain::Args),
+    /// Move a service from one instance to another, so that no request notices
+    Migrate(client::migrate::Args),
     /// Show requests of a sidecar as they end
     Tap(tap::Args),
     /// Say why a sidecar sent requests to a device or to the host
@@ -88,6 +90,7 @@ impl Command {
             Command::Delete(args) => client::delete::execute(&args),
             Command::Diff(args) => client::diff::execute(&args),
             Command::Drain(args) => client::drain::execute(&args),
+            Command::Migrate(args) => client::migrate::execute(&args),
             Command::Tap(args) => tap::execute(&args),
             Command::Explain(args) => explain::execute(&args),
             Command::Top(args) => top::execute(&args),

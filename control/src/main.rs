@@ -22,6 +22,7 @@ mod functions;
 mod index;
 mod inject;
 mod metrics;
+mod migrate;
 mod native;
 mod output;
 mod plan;

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use lighter_config::xds::Kind;
+use lighter_migrate::Phase;
 
 use crate::api::server::Early;
 use crate::inject::review::Reviewed;
+use crate::migrate::{Outcome, PHASES};
 use crate::registry::sidecars::Sum;
 use crate::state::State;
 
@@ -32,6 +34,10 @@ pub struct Metrics {
     pub told_plans: AtomicU64,
     /// Answers to probes: those that failed, and those that did not.
     probes: [AtomicU64; 2],
+    /// Migrations that are over, by their outcome.
+    pub migrations: [AtomicU64; Outcome::ALL.len()],
+    /// Time in the phases of migrations, in microseconds.
+    phases: [AtomicU64; PHASES.len()],
     reviews: [AtomicU64; Reviewed::ALL.len()],
     webhook_closed: [AtomicU64; 2],
 }
@@ -87,6 +93,13 @@ impl Metrics {
     /// Counts an answer to a probe, or that there was none.
     pub fn probed(&self, is_well: bool) {
         self.probes[usize::from(is_well)].fetch_add(1, Relaxed);
+    }
+
+    /// Counts how long a migration was in a phase.
+    pub fn migrated(&self, phase: Phase, took: Duration) {
+        if let Some((_, micros)) = PHASES.iter().zip(&self.phases).find(|(of, _)| **of == phase) {
+            micros.fetch_add(took.as_micros().try_into().unwrap_or(u64::MAX), Relaxed);
+        }
     }
 
     /// Counts a review that an API server asked for.
@@ -172,6 +185,9 @@ pub fn render(state: &State, now: Instant) -> String {
     text.one("services", "gauge", "Services that are served.", services);
     let devices = state.registry.devices_registered();
     text.one("devices", "gauge", "Services of which an instance is registered as a device.", devices as f64);
+    let withdrawn = state.registry.withdrawn() as f64;
+    let help = "Instances that callers are not told of, as a migration took their work elsewhere.";
+    text.one("withdrawn_instances", "gauge", help, withdrawn);
     text.one("instances", "gauge", "Instances that are registered.", state.registry.instances() as f64);
     for (name, help, counter) in [
         ("snapshots_total", "Changes of resources that came in force.", &metrics.snapshots),
@@ -196,6 +212,21 @@ pub fn render(state: &State, now: Instant) -> String {
         let count = metrics.certificates[outcome as usize].load(Relaxed);
         let _ =
             writeln!(text.0, "lighter_control_certificates_total{{outcome=\"{}\"}} {count}", outcome.label());
+    }
+    text.head("migrations_total", "counter", "Migrations that are over, by how they ended.");
+    for (outcome, count) in Outcome::ALL.into_iter().zip(&metrics.migrations) {
+        let (outcome, count) = (outcome.label(), count.load(Relaxed));
+        let _ = writeln!(text.0, "lighter_control_migrations_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    text.head("migrations_under_way", "gauge", "Migrations that are under way, by their phase.");
+    for (phase, count) in state.migrations.phases() {
+        let phase = phase.label();
+        let _ = writeln!(text.0, "lighter_control_migrations_under_way{{phase=\"{phase}\"}} {count}");
+    }
+    text.head("migration_seconds_total", "counter", "Time that migrations were in a phase that is over.");
+    for (phase, micros) in PHASES.into_iter().zip(&metrics.phases) {
+        let (phase, seconds) = (phase.label(), micros.load(Relaxed) as f64 / 1e6);
+        let _ = writeln!(text.0, "lighter_control_migration_seconds_total{{phase=\"{phase}\"}} {seconds}");
     }
     text.head("probes_total", "counter", "Endpoints of resources asked whether they are well.");
     for (outcome, count) in ["failed", "passed"].into_iter().zip(&metrics.probes) {

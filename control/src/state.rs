@@ -1,6 +1,7 @@
 //! What the parts of a running control plane share.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lighter_config::control::ControlConfig;
 use tokio::sync::watch;
@@ -8,6 +9,7 @@ use tokio::sync::watch;
 use crate::ca::{Authority, Tls};
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::migrate::Migrations;
 use crate::plan::InForce;
 use crate::registry::Registry;
 use crate::serve::streams::Streams;
@@ -29,6 +31,10 @@ pub struct State {
     pub tls: Arc<Tls>,
     /// Which functions of devices are to be active.
     pub plan: InForce,
+    /// What moves from one instance to another.
+    pub migrations: Migrations,
+    /// When this process began to be a control plane.
+    pub began: Instant,
     /// Who listens.
     pub streams: Streams,
     /// What is counted.
@@ -58,6 +64,8 @@ impl State {
             authority,
             tls,
             plan: InForce::default(),
+            migrations: Migrations::default(),
+            began: Instant::now(),
             streams: Streams::default(),
             metrics: Metrics::default(),
             stop: watch::Sender::new(false),

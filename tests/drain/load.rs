@@ -32,6 +32,7 @@ pub struct Rate {
 
 /// Clients of one door.
 pub struct Load {
+    rate: Rate,
     counts: Arc<Counts>,
     thread: JoinHandle<()>,
 }
@@ -55,12 +56,13 @@ impl Load {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             LocalSet::new().block_on(&runtime, clients(told, door, rate));
         });
-        Load { counts, thread }
+        Load { rate, counts, thread }
     }
 
-    /// Waits until so many more requests, and a stream, are answered.
+    /// Waits until so many more requests, and a stream if there are any, are answered.
     pub fn more(&self, requests: u64) {
-        let (asked, streams) = (self.requests() + requests, self.counts.streams.load(Relaxed) + 1);
+        let more_streams = u64::from(self.rate.streams > 0);
+        let (asked, streams) = (self.requests() + requests, self.counts.streams.load(Relaxed) + more_streams);
         wait_until("requests and streams are answered", || {
             self.has_failed() || self.requests() >= asked && self.counts.streams.load(Relaxed) >= streams
         });

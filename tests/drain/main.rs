@@ -9,6 +9,7 @@ mod app;
 mod course;
 mod handover;
 mod load;
+mod migrate;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
 mod place;
@@ -21,6 +22,6 @@ fn main() {
     if let Some(status) = app::play() {
         std::process::exit(status);
     }
-    let suites = [course::tests(), handover::tests(), rolling::tests()];
+    let suites = [course::tests(), handover::tests(), migrate::tests(), rolling::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -157,6 +157,12 @@ impl Stream {
         })
     }
 
+    /// Whether there may be more to tell of this kind than the client has accepted or rejected.
+    pub fn is_behind(&self, kind: Kind) -> bool {
+        let subscription = &self.kinds[kind as usize];
+        subscription.waiting_since.is_some() || subscription.has_to_look()
+    }
+
     fn next(&mut self, kind: Kind, resources: &impl Resources, now: Instant) -> Option<DiscoveryResponse> {
         let keep_removed = kind == Kind::Cluster
             && [Kind::Listener, Kind::Route].iter().any(|user| self.kinds[*user as usize].has_to_look());

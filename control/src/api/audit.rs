@@ -28,7 +28,7 @@ pub struct Entry<'a> {
     pub who: &'a str,
     /// From where.
     pub peer: SocketAddr,
-    /// What was asked for: `apply`, `put`, `delete`, `restore`, `drain`, `token`, `revoke`.
+    /// What was asked for: `apply`, `put`, `delete`, `restore`, `drain`, `abort`, `token`, `revoke`.
     pub action: &'static str,
     /// To what.
     pub about: &'a About<'a>,
@@ -40,6 +40,8 @@ pub enum About<'a> {
     Store(&'a Changes),
     /// A sidecar.
     Sidecar(&'a str),
+    /// A migration.
+    Migration(&'a str),
     /// A join token, for this service.
     Token(&'a str),
 }
@@ -90,6 +92,7 @@ impl Entry<'_> {
                 line["resources"] = resources(changes).into();
             }
             About::Sidecar(name) => line["sidecar"] = (*name).into(),
+            About::Migration(name) => line["migration"] = (*name).into(),
             About::Token(service) => line["service"] = (*service).into(),
         }
         line

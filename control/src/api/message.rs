@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ca::TokenInfo;
+use crate::migrate::Shown;
 
 /// Files, as a client read them.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -102,6 +103,22 @@ pub struct Item {
 pub struct Draining {
     /// Which.
     pub sidecar: String,
+}
+
+/// Migrations as they are now.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationList {
+    /// Those of a namespace in the order in which they began.
+    pub migrations: Vec<Shown>,
+}
+
+/// A migration was told to be aborted. Whether it is shows in its outcome.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Aborting {
+    /// Which, `namespace/name`.
+    pub migration: String,
 }
 
 /// What a join token is to be for.

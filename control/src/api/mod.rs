@@ -12,6 +12,8 @@
 //! | `POST /v1/apply?dryRun=&prune=&set=&namespace=` | takes files, all or nothing |
 //! | `POST /v1/delete?dryRun=&ignoreMissing=` | removes resources, all or none |
 //! | `GET /v1/devices?namespace=` | lists the Devices in force, written or registered, with how they stand |
+//! | `GET /v1/migrations?namespace=` | lists Migrations with their phases and how they ended |
+//! | `POST /v1/migrations/NAMESPACE/NAME/abort` | has one aborted, where that is possible still |
 //! | `GET /v1/sidecars` | how every client of ADS stands, what it runs by and what it has to do |
 //! | `POST /v1/sidecars/ID/drain` | has a sidecar drain; its ID is `NAMESPACE/NAME/INSTANCE`; `now=true`: what still runs after a second is cut |
 //! | `GET /v1/tokens`, `POST /v1/tokens` | lists join tokens, and makes one |
@@ -39,6 +41,7 @@ mod conditions;
 mod counters;
 mod devices;
 pub mod message;
+mod migrations;
 mod query;
 mod resources;
 mod route;

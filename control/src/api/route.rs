@@ -35,6 +35,9 @@ enum Asked {
     DeleteMany,
     Sidecars,
     Devices,
+    Migrations,
+    /// Which.
+    Abort(String),
     /// Which.
     Drain(String),
     Tokens,
@@ -87,6 +90,8 @@ impl Answers for Api {
             Asked::DeleteMany => self.delete_many(&body, &query, &caller),
             Asked::Sidecars => self.sidecars(),
             Asked::Devices => self.devices(&query),
+            Asked::Migrations => self.migrations(&query),
+            Asked::Abort(name) => self.abort_migration(&name, &caller),
             Asked::Drain(sidecar) => self.drain(&sidecar, &query, &caller),
             Asked::Tokens => self.tokens(),
             Asked::MakeToken => self.make_token(&body, &caller),
@@ -137,6 +142,7 @@ impl Asked {
             "/v1/delete" => allowed(&[Method::POST], Asked::DeleteMany),
             "/v1/sidecars" => allowed(&[Method::GET], Asked::Sidecars),
             "/v1/devices" => allowed(&[Method::GET], Asked::Devices),
+            "/v1/migrations" => allowed(&[Method::GET], Asked::Migrations),
             "/v1/tokens" if *method == Method::POST => Ok(Asked::MakeToken),
             "/v1/tokens" => allowed(&[Method::GET], Asked::Tokens),
             "/v1/backup" => allowed(&[Method::GET], Asked::Backup),
@@ -144,6 +150,7 @@ impl Asked {
             _ if let Some(id) = path.strip_prefix("/v1/tokens/") => {
                 allowed(&[Method::DELETE], Asked::Revoke(id.to_owned()))
             }
+            _ if let Some(name) = aborted(path) => allowed(&[Method::POST], Asked::Abort(name.to_owned())),
             _ if let Some(sidecar) = drained(path) => {
                 allowed(&[Method::POST], Asked::Drain(sidecar.to_owned()))
             }
@@ -175,8 +182,9 @@ impl Asked {
             | Asked::Tokens
             | Asked::MakeToken
             | Asked::Revoke(_)
+            | Asked::Abort(_)
             | Asked::Backup => &[],
-            Asked::Devices => &["namespace"],
+            Asked::Devices | Asked::Migrations => &["namespace"],
             Asked::Drain(_) => &["now"],
             Asked::Put(_) | Asked::Restore => &["dryRun"],
             Asked::Delete(_) | Asked::DeleteMany => &["dryRun", "ignoreMissing"],
@@ -194,6 +202,8 @@ impl Asked {
             | Asked::Delete(_)
             | Asked::Sidecars
             | Asked::Devices
+            | Asked::Migrations
+            | Asked::Abort(_)
             | Asked::Drain(_)
             | Asked::Tokens
             | Asked::Revoke(_)
@@ -206,6 +216,11 @@ impl Asked {
 /// The sidecar of `/v1/sidecars/ID/drain`. An ID has slashes.
 fn drained(path: &str) -> Option<&str> {
     path.strip_prefix("/v1/sidecars/")?.strip_suffix("/drain")
+}
+
+/// The migration of `/v1/migrations/NAMESPACE/NAME/abort`.
+fn aborted(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1/migrations/")?.strip_suffix("/abort")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -4,12 +4,12 @@ use std::time::SystemTime;
 
 use http::Method;
 use lighter_config::name::DEFAULT_NAMESPACE;
-use lighter_config::resource::{Spec, device::DeviceSpec};
+use lighter_config::resource::{Spec, device::DeviceSpec, migration::MigrationSpec};
 use miette::miette;
 use serde_json::{Value, json};
 
 use super::access::{Access, Answered};
-use super::{devices, explain, files, kind, links, sidecars, table};
+use super::{devices, explain, files, kind, links, migrations, sidecars, table};
 use crate::api::message::{Files, Item, List};
 use crate::exit::{self, Exit};
 use crate::output;
@@ -19,7 +19,7 @@ use crate::store::{parse_rfc3339, seconds};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to show: nothing for all resources, `KIND`, `KIND NAME…`, `KIND/NAME…`, `sidecars`, or `links`; of `devices`, how those
-    /// stand that are written or have registered, and how busy they are
+    /// stand that are written or have registered, and how busy they are; of `migrations`, how they went (but as `yaml`)
     #[arg(value_name = "KIND NAME")]
     named: Vec<String>,
     /// The namespace
@@ -60,6 +60,9 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
     match args.named.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["sidecar" | "sidecars"] => return sidecars::execute(&args.access, args.output),
         ["link" | "links"] => return links::execute(&args.access, args.output),
+        [word, names @ ..] if kind::of(word) == Ok(MigrationSpec::KIND) && args.output != Form::Yaml => {
+            return args.migrations(names);
+        }
         [word, names @ ..] if kind::of(word) == Ok(DeviceSpec::KIND) => {
             if !names.is_empty()
                 && let Err(message) = kind::names(&args.named)
@@ -133,6 +136,12 @@ impl Args {
     fn devices(&self, names: &[&str]) -> miette::Result<Exit> {
         let namespace = (!self.all_namespaces).then_some(self.namespace.as_str());
         devices::execute(&self.access, self.output, namespace, names)
+    }
+
+    /// Migrations, which are shown with how they went. No name: all.
+    fn migrations(&self, names: &[&str]) -> miette::Result<Exit> {
+        let namespace = (!self.all_namespaces).then_some(self.namespace.as_str());
+        migrations::execute(&self.access, self.output, namespace, names)
     }
 
     fn place(&self) -> String {

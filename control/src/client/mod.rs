@@ -1,4 +1,4 @@
-//! The commands of operators: `apply`, `get`, `delete`, `diff`, `drain`, `backup`, `restore`. Each asks the control plane's API.
+//! The commands of operators: `apply`, `get`, `delete`, `diff`, `drain`, `migrate`, `backup`, `restore`. Each asks the control plane's API.
 
 use lighter_config::error::ConfigError;
 use miette::Severity;
@@ -20,6 +20,8 @@ pub mod get;
 mod kind;
 mod lines;
 mod links;
+pub mod migrate;
+mod migrations;
 mod sidecars;
 pub mod table;
 pub mod tokens;

@@ -34,7 +34,9 @@ pub enum Change {
 pub struct Index {
     trust_domain: Arc<str>,
     contents: Mutex<Contents>,
-    changes: broadcast::Sender<Change>,
+    changes: broadcast::Sender<(u64, Change)>,
+    /// The number of the last change.
+    told: Mutex<u64>,
 }
 
 /// What is known of a port's endpoints by registration.
@@ -69,12 +71,18 @@ impl Index {
                 encoded: Default::default(),
             }),
             changes: broadcast::Sender::new(KEPT_CHANGES),
+            told: Mutex::new(0),
         }
     }
 
-    /// What changes from now on. Whoever falls behind has to look at everything.
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
+    /// What changes from now on, each with its number. Whoever falls behind has to look at everything.
+    pub fn changes(&self) -> broadcast::Receiver<(u64, Change)> {
         self.changes.subscribe()
+    }
+
+    /// The number of the last change. Whoever has taken it in, and has nothing more to tell, has told what is so now.
+    pub fn last_change(&self) -> u64 {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the mesh says now.
@@ -159,8 +167,11 @@ impl Index {
     }
 
     fn tell(&self, change: Change) {
+        // Sent in the order of their numbers: whoever has taken one in has all before it.
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        *told += 1;
         // Without a stream there is nobody to tell.
-        let _ = self.changes.send(change);
+        let _ = self.changes.send((*told, change));
     }
 
     /// Every change of the contents is whole before anything in it can panic.

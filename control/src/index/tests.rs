@@ -89,7 +89,7 @@ fn a_change_concerns_its_service_and_is_made_anew_once() {
     let other = index.get(Kind::Endpoints, "default/b:80").unwrap();
     let mut changes = index.changes();
     index.set_snapshot(snapshot(&[service("a", &[1, 3]), service("b", &[2])]));
-    let change = changes.try_recv().unwrap();
+    let change = changes.try_recv().unwrap().1;
     assert_eq!(names(&change, Kind::Endpoints), ["default/a:80"]);
     assert_eq!(names(&change, Kind::Service), ["default/a"]);
     assert_ne!(index.get(Kind::Endpoints, "default/a:80").unwrap().version, before.version);
@@ -99,7 +99,7 @@ fn a_change_concerns_its_service_and_is_made_anew_once() {
     index.set_snapshot(snapshot(&[service("b", &[2]), service("a", &[1, 3])]));
     assert!(changes.try_recv().is_err(), "another order says the same");
     index.set_snapshot(snapshot(&[service("b", &[2])]));
-    assert_eq!(names(&changes.try_recv().unwrap(), Kind::Cluster), ["default/a:80"]);
+    assert_eq!(names(&changes.try_recv().unwrap().1, Kind::Cluster), ["default/a:80"]);
     assert_eq!(index.get(Kind::Cluster, "default/a:80"), None);
 }
 
@@ -110,7 +110,7 @@ fn registered_endpoints_are_beside_those_of_the_resource() {
     assert_eq!(endpoints(&index, "default/a:80"), 1);
     index.set_registered(&port("a"), listed(vec![registered("10.0.0.2:1"), registered("10.0.0.1:1")]));
     assert_eq!(endpoints(&index, "default/a:80"), 2, "one that is in both is one");
-    let change = changes.try_recv().unwrap();
+    let change = changes.try_recv().unwrap().1;
     assert_eq!(names(&change, Kind::Endpoints), ["default/a:80"]);
     assert_eq!(names(&change, Kind::Address), ["10.0.0.1:1", "10.0.0.2:1"]);
     assert_eq!(names(&change, Kind::Cluster), Vec::<String>::new());
@@ -130,7 +130,7 @@ fn who_registers_before_the_service_is_there_is_found_when_it_comes() {
     let mut changes = index.changes();
     index.set_snapshot(snapshot(&[service("a", &[])]));
     assert_eq!(endpoints(&index, "default/a:80"), 1);
-    assert!(names(&changes.try_recv().unwrap(), Kind::Address).contains(&"10.0.0.2:1".to_owned()));
+    assert!(names(&changes.try_recv().unwrap().1, Kind::Address).contains(&"10.0.0.2:1".to_owned()));
     let address: lighter::Address = message(&index, Kind::Address, "10.0.0.2:1");
     assert_eq!((&*address.service, address.port, address.endpoint), ("default/a", 80, true));
 }
@@ -171,7 +171,7 @@ fn who_may_call_reaches_the_workload_that_is_called() {
     let policy = "apiVersion: mesh.lighter.dev/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n\
                   spec: {targetRefs: [{kind: Service, name: a}], action: allow, rules: [{from: [{namespaces: [x]}]}]}\n";
     index.set_snapshot(snapshot(&[services[0].clone(), services[1].clone(), policy.into()]));
-    assert_eq!(changes.try_recv().unwrap(), Change::Of([(Kind::Workload, "default/a".into())].into()));
+    assert_eq!(changes.try_recv().unwrap().1, Change::Of([(Kind::Workload, "default/a".into())].into()));
     let enforced: lighter::Workload = message(&index, Kind::Workload, "default/a");
     let port = &enforced.ports[0];
     assert_eq!((&*port.rules[0].policy, &*port.rules[0].action), ("default/p/0", "allow"));
@@ -193,7 +193,7 @@ fn what_holds_for_all_workloads_reaches_them_all() {
     let policy = "apiVersion: mesh.lighter.dev/v1\nkind: MeshPolicy\nmetadata: {name: mesh}\n\
                   spec: {outboundPolicy: registryOnly}\n";
     index.set_snapshot(snapshot(&[service("a", &[1]), policy.into()]));
-    assert_eq!(changes.try_recv().unwrap(), Change::Any);
+    assert_eq!(changes.try_recv().unwrap().1, Change::Any);
     for name in ["-/default", "default/a", "default/unknown"] {
         let after: lighter::Workload = message(&index, Kind::Workload, name);
         assert_eq!((&*after.service, &*after.outbound_policy), (name, "registryOnly"));
@@ -202,7 +202,7 @@ fn what_holds_for_all_workloads_reaches_them_all() {
     let policy = "apiVersion: mesh.lighter.dev/v1\nkind: LinkPolicy\nmetadata: {name: mesh}\n\
                   spec: {wires: {rdma: mustNot}}\n";
     index.set_snapshot(snapshot(&[service("a", &[1]), policy.into()]));
-    assert_eq!(changes.try_recv().unwrap(), Change::Any);
+    assert_eq!(changes.try_recv().unwrap().1, Change::Any);
     let after: lighter::Workload = message(&index, Kind::Workload, "-/default");
     assert_eq!(after.links.unwrap().rdma, "mustNot");
 }
@@ -215,7 +215,7 @@ fn an_endpoint_of_the_resource_is_listed_while_it_is_well_and_its_instance_takes
     index.set_well(&port("a"), address(1), true);
     assert!(changes.try_recv().is_err(), "it is taken for well until something else is known");
     index.set_well(&port("a"), address(1), false);
-    assert_eq!(names(&changes.try_recv().unwrap(), Kind::Endpoints), ["default/a:80"]);
+    assert_eq!(names(&changes.try_recv().unwrap().1, Kind::Endpoints), ["default/a:80"]);
     assert_eq!((endpoints(&index, "default/a:80"), index.unwell()), (1, 1));
     let unlisted = BTreeSet::from([address(2)]);
     index.set_registered(&port("a"), Registered { unlisted, ..Registered::default() });

@@ -12,6 +12,7 @@ use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use prost::Message;
 
 use super::device::{self, Device};
+use super::sidecars::Id;
 
 /// An instance with its sidecar. What it says has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,24 @@ pub struct Port {
     pub address: SocketAddr,
     /// Where sidecars reach it by a link.
     pub link: Option<SocketAddr>,
+}
+
+/// How an instance stands for a migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Who it proved to be.
+    pub identity: Arc<str>,
+    /// It is ready for requests, whether callers are told of it or not.
+    pub ready: bool,
+    /// It finishes what runs, or has left.
+    pub draining: bool,
+}
+
+impl Presence {
+    /// Which sidecar that is, among those that report.
+    pub fn id(&self, name: &Arc<str>) -> Option<Id> {
+        Some(Id { identity: Spiffe::parse(&self.identity).ok()?, instance: name.clone() })
+    }
 }
 
 /// Why a registration makes no sense, in words for whoever runs the sidecar.

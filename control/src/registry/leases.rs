@@ -15,7 +15,7 @@ use lighter_config::sidecar::DeviceClass;
 use lighter_config::snapshot::{EndpointSpec, Secure, Wires};
 
 use super::device;
-use super::instance::Instance;
+use super::instance::{Instance, Presence};
 use super::sidecars::Id;
 use crate::index::Registered;
 
@@ -32,6 +32,8 @@ pub struct Leases {
     ends: BTreeSet<(Instant, Key)>,
     /// The services whose instances are reached at an address and do not drain, with how often each says so.
     addresses: BTreeMap<SocketAddr, BTreeMap<ServiceName, usize>>,
+    /// Instances that callers are not told of, as a migration took their work from them.
+    withdrawn: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
 }
 
 /// Which instance: each service gives its own names.
@@ -136,6 +138,7 @@ impl Leases {
             streams: BTreeMap::new(),
             ends: BTreeSet::new(),
             addresses: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
         }
     }
 
@@ -202,6 +205,28 @@ impl Leases {
         (keys, ports)
     }
 
+    /// From now on callers are told of none of these instances of a Service, and of all the others. Returns the ports whose
+    /// endpoints may be others now.
+    pub fn withdraw(&mut self, service: &ServiceName, names: BTreeSet<Arc<str>>) -> BTreeSet<ServicePort> {
+        match names.is_empty() {
+            true => drop(self.withdrawn.remove(service)),
+            false => drop(self.withdrawn.insert(service.clone(), names)),
+        }
+        self.of(service).flat_map(|(_, leased)| leased.instance.service_ports()).collect()
+    }
+
+    /// How many instances callers are not told of as a migration took their work.
+    pub fn withdrawn(&self) -> usize {
+        self.withdrawn.values().map(BTreeSet::len).sum()
+    }
+
+    /// How an instance stands for a migration. None: it is not there.
+    pub fn presence(&self, key: &Key) -> Option<Presence> {
+        let instance = &self.instances.get(key)?.instance;
+        let identity = instance.identity.clone();
+        Some(Presence { identity, ready: instance.is_listed(), draining: instance.draining })
+    }
+
     /// When the next lease ends, if one runs.
     pub fn next_end(&self) -> Option<Instant> {
         self.ends.first().map(|(end, _)| *end)
@@ -209,13 +234,13 @@ impl Leases {
 
     /// The endpoints of a port: of every instance that is ready and does not drain, and where the others are.
     pub fn endpoints(&self, port: &ServicePort) -> Registered {
-        let names = self.services.get(&port.service).into_iter().flatten();
-        let keys = names.map(|name| Key { service: port.service.clone(), name: name.clone() });
         let mut listed = BTreeMap::new();
         let mut unlisted = BTreeSet::new();
-        for Leased { instance, .. } in keys.filter_map(|key| self.instances.get(&key)) {
+        let withdrawn = self.withdrawn.get(&port.service);
+        for (name, Leased { instance, .. }) in self.of(&port.service) {
+            let is_withdrawn = withdrawn.is_some_and(|withdrawn| withdrawn.contains(name));
             for one in instance.ports.iter().filter(|one| one.port == port.port) {
-                if !instance.is_listed() {
+                if is_withdrawn || !instance.is_listed() {
                     unlisted.insert(one.address);
                     continue;
                 }
@@ -490,6 +515,26 @@ mod tests {
         }
         let port = ServicePort { service: service("a"), port: 80 };
         assert_eq!(world.leases.endpoints(&port).unlisted.len(), 1, "its resource may have its address too");
+    }
+
+    #[test]
+    fn whoever_is_withdrawn_is_there_and_not_listed() {
+        let mut world = World::new();
+        world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        world.register(2, "a-2", instance("a", "10.0.0.2:1")).unwrap();
+        assert_eq!(world.leases.withdraw(&service("a"), ["a-1".into()].into()).len(), 1);
+        assert_eq!(world.listed("a"), ["10.0.0.2:1"]);
+        let port = ServicePort { service: service("a"), port: 80 };
+        assert_eq!(world.leases.endpoints(&port).unlisted.len(), 1, "its resource may have its address too");
+        let key = Key { service: service("a"), name: "a-1".into() };
+        assert!(world.leases.presence(&key).unwrap().ready);
+        // Whatever it says of itself.
+        world.register(1, "a-1", instance("a", "10.0.0.9:1")).unwrap();
+        assert_eq!(world.listed("a"), ["10.0.0.2:1"]);
+        world.leases.withdraw(&service("a"), ["a-2".into()].into());
+        assert_eq!(world.listed("a"), ["10.0.0.9:1"]);
+        world.leases.withdraw(&service("a"), BTreeSet::new());
+        assert_eq!(world.listed("a").len(), 2);
     }
 
     #[test]

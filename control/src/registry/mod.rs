@@ -10,6 +10,7 @@ use lighter_config::name::{ServiceName, ServicePort};
 use tokio::sync::Notify;
 
 use crate::index::Index;
+use crate::migrate;
 use crate::state::State;
 use crate::store::{Store, StoreError};
 
@@ -19,7 +20,7 @@ mod leases;
 mod service;
 pub mod sidecars;
 
-pub use instance::Instance;
+pub use instance::{Instance, Presence};
 pub use leases::{Key, Leases, OfInstance, Refused, Standing};
 pub use service::{Reports, Server};
 use sidecars::Sidecars;
@@ -56,6 +57,9 @@ impl Registry {
                 }
                 None => tracing::warn!(%key, "a registration in the store cannot be read"),
             }
+        }
+        for (service, names) in migrate::withdrawn(store)? {
+            leases.withdraw(&service, names);
         }
         let registry = Registry {
             leases: Mutex::new(leases),
@@ -137,6 +141,24 @@ impl Registry {
     fn write(&self, facts: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
         self.unwritten().extend(facts);
         self.woken.notify_one();
+    }
+
+    /// Has callers told of none of these instances of a Service, and of all the others. In one step: whoever is told of the one is
+    /// told of the other.
+    pub fn withdraw(&self, service: &ServiceName, names: BTreeSet<Arc<str>>, index: &Index) {
+        let mut leases = self.lock();
+        let ports = leases.withdraw(service, names);
+        self.tell(&leases, &ports, index);
+    }
+
+    /// How many instances callers are not told of as a migration took their work.
+    pub fn withdrawn(&self) -> usize {
+        self.lock().withdrawn()
+    }
+
+    /// How an instance stands for a migration. None: it is not there.
+    pub fn presence(&self, key: &Key) -> Option<Presence> {
+        self.lock().presence(key)
     }
 
     /// Of how many Services an instance is a device.

@@ -107,8 +107,12 @@ impl Talk {
             (Report::InForce(said), Some(id)) => sidecars.in_force(id, said),
             (Report::Load(said), Some(id)) => sidecars.load(id, said, Instant::now()),
             (Report::Waiting(said), Some(id)) => sidecars.waiting(id, said),
+            (Report::Counted(said), Some(id)) => {
+                sidecars.counts(id, said);
+                self.state.migrations.wake();
+            }
             // It has not said who it is.
-            (Report::InForce(_) | Report::Load(_) | Report::Waiting(_), None) => {}
+            (Report::InForce(_) | Report::Load(_) | Report::Waiting(_) | Report::Counted(_), None) => {}
         }
         None
     }

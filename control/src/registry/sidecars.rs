@@ -35,6 +35,8 @@ struct Reporting {
     orders: mpsc::Sender<Order>,
     /// Which functions it was told to have active.
     plan: Option<Vec<String>>,
+    /// Its last answer to what callers have under way: to which question, and how much.
+    counted: Option<(u64, u64)>,
 }
 
 /// What a sidecar said last.
@@ -243,7 +245,7 @@ impl Sidecars {
         let reported = all.remove(&id).map(|before| before.reported).unwrap_or_default();
         // What another process waited for or was told is no matter of this one.
         let reported = Reported { waited_for: BTreeSet::new(), ..reported };
-        all.insert(id, Reporting { stream, reported, orders, plan: None });
+        all.insert(id, Reporting { stream, reported, orders, plan: None, counted: None });
         drop(all);
         self.waited.notify_one();
     }
@@ -313,6 +315,25 @@ impl Sidecars {
         let Some((_, reporting)) = all.iter().find(|(id, _)| id.to_string() == name) else { return false };
         // One that has not taken the orders before it does not take this one either.
         reporting.orders.try_send(Order::Drain(wire::Drain { cause: cause.to_owned(), now })).is_ok()
+    }
+
+    /// Asks a sidecar what callers have under way. Returns whether there is one to hear it.
+    pub fn count(&self, id: &Id, number: u64) -> bool {
+        let all = self.lock();
+        let Some(reporting) = all.get(id) else { return false };
+        reporting.orders.try_send(Order::Count(wire::Count { number })).is_ok()
+    }
+
+    /// Takes over what it answers to that.
+    pub fn counts(&self, id: &Id, said: wire::Counted) {
+        if let Some(reporting) = self.lock().get_mut(id) {
+            reporting.counted = Some((said.number, said.in_flight));
+        }
+    }
+
+    /// Its last answer: to which question, and how much is under way.
+    pub fn counted(&self, id: &Id) -> Option<(u64, u64)> {
+        self.lock().get(id)?.counted
     }
 
     /// Takes over for which functions requests wait.

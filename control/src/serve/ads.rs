@@ -96,6 +96,7 @@ impl Talk {
         let state = self.state.clone();
         let entry = state.streams.enter(self.peer, self.identity.take());
         let mut changes = state.index.changes();
+        let mut seen = state.index.last_change();
         let mut stopping = state.stopping();
         loop {
             tokio::select! {
@@ -116,8 +117,17 @@ impl Talk {
                     }
                 },
                 change = changes.recv() => match change {
-                    Ok(Change::Of(names)) => names.iter().for_each(|(kind, name)| self.stream.changed(*kind, name)),
-                    Ok(Change::Any) | Err(RecvError::Lagged(_)) => self.stream.all_changed(),
+                    Ok((number, change)) => {
+                        seen = number;
+                        match change {
+                            Change::Of(names) => names.iter().for_each(|(kind, name)| self.stream.changed(*kind, name)),
+                            Change::Any => self.stream.all_changed(),
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {
+                        seen = state.index.last_change();
+                        self.stream.all_changed();
+                    }
                     Err(RecvError::Closed) => return,
                 },
             }
@@ -132,6 +142,7 @@ impl Talk {
                     },
                 }
             }
+            entry.has_seen(seen, self.stream.is_behind(Kind::Endpoints));
         }
     }
 

@@ -23,6 +23,7 @@ use crate::ca::{Authority, Tls};
 use crate::exit::Exit;
 use crate::index::Index;
 use crate::inject::webhook::{Shown, Webhook};
+use crate::migrate;
 use crate::plan;
 use crate::probes;
 use crate::registry::{self, Registry};
@@ -115,6 +116,7 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
     let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
     let (state, seen) = open(config)?;
+    migrate::open(&state).map_err(|error| miette!("migrations: {error}"))?;
     let state = Arc::new(state);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(state.clone()));
@@ -122,6 +124,7 @@ async fn run(config: ControlConfig) -> miette::Result<()> {
     tasks.spawn(registry::keep(state.clone()));
     tasks.spawn(registry::keep_devices(state.clone()));
     tasks.spawn(plan::keep(state.clone()));
+    tasks.spawn(migrate::keep(state.clone()));
     tasks.spawn(probes::keep(state.clone()));
     if let Some(address) = state.config.plaintext_ads {
         let listener = listen(address, "plaintextAds").await?;

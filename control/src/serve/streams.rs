@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use lighter_config::identity::Spiffe;
+use lighter_config::xds::Kind;
 use lighter_config::xds::server::Standing;
 use serde::Serialize;
 
@@ -26,6 +27,10 @@ pub struct Connected {
     /// Who the client proved to be.
     identity: Option<Spiffe>,
     since: SystemTime,
+    /// The number of the last change of the index that it has taken in.
+    seen: AtomicU64,
+    /// It may have more to tell of endpoints than its client has taken in.
+    is_behind: AtomicBool,
     said: Mutex<SaidSoFar>,
 }
 
@@ -103,7 +108,14 @@ impl Streams {
     /// Enters a stream.
     pub fn enter(&self, peer: Option<SocketAddr>, identity: Option<Spiffe>) -> Entry<'_> {
         let number = self.next.fetch_add(1, Relaxed);
-        let connected = Connected { peer, identity, since: SystemTime::now(), said: Mutex::default() };
+        let connected = Connected {
+            peer,
+            identity,
+            since: SystemTime::now(),
+            seen: AtomicU64::new(0),
+            is_behind: AtomicBool::new(true),
+            said: Mutex::default(),
+        };
         let connected = Arc::new(connected);
         self.lock().insert(number, connected.clone());
         Entry { streams: self, number, connected }
@@ -131,6 +143,14 @@ impl Streams {
         reading
     }
 
+    /// How many there are, and how many of them run by all that was said of endpoints up to this change of the index. One that
+    /// does not say by what it runs is taken at its word that it accepted it.
+    pub fn knowing(&self, change: u64, sidecars: &Sidecars) -> (usize, usize) {
+        let open = self.lock();
+        let knowing = open.values().filter(|connected| connected.knows(change, sidecars)).count();
+        (open.len(), knowing)
+    }
+
     /// Each of them, the oldest first.
     pub fn sidecars(&self, sidecars: &Sidecars, now: Instant) -> Vec<Sidecar> {
         self.lock().values().map(|connected| connected.sidecar(sidecars, now)).collect()
@@ -150,6 +170,20 @@ impl Connected {
     fn id(&self, said: &SaidSoFar) -> Option<Id> {
         let instance = said.node.rsplit('/').next().unwrap_or_default();
         Some(Id { identity: self.identity.clone()?, instance: instance.into() })
+    }
+
+    fn knows(&self, change: u64, sidecars: &Sidecars) -> bool {
+        if self.seen.load(Acquire) < change || self.is_behind.load(Acquire) {
+            return false;
+        }
+        let said = self.said();
+        let Some(standing) = said.standing.iter().find(|standing| standing.kind == Kind::Endpoints) else {
+            // It asked for none so far.
+            return true;
+        };
+        let reported = self.id(&said).and_then(|id| sidecars.reported(&id));
+        let in_force = reported.as_ref().and_then(|reported| reported.in_force.get(&Kind::Endpoints));
+        standing.rejected.is_none() && in_force.is_none_or(|in_force| *in_force == standing.version)
     }
 
     fn sidecar(&self, sidecars: &Sidecars, now: Instant) -> Sidecar {
@@ -184,6 +218,13 @@ impl Entry<'_> {
     /// Notes what the client calls itself.
     pub fn named(&self, node: &str) {
         self.connected.said().node = node[..node.floor_char_boundary(LONGEST_NODE)].to_owned();
+    }
+
+    /// Notes which change of the index was taken in last, and whether there may be more to tell of endpoints than the client has
+    /// taken in.
+    pub fn has_seen(&self, change: u64, is_behind: bool) {
+        self.connected.is_behind.store(is_behind, Release);
+        self.connected.seen.store(change, Release);
     }
 
     /// Notes how it stands.

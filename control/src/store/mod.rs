@@ -14,7 +14,7 @@ use lighter_config::load::Resources;
 use lighter_config::manifest::{Key, Manifest};
 use lighter_config::name::ServiceName;
 use lighter_config::shared::SharedMap;
-use lighter_config::snapshot::Snapshot;
+use lighter_config::snapshot::{Migration, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -168,6 +168,11 @@ impl Store {
             self.publish(View { generation: view.generation, resources: view.resources.clone(), snapshot });
         }
         Ok(is_other)
+    }
+
+    /// The Migrations that are asked for, by namespace and name.
+    pub fn migrations(&self) -> Vec<(Key, Migration)> {
+        self.lock().migrations()
     }
 
     /// The Devices in force, written or registered, by namespace and name.

@@ -8,7 +8,7 @@ use lighter_config::xds::wire::lighter::registry::v1::{Demand, DeviceLoad, Funct
 use crate::device::{self, Standing};
 use crate::mesh::Mesh;
 use crate::offload;
-use crate::telemetry::{self, EnergySource};
+use crate::telemetry::{self, Direction, EnergySource};
 
 /// Reads what was counted, every few seconds.
 #[derive(Debug)]
@@ -67,6 +67,12 @@ impl Counted {
             ..Load::default()
         }
     }
+}
+
+/// How many requests and opaque connections of callers to this workload are under way.
+pub(super) fn of_callers() -> u64 {
+    let inbound = telemetry::routes().into_iter().filter(|route| route.direction == Direction::Inbound);
+    inbound.map(|route| route.read().open).sum()
 }
 
 /// What there is to do for the functions of this sidecar, and what was counted of them.

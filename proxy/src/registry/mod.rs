@@ -13,8 +13,8 @@ use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
-    Dataset, Device, HeldFunction, InForce, InstancePort, Registration, ReportRequest, ReportResponse,
-    Waiting,
+    Counted, Dataset, Device, HeldFunction, InForce, InstancePort, Registration, ReportRequest,
+    ReportResponse, Waiting,
 };
 use metrics::{Counter, Gauge, counter, describe_counter, gauge};
 use tokio::sync::{mpsc, watch};
@@ -136,7 +136,7 @@ impl Registrar<'_> {
             };
             tokio::select! {
                 answer = answers.message() => match answer {
-                    Ok(Some(answer)) => self.heard(answer),
+                    Ok(Some(answer)) => self.heard(answer, &requests),
                     Ok(None) => return "the server ended the stream".to_owned(),
                     Err(status) => return channel::say(&status),
                 },
@@ -212,7 +212,7 @@ impl Registrar<'_> {
         }
     }
 
-    fn heard(&mut self, answer: ReportResponse) {
+    fn heard(&mut self, answer: ReportResponse, requests: &mpsc::UnboundedSender<ReportRequest>) {
         match answer.order {
             Some(Order::Lease(lease)) => {
                 self.is_heard();
@@ -235,6 +235,11 @@ impl Registrar<'_> {
                 if let Some(planned) = self.planned() {
                     planned.plan(&plan.active);
                 }
+            }
+            Some(Order::Count(count)) => {
+                self.metrics.counts.increment(1);
+                let counted = Counted { number: count.number, in_flight: meter::of_callers() };
+                send(requests, Report::Counted(counted));
             }
             // Something newer than this sidecar.
             None => {}
@@ -396,6 +401,7 @@ struct Metrics {
     waiting: Counter,
     plans: Counter,
     drains: Counter,
+    counts: Counter,
 }
 
 impl Metrics {
@@ -403,6 +409,10 @@ impl Metrics {
         describe_counter!(
             "lighter_registry_plans_total",
             "Times that the control plane said which functions are to be active."
+        );
+        describe_counter!(
+            "lighter_registry_counts_total",
+            "Times that the control plane asked what callers have under way, as a migration waits for that."
         );
         let stream = |outcome: &'static str| counter!("lighter_registry_streams_total", "outcome" => outcome);
         let report = |what: &'static str| counter!("lighter_registry_reports_total", "report" => what);
@@ -419,6 +429,7 @@ impl Metrics {
             waiting: report("waiting"),
             plans: counter!("lighter_registry_plans_total"),
             drains: counter!("lighter_registry_drains_total"),
+            counts: counter!("lighter_registry_counts_total"),
         }
     }
 }

@@ -1,0 +1,387 @@
+//! Does for a coordinator what it decides, and tells it how its places stand.
+//!
+//! A place of a stateless service is an instance that is registered; whether it serves is whether callers are told of it, which
+//! is decided and kept here. So what a sidecar would say of itself as a place follows from its registration, and most orders
+//! to places are done by what is kept. What only the old place's sidecar can say is what callers have under way there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use lighter_config::name::ServiceName;
+use lighter_migrate::{
+    Action, Command, Coordinator, Decision, Epoch, Order, Phase, Record, Report, Role, Stamp, Stand,
+    Transaction, Why,
+};
+
+use super::story::{LIFE, Moved, Story};
+use crate::registry::{Key, Presence};
+use crate::state::State;
+use crate::store::StoreError;
+
+/// A migration that is under way.
+pub(super) struct Driver {
+    pub(super) story: Story,
+    pub(super) service: ServiceName,
+    coordinator: Coordinator,
+    /// What is to be done, in its order.
+    todo: VecDeque<Action>,
+    /// Something of the story is not written yet.
+    is_unwritten: bool,
+    old: Place,
+    new: Place,
+    /// It was told to prepare, and to become ready.
+    is_prepared: bool,
+    is_warmed: bool,
+    is_discarded: bool,
+    draining: Option<Draining>,
+    /// Callers are told of this epoch by this change of the index.
+    telling: Option<(Epoch, u64)>,
+    /// It went on where another control plane was: its clients are waited for.
+    is_resumed: bool,
+    /// Before that nothing is done: the store did not take what it was to write.
+    pub(super) rests_until: Option<Instant>,
+}
+
+/// What a place has said.
+#[derive(Default)]
+struct Place {
+    heard: Stamp,
+    said: Option<Report>,
+    /// It was asked to say it again.
+    is_asked: bool,
+}
+
+/// The old place is to have nothing under way.
+#[derive(Default)]
+struct Draining {
+    /// The question that is open, and since when.
+    asked: Option<(u64, Instant)>,
+    /// When it answered last.
+    answered: Option<Instant>,
+    /// What it said.
+    left: Option<u64>,
+    /// How often it said in a row that there is nothing.
+    zeros: u32,
+    is_done: bool,
+}
+
+/// What a driver works with.
+pub(super) struct World<'w> {
+    pub(super) state: &'w State,
+    /// When this control plane began.
+    pub(super) start: Instant,
+    pub(super) now: Instant,
+}
+
+impl World<'_> {
+    fn time(&self) -> Duration {
+        self.now.saturating_duration_since(self.start)
+    }
+}
+
+impl Driver {
+    /// Begins.
+    pub(super) fn begin(mut story: Story, service: ServiceName, moved: &Moved, world: &World<'_>) -> Self {
+        let cell = story.begin(moved.epoch);
+        let mut out = Vec::new();
+        let coordinator = Coordinator::new(story.plan(), cell, world.time(), &mut out);
+        Driver::with(story, service, coordinator, out)
+    }
+
+    /// Goes on where another control plane was. None: it is over, or there is nothing to go on with.
+    pub(super) fn resume(mut story: Story, world: &World<'_>) -> Option<Self> {
+        let (service, mut cell) = (story.service()?, story.cell?);
+        if story.outcome.is_some() || !cell.take_over(cell.term + 1) {
+            return None;
+        }
+        story.cell = Some(cell);
+        let mut out = Vec::new();
+        let coordinator = Coordinator::resume(story.plan(), cell, &story.records(), world.time(), &mut out);
+        let is_warmed = story.phase().is_some_and(|phase| phase >= Phase::Warm);
+        let driver = Driver::with(story, service, coordinator, out);
+        Some(Driver { is_prepared: is_warmed, is_warmed, is_resumed: true, ..driver })
+    }
+
+    fn with(story: Story, service: ServiceName, coordinator: Coordinator, out: Vec<Action>) -> Self {
+        // What is said here was heard in this migration.
+        let place =
+            || Place { heard: Stamp { migration: story.number, ..Stamp::default() }, ..Place::default() };
+        let (old, new) = (place(), place());
+        Driver {
+            story,
+            service,
+            coordinator,
+            todo: out.into(),
+            is_unwritten: true,
+            old,
+            new,
+            is_prepared: false,
+            is_warmed: false,
+            is_discarded: false,
+            draining: None,
+            telling: None,
+            is_resumed: false,
+            rests_until: None,
+        }
+    }
+
+    /// Everything that can be done now. `moved`: of its Service. `write`: to be durable when it returns.
+    pub(super) fn drive(
+        &mut self,
+        moved: &mut Moved,
+        world: &World<'_>,
+        write: &impl Fn(&Story, &Moved) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        loop {
+            self.perform(moved, world, write)?;
+            let mut out = Vec::new();
+            for role in Role::BOTH {
+                self.report(role, world, &mut out);
+            }
+            self.look_who_knows(world, &mut out);
+            if self.coordinator.timeout().is_some_and(|timeout| timeout <= world.time()) {
+                self.coordinator.on_timeout(world.time(), &mut out);
+            }
+            self.todo.extend(out);
+            if self.todo.is_empty() {
+                break;
+            }
+        }
+        if self.is_over() {
+            world.state.registry.withdraw(&self.service, moved.withdrawn.clone(), &world.state.index);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left to do.
+    pub(super) fn is_over(&self) -> bool {
+        self.coordinator.phase().is_terminal() && self.todo.is_empty()
+    }
+
+    /// Whether the coordinator takes it that somebody asks for an abort.
+    pub(super) fn abort(&mut self, world: &World<'_>) -> bool {
+        let mut out = Vec::new();
+        let may = self.coordinator.abort(world.time(), &mut out);
+        self.todo.extend(out);
+        may
+    }
+
+    fn perform(
+        &mut self,
+        moved: &mut Moved,
+        world: &World<'_>,
+        write: &impl Fn(&Story, &Moved) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        loop {
+            // What is to be written down before the rest is written at once.
+            while let Some(Action::Journal(record)) = self.todo.front().copied() {
+                self.todo.pop_front();
+                self.journal(record, world);
+            }
+            let next = self.todo.front().copied();
+            if let Some(Action::Commit(transaction)) = next {
+                self.commit(&transaction, moved, world, write)?;
+                self.todo.pop_front();
+                continue;
+            }
+            if self.is_unwritten {
+                write(&self.story, moved)?;
+                self.is_unwritten = false;
+            }
+            self.todo.pop_front();
+            match next {
+                None => return Ok(()),
+                Some(Action::Send(role, command)) => self.command(role, command),
+                Some(Action::Endpoints(_, epoch)) => {
+                    let State { registry, index, .. } = world.state;
+                    registry.withdraw(&self.service, moved.withdrawn.clone(), index);
+                    self.telling = Some((epoch, index.last_change()));
+                }
+                // Nobody holds for a stateless service: there are no holders in the plan.
+                Some(Action::Hold(..) | Action::Journal(_) | Action::Commit(_)) => {}
+            }
+        }
+    }
+
+    fn journal(&mut self, record: Record, world: &World<'_>) {
+        if let (Record::Entered(to), Some((from, since))) = (record, self.story.phases().last()) {
+            world.state.metrics.migrated(from, super::story::since_1970().saturating_sub(since));
+            tracing::info!(migration = %self.story.name, phase = to.label(), "a migration goes on");
+        }
+        let (clients, _) = world.state.streams.knowing(0, &world.state.registry.sidecars);
+        self.story.clients = self.story.clients.max(clients);
+        if record == Record::Entered(Phase::Done) {
+            self.story.left = self.draining.as_ref().and_then(|draining| draining.left);
+        }
+        self.story.write(record);
+        self.is_unwritten = true;
+    }
+
+    /// Asks the store: the cell, what was written down before, and whom callers are told of change in one transaction.
+    fn commit(
+        &mut self,
+        transaction: &Transaction,
+        moved: &mut Moved,
+        world: &World<'_>,
+        write: &impl Fn(&Story, &Moved) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Some(mut cell) = self.story.cell else { return Ok(()) };
+        if cell.apply(transaction) {
+            let story = Story { cell: Some(cell), ..self.story.clone() };
+            let after = moved.decided(&story, &cell);
+            write(&story, &after)?;
+            (self.story, *moved, self.is_unwritten) = (story, after, false);
+        }
+        let mut out = Vec::new();
+        self.coordinator.answered(cell, world.time(), &mut out);
+        self.todo.extend(out);
+        Ok(())
+    }
+
+    fn command(&mut self, role: Role, command: Command) {
+        let place = self.place(role);
+        place.is_asked = true;
+        if command.order == Order::Ask {
+            return;
+        }
+        place.heard = place.heard.max(command.stamp);
+        match command.order {
+            Order::Prepare => (self.is_prepared, self.is_discarded) = (true, false),
+            Order::Warm => self.is_warmed = true,
+            Order::Discard => self.is_discarded = true,
+            Order::Drain { force, .. } => {
+                // What does not end in time is left to end where it is: the old place is not taken down.
+                self.draining.get_or_insert_default().is_done |= force;
+            }
+            // The old place of a service without state serves whenever callers are told of it.
+            Order::Serve { .. } => self.draining = None,
+            // None is given where there is no state.
+            Order::Ask
+            | Order::Snapshot { .. }
+            | Order::Restore(_)
+            | Order::Quiesce { .. }
+            | Order::Move { .. } => {}
+        }
+    }
+
+    fn report(&mut self, role: Role, world: &World<'_>, out: &mut Vec<Action>) {
+        let name = if role == Role::Old { &self.story.from } else { &self.story.to };
+        let key = Key { service: self.service.clone(), name: name.clone() };
+        let presence = world.state.registry.presence(&key);
+        let stand = match role {
+            Role::Old => {
+                self.ask_what_is_left(&key.name, presence.as_ref(), world);
+                self.old_stands(presence.as_ref())
+            }
+            Role::New => self.new_stands(presence.as_ref()),
+        };
+        let place = self.place(role);
+        let before = place.said;
+        let revision = before.map_or(0, |said| said.revision);
+        let mut report =
+            Report { incarnation: LIFE, revision, heard: place.heard, stand, copy: None, declined: None };
+        let is_new = before != Some(report);
+        if !is_new && !std::mem::take(&mut place.is_asked) {
+            return;
+        }
+        report.revision += u64::from(is_new);
+        (place.said, place.is_asked) = (Some(report), false);
+        self.coordinator.report(role, report, world.time(), out);
+    }
+
+    fn old_stands(&self, presence: Option<&Presence>) -> Stand {
+        let cell = self.coordinator.cell();
+        let is_fenced = cell.decision == Decision::Fenced;
+        if is_fenced && self.draining.as_ref().is_some_and(|draining| draining.is_done) {
+            return Stand::Drained { cut: 0 };
+        }
+        match presence {
+            // It takes what comes, for as long as somebody comes.
+            Some(presence) if presence.ready => {
+                let epoch = Epoch(cell.epoch.0.saturating_sub(u64::from(is_fenced)));
+                Stand::Serving { epoch }
+            }
+            _ => Stand::Empty,
+        }
+    }
+
+    fn new_stands(&self, presence: Option<&Presence>) -> Stand {
+        let is_fenced = self.coordinator.cell().decision == Decision::Fenced;
+        match presence {
+            _ if self.is_discarded => Stand::Empty,
+            None => Stand::Void { why: Why::Unhealthy },
+            Some(presence) if presence.draining => Stand::Void { why: Why::Unhealthy },
+            Some(presence) if presence.ready && self.is_warmed => Stand::Warm,
+            Some(presence) if is_fenced && !presence.ready => Stand::Void { why: Why::Unhealthy },
+            // It may become ready.
+            Some(_) if self.is_prepared => Stand::Reserved,
+            Some(_) => Stand::Empty,
+        }
+    }
+
+    /// Asks the old place's sidecar what callers have under way, until that is nothing twice: of two answers one after the other,
+    /// whoever was on the way during the first one has arrived at the second.
+    fn ask_what_is_left(&mut self, name: &Arc<str>, presence: Option<&Presence>, world: &World<'_>) {
+        let Some(draining) = &mut self.draining else { return };
+        if draining.is_done {
+            return;
+        }
+        let sidecars = &world.state.registry.sidecars;
+        let Some(presence) = presence else {
+            // It is gone, and what it had.
+            (draining.is_done, draining.left) = (true, Some(0));
+            return;
+        };
+        let Some(id) = presence.id(name) else { return };
+        if let (Some((asked, _)), Some((answered, left))) = (draining.asked, sidecars.counted(&id))
+            && asked == answered
+        {
+            draining.asked = None;
+            draining.answered = Some(world.now);
+            draining.left = Some(left);
+            draining.zeros = if left == 0 { draining.zeros + 1 } else { 0 };
+            draining.is_done = draining.zeros >= ENOUGH;
+        }
+        let waits = |since: Option<Instant>, time: Duration| {
+            since.is_some_and(|since| world.now.saturating_duration_since(since) < time)
+        };
+        let is_open = waits(draining.asked.map(|(_, since)| since), ASKED_AGAIN);
+        if !draining.is_done && !is_open && !waits(draining.answered, PAUSE) {
+            let number = QUESTIONS.fetch_add(1, Relaxed);
+            if sidecars.count(&id, number) {
+                draining.asked = Some((number, world.now));
+            }
+        }
+    }
+
+    /// Whether all callers know where the service is, as far as can be known.
+    fn look_who_knows(&mut self, world: &World<'_>, out: &mut Vec<Action>) {
+        let Some((epoch, change)) = self.telling else { return };
+        let (open, knowing) = world.state.streams.knowing(change, &world.state.registry.sidecars);
+        // After a restart those who were there have yet to come back.
+        let are_back = !self.is_resumed || open >= self.story.clients;
+        if knowing == open && are_back {
+            self.telling = None;
+            self.coordinator.switched(epoch, world.time(), out);
+        }
+    }
+
+    fn place(&mut self, role: Role) -> &mut Place {
+        match role {
+            Role::Old => &mut self.old,
+            Role::New => &mut self.new,
+        }
+    }
+}
+
+/// So many times in a row the old place's sidecar says that nothing is under way.
+const ENOUGH: u32 = 2;
+/// How long it is left alone between two answers.
+const PAUSE: Duration = Duration::from_millis(100);
+/// After how long what was not answered is asked again.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
+
+/// The number of the next question to a sidecar.
+static QUESTIONS: AtomicU64 = AtomicU64::new(1);

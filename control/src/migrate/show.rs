@@ -1,0 +1,93 @@
+//! Migrations as people see them, and as the API says them.
+
+use lighter_config::snapshot::Migration;
+use serde::{Deserialize, Serialize};
+
+use super::story::{Outcome, Story, since_1970};
+
+/// A migration as it is now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    /// Of its resource.
+    pub namespace: String,
+    /// Of its resource.
+    pub name: String,
+    /// `namespace/name`.
+    pub service: String,
+    /// The instance where it was.
+    pub from: String,
+    /// The instance where it goes.
+    pub to: String,
+    /// The last that was entered; `waiting`: it has not begun, as another one of its Service is under way.
+    pub phase: String,
+    /// The phases that were entered, in order.
+    pub phases: Vec<Entered>,
+    /// `done`, `aborted`, `rolled_back` or `refused`. None: it is not over.
+    pub outcome: Option<Outcome>,
+    /// Why it ended so, if not well.
+    pub because: Option<String>,
+    /// What callers still had under way at the old place when it was over; it ends there.
+    pub left: Option<u64>,
+    /// In milliseconds since 1970.
+    pub began: Option<u64>,
+    /// How long it took, or takes so far, in milliseconds.
+    pub took: Option<u64>,
+}
+
+/// A phase that was entered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entered {
+    /// Which.
+    pub phase: String,
+    /// When, in milliseconds after the beginning.
+    pub after: u64,
+}
+
+impl Shown {
+    pub(super) fn of(story: &Story) -> Self {
+        let (namespace, name) = story.name.split_once('/').unwrap_or_default();
+        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let phases = story.phases().map(|(phase, at)| Entered {
+            phase: phase.label().to_owned(),
+            after: millis(at.saturating_sub(story.began)),
+        });
+        let until = story.ended.unwrap_or_else(since_1970);
+        Shown {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            service: story.service.to_string(),
+            from: story.from.to_string(),
+            to: story.to.to_string(),
+            phase: story.phase().map_or("-", |phase| phase.label()).to_owned(),
+            phases: phases.collect(),
+            outcome: story.outcome,
+            because: story.because.clone(),
+            left: story.left,
+            began: Some(millis(story.began)),
+            took: Some(millis(until.saturating_sub(story.began))),
+        }
+    }
+
+    pub(super) fn waiting(name: &str, asked: &Migration) -> Self {
+        let (namespace, name) = name.split_once('/').unwrap_or_default();
+        Shown {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            service: asked.service.to_string(),
+            from: asked.from.to_string(),
+            to: asked.to.to_string(),
+            phase: "waiting".to_owned(),
+            phases: Vec::new(),
+            outcome: None,
+            because: None,
+            left: None,
+            began: None,
+            took: None,
+        }
+    }
+
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        name.split_once('/') == Some((&self.namespace, &self.name))
+    }
+}

@@ -1,0 +1,241 @@
+//! What is kept of a migration: what was asked for, what the coordinator wrote down, whose the service is, and how it ended.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lighter_config::name::ServiceName;
+use lighter_config::snapshot::Migration;
+use lighter_migrate::{
+    Cause, Cell, Class, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Rules, Why,
+};
+use serde::{Deserialize, Serialize};
+
+/// A migration from its beginning to its end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Story {
+    /// `namespace/name` of the resource.
+    pub(super) name: Arc<str>,
+    /// Its number among those of its Service.
+    pub(super) number: u64,
+    /// `namespace/name`.
+    pub(super) service: Arc<str>,
+    pub(super) from: Arc<str>,
+    pub(super) to: Arc<str>,
+    pub(super) prepare: Duration,
+    pub(super) switch: Duration,
+    pub(super) drain: Duration,
+    /// When, since 1970.
+    pub(super) began: Duration,
+    /// Callers were not told of the new place when it began.
+    pub(super) was_withdrawn: bool,
+    /// None: it was refused.
+    pub(super) cell: Option<Cell>,
+    pub(super) journal: Vec<Entry>,
+    /// Most clients of ADS that there were meanwhile.
+    pub(super) clients: usize,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) because: Option<String>,
+    /// What callers still had under way at the old place when it was over. None: it is not known.
+    pub(super) left: Option<u64>,
+    pub(super) ended: Option<Duration>,
+    /// Its resource is no longer there.
+    pub(super) is_gone: bool,
+}
+
+/// Something that was written down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// When, since 1970.
+    pub(super) at: Duration,
+    pub(super) record: Record,
+}
+
+/// What is kept of a Service that was moved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Moved {
+    /// Of its last migration.
+    pub(super) number: u64,
+    pub(super) epoch: Epoch,
+    /// The instances that callers are not told of.
+    pub(super) withdrawn: BTreeSet<Arc<str>>,
+}
+
+/// How a migration ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The service is at the new place.
+    Done,
+    /// It is at the old place, as if nothing had been.
+    Aborted,
+    /// It is at the old place again.
+    RolledBack,
+    /// It was not begun.
+    Refused,
+}
+
+impl Outcome {
+    pub(crate) const ALL: [Outcome; 4] =
+        [Outcome::Done, Outcome::Aborted, Outcome::RolledBack, Outcome::Refused];
+
+    /// The label: in logs, in metrics and for people.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Outcome::Done => "done",
+            Outcome::Aborted => "aborted",
+            Outcome::RolledBack => "rolled_back",
+            Outcome::Refused => "refused",
+        }
+    }
+}
+
+impl Default for Moved {
+    fn default() -> Self {
+        Moved { number: 0, epoch: Epoch(1), withdrawn: BTreeSet::new() }
+    }
+}
+
+impl Moved {
+    /// Whose callers are told of, by what was decided of a migration that began when things were as they are here.
+    pub(super) fn decided(&self, story: &Story, cell: &Cell) -> Moved {
+        let mut withdrawn = self.withdrawn.clone();
+        match cell.decision {
+            Decision::Open | Decision::Aborted => {}
+            Decision::Fenced => {
+                withdrawn.remove(&story.to);
+                withdrawn.insert(story.from.clone());
+            }
+            Decision::Returned => {
+                withdrawn.remove(&story.from);
+                if story.was_withdrawn {
+                    withdrawn.insert(story.to.clone());
+                }
+            }
+        }
+        Moved { number: self.number, epoch: cell.epoch, withdrawn }
+    }
+}
+
+impl Story {
+    pub(super) fn new(name: Arc<str>, asked: &Migration, number: u64, was_withdrawn: bool) -> Self {
+        Story {
+            name,
+            number,
+            service: asked.service.to_string().into(),
+            from: asked.from.clone(),
+            to: asked.to.clone(),
+            prepare: asked.prepare,
+            switch: asked.switch,
+            drain: asked.drain,
+            began: since_1970(),
+            was_withdrawn,
+            cell: None,
+            journal: Vec::new(),
+            clients: 0,
+            outcome: None,
+            because: None,
+            left: None,
+            ended: None,
+            is_gone: false,
+        }
+    }
+
+    /// It does not begin.
+    pub(super) fn refuse(&mut self, because: String) {
+        self.outcome = Some(Outcome::Refused);
+        self.because = Some(because);
+        self.ended = Some(since_1970());
+    }
+
+    /// It begins: the old place serves this epoch.
+    pub(super) fn begin(&mut self, epoch: Epoch) -> Cell {
+        let owner = Owner { place: OLD, incarnation: LIFE };
+        let mut cell = Cell::new(self.number, epoch, owner);
+        cell.take_over(1);
+        self.cell = Some(cell);
+        cell
+    }
+
+    pub(super) fn service(&self) -> Option<ServiceName> {
+        let (namespace, name) = self.service.split_once('/')?;
+        Some(ServiceName::new(namespace, name))
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        let rules =
+            Rules { prepare: self.prepare, switch: self.switch, drain: self.drain, ..Rules::default() };
+        Plan {
+            migration: self.number,
+            class: Class::Stateless,
+            old: OLD,
+            new: NEW,
+            holders: Vec::new(),
+            rules,
+        }
+    }
+
+    /// The phase that it entered last.
+    pub(super) fn phase(&self) -> Option<Phase> {
+        self.phases().last().map(|(phase, _)| phase)
+    }
+
+    /// The phases that it entered, and when. What was entered again after a restart of the control plane counts once.
+    pub(super) fn phases(&self) -> impl Iterator<Item = (Phase, Duration)> {
+        let mut before = None;
+        self.journal.iter().filter_map(move |entry| match entry.record {
+            Record::Entered(phase) if before.replace(phase) != Some(phase) => Some((phase, entry.at)),
+            _ => None,
+        })
+    }
+
+    pub(super) fn records(&self) -> Vec<Record> {
+        self.journal.iter().map(|entry| entry.record).collect()
+    }
+
+    /// Takes over what is to be written down, and what it means for how it ends.
+    pub(super) fn write(&mut self, record: Record) {
+        let at = since_1970();
+        self.journal.push(Entry { at, record });
+        match record {
+            Record::Entered(phase) if phase.is_terminal() => {
+                self.ended = Some(at);
+                self.outcome = Some(match phase {
+                    Phase::Aborted => Outcome::Aborted,
+                    Phase::RolledBack => Outcome::RolledBack,
+                    _ => Outcome::Done,
+                });
+                if phase == Phase::RolledBack && self.because.is_none() {
+                    self.because = Some(format!("`{}` was not ready any more", self.to));
+                }
+            }
+            Record::Aborting(cause) => self.because = Some(self.explain(cause)),
+            _ => {}
+        }
+    }
+
+    fn explain(&self, cause: Cause) -> String {
+        let to = &self.to;
+        match cause {
+            Cause::Asked => "somebody asked for it".to_owned(),
+            Cause::Refused(Why::Unhealthy) => format!("`{to}` drains, or is not there any more"),
+            Cause::NewLost => format!("`{to}` is not there any more"),
+            Cause::Late(phase) => {
+                format!("`{to}` was not ready in {:?}: {} took too long", self.prepare, phase.label())
+            }
+            other => other.label().to_owned(),
+        }
+    }
+}
+
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The places of every migration. What is known of them outlives the control plane, and an instance's name is that of one process:
+/// each has one life.
+const OLD: PlaceId = PlaceId(1);
+const NEW: PlaceId = PlaceId(2);
+pub(super) const LIFE: Incarnation = Incarnation(1);

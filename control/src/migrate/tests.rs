@@ -1,0 +1,183 @@
+//! A control plane that dies before or after any of its writes, in virtual time.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use lighter_config::control::ControlConfig;
+use lighter_config::identity::Spiffe;
+use lighter_config::xds::wire::lighter::registry::v1 as wire;
+use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::registry::Instance;
+use crate::registry::sidecars::Id;
+
+/// What a control plane has to do with: its store, and the sidecar of the old instance.
+struct Bench {
+    state: State,
+    old: Id,
+    orders: mpsc::Receiver<Order>,
+    now: Instant,
+}
+
+/// How a control plane ends.
+#[derive(Clone, Copy)]
+struct Dies {
+    /// At which of its writes.
+    at: usize,
+    /// The store has it already.
+    is_written: bool,
+}
+
+const SHOP: &str = "spiffe://mesh.lighter/ns/default/sa/shop";
+
+fn open_state(folder: &Path) -> State {
+    let config = ControlConfig { state: folder.to_path_buf(), ..ControlConfig::default() };
+    crate::serve::open(config).unwrap().0
+}
+
+fn asked() -> Migration {
+    let second = Duration::from_secs(1);
+    let service = ServiceName::new("default", "shop");
+    Migration {
+        service,
+        from: "a".into(),
+        to: "b".into(),
+        prepare: 10 * second,
+        switch: 5 * second,
+        drain: 30 * second,
+    }
+}
+
+impl Bench {
+    /// One in this folder, where `a` and `b` are registered.
+    fn open(folder: &Path) -> Self {
+        let state = open_state(folder);
+        let old = Id { identity: Spiffe::parse(SHOP).unwrap(), instance: "a".into() };
+        let (sender, orders) = mpsc::channel(4);
+        state.registry.sidecars.enter(old.clone(), 1, sender);
+        Bench { state, old, orders, now: Instant::now() }
+    }
+
+    /// Drives until it is over, or has died.
+    fn drive(&mut self, driver: &mut Driver, moved: &mut Moved, dies: Option<Dies>) -> bool {
+        let writes = Cell::new(0);
+        for _ in 0..1000 {
+            let world = World { state: &self.state, start: self.state.began, now: self.now };
+            let write = |story: &Story, moved: &Moved| {
+                let number = writes.replace(writes.get() + 1);
+                let end = dies.filter(|dies| dies.at == number);
+                if end.is_none_or(|dies| dies.is_written) {
+                    write(&self.state.store, story, moved)?;
+                }
+                end.map_or(Ok(()), |_| Err(StoreError::Backup("it has died".to_owned())))
+            };
+            if driver.drive(moved, &world, &write).is_err() {
+                return false;
+            }
+            if driver.is_over() {
+                return true;
+            }
+            while let Ok(order) = self.orders.try_recv() {
+                let Order::Count(wire::Count { number }) = order else { panic!("{order:?}") };
+                self.state.registry.sidecars.counts(&self.old, wire::Counted { number, in_flight: 0 });
+            }
+            self.now += Duration::from_millis(20);
+        }
+        panic!("it is never over");
+    }
+}
+
+fn register(folder: &Path) {
+    let facts = ["a", "b"].map(|name| {
+        let ports = vec![wire::InstancePort {
+            port: 80,
+            address: format!("10.0.0.{}:80", name.as_bytes()[0]),
+            link_address: String::new(),
+        }];
+        let (instance, service) = (name.to_owned(), "default/shop".to_owned());
+        let said =
+            wire::Registration { instance, service, ports, ready: true, ..wire::Registration::default() };
+        let (name, instance) = Instance::read(&said, &Spiffe::parse(SHOP).unwrap()).unwrap().unwrap();
+        (format!("default/shop {name}"), Some(instance.keep(&name)))
+    });
+    open_state(folder).store.set_facts("instance", &facts).unwrap();
+}
+
+/// A migration is begun where `b` has no callers (`is_withdrawn`) or has some, and the control plane dies. Another one goes on.
+/// Returns whether it had the time to die.
+fn died(is_withdrawn: bool, dies: Dies) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    register(folder.path());
+    let asked = asked();
+    let mut moved = Moved::default();
+    moved.withdrawn.extend(is_withdrawn.then(|| asked.to.clone()));
+    let begin = |bench: &Bench, moved: &Moved| {
+        let story = Story::new("default/m".into(), &asked, 1, is_withdrawn);
+        let world = World { state: &bench.state, start: bench.state.began, now: bench.now };
+        Driver::begin(story, asked.service.clone(), moved, &world)
+    };
+    let mut bench = Bench::open(folder.path());
+    let mut driver = begin(&bench, &moved);
+    // What an earlier migration left.
+    let left = (fact(SERVICE, "default/shop"), serde_json::to_vec(&moved).ok());
+    bench.state.store.set_facts(FACTS, &[left]).unwrap();
+    let is_over = bench.drive(&mut driver, &mut moved.clone(), Some(dies));
+    drop((driver, bench));
+
+    let mut bench = Bench::open(folder.path());
+    open(&bench.state).unwrap();
+    // Before anybody has done anything, somebody serves; where one did alone, one does.
+    let before = bench.state.registry.withdrawn();
+    assert!(before <= 1 && (!is_withdrawn || before == 1), "{before} are withdrawn");
+    let mut all = std::mem::take(&mut *bench.state.migrations.lock());
+    let mut moved = all.moved.remove(&asked.service).unwrap();
+    let story = all.over.remove("default/m").unwrap_or_else(|| {
+        let left = all.under_way.remove(&asked.service);
+        // Where nothing was written it is still asked for.
+        let mut driver = left.unwrap_or_else(|| begin(&bench, &moved));
+        assert!(bench.drive(&mut driver, &mut moved, None));
+        driver.story
+    });
+    assert_eq!(story.outcome, Some(Outcome::Done), "{:?}", story.because);
+    let phases: Vec<&str> = story.phases().map(|(phase, _)| phase.label()).collect();
+    assert_eq!(phases, ["plan", "prepare", "warm", "switch", "drain_old", "done"]);
+    assert_eq!(moved.withdrawn, [asked.from.clone()].into());
+    assert_eq!(withdrawn(&bench.state.store).unwrap()[&asked.service], moved.withdrawn);
+    assert_eq!(bench.state.registry.withdrawn(), 1);
+    !is_over
+}
+
+#[test]
+fn whenever_a_control_plane_dies_the_next_one_goes_on() {
+    for is_withdrawn in [false, true] {
+        for is_written in [false, true] {
+            let mut at = 0;
+            while died(is_withdrawn, Dies { at, is_written }) {
+                at += 1;
+            }
+            assert!(at >= 5, "there are {at} writes");
+        }
+    }
+}
+
+#[test]
+fn what_ends_the_one_way_or_the_other_leaves_one_place() {
+    let asked = asked();
+    let mut moved = Moved::default();
+    let mut story = Story::new("default/m".into(), &asked, 1, true);
+    moved.withdrawn.insert(asked.to.clone());
+    let cell = story.begin(moved.epoch);
+    let decided =
+        |moved: &Moved, decision| moved.decided(&story, &lighter_migrate::Cell { decision, ..cell });
+    use lighter_migrate::Decision::{Aborted, Fenced, Returned};
+    assert_eq!(decided(&moved, Aborted).withdrawn, moved.withdrawn);
+    let fenced = decided(&moved, Fenced);
+    assert_eq!(fenced.withdrawn, [asked.from.clone()].into());
+    assert_eq!(decided(&fenced, Returned).withdrawn, moved.withdrawn);
+    // Whoever had callers before has them again.
+    story.was_withdrawn = false;
+    let returned = fenced.decided(&story, &lighter_migrate::Cell { decision: Returned, ..cell });
+    assert!(returned.withdrawn.is_empty());
+}
