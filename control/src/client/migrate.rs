@@ -155,6 +155,9 @@ fn tell(shown: &Shown, outcome: Outcome) -> miette::Result<Exit> {
         Outcome::RolledBack => {
             exit::explain(&miette!("rolled back, {} is at {} again: {because}", shown.service, shown.from));
         }
+        Outcome::Lost => {
+            exit::explain(&miette!("decided for {}, and {because}", shown.to));
+        }
         Outcome::Refused => {
             exit::explain(&miette!("not begun: {because}"));
         }

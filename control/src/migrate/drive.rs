@@ -15,7 +15,7 @@ use lighter_migrate::{
     Transaction, Why,
 };
 
-use super::story::{LIFE, Moved, Story};
+use super::story::{LIFE, Moved, Outcome, Story};
 use crate::registry::{Key, Presence};
 use crate::state::State;
 use crate::store::StoreError;
@@ -136,6 +136,13 @@ impl Driver {
     ) -> Result<(), StoreError> {
         loop {
             self.perform(moved, world, write)?;
+            if self.has_nobody(world) {
+                let mut story = self.story.clone();
+                story.lose();
+                write(&story, moved)?;
+                self.story = story;
+                break;
+            }
             let mut out = Vec::new();
             for role in Role::BOTH {
                 self.report(role, world, &mut out);
@@ -157,7 +164,19 @@ impl Driver {
 
     /// Whether nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
-        self.coordinator.phase().is_terminal() && self.todo.is_empty()
+        self.story.outcome == Some(Outcome::Lost)
+            || self.coordinator.phase().is_terminal() && self.todo.is_empty()
+    }
+
+    /// Whether it is decided, and neither place is there any more: the coordinator would wait for one without end.
+    fn has_nobody(&self, world: &World<'_>) -> bool {
+        let is_gone = |name: &Arc<str>| {
+            let key = Key { service: self.service.clone(), name: name.clone() };
+            world.state.registry.presence(&key).is_none()
+        };
+        let is_fenced = self.coordinator.cell().decision == Decision::Fenced;
+        let is_over = self.coordinator.phase().is_terminal();
+        is_fenced && !is_over && is_gone(&self.story.from) && is_gone(&self.story.to)
     }
 
     /// Whether the coordinator takes it that somebody asks for an abort.

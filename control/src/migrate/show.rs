@@ -23,7 +23,7 @@ pub struct Shown {
     pub phase: String,
     /// The phases that were entered, in order.
     pub phases: Vec<Entered>,
-    /// `done`, `aborted`, `rolled_back` or `refused`. None: it is not over.
+    /// `done`, `aborted`, `rolled_back`, `refused` or `lost`. None: it is not over.
     pub outcome: Option<Outcome>,
     /// Why it ended so, if not well.
     pub because: Option<String>,

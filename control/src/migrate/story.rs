@@ -75,11 +75,13 @@ pub enum Outcome {
     RolledBack,
     /// It was not begun.
     Refused,
+    /// It was the new place's, and neither place is there any more.
+    Lost,
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Outcome; 4] =
-        [Outcome::Done, Outcome::Aborted, Outcome::RolledBack, Outcome::Refused];
+    pub(crate) const ALL: [Outcome; 5] =
+        [Outcome::Done, Outcome::Aborted, Outcome::RolledBack, Outcome::Refused, Outcome::Lost];
 
     /// The label: in logs, in metrics and for people.
     pub const fn label(self) -> &'static str {
@@ -88,6 +90,7 @@ impl Outcome {
             Outcome::Aborted => "aborted",
             Outcome::RolledBack => "rolled_back",
             Outcome::Refused => "refused",
+            Outcome::Lost => "lost",
         }
     }
 }
@@ -147,6 +150,13 @@ impl Story {
     pub(super) fn refuse(&mut self, because: String) {
         self.outcome = Some(Outcome::Refused);
         self.because = Some(because);
+        self.ended = Some(since_1970());
+    }
+
+    /// Nobody is left for whom anything could be done.
+    pub(super) fn lose(&mut self) {
+        self.outcome = Some(Outcome::Lost);
+        self.because = Some(format!("neither `{}` nor `{}` is there any more", self.from, self.to));
         self.ended = Some(since_1970());
     }
 

@@ -60,11 +60,15 @@ impl Bench {
         Bench { state, old, orders, now: Instant::now() }
     }
 
+    fn world(&self) -> World<'_> {
+        World { state: &self.state, start: self.state.began, now: self.now }
+    }
+
     /// Drives until it is over, or has died.
     fn drive(&mut self, driver: &mut Driver, moved: &mut Moved, dies: Option<Dies>) -> bool {
         let writes = Cell::new(0);
         for _ in 0..1000 {
-            let world = World { state: &self.state, start: self.state.began, now: self.now };
+            let world = self.world();
             let write = |story: &Story, moved: &Moved| {
                 let number = writes.replace(writes.get() + 1);
                 let end = dies.filter(|dies| dies.at == number);
@@ -115,8 +119,7 @@ fn died(is_withdrawn: bool, dies: Dies) -> bool {
     moved.withdrawn.extend(is_withdrawn.then(|| asked.to.clone()));
     let begin = |bench: &Bench, moved: &Moved| {
         let story = Story::new("default/m".into(), &asked, 1, is_withdrawn);
-        let world = World { state: &bench.state, start: bench.state.began, now: bench.now };
-        Driver::begin(story, asked.service.clone(), moved, &world)
+        Driver::begin(story, asked.service.clone(), moved, &bench.world())
     };
     let mut bench = Bench::open(folder.path());
     let mut driver = begin(&bench, &moved);
@@ -160,6 +163,32 @@ fn whenever_a_control_plane_dies_the_next_one_goes_on() {
             assert!(at >= 5, "there are {at} writes");
         }
     }
+}
+
+#[test]
+fn what_is_decided_for_nobody_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    register(folder.path());
+    let bench = Bench::open(folder.path());
+    let (asked, mut moved) = (asked(), Moved::default());
+    let story = Story::new("default/m".into(), &asked, 1, false);
+    let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
+    let write = |story: &Story, moved: &Moved| write(&bench.state.store, story, moved);
+    driver.drive(&mut moved, &bench.world(), &write).unwrap();
+    // The old instance's sidecar has yet to answer.
+    assert_eq!(driver.story.phase(), Some(Phase::DrainOld));
+    assert!(!driver.is_over());
+    assert_eq!(bench.state.registry.withdrawn(), 1);
+    assert_eq!(bench.state.registry.expire(bench.now + 2 * bench.state.config.lease, &bench.state.index), 2);
+    driver.drive(&mut moved, &bench.world(), &write).unwrap();
+    assert!(driver.is_over());
+    assert_eq!(driver.story.outcome, Some(Outcome::Lost));
+    assert_eq!(bench.state.registry.withdrawn(), 0);
+    // Whoever begins again has nothing to go on with.
+    drop((driver, bench));
+    let bench = Bench::open(folder.path());
+    open(&bench.state).unwrap();
+    assert!(bench.state.migrations.lock().under_way.is_empty());
 }
 
 #[test]

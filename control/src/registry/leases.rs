@@ -215,9 +215,14 @@ impl Leases {
         self.of(service).flat_map(|(_, leased)| leased.instance.service_ports()).collect()
     }
 
-    /// How many instances callers are not told of as a migration took their work.
+    /// How many instances that are there callers are not told of as a migration took their work.
     pub fn withdrawn(&self) -> usize {
-        self.withdrawn.values().map(BTreeSet::len).sum()
+        let names =
+            self.withdrawn.iter().flat_map(|(service, names)| names.iter().map(move |name| (service, name)));
+        let is_there = |(service, name): &(&ServiceName, &Arc<str>)| {
+            self.services.get(*service).is_some_and(|there| there.contains(*name))
+        };
+        names.filter(is_there).count()
     }
 
     /// How an instance stands for a migration. None: it is not there.

@@ -120,7 +120,7 @@ impl Registry {
     }
 
     /// Ends what is over. Returns how many leases that were.
-    fn expire(&self, now: Instant, index: &Index) -> usize {
+    pub fn expire(&self, now: Instant, index: &Index) -> usize {
         let mut leases = self.lock();
         let (keys, ports) = leases.expire(now);
         self.tell(&leases, &ports, index);
@@ -151,7 +151,7 @@ impl Registry {
         self.tell(&leases, &ports, index);
     }
 
-    /// How many instances callers are not told of as a migration took their work.
+    /// How many instances that are there callers are not told of as a migration took their work.
     pub fn withdrawn(&self) -> usize {
         self.lock().withdrawn()
     }
