@@ -264,10 +264,11 @@ struct Full {
 }
 
 fn socket_with_a_full_queue() -> Full {
-    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
     let held = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    let address = free_address();
-    bind(&held, &address).unwrap();
+    // What was free a moment ago may be somebody's by now.
+    bind(&held, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = getsockname(&held).unwrap().try_into().unwrap();
     listen(&held, 0).unwrap();
     let mut waiting = Vec::new();
     loop {
