@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::intercept::listen;
+
 pub mod offer;
 mod taken;
 
@@ -112,6 +114,14 @@ impl Book {
         let mut sockets = group.sockets.into_iter();
         let pairs = std::iter::from_fn(|| Some((sockets.next()?.into(), sockets.next()?.into())));
         Ok(pairs.collect())
+    }
+
+    /// Callers get through by every listener, whatever the process did that had it before: it may have begun to close its doors.
+    pub(crate) fn let_all_in(&self) {
+        for (_, socket) in self.kept.iter().flatten() {
+            // Most have nothing to be undone.
+            let _ = listen::lets_all_begin(socket);
+        }
     }
 
     /// What a successor gets. `None`: nobody is awaited.

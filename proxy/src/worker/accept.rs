@@ -108,26 +108,48 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open:
     }
     // Who got through before the door closed is served: closing the socket would reset them. As somebody may always come
     // between the last look and that, nobody else gets through from here on, and who was about to has time for it.
-    let ends = listen::lets_nobody_begin(&listener);
-    if let Err(error) = &ends {
-        tracing::debug!(%error, "who comes as a door closes may be reset");
-    }
-    let settled = tokio::time::sleep(if ends.is_ok() { SETTLE } else { Duration::ZERO });
-    tokio::pin!(settled);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            () = &mut settled => break,
-        };
-        match accepted {
-            Ok((stream, peer)) => drop(admit(&worker, stream, peer, role)),
-            Err(error) => back_off(&worker, error, &mut exhausted).await,
+    let closing = Closing::begin(&worker, &listener);
+    let until = tokio::time::Instant::now() + SETTLE;
+    while closing.is_ok() {
+        match tokio::time::timeout_at(until, listener.accept()).await {
+            Ok(Ok((stream, peer))) => drop(admit(&worker, stream, peer, role)),
+            Ok(Err(error)) => back_off(&worker, error, &mut exhausted).await,
+            Err(_elapsed) => break,
+        }
+        if tokio::time::Instant::now() >= until {
+            break;
         }
     }
-    if worker.shared.gives_way() {
-        // A successor that has the socket already goes on with it, should it get ready in time.
-        let _ = listen::lets_all_begin(&listener);
+    drop(closing);
+    // Whatever was not waited for.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            let _ = admit(&worker, stream, peer, role);
+        }
+    }
+}
+
+/// Nobody else gets through by a door.
+struct Closing<'a> {
+    listener: &'a TcpListener,
+    /// A successor may have the socket already, and goes on with it should it get ready in time.
+    is_shared: bool,
+}
+
+impl<'a> Closing<'a> {
+    fn begin(worker: &Worker, listener: &'a TcpListener) -> std::io::Result<Self> {
+        let begun = listen::lets_nobody_begin(listener);
+        begun.inspect_err(|error| tracing::debug!(%error, "who comes as a door closes may be reset"))?;
+        Ok(Closing { listener, is_shared: worker.shared.gives_way() })
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if self.is_shared {
+            let _ = listen::lets_all_begin(self.listener);
+        }
     }
 }
 

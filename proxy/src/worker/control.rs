@@ -131,6 +131,7 @@ async fn control(
     offer::describe(generation);
     if let Some(taken) = taken {
         taken.ready()?;
+        book.let_all_in();
         offer::count("taken");
         tracing::info!(generation, "took over");
     }
