@@ -111,11 +111,12 @@ fn as_they_are() -> Result<(), String> {
     let device = device("", ", limits: {resultBytes: 200000, deadline: 5s}")?;
     // How slowly its caller sends says nothing of how long it takes: whoever comes now waits behind a run for as long as that took.
     let mut slow = Peer::connect(device.at);
-    slow.send("POST /echo/x HTTP/1.1\r\nHost: data\r\nContent-Length: 3\r\n\r\n");
-    assert_eq!(slow.expect_head().status(), 201);
+    slow.send("GET /echo/body HTTP/1.1\r\nHost: data\r\nTransfer-Encoding: chunked\r\n\r\n");
+    wait_until("it runs", || device.in_flight() == 1.0);
     std::thread::sleep(PAUSE);
-    slow.send("abc");
-    assert_eq!(slow.bytes(13), b"3\r\nabc\r\n0\r\n\r\n");
+    slow.send("3\r\nabc\r\n0\r\n\r\n");
+    let head = slow.expect_head();
+    assert_eq!((head.status(), text(slow.body(&head)).as_str()), (200, "abc []"));
     wait_until("all have ended", || device.in_flight() == 0.0);
     let behind = asked(&device, "/echo/sleep");
     wait_until("it runs", || device.in_flight() == 1.0);

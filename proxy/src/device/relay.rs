@@ -48,6 +48,7 @@ pub(super) async fn pass(
     *request.version_mut() = Version::HTTP_11;
     let request = request.map(|body| Upload::new(body, waits));
     let (mut head, mut body) = sender.send_request(request).await.map_err(lost)?.into_parts();
+    waits.answers();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(NotRelayed::Lost("it changed to another protocol, which nobody asked for".into()));
     }

@@ -2,14 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-/// The waits of one run: for its caller to take what there is, and for more of what its caller sends. Where it waits for both,
-/// time counts once.
+/// The waits of one run: for its caller to take what there is, and for what its caller sends, until it answers: from then on
+/// nobody knows what it waits for. Where it waits for both, time counts once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waits(Arc<Mutex<State>>);
 
@@ -19,6 +19,36 @@ struct State {
     since: Option<Instant>,
     /// Of waits that have ended.
     took: Duration,
+    /// It waits for what its caller sends.
+    for_upload: bool,
+    has_answered: bool,
+}
+
+impl State {
+    fn begin(&mut self) {
+        self.now += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn end(&mut self) {
+        self.now -= 1;
+        if self.now == 0
+            && let Some(since) = self.since.take()
+        {
+            self.took += since.elapsed();
+        }
+    }
+
+    fn upload(&mut self, waits: bool) {
+        match (
+            waits && !self.has_answered,
+            std::mem::replace(&mut self.for_upload, waits && !self.has_answered),
+        ) {
+            (true, false) => self.begin(),
+            (false, true) => self.end(),
+            _ => {}
+        }
+    }
 }
 
 /// One that goes on until this is dropped.
@@ -28,11 +58,15 @@ pub(super) struct Wait(Waits);
 impl Waits {
     /// It waits.
     pub(super) fn begin(&self) -> Wait {
-        let mut state = self.state();
-        state.now += 1;
-        state.since.get_or_insert_with(Instant::now);
-        drop(state);
+        self.state().begin();
         Wait(self.clone())
+    }
+
+    /// The head of its answer is there.
+    pub(super) fn answers(&self) {
+        let mut state = self.state();
+        state.has_answered = true;
+        state.upload(false);
     }
 
     /// How long it waited.
@@ -48,13 +82,7 @@ impl Waits {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.now -= 1;
-        if state.now == 0
-            && let Some(since) = state.since.take()
-        {
-            state.took += since.elapsed();
-        }
+        self.0.state().end();
     }
 }
 
@@ -63,12 +91,11 @@ impl Drop for Wait {
 pub(super) struct Upload<B> {
     body: B,
     waits: Waits,
-    wait: Option<Wait>,
 }
 
 impl<B> Upload<B> {
     pub(super) fn new(body: B, waits: &Waits) -> Self {
-        Upload { body, waits: waits.clone(), wait: None }
+        Upload { body, waits: waits.clone() }
     }
 }
 
@@ -80,14 +107,10 @@ impl<B: Body + Unpin> Body for Upload<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let Upload { body, waits, wait } = self.get_mut();
+        let Upload { body, waits } = self.get_mut();
         let polled = Pin::new(body).poll_frame(cx);
-        if polled.is_pending() {
-            wait.get_or_insert_with(|| waits.begin());
-        }
-        let frame = ready!(polled);
-        *wait = None;
-        Poll::Ready(frame)
+        waits.state().upload(polled.is_pending());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -96,6 +119,12 @@ impl<B: Body + Unpin> Body for Upload<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Upload<B> {
+    fn drop(&mut self) {
+        self.waits.state().upload(false);
     }
 }
 
@@ -173,5 +202,23 @@ mod tests {
         drop(upload);
         advance(SECOND).await;
         assert_eq!(waits.took(), 2 * SECOND, "a program that wants no more does not wait");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_sent_to_a_program_that_answers_is_not_waited_for() {
+        let (_sends, comes) = mpsc::channel(1);
+        let waits = Waits::default();
+        let mut upload = Upload::new(Comes(comes), &waits);
+        assert!(!has_more(&mut upload));
+        advance(SECOND).await;
+        waits.answers();
+        advance(SECOND).await;
+        assert!(!has_more(&mut upload));
+        advance(SECOND).await;
+        assert_eq!(waits.took(), SECOND);
+        let taken = waits.begin();
+        advance(SECOND).await;
+        drop((taken, upload));
+        assert_eq!(waits.took(), 2 * SECOND);
     }
 }
