@@ -166,9 +166,12 @@ impl Choice {
     /// Whether TCP loses much of what it sends.
     fn loses(&mut self, tcp: Sent) -> bool {
         // Where a link ended, less was sent than before.
-        if self.samples.back().is_some_and(|last| tcp.packets < last.packets || tcp.lost < last.lost) {
+        if self.samples.back().is_some_and(|last| tcp.packets < last.packets) {
             self.samples.clear();
         }
+        // Of what was sent again some is found later to have come at the first time.
+        let lost = self.samples.back().map_or(tcp.lost, |last| tcp.lost.max(last.lost));
+        let tcp = Sent { lost, ..tcp };
         if self.samples.len() > LOOKS {
             self.samples.pop_front();
         }

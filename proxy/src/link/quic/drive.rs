@@ -386,7 +386,7 @@ impl<'l> Drive<'l> {
         let counted = Counted {
             sent: (stats.udp_tx.bytes, stats.udp_tx.datagrams),
             received: (stats.udp_rx.bytes, stats.udp_rx.datagrams),
-            // It falls where packets that were given up arrive all the same.
+            // Those too that were given up and arrived all the same.
             lost: stats.path.lost_packets.max(self.counted.lost),
         };
         let before = std::mem::replace(&mut self.counted, counted);

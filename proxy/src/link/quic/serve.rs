@@ -9,7 +9,7 @@ use std::time::Duration;
 use lighter_config::snapshot::{Congestion, WireUse};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Incoming, ServerConfig};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::{Bound, TRY_AGAIN, endpoint, proved, transport};
 use crate::carry::Engine;
@@ -64,6 +64,8 @@ async fn accept(worker: &Rc<Worker>, bound: &Bound) -> std::io::Result<()> {
     let endpoint = endpoint(worker, bound, base.clone())?;
     let door =
         Rc::new(Door { worker: worker.clone(), base, current: RefCell::default(), open: Cell::new(0) });
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             incoming = endpoint.accept() => match incoming {
@@ -71,7 +73,7 @@ async fn accept(worker: &Rc<Worker>, bound: &Bound) -> std::io::Result<()> {
                 None => return Ok(()),
             },
             // Each one that stands, or is about to, holds the door.
-            () = tokio::time::sleep(LOOK), if Rc::strong_count(&door) > 1 => door.look(),
+            _ = looks.tick(), if Rc::strong_count(&door) > 1 => door.look(),
         }
     }
 }

@@ -125,7 +125,9 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let inbox = self.inbox.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let mut inboxes = self.mail.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = inboxes.get_mut(self.worker) {
+        if let Some(place) = inboxes.get_mut(self.worker)
+            && inbox.is_some()
+        {
             *place = inbox;
         }
     }
