@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::kind::{Kinds, Refers};
 use super::offload::part;
-use super::{Drafts, Report, reference};
+use super::{Drafts, Report};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
@@ -28,10 +28,10 @@ impl Refers for MigrationSpec {
         vec![ServiceName::new(migration.namespace(), &migration.resource.spec.service)]
     }
 
-    fn follow(migration: &Loaded<Self>, drafts: &Drafts, report: &mut Report) -> Option<Migration> {
+    fn follow(migration: &Loaded<Self>, _: &Drafts, report: &mut Report) -> Option<Migration> {
         let (spec, at) = (&migration.resource.spec, migration.spec());
+        // It need not be there: what was asked for once stays when the service has gone.
         let service = ServiceName::new(migration.namespace(), &spec.service);
-        report.ok(reference::existing(&service, &at.field("service"), drafts));
         let from = report.ok(place(&spec.from, &at.field("from")));
         let to = report.ok(place(&spec.to, &at.field("to")));
         if let (Some(from), Some(to)) = (&from, &to)

@@ -55,7 +55,7 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         format!("{service}-{}", now.as_millis())
     });
-    if let Some(known) = args.find(&name)? {
+    if let Some(known) = args.find(&name, None)? {
         exit::explain(&miette!(
             help = "give another --name, or remove that one with `lighter delete migration`",
             "there is a Migration {} already",
@@ -100,20 +100,26 @@ impl Args {
         }
     }
 
-    fn find(&self, name: &str) -> miette::Result<Option<Shown>> {
+    /// The one of this name. Of those whose resource is gone only the one that began then: others had the name before.
+    fn find(&self, name: &str, began: Option<u64>) -> miette::Result<Option<Shown>> {
         let all = migrations::ask(&self.access, Some(&self.namespace))?;
-        Ok(all.into_iter().flatten().find(|shown| shown.name == name))
+        let is_it = |shown: &Shown| {
+            shown.name == name
+                && (!shown.gone || shown.outcome.is_none() || began.is_some() && shown.began == began)
+        };
+        Ok(all.into_iter().flatten().find(is_it))
     }
 
     /// Says each phase as it is entered, until the end.
     fn follow(&self, name: &str) -> miette::Result<Exit> {
         let mut told = 0;
-        let mut waited = false;
+        let (mut waited, mut began) = (false, None);
         let mut heard = Instant::now();
         loop {
-            match self.find(name) {
+            match self.find(name, began) {
                 Ok(Some(shown)) => {
                     heard = Instant::now();
+                    began = shown.began;
                     for entered in shown.phases.iter().skip(told) {
                         output::line(format_args!("  {:<12} +{} ms", entered.phase, entered.after))?;
                     }

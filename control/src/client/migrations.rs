@@ -111,6 +111,7 @@ mod tests {
             left: None,
             began: Some(10_000),
             took: Some(1500),
+            gone: false,
         };
         let wide = row(&shown, true, true, 72_000);
         assert_eq!(wide.len(), titles(true, true).len());

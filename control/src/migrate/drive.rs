@@ -144,10 +144,13 @@ impl Driver {
                 break;
             }
             let mut out = Vec::new();
+            let presence = Role::BOTH.map(|role| self.presence(role, world));
             for role in Role::BOTH {
-                self.report(role, world, &mut out);
+                self.report(role, &presence, world, &mut out);
             }
-            self.look_who_knows(world, &mut out);
+            if presence[Role::New as usize].as_ref().is_some_and(|new| new.is_heard) {
+                self.look_who_knows(world, &mut out);
+            }
             if self.coordinator.timeout().is_some_and(|timeout| timeout <= world.time()) {
                 self.coordinator.on_timeout(world.time(), &mut out);
             }
@@ -285,16 +288,29 @@ impl Driver {
         }
     }
 
-    fn report(&mut self, role: Role, world: &World<'_>, out: &mut Vec<Action>) {
+    fn presence(&self, role: Role, world: &World<'_>) -> Option<Presence> {
         let name = if role == Role::Old { &self.story.from } else { &self.story.to };
-        let key = Key { service: self.service.clone(), name: name.clone() };
-        let presence = world.state.registry.presence(&key);
+        world.state.registry.presence(&Key { service: self.service.clone(), name: name.clone() })
+    }
+
+    fn report(
+        &mut self,
+        role: Role,
+        [old, new]: &[Option<Presence>; 2],
+        world: &World<'_>,
+        out: &mut Vec<Action>,
+    ) {
+        let is_fenced = self.coordinator.cell().decision == Decision::Fenced;
+        if is_fenced && new.as_ref().is_some_and(|new| !new.is_heard) {
+            // Whether it has the work is known once it is heard again, or its lease is over.
+            return;
+        }
         let stand = match role {
             Role::Old => {
-                self.ask_what_is_left(&key.name, presence.as_ref(), world);
-                self.old_stands(presence.as_ref())
+                self.ask_what_is_left(old.as_ref(), world);
+                self.old_stands(old.as_ref())
             }
-            Role::New => self.new_stands(presence.as_ref()),
+            Role::New => self.new_stands(old.as_ref(), new.as_ref()),
         };
         let place = self.place(role);
         let before = place.said;
@@ -326,13 +342,19 @@ impl Driver {
         }
     }
 
-    fn new_stands(&self, presence: Option<&Presence>) -> Stand {
+    fn new_stands(&self, old: Option<&Presence>, presence: Option<&Presence>) -> Stand {
         let is_fenced = self.coordinator.cell().decision == Decision::Fenced;
+        // Whoever has not been heard of of late is not given anything, nor who lacks a port that is to be served.
+        let may_serve = |new: &Presence| {
+            new.is_heard && old.is_none_or(|old| old.ports.is_subset(&new.ports)) && !new.ports.is_empty()
+        };
         match presence {
             _ if self.is_discarded => Stand::Empty,
             None => Stand::Void { why: Why::Unhealthy },
             Some(presence) if presence.draining => Stand::Void { why: Why::Unhealthy },
-            Some(presence) if presence.ready && self.is_warmed => Stand::Warm,
+            Some(presence) if presence.ready && self.is_warmed && (is_fenced || may_serve(presence)) => {
+                Stand::Warm
+            }
             Some(presence) if is_fenced && !presence.ready => Stand::Void { why: Why::Unhealthy },
             // It may become ready.
             Some(_) if self.is_prepared => Stand::Reserved,
@@ -342,18 +364,18 @@ impl Driver {
 
     /// Asks the old place's sidecar what callers have under way, until that is nothing twice: of two answers one after the other,
     /// whoever was on the way during the first one has arrived at the second.
-    fn ask_what_is_left(&mut self, name: &Arc<str>, presence: Option<&Presence>, world: &World<'_>) {
+    fn ask_what_is_left(&mut self, presence: Option<&Presence>, world: &World<'_>) {
         let Some(draining) = &mut self.draining else { return };
         if draining.is_done {
             return;
         }
         let sidecars = &world.state.registry.sidecars;
         let Some(presence) = presence else {
-            // It is gone, and what it had.
-            (draining.is_done, draining.left) = (true, Some(0));
+            // It is gone, or cannot be reached: what it had is not known.
+            (draining.is_done, draining.left) = (true, None);
             return;
         };
-        let Some(id) = presence.id(name) else { return };
+        let Some(id) = presence.id(&self.story.from) else { return };
         if let (Some((asked, _)), Some((answered, left))) = (draining.asked, sidecars.counted(&id))
             && asked == answered
         {

@@ -101,7 +101,7 @@ impl Migrations {
         let mut shown: Vec<Shown> = stories.map(Shown::of).collect();
         for (key, asked) in &all.wanted {
             let name = name_of(key);
-            if !shown.iter().any(|shown| shown.is_called(&name)) {
+            if !shown.iter().any(|shown| shown.is_called(&name) && !shown.gone) {
                 shown.push(Shown::waiting(&name, asked));
             }
         }
@@ -146,7 +146,10 @@ pub async fn keep(state: Arc<State>) {
     let mut is_first = true;
     loop {
         let is_changed = std::mem::take(&mut is_first) || changed.has_changed().unwrap_or(false);
-        changed.mark_unchanged();
+        if is_changed {
+            // What changes from here on is seen next time.
+            changed.mark_unchanged();
+        }
         // Writing keeps a disk busy.
         let round = tokio::task::spawn_blocking({
             let state = state.clone();
@@ -234,7 +237,9 @@ impl All {
             let name = name_of(key);
             let is_again = self.over.get(&*name).is_some_and(|story| story.is_gone);
             let is_known = self.over.contains_key(&*name) && !is_again;
-            if is_known || self.under_way.contains_key(&asked.service) {
+            // One that was changed meanwhile is still the one that it was.
+            let is_under_way = self.under_way.values().any(|driver| *driver.story.name == *name);
+            if is_known || is_under_way || self.under_way.contains_key(&asked.service) {
                 continue;
             }
             let moved = self.moved.entry(asked.service.clone()).or_default();
@@ -259,14 +264,15 @@ impl All {
 
     /// Aborts what is no longer asked for, where that is possible, and keeps no more of those that are over than is of use.
     fn forget(&mut self, world: &World<'_>) {
-        let is_wanted = |story: &Story| self.wanted.iter().any(|(key, _)| is_called(key, &story.name));
+        let wanted: BTreeSet<String> = self.wanted.iter().map(|(key, _)| name_of(key)).collect();
+        let is_wanted = |story: &Story| wanted.contains(&*story.name);
         for driver in self.under_way.values_mut().filter(|driver| !is_wanted(&driver.story)) {
             driver.story.is_gone = true;
             driver.abort(world);
         }
         let mut facts = Vec::new();
         for story in self.over.values_mut() {
-            if !story.is_gone && !self.wanted.iter().any(|(key, _)| is_called(key, &story.name)) {
+            if !story.is_gone && !is_wanted(story) {
                 story.is_gone = true;
                 facts.push((fact(STORY, &story.name), serde_json::to_vec(story).ok()));
             }
@@ -303,6 +309,7 @@ fn count(story: &Story, state: &State) {
 
 /// Why one cannot begin.
 fn why_not(asked: &Migration, moved: &Moved, state: &State) -> Option<String> {
+    let mut ports = BTreeSet::new();
     for name in [&asked.from, &asked.to] {
         let key = Key { service: asked.service.clone(), name: name.clone() };
         let Some(presence) = state.registry.presence(&key) else {
@@ -314,6 +321,13 @@ fn why_not(asked: &Migration, moved: &Moved, state: &State) -> Option<String> {
         if presence.draining {
             return Some(format!("`{name}` drains"));
         }
+        if let Some(port) = ports.difference(&presence.ports).next() {
+            return Some(format!("`{name}` does not have port {port}, which `{}` has", asked.from));
+        }
+        ports = presence.ports;
+    }
+    if ports.is_empty() {
+        return Some(format!("`{}` has no port at which callers would reach it", asked.to));
     }
     moved.withdrawn.contains(&asked.from).then(|| {
         format!("callers are not sent to `{}`: another migration took its work elsewhere", asked.from)

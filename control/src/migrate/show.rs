@@ -33,6 +33,9 @@ pub struct Shown {
     pub began: Option<u64>,
     /// How long it took, or takes so far, in milliseconds.
     pub took: Option<u64>,
+    /// Its resource is no longer there: another one may have its name.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// A phase that was entered.
@@ -66,6 +69,7 @@ impl Shown {
             left: story.left,
             began: Some(millis(story.began)),
             took: Some(millis(until.saturating_sub(story.began))),
+            gone: story.is_gone,
         }
     }
 
@@ -84,6 +88,7 @@ impl Shown {
             left: None,
             began: None,
             took: None,
+            gone: false,
         }
     }
 

@@ -13,9 +13,11 @@ use super::*;
 use crate::registry::Instance;
 use crate::registry::sidecars::Id;
 
-/// What a control plane has to do with: its store, and the sidecar of the old instance.
+/// What a control plane has to do with: its store, and the sidecars of both instances.
 struct Bench {
     state: State,
+    /// By which `a` and `b` are registered.
+    streams: [u64; 2],
     old: Id,
     orders: mpsc::Receiver<Order>,
     now: Instant,
@@ -57,7 +59,39 @@ impl Bench {
         let old = Id { identity: Spiffe::parse(SHOP).unwrap(), instance: "a".into() };
         let (sender, orders) = mpsc::channel(4);
         state.registry.sidecars.enter(old.clone(), 1, sender);
-        Bench { state, old, orders, now: Instant::now() }
+        let streams = [0; 2].map(|_| state.registry.stream());
+        let bench = Bench { state, streams, old, orders, now: Instant::now() };
+        bench.register("a", bench.streams[0], &[80]);
+        bench.register("b", bench.streams[1], &[80]);
+        bench
+    }
+
+    fn register(&self, name: &str, stream: u64, ports: &[u32]) {
+        let (name, instance) = instance(name, ports);
+        self.state.registry.register(stream, &name, instance, &self.state.index).unwrap();
+    }
+
+    /// Ends the leases that run. Returns how many those were.
+    fn leases_end(&self) -> usize {
+        let end = self.now + 2 * self.state.config.lease;
+        self.state.registry.expire(end, &self.state.index)
+    }
+
+    /// Looks at it `rounds` times, while the old instance says that nothing is under way there.
+    fn look(&mut self, driver: &mut Driver, moved: &mut Moved, rounds: u32) {
+        for _ in 0..rounds {
+            let write = |story: &Story, moved: &Moved| write(&self.state.store, story, moved);
+            driver.drive(moved, &self.world(), &write).unwrap();
+            self.answer();
+            self.now += Duration::from_millis(20);
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            let Order::Count(wire::Count { number }) = order else { panic!("{order:?}") };
+            self.state.registry.sidecars.counts(&self.old, wire::Counted { number, in_flight: 0 });
+        }
     }
 
     fn world(&self) -> World<'_> {
@@ -83,27 +117,28 @@ impl Bench {
             if driver.is_over() {
                 return true;
             }
-            while let Ok(order) = self.orders.try_recv() {
-                let Order::Count(wire::Count { number }) = order else { panic!("{order:?}") };
-                self.state.registry.sidecars.counts(&self.old, wire::Counted { number, in_flight: 0 });
-            }
+            self.answer();
             self.now += Duration::from_millis(20);
         }
         panic!("it is never over");
     }
 }
 
+fn instance(name: &str, ports: &[u32]) -> (Arc<str>, Instance) {
+    let port = |port: &u32| wire::InstancePort {
+        port: *port,
+        address: format!("10.0.0.{}:{port}", name.as_bytes()[0]),
+        link_address: String::new(),
+    };
+    let (instance, service) = (name.to_owned(), "default/shop".to_owned());
+    let ports = ports.iter().map(port).collect();
+    let said = wire::Registration { instance, service, ports, ready: true, ..wire::Registration::default() };
+    Instance::read(&said, &Spiffe::parse(SHOP).unwrap()).unwrap().unwrap()
+}
+
 fn register(folder: &Path) {
     let facts = ["a", "b"].map(|name| {
-        let ports = vec![wire::InstancePort {
-            port: 80,
-            address: format!("10.0.0.{}:80", name.as_bytes()[0]),
-            link_address: String::new(),
-        }];
-        let (instance, service) = (name.to_owned(), "default/shop".to_owned());
-        let said =
-            wire::Registration { instance, service, ports, ready: true, ..wire::Registration::default() };
-        let (name, instance) = Instance::read(&said, &Spiffe::parse(SHOP).unwrap()).unwrap().unwrap();
+        let (name, instance) = instance(name, &[80]);
         (format!("default/shop {name}"), Some(instance.keep(&name)))
     });
     open_state(folder).store.set_facts("instance", &facts).unwrap();
@@ -127,6 +162,10 @@ fn died(is_withdrawn: bool, dies: Dies) -> bool {
     let left = (fact(SERVICE, "default/shop"), serde_json::to_vec(&moved).ok());
     bench.state.store.set_facts(FACTS, &[left]).unwrap();
     let is_over = bench.drive(&mut driver, &mut moved.clone(), Some(dies));
+    if !is_over && !dies.is_written {
+        let kept = withdrawn(&bench.state.store).unwrap().remove(&asked.service).unwrap_or_default();
+        assert!(bench.state.registry.withdrawn() <= kept.len(), "callers are told what is not decided");
+    }
     drop((driver, bench));
 
     let mut bench = Bench::open(folder.path());
@@ -179,7 +218,10 @@ fn what_is_decided_for_nobody_ends() {
     assert_eq!(driver.story.phase(), Some(Phase::DrainOld));
     assert!(!driver.is_over());
     assert_eq!(bench.state.registry.withdrawn(), 1);
-    assert_eq!(bench.state.registry.expire(bench.now + 2 * bench.state.config.lease, &bench.state.index), 2);
+    for stream in bench.streams {
+        bench.state.registry.lost(stream, bench.now);
+    }
+    assert_eq!(bench.leases_end(), 2);
     driver.drive(&mut moved, &bench.world(), &write).unwrap();
     assert!(driver.is_over());
     assert_eq!(driver.story.outcome, Some(Outcome::Lost));
@@ -189,6 +231,66 @@ fn what_is_decided_for_nobody_ends() {
     let bench = Bench::open(folder.path());
     open(&bench.state).unwrap();
     assert!(bench.state.migrations.lock().under_way.is_empty());
+}
+
+#[test]
+fn a_new_place_that_goes_away_gives_the_work_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(folder.path());
+    let (asked, mut moved) = (asked(), Moved::default());
+    let story = Story::new("default/m".into(), &asked, 1, false);
+    let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
+    bench.look(&mut driver, &mut moved, 1);
+    assert_eq!((driver.story.phase(), moved.withdrawn.len()), (Some(Phase::DrainOld), 1));
+    bench.state.registry.lost(bench.streams[1], bench.now);
+    bench.look(&mut driver, &mut moved, 100);
+    assert_eq!(driver.story.phase(), Some(Phase::DrainOld), "it may come back");
+    assert_eq!(bench.leases_end(), 1);
+    bench.look(&mut driver, &mut moved, 1);
+    assert_eq!(driver.story.outcome, Some(Outcome::RolledBack));
+    assert_eq!((moved.withdrawn.len(), bench.state.registry.withdrawn()), (0, 0));
+}
+
+#[test]
+fn one_that_comes_back_has_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(folder.path());
+    let (asked, mut moved) = (asked(), Moved::default());
+    bench.state.registry.lost(bench.streams[1], bench.now);
+    let story = Story::new("default/m".into(), &asked, 1, false);
+    let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
+    bench.look(&mut driver, &mut moved, 100);
+    assert_eq!((driver.story.phase(), moved.withdrawn.len()), (Some(Phase::Warm), 0), "is it there?");
+    bench.register("b", bench.streams[1], &[80]);
+    bench.look(&mut driver, &mut moved, 1);
+    assert_eq!(driver.story.phase(), Some(Phase::DrainOld));
+    bench.state.registry.lost(bench.streams[1], bench.now);
+    bench.look(&mut driver, &mut moved, 100);
+    bench.register("b", bench.streams[1], &[80]);
+    bench.look(&mut driver, &mut moved, 100);
+    assert_eq!(driver.story.outcome, Some(Outcome::Done), "{:?}", driver.story.because);
+    assert_eq!(moved.withdrawn, [asked.from].into());
+}
+
+#[test]
+fn one_without_a_port_that_is_served_does_not_get_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(folder.path());
+    let (asked, mut moved) = (asked(), Moved::default());
+    let why = |bench: &Bench| why_not(&asked, &Moved::default(), &bench.state);
+    assert_eq!(why(&bench), None);
+    bench.register("b", bench.streams[1], &[81]);
+    assert_eq!(why(&bench).as_deref(), Some("`b` does not have port 80, which `a` has"));
+    bench.register("b", bench.streams[1], &[]);
+    assert!(why(&bench).is_some());
+    // Nor where it loses it meanwhile.
+    let story = Story::new("default/m".into(), &asked, 1, false);
+    let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
+    bench.look(&mut driver, &mut moved, 10);
+    assert_eq!((driver.story.phase(), moved.withdrawn.len()), (Some(Phase::Warm), 0));
+    bench.register("b", bench.streams[1], &[80, 81]);
+    bench.look(&mut driver, &mut moved, 1);
+    assert_eq!(driver.story.phase(), Some(Phase::DrainOld));
 }
 
 #[test]

@@ -59,6 +59,10 @@ pub struct Presence {
     pub ready: bool,
     /// It finishes what runs, or has left.
     pub draining: bool,
+    /// Its stream stands. Otherwise it is not known whether it is there: its lease runs.
+    pub is_heard: bool,
+    /// The ports of its Service that it has.
+    pub ports: BTreeSet<u16>,
 }
 
 impl Presence {

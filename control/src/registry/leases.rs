@@ -227,9 +227,14 @@ impl Leases {
 
     /// How an instance stands for a migration. None: it is not there.
     pub fn presence(&self, key: &Key) -> Option<Presence> {
-        let instance = &self.instances.get(key)?.instance;
-        let identity = instance.identity.clone();
-        Some(Presence { identity, ready: instance.is_listed(), draining: instance.draining })
+        let Leased { instance, held } = self.instances.get(key)?;
+        Some(Presence {
+            identity: instance.identity.clone(),
+            ready: instance.is_listed(),
+            draining: instance.draining,
+            is_heard: matches!(held, Held::By(_)),
+            ports: instance.ports.iter().map(|one| one.port).collect(),
+        })
     }
 
     /// When the next lease ends, if one runs.
@@ -237,15 +242,16 @@ impl Leases {
         self.ends.first().map(|(end, _)| *end)
     }
 
-    /// The endpoints of a port: of every instance that is ready and does not drain, and where the others are.
+    /// The endpoints of a port: of every instance that is ready and does not drain, and where the others are. Those that are
+    /// withdrawn are among them only where there would be none: before nobody, whoever had the work has it again.
     pub fn endpoints(&self, port: &ServicePort) -> Registered {
-        let mut listed = BTreeMap::new();
+        let (mut listed, mut withdrawn) = (BTreeMap::new(), BTreeMap::new());
         let mut unlisted = BTreeSet::new();
-        let withdrawn = self.withdrawn.get(&port.service);
+        let names = self.withdrawn.get(&port.service);
         for (name, Leased { instance, .. }) in self.of(&port.service) {
-            let is_withdrawn = withdrawn.is_some_and(|withdrawn| withdrawn.contains(name));
+            let is_withdrawn = names.is_some_and(|names| names.contains(name));
             for one in instance.ports.iter().filter(|one| one.port == port.port) {
-                if is_withdrawn || !instance.is_listed() {
+                if !instance.is_listed() {
                     unlisted.insert(one.address);
                     continue;
                 }
@@ -256,8 +262,12 @@ impl Leases {
                 let wires = (!instance.wires.is_empty()).then(|| Wires::of(said));
                 let spec =
                     EndpointSpec { address: one.address, weight: 1, priority, locality, secure, wires };
-                listed.insert(one.address, spec);
+                if is_withdrawn { &mut withdrawn } else { &mut listed }.insert(one.address, spec);
             }
+        }
+        match listed.is_empty() {
+            true => listed = withdrawn,
+            false => unlisted.extend(withdrawn.into_keys()),
         }
         // Whoever drains may have left its address to another already.
         unlisted.retain(|address| !listed.contains_key(address));
@@ -540,6 +550,23 @@ mod tests {
         assert_eq!(world.listed("a"), ["10.0.0.9:1"]);
         world.leases.withdraw(&service("a"), BTreeSet::new());
         assert_eq!(world.listed("a").len(), 2);
+    }
+
+    #[test]
+    fn whoever_is_withdrawn_is_listed_before_nobody_is() {
+        let mut world = World::new();
+        world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        world.register(2, "a-2", instance("a", "10.0.0.2:1")).unwrap();
+        world.leases.withdraw(&service("a"), ["a-1".into()].into());
+        assert_eq!(world.listed("a"), ["10.0.0.2:1"]);
+        world.leases.lost(2, world.now);
+        assert_eq!(world.listed("a"), ["10.0.0.2:1"], "its lease runs");
+        world.pass(LEASE);
+        assert_eq!(world.listed("a"), ["10.0.0.1:1"]);
+        world.register(3, "a-3", instance("a", "10.0.0.3:1")).unwrap();
+        assert_eq!(world.listed("a"), ["10.0.0.3:1"]);
+        world.register(3, "a-3", Instance { draining: true, ..instance("a", "10.0.0.3:1") }).unwrap();
+        assert_eq!(world.listed("a"), ["10.0.0.1:1"]);
     }
 
     #[test]

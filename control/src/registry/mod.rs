@@ -87,11 +87,11 @@ impl Registry {
     }
 
     /// The number of a new stream.
-    fn stream(&self) -> u64 {
+    pub(crate) fn stream(&self) -> u64 {
         self.streams.fetch_add(1, Relaxed)
     }
 
-    fn register(
+    pub(crate) fn register(
         &self,
         stream: u64,
         name: &Arc<str>,
@@ -114,7 +114,7 @@ impl Registry {
         Ok(())
     }
 
-    fn lost(&self, stream: u64, now: Instant) {
+    pub(crate) fn lost(&self, stream: u64, now: Instant) {
         self.lock().lost(stream, now);
         self.woken.notify_one();
     }

@@ -309,6 +309,11 @@ impl Sidecars {
         self.lock().get(id).map(|reporting| reporting.reported.clone())
     }
 
+    /// What `look` finds in what a sidecar said last.
+    pub fn found<T>(&self, id: &Id, look: impl FnOnce(&Reported) -> T) -> Option<T> {
+        self.lock().get(id).map(|reporting| look(&reporting.reported))
+    }
+
     /// Has the sidecar drain that is called so; `now`: without waiting long for what runs. Returns whether there is one to hear it.
     pub fn drain(&self, name: &str, cause: &str, now: bool) -> bool {
         let all = self.lock();

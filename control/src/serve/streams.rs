@@ -11,7 +11,7 @@ use lighter_config::xds::Kind;
 use lighter_config::xds::server::Standing;
 use serde::Serialize;
 
-use crate::registry::sidecars::{Id, Link, Load, Sidecars};
+use crate::registry::sidecars::{Id, Link, Load, Reported, Sidecars};
 
 /// Every open stream.
 #[derive(Debug, Default)]
@@ -181,9 +181,12 @@ impl Connected {
             // It asked for none so far.
             return true;
         };
-        let reported = self.id(&said).and_then(|id| sidecars.reported(&id));
-        let in_force = reported.as_ref().and_then(|reported| reported.in_force.get(&Kind::Endpoints));
-        standing.rejected.is_none() && in_force.is_none_or(|in_force| *in_force == standing.version)
+        let runs_by = |id| {
+            let in_force =
+                |said: &Reported| said.in_force.get(&Kind::Endpoints).map(|at| *at == standing.version);
+            sidecars.found(&id, in_force).flatten()
+        };
+        standing.rejected.is_none() && self.id(&said).and_then(runs_by).unwrap_or(true)
     }
 
     fn sidecar(&self, sidecars: &Sidecars, now: Instant) -> Sidecar {
