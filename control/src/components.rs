@@ -47,7 +47,7 @@ pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, Strin
     match config.components.first() {
         None => Ok(Vec::new()),
         Some(component) => Err(format!(
-            "`{}`: this `lighter` was built without components (`--no-default-features`)",
+            "`{}`: this `lighter` was built without components; build it with `cargo build --release --features wasm`",
             component.name
         )),
     }

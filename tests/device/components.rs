@@ -24,7 +24,7 @@ pub fn tests() -> Vec<Trial> {
 
 pub fn with_runtime(test: fn()) -> Result<(), String> {
     if !cfg!(feature = "wasm") {
-        return Err("this `lighter` was built without components".into());
+        return Err("this `lighter` was built without components (`--features wasm`)".into());
     }
     test();
     Ok(())
