@@ -203,7 +203,9 @@ impl Sidecar {
         program.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut child = program.spawn().unwrap();
         let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        // While nobody listens, a connection to a port of the range from which its own is taken can be one to itself.
+        let is_to_another = |stream: TcpStream| stream.local_addr().ok() != stream.peer_addr().ok();
+        while !TcpStream::connect(("127.0.0.1", port)).is_ok_and(is_to_another) {
             let said = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
             assert!(child.try_wait().unwrap().is_none(), "the sidecar ended at its start:\n{}", said());
             assert!(start.elapsed() < Duration::from_secs(60), "the sidecar does not listen:\n{}", said());

@@ -183,9 +183,10 @@ pub fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
-/// Whether someone listens there.
+/// Whether someone listens there. A connection that is one to itself says that nobody does.
 pub fn listens(address: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+    let is_to_another = |stream: TcpStream| stream.local_addr().ok() != stream.peer_addr().ok();
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok_and(is_to_another)
 }
 
 /// As many descriptors as the system lets us have; children inherit them.
