@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::link::{OPENING, byte, check_control, check_request};
+use super::link::{OPENING, byte, heard};
 use crate::error::Cause;
 use crate::link::frame::{Code, Cut, HEADER_BYTES};
 use crate::link::session::{Event, Inbox, Limits, Read, Session, Side, StreamId, Work};
@@ -117,25 +117,7 @@ fn framed(what: u8, part: &[u8]) -> Bytes {
 
 /// What happened is heard: some is read and answered, and some is left alone.
 fn happened(session: &mut Session, now: Instant) {
-    let mut opened = Vec::new();
-    while let Some(event) = session.event() {
-        match event {
-            Event::Opened { stream, head, .. } => {
-                check_request(&head);
-                opened.push(stream);
-            }
-            Event::Readable(stream) if stream.number() % 2 == 0 => {
-                while let Some(read) = session.read(stream) {
-                    if let Read::Data(bytes) = read {
-                        session.release(stream, bytes.len());
-                    }
-                }
-            }
-            Event::Control { kind, bytes } => check_control(kind, &bytes),
-            _ => {}
-        }
-    }
-    for stream in opened {
+    for stream in heard(session) {
         let _ = session.send_head(stream, 200, [], b"answer", stream.number() % 3 == 0);
         let _ = session.send_data(stream, &mut Bytes::from(vec![7; 40_000]), false);
         if stream.number() % 5 == 0 {

@@ -34,26 +34,7 @@ pub(super) fn hostile(bytes: &[u8]) {
         let given_up = session.recv(now, Bytes::copy_from_slice(front)).is_err();
         session.assert_sound();
         assert!(session.holds().0 <= Limits::default().session_window as usize);
-        let mut opened = Vec::new();
-        while let Some(event) = session.event() {
-            match event {
-                Event::Opened { stream, head, .. } => {
-                    check_request(&head);
-                    opened.push(stream);
-                }
-                // A reader that takes all, on every other stream.
-                Event::Readable(stream) if stream.number() % 2 == 0 => {
-                    while let Some(read) = session.read(stream) {
-                        if let Read::Data(bytes) = read {
-                            session.release(stream, bytes.len());
-                        }
-                    }
-                }
-                Event::Control { kind, bytes } => check_control(kind, &bytes),
-                _ => {}
-            }
-        }
-        for stream in opened {
+        for stream in heard(&mut session) {
             let _ = session.send_head(stream, 200, [], b"answer", stream.number() % 3 == 0);
         }
         session.assert_sound();
@@ -102,6 +83,30 @@ pub(super) fn hostile_frames(bytes: &[u8]) {
         frames.extend_from_slice(payload);
     }
     hostile(&frames);
+}
+
+/// What happened is heard, and every other stream is read. Returns the streams that were opened.
+pub(super) fn heard(session: &mut Session) -> Vec<StreamId> {
+    let mut opened = Vec::new();
+    while let Some(event) = session.event() {
+        match event {
+            Event::Opened { stream, head, .. } => {
+                check_request(&head);
+                opened.push(stream);
+            }
+            // A reader that takes all, on every other stream.
+            Event::Readable(stream) if stream.number() % 2 == 0 => {
+                while let Some(read) = session.read(stream) {
+                    if let Read::Data(bytes) = read {
+                        session.release(stream, bytes.len());
+                    }
+                }
+            }
+            Event::Control { kind, bytes } => check_control(kind, &bytes),
+            _ => {}
+        }
+    }
+    opened
 }
 
 /// What the link took is one request for whoever reads HTTP/1 behind it.
