@@ -110,14 +110,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, role: Role, mut open:
     // between the last look and that, nobody else gets through from here on, and who was about to has time for it.
     let closing = Closing::begin(&worker, &listener);
     let until = tokio::time::Instant::now() + SETTLE;
-    while closing.is_ok() {
+    while closing.is_ok() && tokio::time::Instant::now() < until {
         match tokio::time::timeout_at(until, listener.accept()).await {
             Ok(Ok((stream, peer))) => drop(admit(&worker, stream, peer, role)),
             Ok(Err(error)) => back_off(&worker, error, &mut exhausted).await,
             Err(_elapsed) => break,
-        }
-        if tokio::time::Instant::now() >= until {
-            break;
         }
     }
     drop(closing);
