@@ -5,7 +5,6 @@
 //! to places are done by what is kept. What only the old place's sidecar can say is what callers have under way there.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -173,13 +172,9 @@ impl Driver {
 
     /// Whether it is decided, and neither place is there any more: the coordinator would wait for one without end.
     fn has_nobody(&self, world: &World<'_>) -> bool {
-        let is_gone = |name: &Arc<str>| {
-            let key = Key { service: self.service.clone(), name: name.clone() };
-            world.state.registry.presence(&key).is_none()
-        };
         let is_fenced = self.coordinator.cell().decision == Decision::Fenced;
         let is_over = self.coordinator.phase().is_terminal();
-        is_fenced && !is_over && is_gone(&self.story.from) && is_gone(&self.story.to)
+        is_fenced && !is_over && Role::BOTH.iter().all(|role| self.presence(*role, world).is_none())
     }
 
     /// Whether the coordinator takes it that somebody asks for an abort.
