@@ -42,6 +42,7 @@ mod resources;
 pub mod retry;
 pub mod session;
 pub mod sni;
+pub mod stateful;
 pub mod tcp;
 pub mod telemetry;
 pub mod worker;

@@ -87,7 +87,7 @@ pub(super) fn service(
     }
     let links = link_policy::of(&kinds.link_policies.about(name), name, &everywhere.links, report);
     let probe = draft.probe.clone();
-    (Service { name: name.clone(), virtual_ips, ports: finished, probe, links }, authorization)
+    (Service { name: name.clone(), virtual_ips, ports: finished, probe, links, state: None }, authorization)
 }
 
 impl<'m> Making<'m> {

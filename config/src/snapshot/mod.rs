@@ -28,6 +28,7 @@ mod query;
 pub mod retry;
 pub mod route;
 pub mod session;
+mod stateful;
 
 pub use authorization::Authorization;
 pub use balancing::{Balancer, Balancing, HashOn};
@@ -43,6 +44,7 @@ pub use overload::{Overload, Priority};
 pub use retry::{GrpcStatus, Retry, RetryBudget, RetryOn};
 pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
 pub use session::Persistence;
+pub use stateful::{Hooks, Park, StateClass, Stateful};
 
 /// Everything the mesh says at one moment.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +110,8 @@ pub struct Service {
     pub probe: Option<Arc<Probe>>,
     /// Which wires carry links to its workloads.
     pub links: LinkPolicy,
+    /// What it keeps between requests. None: nothing that anybody would move.
+    pub state: Option<Arc<Stateful>>,
 }
 
 /// The stable addresses of one Service, from the reserved ranges [`VIRTUAL_V4`] and [`VIRTUAL_V6`].

@@ -112,7 +112,15 @@ impl Talk {
                 self.state.migrations.wake();
             }
             // It has not said who it is.
-            (Report::InForce(_) | Report::Load(_) | Report::Waiting(_) | Report::Counted(_), None) => {}
+            (Report::Place(_), Some(_)) => {}
+            (
+                Report::InForce(_)
+                | Report::Load(_)
+                | Report::Waiting(_)
+                | Report::Counted(_)
+                | Report::Place(_),
+                None,
+            ) => {}
         }
         None
     }

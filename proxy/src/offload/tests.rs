@@ -79,7 +79,7 @@ fn service(name: &str, rules: &[(&str, Option<&Offload>)]) -> Arc<Service> {
     };
     let virtual_ips = VirtualIps { v4: [198, 19, 0, 1].into(), v6: [0xfd00, 0, 0, 0, 0, 0, 0, 1].into() };
     let (name, links) = (ServiceName::new("default", name), Default::default());
-    Arc::new(Service { name, virtual_ips, ports: vec![Arc::new(port)], probe: None, links })
+    Arc::new(Service { name, virtual_ips, ports: vec![Arc::new(port)], probe: None, links, state: None })
 }
 
 fn mesh(services: Vec<Arc<Service>>, before: &Mesh) -> Mesh {

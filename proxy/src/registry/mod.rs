@@ -241,8 +241,8 @@ impl Registrar<'_> {
                 let counted = Counted { number: count.number, in_flight: meter::of_callers() };
                 send(requests, Report::Counted(counted));
             }
-            // Something newer than this sidecar.
-            None => {}
+            // Something newer than this sidecar, or what is not for it.
+            Some(Order::Place(_)) | None => {}
         }
     }
 

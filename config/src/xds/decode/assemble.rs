@@ -58,6 +58,7 @@ fn service(name: &ServiceName, virtual_ips: VirtualIps, ports: &[Arc<Port>]) -> 
         ports: ports.to_vec(),
         probe: None,
         links: LinkPolicy::default(),
+        state: None,
     }
 }
 

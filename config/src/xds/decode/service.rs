@@ -47,7 +47,7 @@ fn check_service(service: &wire::Service, at: &At<'_>) -> Result<Service, Config
         return Err(at_ports.error("a Service has at least one port"));
     }
     let links = links(service.links.as_ref(), &at.field("links"))?;
-    Ok(Service { name, virtual_ips, ports, probe: None, links })
+    Ok(Service { name, virtual_ips, ports, probe: None, links, state: None })
 }
 
 fn service_port(port: &wire::Port, service: &ServiceName, at: &At<'_>) -> Result<Port, ConfigError> {

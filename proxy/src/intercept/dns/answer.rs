@@ -205,6 +205,7 @@ mod tests {
                     ports: Vec::new(),
                     probe: None,
                     links: Default::default(),
+                    state: None,
                 }),
             )
         };

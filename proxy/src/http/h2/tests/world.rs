@@ -88,6 +88,7 @@ impl World {
             ports: vec![Arc::new(port)],
             probe: None,
             links: lighter_config::snapshot::LinkPolicy::default(),
+            state: None,
         };
         let services = [(key.service.clone(), Arc::new(service))].into();
         let mesh = Mesh::build(Arc::new(Snapshot { services, ..Snapshot::default() }), &Mesh::default());

@@ -1,0 +1,59 @@
+//! The state that a Service keeps, as a snapshot has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a Service keeps between requests, and how it is moved: one instance of it serves at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stateful {
+    /// What becomes of the state when whoever has it dies.
+    pub class: StateClass,
+    /// How the application gives its state and takes it.
+    pub hooks: Hooks,
+    /// How much may wait at the old place while it moves.
+    pub park: Park,
+}
+
+/// What becomes of a Service's state when whoever has it dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StateClass {
+    /// It is in memory: it is lost, and that is said.
+    #[default]
+    Volatile,
+}
+
+/// Requests to an application by which it gives its state and takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// The port of the Service at which it takes them, in HTTP/1.1.
+    pub port: u16,
+    /// The path of a GET that is answered with all of the state.
+    pub snapshot: Arc<str>,
+    /// The path of a PUT whose body takes the place of all of the state.
+    pub restore: Arc<str>,
+    /// The path of a POST after which nothing changes the state but requests.
+    pub freeze: Option<Arc<str>>,
+    /// The path of a POST that ends that.
+    pub thaw: Option<Arc<str>>,
+    /// How long each may take.
+    pub timeout: Duration,
+    /// No state is longer, in bytes.
+    pub max_bytes: u64,
+}
+
+/// How much may wait at a place while it is not known who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Park {
+    /// Requests.
+    pub requests: u32,
+    /// Bytes of memory that they take.
+    pub bytes: u64,
+    /// How long one waits, whatever its own deadline.
+    pub wait: Duration,
+}
+
+impl Default for Park {
+    fn default() -> Self {
+        Park { requests: 1024, bytes: 16 << 20, wait: Duration::from_secs(5) }
+    }
+}
