@@ -87,7 +87,9 @@ fn all_over_quic() -> Result<(), String> {
     })?;
     let world = World { wire: "quic", ..world };
     let (opened, accepted) = world.streams();
-    assert_eq!((opened, world.links()), (accepted, (1.0, 1.0)));
+    // A stream that is opened in a moment in which nobody reads gets a link of its own.
+    let links = world.links();
+    assert!(opened == accepted && links.0 == links.1 && links.0 >= 1.0, "{opened} {accepted} {links:?}");
     world.is_whole();
     Ok(())
 }
