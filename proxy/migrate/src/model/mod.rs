@@ -5,6 +5,7 @@ mod checks;
 mod parts;
 mod places;
 mod random;
+mod steps;
 mod tolls;
 mod world;
 
