@@ -496,6 +496,24 @@ fn link_policies_are_read_as_they_were_meant() {
 }
 
 #[test]
+fn what_a_service_keeps_is_read_as_it_was_meant() {
+    for said in [
+        "snapshot: /state, restore: /state",
+        "port: 80, snapshot: /a/b, restore: /c%20d, freeze: /f, thaw: /t, timeout: 250ms, maxBytes: 7",
+        "snapshot: /s, restore: /r, thaw: /t, park: {requests: 3, bytes: 17179869184, wait: 24h}",
+    ] {
+        let text =
+            service("web").replace("spec: {", &format!("spec: {{state: {{class: volatile, {said}}}, "));
+        let snapshot = common::snapshot(&text);
+        let web = |snapshot: &Snapshot| snapshot.services.values().next().unwrap().state.clone();
+        assert!(web(&snapshot).is_some());
+        let again = decode::assemble(&read(&own(&snapshot)));
+        assert_eq!(plain(&again), plain(&snapshot), "{said}");
+        assert_eq!(web(&again), web(&snapshot), "{said}");
+    }
+}
+
+#[test]
 fn traffic_policies_are_read_as_they_were_meant() {
     for said in [
         "balancing: {policy: leastRequest}",

@@ -86,8 +86,8 @@ pub(super) fn service(
         finished.push(Arc::new(port));
     }
     let links = link_policy::of(&kinds.link_policies.about(name), name, &everywhere.links, report);
-    let probe = draft.probe.clone();
-    (Service { name: name.clone(), virtual_ips, ports: finished, probe, links, state: None }, authorization)
+    let (probe, state) = (draft.probe.clone(), draft.state.clone());
+    (Service { name: name.clone(), virtual_ips, ports: finished, probe, links, state }, authorization)
 }
 
 impl<'m> Making<'m> {

@@ -14,7 +14,7 @@ use crate::manifest::Key;
 use crate::name::ServiceName;
 use crate::resource::migration::{MigrationClass, MigrationPlace, MigrationSpec};
 use crate::resource::{Duration as Written, Spec};
-use crate::snapshot::Migration;
+use crate::snapshot::{Keeps, Migration, StateClass};
 
 impl Refers for MigrationSpec {
     /// None: it is faulty.
@@ -40,12 +40,17 @@ impl Refers for MigrationSpec {
             let error = at.field("to").error("this is where it is already");
             report.error(error.hint("name another instance"));
         }
-        if spec.class != MigrationClass::Stateless {
-            let error = at.field("class").error("what a service keeps between requests is not moved yet");
-            report.error(error.hint(
-                "only `stateless` is supported; of a service with state, begin another instance from its own backup",
-            ));
-        }
+        let class = spec.class.and_then(|class| match class {
+            MigrationClass::Stateless => Some(Keeps::Nothing),
+            MigrationClass::Volatile => Some(Keeps::State(StateClass::Volatile)),
+            MigrationClass::Journaled => {
+                let error = at.field("class").error("nothing keeps a journal of a Service's state yet");
+                report.error(
+                    error.hint("only `stateless` and `volatile` are supported; the Service says which"),
+                );
+                None
+            }
+        });
         let mut within = |name: &str, said: Option<Written>, default: Duration| {
             let found = said.map_or(default, |said| said.0);
             if !LENGTHS.contains(&found) {
@@ -55,9 +60,10 @@ impl Refers for MigrationSpec {
             found
         };
         let prepare = within("prepareTimeout", spec.prepare_timeout, PREPARE);
+        let quiesce = within("quiesceTimeout", spec.quiesce_timeout, QUIESCE);
         let switch = within("switchTimeout", spec.switch_timeout, SWITCH);
         let drain = within("drainTimeout", spec.drain_timeout, DRAIN);
-        Some(Migration { service, from: from?, to: to?, prepare, switch, drain })
+        Some(Migration { service, from: from?, to: to?, class, prepare, quiesce, switch, drain })
     }
 }
 
@@ -85,6 +91,7 @@ fn place(written: &MigrationPlace, at: &At<'_>) -> Result<Arc<str>, ConfigError>
 }
 
 const PREPARE: Duration = Duration::from_secs(10);
+const QUIESCE: Duration = Duration::from_secs(2);
 const SWITCH: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(30);
 const LENGTHS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);

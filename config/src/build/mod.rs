@@ -21,7 +21,7 @@ use crate::name::{ServiceName, ServicePort};
 use crate::probe::Probe;
 use crate::resource::service::ServiceSpec;
 use crate::shared::SharedMap;
-use crate::snapshot::{EndpointSpec, Protocol, Snapshot};
+use crate::snapshot::{EndpointSpec, Protocol, Snapshot, Stateful};
 
 mod attach;
 pub(crate) mod authorization;
@@ -53,6 +53,7 @@ pub(crate) mod retry;
 mod service;
 pub(crate) mod session;
 pub(crate) mod shape;
+pub(crate) mod state;
 mod tcp;
 mod version;
 pub(crate) mod virtual_ips;
@@ -106,6 +107,7 @@ struct Draft {
     order: Order,
     ports: Vec<PortDraft>,
     probe: Option<Arc<Probe>>,
+    state: Option<Arc<Stateful>>,
 }
 
 /// A port by itself.

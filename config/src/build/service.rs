@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::kind::Order;
-use super::{Draft, PortDraft, Report, check, locality};
+use super::{Draft, PortDraft, Report, check, locality, state};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::load::Loaded;
@@ -47,7 +47,8 @@ pub(super) fn draft(service: &Arc<Loaded<ServiceSpec>>, order: Order, report: &m
     }
     add_endpoints(&spec.endpoints, &at.field("endpoints"), &mut ports, report);
     let probe = spec.probe.as_ref().map(|probe| self::probe(probe, &at.field("probe"), report));
-    Draft { written: service.clone(), order, ports, probe }
+    let state = spec.state.as_ref().and_then(|said| state::read(said, &ports, &at.field("state"), report));
+    Draft { written: service.clone(), order, ports, probe, state }
 }
 
 fn probe(spec: &ProbeSpec, at: &At<'_>, report: &mut Report) -> Arc<Probe> {

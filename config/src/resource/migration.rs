@@ -16,11 +16,17 @@ pub struct MigrationSpec {
     pub from: MigrationPlace,
     /// Where it goes.
     pub to: MigrationPlace,
-    /// What the Service keeps between requests. Of these, only `stateless` can be moved for now.
-    pub class: MigrationClass,
+    /// What the Service is taken to keep between requests: where it says otherwise itself, nothing is moved. Default: what it
+    /// says.
+    #[serde(default)]
+    pub class: Option<MigrationClass>,
     /// How long the new place may take to be ready; after that it is aborted. From 1ms to 24h. Default 10s.
     #[serde(default)]
     pub prepare_timeout: Option<Duration>,
+    /// How long requests that run at the old place of a Service with state may take to end; where they take longer it is
+    /// aborted. From 1ms to 24h. Default 2s.
+    #[serde(default)]
+    pub quiesce_timeout: Option<Duration>,
     /// How long callers may take to hear of it; it goes on without those who have not. From 1ms to 24h. Default 5s.
     #[serde(default)]
     pub switch_timeout: Option<Duration>,
@@ -44,7 +50,7 @@ pub struct MigrationPlace {
 pub enum MigrationClass {
     /// Nothing: two instances may serve at once.
     Stateless,
-    /// What is in memory. It cannot be moved yet.
+    /// What is in memory: one instance serves at a time.
     Volatile,
     /// What it acknowledges is in a journal elsewhere before that. It cannot be moved yet.
     Journaled,

@@ -27,6 +27,7 @@ pub mod retry;
 pub mod route;
 pub mod service;
 pub mod session;
+pub mod state;
 
 pub use duration::Duration;
 pub use meta::Metadata;

@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error};
 
 use super::locality::Locality;
+use super::state::StateSpec;
 use crate::probe::ProbeSpec;
 use crate::snapshot::Protocol;
 use crate::suggest::closest;
@@ -26,6 +27,9 @@ pub struct ServiceSpec {
     /// that is not is listed to nobody. Default: they are not asked.
     #[serde(default)]
     pub probe: Option<ProbeSpec>,
+    /// What it keeps between requests. Default: nothing, and all of its instances serve.
+    #[serde(default)]
+    pub state: Option<StateSpec>,
 }
 
 /// One port of a Service.

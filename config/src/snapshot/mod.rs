@@ -37,7 +37,7 @@ pub use health::{HealthCheck, SlowStart};
 pub use link::{Congestion, LinkPolicy, WireUse, Wires};
 pub use load_report::LoadReports;
 pub use locality::{Locality, Nearness};
-pub use migration::Migration;
+pub use migration::{Keeps, Migration};
 pub use offload::{Objective, Offload, OffloadDataset, OffloadDevice, OffloadFunction, PlaceProfile};
 pub use outliers::{Comparison, Outliers};
 pub use overload::{Overload, Priority};

@@ -22,6 +22,18 @@ pub enum StateClass {
     Volatile,
 }
 
+impl StateClass {
+    /// Each of them.
+    pub const ALL: [StateClass; 1] = [StateClass::Volatile];
+
+    /// Its word in resources and on the wire.
+    pub const fn label(self) -> &'static str {
+        match self {
+            StateClass::Volatile => "volatile",
+        }
+    }
+}
+
 /// Requests to an application by which it gives its state and takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {

@@ -46,7 +46,9 @@ fn asked() -> Migration {
         service,
         from: "a".into(),
         to: "b".into(),
+        class: None,
         prepare: 10 * second,
+        quiesce: 2 * second,
         switch: 5 * second,
         drain: 30 * second,
     }

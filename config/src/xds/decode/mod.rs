@@ -36,6 +36,7 @@ mod retry;
 mod route;
 mod service;
 mod session;
+mod state;
 #[cfg(test)]
 mod tests;
 mod workload;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Nack, balancing, filter, health, missing, outliers, overload, port, read, retry};
+use super::{Nack, balancing, filter, health, missing, outliers, overload, port, read, retry, state};
 use crate::build::health::percent;
 use crate::build::{check, link_policy};
 use crate::document::At;
@@ -47,7 +47,9 @@ fn check_service(service: &wire::Service, at: &At<'_>) -> Result<Service, Config
         return Err(at_ports.error("a Service has at least one port"));
     }
     let links = links(service.links.as_ref(), &at.field("links"))?;
-    Ok(Service { name, virtual_ips, ports, probe: None, links, state: None })
+    let state = service.state.as_ref().map(|said| state::state(said, &ports, &at.field("state")));
+    let state = state.transpose()?.map(Arc::new);
+    Ok(Service { name, virtual_ips, ports, probe: None, links, state })
 }
 
 fn service_port(port: &wire::Port, service: &ServiceName, at: &At<'_>) -> Result<Port, ConfigError> {

@@ -31,6 +31,7 @@ mod overload;
 pub(in crate::xds) mod retry;
 mod route;
 mod session;
+mod state;
 mod workload;
 
 pub(super) use offload::OFFLOAD;
@@ -125,6 +126,7 @@ pub fn service(service: &Service) -> lighter::Service {
         virtual_v6: v6.to_string(),
         ports: service.ports.iter().map(|port| self::port(port)).collect(),
         links: Some(links(&service.links)),
+        state: service.state.as_deref().map(state::state),
     }
 }
 

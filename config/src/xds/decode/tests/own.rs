@@ -120,3 +120,37 @@ fn an_address_is_answered_even_if_nobody_has_it() {
     let said = refused(read(lighter::Address { virtual_v4: "10.0.0.1".into(), ..found }));
     assert!(said.starts_with("dns:default/a: virtual_v4: "), "{said}");
 }
+
+#[test]
+fn a_state_that_cannot_be_moved_is_refused() {
+    let text = "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {name: a}\nspec:\n  \
+                ports: [{port: 80}]\n  state: {class: volatile, snapshot: /s, restore: /r, freeze: /f, thaw: /t}";
+    let resources = crate::load::Resources::parse("test.yaml", text).unwrap();
+    let snapshot = crate::snapshot::Snapshot::build(&resources).unwrap();
+    let message = encode::service(snapshot.services.values().next().unwrap());
+    let with = |change: &dyn Fn(&mut lighter::State)| {
+        let mut message = message.clone();
+        message.state.iter_mut().for_each(change);
+        refused(service(&message.encode_to_vec()))
+    };
+    let park = |change: &dyn Fn(&mut lighter::Park)| with(&|state| state.park.iter_mut().for_each(change));
+    for (said, expected) in [
+        (with(&|state| state.class = "journaled".into()), "class: `journaled` is not known"),
+        (with(&|state| state.port = 0), "port: 0 is not a port"),
+        (with(&|state| state.port = 81), "port: the Service has no port 81"),
+        (with(&|state| state.snapshot.clear()), "snapshot: `` is not a path"),
+        (with(&|state| state.restore = "/a\r\nb".into()), "restore: `/a\\r\\nb` is not a path"),
+        (with(&|state| state.thaw.clear()), "freeze: nothing would end it"),
+        (with(&|state| state.timeout_ms = 0), "timeout_ms: this is from 1ms to 24h"),
+        (with(&|state| state.max_bytes = 0), "max_bytes: 0 is not from 1 to 17179869184"),
+        (with(&|state| state.park = None), "park: missing"),
+        (park(&|park| park.requests = 0), "park.requests: 0 is not from 1 to 1000000"),
+        (
+            park(&|park| park.bytes = u64::MAX),
+            "park.bytes: 18446744073709551615 is not from 1 to 17179869184",
+        ),
+        (park(&|park| park.wait_ms = u64::MAX), "park.wait_ms: longer than a thousand years"),
+    ] {
+        assert_eq!(said, format!("default/a: state.{expected}"));
+    }
+}

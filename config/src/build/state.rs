@@ -1,0 +1,125 @@
+//! What a Service keeps between requests: what is wrong with it, and what it comes to.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{PortDraft, Report, check};
+use crate::document::At;
+use crate::error::ConfigError;
+use crate::resource::state::{ParkSpec, StateClass as Written, StateSpec};
+use crate::snapshot::{Hooks, Park, Protocol, StateClass, Stateful};
+
+/// What is said of a Service with these ports. None: it is faulty.
+pub(super) fn read(
+    spec: &StateSpec,
+    ports: &[PortDraft],
+    at: &At<'_>,
+    report: &mut Report,
+) -> Option<Arc<Stateful>> {
+    let class = match spec.class {
+        Written::Volatile => StateClass::Volatile,
+        Written::Journaled => {
+            let error = at.field("class").error("nothing keeps a journal of a Service's state yet");
+            report.error(error.hint(
+                "only `volatile` is supported: its state moves, and is lost where the instance that has it dies",
+            ));
+            return None;
+        }
+    };
+    let path = |path: &str| -> Arc<str> { path.into() };
+    let hooks = Hooks {
+        port: spec.port.or(ports.first().map(|port| port.key.port))?,
+        snapshot: path(&spec.snapshot),
+        restore: path(&spec.restore),
+        freeze: spec.freeze.as_deref().map(path),
+        thaw: spec.thaw.as_deref().map(path),
+        timeout: spec.timeout.map_or(TIMEOUT, |said| said.0),
+        max_bytes: spec.max_bytes.unwrap_or(MAX_BYTES),
+    };
+    let park = spec.park.as_ref().map(park).unwrap_or_default();
+    let stateful = Stateful { class, hooks, park };
+    let ports = ports.iter().map(|port| (port.key.port, port.protocol));
+    report.ok(valid(&stateful, ports, &NAMES, at))?;
+    Some(Arc::new(stateful))
+}
+
+fn park(said: &ParkSpec) -> Park {
+    let default = Park::default();
+    Park {
+        requests: said.requests.unwrap_or(default.requests),
+        bytes: said.bytes.unwrap_or(default.bytes),
+        wait: said.wait.map_or(default.wait, |wait| wait.0),
+    }
+}
+
+/// What fields are called where they are written.
+pub(crate) struct Names {
+    pub(crate) timeout: &'static str,
+    pub(crate) max_bytes: &'static str,
+    pub(crate) wait: &'static str,
+}
+
+const NAMES: Names = Names { timeout: "timeout", max_bytes: "maxBytes", wait: "wait" };
+
+/// The first thing that is wrong with it, of a Service with these ports.
+pub(crate) fn valid(
+    stateful: &Stateful,
+    ports: impl Iterator<Item = (u16, Protocol)> + Clone,
+    names: &Names,
+    at: &At<'_>,
+) -> Result<(), ConfigError> {
+    let Stateful { class: StateClass::Volatile, hooks, park } = stateful;
+    let Some((_, protocol)) = ports.clone().find(|(port, _)| *port == hooks.port) else {
+        let known: Vec<String> = ports.map(|(port, _)| port.to_string()).collect();
+        let error = at.field("port").error(format!("the Service has no port {}", hooks.port));
+        return Err(error.hint(format!("its ports are: {}", known.join(", "))));
+    };
+    if !matches!(protocol, Protocol::Auto | Protocol::Http) {
+        let error = at.field("port").error(format!("no HTTP/1.1 is spoken at port {}", hooks.port));
+        return Err(
+            error.hint("name one whose `appProtocol` is `http` or `auto`: state is given and taken there")
+        );
+    }
+    check::path(&at.field("snapshot"), &hooks.snapshot)?;
+    check::path(&at.field("restore"), &hooks.restore)?;
+    for (field, path) in [("freeze", &hooks.freeze), ("thaw", &hooks.thaw)] {
+        path.as_deref().map(|path| check::path(&at.field(field), path)).transpose()?;
+    }
+    match (&hooks.freeze, &hooks.thaw) {
+        (Some(_), None) => {
+            let error = at.field("freeze").error("nothing would end it");
+            return Err(error.hint("name `thaw` as well: a migration that is aborted leaves the state here"));
+        }
+        (Some(freeze), Some(thaw)) if freeze == thaw => {
+            return Err(at
+                .field("thaw")
+                .error("`freeze` has this path: one could not be told from the other"));
+        }
+        _ => {}
+    }
+    let bytes = |at: At<'_>, number: u64| match number {
+        1..=MOST_BYTES => Ok(()),
+        _ => Err(at.error(format!("{number} is not from 1 to {MOST_BYTES}"))),
+    };
+    let time = |at: At<'_>, time: Duration| match LENGTHS.contains(&time) {
+        true => Ok(()),
+        false => Err(at.error("this is from 1ms to 24h").hint("write for example `10s`")),
+    };
+    let at_park = at.field("park");
+    time(at.field(names.timeout), hooks.timeout)?;
+    bytes(at.field(names.max_bytes), hooks.max_bytes)?;
+    if !(1..=MOST_PARKED).contains(&park.requests) {
+        let error = format!("{} is not from 1 to {MOST_PARKED}", park.requests);
+        return Err(at_park.field("requests").error(error));
+    }
+    bytes(at_park.field("bytes"), park.bytes)?;
+    time(at_park.field(names.wait), park.wait)
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_BYTES: u64 = 256 << 20;
+/// Both sidecars keep a copy in memory.
+const MOST_BYTES: u64 = 16 << 30;
+const MOST_PARKED: u32 = 1_000_000;
+const LENGTHS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);

@@ -1,0 +1,67 @@
+//! What a Service keeps between requests.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Duration;
+
+/// What a Service keeps between requests. One of its instances serves at a time, and a Migration moves the state to another.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StateSpec {
+    /// What becomes of the state when the instance that has it dies. Of these, `volatile` is supported for now.
+    pub class: StateClass,
+    /// The port of the Service at which the application gives and takes its state, in HTTP/1.1. Default: the first one.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    /// The path of a GET that is answered by 200 and all of the state.
+    pub snapshot: String,
+    /// The path of a PUT whose body takes the place of all of the state.
+    pub restore: String,
+    /// The path of a POST after which nothing changes the state but requests. It takes `thaw` as well. Default: nothing does
+    /// anyway.
+    #[serde(default)]
+    pub freeze: Option<String>,
+    /// The path of a POST that ends what `freeze` began.
+    #[serde(default)]
+    pub thaw: Option<String>,
+    /// How long the application may take for each, from 1ms to 24h. Default 10s.
+    #[serde(default)]
+    pub timeout: Option<Duration>,
+    /// No state is longer than so many bytes, which both sidecars keep in memory. Up to 16 GiB. Default 268435456, which is
+    /// 256 MiB.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 17_179_869_184u64))]
+    pub max_bytes: Option<u64>,
+    /// How much may wait while the state moves.
+    #[serde(default)]
+    pub park: Option<ParkSpec>,
+}
+
+/// What becomes of the state when the instance that has it dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StateClass {
+    /// It is in memory: it is lost, and that is said.
+    Volatile,
+    /// What was acknowledged is in a journal elsewhere. Not supported yet.
+    Journaled,
+}
+
+/// How many requests may wait for the place to which a Service moves. What is more is refused as not executed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ParkSpec {
+    /// So many. Default 1024.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests: Option<u32>,
+    /// What they take of memory, in bytes, up to 16 GiB. Default 16777216.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 17_179_869_184u64))]
+    pub bytes: Option<u64>,
+    /// How long one waits, from 1ms to 24h. Default 5s.
+    #[serde(default)]
+    pub wait: Option<Duration>,
+}

@@ -1,0 +1,44 @@
+//! What a Service keeps between requests, as its sidecars are told.
+
+use std::sync::Arc;
+
+use super::service::millis;
+use super::{missing, port};
+use crate::build::state::{self, Names};
+use crate::document::At;
+use crate::error::ConfigError;
+use crate::snapshot::{Hooks, Park, Port, StateClass, Stateful};
+use crate::xds::wire::lighter::config::v1 as wire;
+
+/// Of a Service with these ports.
+pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Result<Stateful, ConfigError> {
+    let class = StateClass::ALL
+        .into_iter()
+        .find(|class| class.label() == said.class)
+        .ok_or_else(|| at.field("class").error(format!("`{}` is not known", said.class.escape_debug())))?;
+    let path = |path: &str| Some(Arc::from(path)).filter(|path: &Arc<str>| !path.is_empty());
+    let at_park = at.field("park");
+    let park = said.park.as_ref().ok_or_else(|| missing(&at_park))?;
+    let read = Stateful {
+        class,
+        hooks: Hooks {
+            port: port(said.port, &at.field("port"))?,
+            snapshot: said.snapshot.as_str().into(),
+            restore: said.restore.as_str().into(),
+            freeze: path(&said.freeze),
+            thaw: path(&said.thaw),
+            timeout: millis(said.timeout_ms, &at.field("timeout_ms"))?,
+            max_bytes: said.max_bytes,
+        },
+        park: Park {
+            requests: park.requests,
+            bytes: park.bytes,
+            wait: millis(park.wait_ms, &at_park.field("wait_ms"))?,
+        },
+    };
+    let ports = ports.iter().map(|port| (port.key.port, port.protocol));
+    state::valid(&read, ports, &NAMES, at)?;
+    Ok(read)
+}
+
+const NAMES: Names = Names { timeout: "timeout_ms", max_bytes: "max_bytes", wait: "wait_ms" };
