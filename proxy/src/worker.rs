@@ -35,6 +35,7 @@ use crate::mesh;
 use crate::messages::Channel;
 use crate::outbound::Listener;
 use crate::resources::Sources;
+use crate::stateful::transfer;
 use crate::telemetry::spans::otlp::Named;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
 
@@ -79,6 +80,8 @@ pub struct Shared {
     pub(crate) links: standing::Links,
     /// Where peers of links come for that memory, once it is open.
     pub(crate) door: OnceLock<Arc<Door>>,
+    /// Copies of this workload's state, where its Service has some and it moves.
+    pub(crate) copies: transfer::Door,
     /// How short memory and descriptors run.
     pub(crate) guard: Guard,
     /// What this sidecar's device is there for, if it is one and that is said.
@@ -266,6 +269,7 @@ impl Shared {
             rings: Rings::new(config.max_ring_bytes, host_id(), Instant::now()),
             devices: Devices::default(),
             door: OnceLock::new(),
+            copies: transfer::Door::default(),
             device: OnceLock::new(),
             quic: quic::Port::default(),
             links: standing::Links::default(),

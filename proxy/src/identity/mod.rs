@@ -30,6 +30,9 @@ pub use svid::{Svid, SvidError};
 /// The protocol of links: session frames inside TLS 1.3.
 pub const ALPN_LINK: &[u8] = b"lighter/1";
 
+/// Copies of a state, from one place of a Service to another: HTTP/1.1 inside TLS 1.3, at the port of links.
+pub const ALPN_STATE: &[u8] = b"lighter-state/1";
+
 /// HTTP/1.1.
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 
@@ -87,8 +90,13 @@ impl Identity {
         self.current.load().server_config()
     }
 
+    /// For accepting at the port of links: `lighter/1`, and `lighter-state/1`.
+    pub(crate) fn link_config(&self) -> Arc<ServerConfig> {
+        self.current.load().accepting_links()
+    }
+
     /// For connecting to `expected` and nobody else, with these protocols in order of preference. TLS 1.2 is possible
-    /// only where `lighter/1` is not among them.
+    /// only where neither `lighter/1` nor `lighter-state/1` is among them.
     pub fn client_config(&self, expected: &Spiffe, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         self.current.load().client_config(expected, alpn)
     }
@@ -111,9 +119,12 @@ pub(crate) fn peer_by(chain: &[CertificateDer<'static>]) -> Result<Peer, Refusal
 }
 
 fn peer_of(connection: &CommonState) -> Result<Peer, Refusal> {
-    let link = connection.alpn_protocol() == Some(ALPN_LINK);
-    if link && connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
-        return Err(Refusal::Protocol("lighter/1 needs TLS 1.3"));
+    if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+        match connection.alpn_protocol() {
+            Some(ALPN_LINK) => return Err(Refusal::Protocol("lighter/1 needs TLS 1.3")),
+            Some(ALPN_STATE) => return Err(Refusal::Protocol("lighter-state/1 needs TLS 1.3")),
+            _ => {}
+        }
     }
     Peer::of(connection.peer_certificates().unwrap_or_default())
 }
@@ -124,4 +135,4 @@ fn now() -> SystemTime {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,7 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
-use super::{ALPN_H2, ALPN_HTTP1, ALPN_LINK};
+use super::{ALPN_H2, ALPN_HTTP1, ALPN_LINK, ALPN_STATE};
 use crate::telemetry;
 
 /// An X.509-SVID with its key and bundle: who somebody is, proved, and whom they trust. Immutable.
@@ -22,6 +22,8 @@ pub struct Svid {
     not_after: SystemTime,
     trust: Arc<Trust>,
     server: Arc<ServerConfig>,
+    /// The same at the port of links.
+    links: Arc<ServerConfig>,
     /// The same for links over QUIC, and nothing else.
     quic: Arc<ServerConfig>,
     /// For connecting, with TLS 1.3 only. What differs between connections is put in when they are made.
@@ -71,12 +73,15 @@ impl Svid {
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(SvidError::Key)?;
         let key = Arc::new(SingleCertAndKey::from(key));
         let server = server_config(&trust, &key).map_err(SvidError::Tls)?;
+        let mut links = ServerConfig::clone(&server);
+        links.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_STATE.to_vec()];
+        let links = Arc::new(links);
         let mut quic = ServerConfig::clone(&server);
         quic.alpn_protocols = vec![ALPN_LINK.to_vec()];
         let quic = Arc::new(quic);
         let link = client_config(&trust, &key, &id, &[&TLS13]).map_err(SvidError::Tls)?;
         let foreign = client_config(&trust, &key, &id, &[&TLS13, &TLS12]).map_err(SvidError::Tls)?;
-        Ok(Svid { id, not_after, trust, server, quic, link, foreign })
+        Ok(Svid { id, not_after, trust, server, links, quic, link, foreign })
     }
 
     /// Who.
@@ -105,13 +110,19 @@ impl Svid {
         self.server.clone()
     }
 
+    /// For accepting at the port of links.
+    pub(crate) fn accepting_links(&self) -> Arc<ServerConfig> {
+        self.links.clone()
+    }
+
     /// For accepting links over QUIC.
     pub(crate) fn quic_config(&self) -> Arc<ServerConfig> {
         self.quic.clone()
     }
 
     pub(crate) fn client_config(&self, expected: &Spiffe, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-        let mut config = if alpn.contains(&ALPN_LINK) { &self.link } else { &self.foreign }.clone();
+        let is_ours = alpn.contains(&ALPN_LINK) || alpn.contains(&ALPN_STATE);
+        let mut config = if is_ours { &self.link } else { &self.foreign }.clone();
         let verifier = Verifier::server(self.trust.clone(), expected.clone(), judge);
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();

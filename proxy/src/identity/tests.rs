@@ -15,10 +15,10 @@ const WEB: &str = "spiffe://mesh.lighter/ns/shop/sa/web";
 const DB: &str = "spiffe://mesh.lighter/ns/shop/sa/db";
 
 /// A root that issues.
-struct Root(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Root(CertifiedIssuer<'static, KeyPair>);
 
 impl Root {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -40,7 +40,7 @@ impl Root {
         Svid::new(vec![certificate.der().clone()], key, roots, SystemTime::now()).unwrap()
     }
 
-    fn identity(&self, id: &str) -> Arc<Identity> {
+    pub(crate) fn identity(&self, id: &str) -> Arc<Identity> {
         Identity::new(self.svid(id, &[self]))
     }
 }

@@ -34,7 +34,7 @@ use crate::http::h2::exchange::Arrived;
 use crate::http::h2::{self, Downstream};
 use crate::http::stream;
 use crate::http::{Context, Scope, address_text, serve_http1};
-use crate::identity::{self, ALPN_LINK};
+use crate::identity::{self, ALPN_LINK, ALPN_STATE, Identity};
 use crate::inbound;
 use crate::io::{Carrier, Io, Stream};
 use crate::mesh::{Speech, Target};
@@ -52,10 +52,13 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     let Call { worker, io, peer, ticket } = call;
     let Stream::Plain(tcp) = io.stream else { return None };
     let own = tcp.local_addr().ok()?;
-    let acceptor = TlsAcceptor::from(identity.server_config());
+    let acceptor = TlsAcceptor::from(identity.link_config());
     let accepting = Box::pin(acceptor.accept(Carrier::of_link(tcp, io.early, Side::Acceptor)));
     let mut tls = match timeout(HANDSHAKE, accepting).await {
         Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINK) => tls,
+        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_STATE) => {
+            return in_copies(worker, &identity, Io::secure(tls), ticket);
+        }
         Ok(Ok(_)) | Err(_) => {
             telemetry::links().refused();
             return None;
@@ -76,6 +79,17 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     worker.links.follow(&worker, &link);
     let taking = Taking::of(worker, caller, peer, own);
     Some(Box::pin(link.drive(io, Some(ticket), None, taking)))
+}
+
+/// Serves a connection on which another place of this Service fetches copies of its state.
+fn in_copies(worker: Rc<Worker>, identity: &Identity, io: Io, ticket: Ticket) -> Engine {
+    let peer = identity::peer(io.stream.tls()?).ok()?;
+    let own = identity.current();
+    ticket.carries(Kind::Link);
+    Some(Box::pin(async move {
+        worker.shared.copies.serve(io, &peer.id, own.id()).await;
+        drop(ticket);
+    }))
 }
 
 /// Serves a link over QUIC, on whose `connection` the caller proved to be `who`.

@@ -1,0 +1,336 @@
+//! How an application gives its state and takes it: requests that its Service names, in HTTP/1.1, each on a connection of its
+//! own.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use lighter_config::snapshot::Hooks;
+use tokio::time::{Instant, timeout};
+
+use super::copies::{Gathering, Reading, State, TooLarge};
+use super::counts;
+use crate::dial::{self, SocketFactory};
+use crate::error::{ProxyError, Side};
+
+/// What an application can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// All of its state.
+    Snapshot,
+    /// To take a state in place of its own.
+    Restore,
+    /// To change nothing by itself from now on.
+    Freeze,
+    /// To go on as before.
+    Thaw,
+}
+
+/// An application did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the {hook} hook {fault}")]
+pub struct HookError {
+    /// What it was asked for.
+    pub hook: Hook,
+    /// What went wrong.
+    pub fault: HookFault,
+}
+
+/// What went wrong with a hook.
+#[derive(Debug, thiserror::Error)]
+pub enum HookFault {
+    /// What the Service names is no path.
+    #[error("cannot be asked for: `{0}` is no path")]
+    Path(String),
+    /// The application cannot be connected to.
+    #[error("cannot be reached: {0}")]
+    Unreached(#[source] ProxyError),
+    /// It answered, and not that it did it.
+    #[error("was answered {0}")]
+    Status(StatusCode),
+    /// It gave more than its Service allows.
+    #[error("gave {0}, which is the most that its Service allows")]
+    TooLarge(TooLarge),
+    /// The connection was lost, or what came is no HTTP.
+    #[error("got no whole answer: {0}")]
+    Lost(#[source] hyper::Error),
+    /// It took too long.
+    #[error("took longer than {0:?}")]
+    Late(Duration),
+}
+
+/// Where an application is asked, and how.
+pub(crate) struct Application<'a> {
+    /// Makes the sockets: those of the sidecar are not intercepted by its own rules.
+    pub(crate) sockets: &'a dyn SocketFactory,
+    /// Where it listens.
+    pub(crate) at: SocketAddr,
+    /// What its Service says of it.
+    pub(crate) hooks: &'a Hooks,
+}
+
+impl Hook {
+    /// Each.
+    pub const ALL: [Hook; 4] = [Hook::Snapshot, Hook::Restore, Hook::Freeze, Hook::Thaw];
+
+    /// In a word, as a label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Hook::Snapshot => "snapshot",
+            Hook::Restore => "restore",
+            Hook::Freeze => "freeze",
+            Hook::Thaw => "thaw",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+impl HookFault {
+    /// In a word, as a label.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            HookFault::Path(_) => "path",
+            HookFault::Unreached(_) => "unreached",
+            HookFault::Status(_) => "status",
+            HookFault::TooLarge(_) => "too_large",
+            HookFault::Lost(_) => "lost",
+            HookFault::Late(_) => "late",
+        }
+    }
+
+    /// Whose fault it is.
+    pub const fn side(&self) -> Side {
+        match self {
+            HookFault::Path(_) => Side::Control,
+            HookFault::Unreached(error) => error.cause.side(),
+            HookFault::Status(_) | HookFault::TooLarge(_) | HookFault::Lost(_) | HookFault::Late(_) => {
+                Side::Upstream
+            }
+        }
+    }
+}
+
+impl Application<'_> {
+    /// All of its state: what a GET is answered with, if that is 200 and not too long.
+    pub(crate) async fn snapshot(&self) -> Result<State, HookError> {
+        self.ask(Hook::Snapshot, &self.hooks.snapshot, None, async |answer| {
+            if answer.status() != StatusCode::OK {
+                return Err(HookFault::Status(answer.status()));
+            }
+            let (mut body, mut gathering) = (answer.into_body(), Gathering::new(self.hooks.max_bytes));
+            while let Some(frame) = body.frame().await {
+                if let Ok(bytes) = frame.map_err(HookFault::Lost)?.into_data() {
+                    gathering.push(&bytes).map_err(HookFault::TooLarge)?;
+                }
+            }
+            Ok(gathering.finish())
+        })
+        .await
+    }
+
+    /// Has it take `state` in place of its own, by a PUT.
+    pub(crate) async fn restore(&self, state: &State) -> Result<(), HookError> {
+        self.ask(Hook::Restore, &self.hooks.restore, Some(state), is_done).await
+    }
+
+    /// Has it change nothing by itself from now on, if its Service has a hook for that.
+    pub(crate) async fn freeze(&self) -> Result<(), HookError> {
+        match &self.hooks.freeze {
+            Some(path) => self.ask(Hook::Freeze, path, None, is_done).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has it go on as before, if its Service has a hook for that.
+    pub(crate) async fn thaw(&self) -> Result<(), HookError> {
+        match &self.hooks.thaw {
+            Some(path) => self.ask(Hook::Thaw, path, None, is_done).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        hook: Hook,
+        path: &str,
+        state: Option<&State>,
+        hear: impl AsyncFnOnce(Response<Incoming>) -> Result<T, HookFault>,
+    ) -> Result<T, HookError> {
+        let began = Instant::now();
+        let within = self.hooks.timeout;
+        let asked = timeout(within, self.exchange(hook, path, state, hear)).await;
+        let done = asked.unwrap_or(Err(HookFault::Late(within)));
+        counts::hook(hook, done.as_ref().err(), began.elapsed());
+        done.map_err(|fault| HookError { hook, fault })
+    }
+
+    async fn exchange<T>(
+        &self,
+        hook: Hook,
+        path: &str,
+        state: Option<&State>,
+        hear: impl AsyncFnOnce(Response<Incoming>) -> Result<T, HookFault>,
+    ) -> Result<T, HookFault> {
+        let request = self.request(hook, path, state)?;
+        let stream = dial::connect(self.sockets, self.at, self.hooks.timeout).await;
+        let stream = TokioIo::new(stream.map_err(HookFault::Unreached)?);
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(HookFault::Lost)?;
+        let exchange = async {
+            let answer = sender.send_request(request).await.map_err(HookFault::Lost)?;
+            hear(answer).await
+        };
+        driven(connection, exchange).await
+    }
+
+    fn request(&self, hook: Hook, path: &str, state: Option<&State>) -> Result<Request<Said>, HookFault> {
+        let method = match hook {
+            Hook::Snapshot => Method::GET,
+            Hook::Restore => Method::PUT,
+            Hook::Freeze | Hook::Thaw => Method::POST,
+        };
+        let said = state.map_or(Either::Left(Empty::new()), |state| Either::Right(state.read(0)));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.at.to_string())
+            .header(USER_AGENT, concat!("lighter/", env!("CARGO_PKG_VERSION")))
+            .header(CONNECTION, "close");
+        let mut request = request.body(said).map_err(|_| HookFault::Path(path.to_owned()))?;
+        if state.is_some() {
+            let bytes = HeaderValue::from_static("application/octet-stream");
+            request.headers_mut().insert(CONTENT_TYPE, bytes);
+        }
+        Ok(request)
+    }
+}
+
+/// What the application is told beside the head.
+type Said = Either<Empty<Bytes>, Reading>;
+
+async fn is_done(answer: Response<Incoming>) -> Result<(), HookFault> {
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(HookFault::Status(status)),
+    }
+}
+
+/// What `exchange` comes to, while `connection` carries it, which ends with it.
+pub(super) async fn driven<T, E>(
+    connection: impl Future<Output = Result<(), E>>,
+    exchange: impl Future<Output = T>,
+) -> T {
+    let (mut connection, mut exchange) = (pin!(connection), pin!(exchange));
+    let mut is_over = false;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut exchange => return done,
+            // What was wrong with it the exchange is told; and what had come before, it reads.
+            _ = &mut connection, if !is_over => is_over = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::app::{App, stateful};
+    use super::*;
+    use crate::dial::Here;
+
+    async fn with<T>(app: &App, hooks: &Hooks, ask: impl AsyncFnOnce(&Application<'_>) -> T) -> T {
+        ask(&Application { sockets: &Here::default(), at: app.at, hooks }).await
+    }
+
+    #[tokio::test]
+    async fn an_application_gives_all_of_its_state_and_takes_another() {
+        let state: Vec<u8> = (0..3_000_000u32).map(|at| (at / 7) as u8).collect();
+        let (one, other, hooks) = (App::new(state.clone()).await, App::new("old").await, stateful().hooks);
+        let given = with(&one, &hooks, async |app| {
+            app.freeze().await.unwrap();
+            app.snapshot().await.unwrap()
+        })
+        .await;
+        assert_eq!(given.bytes(), 3_000_000);
+        with(&other, &hooks, async |app| {
+            app.restore(&given).await.unwrap();
+            app.thaw().await.unwrap();
+        })
+        .await;
+        assert!(other.kept().state == state);
+        assert_eq!(one.asked(), ["POST /freeze", "GET /state"]);
+        assert_eq!(other.asked(), ["PUT /state", "POST /thaw"]);
+        let without = Hooks { freeze: None, thaw: None, ..hooks };
+        with(&one, &without, async |app| {
+            app.freeze().await.unwrap();
+            app.thaw().await.unwrap();
+        })
+        .await;
+        assert!(one.asked().is_empty(), "nothing is asked of one that has no such hook");
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_names_the_hook_and_whose_fault_it_is() {
+        let (app, hooks) = (App::new("12345").await, stateful().hooks);
+        let short = Hooks { max_bytes: 4, ..hooks.clone() };
+        let error = with(&app, &short, async |app| app.snapshot().await).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the snapshot hook gave more than 4 bytes, which is the most that its Service allows"
+        );
+        assert!(
+            with(&app, &Hooks { max_bytes: 5, ..hooks.clone() }, async |app| app.snapshot().await)
+                .await
+                .is_ok()
+        );
+        // Of a state, a part or another thing will not do.
+        app.kept().fails = [("/state", 206), ("/freeze", 503)].into();
+        let error = with(&app, &hooks, async |app| app.snapshot().await).await.unwrap_err();
+        assert!(matches!(error.fault, HookFault::Status(StatusCode::PARTIAL_CONTENT)), "{error}");
+        let error = with(&app, &hooks, async |app| app.freeze().await).await.unwrap_err();
+        assert_eq!(error.to_string(), "the freeze hook was answered 503 Service Unavailable");
+        assert_eq!(error.fault.side(), Side::Upstream);
+        app.kept().fails = [("/thaw", 0)].into();
+        let hasty = Hooks { timeout: Duration::from_millis(50), ..hooks.clone() };
+        let error = with(&app, &hasty, async |app| app.thaw().await).await.unwrap_err();
+        assert!(matches!((error.hook, &error.fault), (Hook::Thaw, HookFault::Late(_))), "{error}");
+        let no_path = Hooks { freeze: Some("/a b".into()), ..hooks.clone() };
+        let error = with(&app, &no_path, async |app| app.freeze().await).await.unwrap_err();
+        assert_eq!((error.fault.label(), error.fault.side()), ("path", Side::Control));
+        // Bound, and nobody listens.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let at = socket.local_addr().unwrap().as_socket().unwrap();
+        let nobody = Application { sockets: &Here::default(), at, hooks: &hooks };
+        let error = nobody.snapshot().await.unwrap_err();
+        assert_eq!((error.fault.label(), error.fault.side()), ("unreached", Side::Upstream));
+    }
+
+    #[tokio::test]
+    async fn a_state_that_ends_before_its_end_is_none() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, hooks) = (listener.local_addr().unwrap(), stateful().hooks);
+        let cuts = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+        };
+        let app = Application { sockets: &Here::default(), at, hooks: &hooks };
+        let (given, ()) = tokio::join!(app.snapshot(), cuts);
+        assert!(matches!(given.unwrap_err().fault, HookFault::Lost(_)));
+    }
+}

@@ -1,0 +1,4 @@
+//! Places between which a real application's state goes, over real sockets.
+
+pub(crate) mod app;
+mod transfer;
