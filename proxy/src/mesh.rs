@@ -28,6 +28,7 @@ use crate::overload::{Admission, Admitted, Limiter};
 use crate::retry::budget::Budget;
 use crate::retry::{Came, Request, Rules, Tries, Verdict};
 use crate::session::Sessions;
+use crate::stateful::Hosted;
 use crate::telemetry::{Direction, RouteMetrics};
 
 /// Everything a request can be sent to at one moment.
@@ -42,6 +43,8 @@ pub struct Mesh {
     memory: Arc<Memory>,
     /// Where this sidecar is.
     here: Arc<Locality>,
+    /// This workload's place, where its own Service has state.
+    pub(crate) hosted: Option<Arc<Hosted>>,
     /// For ports whose workloads are kept from more than they can do.
     limiters: HashMap<ServicePort, Arc<Limiter>>,
     destinations: HashMap<ServicePort, Arc<Destination>>,

@@ -11,6 +11,7 @@ use lighter_config::load::Resources;
 use lighter_config::snapshot::{LinkPolicy, Mtls, OutboundPolicy, Port, Service, Snapshot, WireUse};
 
 use crate::mesh::Mesh;
+use crate::stateful;
 use crate::telemetry::{self, Load};
 use crate::worker::Shared;
 
@@ -144,7 +145,9 @@ fn put_in_force(shared: &Shared, sources: &Sources) {
     let before = shared.mesh.load_full();
     let joined = sources.joined();
     let services = joined.services.len();
-    shared.mesh.store(Arc::new(Mesh::build(joined, &before)));
+    let mut mesh = Mesh::build(joined, &before);
+    stateful::keep(shared, &mut mesh);
+    shared.mesh.store(Arc::new(mesh));
     telemetry::config().in_force(services);
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::SidecarConfig;
 use tokio::sync::{Notify, Semaphore};
@@ -35,7 +36,7 @@ use crate::mesh;
 use crate::messages::Channel;
 use crate::outbound::Listener;
 use crate::resources::Sources;
-use crate::stateful::transfer;
+use crate::stateful::{Hosted, transfer};
 use crate::telemetry::spans::otlp::Named;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
 
@@ -56,6 +57,8 @@ pub struct Shared {
     pub instance: String,
     /// The mesh of the moment.
     pub mesh: mesh::InForce,
+    /// This workload's place, where its Service has state.
+    pub hosted: ArcSwapOption<Hosted>,
     /// Dials endpoints (from the host's side).
     pub outside: Arc<dyn SocketFactory>,
     /// Dials this workload's application (from its own namespace).
@@ -281,6 +284,7 @@ impl Shared {
             config,
             instance: instance(),
             mesh: mesh::InForce::at(here),
+            hosted: ArcSwapOption::empty(),
             outside,
             inside,
             rules: OnceLock::new(),

@@ -142,6 +142,18 @@ impl Queue {
         Some(waiting)
     }
 
+    /// This one, if it waits.
+    pub fn remove(&mut self, id: RequestId) -> Option<Waiting> {
+        let waiting = self.take(|waiting, _| waiting.id == id)?;
+        self.counts.left += 1;
+        Some(waiting)
+    }
+
+    /// How much may wait from here on. What waits already stays.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     /// One of a source that is gone.
     pub fn pop_of(&mut self, source: SourceId) -> Option<Waiting> {
         let waiting = self.take(|waiting, _| waiting.source == source)?;

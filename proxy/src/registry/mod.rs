@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
-use lighter_config::sidecar::{ControlConfig, ControlSecurity, DatasetConfig, DeviceConfig, InboundConfig};
+use lighter_config::sidecar::{
+    ControlConfig, ControlSecurity, DatasetConfig, DeviceConfig, InboundConfig, SidecarConfig,
+};
 use lighter_config::snapshot::Service;
 use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
@@ -68,6 +70,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let fault = registrar.stream().await;
         registrar.lost(fault).await;
     }
+}
+
+/// Whether an instance with this file registers.
+pub(crate) fn registers(config: &SidecarConfig) -> bool {
+    config.service.is_some() && config.control.as_ref().is_some_and(is_registry)
 }
 
 fn is_registry(control: &ControlConfig) -> bool {

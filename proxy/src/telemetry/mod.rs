@@ -28,6 +28,7 @@ mod session;
 pub mod shards;
 mod sidecar;
 pub(crate) mod spans;
+mod stateful;
 mod table;
 pub(crate) mod tap;
 pub mod trace;
@@ -51,6 +52,7 @@ pub use sidecar::{ConfigMetrics, DetectMetrics, Detected, Load, WorkerMetrics, c
 pub(crate) use sidecar::{
     EnergySource, device_busy, device_busy_seconds, device_energy, device_joules, device_rested,
 };
+pub(crate) use stateful::StateMetrics;
 
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

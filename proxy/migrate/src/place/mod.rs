@@ -126,6 +126,26 @@ impl Place {
         Place { stand: Stand::Serving { epoch }, ..Place::new(class, incarnation, bounds) }
     }
 
+    /// The same place in another life: what it had in memory is gone, and with it whatever was parked. What runs, or was sent
+    /// on, has not ended for that.
+    pub fn renew(&mut self, incarnation: Incarnation, out: &mut Vec<Action>) {
+        self.moved = None;
+        self.refuse_parked(out);
+        let (running, bounds) = (self.running, self.parked.bounds());
+        *self = Place { running, ..Place::new(self.class, incarnation, bounds) };
+        self.report(true, out);
+    }
+
+    /// How much may be parked from here on.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.parked.bound(bounds);
+    }
+
+    /// Which of its lives this is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// What it is.
     pub fn stand(&self) -> Stand {
         self.stand

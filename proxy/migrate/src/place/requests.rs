@@ -229,6 +229,27 @@ impl Place {
         self.check_drained(out);
     }
 
+    /// Nobody waits any more for one that is parked: it never runs.
+    pub fn withdrawn(&mut self, id: RequestId, out: &mut Vec<Action>) {
+        if self.parked.remove(id).is_some() {
+            self.check_drained(out);
+        }
+    }
+
+    /// So many more run: whoever runs the place has let them in by itself while it served, and has it count them from here
+    /// on.
+    pub fn take_running(&mut self, unary: u32, streams: u32) {
+        self.running.unary = self.running.unary.saturating_add(unary);
+        self.running.streams = self.running.streams.saturating_add(streams);
+    }
+
+    /// How many run, and how many streams, if it serves: they are whoever's who runs the place to count, until it
+    /// [gives them back](Self::take_running), which it does before anything else is asked of this.
+    pub fn give_running(&mut self) -> Option<(u32, u32)> {
+        self.stand.serves()?;
+        Some((std::mem::take(&mut self.running.unary), std::mem::take(&mut self.running.streams)))
+    }
+
     /// A caller is gone: what is parked of it never runs. What runs ends as if it were there.
     pub fn gone(&mut self, source: SourceId, out: &mut Vec<Action>) {
         while self.parked.pop_of(source).is_some() {}

@@ -1,0 +1,91 @@
+//! What is counted where a Service's state is.
+
+use lighter_migrate::{RefusalCause, Stand};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+
+/// Counters of the requests that come to this workload while its Service keeps state.
+pub(crate) struct StateMetrics {
+    parked: Counter,
+    forwarded: Counter,
+    refused: [Counter; REFUSED.len()],
+    waiting: Gauge,
+    serving: Gauge,
+    epoch: Gauge,
+}
+
+impl StateMetrics {
+    /// The counters. Nothing is counted yet.
+    pub(crate) fn new() -> Self {
+        describe();
+        let refused = |cause: RefusalCause| counter!("lighter_state_refused_total", "cause" => cause.label());
+        StateMetrics {
+            parked: counter!("lighter_state_parked_total"),
+            forwarded: counter!("lighter_state_forwarded_total"),
+            refused: REFUSED.map(refused),
+            waiting: gauge!("lighter_state_waiting"),
+            serving: gauge!("lighter_state_serving"),
+            epoch: gauge!("lighter_state_epoch"),
+        }
+    }
+
+    /// A request waits.
+    pub(crate) fn parked(&self) {
+        self.parked.increment(1);
+    }
+
+    /// A request goes to where the Service is.
+    pub(crate) fn forwarded(&self) {
+        self.forwarded.increment(1);
+    }
+
+    /// A request was not executed.
+    pub(crate) fn refused(&self, cause: RefusalCause) {
+        if let Some(at) = REFUSED.iter().position(|known| *known == cause) {
+            self.refused[at].increment(1);
+        }
+    }
+
+    /// So many wait.
+    pub(crate) fn waiting(&self, count: u64) {
+        self.waiting.set(count as f64);
+    }
+
+    /// What this instance is to the Service.
+    pub(crate) fn stands(&self, stand: Stand) {
+        self.serving.set(f64::from(u8::from(stand.serves().is_some())));
+        let (Stand::Opening { epoch }
+        | Stand::Serving { epoch }
+        | Stand::Parking { epoch }
+        | Stand::Frozen { epoch }) = stand
+        else {
+            return;
+        };
+        self.epoch.set(epoch.0 as f64);
+    }
+}
+
+fn describe() {
+    describe_counter!(
+        "lighter_state_parked_total",
+        "Requests that had to wait while it was not known where the state of this workload's Service is."
+    );
+    describe_counter!(
+        "lighter_state_forwarded_total",
+        "Requests that were sent on to the instance that has the state."
+    );
+    describe_counter!(
+        "lighter_state_refused_total",
+        "Requests that were not executed, as the state is not here, or as they had waited, by why."
+    );
+    describe_gauge!("lighter_state_waiting", "Requests that wait until it is known where the state is.");
+    describe_gauge!("lighter_state_serving", "Whether this instance has the state and serves it.");
+    describe_gauge!("lighter_state_epoch", "The last epoch of the state that this instance had.");
+}
+
+const REFUSED: [RefusalCause; 5] = [
+    RefusalCause::Moved,
+    RefusalCause::NotHere,
+    RefusalCause::Full,
+    RefusalCause::Waited,
+    RefusalCause::Late,
+];
