@@ -1,8 +1,10 @@
 //! Reports: the control plane is told that this instance is there, where it is reached, and whether it takes traffic; by
 //! what it runs, and how much there is to do. Of the control thread.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +17,10 @@ use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
-    Counted, Dataset, Device, HeldFunction, InForce, InstancePort, Registration, ReportRequest,
+    Counted, Dataset, Device, HeldFunction, InForce, InstancePort, PlaceCommand, Registration, ReportRequest,
     ReportResponse, Waiting,
 };
+use lighter_migrate::{Command, Report as PlaceIs};
 use metrics::{Counter, Gauge, counter, describe_counter, gauge};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
@@ -27,6 +30,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::channel;
 use crate::device::{Planned, Running};
 use crate::drain::Phase;
+use crate::stateful::run::Known;
+use crate::stateful::wire::{decode_command, encode_report};
+use crate::stateful::{self, Hosted};
 use crate::telemetry::LinkWire;
 use crate::worker::{By, Shared};
 
@@ -53,9 +59,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     if let Some(probe) = shared.config.app_probe.clone() {
         spawn_local(probe::run(shared.clone(), probe, opinion));
     }
+    let local = Rc::new(Cell::new(None));
+    if registers(&shared.config) {
+        let known = Known { is_well: is_well.clone(), local: local.clone() };
+        spawn_local(stateful::run::run(shared.clone(), known));
+    }
     let mut registrar = Registrar {
         shared: &shared,
         is_well,
+        local,
+        place: None,
         control,
         in_force: None,
         waited_for: Vec::new(),
@@ -85,6 +98,10 @@ struct Registrar<'a> {
     shared: &'a Shared,
     /// What is thought of the application, if it is asked.
     is_well: watch::Receiver<bool>,
+    /// Where others reach this host, as the last stream showed.
+    local: Rc<Cell<Option<IpAddr>>>,
+    /// This workload's place, if its Service has state.
+    place: Option<Placed>,
     control: ControlConfig,
     /// What this stream was told to be in force.
     in_force: Option<BTreeMap<String, String>>,
@@ -100,6 +117,14 @@ struct Registrar<'a> {
     fault: Option<String>,
 }
 
+/// A place of which the control plane is told.
+struct Placed {
+    hosted: Arc<Hosted>,
+    reports: watch::Receiver<Option<(PlaceIs, u64)>>,
+    /// This stream was told how it is.
+    is_said: bool,
+}
+
 impl Registrar<'_> {
     /// Reports on one stream, until it is lost. Returns why.
     async fn stream(&mut self) -> String {
@@ -112,6 +137,8 @@ impl Registrar<'_> {
         self.reporter.connected();
         self.in_force = None;
         self.waited_for.clear();
+        self.local.set(Some(opened.local));
+        self.place = None;
         let mut functions = self.planned().map(|planned| planned.news());
         self.speak(&requests, opened.local);
         let mut answers = match client.report(UnboundedReceiverStream::new(queue)).await {
@@ -141,6 +168,14 @@ impl Registrar<'_> {
                     std::future::pending().await
                 }
             };
+            let place = async {
+                let Some(placed) = &mut self.place else { return std::future::pending().await };
+                if placed.reports.changed().await.is_err() {
+                    // The place is there for as long as it is known here.
+                    return std::future::pending().await;
+                }
+                placed.is_said = false;
+            };
             tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => self.heard(answer, &requests),
@@ -151,6 +186,7 @@ impl Registrar<'_> {
                 _ = news => {}
                 _ = functions => {}
                 () = opinion => {}
+                () = place => {}
                 // Whether the application listens is found out by looking.
                 () = sleep(LOOK) => {}
             }
@@ -171,6 +207,7 @@ impl Registrar<'_> {
         if self.reporter.is_said() {
             self.say_in_force(requests);
             self.say_waiting(requests);
+            self.say_place(requests);
             if let Some(mut load) = self.meter.read(Instant::now()) {
                 load.links = self.shared.links.read(MOST_LINKS);
                 load.device = self.shared.device.get().map(|device| meter::of_device(device));
@@ -203,6 +240,40 @@ impl Registrar<'_> {
             self.waited_for.clone_from(&functions);
             send(requests, Report::Waiting(Waiting { functions }));
         }
+    }
+
+    /// Tells how this workload's place is, unless it is told already.
+    fn say_place(&mut self, requests: &mpsc::UnboundedSender<ReportRequest>) {
+        let now = self.shared.hosted.load_full();
+        if self.place.as_ref().map(|placed| Arc::as_ptr(&placed.hosted)) != now.as_ref().map(Arc::as_ptr) {
+            let placed = |hosted: Arc<Hosted>| Placed { reports: hosted.reports(), hosted, is_said: false };
+            self.place = now.map(placed);
+        }
+        let Some(placed) = self.place.as_mut().filter(|placed| !placed.is_said) else { return };
+        if let Some((report, parked)) = &*placed.reports.borrow_and_update() {
+            self.metrics.places.increment(1);
+            send(requests, Report::Place(encode_report(report, *parked)));
+        }
+        placed.is_said = true;
+    }
+
+    /// Has this workload's place follow a command, which answers it.
+    fn command(&mut self, command: PlaceCommand) {
+        let outcome = match (decode_command(command), self.shared.hosted.load_full()) {
+            (Ok(told), Some(hosted)) => {
+                let Command { stamp, order, .. } = told.command;
+                tracing::debug!(?stamp, ?order, "the control plane commands this place");
+                hosted.command(&told);
+                "taken"
+            }
+            // Its Service has no state, as far as is known here.
+            (Ok(_), None) => "nowhere",
+            (Err(fault), _) => {
+                tracing::warn!(%fault, "the control plane's command to this place is malformed");
+                "malformed"
+            }
+        };
+        counter!("lighter_registry_commands_total", "outcome" => outcome).increment(1);
     }
 
     /// The functions of this sidecar, if they are planned.
@@ -248,8 +319,9 @@ impl Registrar<'_> {
                 let counted = Counted { number: count.number, in_flight: meter::of_callers() };
                 send(requests, Report::Counted(counted));
             }
-            // Something newer than this sidecar, or what is not for it.
-            Some(Order::Place(_)) | None => {}
+            Some(Order::Place(command)) => self.command(command),
+            // Something newer than this sidecar.
+            None => {}
         }
     }
 
@@ -395,6 +467,15 @@ fn ports(shared: &Shared, own: Option<&Service>, local: IpAddr) -> Vec<InstanceA
     ports
 }
 
+/// Where the application is reached that serves this port of the Service here. None: nothing does. `local`: where others
+/// reach this host.
+pub(crate) fn application(shared: &Shared, local: IpAddr, port: u16) -> Option<SocketAddr> {
+    let mesh = shared.mesh.load();
+    let own = shared.service().and_then(|service| mesh.config.services.get(service)).map(|own| &**own);
+    let served = ports(shared, own, local).into_iter().find(|at| at.said.port == u32::from(port));
+    served.map(|at| at.app)
+}
+
 struct Metrics {
     connected: Gauge,
     known: Gauge,
@@ -406,6 +487,7 @@ struct Metrics {
     in_force: Counter,
     loads: Counter,
     waiting: Counter,
+    places: Counter,
     plans: Counter,
     drains: Counter,
     counts: Counter,
@@ -421,6 +503,10 @@ impl Metrics {
             "lighter_registry_counts_total",
             "Times that the control plane asked what callers have under way, as a migration waits for that."
         );
+        describe_counter!(
+            "lighter_registry_commands_total",
+            "Times that the control plane told this workload's place what to do, as its Service has state."
+        );
         let stream = |outcome: &'static str| counter!("lighter_registry_streams_total", "outcome" => outcome);
         let report = |what: &'static str| counter!("lighter_registry_reports_total", "report" => what);
         Metrics {
@@ -434,6 +520,7 @@ impl Metrics {
             in_force: report("in_force"),
             loads: report("load"),
             waiting: report("waiting"),
+            places: report("place"),
             plans: counter!("lighter_registry_plans_total"),
             drains: counter!("lighter_registry_drains_total"),
             counts: counter!("lighter_registry_counts_total"),

@@ -50,6 +50,9 @@ pub enum HookFault {
     /// What the Service names is no path.
     #[error("cannot be asked for: `{0}` is no path")]
     Path(String),
+    /// This instance does not have the port of the Service at which it is to be asked.
+    #[error("cannot be asked for: this instance has no port {0} of its Service")]
+    Nowhere(u16),
     /// The application cannot be connected to.
     #[error("cannot be reached: {0}")]
     Unreached(#[source] ProxyError),
@@ -103,6 +106,7 @@ impl HookFault {
     pub const fn label(&self) -> &'static str {
         match self {
             HookFault::Path(_) => "path",
+            HookFault::Nowhere(_) => "nowhere",
             HookFault::Unreached(_) => "unreached",
             HookFault::Status(_) => "status",
             HookFault::TooLarge(_) => "too_large",
@@ -114,7 +118,7 @@ impl HookFault {
     /// Whose fault it is.
     pub const fn side(&self) -> Side {
         match self {
-            HookFault::Path(_) => Side::Control,
+            HookFault::Path(_) | HookFault::Nowhere(_) => Side::Control,
             HookFault::Unreached(error) => error.cause.side(),
             HookFault::Status(_) | HookFault::TooLarge(_) | HookFault::Lost(_) | HookFault::Late(_) => {
                 Side::Upstream

@@ -15,6 +15,7 @@ mod counts;
 pub(crate) mod entry;
 pub mod hooks;
 mod hosted;
+pub(crate) mod run;
 #[cfg(test)]
 mod tests;
 pub(crate) mod transfer;

@@ -1,0 +1,584 @@
+//! Does what this workload's place asks for: asks the application for its state, fetches copies, and notices when the
+//! application is gone. Of the control thread.
+//!
+//! The application is asked for one thing at a time, in order: a thaw that overtook its freeze would be undone. What only waits
+//! or reads ends when something else is to be done; what changes the application is let end, as nobody can tell what a cut would
+//! leave.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighter_migrate::{Copy, PlaceAction, Stand};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::copies::{Gathering, State};
+use super::hooks::{Application, Hook, HookError, HookFault};
+use super::hosted::Hosted;
+use super::transfer::{self, FetchError, From};
+use crate::dial;
+use crate::error::Cause;
+use crate::registry;
+use crate::worker::Shared;
+
+/// What is known of where this workload's application is, and how it is.
+#[derive(Clone)]
+pub(crate) struct Known {
+    /// What its probe says.
+    pub(crate) is_well: watch::Receiver<bool>,
+    /// Where others reach this host, once that is known.
+    pub(crate) local: Rc<Cell<Option<IpAddr>>>,
+}
+
+/// Does what the place of the moment asks for, until it is dropped.
+pub(crate) async fn run(shared: Arc<Shared>, known: Known) {
+    loop {
+        let changed = shared.mesh.changed();
+        let Some(hosted) = shared.hosted.load_full() else {
+            changed.await;
+            continue;
+        };
+        let host = Host { shared: shared.clone(), hosted, known: known.clone() };
+        let mut executor = Executor::new(host);
+        executor.work().await;
+        executor.leave().await;
+    }
+}
+
+/// A place, and where its application is.
+#[derive(Clone)]
+struct Host {
+    shared: Arc<Shared>,
+    hosted: Arc<Hosted>,
+    known: Known,
+}
+
+struct Executor {
+    host: Host,
+    /// What the application is to be asked for after `asked`.
+    queue: VecDeque<Job>,
+    asked: Option<Asked>,
+    fetching: Option<Fetching>,
+    /// Says whether the application is, or becomes, ready to be called.
+    warming: Option<Work<bool>>,
+    /// The application was asked to freeze, and not thawed since.
+    is_frozen: bool,
+    /// The application was there when it was last looked.
+    was_there: bool,
+}
+
+/// Something that the application is asked for.
+#[derive(Debug)]
+enum Job {
+    Freeze(Ticket),
+    /// To give its state. None: the last copy, of what is frozen; otherwise that of a round.
+    Take(Ticket, Option<u32>),
+    Thaw,
+    Restore(Copy, State),
+    /// To begin as what serves.
+    Open,
+}
+
+/// For which migration something is asked, and what whoever fetches it is to show.
+#[derive(Clone, Debug)]
+struct Ticket {
+    migration: u64,
+    token: Vec<u8>,
+}
+
+/// What came of a [`Job`].
+enum Done {
+    Frozen(Result<(), HookError>),
+    Taken(Result<State, HookError>),
+    Thawed(bool),
+    Restored(bool),
+    Opened(bool),
+}
+
+/// How far what the application is asked for may be given up.
+#[derive(Debug, Default)]
+struct Leash {
+    /// It only waits or reads at the moment, and may be dropped.
+    rests: Cell<bool>,
+    /// It is not to be tried again, and nothing is to follow from it.
+    is_unwanted: Cell<bool>,
+}
+
+struct Asked {
+    job: Job,
+    leash: Rc<Leash>,
+    began: Instant,
+    work: Work<Done>,
+}
+
+struct Fetching {
+    copy: Copy,
+    began: Instant,
+    work: Work<Result<State, FetchError>>,
+}
+
+type Work<T> = Pin<Box<dyn Future<Output = T>>>;
+
+impl Executor {
+    fn new(host: Host) -> Self {
+        let was_there = host.is_there();
+        Executor {
+            host,
+            queue: VecDeque::new(),
+            asked: None,
+            fetching: None,
+            warming: None,
+            is_frozen: false,
+            was_there,
+        }
+    }
+
+    /// Works until this is not the place of the moment any more.
+    async fn work(&mut self) {
+        let (hosted, host) = (self.host.hosted.clone(), self.host.clone());
+        let mut time = pin!(hosted.keep_time());
+        let mut watching = pin!(host.watch());
+        loop {
+            let changed = host.shared.mesh.changed();
+            if !host.is_of_the_moment() {
+                return;
+            }
+            self.next();
+            tokio::select! {
+                action = hosted.action() => self.act(action),
+                done = ended(self.asked.as_mut().map(|asked| &mut asked.work)) => self.done(done),
+                state = ended(self.fetching.as_mut().map(|fetching| &mut fetching.work)) => self.fetched(state),
+                is_healthy = ended(self.warming.as_mut()) => {
+                    self.warming = None;
+                    tracing::info!(migration = host.migration(), is_healthy, "this place of the service was warmed");
+                    hosted.with(|place, _, out| place.warmed(is_healthy, out));
+                }
+                () = &mut time => {}
+                is_there = watching.as_mut() => {
+                    self.look(is_there);
+                    watching.set(host.watch());
+                }
+                () = changed => {}
+            }
+        }
+    }
+
+    /// The Service has no state any more: its application goes on as before.
+    async fn leave(&mut self) {
+        self.host.shared.copies.copies().clear();
+        self.interrupt(|_| true);
+        if let Some(asked) = self.asked.take() {
+            asked.work.await;
+        }
+        if self.is_frozen {
+            self.host.thaw(THAW_TRIES, &Leash::default()).await;
+        }
+    }
+
+    fn act(&mut self, action: PlaceAction) {
+        tracing::debug!(?action, "the place asks for something");
+        let hosted = self.host.hosted.clone();
+        let ticket = || Ticket { migration: self.host.migration(), token: hosted.token() };
+        match action {
+            // What is parked and kept is bounded, and nothing else is needed.
+            PlaceAction::Reserve => hosted.with(|place, _, out| place.reserved(true, out)),
+            PlaceAction::Warm => {
+                let host = self.host.clone();
+                self.warming = Some(Box::pin(async move { host.becomes_healthy().await }));
+            }
+            PlaceAction::Freeze => {
+                let ticket = ticket();
+                self.interrupt(|job| matches!(job, Job::Freeze(_) | Job::Take(..) | Job::Thaw));
+                self.queue.push_back(Job::Freeze(ticket));
+            }
+            PlaceAction::Snapshot { round } => {
+                let ticket = ticket();
+                self.queue.push_back(Job::Take(ticket, Some(round)));
+            }
+            PlaceAction::Thaw => {
+                self.give_up_freezing();
+                if self.is_frozen {
+                    self.queue.push_back(Job::Thaw);
+                }
+            }
+            PlaceAction::DropFrozen => self.give_up_freezing(),
+            PlaceAction::Fetch(copy, have) => self.fetch(copy, have),
+            PlaceAction::Activate(_) | PlaceAction::Begin(_) => {
+                self.give_up_taking();
+                self.interrupt(|job| matches!(job, Job::Thaw | Job::Open));
+                self.queue.push_back(Job::Open);
+            }
+            // There is no journal.
+            PlaceAction::Recover(_) => hosted.with(|place, _, out| place.opened(false, out)),
+            PlaceAction::Discard => self.give_up_taking(),
+            // Nothing is cut yet: what runs ends by itself.
+            PlaceAction::CutStreams | PlaceAction::CutAll => {}
+            // Of requests and reports the place's owner takes care.
+            PlaceAction::Report(_)
+            | PlaceAction::Run(_)
+            | PlaceAction::Refuse(..)
+            | PlaceAction::Forward(..)
+            | PlaceAction::Append(..)
+            | PlaceAction::Answer(_)
+            | PlaceAction::AnswerUnknown(_) => {}
+        }
+    }
+
+    /// What is frozen, or was to be, is not to be given away.
+    fn give_up_freezing(&mut self) {
+        self.host.shared.copies.copies().clear();
+        self.interrupt(|job| matches!(job, Job::Freeze(_) | Job::Take(..)));
+    }
+
+    /// Nothing is to be taken over any more.
+    fn give_up_taking(&mut self) {
+        self.warming = None;
+        self.fetching = None;
+        self.interrupt(|job| matches!(job, Job::Restore(..)));
+    }
+
+    /// The application is not to be asked for these any more, as far as it was not.
+    fn interrupt(&mut self, which: impl Fn(&Job) -> bool) {
+        self.queue.retain(|job| !which(job));
+        if let Some(asked) = self.asked.take_if(|asked| which(&asked.job))
+            && !asked.leash.rests.get()
+        {
+            asked.leash.is_unwanted.set(true);
+            self.asked = Some(asked);
+        }
+    }
+
+    fn fetch(&mut self, copy: Copy, have: u64) {
+        let is_at_it = self.fetching.as_ref().is_some_and(|fetching| fetching.copy == copy)
+            || self
+                .queue
+                .iter()
+                .chain(self.asked.as_ref().map(|asked| &asked.job))
+                .any(|job| matches!(job, Job::Restore(restoring, _) if *restoring == copy));
+        if is_at_it {
+            // Commands come again until they are seen to be followed.
+            return;
+        }
+        self.give_up_taking();
+        let host = self.host.clone();
+        let (migration, most) = (host.migration(), host.hosted.stateful().hooks.max_bytes);
+        if copy.bytes > most {
+            tracing::error!(
+                migration,
+                bytes = copy.bytes,
+                most,
+                "the state is larger than its Service allows"
+            );
+            return;
+        }
+        let Some(at) = host.hosted.from() else {
+            tracing::error!(migration, "nobody said where the state is to be fetched");
+            return;
+        };
+        tracing::info!(migration, round = copy.round, bytes = copy.bytes, have, from = %at, "fetches the state");
+        let from = From { at, migration, copy, token: host.hosted.token() };
+        let work = Box::pin(async move {
+            let mut into = Gathering::new(copy.bytes);
+            let took = |offset, bytes| {
+                host.hosted.with(|place, _, _| {
+                    let takes = matches!(place.stand(), Stand::Warm | Stand::Copied { .. });
+                    takes && place.fetched(copy, offset, bytes)
+                })
+            };
+            transfer::fetch(&host.shared, &from, &mut into, took).await.map(|()| into.finish())
+        });
+        self.fetching = Some(Fetching { copy, began: Instant::now(), work });
+    }
+
+    fn fetched(&mut self, state: Result<State, FetchError>) {
+        let Some(Fetching { copy, began, .. }) = self.fetching.take() else { return };
+        let (migration, took) = (self.host.migration(), began.elapsed());
+        match state {
+            Ok(state) if state.digest() == copy.digest => {
+                tracing::info!(
+                    migration,
+                    round = copy.round,
+                    bytes = copy.bytes,
+                    ?took,
+                    "has fetched the state"
+                );
+                self.queue.push_back(Job::Restore(copy, state));
+            }
+            Ok(state) => {
+                tracing::error!(
+                    migration,
+                    round = copy.round,
+                    "what was fetched is not the state that was given"
+                );
+                self.host.hosted.with(|place, _, out| place.restored(copy, state.digest(), out));
+            }
+            Err(fault) => tracing::info!(migration, round = copy.round, %fault, "the state is not fetched"),
+        }
+    }
+
+    /// Asks the application for what is next, unless it is being asked for something.
+    fn next(&mut self) {
+        if self.asked.is_some() {
+            return;
+        }
+        let Some(job) = self.queue.pop_front() else { return };
+        let (host, leash) = (self.host.clone(), Rc::<Leash>::default());
+        let its = leash.clone();
+        let work: Work<Done> = match &job {
+            Job::Freeze(_) => {
+                self.is_frozen = true;
+                Box::pin(
+                    async move { Done::Frozen(host.ask(Hook::Freeze, async |app| app.freeze().await).await) },
+                )
+            }
+            Job::Take(..) => {
+                leash.rests.set(true);
+                Box::pin(async move {
+                    Done::Taken(host.ask(Hook::Snapshot, async |app| app.snapshot().await).await)
+                })
+            }
+            Job::Thaw => Box::pin(async move { Done::Thawed(host.thaw(u32::MAX, &its).await) }),
+            Job::Restore(_, state) => {
+                let state = state.clone();
+                let restore = async move |app: &Application<'_>| app.restore(&state).await;
+                Box::pin(async move {
+                    Done::Restored(host.try_often(Hook::Restore, u32::MAX, &its, restore).await)
+                })
+            }
+            Job::Open => {
+                let is_frozen = self.is_frozen;
+                Box::pin(async move { Done::Opened(!is_frozen || host.thaw(THAW_TRIES, &its).await) })
+            }
+        };
+        self.asked = Some(Asked { job, leash, began: Instant::now(), work });
+    }
+
+    fn done(&mut self, done: Done) {
+        let Some(Asked { job, leash, began, .. }) = self.asked.take() else { return };
+        let (hosted, took) = (self.host.hosted.clone(), began.elapsed());
+        match (job, done) {
+            (Job::Freeze(ticket), Done::Frozen(Ok(()))) => {
+                tracing::info!(migration = ticket.migration, ?took, "the application is frozen");
+                if !leash.is_unwanted.get() {
+                    self.queue.push_front(Job::Take(ticket, None));
+                }
+            }
+            // It runs into the place's patience, which has it thawed, and serves again.
+            (
+                Job::Freeze(ticket) | Job::Take(ticket, _),
+                Done::Frozen(Err(fault)) | Done::Taken(Err(fault)),
+            ) => {
+                let (migration, side) = (ticket.migration, fault.fault.side());
+                tracing::warn!(migration, ?took, %fault, ?side, "the state is not given");
+            }
+            (Job::Take(ticket, round), Done::Taken(Ok(state))) => self.taken(ticket, round, state, took),
+            (Job::Thaw, Done::Thawed(true)) => {
+                self.is_frozen = false;
+                tracing::info!(migration = self.host.migration(), ?took, "the application goes on as before");
+            }
+            (Job::Restore(copy, state), Done::Restored(true)) => {
+                let (migration, bytes) = (self.host.migration(), copy.bytes);
+                tracing::info!(
+                    migration,
+                    round = copy.round,
+                    bytes,
+                    ?took,
+                    "the application has taken the state"
+                );
+                hosted.with(|place, _, out| place.restored(copy, state.digest(), out));
+            }
+            (Job::Open, Done::Opened(is_open)) if !leash.is_unwanted.get() => {
+                self.is_frozen &= !is_open;
+                tracing::info!(
+                    migration = self.host.migration(),
+                    is_open,
+                    ?took,
+                    "the state is served from here"
+                );
+                hosted.with(|place, _, out| place.opened(is_open, out));
+            }
+            _ => {}
+        }
+    }
+
+    /// The application has given its state: others may fetch it.
+    fn taken(
+        &mut self,
+        Ticket { migration, token }: Ticket,
+        round: Option<u32>,
+        state: State,
+        took: Duration,
+    ) {
+        let (bytes, digest) = (state.bytes(), state.digest());
+        let copies = self.host.shared.copies.copies();
+        let kept = self.host.hosted.with(|place, _, out| {
+            match round {
+                Some(round) => place.copied(Copy { round, base: 0, bytes, digest, last: false }, out),
+                None => place.frozen(digest, bytes, out),
+            }
+            let copy = place.copy().filter(|copy| copy.digest == digest && copy.last == round.is_none())?;
+            // Before anybody hears of it.
+            copies.keep(migration, copy.round, token, state);
+            Some(copy.round)
+        });
+        match kept {
+            Some(round) => {
+                tracing::info!(migration, round, bytes, ?took, "the application has given its state")
+            }
+            None => tracing::info!(migration, bytes, ?took, "the application has given its state too late"),
+        }
+    }
+
+    /// Whether the application is there was looked at.
+    fn look(&mut self, is_there: bool) {
+        let was_there = std::mem::replace(&mut self.was_there, is_there);
+        if is_there || !was_there {
+            return;
+        }
+        let hosted = self.host.hosted.clone();
+        let (stand, before) = hosted.with(|place, _, _| (place.stand(), place.incarnation()));
+        // What was to be of use is in the application's memory.
+        let is_lost = matches!(
+            stand,
+            Stand::Copied { .. }
+                | Stand::Ready { .. }
+                | Stand::Opening { .. }
+                | Stand::Serving { .. }
+                | Stand::Parking { .. }
+                | Stand::Frozen { .. }
+        );
+        // Whatever it was asked for, one that is gone has not done it, nor has one that begins anew.
+        self.is_frozen = false;
+        if !is_lost {
+            return;
+        }
+        tracing::warn!(?stand, "the application is gone, and with it the state that it had here");
+        self.give_up_taking();
+        self.host.shared.copies.copies().clear();
+        self.queue.clear();
+        self.asked = None;
+        hosted.renew(super::incarnation(Some(before)));
+    }
+}
+
+impl Host {
+    fn is_of_the_moment(&self) -> bool {
+        self.shared.hosted.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.hosted))
+    }
+
+    /// The migration of which the place has heard last.
+    fn migration(&self) -> u64 {
+        self.hosted.reports().borrow().map_or(0, |(report, _)| report.heard.migration)
+    }
+
+    /// Where the application takes hooks.
+    fn application(&self) -> Option<SocketAddr> {
+        let local = self.known.local.get().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        registry::application(&self.shared, local, self.hosted.stateful().hooks.port)
+    }
+
+    /// Whether the application is there, as far as that can be told without asking it.
+    fn is_there(&self) -> bool {
+        let listens = |at| self.shared.inside.listens(at);
+        *self.known.is_well.borrow() && self.application().is_some_and(listens)
+    }
+
+    /// Whether nothing listens where the application is. One that is only slow is there.
+    async fn is_refused(&self) -> bool {
+        let Some(at) = self.application() else { return false };
+        let connected = dial::connect(&*self.shared.inside, at, LOOK).await;
+        connected.is_err_and(|error| error.cause == Cause::ConnectRefused)
+    }
+
+    /// After a while, or when its probe says something else: whether the application is there.
+    async fn watch(&self) -> bool {
+        let mut is_well = self.known.is_well.clone();
+        is_well.mark_unchanged();
+        let opinion = async {
+            // Nobody asks: nothing changes.
+            if is_well.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = opinion => {}
+            () = sleep(LOOK) => {}
+        }
+        self.is_there() && !self.is_refused().await
+    }
+
+    /// Whether the application is there, or comes to be before a hook would have timed out.
+    async fn becomes_healthy(&self) -> bool {
+        let until = Instant::now() + self.hosted.stateful().hooks.timeout;
+        loop {
+            if self.is_there() && !self.is_refused().await {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(PAUSE.0).await;
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        hook: Hook,
+        ask: impl AsyncFnOnce(&Application<'_>) -> Result<T, HookError>,
+    ) -> Result<T, HookError> {
+        let stateful = self.hosted.stateful();
+        let hooks = &stateful.hooks;
+        let at = self.application().ok_or(HookError { hook, fault: HookFault::Nowhere(hooks.port) })?;
+        ask(&Application { sockets: &*self.shared.inside, at, hooks }).await
+    }
+
+    /// Has the application go on as before. Returns whether it does.
+    async fn thaw(&self, tries: u32, leash: &Leash) -> bool {
+        self.try_often(Hook::Thaw, tries, leash, async |app: &Application<'_>| app.thaw().await).await
+    }
+
+    /// Asks so often, until it is done or not wanted any more. Returns whether it was done.
+    async fn try_often(
+        &self,
+        hook: Hook,
+        tries: u32,
+        leash: &Leash,
+        ask: impl AsyncFn(&Application<'_>) -> Result<(), HookError>,
+    ) -> bool {
+        let mut pause = PAUSE.0;
+        for left in (0..tries).rev() {
+            let Err(fault) = self.ask(hook, &ask).await else { return true };
+            let (migration, side) = (self.migration(), fault.fault.side());
+            tracing::warn!(migration, %fault, ?side, left, "the application did not do as it was asked");
+            if left == 0 || leash.is_unwanted.get() {
+                break;
+            }
+            leash.rests.set(true);
+            sleep(pause).await;
+            leash.rests.set(false);
+            pause = (pause * 2).min(PAUSE.1);
+        }
+        false
+    }
+}
+
+async fn ended<T>(work: Option<&mut Work<T>>) -> T {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How often it is looked whether the application is there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long is waited before the application is asked again, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How often an application that is about to serve is asked to go on as before.
+const THAW_TRIES: u32 = 3;
