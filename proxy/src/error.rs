@@ -90,11 +90,17 @@ pub enum Cause {
     PowerCap,
     /// The function is not active, and did not become so in time.
     Inactive,
+    /// The Service keeps state, and this instance does not have it.
+    NotServing,
+    /// The state is moving, and as many requests as may wait for that do.
+    ParkOverflow,
+    /// The state is moving, and the request waited for that as long as its Service says.
+    ParkTimeout,
 }
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 39] = [
+    pub const ALL: [Cause; 42] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -134,6 +140,9 @@ impl Cause {
         Cause::Reserve,
         Cause::PowerCap,
         Cause::Inactive,
+        Cause::NotServing,
+        Cause::ParkOverflow,
+        Cause::ParkTimeout,
     ];
 
     /// The label: in `x-lighter-error`, in logs and in metrics.
@@ -178,6 +187,9 @@ impl Cause {
             Cause::Reserve => "reserve",
             Cause::PowerCap => "power_cap",
             Cause::Inactive => "inactive",
+            Cause::NotServing => "not_serving",
+            Cause::ParkOverflow => "park_overflow",
+            Cause::ParkTimeout => "park_timeout",
         }
     }
 
@@ -207,7 +219,10 @@ impl Cause {
             | Cause::MemoryLimit
             | Cause::Reserve
             | Cause::PowerCap
-            | Cause::Inactive => 503,
+            | Cause::Inactive
+            | Cause::NotServing
+            | Cause::ParkOverflow
+            | Cause::ParkTimeout => 503,
             Cause::ConnectTimeout | Cause::RequestTimeout | Cause::IdleTimeout => 504,
             Cause::PlaintextRefused => 403,
             Cause::DownstreamAborted => 499,
@@ -276,6 +291,9 @@ impl Cause {
             | Cause::Reserve
             | Cause::PowerCap
             | Cause::Inactive
+            | Cause::NotServing
+            | Cause::ParkOverflow
+            | Cause::ParkTimeout
             | Cause::Loop
             | Cause::Internal => Side::Local,
         }

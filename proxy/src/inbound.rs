@@ -154,6 +154,7 @@ impl Apps {
         let mut known = self.known.borrow_mut();
         if let Some(old) = known.get_mut(&app)
             && old.port.as_ref().map(Arc::as_ptr) == port.as_ref().map(Arc::as_ptr)
+            && old.destination.is_hosted_by(mesh)
         {
             old.guard = Guard::of(&mesh.config, &old.destination.port.key, old.guard.as_ref());
             return Target { guard: old.guard.clone(), ..Target::of(old.destination.clone()) };

@@ -21,15 +21,18 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::authorize::Guard;
-use crate::balance::{Cluster, Endpoint};
+use crate::balance::{Cluster, Endpoint, Held};
 use crate::error::Cause;
 use crate::offload::{self, OfRoute};
-use crate::overload::{Admission, Admitted, Limiter};
+use crate::overload::{Admission, Limiter};
 use crate::retry::budget::Budget;
 use crate::retry::{Came, Request, Rules, Tries, Verdict};
 use crate::session::Sessions;
 use crate::stateful::Hosted;
+use crate::stateful::entry::Came as Arrives;
+use crate::stateful::gate::{self, Gate, LetIn};
 use crate::telemetry::{Direction, RouteMetrics};
+use crate::worker::Shared;
 
 /// Everything a request can be sent to at one moment.
 #[derive(Default)]
@@ -138,6 +141,8 @@ pub struct RouteState {
     pub retries: Rules,
     /// What keeps this workload from more requests than it can work on.
     admission: Option<Admission>,
+    /// What has them wait, or sends them on, where this workload's Service has state.
+    pub(crate) gate: Option<Arc<Gate>>,
     /// Where requests of one session go to one endpoint.
     pub(crate) sessions: Option<Sessions>,
     /// Its counters.
@@ -149,15 +154,27 @@ pub struct RouteState {
 }
 
 impl RouteState {
-    /// Lets a request in as far as the workload can work on it.
+    /// Lets a request in as far as the workload can work on it, and where its state is here. `came` is asked only if that
+    /// matters.
     #[inline]
-    pub(crate) fn admit<R: RequestParts + ?Sized>(&self, request: &R) -> Result<Option<Admitted>, Cause> {
-        self.admission.as_ref().map(|admission| admission.ask(request)).transpose()
+    pub(crate) fn admit<'a, R: RequestParts + ?Sized>(
+        &self,
+        request: &R,
+        came: impl FnOnce() -> (&'a Arc<Shared>, Arrives),
+    ) -> Result<Held, Cause> {
+        let admit = || self.admission.as_ref().map(|admission| admission.ask(request)).transpose();
+        let Some(gate) = &self.gate else { return Ok(admit()?.map_or(Held::Nothing, Held::Admitted)) };
+        let (shared, came) = came();
+        gate.ask(shared, came, admit).map(|let_in| Held::LetIn(Box::new(let_in)))
     }
 
-    /// The same for another try of one that was let in before.
-    pub(crate) fn admit_again(&self) -> Option<Admitted> {
-        self.admission.as_ref().map(Admission::again)
+    /// The same for another try of one that was let in before, which may have `kept` what it holds.
+    pub(crate) fn admit_again(&self, kept: Option<Box<LetIn>>) -> Held {
+        let admitted = || self.admission.as_ref().map(Admission::again);
+        match kept {
+            Some(kept) => Held::LetIn(kept),
+            None => admitted().map_or(Held::Nothing, Held::Admitted),
+        }
     }
 
     /// How long to wait before another try of a request of this route; none if it had its last one. Counted.
@@ -273,6 +290,36 @@ impl Destination {
             && admission.is_none_or(|admission| admission.has_routes_of(port))
     }
 
+    /// Whether requests to this workload meet the place of `mesh`, or none where that has none.
+    pub(crate) fn is_hosted_by(&self, mesh: &Mesh) -> bool {
+        let gate = self.routes.first().and_then(|route| route.gate.as_ref());
+        match (gate, mesh.hosts(&self.port.key)) {
+            (None, None) => true,
+            (Some(gate), Some(hosted)) => gate.leads_to(hosted),
+            _ => false,
+        }
+    }
+
+    /// Lets an opaque connection in. None waits: its bytes would have to.
+    pub(crate) fn admit_opaque(&self, shared: &Arc<Shared>, caller: SocketAddr) -> Result<Held, Cause> {
+        let Some(gate) = self.routes.first().and_then(|route| route.gate.as_ref()) else {
+            return Ok(Held::Nothing);
+        };
+        let came = Arrives {
+            source: gate::source(caller),
+            bytes: 0,
+            deadline: None,
+            is_stream: true,
+            waits: false,
+            is_forwarded: false,
+        };
+        match gate.ask(shared, came, || Ok(None))? {
+            // The state has moved, and nothing says to what is there who calls.
+            let_in if let_in.waits() => Err(Cause::NotServing),
+            let_in => Ok(Held::LetIn(Box::new(let_in))),
+        }
+    }
+
     fn outbound(
         port: &Arc<Port>,
         clusters: &HashMap<ServicePort, Arc<Cluster>>,
@@ -334,6 +381,11 @@ impl Destination {
                 route.admission = Some(Admission::new(limiter.clone(), port.clone()));
             }
         }
+        if let Some(hosted) = mesh.hosts(&port.key) {
+            for route in &mut made.routes {
+                route.gate = Some(Gate::new(hosted, &port.key, route.admission.as_ref()));
+            }
+        }
         made
     }
 
@@ -372,6 +424,7 @@ impl Destination {
                 )
                 .returning(route.offload.is_some()),
                 admission: None,
+                gate: None,
                 offload: None,
                 metrics,
                 mirrors: Box::default(),
@@ -448,7 +501,9 @@ impl Target {
     /// connection may make itself a destination of its own then.
     fn refresh_guards(&mut self, mesh: &Mesh) {
         let old = &*self.destination;
-        let is_other = |now: &&Arc<Port>| now.guards != old.port.guards || !old.admits_as(now);
+        let is_other = |now: &&Arc<Port>| {
+            now.guards != old.port.guards || !old.admits_as(now) || !old.is_hosted_by(mesh)
+        };
         let Some(now) = mesh.config.port(&old.port.key).filter(is_other) else { return };
         // Of what has its cluster already, the address is not asked for.
         let Some(app) = old.cluster.endpoints().first().map(|endpoint| endpoint.address) else { return };
@@ -533,6 +588,12 @@ impl Mesh {
             }
         }
         mesh
+    }
+
+    /// This workload's place, if `key` is of its Service and that has state.
+    fn hosts(&self, key: &ServicePort) -> Option<&Arc<Hosted>> {
+        let hosted = self.hosted.as_ref()?;
+        self.config.services.get(&key.service)?.state.is_some().then_some(hosted)
     }
 
     /// A port by its name.

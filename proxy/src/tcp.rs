@@ -195,6 +195,7 @@ pub(crate) async fn dial(
             (Err(cause), None) => return Err(ProxyError::new(cause, "no endpoint to connect to")),
         };
         let admitted = async {
+            picked.hold(target.destination.admit_opaque(&worker.shared, caller)?);
             picked.needs_connection()?;
             picked.admitted().await
         };

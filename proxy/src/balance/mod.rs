@@ -34,6 +34,7 @@ mod weights;
 use circuit::Circuit;
 pub use endpoint::Endpoint;
 use group::Group;
+pub(crate) use picked::Held;
 pub use picked::{Avoid, Outcome, Picked};
 pub(crate) use report::LOAD_FIELD;
 pub(crate) use report::OfDevice;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lighter_migrate::Epoch;
 use lighter_place::Setback;
 
+use super::Cluster;
 use super::circuit::Pass;
 use super::endpoint::Endpoint;
 use super::outlier::Fault;
@@ -14,6 +16,8 @@ use crate::http::h2::fields::Fields;
 use crate::offload::{self, Placed};
 use crate::overload::Admitted;
 use crate::retry::Came;
+use crate::stateful::gate::LetIn;
+use crate::telemetry::Direction;
 use crate::telemetry::histogram::nanos;
 
 /// An endpoint that was picked, counted as in flight until this is dropped.
@@ -28,11 +32,13 @@ pub struct Picked {
 /// What a request holds of the limits of its port. Callers' sidecars keep those of one kind, a workload's own sidecar those
 /// of the other.
 #[derive(Default)]
-pub(super) enum Held {
+pub(crate) enum Held {
     #[default]
     Nothing,
     Pass(Pass),
     Admitted(Admitted),
+    /// The Service has state: boxed, as few have.
+    LetIn(Box<LetIn>),
     /// Its route has its requests placed, which few have: so it is boxed, with what it holds beside.
     Placed(Box<(Placed, Held)>),
 }
@@ -43,7 +49,7 @@ impl Held {
         match self {
             Held::Pass(pass) => Some(pass),
             Held::Placed(both) => both.1.pass(),
-            Held::Nothing | Held::Admitted(_) => None,
+            Held::Nothing | Held::Admitted(_) | Held::LetIn(_) => None,
         }
     }
 
@@ -134,10 +140,55 @@ impl Picked {
 
     /// Takes along that the request is let through to the workload.
     #[inline]
-    pub(crate) fn hold(&mut self, admitted: Option<Admitted>) {
-        if let Some(admitted) = admitted {
-            self.held = Held::Admitted(admitted);
+    pub(crate) fn hold(&mut self, held: Held) {
+        match held {
+            Held::Nothing => {}
+            Held::LetIn(let_in) => self.let_in(let_in),
+            held => self.held = held,
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn let_in(&mut self, let_in: Box<LetIn>) {
+        let there = let_in.sent().map(|(endpoint, _)| endpoint.clone());
+        self.held = Held::LetIn(let_in);
+        if let Some(there) = there {
+            self.go_to(&there);
+        }
+    }
+
+    /// It goes to this endpoint instead, with what it holds.
+    fn go_to(&mut self, endpoint: &Arc<Endpoint>) {
+        let mut there = Cluster::take(endpoint, Instant::now());
+        there.held = std::mem::take(&mut self.held);
+        *self = there;
+    }
+
+    /// Gives out what the next try of the same request is to have: meanwhile it runs on for whoever counts that.
+    pub(crate) fn keep(&mut self) -> Option<Box<LetIn>> {
+        match std::mem::take(&mut self.held) {
+            Held::LetIn(let_in) => Some(let_in),
+            held => {
+                self.held = held;
+                None
+            }
+        }
+    }
+
+    /// The epoch that the Service has where the request was sent on to.
+    #[inline]
+    pub(crate) fn sent(&self) -> Option<Epoch> {
+        match &self.held {
+            Held::LetIn(let_in) => let_in.sent().map(|(_, epoch)| epoch),
+            _ => None,
+        }
+    }
+
+    /// Which way it goes, if its caller's request goes that one.
+    #[inline]
+    pub(crate) fn direction(&self, asked: Direction) -> Direction {
+        if self.sent().is_some() { Direction::Outbound } else { asked }
     }
 
     /// Takes along that the request was placed. Only callers' sidecars place, and only a workload's own lets through.
@@ -221,12 +272,20 @@ impl Picked {
         match &self.held {
             Held::Pass(pass) => pass.waits(),
             Held::Placed(both) => matches!(&both.1, Held::Pass(pass) if pass.waits()),
+            Held::LetIn(let_in) => let_in.waits(),
             Held::Nothing | Held::Admitted(_) => false,
         }
     }
 
-    /// Waits until others end, as long as the port's policy says.
+    /// Waits until others end, as long as the port's policy says, or until it is known where the state is. After that it may be on
+    /// its way to another endpoint.
     pub(crate) async fn admitted(&mut self) -> Result<(), Cause> {
+        if let Held::LetIn(let_in) = &mut self.held {
+            if let Some(there) = Box::pin(let_in.settled()).await? {
+                self.go_to(&there);
+            }
+            return Ok(());
+        }
         match self.held.pass() {
             Some(pass) if pass.waits() => pass.admitted().await,
             _ => Ok(()),
@@ -240,6 +299,12 @@ impl Picked {
             Held::Admitted(admitted) if outcome == Outcome::Answered => {
                 let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
                 admitted.answered(began, latency, now);
+            }
+            Held::LetIn(let_in) if outcome == Outcome::Answered => {
+                if let Some(admitted) = let_in.admitted() {
+                    let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
+                    admitted.answered(began, latency, now);
+                }
             }
             Held::Placed(both) => both.0.end(outcome, endpoint.group.instant(at)),
             _ => {}

@@ -88,6 +88,16 @@ pub fn is_lighter(name: &[u8]) -> bool {
     name.len() > PREFIX.len() && name[0] | 0x20 == b'x' && name[..PREFIX.len()].eq_ignore_ascii_case(PREFIX)
 }
 
+/// The field by which the sidecar of an instance from which a Service's state has moved says so of a request that it sends on to
+/// where the state is, and in which epoch that is. Of all `x-lighter-*` it alone is said in requests. It is taken away from
+/// whatever comes, and believed of another instance of the very same Service alone.
+pub(crate) const FORWARDED_FIELD: &str = "x-lighter-forwarded";
+
+/// Whether `name`, in any case, is [`FORWARDED_FIELD`].
+pub(crate) fn is_forwarded(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(FORWARDED_FIELD.as_bytes())
+}
+
 /// Which half of an exchange a head belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {

@@ -12,14 +12,14 @@ pub const ERROR_FIELD: &str = "x-lighter-error";
 pub const DRAINING_FIELD: &str = "x-lighter-draining";
 
 /// What the value of [`ERROR_FIELD`] in an endpoint's answer says, if it is that the sidecar there could not reach its
-/// application: so the request did not run.
+/// application, or does not have the state of its Service: so the request did not run.
 ///
 /// A sidecar takes this field from whatever its application answers, so with a sidecar beside the endpoint it is true.
 /// Without one it can be a lie, or an answer of another hop that the endpoint passed on after it had done its own part.
 /// That is why it moves only requests that may run twice anyway, unless it came by a link, at whose other end there is a
 /// sidecar for certain. An endpoint that lies is avoided for it.
 pub fn unreached(value: &[u8]) -> Option<Cause> {
-    [Cause::ConnectRefused, Cause::ConnectTimeout, Cause::ConnectFailed]
+    [Cause::ConnectRefused, Cause::ConnectTimeout, Cause::ConnectFailed, Cause::NotServing]
         .into_iter()
         .find(|cause| cause.label().as_bytes() == value)
 }

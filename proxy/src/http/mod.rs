@@ -51,8 +51,12 @@ pub(crate) const CROWDED: &str = "as many requests as this port's policy allows 
 /// What is said of a request for which no endpoint was picked.
 pub(crate) fn unpicked(cause: Cause) -> &'static str {
     match cause {
-        Cause::PendingOverflow => CROWDED,
+        Cause::PendingOverflow | Cause::PendingTimeout => CROWDED,
         Cause::ConcurrencyLimit => "the service has as many requests as it can work on",
+        Cause::NotServing => "the state of the service is not at this instance",
+        Cause::ParkOverflow => "the state of the service is moving, and too many requests wait for that",
+        Cause::ParkTimeout => "the state of the service is moving, and that took too long",
+        Cause::RequestTimeout => "the request's time was over before it could run",
         Cause::MemoryLimit => "this sidecar has no memory to spare",
         _ => "no endpoint can take this request",
     }

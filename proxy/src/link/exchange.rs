@@ -400,7 +400,7 @@ fn put_request(text: &mut BytesMut, head: &RequestHead, framed: Framed) {
     for field in head.fields() {
         match hop::classify(field.name) {
             // Between sidecars only.
-            Kind::Lighter => continue,
+            Kind::Lighter if !hop::is_forwarded(field.name) => continue,
             Kind::Te => te = true,
             _ => {}
         }

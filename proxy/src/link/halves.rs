@@ -47,8 +47,9 @@ pub(crate) fn taken(opened: Opened) -> (Half, Result<RequestHead, Cause>) {
         Scheme::Https => b"https",
     };
     let mut request = RequestHead::new(head.method(), scheme, head.authority(), head.path_and_query());
-    // What is between sidecars only ends here.
-    put(&mut request.fields, head.fields().filter(|field| !hop::is_lighter(field.name)));
+    // What is between sidecars only ends here, or where it is known whether it is believed.
+    let passes = |name: &[u8]| !hop::is_lighter(name) || hop::is_forwarded(name);
+    put(&mut request.fields, head.fields().filter(|field| passes(field.name)));
     (half, Ok(request))
 }
 
@@ -69,7 +70,8 @@ pub(crate) fn open(
         path: head.target(),
         deadline,
     };
-    let crossing = head.fields.iter().filter(|field| field.kind != Kind::Lighter && !is_hops(field.kind));
+    let is_ours = |name: &[u8], kind| kind != Kind::Lighter || hop::is_forwarded(name);
+    let crossing = head.fields.iter().filter(|field| is_ours(field.name, field.kind) && !is_hops(field.kind));
     let fields = crossing.map(|field| (field.name, field.value)).chain([(ENDPOINT, endpoint.as_bytes())]);
     let stream = send::open(link, &opening, fields, end).map_err(|error| cut_of(&error))?;
     Ok(Half::new(stream, false))

@@ -313,8 +313,8 @@ pub(super) fn open<'f>(
     }
 }
 
-/// The fields that go over a link: none that belongs to a connection, and of `x-lighter-*` those of answers, which
-/// sidecars say to each other.
+/// The fields that go over a link: none that belongs to a connection, and of `x-lighter-*` those of answers, and that of
+/// requests which are sent on, which sidecars say to each other.
 fn crossing<'a>(
     fields: &'a Fields<'_, 'a>,
     upgrades: bool,
@@ -323,7 +323,7 @@ fn crossing<'a>(
     let passes = move |field: &&Field<'a>| match hop::classify(field.name) {
         Kind::Connection | Kind::Hop | Kind::TransferEncoding | Kind::Http2Settings => false,
         Kind::Host => answer,
-        Kind::Lighter => answer,
+        Kind::Lighter => answer || hop::is_forwarded(field.name),
         Kind::Upgrade => upgrades,
         Kind::Te => !answer,
         _ => !fields.connection.names(field.name),

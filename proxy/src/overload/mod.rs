@@ -37,6 +37,7 @@ pub(crate) struct Limiter {
 }
 
 /// What lets requests of a route in.
+#[derive(Clone)]
 pub(crate) struct Admission {
     limiter: Arc<Limiter>,
     /// Its routes say which requests go first.

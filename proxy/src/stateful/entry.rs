@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use lighter_migrate::{PlaceId, Refusal, RefusalCause, RequestId};
+use lighter_migrate::{Refusal, RefusalCause, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -37,7 +37,7 @@ pub(crate) enum Entry {
     /// It waits.
     Park(Parked),
     /// It goes to the place where the service is now.
-    Forward(Inside, PlaceId),
+    Forward(Inside),
     /// It is answered as not executed.
     Refuse(Refusal),
 }
@@ -64,11 +64,6 @@ impl Inside {
     pub(super) fn new(hosted: Arc<Hosted>, counted: Counted) -> Self {
         Inside { hosted, counted }
     }
-
-    /// Where the service is that it is for.
-    pub(crate) fn hosted(&self) -> &Arc<Hosted> {
-        &self.hosted
-    }
 }
 
 impl Drop for Inside {
@@ -92,7 +87,7 @@ pub(crate) struct Parked {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Told {
     Run,
-    Forward(PlaceId),
+    Forward,
     Refuse(Refusal),
 }
 
@@ -109,7 +104,7 @@ impl Parked {
     fn entry(&self, told: Told) -> Entry {
         match told {
             Told::Run => Entry::Run(Inside::new(self.hosted.clone(), Counted::Here(self.what))),
-            Told::Forward(to) => Entry::Forward(Inside::new(self.hosted.clone(), Counted::Forwarded), to),
+            Told::Forward => Entry::Forward(Inside::new(self.hosted.clone(), Counted::Forwarded)),
             Told::Refuse(refusal) => Entry::Refuse(refusal),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lighter_config::snapshot::{Park, StateClass, Stateful};
 use lighter_migrate::{
     Arrival, Bounds, Class, Command, End, Epoch, Incarnation, Kind, Order, Place, PlaceAction, Refusal,
-    RefusalCause, Report, RequestId, SourceId, Stamp, Stand, Verdict,
+    RefusalCause, Report, RequestId, SourceId, Stamp, Verdict,
 };
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -152,14 +152,14 @@ impl Hosted {
                     inner.waiting.insert(id, Waiting { tell, what });
                     Entry::Park(Parked::new(self.clone(), id, what, told))
                 }
-                Verdict::Forward(to) => Entry::Forward(Inside::new(self.clone(), Counted::Forwarded), to),
+                Verdict::Forward(_) => Entry::Forward(Inside::new(self.clone(), Counted::Forwarded)),
                 Verdict::Refuse(refusal) => Entry::Refuse(refusal),
             }
         });
         match &entry {
             Entry::Run(_) => {}
             Entry::Park(_) => self.metrics.parked(),
-            Entry::Forward(..) => self.metrics.forwarded(),
+            Entry::Forward(_) => self.metrics.forwarded(),
             Entry::Refuse(refusal) => self.metrics.refused(refusal.cause),
         }
         entry
@@ -302,9 +302,9 @@ impl Hosted {
                     self.reports.send_replace(Some((report, inner.place.parked().len() as u64)));
                 }
                 PlaceAction::Run(id) => inner.tell(id, entry::Told::Run, &mut told),
-                PlaceAction::Forward(id, to) => {
+                PlaceAction::Forward(id, _) => {
                     self.metrics.forwarded();
-                    inner.tell(id, entry::Told::Forward(to), &mut told);
+                    inner.tell(id, entry::Told::Forward, &mut told);
                 }
                 PlaceAction::Refuse(id, refusal) => {
                     self.metrics.refused(refusal.cause);
@@ -341,7 +341,7 @@ impl Hosted {
             match tell.send(verdict) {
                 // Whoever waited is gone, and never began.
                 Err(entry::Told::Run) => self.ended(Counted::Here(what)),
-                Err(entry::Told::Forward(_)) => self.ended(Counted::Forwarded),
+                Err(entry::Told::Forward) => self.ended(Counted::Forwarded),
                 Ok(()) | Err(entry::Told::Refuse(_)) => {}
             }
         }

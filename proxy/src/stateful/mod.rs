@@ -1,6 +1,5 @@
 //! Of a Service with state: what this instance is to it, and what becomes of its callers' requests meanwhile.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lighter_migrate::Incarnation;
@@ -13,6 +12,7 @@ pub mod copies;
 mod count;
 mod counts;
 pub(crate) mod entry;
+pub(crate) mod gate;
 pub mod hooks;
 mod hosted;
 pub(crate) mod run;

@@ -68,7 +68,7 @@ async fn attempt(
     respond: &Stream,
     replay: &mut Replay,
 ) -> Result<Outcome, ProxyError> {
-    let upstream = connect(call, &picked.endpoint, respond).await?;
+    let upstream = connect(call, picked, respond).await?;
     let reused = upstream.reused;
     let head_only = call.head.method() == b"HEAD";
     let sized = match () {
@@ -209,14 +209,15 @@ async fn attempt(
 }
 
 /// A kept connection, or a new one.
-async fn connect(call: &mut Call<'_>, endpoint: &Endpoint, respond: &Stream) -> Result<Upstream, ProxyError> {
+async fn connect(call: &mut Call<'_>, picked: &Picked, respond: &Stream) -> Result<Upstream, ProxyError> {
+    let endpoint = &*picked.endpoint;
     let worker = &call.downstream.context.worker;
     let now = tokio::time::Instant::now();
     let kept = poll_fn(|cx| Poll::Ready(worker.http1.borrow_mut().take(endpoint.id, now, cx))).await;
     if let Some(kept) = kept {
         return Ok(kept);
     }
-    let direction = call.downstream.context.direction;
+    let direction = picked.direction(call.downstream.context.direction);
     let dialled = link::dial::exchange(worker, direction, endpoint, call.policy.connect_timeout);
     watched(&mut call.limits, respond, dialled).await?
 }

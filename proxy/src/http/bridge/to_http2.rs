@@ -30,7 +30,7 @@ use crate::http::h2::way::Way;
 use crate::http::h2::{Downstream, answer, head};
 use crate::http::local::{self, ErrorAnswer};
 use crate::http::stream::Stream;
-use crate::http::{CROWDED, Context, HEAD_TIMEOUT, LINGER};
+use crate::http::{Context, HEAD_TIMEOUT, LINGER, unpicked};
 use crate::io::Io;
 use crate::mirror::{self, Copy};
 use crate::retry::{REPLAY, Tries};
@@ -196,7 +196,9 @@ impl Connection {
         let policy = destination.policy();
         let placing = state.asked(&asked);
         let span = head::begin_span(&mut asked.fields, downstream.context.direction);
-        let (prepared, Ordered { orders, copy }) = prepare(downstream, &mut asked, &target, state, route);
+        let forwarded = state.gate.is_some() && downstream.is_forwarded(&asked);
+        let (prepared, Ordered { orders, copy }) =
+            prepare(downstream, &mut asked, &target, (state, route), forwarded);
         let patience = &downstream.context.worker.shared.config.guard;
         let limits =
             Limits::new(state.request_timeout, policy.idle_timeout, grpc, &asked.fields, began, patience)
@@ -218,6 +220,8 @@ impl Connection {
             session: None,
             placing,
             on_device: false,
+            kept: None,
+            forwarded,
             connects: false,
             decided: None,
         };
@@ -315,7 +319,8 @@ impl Connection {
             let mut picked = call.pick(avoid.as_ref())?;
             if picked.waits() {
                 let admitted = self.watched(call, upload.body, Box::pin(picked.admitted())).await?;
-                admitted.map_err(|cause| ProxyError::new(cause, CROWDED))?;
+                admitted.map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
+                call.is_sent(&picked);
             }
             call.limits.try_begins();
             call.tally.endpoint = Some(picked.endpoint.address);
@@ -344,7 +349,7 @@ impl Connection {
         minor: u8,
         close: &mut bool,
     ) -> Result<Outcome, ProxyError> {
-        let way = Way::find(call.downstream, call.policy, &picked.endpoint);
+        let way = Way::find(call.downstream, call.policy, picked);
         let way = self.watched(call, upload.body, way).await??;
         let stream = way.open(call, &picked.endpoint, upload.empty)?;
         upload.start();

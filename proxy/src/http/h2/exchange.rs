@@ -25,14 +25,17 @@ use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
 use crate::http::hop::{Half, Kind};
 use crate::http::stream::Stream;
-use crate::http::{BODY_TOO_LARGE, CROWDED, unpicked};
+use crate::http::{BODY_TOO_LARGE, hop, unpicked};
 use crate::mesh::{RouteState, Target};
 use crate::mirror::Copy;
 use crate::offload::Placing;
-use crate::retry::{Came, Tries};
+use crate::retry::{self, Tries};
 use crate::session::Session;
+use crate::stateful::entry::Came;
+use crate::stateful::gate::{self, LetIn};
 use crate::telemetry::spans::Begun;
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
+use crate::worker::Shared;
 
 /// Most interim answers that pass before an answer. They wait in memory where the caller is slow, and no flow control
 /// holds them back.
@@ -79,6 +82,10 @@ pub(crate) struct Call<'a> {
     pub(crate) placing: Option<Placing>,
     /// The try at hand is on one.
     pub(crate) on_device: bool,
+    /// That it was let in, between two tries.
+    pub(crate) kept: Option<Box<LetIn>>,
+    /// Another instance of this workload's Service has sent it on.
+    pub(crate) forwarded: bool,
     /// Each try has a connection of its own.
     pub(crate) connects: bool,
     /// There is another one, after this time.
@@ -135,7 +142,9 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
     let policy = destination.policy();
     let placing = state.asked(&head);
     let span = head::begin_span(&mut head.fields, downstream.context.direction);
-    let (prepared, Ordered { orders, copy }) = prepare(&downstream, &mut head, &target, state, route);
+    let forwarded = state.gate.is_some() && downstream.is_forwarded(&head);
+    let (prepared, Ordered { orders, copy }) =
+        prepare(&downstream, &mut head, &target, (state, route), forwarded);
     let patience = &downstream.context.worker.shared.config.guard;
     let limits = Limits::new(state.request_timeout, policy.idle_timeout, grpc, &head.fields, began, patience)
         .within(left)
@@ -157,6 +166,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         session: None,
         placing,
         on_device: false,
+        kept: None,
+        forwarded,
         connects: false,
         decided: None,
     };
@@ -191,15 +202,15 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
 }
 
 /// What happens to a head before it is sent: what this hop takes away and adds, and the route's filters. Returns what they
-/// answer in its stead, and what they want done first.
+/// answer in its stead, and what they want done first. `forwarded`: its caller was judged, and is named, where it came in.
 pub(crate) fn prepare(
     downstream: &Downstream,
     head: &mut RequestHead,
     target: &Target,
-    state: &RouteState,
-    route: &lighter_config::snapshot::Route,
+    route: (&RouteState, &lighter_config::snapshot::Route),
+    forwarded: bool,
 ) -> (Result<Option<LocalAnswer>, ProxyError>, Ordered) {
-    match filter(downstream, head, target, state, route) {
+    match filter(downstream, head, target, route, forwarded) {
         Ok(Filtered { answer, ordered }) => (Ok(answer), ordered),
         Err(error) => (Err(error), Ordered::default()),
     }
@@ -209,8 +220,8 @@ fn filter(
     downstream: &Downstream,
     head: &mut RequestHead,
     target: &Target,
-    state: &RouteState,
-    route: &lighter_config::snapshot::Route,
+    (state, route): (&RouteState, &lighter_config::snapshot::Route),
+    forwarded: bool,
 ) -> Result<Filtered, ProxyError> {
     let shared = &downstream.context.worker.shared;
     shared
@@ -224,22 +235,27 @@ fn filter(
     if target.bars(downstream.caller().is_some()) {
         return Err(ProxyError::new(Cause::PlaintextRefused, authorize::UNPROVEN));
     }
-    if let Some(guard) = &target.guard {
+    if let Some(guard) = target.guard.as_ref().filter(|_| !forwarded) {
         guard
             .request(downstream.context.peer, downstream.caller(), head, head.authority())
             .map_err(|cause| ProxyError::new(cause, authorize::REFUSAL))?;
     }
     let direction = downstream.context.direction;
     head::strip(&mut head.fields, direction, Half::Request);
-    head::annotate(&mut head.fields, direction, &downstream.peer);
-    if let Some(caller) = &downstream.vouched {
-        head::vouch(&mut head.fields, caller.as_deref());
+    if !forwarded {
+        head::annotate(&mut head.fields, direction, &downstream.peer);
+        if let Some(caller) = &downstream.vouched {
+            head::vouch(&mut head.fields, caller.as_deref());
+        }
     }
     if state.chain.is_empty() {
         return Ok(Filtered::default());
     }
-    let caller = downstream.caller().map_or("", Spiffe::as_str);
-    head::filter_request(&downstream.context.worker, (route, state), head, caller).map_err(refusal)
+    let caller = match forwarded {
+        false => downstream.caller().map_or("", Spiffe::as_str).to_owned(),
+        true => gate::vouched_for(head.fields.of(Kind::ClientCert)).to_owned(),
+    };
+    head::filter_request(&downstream.context.worker, (route, state), head, &caller).map_err(refusal)
 }
 
 /// Sends the request to an endpoint that speaks HTTP/2, to others as far as it may be tried again, and streams the answer
@@ -282,7 +298,7 @@ async fn attempt(
     upload: &mut Upload,
     respond: &Stream,
 ) -> Result<Outcome, ProxyError> {
-    let way = Way::find(call.downstream, call.policy, &picked.endpoint);
+    let way = Way::find(call.downstream, call.policy, picked);
     let way = watched(&mut call.limits, respond, way).await??;
     let stream = way.open(call, &picked.endpoint, upload.is_empty())?;
     upload.start();
@@ -429,7 +445,9 @@ pub(crate) async fn admitted(
     respond: &Stream,
 ) -> Result<(), ProxyError> {
     let admitted = watched(&mut call.limits, respond, Box::pin(picked.admitted())).await?;
-    admitted.map_err(|cause| ProxyError::new(cause, CROWDED))
+    admitted.map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
+    call.is_sent(picked);
+    Ok(())
 }
 
 /// Whether it is this side that ends the stream, so that the upstream is to be told.
@@ -449,7 +467,7 @@ pub(crate) fn too_large() -> ProxyError {
 
 /// What a failed try says of its endpoint.
 pub(crate) fn outcome(error: &ProxyError, status: u16) -> Outcome {
-    if let Retry::Maybe(Came::Answer { status, grpc, .. }) = error.retry {
+    if let Retry::Maybe(retry::Came::Answer { status, grpc, .. }) = error.retry {
         return grpc.map_or(Outcome::of(status), Outcome::of_grpc);
     }
     match error.cause {
@@ -501,7 +519,10 @@ impl Call<'_> {
         }
         let caller = self.downstream.context.peer.ip();
         let mut pick = || {
-            let admitted = if is_first { self.state.admit(&self.head)? } else { self.state.admit_again() };
+            let held = match is_first {
+                true => self.state.admit(&self.head, || self.comes())?,
+                false => self.state.admit_again(self.kept.take()),
+            };
             if is_first {
                 self.session = self.state.session(&self.head).map(Box::new);
             }
@@ -509,7 +530,7 @@ impl Call<'_> {
             let placing = self.placing.as_ref().map(|asked| (asked, self.connects));
             let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
             let mut picked = self.state.pick(placing, session, hash, (is_first, avoid), now)?;
-            picked.hold(admitted);
+            picked.hold(held);
             Ok(picked)
         };
         let picked = pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
@@ -518,6 +539,28 @@ impl Call<'_> {
             self.limits.next_within(self.state.try_timeout(&picked), self.state.longest_silence(&picked));
         }
         Ok(picked)
+    }
+
+    /// What is asked of the place of a Service with state.
+    #[cold]
+    fn comes(&self) -> (&Arc<Shared>, Came) {
+        let context = &self.downstream.context;
+        let came = Came {
+            source: gate::source(context.peer),
+            bytes: self.head.target().len() + self.head.fields.size(),
+            deadline: self.limits.end().map(tokio::time::Instant::from_std),
+            is_stream: false,
+            waits: true,
+            is_forwarded: self.forwarded,
+        };
+        (&context.worker.shared, came)
+    }
+
+    /// Says to the next sidecar that it was sent on, if it is.
+    pub(crate) fn is_sent(&mut self, picked: &Picked) {
+        if let Some(epoch) = picked.sent() {
+            self.head.fields.set(hop::FORWARDED_FIELD.as_bytes(), epoch.0.to_string().as_bytes());
+        }
     }
 
     /// How long the endpoint of a try that began at `sent` took to answer.
@@ -538,7 +581,9 @@ impl Call<'_> {
     pub(crate) fn finish_head(&self, response: &mut ResponseHead, picked: &Picked) -> Result<(), ProxyError> {
         let endpoint = &picked.endpoint;
         let context = &self.downstream.context;
-        if !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
+        // What was sent on is answered by a sidecar.
+        let sent = picked.sent().is_some();
+        if !sent && !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
             response.fields.remove(Kind::Lighter);
         }
         picked.hear_all(&mut response.fields);

@@ -123,6 +123,11 @@ impl<'a> Limits<'a> {
         self
     }
 
+    /// When the exchange has to be over.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.end
+    }
+
     /// Begins to watch the time for the task that runs.
     pub(crate) async fn start(&mut self, downstream: &Downstream) {
         self.idle_end = self.idle.map(|idle| self.began + idle);

@@ -46,11 +46,12 @@ use self::patience::Patience;
 pub use self::pool::Pool;
 use self::wire::Wire;
 use super::stream::Stream;
-use super::{Context, Scope, Vouched, linger};
+use super::{Context, Scope, Vouched, hop, linger};
 use crate::drain::{Kind, Phase};
 use crate::error::Cause;
 use crate::io::Io;
 use crate::mesh::{Destination, Mesh, Target};
+use crate::stateful::gate;
 
 /// What one stream may send before it is read on: all that a stalled stream can make this process hold.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -205,6 +206,13 @@ impl Downstream {
     /// The SPIFFE ID that the caller has proved.
     pub(crate) fn caller(&self) -> Option<&Spiffe> {
         self.context.caller.as_ref().map(|caller| &caller.id)
+    }
+
+    /// Whether another instance of this workload's Service has sent this request on.
+    #[cold]
+    pub(crate) fn is_forwarded(&self, request: &RequestHead) -> bool {
+        let said = request.fields.get(hop::FORWARDED_FIELD.as_bytes());
+        gate::is_forwarded(&self.context.worker.shared, self.caller(), said)
     }
 
     /// How long the connection may rest between requests. `None`: for ever.

@@ -80,6 +80,8 @@ impl Call<'_> {
         let stalled = self.on_device && error.cause == Cause::IdleTimeout && self.tally.status != 0;
         let came_of_it = came.or(stalled.then_some(Came::Late));
         let setback = came_of_it.and_then(|came| picked.set_back(came));
+        // Between two tries it runs on.
+        self.kept = picked.keep();
         picked.finish(outcome, sent.elapsed(), Instant::now());
         if whole
             && self.policy.safe_retry

@@ -7,7 +7,7 @@ use lighter_config::snapshot::TrafficPolicy;
 use super::exchange::Call;
 use super::pool::Lease;
 use super::{Downstream, answer};
-use crate::balance::Endpoint;
+use crate::balance::{Endpoint, Picked};
 use crate::error::{Cause, ProxyError};
 use crate::http::stream::{Broken, Stream};
 use crate::link::connection::Link;
@@ -24,9 +24,10 @@ impl Way {
     pub(crate) async fn find(
         downstream: &Downstream,
         policy: &TrafficPolicy,
-        endpoint: &Endpoint,
+        picked: &Picked,
     ) -> Result<Self, ProxyError> {
-        let (worker, direction) = (&downstream.context.worker, downstream.context.direction);
+        let (worker, endpoint) = (&downstream.context.worker, &*picked.endpoint);
+        let direction = picked.direction(downstream.context.direction);
         match endpoint.link() {
             Some((secure, address)) => {
                 worker.links.link(worker, secure, address, policy.connect_timeout).await.map(Way::Link)

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use lighter_config::snapshot::Hooks;
-use lighter_migrate::{Digest, PlaceId, Running, Source};
+use lighter_migrate::{Digest, PlaceId, Running, Source, Stand};
 
 use super::*;
 
@@ -121,7 +121,7 @@ async fn what_is_parked_follows_the_service() {
     let parked = parks(hosted.arrive(came()));
     assert_eq!(hosted.address(80), None);
     hosted.command(&told(3, Order::Move { to: PlaceId(2), epoch: Epoch(2) }));
-    let Entry::Forward(inside, PlaceId(2)) = parked.await else { panic!("it is not sent on") };
+    let Entry::Forward(inside) = parked.await else { panic!("it is not sent on") };
     assert_eq!((hosted.address(80), hosted.moved_epoch()), (Some(ADDRESS.parse().unwrap()), Epoch(2)));
     assert_eq!((hosted.address(81), running(&hosted).forwarded), (None, 1));
     let again = Came { is_forwarded: true, ..came() };
@@ -215,7 +215,7 @@ fn however_often_it_quiesces_while_requests_come_and_go_all_are_counted() {
                     match hosted.arrive(Came { is_stream, ..came() }) {
                         Entry::Run(_inside) => ran += 1,
                         Entry::Park(_left) => {}
-                        Entry::Forward(..) | Entry::Refuse(_) => panic!("it is here"),
+                        Entry::Forward(_) | Entry::Refuse(_) => panic!("it is here"),
                     }
                 }
                 ran

@@ -273,8 +273,11 @@ impl Connection {
         let is_last = response.status >= 200 || response.framing == Framing::Tunnel;
         let picked = self.exchange.picked.as_ref();
         let endpoint = picked.map(|picked| &*picked.endpoint);
-        let lighter =
-            self.worker.shared.lighter_passes(self.direction, endpoint.map(|endpoint| endpoint.address));
+        // What was sent on is answered by a sidecar. That it drains is not said of this one.
+        let sent = picked.is_some_and(|picked| picked.sent().is_some())
+            && response.fields.get(local::DRAINING_FIELD).is_none();
+        let address = endpoint.map(|endpoint| endpoint.address);
+        let lighter = sent || self.worker.shared.lighter_passes(self.direction, address);
         let rules = ResponseRules { lighter, client_minor: self.exchange.minor, close, draining };
         let heard = picked.filter(|picked| is_last && picked.is_heard());
         match state {
@@ -322,12 +325,18 @@ impl Connection {
             }
         };
         if x.tunnel && result.is_ok() {
-            if let Some(picked) = x.picked.take() {
+            if let Some(mut picked) = x.picked.take() {
+                if let Some(mut kept) = picked.keep() {
+                    // It runs on, and is no request to the application any more.
+                    kept.is_unlimited();
+                    x.kept = Some(kept);
+                }
                 picked.finish(Outcome::Answered, x.latency, now.into_std());
             }
             return After::Tunnel;
         }
         let fault = result.err();
+        x.kept = None;
         self.settle_upstream(fault.as_ref(), now, duration);
         let x = &mut *self.exchange;
         let whole = x.uploaded || (x.framing == Framing::None && x.head_len > 0);

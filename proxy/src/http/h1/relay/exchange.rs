@@ -24,6 +24,7 @@ use crate::mirror;
 use crate::offload::Placing;
 use crate::retry::{Came, Tries};
 use crate::session::Session;
+use crate::stateful::gate::LetIn;
 use crate::telemetry::spans::Begun;
 
 /// Longest silence of a client that still sends a body whose answer is complete.
@@ -35,6 +36,8 @@ pub(super) struct Exchange {
     pub(super) up: Option<Upstream>,
     /// The endpoint of the attempt before.
     pub(super) failed: Option<Avoid>,
+    /// That it was let in, between two tries, and while it is a tunnel.
+    pub(super) kept: Option<Box<LetIn>>,
     /// Where it went, if that far.
     pub(super) endpoint: Option<SocketAddr>,
     /// The route's place in its table, once there is one.
@@ -125,6 +128,7 @@ impl Exchange {
             picked: None,
             up: None,
             failed: None,
+            kept: None,
             endpoint: None,
             route: None,
             hash: None,
@@ -223,6 +227,7 @@ impl Exchange {
         self.picked = None;
         self.up = None;
         self.failed = None;
+        self.kept = None;
         self.span = None;
         self.upload.let_go();
         self.up_out.clear();

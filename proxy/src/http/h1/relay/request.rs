@@ -20,6 +20,8 @@ use crate::mesh::Target;
 use crate::mirror::Copy;
 use crate::offload::Placing;
 use crate::session::Session;
+use crate::stateful::entry::Came;
+use crate::stateful::gate;
 use crate::telemetry::{Direction, Spoken, spans};
 
 /// Room that a buffer has behind the largest head.
@@ -113,7 +115,11 @@ impl Connection {
         if target.bars(self.vouched.as_ref().is_some_and(Option::is_some)) {
             return Err(Fault::new(Cause::PlaintextRefused, authorize::UNPROVEN));
         }
-        if let Some(guard) = &target.guard {
+        let forwarded = state.gate.is_some() && {
+            let caller = self.vouched.as_ref().and_then(|caller| Some(&caller.as_ref()?.id));
+            gate::is_forwarded(&worker.shared, caller, request.fields.get(hop::FORWARDED_FIELD))
+        };
+        if let Some(guard) = target.guard.as_ref().filter(|_| !forwarded) {
             let identity = self.vouched.as_ref().and_then(|caller| Some(&caller.as_ref()?.id));
             guard
                 .request(self.peer, identity, request, request.authority)
@@ -122,12 +128,15 @@ impl Connection {
         if self.direction == Direction::Inbound && self.caller.is_none() {
             self.caller = Some(address_text(self.peer));
         }
+        // What is said of the caller of one that was sent on was said where it came in.
+        let known = !forwarded;
         let rules = RequestRules {
             authority: destination.port.key.service.name.as_bytes(),
-            caller: self.caller.as_deref().unwrap_or_default(),
+            caller: self.caller.as_deref().filter(|_| known).unwrap_or_default(),
             vouch: self
                 .vouched
                 .as_ref()
+                .filter(|_| known)
                 .map(|caller| caller.as_ref().map_or(&b""[..], |caller| caller.field.as_bytes())),
             identify: self.direction == Direction::Outbound,
         };
@@ -135,7 +144,10 @@ impl Connection {
         if state.chain.is_empty() && x.span.is_none() {
             x.request_id = x.edit.request(bytes, request, &rules);
         } else {
-            let caller = self.vouched.as_ref().and_then(|caller| Some(caller.as_ref()?.id.as_str()));
+            let caller = match forwarded {
+                false => self.vouched.as_ref().and_then(|caller| Some(caller.as_ref()?.id.as_str())),
+                true => Some(gate::vouched_for(request.fields.get("x-forwarded-client-cert"))),
+            };
             let facts = Facts {
                 caller: caller.unwrap_or_default(),
                 grpc: request.grpc,
@@ -162,11 +174,22 @@ impl Connection {
             x.request_id = x.edit.changed_request(request, &changed, &rules);
         }
         let caller = &self.peer;
+        let came = || {
+            let came = Came {
+                source: gate::source(self.peer),
+                bytes: request.len,
+                deadline: x.end,
+                is_stream: request.upgrade.is_some(),
+                waits: true,
+                is_forwarded: forwarded,
+            };
+            (&worker.shared, came)
+        };
+        let held = state.admit(request, came).map_err(|cause| Fault::new(cause, unpicked(cause)))?;
         let hash = |cluster: &Cluster| {
             x.hash = cluster.hash(request, caller.ip());
             x.hash
         };
-        let admitted = state.admit(request).map_err(|cause| Fault::new(cause, unpicked(cause)))?;
         if target.pinned.is_none() {
             x.session = state.session(request);
         }
@@ -174,7 +197,7 @@ impl Connection {
             x.placing = state.asked(request);
         }
         let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
-        picked.hold(admitted);
+        picked.hold(held);
         if picked.is_on_device() {
             x.deadline = x.first_end(state.try_timeout(&picked), now);
             x.silence = state.longest_silence(&picked);

@@ -13,7 +13,7 @@ use super::{Connection, Fault};
 use crate::balance::{Avoid, Outcome, Picked};
 use crate::dial;
 use crate::error::{Cause, Retry};
-use crate::http::CROWDED;
+use crate::http::{hop, unpicked};
 use crate::link;
 use crate::mesh::RouteState;
 use crate::retry::{Came, Request};
@@ -72,7 +72,11 @@ impl Connection {
             (picked, admitted)
         });
         let (picked, admitted) = self.watched(waiting).await?;
-        admitted.map_err(|cause| Fault::new(cause, CROWDED))?;
+        admitted.map_err(|cause| Fault::new(cause, unpicked(cause)))?;
+        if let Some(epoch) = picked.sent() {
+            let epoch = epoch.0.to_string();
+            self.exchange.edit.append(hop::FORWARDED_FIELD.as_bytes(), epoch.as_bytes());
+        }
         self.take_kept(picked.endpoint.id).await;
         self.exchange.endpoint = Some(picked.endpoint.address);
         self.exchange.picked = Some(picked);
@@ -93,7 +97,8 @@ impl Connection {
         let (Some(picked), Some(target)) = (&self.exchange.picked, &self.target) else {
             return Err(Fault::new(Cause::Internal, "no endpoint is picked"));
         };
-        let (worker, direction, endpoint) = (self.worker.clone(), self.direction, picked.endpoint.clone());
+        let direction = picked.direction(self.direction);
+        let (worker, endpoint) = (self.worker.clone(), picked.endpoint.clone());
         let timeout = target.destination.policy().connect_timeout;
         let dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
         match self.watched(dialling).await? {
@@ -106,6 +111,7 @@ impl Connection {
                 if let Some(mut picked) = self.exchange.picked.take() {
                     let endpoint = picked.endpoint.clone();
                     let (outcome, setback) = (dial::outcome(&error), picked.set_back(Came::Unread));
+                    self.exchange.kept = picked.keep();
                     picked.finish(outcome, Duration::ZERO, Instant::now().into_std());
                     let avoid = Avoid::after(endpoint, error.cause).with(outcome).on_device(setback);
                     self.exchange.failed = Some(avoid);
@@ -171,6 +177,7 @@ impl Connection {
             let setback = fault.came.and_then(|came| picked.set_back(came));
             let avoid = Avoid::after(picked.endpoint.clone(), fault.cause).with(outcome);
             x.failed = Some(avoid.on_device(setback));
+            x.kept = picked.keep();
             picked.finish(outcome, latency, now.into_std());
         }
         if let Some(up) = x.up.take() {
@@ -193,7 +200,7 @@ impl Connection {
         let now = Instant::now();
         let (hash, placing) = (|_: &_| x.hash, x.placing.as_ref());
         let mut picked = pick(target, route, x.failed.as_ref(), (placing, x.session, hash), now)?;
-        picked.hold(target.destination.routes[route].admit_again());
+        picked.hold(target.destination.routes[route].admit_again(x.kept.take()));
         x.endpoint = Some(picked.endpoint.address);
         x.picked = Some(picked);
         x.retries = x.retries.saturating_add(1);

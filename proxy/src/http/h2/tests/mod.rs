@@ -5,6 +5,7 @@ mod bridge_back;
 mod cancel;
 mod drain;
 mod limits;
+mod place;
 mod relay;
 mod retry;
 mod world;

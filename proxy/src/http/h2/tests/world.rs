@@ -19,11 +19,12 @@ use lighter_config::snapshot::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::authorize::Guard;
 use crate::dial::SocketFactory;
 use crate::http::{Context, Scope};
 use crate::io::Io;
-use crate::mesh::{Mesh, Target};
-use crate::telemetry::Direction;
+use crate::link::accept::Caller;
+use crate::mesh::{Destination, Mesh, Target};
 use crate::worker::{Shared, Worker};
 
 /// Runs `test` as a worker would.
@@ -47,7 +48,9 @@ pub(super) fn run_paused<F: Future>(test: F) -> F::Output {
 pub(super) struct World {
     pub(super) worker: Rc<Worker>,
     pub(super) upstream: Option<Protocol>,
-    target: Target,
+    pub(super) target: Target,
+    /// Who calls.
+    pub(super) caller: Option<Rc<Caller>>,
 }
 
 impl World {
@@ -58,44 +61,23 @@ impl World {
 
     /// A world whose Service has these endpoints and this policy.
     pub(super) fn with(endpoints: &[SocketAddr], policy: TrafficPolicy) -> Self {
-        let key = ServicePort { service: ServiceName::new("default", "echo"), port: 80 };
-        let port = Port {
-            key: key.clone(),
-            name: None,
-            protocol: Protocol::Auto,
-            target_port: 80,
-            routes: RouteTable::single(&key),
-            tcp: vec![Backend { target: key.clone(), weight: 1, exists: true }],
-            tcp_route: "default".into(),
-            endpoints: endpoints
-                .iter()
-                .map(|address| EndpointSpec {
-                    address: *address,
-                    weight: 1,
-                    priority: 0,
-                    locality: Default::default(),
-                    secure: None,
-                    wires: None,
-                })
-                .collect(),
-            policy,
-            mtls: lighter_config::snapshot::Mtls::default(),
-            guards: Vec::new(),
-        };
-        let service = Service {
-            name: key.service.clone(),
-            virtual_ips: VirtualIps { v4: Ipv4Addr::new(198, 19, 0, 1), v6: Ipv6Addr::LOCALHOST },
-            ports: vec![Arc::new(port)],
-            probe: None,
-            links: lighter_config::snapshot::LinkPolicy::default(),
-            state: None,
-        };
-        let services = [(key.service.clone(), Arc::new(service))].into();
-        let mesh = Mesh::build(Arc::new(Snapshot { services, ..Snapshot::default() }), &Mesh::default());
+        let (key, mesh) = (key(), Mesh::build(Arc::new(snapshot(endpoints, policy)), &Mesh::default()));
         let target = Target::of(mesh.destination(&key).unwrap().clone());
+        World::of(mesh, target)
+    }
+
+    /// The world of an instance of the Service, whose application is at `app`.
+    pub(super) fn of_instance(app: SocketAddr, mesh: Mesh) -> Self {
+        let (key, port) = (key(), mesh.config.port(&key()).unwrap().clone());
+        let mut target = Target::of(Arc::new(Destination::inbound(&port, app, None, &mesh)));
+        target.guard = Guard::of(&mesh.config, &key, None);
+        World::of(mesh, target)
+    }
+
+    fn of(mesh: Mesh, target: Target) -> Self {
         let shared = Shared::new(config(), Arc::new(Loopback), Arc::new(Loopback));
         shared.mesh.store(Arc::new(mesh));
-        World { worker: Worker::new(0, Arc::new(shared)), target, upstream: None }
+        World { worker: Worker::new(0, Arc::new(shared)), target, upstream: None, caller: None }
     }
 
     /// A socket behind which the sidecar serves HTTP/2.
@@ -118,9 +100,9 @@ impl World {
         let (server, peer) = listener.accept().await.unwrap();
         let context = Context {
             worker: self.worker.clone(),
-            direction: Direction::Outbound,
+            direction: self.target.destination.direction,
             scope: Scope::Fixed(self.target.clone()),
-            caller: None,
+            caller: self.caller.clone(),
             caller_text: None,
             peer,
             ticket: self.worker.connections.enter(),
@@ -142,6 +124,49 @@ impl World {
         tokio::task::spawn_local(connection);
         send
     }
+}
+
+/// What a mesh with the one Service is made of.
+pub(super) fn snapshot(endpoints: &[SocketAddr], policy: TrafficPolicy) -> Snapshot {
+    let key = key();
+    let port = Port {
+        key: key.clone(),
+        name: None,
+        protocol: Protocol::Auto,
+        target_port: 80,
+        routes: RouteTable::single(&key),
+        tcp: vec![Backend { target: key.clone(), weight: 1, exists: true }],
+        tcp_route: "default".into(),
+        endpoints: endpoints
+            .iter()
+            .map(|address| EndpointSpec {
+                address: *address,
+                weight: 1,
+                priority: 0,
+                locality: Default::default(),
+                secure: None,
+                wires: None,
+            })
+            .collect(),
+        policy,
+        mtls: lighter_config::snapshot::Mtls::default(),
+        guards: Vec::new(),
+    };
+    let service = Service {
+        name: key.service.clone(),
+        virtual_ips: VirtualIps { v4: Ipv4Addr::new(198, 19, 0, 1), v6: Ipv6Addr::LOCALHOST },
+        ports: vec![Arc::new(port)],
+        probe: None,
+        links: lighter_config::snapshot::LinkPolicy::default(),
+        state: None,
+    };
+    let services = [(key.service.clone(), Arc::new(service))].into();
+    Snapshot { services, ..Snapshot::default() }
+}
+
+/// The one port.
+pub(super) fn key() -> ServicePort {
+    ServicePort { service: ServiceName::new("default", "echo"), port: 80 }
 }
 
 /// An endpoint that speaks HTTP/2.
