@@ -10,19 +10,23 @@ use std::time::Duration;
 
 use http::Request;
 use lighter_config::identity::Spiffe;
+use lighter_config::sidecar::{InboundConfig, SidecarConfig};
 use lighter_config::snapshot::authorization::Authorization;
 use lighter_config::snapshot::{
-    Hooks, Park, Protocol, Service, Snapshot, StateClass, Stateful, TrafficPolicy,
+    Hooks, Park, Port, Protocol, Secure, Service, Snapshot, StateClass, Stateful, TrafficPolicy,
 };
 use lighter_migrate::{Command, Digest, Epoch, Incarnation, Order, PlaceId, Running, Source, Stamp, Stand};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::world::*;
+use crate::carry::Call;
 use crate::error::Cause;
 use crate::identity::tests::Root;
+use crate::io::Io;
+use crate::link;
 use crate::link::accept::Caller;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Target};
 use crate::stateful::Hosted;
 use crate::stateful::wire::Told;
 use crate::tcp::{self, Onward};
@@ -70,9 +74,13 @@ impl Instance {
 
     /// Nothing runs, so that it freezes.
     fn freeze(&self) {
+        self.freeze_of(EPOCH);
+    }
+
+    fn freeze_of(&self, epoch: Epoch) {
         self.quiesce();
         self.hosted.with(|place, _, out| place.frozen(Digest([1; 32]), 1, out));
-        assert_eq!(self.hosted.with(|place, _, _| place.stand()), Stand::Frozen { epoch: EPOCH });
+        assert_eq!(self.hosted.with(|place, _, _| place.stand()), Stand::Frozen { epoch });
     }
 
     fn thaw(&self) {
@@ -114,6 +122,15 @@ fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>
     let service = Service::clone(snapshot.services.get(&name).unwrap());
     snapshot.services.insert(name, Arc::new(Service { state: Some(stateful.clone()), ..service }));
     (snapshot, stateful)
+}
+
+fn with_port(mut snapshot: Snapshot, change: impl FnOnce(&mut Port)) -> Snapshot {
+    let name = key().service;
+    let service = Service::clone(snapshot.services.get(&name).unwrap());
+    let mut port = Port::clone(&service.ports[0]);
+    change(&mut port);
+    snapshot.services.insert(name, Arc::new(Service { ports: vec![Arc::new(port)], ..service }));
+    snapshot
 }
 
 /// What an application got: whole requests in HTTP/1.1, in lower case.
@@ -488,5 +505,75 @@ fn a_connection_meets_the_place_once_its_service_has_state() {
         let answer = exchange(client, &POST.replace("one", "two")).await;
         assert!(answer.contains("x-lighter-error: not_serving"), "{answer}");
         assert_eq!(got.borrow().len(), 1);
+    });
+}
+
+#[test]
+fn what_goes_on_by_a_link_is_known_there_for_what_it_is() {
+    const OWN: &str = "spiffe://mesh.lighter/ns/default/sa/echo";
+    const WEB: &str = "spiffe://mesh.lighter/ns/default/sa/web";
+    run(async {
+        let ((old, left), (new, got)) = (application("old").await, application("new").await);
+        let root = Root::new();
+        // The instance to which the state has moved lets nobody in by itself.
+        let (links, listen) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
+        let inbound = InboundConfig { listen, app: new, port: Some(80), protocol: Protocol::Http };
+        let config = SidecarConfig { service: Some("echo".into()), inbound: vec![inbound], ..config() };
+        let mut listed = snapshot(&[], TrafficPolicy::default());
+        let nobody = Authorization { allow: vec!["default/nobody".into()], ..Authorization::default() };
+        listed.authorization.insert(key(), Arc::new(nobody));
+        let listed = with_port(listed, |port| port.protocol = Protocol::Http);
+        let (listed, stateful) = keeping_state(listed, PARK);
+        let there = Hosted::new(&stateful, LIFE);
+        let mut mesh = Mesh::build(Arc::new(listed), &Mesh::default());
+        mesh.hosted = Some(there.clone());
+        let target = Target::of(mesh.destination(&key()).unwrap().clone());
+        let far = World::of_config(config, mesh, target);
+        let far = Instance { world: far, hosted: there };
+        far.command(1, Order::Serve { epoch: Epoch(2), from: Source::Nothing });
+        far.hosted.with(|place, _, out| place.opened(true, out));
+        assert!(far.world.worker.shared.identity.set(root.identity(OWN)).is_ok());
+        let worker = far.world.worker.clone();
+        let address = links.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (tcp, peer) = links.accept().await.unwrap();
+                let ticket = worker.connections.enter();
+                let call = Call { worker: worker.clone(), io: Io::new(tcp), peer, ticket };
+                if let Some(engine) = link::serve::accepted(call).await {
+                    tokio::task::spawn_local(engine);
+                }
+            }
+        });
+        let listed = with_port(snapshot(&[listen], TrafficPolicy::default()), |port| {
+            port.endpoints[0].secure = Some(Secure { identity: OWN.into(), link: Some(address) });
+        });
+        let mut near = Instance::without_state(old, listed, PARK);
+        near.command(1, Order::Serve { epoch: EPOCH, from: Source::Nothing });
+        near.hosted.with(|place, _, out| place.opened(true, out));
+        assert!(near.world.worker.shared.identity.set(root.identity(OWN)).is_ok());
+        near.world.caller = Caller::new(Spiffe::parse(WEB).unwrap());
+        near.freeze();
+        near.moves(listen);
+        assert!(exchange(near.world.socket_http1().await, POST).await.ends_with("new"));
+        near.world.upstream = Some(Protocol::Http);
+        assert_eq!(call(&near.world.caller().await, post(), b"two", None).await.unwrap().body, b"new");
+        near.world.upstream = Some(Protocol::Http2);
+        assert_eq!(call(&near.world.caller().await, post(), b"three", None).await.unwrap().body, b"new");
+        assert!(left.borrow().is_empty(), "{left:?}");
+        for request in got.borrow().iter() {
+            assert!(!request.contains("x-lighter-"), "{request}");
+            assert!(request.contains(&format!("x-forwarded-client-cert: uri={WEB}\r\n")), "{request}");
+            assert!(request.contains("x-forwarded-for: 127.0.0.1\r\n"), "{request}");
+        }
+        assert_eq!(got.borrow().len(), 3);
+        // It has moved on from there too: one hop, and no further.
+        far.freeze_of(Epoch(2));
+        far.command_with(3, Order::Move { to: PlaceId(1), epoch: Epoch(3) }, BTreeMap::from([(80, old)]));
+        let answer = exchange(near.world.socket_http1().await, POST).await;
+        assert!(answer.contains("x-lighter-error: not_serving"), "{answer}");
+        near.until(|| near.running() == Running::default()).await;
+        far.until(|| far.running() == Running::default()).await;
     });
 }

@@ -75,7 +75,12 @@ impl World {
     }
 
     fn of(mesh: Mesh, target: Target) -> Self {
-        let shared = Shared::new(config(), Arc::new(Loopback), Arc::new(Loopback));
+        World::of_config(config(), mesh, target)
+    }
+
+    /// The world of a sidecar with this file.
+    pub(super) fn of_config(config: SidecarConfig, mesh: Mesh, target: Target) -> Self {
+        let shared = Shared::new(config, Arc::new(Loopback), Arc::new(Loopback));
         shared.mesh.store(Arc::new(mesh));
         World { worker: Worker::new(0, Arc::new(shared)), target, upstream: None, caller: None }
     }
@@ -340,7 +345,7 @@ impl SocketFactory for Loopback {
     }
 }
 
-fn config() -> SidecarConfig {
+pub(super) fn config() -> SidecarConfig {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     SidecarConfig {
         service: None,
