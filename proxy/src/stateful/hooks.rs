@@ -7,10 +7,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Empty};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use lighter_config::snapshot::Hooks;
@@ -62,6 +62,9 @@ pub enum HookFault {
     /// It gave more than its Service allows.
     #[error("gave {0}, which is the most that its Service allows")]
     TooLarge(TooLarge),
+    /// Its answer ends with its connection: a part of a state would look like all of it.
+    #[error("was answered without a length, and not in chunks")]
+    Endless,
     /// The connection was lost, or what came is no HTTP.
     #[error("got no whole answer: {0}")]
     Lost(#[source] hyper::Error),
@@ -110,6 +113,7 @@ impl HookFault {
             HookFault::Unreached(_) => "unreached",
             HookFault::Status(_) => "status",
             HookFault::TooLarge(_) => "too_large",
+            HookFault::Endless => "endless",
             HookFault::Lost(_) => "lost",
             HookFault::Late(_) => "late",
         }
@@ -120,9 +124,11 @@ impl HookFault {
         match self {
             HookFault::Path(_) | HookFault::Nowhere(_) => Side::Control,
             HookFault::Unreached(error) => error.cause.side(),
-            HookFault::Status(_) | HookFault::TooLarge(_) | HookFault::Lost(_) | HookFault::Late(_) => {
-                Side::Upstream
-            }
+            HookFault::Status(_)
+            | HookFault::TooLarge(_)
+            | HookFault::Endless
+            | HookFault::Lost(_)
+            | HookFault::Late(_) => Side::Upstream,
         }
     }
 }
@@ -134,7 +140,15 @@ impl Application<'_> {
             if answer.status() != StatusCode::OK {
                 return Err(HookFault::Status(answer.status()));
             }
-            let (mut body, mut gathering) = (answer.into_body(), Gathering::new(self.hooks.max_bytes));
+            let most = self.hooks.max_bytes;
+            let in_chunks = answer.headers().contains_key(TRANSFER_ENCODING);
+            let (mut body, mut gathering) = (answer.into_body(), Gathering::new(most));
+            if !in_chunks && !body.is_end_stream() {
+                let bytes = body.size_hint().exact().ok_or(HookFault::Endless)?;
+                if bytes > most {
+                    return Err(HookFault::TooLarge(TooLarge(most)));
+                }
+            }
             while let Some(frame) = body.frame().await {
                 if let Ok(bytes) = frame.map_err(HookFault::Lost)?.into_data() {
                     gathering.push(&bytes).map_err(HookFault::TooLarge)?;
@@ -213,6 +227,11 @@ impl Application<'_> {
             .header(USER_AGENT, concat!("lighter/", env!("CARGO_PKG_VERSION")))
             .header(CONNECTION, "close");
         let mut request = request.body(said).map_err(|_| HookFault::Path(path.to_owned()))?;
+        if hook != Hook::Snapshot {
+            // Some want to hear that there is nothing.
+            let length = HeaderValue::from(state.map_or(0, State::bytes));
+            request.headers_mut().insert(CONTENT_LENGTH, length);
+        }
         if state.is_some() {
             let bytes = HeaderValue::from_static("application/octet-stream");
             request.headers_mut().insert(CONTENT_TYPE, bytes);
@@ -327,14 +346,19 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, hooks) = (listener.local_addr().unwrap(), stateful().hooks);
-        let cuts = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = [0; 1024];
-            assert!(stream.read(&mut head).await.unwrap() > 0);
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
-        };
         let app = Application { sockets: &Here::default(), at, hooks: &hooks };
-        let (given, ()) = tokio::join!(app.snapshot(), cuts);
-        assert!(matches!(given.unwrap_err().fault, HookFault::Lost(_)));
+        for (field, label) in
+            [("content-length: 10\r\n", "lost"), ("transfer-encoding: chunked\r\n", "lost"), ("", "endless")]
+        {
+            let cuts = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1024];
+                assert!(stream.read(&mut head).await.unwrap() > 0);
+                let said = format!("HTTP/1.1 200 OK\r\n{field}\r\n4\r\nhalf\r\n");
+                stream.write_all(said.as_bytes()).await.unwrap();
+            };
+            let (given, ()) = tokio::join!(app.snapshot(), cuts);
+            assert_eq!(given.unwrap_err().fault.label(), label);
+        }
     }
 }
