@@ -22,7 +22,7 @@ pub(super) enum Fetch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Given {
     /// It got one.
-    Given,
+    Whole,
     /// Who asked is not this very workload.
     Identity,
     /// Who asked did not show the token.
@@ -59,7 +59,7 @@ pub(super) fn fetched(outcome: Fetch) {
 pub(super) fn given(outcome: Given) {
     describe();
     let outcome = match outcome {
-        Given::Given => "given",
+        Given::Whole => "given",
         Given::Identity => "identity",
         Given::Token => "token",
         Given::Absent => "absent",

@@ -124,7 +124,7 @@ impl Door {
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Either<Empty<Bytes>, Sent>> {
         let (given, answer) = match self.find(request) {
-            Ok(answer) => (Given::Given, answer.map(Either::Right)),
+            Ok(answer) => (Given::Whole, answer.map(Either::Right)),
             Err((given, status)) => {
                 tracing::info!(%status, "a copy of the state is not given");
                 let mut answer = Response::new(Either::Left(Empty::new()));
