@@ -143,6 +143,8 @@ impl Executor {
         let (hosted, host) = (self.host.hosted.clone(), self.host.clone());
         let mut time = pin!(hosted.keep_time());
         let mut watching = pin!(host.watch());
+        let mut reports = hosted.reports();
+        let mut said = None;
         loop {
             let changed = host.shared.mesh.changed();
             if !host.is_of_the_moment() {
@@ -162,6 +164,15 @@ impl Executor {
                 is_there = watching.as_mut() => {
                     self.look(is_there);
                     watching.set(host.watch());
+                }
+                _ = reports.changed() => {
+                    let Some((report, parked)) = *reports.borrow_and_update() else { continue };
+                    // Every command is reported on: what is new is what it is.
+                    let is = Some((report.incarnation, report.stand));
+                    if std::mem::replace(&mut said, is) != is {
+                        let (migration, (phase, epoch)) = (report.heard.migration, phase(report.stand));
+                        tracing::info!(migration, phase, epoch, parked, "what this place is to its Service");
+                    }
                 }
                 () = changed => {}
             }
@@ -564,6 +575,24 @@ impl Host {
             pause = (pause * 2).min(PAUSE.1);
         }
         false
+    }
+}
+
+/// What a place is, and of which epoch, for people.
+const fn phase(stand: Stand) -> (&'static str, Option<u64>) {
+    match stand {
+        Stand::Empty => ("empty", None),
+        Stand::Reserved => ("reserved", None),
+        Stand::Warm => ("warm", None),
+        Stand::Copied { .. } => ("copied", None),
+        Stand::Ready { .. } => ("ready", None),
+        Stand::Opening { epoch } => ("opening", Some(epoch.0)),
+        Stand::Serving { epoch } => ("serving", Some(epoch.0)),
+        Stand::Parking { epoch } => ("parking", Some(epoch.0)),
+        Stand::Frozen { epoch } => ("frozen", Some(epoch.0)),
+        Stand::Moved => ("moved", None),
+        Stand::Drained { .. } => ("drained", None),
+        Stand::Void { .. } => ("void", None),
     }
 }
 
