@@ -160,8 +160,26 @@ fn links_need_tls_1_3_and_foreigners_do_not() {
     };
     let (_, server) = handshake(old(&[ALPN_H2]), db.server_config());
     assert_eq!(peer(&server.unwrap()).unwrap().id, id(WEB));
-    let (_, server) = handshake(old(&[ALPN_LINK]), db.server_config());
-    assert_eq!(peer(&server.unwrap()).unwrap_err().label(), "protocol");
+    for ours in [ALPN_LINK, ALPN_STATE] {
+        let (_, server) = handshake(old(&[ours]), db.link_config());
+        assert_eq!(peer(&server.unwrap()).unwrap_err().label(), "protocol");
+    }
+}
+
+#[test]
+fn links_and_copies_are_for_their_own_port_and_callers_are_not() {
+    let root = Root::new();
+    let (web, db) = (root.identity(WEB), root.identity(DB));
+    let spoken = |alpn, server| {
+        let (client, _) = handshake(web.client_config(&id(DB), &[alpn]), server);
+        client.map(|client| client.alpn_protocol().map(<[u8]>::to_vec))
+    };
+    for ours in [ALPN_LINK, ALPN_STATE] {
+        assert_eq!(spoken(ours, db.link_config()), Ok(Some(ours.to_vec())));
+    }
+    let refused = Err(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+    assert_eq!(spoken(ALPN_H2, db.link_config()), refused);
+    assert_eq!(spoken(ALPN_STATE, db.server_config()), refused, "who knows nothing of copies");
 }
 
 #[test]

@@ -17,10 +17,9 @@ use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
-    Counted, Dataset, Device, HeldFunction, InForce, InstancePort, PlaceCommand, Registration, ReportRequest,
+    Counted, Dataset, Device, HeldFunction, InForce, InstancePort, Registration, ReportRequest,
     ReportResponse, Waiting,
 };
-use lighter_migrate::{Command, Report as PlaceIs};
 use metrics::{Counter, Gauge, counter, describe_counter, gauge};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
@@ -30,17 +29,18 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::channel;
 use crate::device::{Planned, Running};
 use crate::drain::Phase;
+use crate::stateful;
 use crate::stateful::run::Known;
-use crate::stateful::wire::{decode_command, encode_report};
-use crate::stateful::{self, Hosted};
 use crate::telemetry::LinkWire;
 use crate::worker::{By, Shared};
 
 mod meter;
+mod place;
 mod probe;
 mod reporter;
 
 use meter::Meter;
+use place::Telling;
 use reporter::Reporter;
 
 /// The client of the service, as compiled from its protobuf file.
@@ -68,7 +68,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         shared: &shared,
         is_well,
         local,
-        place: None,
+        place: Telling::default(),
         control,
         in_force: None,
         waited_for: Vec::new(),
@@ -100,8 +100,7 @@ struct Registrar<'a> {
     is_well: watch::Receiver<bool>,
     /// Where others reach this host, as the last stream showed.
     local: Rc<Cell<Option<IpAddr>>>,
-    /// This workload's place, if its Service has state.
-    place: Option<Placed>,
+    place: Telling,
     control: ControlConfig,
     /// What this stream was told to be in force.
     in_force: Option<BTreeMap<String, String>>,
@@ -117,14 +116,6 @@ struct Registrar<'a> {
     fault: Option<String>,
 }
 
-/// A place of which the control plane is told.
-struct Placed {
-    hosted: Arc<Hosted>,
-    reports: watch::Receiver<Option<(PlaceIs, u64)>>,
-    /// This stream was told how it is.
-    is_said: bool,
-}
-
 impl Registrar<'_> {
     /// Reports on one stream, until it is lost. Returns why.
     async fn stream(&mut self) -> String {
@@ -138,7 +129,7 @@ impl Registrar<'_> {
         self.in_force = None;
         self.waited_for.clear();
         self.local.set(Some(opened.local));
-        self.place = None;
+        self.place.connected();
         let mut functions = self.planned().map(|planned| planned.news());
         self.speak(&requests, opened.local);
         let mut answers = match client.report(UnboundedReceiverStream::new(queue)).await {
@@ -168,14 +159,6 @@ impl Registrar<'_> {
                     std::future::pending().await
                 }
             };
-            let place = async {
-                let Some(placed) = &mut self.place else { return std::future::pending().await };
-                if placed.reports.changed().await.is_err() {
-                    // The place is there for as long as it is known here.
-                    return std::future::pending().await;
-                }
-                placed.is_said = false;
-            };
             tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => self.heard(answer, &requests),
@@ -186,7 +169,7 @@ impl Registrar<'_> {
                 _ = news => {}
                 _ = functions => {}
                 () = opinion => {}
-                () = place => {}
+                () = self.place.news() => {}
                 // Whether the application listens is found out by looking.
                 () = sleep(LOOK) => {}
             }
@@ -207,7 +190,10 @@ impl Registrar<'_> {
         if self.reporter.is_said() {
             self.say_in_force(requests);
             self.say_waiting(requests);
-            self.say_place(requests);
+            if let Some(place) = self.place.poll(self.shared.hosted.load_full()) {
+                self.metrics.places.increment(1);
+                send(requests, Report::Place(place));
+            }
             if let Some(mut load) = self.meter.read(Instant::now()) {
                 load.links = self.shared.links.read(MOST_LINKS);
                 load.device = self.shared.device.get().map(|device| meter::of_device(device));
@@ -240,40 +226,6 @@ impl Registrar<'_> {
             self.waited_for.clone_from(&functions);
             send(requests, Report::Waiting(Waiting { functions }));
         }
-    }
-
-    /// Tells how this workload's place is, unless it is told already.
-    fn say_place(&mut self, requests: &mpsc::UnboundedSender<ReportRequest>) {
-        let now = self.shared.hosted.load_full();
-        if self.place.as_ref().map(|placed| Arc::as_ptr(&placed.hosted)) != now.as_ref().map(Arc::as_ptr) {
-            let placed = |hosted: Arc<Hosted>| Placed { reports: hosted.reports(), hosted, is_said: false };
-            self.place = now.map(placed);
-        }
-        let Some(placed) = self.place.as_mut().filter(|placed| !placed.is_said) else { return };
-        if let Some((report, parked)) = &*placed.reports.borrow_and_update() {
-            self.metrics.places.increment(1);
-            send(requests, Report::Place(encode_report(report, *parked)));
-        }
-        placed.is_said = true;
-    }
-
-    /// Has this workload's place follow a command, which answers it.
-    fn command(&mut self, command: PlaceCommand) {
-        let outcome = match (decode_command(command), self.shared.hosted.load_full()) {
-            (Ok(told), Some(hosted)) => {
-                let Command { stamp, order, .. } = told.command;
-                tracing::debug!(?stamp, ?order, "the control plane commands this place");
-                hosted.command(&told);
-                "taken"
-            }
-            // Its Service has no state, as far as is known here.
-            (Ok(_), None) => "nowhere",
-            (Err(fault), _) => {
-                tracing::warn!(%fault, "the control plane's command to this place is malformed");
-                "malformed"
-            }
-        };
-        counter!("lighter_registry_commands_total", "outcome" => outcome).increment(1);
     }
 
     /// The functions of this sidecar, if they are planned.
@@ -319,7 +271,7 @@ impl Registrar<'_> {
                 let counted = Counted { number: count.number, in_flight: meter::of_callers() };
                 send(requests, Report::Counted(counted));
             }
-            Some(Order::Place(command)) => self.command(command),
+            Some(Order::Place(command)) => place::follow(self.shared.hosted.load().as_deref(), command),
             // Something newer than this sidecar.
             None => {}
         }
@@ -502,10 +454,6 @@ impl Metrics {
         describe_counter!(
             "lighter_registry_counts_total",
             "Times that the control plane asked what callers have under way, as a migration waits for that."
-        );
-        describe_counter!(
-            "lighter_registry_commands_total",
-            "Times that the control plane told this workload's place what to do, as its Service has state."
         );
         let stream = |outcome: &'static str| counter!("lighter_registry_streams_total", "outcome" => outcome);
         let report = |what: &'static str| counter!("lighter_registry_reports_total", "report" => what);

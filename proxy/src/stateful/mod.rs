@@ -17,7 +17,7 @@ pub mod hooks;
 mod hosted;
 pub(crate) mod run;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod transfer;
 pub mod wire;
 
