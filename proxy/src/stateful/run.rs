@@ -358,7 +358,7 @@ impl Executor {
                 let state = state.clone();
                 let restore = async move |app: &Application<'_>| app.restore(&state).await;
                 Box::pin(async move {
-                    Done::Restored(host.try_often(Hook::Restore, u32::MAX, &its, restore).await)
+                    Done::Restored(host.try_often(Hook::Restore, RESTORE_TRIES, &its, restore).await)
                 })
             }
             Job::Open => {
@@ -402,6 +402,16 @@ impl Executor {
                     "the application has taken the state"
                 );
                 hosted.with(|place, _, out| place.restored(copy, state.digest(), out));
+            }
+            // Who is parked elsewhere waits for an answer.
+            (Job::Restore(copy, _), Done::Restored(false)) if !leash.is_unwanted.get() => {
+                tracing::error!(
+                    migration = self.host.migration(),
+                    round = copy.round,
+                    ?took,
+                    "the application does not take the state"
+                );
+                hosted.with(|place, _, out| place.not_restored(copy, out));
             }
             (Job::Open, Done::Opened(is_open)) if !leash.is_unwanted.get() => {
                 self.is_frozen &= !is_open;
@@ -565,8 +575,10 @@ impl Host {
         for left in (0..tries).rev() {
             let Err(fault) = self.ask(hook, &ask).await else { return true };
             let (migration, side) = (self.migration(), fault.fault.side());
-            tracing::warn!(migration, %fault, ?side, left, "the application did not do as it was asked");
-            if left == 0 || leash.is_unwanted.get() {
+            tracing::warn!(migration, %fault, ?side, "the application did not do as it was asked");
+            // One that takes too long does so again, and somebody waits.
+            let is_slow = matches!(fault.fault, HookFault::Late(_)) && tries < u32::MAX;
+            if left == 0 || is_slow || leash.is_unwanted.get() {
                 break;
             }
             leash.rests.set(true);
@@ -608,6 +620,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How long is waited before the application is asked again, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How often an application is asked to take a state, within some two seconds.
+const RESTORE_TRIES: u32 = 5;
 
 /// How often an application that is about to serve is asked to go on as before.
 const THAW_TRIES: u32 = 3;

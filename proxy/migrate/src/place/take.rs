@@ -124,4 +124,14 @@ impl Place {
         }
         self.report(false, out);
     }
+
+    /// The service does not take a copy that is here.
+    pub fn not_restored(&mut self, copy: Copy, out: &mut Vec<Action>) {
+        let takes = matches!(self.stand, Stand::Warm | Stand::Copied { .. });
+        if takes && self.taking.fetching.is_some_and(|(fetching, _)| fetching == copy) {
+            self.taking.fetching = None;
+            self.stand = Stand::Void { why: Why::Activation };
+            self.report(false, out);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use lighter_config::sidecar::{ControlConfig, ControlSecurity, InboundConfig, Sid
 use lighter_config::snapshot::{
     Backend, Mtls, Port, Protocol, RouteTable, Service, Snapshot, Stateful, TrafficPolicy, VirtualIps,
 };
-use lighter_migrate::{Command, Copy, Epoch, Order, PlaceId, Report, Source, Stamp, Stand};
+use lighter_migrate::{Command, Copy, Epoch, Order, PlaceId, Report, Source, Stamp, Stand, Why};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
 
@@ -251,6 +251,28 @@ fn an_application_that_does_not_take_the_state_at_first_is_asked_again() {
         assert_eq!(other.report().unwrap().stand, Stand::Warm);
         other.app.kept().fails.clear();
         other.comes_to(Stand::Ready { digest: copy.digest }).await;
+        assert_eq!(other.app.kept().state, b"its state");
+    });
+}
+
+#[test]
+fn an_application_that_never_takes_the_state_ends_the_migration() {
+    run(async {
+        let root = Root::new();
+        let one = Instance::serving(&root, "its state", stateful()).await;
+        let other = Instance::new(&root, "its own", stateful()).await;
+        other.app.kept().fails = [("/state", 500)].into();
+        other.warms(2).await;
+        let copy = one.freezes(2, 1).await;
+        other.tell_from(2, Order::Restore(copy), Some(one.sidecar.link));
+        other.comes_to(Stand::Void { why: Why::Activation }).await;
+        assert!(other.app.asked().len() > 1, "it is asked again before that");
+        // Another migration may do better.
+        other.app.kept().fails.clear();
+        one.tell(2, Order::Serve { epoch: Epoch(1), from: Source::Kept });
+        other.tell(2, Order::Discard);
+        one.comes_to(Stand::Serving { epoch: Epoch(1) }).await;
+        moves(&one, &other, 3, 2, one.sidecar.link).await;
         assert_eq!(other.app.kept().state, b"its state");
     });
 }
