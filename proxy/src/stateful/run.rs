@@ -379,13 +379,13 @@ impl Executor {
                     self.queue.push_front(Job::Take(ticket, None));
                 }
             }
-            // It runs into the place's patience, which has it thawed, and serves again.
-            (
-                Job::Freeze(ticket) | Job::Take(ticket, _),
-                Done::Frozen(Err(fault)) | Done::Taken(Err(fault)),
-            ) => {
-                let (migration, side) = (ticket.migration, fault.fault.side());
+            (job @ (Job::Freeze(_) | Job::Take(..)), Done::Frozen(Err(fault)) | Done::Taken(Err(fault))) => {
+                let (migration, side) = (self.host.migration(), fault.fault.side());
                 tracing::warn!(migration, ?took, %fault, ?side, "the state is not given");
+                // Who waits here waits no longer. Of a copy while it serves, the control plane hears nothing.
+                if !leash.is_unwanted.get() && !matches!(job, Job::Take(_, Some(_))) {
+                    hosted.with(|place, _, out| place.not_frozen(out));
+                }
             }
             (Job::Take(ticket, round), Done::Taken(Ok(state))) => self.taken(ticket, round, state, took),
             (Job::Thaw, Done::Thawed(true)) => {

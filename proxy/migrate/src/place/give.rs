@@ -124,6 +124,16 @@ impl Place {
         self.report(false, out);
     }
 
+    /// The freeze does not come about: it serves again, and is not asked for another one.
+    pub fn not_frozen(&mut self, out: &mut Vec<Action>) {
+        let Stand::Parking { epoch } = self.stand else { return };
+        if self.giving.freezing {
+            self.giving.declined = Some(self.gate.migration);
+            self.thaw(epoch, out);
+            self.report(false, out);
+        }
+    }
+
     /// What ran did not end in time, or the freeze did not come about.
     pub(super) fn run_out(&mut self, now: Duration, out: &mut Vec<Action>) {
         self.giving.until = None;

@@ -118,6 +118,49 @@ fn what_belongs_to_a_running_request_passes() {
 }
 
 #[test]
+fn a_place_that_cannot_freeze_serves_on_at_once() {
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.place.not_frozen(&mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH }, "nobody asked for it");
+    bench.arrive(arrival(0));
+    bench.quiesce(false);
+    bench.place.not_frozen(&mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Parking { epoch: EPOCH }, "nor yet");
+    bench.arrive(arrival(1));
+    bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
+    assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::Freeze]);
+    bench.place.not_frozen(&mut bench.out);
+    assert_eq!(bench.done(), [Action::Thaw, Action::Run(RequestId(1))]);
+    assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
+    assert_eq!(bench.place.said().and_then(|said| said.declined), Some(1));
+    assert_eq!((bench.quiesce(false), bench.place.timeout()), (vec![], None), "not for this migration");
+    // Once it is frozen, somebody else decides.
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.quiesce(false);
+    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.place.not_frozen(&mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Frozen { epoch: EPOCH });
+}
+
+#[test]
+fn a_place_whose_service_does_not_take_a_copy_is_void() {
+    let mut bench = Bench::empty();
+    bench.order(Order::Prepare, Duration::ZERO);
+    bench.place.reserved(true, &mut bench.out);
+    bench.order(Order::Warm, Duration::ZERO);
+    bench.place.warmed(true, &mut bench.out);
+    bench.place.not_restored(copy(true), &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Warm, "nobody asked for it");
+    bench.order(Order::Restore(copy(true)), Duration::ZERO);
+    bench.place.not_restored(Copy { round: 2, ..copy(true) }, &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Warm, "that is another one");
+    bench.place.not_restored(copy(true), &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Void { why: Why::Activation });
+    bench.place.restored(copy(true), Digest([7; 32]), &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Void { why: Why::Activation });
+}
+
+#[test]
 fn once_it_is_frozen_time_changes_nothing() {
     let mut bench = Bench::serving(Class::Volatile);
     assert_eq!(bench.quiesce(false), [Action::Freeze]);
