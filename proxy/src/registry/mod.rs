@@ -30,7 +30,7 @@ use crate::channel;
 use crate::device::{Planned, Running};
 use crate::drain::Phase;
 use crate::stateful;
-use crate::stateful::run::Known;
+use crate::stateful::host::Known;
 use crate::telemetry::LinkWire;
 use crate::worker::{By, Shared};
 

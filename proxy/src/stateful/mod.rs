@@ -14,6 +14,7 @@ mod counts;
 pub(crate) mod entry;
 pub(crate) mod gate;
 pub mod hooks;
+pub(crate) mod host;
 mod hosted;
 pub(crate) mod run;
 #[cfg(test)]

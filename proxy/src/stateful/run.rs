@@ -5,35 +5,20 @@
 //! or reads ends when something else is to be done; what changes the application is let end, as nobody can tell what a cut would
 //! leave.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lighter_migrate::{Copy, PlaceAction, Stand};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::copies::{Gathering, State};
-use super::hooks::{Application, Hook, HookError, HookFault};
-use super::hosted::Hosted;
+use super::hooks::{Application, Hook, HookError};
+use super::host::{Host, Known, Leash};
 use super::transfer::{self, FetchError, From};
-use crate::dial;
-use crate::error::Cause;
-use crate::registry;
 use crate::worker::Shared;
-
-/// What is known of where this workload's application is, and how it is.
-#[derive(Clone)]
-pub(crate) struct Known {
-    /// What its probe says.
-    pub(crate) is_well: watch::Receiver<bool>,
-    /// Where others reach this host, once that is known.
-    pub(crate) local: Rc<Cell<Option<IpAddr>>>,
-}
 
 /// Does what the place of the moment asks for, until it is dropped.
 pub(crate) async fn run(shared: Arc<Shared>, known: Known) {
@@ -48,14 +33,6 @@ pub(crate) async fn run(shared: Arc<Shared>, known: Known) {
         executor.work().await;
         executor.leave().await;
     }
-}
-
-/// A place, and where its application is.
-#[derive(Clone)]
-struct Host {
-    shared: Arc<Shared>,
-    hosted: Arc<Hosted>,
-    known: Known,
 }
 
 struct Executor {
@@ -98,15 +75,6 @@ enum Done {
     Thawed(bool),
     Restored(bool),
     Opened(bool),
-}
-
-/// How far what the application is asked for may be given up.
-#[derive(Debug, Default)]
-struct Leash {
-    /// It only waits or reads at the moment, and may be dropped.
-    rests: Cell<bool>,
-    /// It is not to be tried again, and nothing is to follow from it.
-    is_unwanted: Cell<bool>,
 }
 
 struct Asked {
@@ -487,109 +455,6 @@ impl Executor {
     }
 }
 
-impl Host {
-    fn is_of_the_moment(&self) -> bool {
-        self.shared.hosted.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.hosted))
-    }
-
-    /// The migration of which the place has heard last.
-    fn migration(&self) -> u64 {
-        self.hosted.reports().borrow().map_or(0, |(report, _)| report.heard.migration)
-    }
-
-    /// Where the application takes hooks.
-    fn application(&self) -> Option<SocketAddr> {
-        let local = self.known.local.get().unwrap_or(Ipv4Addr::LOCALHOST.into());
-        registry::application(&self.shared, local, self.hosted.stateful().hooks.port)
-    }
-
-    /// Whether the application is there, as far as that can be told without asking it.
-    fn is_there(&self) -> bool {
-        let listens = |at| self.shared.inside.listens(at);
-        *self.known.is_well.borrow() && self.application().is_some_and(listens)
-    }
-
-    /// Whether nothing listens where the application is. One that is only slow is there.
-    async fn is_refused(&self) -> bool {
-        let Some(at) = self.application() else { return false };
-        let connected = dial::connect(&*self.shared.inside, at, LOOK).await;
-        connected.is_err_and(|error| error.cause == Cause::ConnectRefused)
-    }
-
-    /// After a while, or when its probe says something else: whether the application is there.
-    async fn watch(&self) -> bool {
-        let mut is_well = self.known.is_well.clone();
-        is_well.mark_unchanged();
-        let opinion = async {
-            // Nobody asks: nothing changes.
-            if is_well.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = opinion => {}
-            () = sleep(LOOK) => {}
-        }
-        self.is_there() && !self.is_refused().await
-    }
-
-    /// Whether the application is there, or comes to be before a hook would have timed out.
-    async fn becomes_healthy(&self) -> bool {
-        let until = Instant::now() + self.hosted.stateful().hooks.timeout;
-        loop {
-            if self.is_there() && !self.is_refused().await {
-                return true;
-            }
-            if Instant::now() >= until {
-                return false;
-            }
-            sleep(PAUSE.0).await;
-        }
-    }
-
-    async fn ask<T>(
-        &self,
-        hook: Hook,
-        ask: impl AsyncFnOnce(&Application<'_>) -> Result<T, HookError>,
-    ) -> Result<T, HookError> {
-        let stateful = self.hosted.stateful();
-        let hooks = &stateful.hooks;
-        let at = self.application().ok_or(HookError { hook, fault: HookFault::Nowhere(hooks.port) })?;
-        ask(&Application { sockets: &*self.shared.inside, at, hooks }).await
-    }
-
-    /// Has the application go on as before. Returns whether it does.
-    async fn thaw(&self, tries: u32, leash: &Leash) -> bool {
-        self.try_often(Hook::Thaw, tries, leash, async |app: &Application<'_>| app.thaw().await).await
-    }
-
-    /// Asks so often, until it is done or not wanted any more. Returns whether it was done.
-    async fn try_often(
-        &self,
-        hook: Hook,
-        tries: u32,
-        leash: &Leash,
-        ask: impl AsyncFn(&Application<'_>) -> Result<(), HookError>,
-    ) -> bool {
-        let mut pause = PAUSE.0;
-        for left in (0..tries).rev() {
-            let Err(fault) = self.ask(hook, &ask).await else { return true };
-            let (migration, side) = (self.migration(), fault.fault.side());
-            tracing::warn!(migration, %fault, ?side, "the application did not do as it was asked");
-            // One that takes too long does so again, and somebody waits.
-            let is_slow = matches!(fault.fault, HookFault::Late(_)) && tries < u32::MAX;
-            if left == 0 || is_slow || leash.is_unwanted.get() {
-                break;
-            }
-            leash.rests.set(true);
-            sleep(pause).await;
-            leash.rests.set(false);
-            pause = (pause * 2).min(PAUSE.1);
-        }
-        false
-    }
-}
-
 /// What a place is, and of which epoch, for people.
 const fn phase(stand: Stand) -> (&'static str, Option<u64>) {
     match stand {
@@ -614,12 +479,6 @@ async fn ended<T>(work: Option<&mut Work<T>>) -> T {
         None => std::future::pending().await,
     }
 }
-
-/// How often it is looked whether the application is there.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// How long is waited before the application is asked again, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// How often an application is asked to take a state, within some two seconds.
 const RESTORE_TRIES: u32 = 5;

@@ -17,7 +17,8 @@ use lighter_migrate::{Command, Copy, Epoch, Order, PlaceId, Report, Source, Stam
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::super::run::{self, Known};
+use super::super::host::Known;
+use super::super::run;
 use super::super::wire::Told;
 use super::super::{Hosted, keep};
 use super::app::{App, stateful};
