@@ -1,6 +1,8 @@
 //! Requests to an instance of a Service with state, before applications of bytes or of the `h2` crate: they wait while the
 //! state moves, run where it is, and nowhere else.
 
+mod sent;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,30 +11,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
-use lighter_config::identity::Spiffe;
-use lighter_config::sidecar::{InboundConfig, SidecarConfig};
-use lighter_config::snapshot::authorization::Authorization;
 use lighter_config::snapshot::{
-    Hooks, Park, Port, Protocol, Secure, Service, Snapshot, StateClass, Stateful, TrafficPolicy,
+    Hooks, Park, Protocol, Service, Snapshot, StateClass, Stateful, TrafficPolicy,
 };
-use lighter_migrate::{Command, Digest, Epoch, Incarnation, Order, PlaceId, Running, Source, Stamp, Stand};
+use lighter_migrate::{
+    Command, Digest, Epoch, Incarnation, Order, PlaceAction, PlaceId, Running, Source, Stamp, Stand,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::world::*;
-use crate::carry::Call;
+use super::world::{self, *};
 use crate::error::Cause;
-use crate::identity::tests::Root;
-use crate::io::Io;
-use crate::link;
-use crate::link::accept::Caller;
-use crate::mesh::{Mesh, Target};
+use crate::mesh::Mesh;
 use crate::stateful::Hosted;
 use crate::stateful::wire::Told;
 use crate::tcp::{self, Onward};
 
 const LIFE: Incarnation = Incarnation(1);
 const EPOCH: Epoch = Epoch(1);
+const QUIESCE: Order = Order::Quiesce { patience: Duration::from_secs(3600), cut_streams: false };
 const PARK: Park = Park { requests: 8, bytes: 1 << 20, wait: Duration::from_secs(30) };
 
 /// An instance of the Service beside its place.
@@ -69,7 +66,7 @@ impl Instance {
     }
 
     fn quiesce(&self) {
-        self.command(2, Order::Quiesce { patience: Duration::from_secs(3600), cut_streams: false });
+        self.command(2, QUIESCE);
     }
 
     /// Nothing runs, so that it freezes.
@@ -122,15 +119,6 @@ fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>
     let service = Service::clone(snapshot.services.get(&name).unwrap());
     snapshot.services.insert(name, Arc::new(Service { state: Some(stateful.clone()), ..service }));
     (snapshot, stateful)
-}
-
-fn with_port(mut snapshot: Snapshot, change: impl FnOnce(&mut Port)) -> Snapshot {
-    let name = key().service;
-    let service = Service::clone(snapshot.services.get(&name).unwrap());
-    let mut port = Port::clone(&service.ports[0]);
-    change(&mut port);
-    snapshot.services.insert(name, Arc::new(Service { ports: vec![Arc::new(port)], ..service }));
-    snapshot
 }
 
 /// What an application got: whole requests in HTTP/1.1, in lower case.
@@ -264,6 +252,59 @@ fn a_request_that_runs_keeps_the_state_from_being_frozen_until_it_is_answered() 
 }
 
 #[test]
+fn between_two_tries_a_request_runs_on() {
+    run(async {
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut instance = Instance::new(app.local_addr().unwrap(), &[], PARK);
+        instance.world.upstream = Some(Protocol::Http);
+        let get = "GET / HTTP/1.1\r\nHost: echo\r\n\r\n";
+        let mut client = instance.world.socket_http1().await;
+        client.write_all(get.as_bytes()).await.unwrap();
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        let (mut tcp, _) = app.accept().await.unwrap();
+        request(&mut tcp, &mut String::new()).await.unwrap();
+        tcp.write_all(answer.as_bytes()).await.unwrap();
+        client.read_exact(&mut vec![0; answer.len()]).await.unwrap();
+        let send = instance.world.caller().await;
+        for turn in 2..4 {
+            // The connection that rested is closed on the next request, which is asked again.
+            let over_http2 = match turn {
+                2 => {
+                    client.write_all(get.as_bytes()).await.unwrap();
+                    None
+                }
+                _ => {
+                    let send = send.clone();
+                    Some(tokio::task::spawn_local(
+                        async move { call(&send, world::get("/"), b"", None).await },
+                    ))
+                }
+            };
+            request(&mut tcp, &mut String::new()).await.unwrap();
+            instance.command(turn * 2, QUIESCE);
+            drop(tcp);
+            tcp = app.accept().await.unwrap().0;
+            request(&mut tcp, &mut String::new()).await.unwrap();
+            assert_eq!(instance.running().unary, 1);
+            assert!(tokio::time::timeout(Duration::ZERO, freezes(&instance.hosted)).await.is_err());
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+            match over_http2 {
+                None => drop(client.read_exact(&mut vec![0; answer.len()]).await.unwrap()),
+                Some(answer) => assert_eq!(answer.await.unwrap().unwrap().body, b"ok"),
+            }
+            freezes(&instance.hosted).await;
+            let order = Order::Serve { epoch: EPOCH, from: Source::Kept };
+            instance.command(turn * 2 + 1, order);
+        }
+    });
+}
+
+/// Resolves once the application is asked to freeze.
+async fn freezes(hosted: &Hosted) {
+    while hosted.action().await != PlaceAction::Freeze {}
+}
+
+#[test]
 fn too_many_do_not_wait_and_none_waits_for_too_long() {
     run(async {
         let (app, got) = application("here").await;
@@ -320,122 +361,6 @@ fn an_instance_without_the_state_executes_nothing() {
         assert_eq!(answer.headers["grpc-status"], "14");
         assert_eq!(answer.headers["x-lighter-error"], "not_serving");
         assert!(got.borrow().is_empty(), "{got:?}");
-    });
-}
-
-#[test]
-fn what_waited_and_what_comes_goes_to_where_the_state_is() {
-    run(async {
-        let ((old, left), (new, got)) = (application("old").await, application("new").await);
-        let mut instance = Instance::new(old, &[new], PARK);
-        instance.freeze();
-        let forged = POST.replace("Host", "X-Lighter-Forwarded: 9\r\nHost");
-        let waited = tokio::task::spawn_local({
-            let client = instance.world.socket_http1().await;
-            async move { exchange(client, &forged).await }
-        });
-        instance.world.upstream = Some(Protocol::Http);
-        let send = instance.world.caller().await;
-        let both = send.clone();
-        let waited_too = tokio::task::spawn_local(async move { call(&both, post(), b"two", None).await });
-        instance.until_parked(2).await;
-        instance.moves(new);
-        assert!(waited.await.unwrap().ends_with("new"));
-        assert_eq!(waited_too.await.unwrap().unwrap().body, b"new");
-        assert_eq!(call(&send, post(), b"three", None).await.unwrap().body, b"new");
-        assert!(exchange(instance.world.socket_http1().await, POST).await.ends_with("new"));
-        assert!(left.borrow().is_empty(), "{left:?}");
-        let got = got.borrow();
-        assert_eq!(got.len(), 4);
-        for request in got.iter() {
-            let marks: Vec<_> = request.lines().filter(|line| line.starts_with("x-lighter-")).collect();
-            assert_eq!(marks, ["x-lighter-forwarded: 2"], "{request}");
-        }
-        instance.until(|| instance.running() == Running::default()).await;
-    });
-}
-
-#[test]
-fn where_the_state_is_may_be_known_a_little_later() {
-    run(async {
-        let ((old, _), (new, got)) = (application("old").await, application("new").await);
-        let instance = Instance::new(old, &[], PARK);
-        instance.freeze();
-        instance.moves(new);
-        let answer = tokio::task::spawn_local(exchange(instance.world.socket_http1().await, POST));
-        instance.until(|| instance.running().forwarded == 1).await;
-        let shared = &instance.world.worker.shared;
-        let (snapshot, _) = keeping_state(snapshot(&[new], TrafficPolicy::default()), PARK);
-        let mut mesh = Mesh::build(Arc::new(snapshot), &shared.mesh.load());
-        mesh.hosted = Some(instance.hosted.clone());
-        shared.mesh.store(Arc::new(mesh));
-        assert!(answer.await.unwrap().ends_with("new"));
-        assert_eq!(got.borrow().len(), 1);
-    });
-}
-
-#[test]
-fn a_place_that_is_gone_is_said_not_to_have_executed_anything() {
-    run(async {
-        let (old, left) = application("old").await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let gone = listener.local_addr().unwrap();
-        drop(listener);
-        let instance = Instance::new(old, &[gone], PARK);
-        instance.freeze();
-        instance.moves(gone);
-        let answer = exchange(instance.world.socket_http1().await, POST).await;
-        assert!(answer.contains("x-lighter-error: connect_refused"), "{answer}");
-        assert!(left.borrow().is_empty(), "{left:?}");
-        instance.until(|| instance.running() == Running::default()).await;
-    });
-}
-
-#[test]
-fn a_request_that_was_sent_on_was_judged_where_it_came_in_and_only_of_the_service_s_own_that_is_believed() {
-    const OWN: &str = "spiffe://mesh.lighter/ns/default/sa/echo";
-    const OTHER: &str = "spiffe://mesh.lighter/ns/default/sa/other";
-    const FIRST: &str = "URI=spiffe://mesh.lighter/ns/default/sa/web";
-    run(async {
-        let (app, got) = application("here").await;
-        let mut snapshot = snapshot(&[], TrafficPolicy::default());
-        // No rule allows anything.
-        let nobody = Authorization { allow: vec!["default/nobody".into()], ..Authorization::default() };
-        snapshot.authorization.insert(key(), Arc::new(nobody));
-        let mut instance = Instance::without_state(app, snapshot, PARK);
-        instance.command(1, Order::Serve { epoch: EPOCH, from: Source::Nothing });
-        instance.hosted.with(|place, _, out| place.opened(true, out));
-        assert!(instance.world.worker.shared.identity.set(Root::new().identity(OWN)).is_ok());
-        let sent_on = POST.replace(
-            "Host",
-            &format!("X-Lighter-Forwarded: 1\r\nX-Forwarded-For: 198.18.0.1\r\nX-Forwarded-Client-Cert: {FIRST}\r\nHost"),
-        );
-        instance.world.upstream = Some(Protocol::Http);
-        for caller in [None, Some(OTHER), Some(OWN)] {
-            instance.world.caller = caller.and_then(|caller| Caller::new(Spiffe::parse(caller).unwrap()));
-            let answer = exchange(instance.world.socket_http1().await, &sent_on).await;
-            let mut marked = post();
-            for (name, value) in [("x-lighter-forwarded", "1"), ("x-forwarded-client-cert", FIRST)] {
-                marked.headers_mut().insert(name, value.parse().unwrap());
-            }
-            let over_http2 =
-                call(&instance.world.caller().await, marked.clone(), b"two", None).await.unwrap();
-            if caller == Some(OWN) {
-                assert!(answer.ends_with("here"), "{answer}");
-                assert_eq!(over_http2.status, 200);
-            } else {
-                assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
-                assert_eq!(over_http2.status, 403);
-            }
-        }
-        let got = got.borrow();
-        assert_eq!(got.len(), 2);
-        for request in got.iter() {
-            assert!(!request.contains("x-lighter-"), "{request}");
-            let who: Vec<_> = request.lines().filter(|line| line.contains("client-cert")).collect();
-            assert_eq!(who, [format!("x-forwarded-client-cert: {FIRST}").to_lowercase()]);
-        }
-        assert!(got.iter().any(|request| request.contains("x-forwarded-for: 198.18.0.1\r\n")), "{got:?}");
     });
 }
 
@@ -505,75 +430,5 @@ fn a_connection_meets_the_place_once_its_service_has_state() {
         let answer = exchange(client, &POST.replace("one", "two")).await;
         assert!(answer.contains("x-lighter-error: not_serving"), "{answer}");
         assert_eq!(got.borrow().len(), 1);
-    });
-}
-
-#[test]
-fn what_goes_on_by_a_link_is_known_there_for_what_it_is() {
-    const OWN: &str = "spiffe://mesh.lighter/ns/default/sa/echo";
-    const WEB: &str = "spiffe://mesh.lighter/ns/default/sa/web";
-    run(async {
-        let ((old, left), (new, got)) = (application("old").await, application("new").await);
-        let root = Root::new();
-        // The instance to which the state has moved lets nobody in by itself.
-        let (links, listen) =
-            (TcpListener::bind("127.0.0.1:0").await.unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
-        let inbound = InboundConfig { listen, app: new, port: Some(80), protocol: Protocol::Http };
-        let config = SidecarConfig { service: Some("echo".into()), inbound: vec![inbound], ..config() };
-        let mut listed = snapshot(&[], TrafficPolicy::default());
-        let nobody = Authorization { allow: vec!["default/nobody".into()], ..Authorization::default() };
-        listed.authorization.insert(key(), Arc::new(nobody));
-        let listed = with_port(listed, |port| port.protocol = Protocol::Http);
-        let (listed, stateful) = keeping_state(listed, PARK);
-        let there = Hosted::new(&stateful, LIFE);
-        let mut mesh = Mesh::build(Arc::new(listed), &Mesh::default());
-        mesh.hosted = Some(there.clone());
-        let target = Target::of(mesh.destination(&key()).unwrap().clone());
-        let far = World::of_config(config, mesh, target);
-        let far = Instance { world: far, hosted: there };
-        far.command(1, Order::Serve { epoch: Epoch(2), from: Source::Nothing });
-        far.hosted.with(|place, _, out| place.opened(true, out));
-        assert!(far.world.worker.shared.identity.set(root.identity(OWN)).is_ok());
-        let worker = far.world.worker.clone();
-        let address = links.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            loop {
-                let (tcp, peer) = links.accept().await.unwrap();
-                let ticket = worker.connections.enter();
-                let call = Call { worker: worker.clone(), io: Io::new(tcp), peer, ticket };
-                if let Some(engine) = link::serve::accepted(call).await {
-                    tokio::task::spawn_local(engine);
-                }
-            }
-        });
-        let listed = with_port(snapshot(&[listen], TrafficPolicy::default()), |port| {
-            port.endpoints[0].secure = Some(Secure { identity: OWN.into(), link: Some(address) });
-        });
-        let mut near = Instance::without_state(old, listed, PARK);
-        near.command(1, Order::Serve { epoch: EPOCH, from: Source::Nothing });
-        near.hosted.with(|place, _, out| place.opened(true, out));
-        assert!(near.world.worker.shared.identity.set(root.identity(OWN)).is_ok());
-        near.world.caller = Caller::new(Spiffe::parse(WEB).unwrap());
-        near.freeze();
-        near.moves(listen);
-        assert!(exchange(near.world.socket_http1().await, POST).await.ends_with("new"));
-        near.world.upstream = Some(Protocol::Http);
-        assert_eq!(call(&near.world.caller().await, post(), b"two", None).await.unwrap().body, b"new");
-        near.world.upstream = Some(Protocol::Http2);
-        assert_eq!(call(&near.world.caller().await, post(), b"three", None).await.unwrap().body, b"new");
-        assert!(left.borrow().is_empty(), "{left:?}");
-        for request in got.borrow().iter() {
-            assert!(!request.contains("x-lighter-"), "{request}");
-            assert!(request.contains(&format!("x-forwarded-client-cert: uri={WEB}\r\n")), "{request}");
-            assert!(request.contains("x-forwarded-for: 127.0.0.1\r\n"), "{request}");
-        }
-        assert_eq!(got.borrow().len(), 3);
-        // It has moved on from there too: one hop, and no further.
-        far.freeze_of(Epoch(2));
-        far.command_with(3, Order::Move { to: PlaceId(1), epoch: Epoch(3) }, BTreeMap::from([(80, old)]));
-        let answer = exchange(near.world.socket_http1().await, POST).await;
-        assert!(answer.contains("x-lighter-error: not_serving"), "{answer}");
-        near.until(|| near.running() == Running::default()).await;
-        far.until(|| far.running() == Running::default()).await;
     });
 }
