@@ -1,5 +1,6 @@
 //! An endpoint that was picked, from the pick to what came of it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -173,6 +174,19 @@ impl Picked {
                 self.held = held;
                 None
             }
+        }
+    }
+
+    /// Whether it came to a Service with state.
+    pub(crate) fn is_let_in(&self) -> bool {
+        matches!(self.held, Held::LetIn(_))
+    }
+
+    /// Resolves once it is to be cut, where that can come: for what does not end by itself.
+    pub(crate) fn cut(&self) -> Option<Pin<Box<dyn Future<Output = ()> + '_>>> {
+        match &self.held {
+            Held::LetIn(let_in) => Some(Box::pin(let_in.cut())),
+            _ => None,
         }
     }
 

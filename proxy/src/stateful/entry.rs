@@ -56,13 +56,20 @@ pub(super) enum Counted {
 pub(crate) struct Inside {
     hosted: Arc<Hosted>,
     counted: Counted,
+    /// How often what ran had been cut when it came.
+    since: u64,
 }
 
 impl Inside {
     /// One that is counted already.
     #[inline]
-    pub(super) fn new(hosted: Arc<Hosted>, counted: Counted) -> Self {
-        Inside { hosted, counted }
+    pub(super) fn new(hosted: Arc<Hosted>, counted: Counted, since: u64) -> Self {
+        Inside { hosted, counted, since }
+    }
+
+    /// Resolves once it is to be cut, if it is something that does not end by itself.
+    pub(super) async fn cut(&self) {
+        self.hosted.cut(self.since).await;
     }
 }
 
@@ -86,8 +93,10 @@ pub(crate) struct Parked {
 /// What is said to one who waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Told {
-    Run,
-    Forward,
+    /// After so many cuts.
+    Run(u64),
+    /// The same.
+    Forward(u64),
     Refuse(Refusal),
 }
 
@@ -102,9 +111,10 @@ impl Parked {
     }
 
     fn entry(&self, told: Told) -> Entry {
+        let inside = |counted, since| Inside::new(self.hosted.clone(), counted, since);
         match told {
-            Told::Run => Entry::Run(Inside::new(self.hosted.clone(), Counted::Here(self.what))),
-            Told::Forward => Entry::Forward(Inside::new(self.hosted.clone(), Counted::Forwarded)),
+            Told::Run(since) => Entry::Run(inside(Counted::Here(self.what), since)),
+            Told::Forward(since) => Entry::Forward(inside(Counted::Forwarded, since)),
             Told::Refuse(refusal) => Entry::Refuse(refusal),
         }
     }

@@ -33,11 +33,11 @@ pub(crate) struct LetIn {
 
 enum Stands {
     /// It runs here.
-    Here { _inside: Inside },
+    Here(Inside),
     /// What becomes of it is not known yet, or where it goes.
     Waits(Entry, Arc<Gate>, Arc<Shared>),
     /// It runs at this endpoint, where the Service is now in that epoch.
-    Sent { _inside: Inside, endpoint: Arc<Endpoint>, epoch: Epoch },
+    Sent { inside: Inside, endpoint: Arc<Endpoint>, epoch: Epoch },
     /// It was refused.
     Nowhere,
 }
@@ -61,7 +61,7 @@ impl Gate {
         admit: impl FnOnce() -> Result<Option<Admitted>, Cause>,
     ) -> Result<LetIn, Cause> {
         match self.hosted.arrive(came) {
-            Entry::Run(inside) => Ok(LetIn { admitted: admit()?, stands: Stands::Here { _inside: inside } }),
+            Entry::Run(inside) => Ok(LetIn { admitted: admit()?, stands: Stands::Here(inside) }),
             Entry::Refuse(refusal) => Err(cause(refusal.cause)),
             entry => Ok(LetIn { stands: Stands::Waits(entry, self.clone(), shared.clone()), admitted: None }),
         }
@@ -106,13 +106,13 @@ impl LetIn {
             Entry::Run(inside) => {
                 // It was promised to run: as many as that are bounded by how many may wait.
                 self.admitted = gate.admission.as_ref().map(Admission::again);
-                self.stands = Stands::Here { _inside: inside };
+                self.stands = Stands::Here(inside);
                 Ok(None)
             }
             Entry::Forward(inside) => {
                 let endpoint = gate.there(&shared).await?;
                 let epoch = gate.hosted.moved_epoch();
-                self.stands = Stands::Sent { _inside: inside, endpoint: endpoint.clone(), epoch };
+                self.stands = Stands::Sent { inside, endpoint: endpoint.clone(), epoch };
                 Ok(Some(endpoint))
             }
             Entry::Refuse(refusal) => Err(cause(refusal.cause)),
@@ -125,6 +125,14 @@ impl LetIn {
         match &self.stands {
             Stands::Sent { endpoint, epoch, .. } => Some((endpoint, *epoch)),
             _ => None,
+        }
+    }
+
+    /// Resolves once it is to be cut, for what does not end by itself.
+    pub(crate) async fn cut(&self) {
+        match &self.stands {
+            Stands::Here(inside) | Stands::Sent { inside, .. } => inside.cut().await,
+            Stands::Waits(..) | Stands::Nowhere => {}
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ pub struct Hosted {
     /// What runs while it serves, and nobody has the lock.
     count: Count,
     inner: Mutex<Inner>,
+    /// How often what runs was to be cut, and that it is.
+    cuts: AtomicU64,
+    cut: Notify,
     /// There is something to do for the executor.
     more: Notify,
     /// What is due may be due earlier.
@@ -82,6 +86,8 @@ impl Hosted {
         let hosted = Arc::new(Hosted {
             count: Count::default(),
             inner: Mutex::new(inner),
+            cuts: AtomicU64::new(0),
+            cut: Notify::new(),
             more: Notify::new(),
             due: Notify::new(),
             reports: watch::Sender::new(None),
@@ -120,8 +126,10 @@ impl Hosted {
     #[inline]
     pub(crate) fn arrive(self: &Arc<Self>, came: Came) -> Entry {
         let what = if came.is_stream { What::Stream } else { What::Unary };
+        // Before it is counted: whatever cuts from then on means this one too.
+        let since = self.cuts();
         if self.count.enter(what) {
-            return Entry::Run(Inside::new(self.clone(), Counted::Here(what)));
+            return Entry::Run(Inside::new(self.clone(), Counted::Here(what), since));
         }
         self.ask(came, what)
     }
@@ -145,14 +153,15 @@ impl Hosted {
                 is_kept: false,
                 is_forwarded: came.is_forwarded,
             };
+            let inside = |counted| Inside::new(self.clone(), counted, self.cuts());
             match inner.place.arrive(arrival, *now, out) {
-                Verdict::Run => Entry::Run(Inside::new(self.clone(), Counted::Here(what))),
+                Verdict::Run => Entry::Run(inside(Counted::Here(what))),
                 Verdict::Park => {
                     let (tell, told) = oneshot::channel();
                     inner.waiting.insert(id, Waiting { tell, what });
                     Entry::Park(Parked::new(self.clone(), id, what, told))
                 }
-                Verdict::Forward(_) => Entry::Forward(Inside::new(self.clone(), Counted::Forwarded)),
+                Verdict::Forward(_) => Entry::Forward(inside(Counted::Forwarded)),
                 Verdict::Refuse(refusal) => Entry::Refuse(refusal),
             }
         });
@@ -163,6 +172,24 @@ impl Hosted {
             Entry::Refuse(refusal) => self.metrics.refused(refusal.cause),
         }
         entry
+    }
+
+    /// How often what runs was to be cut: connections that were upgraded, and opaque ones. Requests end by themselves, within
+    /// the time that they have, as what becomes of them could not be said to their callers otherwise.
+    #[inline]
+    fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
+    }
+
+    /// Resolves once there were more cuts than these.
+    pub(super) async fn cut(&self, since: u64) {
+        loop {
+            let cut = self.cut.notified();
+            if self.cuts() != since {
+                return;
+            }
+            cut.await;
+        }
     }
 
     /// What was counted so has ended.
@@ -240,10 +267,7 @@ impl Hosted {
         self.step(|step| what(&mut step.inner.place, step.now, step.out))
     }
 
-    /// What the executor is to do next. Of requests and reports it is none.
-    ///
-    /// Nothing is cut yet: [`CutStreams`](PlaceAction::CutStreams) and [`CutAll`](PlaceAction::CutAll) come along, and what runs
-    /// ends by itself.
+    /// What the executor is to do next. Of requests and reports it is none, nor of what is to be cut.
     pub async fn action(&self) -> PlaceAction {
         loop {
             let more = self.more.notified();
@@ -301,10 +325,10 @@ impl Hosted {
                     self.metrics.stands(report.stand);
                     self.reports.send_replace(Some((report, inner.place.parked().len() as u64)));
                 }
-                PlaceAction::Run(id) => inner.tell(id, entry::Told::Run, &mut told),
+                PlaceAction::Run(id) => inner.tell(id, entry::Told::Run(self.cuts()), &mut told),
                 PlaceAction::Forward(id, _) => {
                     self.metrics.forwarded();
-                    inner.tell(id, entry::Told::Forward, &mut told);
+                    inner.tell(id, entry::Told::Forward(self.cuts()), &mut told);
                 }
                 PlaceAction::Refuse(id, refusal) => {
                     self.metrics.refused(refusal.cause);
@@ -312,6 +336,10 @@ impl Hosted {
                 }
                 // Without a journal, answers go as they come.
                 PlaceAction::Append(..) | PlaceAction::Answer(_) | PlaceAction::AnswerUnknown(_) => {}
+                PlaceAction::CutStreams | PlaceAction::CutAll => {
+                    self.cuts.fetch_add(1, Ordering::Release);
+                    self.cut.notify_waiters();
+                }
                 action => {
                     inner.queue.push_back(action);
                     is_more = true;
@@ -340,8 +368,8 @@ impl Hosted {
         for (Waiting { tell, what }, verdict) in told {
             match tell.send(verdict) {
                 // Whoever waited is gone, and never began.
-                Err(entry::Told::Run) => self.ended(Counted::Here(what)),
-                Err(entry::Told::Forward) => self.ended(Counted::Forwarded),
+                Err(entry::Told::Run(_)) => self.ended(Counted::Here(what)),
+                Err(entry::Told::Forward(_)) => self.ended(Counted::Forwarded),
                 Ok(()) | Err(entry::Told::Refuse(_)) => {}
             }
         }

@@ -195,7 +195,7 @@ impl Executor {
             // There is no journal.
             PlaceAction::Recover(_) => hosted.with(|place, _, out| place.opened(false, out)),
             PlaceAction::Discard => self.give_up_taking(),
-            // Nothing is cut yet: what runs ends by itself.
+            // What is cut hears of it where it runs.
             PlaceAction::CutStreams | PlaceAction::CutAll => {}
             // Of requests and reports the place's owner takes care.
             PlaceAction::Report(_)

@@ -46,14 +46,15 @@ pub(crate) enum Talk {
 }
 
 /// Passes bytes both ways until both ended. The end of one way is passed on and leaves the other open. Whatever
-/// breaks it (a reset, `idle` without a byte, the drain's deadline) closes both sides with a reset, so that no cut
-/// looks like an end.
+/// breaks it (a reset, `idle` without a byte, the drain's deadline, `is_cut`) closes both sides with a reset,
+/// so that no cut looks like an end.
 pub(crate) async fn relay(
     talk: Talk,
     downstream: &mut Io,
     upstream: &mut Io,
     idle: Option<Duration>,
     ticket: &Ticket,
+    mut is_cut: impl FnMut(&mut Context<'_>) -> bool,
 ) -> Relayed {
     let mut there = Way::new(std::mem::take(&mut downstream.early));
     let mut back = Way::new(std::mem::take(&mut upstream.early));
@@ -69,6 +70,9 @@ pub(crate) async fn relay(
         }
         if ticket.phase() == Phase::Draining {
             back.say_goodbye();
+        }
+        if is_cut(cx) {
+            return Poll::Ready(Some(Cause::NotServing));
         }
         let before = there.moved + back.moved;
         let went = there.poll(cx, down, up).map_err(|broken| match broken {
@@ -376,7 +380,7 @@ mod tests {
         let relay = async move {
             let mut down = Io::with_early(down, Bytes::from_static(early));
             let mut up = Io::new(up);
-            relay(Talk::Opaque, &mut down, &mut up, idle, &ticket).await
+            relay(Talk::Opaque, &mut down, &mut up, idle, &ticket, |_| false).await
         };
         (client, server, relay, connections)
     }
@@ -388,7 +392,7 @@ mod tests {
         let connections = Connections::new();
         let ticket = connections.enter();
         let (mut down, mut up) = (Io::new(down), Io::new(up));
-        let relay = relay(Talk::WebSocket, &mut down, &mut up, None, &ticket);
+        let relay = relay(Talk::WebSocket, &mut down, &mut up, None, &ticket, |_| false);
         let talk = async {
             let mut heard = [0; 4];
             server.write_all(b"\x81\x03wh").await.unwrap();

@@ -336,7 +336,12 @@ impl Connection {
         let idle = self.target.as_ref().and_then(|target| target.destination.policy().idle_timeout);
         self.ticket.carries(Kind::Upgraded);
         let talk = if self.exchange.websocket { Talk::WebSocket } else { Talk::Opaque };
-        let relayed = tcp::relay(talk, &mut self.down, &mut up.io, idle, &self.ticket).await;
+        let kept = self.exchange.kept.take();
+        let mut cut = kept.as_deref().map(|kept| Box::pin(kept.cut()));
+        let is_cut = |cx: &mut std::task::Context<'_>| {
+            cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready())
+        };
+        let relayed = tcp::relay(talk, &mut self.down, &mut up.io, idle, &self.ticket, is_cut).await;
         self.exchange.upload.moved += relayed.bytes_in;
         self.exchange.download.moved += relayed.bytes_out;
         self.account(relayed.cause, self.exchange.began.elapsed());

@@ -22,10 +22,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::world::{self, *};
 use crate::error::Cause;
+use crate::io::Io;
 use crate::mesh::Mesh;
 use crate::stateful::Hosted;
 use crate::stateful::wire::Told;
-use crate::tcp::{self, Onward};
+use crate::tcp::{self, Onward, Opaque};
+use crate::telemetry::Spoken;
 
 const LIFE: Incarnation = Incarnation(1);
 const EPOCH: Epoch = Epoch(1);
@@ -387,6 +389,48 @@ fn an_upgraded_connection_runs_until_it_ends() {
         assert_eq!((instance.running().unary, instance.running().streams), (0, 1));
         drop(client);
         instance.until(|| instance.running() == Running::default()).await;
+    });
+}
+
+#[test]
+fn what_would_not_end_is_cut_where_that_is_asked_for() {
+    run(async {
+        let app = raw(|mut tcp| async move {
+            let _ = request(&mut tcp, &mut String::new()).await;
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+            let _ = tcp.write_all(answer.as_bytes()).await;
+            let mut room = [0; 64];
+            while let Ok(1..) = tcp.read(&mut room).await {}
+        })
+        .await;
+        let instance = Instance::new(app, &[], PARK);
+        let mut client = instance.world.socket_http1().await;
+        let upgrade = "GET / HTTP/1.1\r\nHost: echo\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        client.write_all(upgrade.as_bytes()).await.unwrap();
+        client.read_exact(&mut [0; 12]).await.unwrap();
+        // An opaque one too.
+        let worker = instance.world.worker.clone();
+        let onward = Onward::Port(instance.world.target.clone());
+        let peer = "198.18.0.1:1".parse().unwrap();
+        let (began, name) = (std::time::Instant::now(), String::new());
+        let opaque = Opaque { worker: worker.clone(), onward, peer, spoken: Spoken::Tcp, name, began };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let downstream = Io::new(listener.accept().await.unwrap().0);
+        let upstream = opaque.reach().await.ok().unwrap();
+        tokio::task::spawn_local(opaque.carry(downstream, upstream, worker.connections.enter()));
+        let patience = Duration::from_millis(5);
+        instance.command(2, Order::Quiesce { patience, cut_streams: true });
+        assert_eq!(instance.running().streams, 2);
+        let frozen = freezes(&instance.hosted);
+        tokio::select! {
+            () = frozen => {}
+            () = instance.hosted.keep_time() => unreachable!("it goes on"),
+        }
+        assert_eq!(instance.running(), Running::default());
+        let mut rest = Vec::new();
+        assert!(caller.read_to_end(&mut rest).await.is_err(), "no cut looks like an end");
+        assert!(client.read_to_end(&mut rest).await.is_err());
     });
 }
 

@@ -8,7 +8,6 @@ use lighter_config::snapshot::{Port, Secure};
 use super::*;
 use crate::carry::Call;
 use crate::identity::tests::Root;
-use crate::io::Io;
 use crate::link;
 use crate::link::accept::Caller;
 use crate::mesh::Target;
