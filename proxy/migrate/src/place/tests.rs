@@ -300,3 +300,55 @@ fn what_only_reads_waits_for_what_it_may_have_seen() {
     // The journal is another's: so is the service.
     assert_eq!(bench.place.stand(), Stand::Void { why: Why::Deposed });
 }
+
+#[test]
+fn one_that_nobody_waits_for_any_more_never_runs() {
+    let mut bench = Bench::serving(Class::Volatile);
+    assert_eq!(bench.quiesce(false), [Action::Freeze]);
+    for id in 0..2 {
+        assert_eq!(bench.arrive(arrival(id)), Verdict::Park);
+    }
+    bench.place.withdrawn(RequestId(0), &mut bench.out);
+    bench.place.withdrawn(RequestId(7), &mut bench.out);
+    assert_eq!((bench.place.parked().len(), bench.place.parked().bytes()), (1, 10));
+    let epoch = EPOCH;
+    let thawed = bench.order(Order::Serve { epoch, from: Source::Kept }, Duration::ZERO);
+    assert_eq!(thawed, [Action::Thaw, Action::Run(RequestId(1))]);
+}
+
+#[test]
+fn whoever_counts_what_runs_while_it_serves_gives_that_back_before_anything_is_decided() {
+    let mut bench = Bench::serving(Class::Volatile);
+    assert_eq!(bench.place.give_running(), Some((0, 0)));
+    bench.place.take_running(1, 1);
+    assert_eq!(bench.quiesce(false), [], "both run");
+    assert_eq!(bench.place.give_running(), None, "it does not serve");
+    for kind in [Kind::Unary, Kind::Stream] {
+        bench.place.finished(RequestId(0), kind, End::Read, Duration::ZERO, &mut bench.out);
+    }
+    assert!(bench.done().contains(&Action::Freeze));
+}
+
+#[test]
+fn in_another_life_nothing_waits_and_what_runs_has_to_end_before_it_begins() {
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.arrive(arrival(0));
+    bench.quiesce(false);
+    bench.arrive(arrival(1));
+    let life = Incarnation(2);
+    bench.place.renew(life, &mut bench.out);
+    let refusal = Refusal { cause: RefusalCause::NotHere, hint: None };
+    assert_eq!(bench.done(), [Action::Refuse(RequestId(1), refusal)]);
+    assert_eq!((bench.place.stand(), bench.place.incarnation()), (Stand::Empty, life));
+    let (epoch, stamp) = (EPOCH.next(), Stamp { migration: 2, term: 1, sequence: 1 });
+    let order = Order::Serve { epoch, from: Source::Nothing };
+    // What was for the life before is not for this one.
+    for (incarnation, then) in [(LIFE, Stand::Empty), (life, Stand::Opening { epoch })] {
+        let command = Command { stamp, incarnation: Some(incarnation), order };
+        bench.place.command(command, Duration::ZERO, &mut bench.out);
+        assert_eq!(bench.place.stand(), then);
+    }
+    assert!(!bench.done().contains(&Action::Begin(epoch)));
+    bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
+    assert!(bench.done().contains(&Action::Begin(epoch)));
+}
