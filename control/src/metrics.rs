@@ -36,6 +36,8 @@ pub struct Metrics {
     probes: [AtomicU64; 2],
     /// Migrations that are over, by their outcome.
     pub migrations: [AtomicU64; Outcome::ALL.len()],
+    /// Times that the state of a Service was lost.
+    pub state_losses: AtomicU64,
     /// Time in the phases of migrations, in microseconds.
     phases: [AtomicU64; PHASES.len()],
     reviews: [AtomicU64; Reviewed::ALL.len()],
@@ -195,6 +197,11 @@ pub fn render(state: &State, now: Instant) -> String {
         ("registrations_total", "Registrations that were taken.", &metrics.registrations),
         ("refused_registrations_total", "Registrations that were refused.", &metrics.refused_registrations),
         ("expired_leases_total", "Leases that ended without a word.", &metrics.expired_leases),
+        (
+            "state_losses_total",
+            "Times that the state of a Service was lost, or may be.",
+            &metrics.state_losses,
+        ),
         ("plans_total", "Rounds in which it was planned where functions are active.", &metrics.plans),
         ("told_plans_total", "Plans that devices were told, as others than before.", &metrics.told_plans),
     ] {

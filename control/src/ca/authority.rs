@@ -401,7 +401,7 @@ impl CaError {
 }
 
 /// Bytes that nobody can guess.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], CaError> {
+pub fn random<const N: usize>() -> Result<[u8; N], CaError> {
     let mut bytes = [0; N];
     provider().secure_random.fill(&mut bytes).map_err(|_| CaError::Random)?;
     Ok(bytes)

@@ -20,7 +20,7 @@ mod token;
 
 pub mod command;
 
-pub use authority::{Authority, CaError, Issued, Step};
+pub use authority::{Authority, CaError, Issued, Step, random};
 pub use root::RootInfo;
 pub use tls::Tls;
 pub use token::TokenInfo;

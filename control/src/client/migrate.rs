@@ -18,7 +18,7 @@ use crate::output;
 /// Arguments of `lighter migrate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which Service; it keeps nothing between requests
+    /// Which Service; what it keeps between requests moves with it, if its `state` says how
     #[arg(value_name = "SERVICE", value_parser = files::name, required_unless_present = "abort")]
     service: Option<String>,
     /// The instance where it is, as `get sidecars` calls it: `NAMESPACE/SERVICE/INSTANCE`, or `INSTANCE` alone
@@ -69,7 +69,6 @@ pub fn execute(args: &Args) -> miette::Result<Exit> {
         "metadata": {"name": name, "namespace": args.namespace},
         "spec": {
             "service": service,
-            "class": "stateless",
             "from": {"instance": instance(from)},
             "to": {"instance": instance(to)},
         },

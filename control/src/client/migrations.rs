@@ -58,7 +58,7 @@ fn titles(wide: bool, spaces: bool) -> Vec<&'static str> {
         titles.insert(0, "NAMESPACE");
     }
     if wide {
-        titles.extend(["PHASES", "LEFT"]);
+        titles.extend(["PHASES", "LEFT", "CLASS", "OWNER", "EPOCH", "LOSSES"]);
     }
     titles.push("BECAUSE");
     titles
@@ -84,7 +84,11 @@ fn row(shown: &Shown, wide: bool, spaces: bool, now: u128) -> Vec<String> {
         let phases: Vec<String> =
             shown.phases.iter().map(|entered| format!("{}+{}ms", entered.phase, entered.after)).collect();
         row.push(if phases.is_empty() { dash() } else { phases.join(",") });
-        row.push(shown.left.map_or_else(dash, |left| left.to_string()));
+        let number = |number: Option<u64>| number.map_or_else(dash, |number| number.to_string());
+        row.push(number(shown.left));
+        row.push(shown.class.clone().unwrap_or_else(dash));
+        row.push(shown.owner.clone().unwrap_or_else(dash));
+        row.extend([number(shown.epoch), number(shown.losses)]);
     }
     row.push(shown.because.clone().unwrap_or_else(dash));
     row
@@ -104,6 +108,10 @@ mod tests {
             service: "default/shop".into(),
             from: "a".into(),
             to: "b".into(),
+            class: Some("volatile".into()),
+            owner: Some("a".into()),
+            epoch: Some(7),
+            losses: Some(0),
             phase: "aborted".into(),
             phases: vec![phase("plan", 0), phase("aborted", 1500)],
             outcome: Some(Outcome::Aborted),
@@ -117,7 +125,10 @@ mod tests {
         assert_eq!(wide.len(), titles(true, true).len());
         let told = ["default", "shop-1", "default/shop", "a", "b", "aborted", "aborted", "1.50s", "62s"];
         assert_eq!(wide[..9], told);
-        assert_eq!(wide[9..], ["plan+0ms,aborted+1500ms", "-", "somebody asked for it"]);
+        assert_eq!(
+            wide[9..],
+            ["plan+0ms,aborted+1500ms", "-", "volatile", "a", "7", "0", "somebody asked for it"]
+        );
         let waits = Shown { began: None, took: None, outcome: None, because: None, ..shown };
         assert_eq!(row(&waits, false, false, 0)[5..], ["-", "-", "-", "-"]);
     }

@@ -215,16 +215,17 @@ impl Contents {
 
     /// The endpoints of a port: those of its resource that answer their probe, and those that are registered. An instance
     /// knows better than its resource whether it takes traffic; but what an operator wrote of an endpoint's share and priority
-    /// holds.
+    /// holds. Of a Service with state nobody serves who is not registered.
     fn endpoints(&self, port: &Port) -> Vec<EndpointSpec> {
         let nobody = Arc::default();
         let registered = self.registered.get(&port.key).unwrap_or(&nobody);
         let of = |address, among: &[EndpointSpec]| among.iter().find(|one| one.address == address).cloned();
         let unwell = self.unwell.get(&port.key);
+        let has_state = self.service(&port.key.service).is_some_and(|service| service.state.is_some());
         let configured = port.endpoints.iter().filter(|EndpointSpec { address, .. }| {
             let is_known =
                 of(*address, &registered.listed).is_some() || registered.unlisted.contains(address);
-            !is_known && !unwell.is_some_and(|unwell| unwell.contains(address))
+            !has_state && !is_known && !unwell.is_some_and(|unwell| unwell.contains(address))
         });
         let listed = registered.listed.iter().map(|one| match of(one.address, &port.endpoints) {
             Some(EndpointSpec { weight, priority, locality, .. }) => {

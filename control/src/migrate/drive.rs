@@ -2,9 +2,11 @@
 //!
 //! A place of a stateless service is an instance that is registered; whether it serves is whether callers are told of it, which
 //! is decided and kept here. So what a sidecar would say of itself as a place follows from its registration, and most orders
-//! to places are done by what is kept. What only the old place's sidecar can say is what callers have under way there.
+//! to places are done by what is kept. What only the old place's sidecar can say is what callers have under way there. What is
+//! different of a Service with state is in `stateful`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,7 @@ use crate::store::StoreError;
 pub(super) struct Driver {
     pub(super) story: Story,
     pub(super) service: ServiceName,
-    coordinator: Coordinator,
+    pub(super) coordinator: Coordinator,
     /// What is to be done, in its order.
     todo: VecDeque<Action>,
     /// Something of the story is not written yet.
@@ -37,6 +39,8 @@ pub(super) struct Driver {
     draining: Option<Draining>,
     /// Callers are told of this epoch by this change of the index.
     telling: Option<(Epoch, u64)>,
+    /// Of a Service with state: once it is over nobody is waited for.
+    pub(super) is_settled: bool,
     /// It went on where another control plane was: its clients are waited for.
     is_resumed: bool,
     /// Before that nothing is done: the store did not take what it was to write.
@@ -45,9 +49,9 @@ pub(super) struct Driver {
 
 /// What a place has said.
 #[derive(Default)]
-struct Place {
+pub(super) struct Place {
     heard: Stamp,
-    said: Option<Report>,
+    pub(super) said: Option<Report>,
     /// It was asked to say it again.
     is_asked: bool,
 }
@@ -75,15 +79,20 @@ pub(super) struct World<'w> {
 }
 
 impl World<'_> {
-    fn time(&self) -> Duration {
+    pub(super) fn time(&self) -> Duration {
         self.now.saturating_duration_since(self.start)
+    }
+
+    /// Whether whoever was there before this control plane began has had the time to come back.
+    pub(super) fn are_all_back(&self) -> bool {
+        self.time() >= self.state.config.lease
     }
 }
 
 impl Driver {
     /// Begins.
     pub(super) fn begin(mut story: Story, service: ServiceName, moved: &Moved, world: &World<'_>) -> Self {
-        let cell = story.begin(moved.epoch);
+        let cell = story.begin(moved);
         let mut out = Vec::new();
         let coordinator = Coordinator::new(story.plan(), cell, world.time(), &mut out);
         Driver::with(story, service, coordinator, out)
@@ -121,6 +130,7 @@ impl Driver {
             is_discarded: false,
             draining: None,
             telling: None,
+            is_settled: false,
             is_resumed: false,
             rests_until: None,
         }
@@ -145,7 +155,13 @@ impl Driver {
             let mut out = Vec::new();
             let presence = Role::BOTH.map(|role| self.presence(role, world));
             for role in Role::BOTH {
-                self.report(role, &presence, world, &mut out);
+                match self.has_state() {
+                    true => self.hear(role, presence[role as usize].as_ref(), world, &mut out),
+                    false => self.report(role, &presence, world, &mut out),
+                }
+            }
+            if self.has_state() {
+                self.vouch(&presence, world, &mut out);
             }
             if presence[Role::New as usize].as_ref().is_some_and(|new| new.is_heard) {
                 self.look_who_knows(world, &mut out);
@@ -155,11 +171,12 @@ impl Driver {
             }
             self.todo.extend(out);
             if self.todo.is_empty() {
+                self.look_who_serves(&presence);
                 break;
             }
         }
         if self.is_over() {
-            world.state.registry.withdraw(&self.service, moved.withdrawn.clone(), &world.state.index);
+            self.list(moved, world);
         }
         Ok(())
     }
@@ -167,7 +184,18 @@ impl Driver {
     /// Whether nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
         self.story.outcome == Some(Outcome::Lost)
-            || self.coordinator.phase().is_terminal() && self.todo.is_empty()
+            || self.coordinator.phase().is_terminal()
+                && self.todo.is_empty()
+                && (self.is_settled || !self.has_state())
+    }
+
+    /// Has callers told of whom they are to be told by what is kept.
+    fn list(&self, moved: &Moved, world: &World<'_>) {
+        let State { registry, index, .. } = world.state;
+        match self.has_state() {
+            true => registry.list_alone(&self.service, moved.listed.clone(), index),
+            false => registry.withdraw(&self.service, moved.withdrawn.clone(), index),
+        }
     }
 
     /// Whether it is decided, and neither place is there any more: the coordinator would wait for one without end.
@@ -210,13 +238,17 @@ impl Driver {
             self.todo.pop_front();
             match next {
                 None => return Ok(()),
+                Some(Action::Send(role, command)) if self.has_state() => self.tell(role, command, world),
                 Some(Action::Send(role, command)) => self.command(role, command),
-                Some(Action::Endpoints(_, epoch)) => {
-                    let State { registry, index, .. } = world.state;
-                    registry.withdraw(&self.service, moved.withdrawn.clone(), index);
-                    self.telling = Some((epoch, index.last_change()));
+                Some(Action::Endpoints(place, epoch)) => {
+                    if self.has_state() {
+                        moved.listed = Some(self.story.instance(place).clone());
+                        self.is_unwritten = true;
+                    }
+                    self.list(moved, world);
+                    self.telling = Some((epoch, world.state.index.last_change()));
                 }
-                // Nobody holds for a stateless service: there are no holders in the plan.
+                // Nobody holds: there are no holders in the plan.
                 Some(Action::Hold(..) | Action::Journal(_) | Action::Commit(_)) => {}
             }
         }
@@ -230,7 +262,11 @@ impl Driver {
         let (clients, _) = world.state.streams.knowing(0, &world.state.registry.sidecars);
         self.story.clients = self.story.clients.max(clients);
         if record == Record::Entered(Phase::Done) {
-            self.story.left = self.draining.as_ref().and_then(|draining| draining.left);
+            let is_drained = matches!(self.old.said.map(|said| said.stand), Some(Stand::Drained { .. }));
+            self.story.left = match self.has_state() {
+                true => is_drained.then_some(0),
+                false => self.draining.as_ref().and_then(|draining| draining.left),
+            };
         }
         self.story.write(record);
         self.is_unwritten = true;
@@ -246,9 +282,13 @@ impl Driver {
     ) -> Result<(), StoreError> {
         let Some(mut cell) = self.story.cell else { return Ok(()) };
         if cell.apply(transaction) {
+            let after = moved.decided(&self.story, &cell);
             let story = Story { cell: Some(cell), ..self.story.clone() };
-            let after = moved.decided(&story, &cell);
             write(&story, &after)?;
+            if after.losses > moved.losses {
+                world.state.metrics.state_losses.fetch_add(after.losses - moved.losses, Relaxed);
+                tracing::warn!(migration = %story.name, losses = after.losses, "the state of a service is lost, or may be");
+            }
             (self.story, *moved, self.is_unwritten) = (story, after, false);
         }
         let mut out = Vec::new();
@@ -283,9 +323,13 @@ impl Driver {
         }
     }
 
-    fn presence(&self, role: Role, world: &World<'_>) -> Option<Presence> {
-        let name = if role == Role::Old { &self.story.from } else { &self.story.to };
-        world.state.registry.presence(&Key { service: self.service.clone(), name: name.clone() })
+    pub(super) fn instance(&self, role: Role) -> &Arc<str> {
+        if role == Role::Old { &self.story.from } else { &self.story.to }
+    }
+
+    pub(super) fn presence(&self, role: Role, world: &World<'_>) -> Option<Presence> {
+        let name = self.instance(role).clone();
+        world.state.registry.presence(&Key { service: self.service.clone(), name })
     }
 
     fn report(
@@ -404,7 +448,7 @@ impl Driver {
         }
     }
 
-    fn place(&mut self, role: Role) -> &mut Place {
+    pub(super) fn place(&mut self, role: Role) -> &mut Place {
         match role {
             Role::Old => &mut self.old,
             Role::New => &mut self.new,

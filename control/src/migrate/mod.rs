@@ -1,6 +1,7 @@
-//! Migrations: a stateless service moves from one registered instance to another, and no request notices.
+//! Migrations: a service moves from one registered instance to another, and no request notices.
 //!
-//! [`lighter_migrate::Coordinator`] decides; [`drive`] does what it decides. What is written down is in the store before anything
+//! [`lighter_migrate::Coordinator`] decides; [`drive`] does what it decides. Of a Service with state one instance serves at a
+//! time; which, [`owner`] decides while nothing moves. What is written down is in the store before anything
 //! follows from it, so that a control plane that begins again goes on where the last one was, however that ended.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use lighter_config::manifest::Key as ResourceKey;
 use lighter_config::name::ServiceName;
-use lighter_config::snapshot::Migration;
-use lighter_migrate::Phase;
+use lighter_config::snapshot::{Migration, StateClass};
+use lighter_migrate::{Class, Phase};
 use tokio::sync::Notify;
 
 use crate::registry::Key;
@@ -19,12 +20,15 @@ use crate::state::State;
 use crate::store::{Store, StoreError};
 
 mod drive;
+mod owner;
 mod show;
+mod stateful;
 mod story;
 #[cfg(test)]
 mod tests;
 
 use drive::{Driver, World};
+use owner::Keeping;
 #[cfg(test)]
 pub use show::Entered;
 pub use show::Shown;
@@ -49,6 +53,9 @@ struct All {
     over: BTreeMap<Arc<str>, Story>,
     under_way: BTreeMap<ServiceName, Driver>,
     moved: BTreeMap<ServiceName, Moved>,
+    /// The Services with state.
+    stateful: BTreeMap<ServiceName, StateClass>,
+    keeping: BTreeMap<ServiceName, Keeping>,
 }
 
 /// Why somebody's wish for an abort is not followed.
@@ -98,7 +105,8 @@ impl Migrations {
     pub fn shown(&self, namespace: Option<&str>) -> Vec<Shown> {
         let all = self.lock();
         let stories = all.over.values().chain(all.under_way.values().map(|driver| &driver.story));
-        let mut shown: Vec<Shown> = stories.map(Shown::of).collect();
+        let mut shown: Vec<Shown> =
+            stories.map(|story| Shown::of(story, all.moved_of(&story.service))).collect();
         for (key, asked) in &all.wanted {
             let name = name_of(key);
             if !shown.iter().any(|shown| shown.is_called(&name) && !shown.gone) {
@@ -115,14 +123,15 @@ impl Migrations {
         PHASES.into_iter().zip(&self.in_phases).map(|(phase, count)| (phase, count.load(Relaxed)))
     }
 
-    fn round(&self, state: &State, is_changed: bool) -> bool {
+    /// Looks at everything. Returns after how long it is to be looked at again, whatever happens.
+    fn round(&self, state: &State, is_changed: bool) -> Option<Duration> {
         let mut all = self.lock();
-        let is_busy = all.round(state, is_changed);
+        let again = all.round(state, is_changed);
         for (phase, count) in PHASES.iter().zip(&self.in_phases) {
             let phases = all.under_way.values().filter_map(|driver| driver.story.phase());
             count.store(phases.filter(|at| at == phase).count(), Relaxed);
         }
-        is_busy
+        again
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -130,13 +139,33 @@ impl Migrations {
     }
 }
 
-/// The phases of a service without state in which time passes.
-pub const PHASES: [Phase; 5] = [Phase::Plan, Phase::Prepare, Phase::Warm, Phase::Switch, Phase::DrainOld];
+/// The phases in which time passes.
+pub const PHASES: [Phase; 10] = [
+    Phase::Plan,
+    Phase::Prepare,
+    Phase::Warm,
+    Phase::Quiesce,
+    Phase::Finalcopy,
+    Phase::Fence,
+    Phase::Activate,
+    Phase::Switch,
+    Phase::Forward,
+    Phase::DrainOld,
+];
 
 /// The instances that callers are not told of, by what is kept.
 pub fn withdrawn(store: &Store) -> Result<BTreeMap<ServiceName, BTreeSet<Arc<str>>>, StoreError> {
     let moved = read::<Moved>(store, SERVICE)?;
     Ok(moved.into_iter().filter_map(|(name, moved)| Some((service_name(&name)?, moved.withdrawn))).collect())
+}
+
+/// The only instance of each Service with state that callers are told of, by what is kept.
+pub fn alone(store: &Store) -> Result<BTreeMap<ServiceName, Option<Arc<str>>>, StoreError> {
+    let moved = read::<Moved>(store, SERVICE)?;
+    let mut kept: BTreeMap<ServiceName, Option<Arc<str>>> =
+        moved.into_iter().filter_map(|(name, moved)| Some((service_name(&name)?, moved.listed))).collect();
+    let stateful = with_state(store).into_keys();
+    Ok(stateful.map(|service| (service.clone(), kept.remove(&service).flatten())).collect())
 }
 
 /// Drives migrations until the control plane stops.
@@ -155,14 +184,14 @@ pub async fn keep(state: Arc<State>) {
             let state = state.clone();
             move || state.migrations.round(&state, is_changed)
         });
-        let is_busy = match round.await {
-            Ok(is_busy) => is_busy,
+        let again = match round.await {
+            Ok(again) => again,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let again = async {
-            match is_busy {
-                true => tokio::time::sleep(TICK).await,
-                false => std::future::pending().await,
+            match again {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -201,13 +230,17 @@ pub fn open(state: &State) -> Result<(), StoreError> {
 }
 
 impl All {
-    /// Looks at everything. Returns whether there is more to do soon.
-    fn round(&mut self, state: &State, is_changed: bool) -> bool {
+    /// Looks at everything. Returns after how long it is to be looked at again, whatever happens.
+    fn round(&mut self, state: &State, is_changed: bool) -> Option<Duration> {
         let world = World { state, start: state.began, now: Instant::now() };
         if is_changed {
             self.wanted = state.store.migrations();
+            self.stateful = with_state(&state.store);
+            self.keeping.retain(|service, _| self.stateful.contains_key(service));
+            state.registry.alone_are(|service| self.stateful.contains_key(service), &state.index);
             self.forget(&world);
         }
+        let is_settled = self.keep_owners(&world);
         self.begin(&world);
         for driver in self.under_way.values_mut() {
             if driver.rests_until.is_some_and(|until| until > world.now) {
@@ -221,6 +254,10 @@ impl All {
                 driver.rests_until = Some(world.now + RETRY);
             }
         }
+        for driver in self.under_way.values_mut() {
+            // Nobody says that it serves of a Service that has no state any more.
+            driver.is_settled |= !self.stateful.contains_key(&driver.service);
+        }
         let over = self.under_way.extract_if(.., |_, driver| driver.is_over());
         let over: Vec<Story> = over.map(|(_, driver)| driver.story).collect();
         let has_ended = !over.is_empty();
@@ -228,7 +265,36 @@ impl All {
             self.end(story, state);
         }
         // Others may have waited for its end.
-        has_ended || !self.under_way.is_empty()
+        let is_busy = has_ended || !self.under_way.is_empty() || !is_settled;
+        // Who registers, and whose lease is over, is seen by looking.
+        is_busy.then_some(TICK).or((!self.stateful.is_empty()).then_some(LOOK))
+    }
+
+    /// Sees to it that of each Service with state one instance serves, where nothing of it moves. Returns whether nobody is waited
+    /// for.
+    fn keep_owners(&mut self, world: &World<'_>) -> bool {
+        let mut are_settled = true;
+        for service in self.stateful.keys().filter(|service| !self.under_way.contains_key(service)) {
+            let keeping = self.keeping.entry(service.clone()).or_default();
+            if keeping.rests_until.is_some_and(|until| until > world.now) {
+                continue;
+            }
+            let moved = self.moved.entry(service.clone()).or_default();
+            let store = &world.state.store;
+            match keeping.keep(service, moved, world, &|moved| write_moved(store, service, moved)) {
+                Ok(is_settled) => are_settled &= is_settled,
+                Err(error) => {
+                    tracing::error!(%error, %service, "it is not written down whose a service is: nobody is told");
+                    keeping.rests_until = Some(world.now + RETRY);
+                }
+            }
+        }
+        are_settled
+    }
+
+    /// What is kept of the Service of this name.
+    fn moved_of(&self, service: &str) -> Option<&Moved> {
+        self.moved.get(&service_name(service)?)
     }
 
     /// Begins what is asked for and has not begun, one at a time of each Service.
@@ -244,9 +310,22 @@ impl All {
             }
             let moved = self.moved.entry(asked.service.clone()).or_default();
             let was_withdrawn = moved.withdrawn.contains(&asked.to);
-            let mut story = Story::new(name.into(), asked, moved.number + 1, was_withdrawn);
+            let keeps = self.stateful.get(&asked.service).copied();
+            let class = stateful::class(keeps);
+            let heard = if keeps.is_some() { stateful::heard(&asked.service, world.state) } else { 0 };
+            let number = moved.number.max(heard) + 1;
+            let mut story = Story::new(name.into(), asked, class, number, was_withdrawn);
             tracing::info!(migration = %story.name, service = %asked.service, from = %asked.from, to = %asked.to, "a migration begins");
-            if let Some(because) = why_not(asked, moved, world.state) {
+            let because =
+                stateful::why_not_of(asked, keeps).or_else(|| why_not(asked, class, moved, world.state));
+            let because = because.or_else(|| match crate::ca::random::<TOKEN>() {
+                Ok(token) => {
+                    story.token = token.to_vec();
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            });
+            if let Some(because) = because {
                 story.refuse(because);
                 if let Err(error) = write(&world.state.store, &story, moved) {
                     tracing::error!(%error, "a migration that is refused is not written down");
@@ -255,7 +334,7 @@ impl All {
                 self.over.insert(story.name.clone(), story);
                 continue;
             }
-            moved.number += 1;
+            moved.number = story.number;
             self.over.remove(&story.name);
             self.under_way
                 .insert(asked.service.clone(), Driver::begin(story, asked.service.clone(), moved, world));
@@ -308,7 +387,7 @@ fn count(story: &Story, state: &State) {
 }
 
 /// Why one cannot begin.
-fn why_not(asked: &Migration, moved: &Moved, state: &State) -> Option<String> {
+fn why_not(asked: &Migration, class: Class, moved: &Moved, state: &State) -> Option<String> {
     let mut ports = BTreeSet::new();
     for name in [&asked.from, &asked.to] {
         let key = Key { service: asked.service.clone(), name: name.clone() };
@@ -329,6 +408,9 @@ fn why_not(asked: &Migration, moved: &Moved, state: &State) -> Option<String> {
     if ports.is_empty() {
         return Some(format!("`{}` has no port at which callers would reach it", asked.to));
     }
+    if class != Class::Stateless {
+        return stateful::why_not(asked, moved, state);
+    }
     moved.withdrawn.contains(&asked.from).then(|| {
         format!("callers are not sent to `{}`: another migration took its work elsewhere", asked.from)
     })
@@ -342,6 +424,19 @@ fn write(store: &Store, story: &Story, moved: &Moved) -> Result<(), StoreError> 
         (fact(SERVICE, &story.service), Some(serde_json::to_vec(moved).map_err(unfit)?)),
     ];
     store.set_facts(FACTS, &facts)
+}
+
+/// Writes whose a Service is.
+fn write_moved(store: &Store, service: &ServiceName, moved: &Moved) -> Result<(), StoreError> {
+    let moved = serde_json::to_vec(moved).map_err(|error| StoreError::Backup(error.to_string()))?;
+    store.set_facts(FACTS, &[(fact(SERVICE, &service.to_string()), Some(moved))])
+}
+
+/// The Services that keep something between requests.
+fn with_state(store: &Store) -> BTreeMap<ServiceName, StateClass> {
+    let snapshot = store.snapshot();
+    let services = snapshot.services.iter();
+    services.filter_map(|(name, service)| Some((name.clone(), service.state.as_ref()?.class))).collect()
 }
 
 /// What is kept of this sort, by name.
@@ -381,6 +476,10 @@ const SERVICE: &str = "service";
 
 /// How often it is looked at those that are under way.
 const TICK: Duration = Duration::from_millis(20);
+/// How often it is looked at whose Services with state are, while nobody is waited for.
+const LOOK: Duration = Duration::from_millis(200);
+/// How many bytes nobody can guess whoever fetches a state has to show.
+const TOKEN: usize = 32;
 /// When what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// So many are kept whose resource is gone.

@@ -3,7 +3,7 @@
 use lighter_config::snapshot::Migration;
 use serde::{Deserialize, Serialize};
 
-use super::story::{Outcome, Story, since_1970};
+use super::story::{Moved, Outcome, Story, since_1970};
 
 /// A migration as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +19,18 @@ pub struct Shown {
     pub from: String,
     /// The instance where it goes.
     pub to: String,
+    /// What the Service keeps between requests: `stateless`, `volatile` or `journaled`. None: it has not begun.
+    #[serde(default)]
+    pub class: Option<String>,
+    /// Of a Service with state: the instance whose it is now.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Which epoch that serves.
+    #[serde(default)]
+    pub epoch: Option<u64>,
+    /// How many times the Service's state was lost so far, or may have been.
+    #[serde(default)]
+    pub losses: Option<u64>,
     /// The last that was entered; `waiting`: it has not begun, as another one of its Service is under way.
     pub phase: String,
     /// The phases that were entered, in order.
@@ -48,13 +60,14 @@ pub struct Entered {
 }
 
 impl Shown {
-    pub(super) fn of(story: &Story) -> Self {
+    pub(super) fn of(story: &Story, moved: Option<&Moved>) -> Self {
         let (namespace, name) = story.name.split_once('/').unwrap_or_default();
         let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let phases = story.phases().map(|(phase, at)| Entered {
             phase: phase.label().to_owned(),
             after: millis(at.saturating_sub(story.began)),
         });
+        let held = moved.filter(|moved| moved.owner.is_some());
         let until = story.ended.unwrap_or_else(since_1970);
         Shown {
             namespace: namespace.to_owned(),
@@ -62,6 +75,10 @@ impl Shown {
             service: story.service.to_string(),
             from: story.from.to_string(),
             to: story.to.to_string(),
+            class: Some(story.class.label().to_owned()),
+            owner: held.and_then(|moved| Some(moved.owner.as_ref()?.instance.to_string())),
+            epoch: held.map(|moved| moved.epoch.0),
+            losses: held.map(|moved| moved.losses),
             phase: story.phase().map_or("-", |phase| phase.label()).to_owned(),
             phases: phases.collect(),
             outcome: story.outcome,
@@ -81,6 +98,10 @@ impl Shown {
             service: asked.service.to_string(),
             from: asked.from.to_string(),
             to: asked.to.to_string(),
+            class: asked.class.map(|class| class.label().to_owned()),
+            owner: None,
+            epoch: None,
+            losses: None,
             phase: "waiting".to_owned(),
             phases: Vec::new(),
             outcome: None,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::Migration;
 use lighter_migrate::{
-    Cause, Cell, Class, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Rules, Why,
+    Cause, Cell, Class, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Rules, Source, Why,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,12 @@ pub(super) struct Story {
     pub(super) service: Arc<str>,
     pub(super) from: Arc<str>,
     pub(super) to: Arc<str>,
+    /// What the Service keeps between requests.
+    #[serde(default = "stateless")]
+    pub(super) class: Class,
     pub(super) prepare: Duration,
+    #[serde(default)]
+    pub(super) quiesce: Duration,
     pub(super) switch: Duration,
     pub(super) drain: Duration,
     /// When, since 1970.
@@ -42,6 +47,9 @@ pub(super) struct Story {
     pub(super) ended: Option<Duration>,
     /// Its resource is no longer there.
     pub(super) is_gone: bool,
+    /// What whoever fetches a copy of the state has to show.
+    #[serde(default)]
+    pub(super) token: Vec<u8>,
 }
 
 /// Something that was written down.
@@ -61,6 +69,26 @@ pub(super) struct Moved {
     pub(super) epoch: Epoch,
     /// The instances that callers are not told of.
     pub(super) withdrawn: BTreeSet<Arc<str>>,
+    /// Of a Service with state: who serves the epoch. None: nobody ever did.
+    #[serde(default)]
+    pub(super) owner: Option<Holder>,
+    /// The only instance of it that callers are told of.
+    #[serde(default)]
+    pub(super) listed: Option<Arc<str>>,
+    /// How many times its state was lost, or may have been.
+    #[serde(default)]
+    pub(super) losses: u64,
+}
+
+/// The instance to which a Service with state belongs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Holder {
+    pub(super) instance: Arc<str>,
+    /// Which of its lives.
+    pub(super) incarnation: Incarnation,
+    /// What it begins the epoch with.
+    pub(super) source: Source,
 }
 
 /// How a migration ended.
@@ -97,13 +125,22 @@ impl Outcome {
 
 impl Default for Moved {
     fn default() -> Self {
-        Moved { number: 0, epoch: Epoch(1), withdrawn: BTreeSet::new() }
+        let withdrawn = BTreeSet::new();
+        Moved { number: 0, epoch: Epoch(1), withdrawn, owner: None, listed: None, losses: 0 }
     }
 }
 
 impl Moved {
-    /// Whose callers are told of, by what was decided of a migration that began when things were as they are here.
+    /// Whom callers are told of, by what was decided of a migration that began when things were as they are here. Of a Service
+    /// with state: whose it is.
     pub(super) fn decided(&self, story: &Story, cell: &Cell) -> Moved {
+        if story.class != Class::Stateless {
+            let lost = cell.losses.saturating_sub(story.cell.map_or(0, |before| before.losses));
+            let Cell { epoch, owner: Owner { place, incarnation }, source, .. } = *cell;
+            let owner = Some(Holder { instance: story.instance(place).clone(), incarnation, source });
+            let losses = self.losses + u64::from(lost);
+            return Moved { epoch, owner, losses, ..self.clone() };
+        }
         let mut withdrawn = self.withdrawn.clone();
         match cell.decision {
             Decision::Open | Decision::Aborted => {}
@@ -118,19 +155,27 @@ impl Moved {
                 }
             }
         }
-        Moved { number: self.number, epoch: cell.epoch, withdrawn }
+        Moved { epoch: cell.epoch, withdrawn, ..self.clone() }
     }
 }
 
 impl Story {
-    pub(super) fn new(name: Arc<str>, asked: &Migration, number: u64, was_withdrawn: bool) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        asked: &Migration,
+        class: Class,
+        number: u64,
+        was_withdrawn: bool,
+    ) -> Self {
         Story {
             name,
             number,
             service: asked.service.to_string().into(),
             from: asked.from.clone(),
             to: asked.to.clone(),
+            class,
             prepare: asked.prepare,
+            quiesce: asked.quiesce,
             switch: asked.switch,
             drain: asked.drain,
             began: since_1970(),
@@ -143,6 +188,7 @@ impl Story {
             left: None,
             ended: None,
             is_gone: false,
+            token: Vec::new(),
         }
     }
 
@@ -160,10 +206,11 @@ impl Story {
         self.ended = Some(since_1970());
     }
 
-    /// It begins: the old place serves this epoch.
-    pub(super) fn begin(&mut self, epoch: Epoch) -> Cell {
-        let owner = Owner { place: OLD, incarnation: LIFE };
-        let mut cell = Cell::new(self.number, epoch, owner);
+    /// It begins: the old place serves, by what is kept of the Service.
+    pub(super) fn begin(&mut self, moved: &Moved) -> Cell {
+        let holder = moved.owner.as_ref().filter(|_| self.class != Class::Stateless);
+        let incarnation = holder.map_or(LIFE, |holder| holder.incarnation);
+        let mut cell = Cell::new(self.number, moved.epoch, Owner { place: OLD, incarnation });
         cell.take_over(1);
         self.cell = Some(cell);
         cell
@@ -174,17 +221,22 @@ impl Story {
         Some(ServiceName::new(namespace, name))
     }
 
+    /// The instance of this place.
+    pub(super) fn instance(&self, place: PlaceId) -> &Arc<str> {
+        if place == NEW { &self.to } else { &self.from }
+    }
+
     pub(super) fn plan(&self) -> Plan {
-        let rules =
-            Rules { prepare: self.prepare, switch: self.switch, drain: self.drain, ..Rules::default() };
-        Plan {
-            migration: self.number,
-            class: Class::Stateless,
-            old: OLD,
-            new: NEW,
-            holders: Vec::new(),
-            rules,
-        }
+        let rules = Rules {
+            prepare: self.prepare,
+            quiesce: self.quiesce,
+            switch: self.switch,
+            drain: self.drain,
+            // An application gives all of its state each time: a copy made before it is frozen would spare nothing.
+            rounds: 0,
+            ..Rules::default()
+        };
+        Plan { migration: self.number, class: self.class, old: OLD, new: NEW, holders: Vec::new(), rules }
     }
 
     /// The phase that it entered last.
@@ -227,8 +279,25 @@ impl Story {
     }
 
     fn explain(&self, cause: Cause) -> String {
-        let to = &self.to;
+        let (from, to) = (&self.from, &self.to);
         match cause {
+            Cause::Refused(Why::NoRoom) => format!("`{to}` has no room for the state"),
+            Cause::Refused(Why::Unhealthy) if self.class != Class::Stateless => {
+                format!("`{to}` does not become healthy, or its application does not take a state")
+            }
+            Cause::Refused(Why::Digest) => format!("what `{to}` got is not what `{from}` has"),
+            Cause::Refused(Why::Activation) => format!("the application of `{to}` did not take the state"),
+            Cause::NewLost if self.class != Class::Stateless => {
+                format!("`{to}` lost what it had: it began again")
+            }
+            Cause::OldLost => format!("`{from}` lost what it had: it began again"),
+            Cause::Busy => format!(
+                "`{from}` did not freeze: requests there did not end in {:?}, or its application did not give its state",
+                self.quiesce
+            ),
+            Cause::Late(Phase::Quiesce) => format!("`{from}` did not say in time that it has frozen"),
+            Cause::Late(Phase::Finalcopy) => format!("it took too long to copy the state to `{to}`"),
+            Cause::Late(Phase::Fence) => format!("`{to}` did not say in time that it has the state"),
             Cause::Asked => "somebody asked for it".to_owned(),
             Cause::Refused(Why::Unhealthy) => format!("`{to}` drains, or is not there any more"),
             Cause::NewLost => format!("`{to}` is not there any more"),
@@ -244,8 +313,13 @@ pub(super) fn since_1970() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The places of every migration. What is known of them outlives the control plane, and an instance's name is that of one process:
-/// each has one life.
-const OLD: PlaceId = PlaceId(1);
-const NEW: PlaceId = PlaceId(2);
+fn stateless() -> Class {
+    Class::Stateless
+}
+
+/// The places of every migration.
+pub(super) const OLD: PlaceId = PlaceId(1);
+pub(super) const NEW: PlaceId = PlaceId(2);
+/// Of a service without state. What is known of a place outlives the control plane, and an instance's name is that of one
+/// process: each has one life.
 pub(super) const LIFE: Incarnation = Incarnation(1);

@@ -13,6 +13,8 @@ use super::*;
 use crate::registry::Instance;
 use crate::registry::sidecars::Id;
 
+mod stateful;
+
 /// What a control plane has to do with: its store, and the sidecars of both instances.
 struct Bench {
     state: State,
@@ -155,7 +157,7 @@ fn died(is_withdrawn: bool, dies: Dies) -> bool {
     let mut moved = Moved::default();
     moved.withdrawn.extend(is_withdrawn.then(|| asked.to.clone()));
     let begin = |bench: &Bench, moved: &Moved| {
-        let story = Story::new("default/m".into(), &asked, 1, is_withdrawn);
+        let story = Story::new("default/m".into(), &asked, Class::Stateless, 1, is_withdrawn);
         Driver::begin(story, asked.service.clone(), moved, &bench.world())
     };
     let mut bench = Bench::open(folder.path());
@@ -212,7 +214,7 @@ fn what_is_decided_for_nobody_ends() {
     register(folder.path());
     let bench = Bench::open(folder.path());
     let (asked, mut moved) = (asked(), Moved::default());
-    let story = Story::new("default/m".into(), &asked, 1, false);
+    let story = Story::new("default/m".into(), &asked, Class::Stateless, 1, false);
     let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
     let write = |story: &Story, moved: &Moved| write(&bench.state.store, story, moved);
     driver.drive(&mut moved, &bench.world(), &write).unwrap();
@@ -240,7 +242,7 @@ fn a_new_place_that_goes_away_gives_the_work_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut bench = Bench::open(folder.path());
     let (asked, mut moved) = (asked(), Moved::default());
-    let story = Story::new("default/m".into(), &asked, 1, false);
+    let story = Story::new("default/m".into(), &asked, Class::Stateless, 1, false);
     let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
     bench.look(&mut driver, &mut moved, 1);
     assert_eq!((driver.story.phase(), moved.withdrawn.len()), (Some(Phase::DrainOld), 1));
@@ -259,7 +261,7 @@ fn one_that_comes_back_has_the_work() {
     let mut bench = Bench::open(folder.path());
     let (asked, mut moved) = (asked(), Moved::default());
     bench.state.registry.lost(bench.streams[1], bench.now);
-    let story = Story::new("default/m".into(), &asked, 1, false);
+    let story = Story::new("default/m".into(), &asked, Class::Stateless, 1, false);
     let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
     bench.look(&mut driver, &mut moved, 100);
     assert_eq!((driver.story.phase(), moved.withdrawn.len()), (Some(Phase::Warm), 0), "is it there?");
@@ -279,14 +281,14 @@ fn one_without_a_port_that_is_served_does_not_get_the_work() {
     let folder = tempfile::tempdir().unwrap();
     let mut bench = Bench::open(folder.path());
     let (asked, mut moved) = (asked(), Moved::default());
-    let why = |bench: &Bench| why_not(&asked, &Moved::default(), &bench.state);
+    let why = |bench: &Bench| why_not(&asked, Class::Stateless, &Moved::default(), &bench.state);
     assert_eq!(why(&bench), None);
     bench.register("b", bench.streams[1], &[81]);
     assert_eq!(why(&bench).as_deref(), Some("`b` does not have port 80, which `a` has"));
     bench.register("b", bench.streams[1], &[]);
     assert!(why(&bench).is_some());
     // Nor where it loses it meanwhile.
-    let story = Story::new("default/m".into(), &asked, 1, false);
+    let story = Story::new("default/m".into(), &asked, Class::Stateless, 1, false);
     let mut driver = Driver::begin(story, asked.service.clone(), &moved, &bench.world());
     bench.look(&mut driver, &mut moved, 10);
     assert_eq!((driver.story.phase(), moved.withdrawn.len()), (Some(Phase::Warm), 0));
@@ -299,9 +301,9 @@ fn one_without_a_port_that_is_served_does_not_get_the_work() {
 fn what_ends_the_one_way_or_the_other_leaves_one_place() {
     let asked = asked();
     let mut moved = Moved::default();
-    let mut story = Story::new("default/m".into(), &asked, 1, true);
+    let mut story = Story::new("default/m".into(), &asked, Class::Stateless, 1, true);
     moved.withdrawn.insert(asked.to.clone());
-    let cell = story.begin(moved.epoch);
+    let cell = story.begin(&moved);
     let decided =
         |moved: &Moved, decision| moved.decided(&story, &lighter_migrate::Cell { decision, ..cell });
     use lighter_migrate::Decision::{Aborted, Fenced, Returned};

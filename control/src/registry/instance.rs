@@ -1,6 +1,6 @@
 //! An instance of a service, as it registers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -63,6 +63,10 @@ pub struct Presence {
     pub is_heard: bool,
     /// The ports of its Service that it has.
     pub ports: BTreeSet<u16>,
+    /// Where callers reach it, by those.
+    pub addresses: BTreeMap<u16, SocketAddr>,
+    /// Where its sidecar accepts links.
+    pub link: Option<SocketAddr>,
 }
 
 impl Presence {

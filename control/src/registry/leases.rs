@@ -34,6 +34,8 @@ pub struct Leases {
     addresses: BTreeMap<SocketAddr, BTreeMap<ServiceName, usize>>,
     /// Instances that callers are not told of, as a migration took their work from them.
     withdrawn: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
+    /// Of Services with state: the only instance that callers are told of, if there is one.
+    alone: BTreeMap<ServiceName, Option<Arc<str>>>,
 }
 
 /// Which instance: each service gives its own names.
@@ -139,6 +141,7 @@ impl Leases {
             ends: BTreeSet::new(),
             addresses: BTreeMap::new(),
             withdrawn: BTreeMap::new(),
+            alone: BTreeMap::new(),
         }
     }
 
@@ -225,16 +228,33 @@ impl Leases {
         names.filter(is_there).count()
     }
 
+    /// From now on callers are told of this instance of a Service alone, or of none. Returns the ports whose endpoints may be
+    /// others now.
+    pub fn list_alone(&mut self, service: &ServiceName, name: Option<Arc<str>>) -> BTreeSet<ServicePort> {
+        if self.alone.get(service) == Some(&name) {
+            return BTreeSet::new();
+        }
+        self.alone.insert(service.clone(), name);
+        self.of(service).flat_map(|(_, leased)| leased.instance.service_ports()).collect()
+    }
+
+    /// From now on they are told of one alone of these Services only: of all others, of every instance again.
+    pub fn alone_are(&mut self, is_alone: impl Fn(&ServiceName) -> bool) -> BTreeSet<ServicePort> {
+        let mut ports = BTreeSet::new();
+        for (service, _) in self.alone.extract_if(.., |service, _| !is_alone(service)).collect::<Vec<_>>() {
+            ports.extend(self.of(&service).flat_map(|(_, leased)| leased.instance.service_ports()));
+        }
+        ports
+    }
+
     /// How an instance stands for a migration. None: it is not there.
     pub fn presence(&self, key: &Key) -> Option<Presence> {
-        let Leased { instance, held } = self.instances.get(key)?;
-        Some(Presence {
-            identity: instance.identity.clone(),
-            ready: instance.is_listed(),
-            draining: instance.draining,
-            is_heard: matches!(held, Held::By(_)),
-            ports: instance.ports.iter().map(|one| one.port).collect(),
-        })
+        self.instances.get(key).map(present)
+    }
+
+    /// How each instance of a Service stands.
+    pub fn presences(&self, service: &ServiceName) -> BTreeMap<Arc<str>, Presence> {
+        self.of(service).map(|(name, leased)| (name.clone(), present(leased))).collect()
     }
 
     /// When the next lease ends, if one runs.
@@ -243,15 +263,18 @@ impl Leases {
     }
 
     /// The endpoints of a port: of every instance that is ready and does not drain, and where the others are. Those that are
-    /// withdrawn are among them only where there would be none: before nobody, whoever had the work has it again.
+    /// withdrawn are among them only where there would be none: before nobody, whoever had the work has it again. Of a Service
+    /// with state it is the one that serves, or none.
     pub fn endpoints(&self, port: &ServicePort) -> Registered {
         let (mut listed, mut withdrawn) = (BTreeMap::new(), BTreeMap::new());
         let mut unlisted = BTreeSet::new();
         let names = self.withdrawn.get(&port.service);
+        let alone = self.alone.get(&port.service);
         for (name, Leased { instance, .. }) in self.of(&port.service) {
-            let is_withdrawn = names.is_some_and(|names| names.contains(name));
+            let is_other = alone.is_some_and(|alone| alone.as_ref() != Some(name));
+            let is_withdrawn = alone.is_none() && names.is_some_and(|names| names.contains(name));
             for one in instance.ports.iter().filter(|one| one.port == port.port) {
-                if !instance.is_listed() {
+                if is_other || !instance.is_listed() {
                     unlisted.insert(one.address);
                     continue;
                 }
@@ -377,6 +400,18 @@ impl Leases {
             }
         }
         Some(leased)
+    }
+}
+
+fn present(Leased { instance, held }: &Leased) -> Presence {
+    Presence {
+        identity: instance.identity.clone(),
+        ready: instance.is_listed(),
+        draining: instance.draining,
+        is_heard: matches!(held, Held::By(_)),
+        ports: instance.ports.iter().map(|one| one.port).collect(),
+        addresses: instance.ports.iter().map(|one| (one.port, one.address)).collect(),
+        link: instance.ports.iter().find_map(|one| one.link),
     }
 }
 
@@ -550,6 +585,28 @@ mod tests {
         assert_eq!(world.listed("a"), ["10.0.0.9:1"]);
         world.leases.withdraw(&service("a"), BTreeSet::new());
         assert_eq!(world.listed("a").len(), 2);
+    }
+
+    #[test]
+    fn of_a_service_with_state_one_is_listed_or_none() {
+        let mut world = World::new();
+        world.register(1, "a-1", instance("a", "10.0.0.1:1")).unwrap();
+        world.register(2, "a-2", instance("a", "10.0.0.2:1")).unwrap();
+        assert_eq!(world.leases.list_alone(&service("a"), None).len(), 1);
+        assert!(world.listed("a").is_empty());
+        world.leases.list_alone(&service("a"), Some("a-2".into()));
+        assert_eq!(world.listed("a"), ["10.0.0.2:1"]);
+        assert!(
+            world.leases.list_alone(&service("a"), Some("a-2".into())).is_empty(),
+            "that is said already"
+        );
+        // Nobody takes its place by being there.
+        world.leases.lost(2, world.now);
+        world.pass(LEASE);
+        assert!(world.listed("a").is_empty());
+        assert!(world.leases.alone_are(|_| true).is_empty());
+        assert_eq!(world.leases.alone_are(|_| false).len(), 1);
+        assert_eq!(world.listed("a"), ["10.0.0.1:1"]);
     }
 
     #[test]

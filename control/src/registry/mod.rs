@@ -61,6 +61,9 @@ impl Registry {
         for (service, names) in migrate::withdrawn(store)? {
             leases.withdraw(&service, names);
         }
+        for (service, name) in migrate::alone(store)? {
+            leases.list_alone(&service, name);
+        }
         let registry = Registry {
             leases: Mutex::new(leases),
             streams: AtomicU64::new(0),
@@ -154,6 +157,31 @@ impl Registry {
     /// How many instances that are there callers are not told of as a migration took their work.
     pub fn withdrawn(&self) -> usize {
         self.lock().withdrawn()
+    }
+
+    /// Has callers told of this instance of a Service alone, or of none.
+    pub fn list_alone(&self, service: &ServiceName, name: Option<Arc<str>>, index: &Index) {
+        let mut leases = self.lock();
+        let ports = leases.list_alone(service, name);
+        self.tell(&leases, &ports, index);
+    }
+
+    /// Has callers told of one alone of these Services only: of all others, of every instance again.
+    pub fn alone_are(&self, is_alone: impl Fn(&ServiceName) -> bool, index: &Index) {
+        let mut leases = self.lock();
+        let ports = leases.alone_are(is_alone);
+        self.tell(&leases, &ports, index);
+    }
+
+    /// What the index is told of a port.
+    #[cfg(test)]
+    pub fn endpoints(&self, port: &ServicePort) -> crate::index::Registered {
+        self.lock().endpoints(port)
+    }
+
+    /// How each instance of a Service stands.
+    pub fn presences(&self, service: &ServiceName) -> BTreeMap<Arc<str>, Presence> {
+        self.lock().presences(service)
     }
 
     /// How an instance stands for a migration. None: it is not there.

@@ -111,8 +111,11 @@ impl Talk {
                 sidecars.counts(id, said);
                 self.state.migrations.wake();
             }
+            (Report::Place(said), Some(id)) => match sidecars.places(id, said) {
+                Ok(()) => self.state.migrations.wake(),
+                Err(error) => tracing::warn!(sidecar = %id, %error, "what it says of its place is left out"),
+            },
             // It has not said who it is.
-            (Report::Place(_), Some(_)) => {}
             (
                 Report::InForce(_)
                 | Report::Load(_)

@@ -8,6 +8,8 @@ use lighter_config::identity::Spiffe;
 use lighter_config::xds::Kind;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
+use lighter_migrate::Report;
+use lighter_proxy::stateful::wire::{self as stateful, Malformed, Told};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
 
@@ -37,6 +39,8 @@ struct Reporting {
     plan: Option<Vec<String>>,
     /// Its last answer to what callers have under way: to which question, and how much.
     counted: Option<(u64, u64)>,
+    /// What it is to its Service, if that keeps something between requests, and how many requests wait there.
+    place: Option<(Report, u64)>,
 }
 
 /// What a sidecar said last.
@@ -245,7 +249,7 @@ impl Sidecars {
         let reported = all.remove(&id).map(|before| before.reported).unwrap_or_default();
         // What another process waited for or was told is no matter of this one.
         let reported = Reported { waited_for: BTreeSet::new(), ..reported };
-        all.insert(id, Reporting { stream, reported, orders, plan: None, counted: None });
+        all.insert(id, Reporting { stream, reported, orders, plan: None, counted: None, place: None });
         drop(all);
         self.waited.notify_one();
     }
@@ -339,6 +343,30 @@ impl Sidecars {
     /// Its last answer: to which question, and how much is under way.
     pub fn counted(&self, id: &Id) -> Option<(u64, u64)> {
         self.lock().get(id)?.counted
+    }
+
+    /// Takes over what it is to its Service, which keeps something between requests. Later ones say all that earlier ones did.
+    pub fn places(&self, id: &Id, said: wire::PlaceReport) -> Result<(), Malformed> {
+        let place = stateful::decode_report(said)?;
+        if let Some(reporting) = self.lock().get_mut(id) {
+            let order = |(report, _): (Report, u64)| (report.incarnation, report.revision);
+            if reporting.place.is_none_or(|before| order(before) <= order(place)) {
+                reporting.place = Some(place);
+            }
+        }
+        Ok(())
+    }
+
+    /// What it said last of that, and how many requests wait there. None: it has said nothing since it came.
+    pub fn place(&self, id: &Id) -> Option<(Report, u64)> {
+        self.lock().get(id)?.place
+    }
+
+    /// Tells it what is to be done with its Service. Returns whether there is one to hear it.
+    pub fn tell(&self, id: &Id, told: &Told) -> bool {
+        let all = self.lock();
+        let Some(reporting) = all.get(id) else { return false };
+        reporting.orders.try_send(Order::Place(stateful::encode_command(told))).is_ok()
     }
 
     /// Takes over for which functions requests wait.
@@ -554,6 +582,31 @@ mod tests {
         let (sender, mut orders) = mpsc::channel(1);
         sidecars.enter(id(), 2, sender);
         assert!(sidecars.plan(&id(), &plan(&["scan"])) && orders.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_place_is_what_its_sidecar_said_last_on_its_stream() {
+        use lighter_migrate::{Incarnation, Stamp, Stand};
+        let sidecars = Sidecars::default();
+        sidecars.enter(id(), 1, mpsc::channel(1).0);
+        let report = |incarnation, revision, stand| Report {
+            incarnation: Incarnation(incarnation),
+            revision,
+            heard: Stamp::default(),
+            stand,
+            copy: None,
+            declined: None,
+        };
+        let says = |report: Report| sidecars.places(&id(), stateful::encode_report(&report, 3));
+        assert_eq!(sidecars.place(&id()), None);
+        says(report(5, 2, Stand::Warm)).unwrap();
+        says(report(5, 1, Stand::Empty)).unwrap();
+        assert_eq!(sidecars.place(&id()), Some((report(5, 2, Stand::Warm), 3)), "what is late says nothing");
+        says(report(6, 1, Stand::Empty)).unwrap();
+        assert_eq!(sidecars.place(&id()), Some((report(6, 1, Stand::Empty), 3)));
+        assert!(sidecars.places(&id(), wire::PlaceReport::default()).is_err());
+        sidecars.enter(id(), 2, mpsc::channel(1).0);
+        assert_eq!(sidecars.place(&id()), None, "who speaks now has said nothing");
     }
 
     #[test]

@@ -1,0 +1,216 @@
+//! Whose a Service with state is while nothing of it moves: one instance serves, and it is kept which.
+//!
+//! What is decided follows from what is kept and from what sidecars say of their places, and is kept before anybody is told.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use lighter_config::name::ServiceName;
+use lighter_migrate::{Command, Order, Report, Source, Stamp, Stand};
+use lighter_proxy::stateful::wire::Told;
+
+use super::drive::World;
+use super::story::{Holder, Moved, OLD};
+use crate::registry::Presence;
+use crate::state::State;
+use crate::store::StoreError;
+
+/// What is remembered of a Service between two looks at it.
+#[derive(Default)]
+pub(super) struct Keeping {
+    /// What each instance was told last, and when.
+    told: BTreeMap<Arc<str>, (Order, Instant)>,
+    /// Before that nothing is done: the store did not take what it was to write.
+    pub(super) rests_until: Option<Instant>,
+}
+
+/// An instance of a Service with state.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) presence: Presence,
+    /// What its sidecar said of its place last. None: nothing since it came, or it is not heard.
+    pub(super) report: Option<Report>,
+}
+
+/// The instances of a Service as they are now.
+pub(super) fn seen(service: &ServiceName, state: &State) -> BTreeMap<Arc<str>, Seen> {
+    let presences = state.registry.presences(service).into_iter();
+    presences
+        .map(|(name, presence)| {
+            let id = presence.id(&name);
+            let report = id.and_then(|id| state.registry.sidecars.place(&id)).map(|(report, _)| report);
+            (name, Seen { presence, report })
+        })
+        .collect()
+}
+
+impl Keeping {
+    /// Decides whose the Service is, and tells instances. `write`: to be durable when it returns. Returns whether nobody is waited
+    /// for.
+    pub(super) fn keep(
+        &mut self,
+        service: &ServiceName,
+        moved: &mut Moved,
+        world: &World<'_>,
+        write: &impl Fn(&Moved) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let State { registry, index, metrics, .. } = world.state;
+        let seen = seen(service, world.state);
+        if let Some(after) = decide(moved, &seen, world.are_all_back()) {
+            write(&after)?;
+            let (instance, epoch) =
+                (after.owner.as_ref().map_or("", |owner| &*owner.instance), after.epoch.0);
+            if after.losses > moved.losses {
+                metrics.state_losses.fetch_add(after.losses - moved.losses, Relaxed);
+                tracing::warn!(%service, instance, epoch, losses = after.losses, "the state of a service is lost: it begins with nothing");
+            } else if after.listed.is_some() {
+                tracing::info!(%service, instance, epoch, "an instance serves a service with state");
+            }
+            *moved = after;
+        }
+        registry.list_alone(service, moved.listed.clone(), index);
+        let orders = orders(moved, &seen);
+        self.told.retain(|name, _| orders.contains_key(name));
+        // Those whose sidecars know nothing of state never answer.
+        let is_settled = orders.values().all(|(order, _)| *order == Order::Ask) && moved.listed.is_some();
+        for (name, (order, to)) in orders {
+            let again = if order == Order::Ask { ASKED_AGAIN } else { AGAIN };
+            let waits = |at: Instant| world.now.saturating_duration_since(at) < again;
+            let is_told = self.told.get(&name).is_some_and(|(told, at)| *told == order && waits(*at));
+            let Some(Seen { presence, report }) = seen.get(&name).filter(|_| !is_told) else { continue };
+            let heard = report.map(|report| report.heard).unwrap_or_default();
+            let command = Command {
+                stamp: after(heard, moved.number),
+                incarnation: report.map(|report| report.incarnation),
+                order,
+            };
+            let told = Told { command, token: Vec::new(), from: None, to };
+            if let Some(id) = presence.id(&name) {
+                // What does not arrive is said again.
+                registry.sidecars.tell(&id, &told);
+                self.told.insert(name, (order, world.now));
+            }
+        }
+        Ok(is_settled)
+    }
+}
+
+/// What is to be kept from now on, if that is something else. `are_back`: whoever was there before a restart has had the time to
+/// come back.
+pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: bool) -> Option<Moved> {
+    let reports = || seen.iter().filter_map(|(name, seen)| Some((name, &seen.presence, seen.report?)));
+    let heard = reports().map(|(.., report)| report.heard.migration).max().unwrap_or_default();
+    let number = moved.number.max(heard);
+    let later =
+        reports().filter_map(|(name, _, report)| Some((report.stand.serves()?, name, report.incarnation)));
+    if let Some((epoch, name, incarnation)) = later.max().filter(|(epoch, ..)| *epoch > moved.epoch) {
+        // What was kept of it is gone, as a store was begun anew or is that of a backup. Whoever served meanwhile gives up what
+        // it has.
+        let other = moved.owner.as_ref().is_some_and(|owner| owner.instance != *name);
+        let losses = moved.losses + u64::from(other);
+        let owner = Some(Holder { instance: name.clone(), incarnation, source: Source::Nothing });
+        return Some(Moved { number, epoch, owner, losses, listed: Some(name.clone()), ..moved.clone() });
+    }
+    let grant = |name: &Arc<str>, report: Report| {
+        let owner =
+            Holder { instance: name.clone(), incarnation: report.incarnation, source: Source::Nothing };
+        Moved {
+            number: number + 1,
+            epoch: moved.epoch.next(),
+            losses: moved.losses + u64::from(moved.owner.is_some()),
+            owner: Some(owner),
+            listed: None,
+            ..moved.clone()
+        }
+    };
+    if let Some((owner, there)) =
+        moved.owner.as_ref().and_then(|owner| Some((owner, seen.get(&owner.instance)?)))
+    {
+        let report = there.report?;
+        let is_listed = moved.listed.as_ref() == Some(&owner.instance);
+        let has_lost = match report.stand {
+            Stand::Serving { .. } | Stand::Opening { .. } | Stand::Parking { .. } | Stand::Frozen { .. } => {
+                false
+            }
+            // It did serve the epoch.
+            _ => is_listed,
+        };
+        if report.incarnation > owner.incarnation || report.incarnation == owner.incarnation && has_lost {
+            return Some(grant(&owner.instance, report));
+        }
+        let serves = report.incarnation == owner.incarnation && report.stand.serves() == Some(moved.epoch);
+        let listed = Some(owner.instance.clone());
+        return (serves && !is_listed).then(|| Moved { listed, ..moved.clone() });
+    }
+    if moved.owner.is_some() && !are_back {
+        return None;
+    }
+    let may_begin = |stand: Stand| {
+        // Whoever has something of an earlier epoch gives that up first.
+        let has = matches!(
+            stand,
+            Stand::Serving { .. } | Stand::Opening { .. } | Stand::Parking { .. } | Stand::Frozen { .. }
+        );
+        !has
+    };
+    let mut ready = reports().filter(|(_, presence, report)| presence.ready && may_begin(report.stand));
+    ready.next().map(|(name, _, report)| grant(name, report))
+}
+
+/// An order, and where the Service is reached by its ports, if that is told.
+type Given = (Order, BTreeMap<u16, SocketAddr>);
+
+/// What each instance is to be told, by what is kept.
+pub(super) fn orders(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> BTreeMap<Arc<str>, Given> {
+    let epoch = moved.epoch;
+    let owner = moved.owner.as_ref();
+    let at = owner.and_then(|owner| seen.get(&owner.instance)).map(|seen| seen.presence.addresses.clone());
+    let order = |(name, seen): (&Arc<str>, &Seen)| {
+        let Some(Report { incarnation, stand, .. }) = seen.report else {
+            let ask = (name.clone(), (Order::Ask, BTreeMap::new()));
+            return seen.presence.is_heard.then_some(ask);
+        };
+        let owner = owner?;
+        if *name == owner.instance {
+            let is_its = incarnation == owner.incarnation && stand.serves() != Some(epoch);
+            let from = match stand {
+                // A migration of which nothing is known any more was under way.
+                Stand::Parking { epoch: had } | Stand::Frozen { epoch: had } if had == epoch => Source::Kept,
+                _ => owner.source,
+            };
+            return is_its.then(|| (name.clone(), (Order::Serve { epoch, from }, BTreeMap::new())));
+        }
+        let given = match stand {
+            Stand::Serving { epoch: had }
+            | Stand::Opening { epoch: had }
+            | Stand::Parking { epoch: had }
+            | Stand::Frozen { epoch: had }
+                if had < epoch =>
+            {
+                (Order::Move { to: OLD, epoch }, at.clone().unwrap_or_default())
+            }
+            Stand::Reserved | Stand::Warm | Stand::Copied { .. } | Stand::Ready { .. } => {
+                (Order::Discard, BTreeMap::new())
+            }
+            _ => return None,
+        };
+        Some((name.clone(), given))
+    };
+    seen.iter().filter_map(order).collect()
+}
+
+/// The stamp of a command to a place that has heard this: whatever it says, it is newer.
+fn after(heard: Stamp, number: u64) -> Stamp {
+    if heard.migration < number {
+        return Stamp { migration: number, term: 1, sequence: 1 };
+    }
+    Stamp { sequence: heard.sequence + 1, ..heard }
+}
+
+/// After how long what was not answered is said again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// After how long somebody is asked again who has not said what it is.
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
