@@ -90,6 +90,9 @@ impl Migrations {
         let world = World { state, start: state.began, now: Instant::now() };
         let named = || name.to_owned();
         if let Some(driver) = all.under_way.values_mut().find(|driver| &*driver.story.name == name) {
+            if let Some(outcome) = driver.story.outcome {
+                return Err(NotAborted::Over(named(), outcome.label()));
+            }
             let may = driver.abort(&world);
             self.woken.notify_one();
             return if may { Ok(()) } else { Err(NotAborted::Decided(named())) };

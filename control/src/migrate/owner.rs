@@ -126,9 +126,9 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
             ..moved.clone()
         }
     };
-    if let Some((owner, there)) =
-        moved.owner.as_ref().and_then(|owner| Some((owner, seen.get(&owner.instance)?)))
-    {
+    let has_left = |seen: &Seen| seen.presence.draining && !seen.presence.is_heard && are_back;
+    let there = |owner: &Holder| seen.get(&owner.instance).filter(|seen| !has_left(seen));
+    if let Some((owner, there)) = moved.owner.as_ref().and_then(|owner| Some((owner, there(owner)?))) {
         let report = there.report?;
         let is_listed = moved.listed.as_ref() == Some(&owner.instance);
         let has_lost = match report.stand {

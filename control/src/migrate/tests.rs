@@ -13,6 +13,7 @@ use super::*;
 use crate::registry::Instance;
 use crate::registry::sidecars::Id;
 
+mod mesh;
 mod stateful;
 
 /// What a control plane has to do with: its store, and the sidecars of both instances.
