@@ -62,6 +62,7 @@ fn mesh() -> Mesh {
         ports: Vec::new(),
         probe: None,
         links: Default::default(),
+        state: None,
     });
     let snapshot = Snapshot { services: [(name, service)].into(), ..Snapshot::default() };
     Mesh::build(Arc::new(snapshot), &Mesh::default())

@@ -46,6 +46,9 @@ pub(super) struct Mesh {
     pub(super) round: u64,
 }
 
+/// Makes durable what is kept, or fails.
+pub(super) type Writes<'w> = dyn Fn(Option<&Story>, &Moved) -> Result<(), StoreError> + 'w;
+
 pub(super) const NAMES: [&str; 2] = ["a", "b"];
 pub(super) const SAVED: u64 = 42;
 
@@ -99,7 +102,7 @@ impl Mesh {
         state.registry.list_alone(&service, self.moved.listed.clone(), &state.index);
         self.state = Some(state);
         self.round += 1;
-        for at in 0..2 {
+        for at in [0, 1] {
             self.connect(at);
         }
         let story = read::<Story>(&self.state().store, STORY).unwrap().pop().map(|(_, story)| story);
@@ -187,7 +190,7 @@ impl Mesh {
     }
 
     /// Everything that happens in a moment. Returns whether the control plane lives.
-    pub(super) fn pass(&mut self, write: &dyn Fn(Option<&Story>, &Moved) -> Result<(), StoreError>) -> bool {
+    pub(super) fn pass(&mut self, write: &Writes<'_>) -> bool {
         let service = asked().service;
         self.deliver();
         let (mut keeping, mut moved) = (std::mem::take(&mut self.keeping), self.moved.clone());
@@ -217,7 +220,7 @@ impl Mesh {
 
     pub(super) fn sidecars_act(&mut self) {
         let now = Duration::from_millis(20) * u32::try_from(self.round).unwrap();
-        for at in 0..2 {
+        for at in [0, 1] {
             while let Some(order) =
                 self.sidecars[at].orders.as_mut().and_then(|orders| orders.try_recv().ok())
             {
