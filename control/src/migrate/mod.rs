@@ -316,7 +316,7 @@ impl All {
             let keeps = self.stateful.get(&asked.service).copied();
             let class = stateful::class(keeps);
             let heard = if keeps.is_some() { stateful::heard(&asked.service, world.state) } else { 0 };
-            let number = moved.number.max(heard) + 1;
+            let number = moved.number.max(heard).saturating_add(1);
             let mut story = Story::new(name.into(), asked, class, number, was_withdrawn);
             tracing::info!(migration = %story.name, service = %asked.service, from = %asked.from, to = %asked.to, "a migration begins");
             let because =

@@ -74,8 +74,8 @@ impl Keeping {
         registry.list_alone(service, moved.listed.clone(), index);
         let orders = orders(moved, &seen);
         self.told.retain(|name, _| orders.contains_key(name));
-        // Those whose sidecars know nothing of state never answer.
-        let is_settled = orders.values().all(|(order, _)| *order == Order::Ask) && moved.listed.is_some();
+        // Those whose sidecars know nothing of state never answer; and who has yet to come says so.
+        let is_settled = orders.values().all(|(order, _)| *order == Order::Ask);
         for (name, (order, to)) in orders {
             let again = if order == Order::Ask { ASKED_AGAIN } else { AGAIN };
             let waits = |at: Instant| world.now.saturating_duration_since(at) < again;
@@ -118,7 +118,7 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         let owner =
             Holder { instance: name.clone(), incarnation: report.incarnation, source: Source::Nothing };
         Moved {
-            number: number + 1,
+            number: number.saturating_add(1),
             epoch: moved.epoch.next(),
             losses: moved.losses + u64::from(moved.owner.is_some()),
             owner: Some(owner),
@@ -207,7 +207,7 @@ fn after(heard: Stamp, number: u64) -> Stamp {
     if heard.migration < number {
         return Stamp { migration: number, term: 1, sequence: 1 };
     }
-    Stamp { sequence: heard.sequence + 1, ..heard }
+    Stamp { sequence: heard.sequence.saturating_add(1), ..heard }
 }
 
 /// After how long what was not answered is said again.
