@@ -239,8 +239,9 @@ impl Executor {
                 .iter()
                 .chain(self.asked.as_ref().map(|asked| &asked.job))
                 .any(|job| matches!(job, Job::Restore(restoring, _) if *restoring == copy));
-        if is_at_it {
-            // Commands come again until they are seen to be followed.
+        // Commands come again until they are seen to be followed: it may be here by now.
+        let is_wanted = self.host.hosted.with(|place, _, _| place.progress().is_some());
+        if is_at_it || !is_wanted {
             return;
         }
         self.give_up_taking();
