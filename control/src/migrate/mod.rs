@@ -318,6 +318,7 @@ impl All {
             let heard = if keeps.is_some() { stateful::heard(&asked.service, world.state) } else { 0 };
             let number = moved.number.max(heard).saturating_add(1);
             let mut story = Story::new(name.into(), asked, class, number, was_withdrawn);
+            story.copy = stateful::copy_time(asked, world.state);
             tracing::info!(migration = %story.name, service = %asked.service, from = %asked.from, to = %asked.to, "a migration begins");
             let because =
                 stateful::why_not_of(asked, keeps).or_else(|| why_not(asked, class, moved, world.state));

@@ -29,6 +29,9 @@ pub(super) struct Story {
     pub(super) prepare: Duration,
     #[serde(default)]
     pub(super) quiesce: Duration,
+    /// How long the copy of the state may take, while requests wait.
+    #[serde(default)]
+    pub(super) copy: Duration,
     pub(super) switch: Duration,
     pub(super) drain: Duration,
     /// When, since 1970.
@@ -176,6 +179,7 @@ impl Story {
             class,
             prepare: asked.prepare,
             quiesce: asked.quiesce,
+            copy: Duration::ZERO,
             switch: asked.switch,
             drain: asked.drain,
             began: since_1970(),
@@ -230,6 +234,7 @@ impl Story {
         let rules = Rules {
             prepare: self.prepare,
             quiesce: self.quiesce,
+            copy: self.copy.max(LEAST_COPY),
             switch: self.switch,
             drain: self.drain,
             // An application gives all of its state each time: a copy made before it is frozen would spare nothing.
@@ -312,6 +317,9 @@ impl Story {
 pub(super) fn since_1970() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
+
+/// No copy has less time.
+const LEAST_COPY: Duration = Duration::from_secs(1);
 
 fn stateless() -> Class {
     Class::Stateless
