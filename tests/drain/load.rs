@@ -108,10 +108,10 @@ async fn clients(counts: Arc<Counts>, door: SocketAddr, rate: Rate) {
     let mut clients = JoinSet::new();
     for _ in 0..KEPT {
         clients.spawn_local(http1(counts.clone(), door, every));
-        let connection = Rc::new(Connection { door, client: RefCell::default() });
+        let connection = Rc::new(Connection::new(door));
         clients.spawn_local(http2(counts.clone(), connection.clone(), every));
     }
-    let connection = Rc::new(Connection { door, client: RefCell::default() });
+    let connection = Rc::new(Connection::new(door));
     for _ in 0..rate.streams {
         clients.spawn_local(streams(counts.clone(), connection.clone()));
     }
@@ -163,12 +163,16 @@ async fn get(door: SocketAddr, kept: &mut Option<TcpStream>) -> Result<(), Strin
 }
 
 /// A connection of HTTP/2, made anew when it is to be left.
-struct Connection {
+pub struct Connection {
     door: SocketAddr,
     client: RefCell<Option<SendRequest<Bytes>>>,
 }
 
 impl Connection {
+    pub fn new(door: SocketAddr) -> Self {
+        Connection { door, client: RefCell::default() }
+    }
+
     async fn ready(&self) -> Result<SendRequest<Bytes>, String> {
         let known = self.client.borrow().clone();
         if let Some(known) = known
@@ -186,17 +190,18 @@ impl Connection {
         Ok(client)
     }
 
-    /// Sends what `request` makes until it is taken. A server that leaves says what it has not taken.
-    async fn ask(
+    /// Sends what `request` makes until it is taken, and counts how often it was not. A server that leaves says what it has
+    /// not taken.
+    pub async fn ask(
         &self,
-        counts: &Counts,
+        refused: &AtomicU64,
         end: bool,
         request: impl Fn() -> Request<()>,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), String> {
         loop {
             match self.ready().await?.send_request(request(), end) {
                 Ok(sent) => return Ok(sent),
-                Err(error) if is_refused(&error) => drop(counts.refused.fetch_add(1, Relaxed)),
+                Err(error) if is_refused(&error) => drop(refused.fetch_add(1, Relaxed)),
                 Err(error) => return Err(format!("send: {error}")),
             }
         }
@@ -204,7 +209,7 @@ impl Connection {
 }
 
 /// Whether the other side says that it has not taken it.
-fn is_refused(error: &h2::Error) -> bool {
+pub fn is_refused(error: &h2::Error) -> bool {
     let reason = error.reason();
     error.is_remote() && (error.is_go_away() && reason == Some(Reason::NO_ERROR))
         || reason == Some(Reason::REFUSED_STREAM)
@@ -232,7 +237,7 @@ async fn http2(counts: Arc<Counts>, connection: Rc<Connection>, every: Duration)
 async fn get2(counts: &Counts, connection: &Connection) -> Result<(), String> {
     loop {
         let request = || Request::get("http://shop/").body(()).unwrap();
-        let (answer, _) = connection.ask(counts, true, request).await?;
+        let (answer, _) = connection.ask(&counts.refused, true, request).await?;
         let (head, mut body) = match answer.await {
             Ok(answer) => answer.into_parts(),
             Err(error) if is_refused(&error) => {
@@ -268,7 +273,7 @@ async fn stream(counts: &Counts, connection: &Connection) -> Result<(), String> 
         let request = Request::post("http://shop/shop.Feed/Watch");
         request.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
     };
-    let (answer, mut up) = connection.ask(counts, false, request).await?;
+    let (answer, mut up) = connection.ask(&counts.refused, false, request).await?;
     let (head, mut down) = match answer.await {
         Ok(answer) => answer.into_parts(),
         // Nothing was said in it yet.

@@ -6,6 +6,7 @@
 mod support;
 
 mod app;
+mod callers;
 mod course;
 mod handover;
 mod load;
@@ -13,15 +14,17 @@ mod migrate;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
 mod place;
+mod registers;
 mod rolling;
+mod stateful;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../join/world.rs"]
 mod world;
 
 fn main() {
-    if let Some(status) = app::play() {
+    if let Some(status) = app::play().or_else(registers::play) {
         std::process::exit(status);
     }
-    let suites = [course::tests(), handover::tests(), migrate::tests(), rolling::tests()];
+    let suites = [course::tests(), handover::tests(), migrate::tests(), rolling::tests(), stateful::tests()];
     support::run(suites.into_iter().flatten().collect())
 }

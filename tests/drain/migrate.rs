@@ -205,7 +205,7 @@ impl Place {
 }
 
 /// The instances of `shop` that are connected.
-fn instances(world: &World) -> Vec<String> {
+pub fn instances(world: &World) -> Vec<String> {
     let all: Value = serde_json::from_str(&world.operator(&["get", "sidecars", "-o", "json"])).unwrap();
     let ids = all["sidecars"].as_array().unwrap().iter().filter_map(|sidecar| sidecar["id"].as_str());
     // Who has not said yet what it is called has no name.
@@ -232,37 +232,37 @@ fn begin(world: &World, name: &str, from: &Place, to: &Place) {
     ));
 }
 
-fn stories(world: &World) -> Vec<Value> {
+pub fn stories(world: &World) -> Vec<Value> {
     let all: Value = serde_json::from_str(&world.operator(&["get", "migrations", "-o", "json"])).unwrap();
     all["migrations"].as_array().unwrap().clone()
 }
 
-fn story(world: &World, name: &str) -> Value {
+pub fn story(world: &World, name: &str) -> Value {
     stories(world).into_iter().find(|story| story["name"] == name).unwrap_or_default()
 }
 
-fn phases(story: &Value) -> Vec<String> {
+pub fn phases(story: &Value) -> Vec<String> {
     let entered = story["phases"].as_array().unwrap().iter();
     entered.map(|entered| entered["phase"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Waits until the migration that began last is there.
-fn is_in(world: &World, phase: &str) {
+pub fn is_in(world: &World, phase: &str) {
     wait_until(phase, || stories(world).last().is_some_and(|story| story["phase"] == phase));
 }
 
-fn is_done(world: &World, name: &str) {
+pub fn is_done(world: &World, name: &str) {
     wait_until("it is done", || story(world, name)["outcome"] == "done");
 }
 
 /// A stream of gRPC that is under way until it is ended.
-struct Stream {
+pub struct Stream {
     ends: mpsc::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Stream {
-    fn open(door: SocketAddr) -> Self {
+    pub fn open(door: SocketAddr) -> Self {
         let (ends, ended) = mpsc::channel();
         let (opens, opened) = mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -289,14 +289,14 @@ impl Stream {
     }
 
     /// It was there all the time.
-    fn end(self) {
+    pub fn end(self) {
         self.ends.send(()).unwrap();
         self.thread.join().unwrap();
     }
 }
 
 /// Where processors are busy, a client may be slow to say which protocol it speaks. Without a link nothing else is carried.
-const PATIENT: &str = "detectTimeout: 5s\n";
+pub const PATIENT: &str = "detectTimeout: 5s\n";
 
 /// No streams: each lasts for a second, and every migration would wait for one.
 const RATE: Rate = Rate { requests: 100, streams: 0 };

@@ -1,0 +1,560 @@
+//! A service that keeps state in its memory moves from one instance to another while it is used, and whoever dies meanwhile.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::callers::{Callers, Record};
+use crate::migrate::{PATIENT, Stream, instances, is_done, is_in, phases, stories, story};
+use crate::registers::{App, INSTANCE};
+use crate::support::http2;
+use crate::support::process::free_address;
+use crate::support::raw::{Body, Peer};
+use crate::support::{full, test, wait_until};
+use crate::world::{Sidecar, World};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("stateful::a_service_with_state_moves_and_no_request_fails", moves),
+        test("stateful::a_write_that_a_move_loses_is_found", lost_write),
+        test("stateful::whoever_stands_by_serves_nothing_until_the_owner_is_gone", owner_killed),
+        test("stateful::an_application_that_begins_again_has_lost_its_state", begins_again),
+        test("stateful::a_control_plane_killed_while_state_moves_goes_on", plane_killed),
+        test("stateful::a_hook_that_fails_and_a_stream_that_stays_change_nothing", fails),
+        test("stateful::a_new_place_that_dies_before_the_decision_changes_nothing", new_killed),
+        test("stateful::an_old_place_that_dies_once_it_has_given_everything_loses_nothing", old_killed),
+        test("stateful::an_abort_while_a_hook_is_slow_changes_nothing", aborted),
+    ]
+}
+
+fn moves() {
+    let moves = if full() { 100 } else { 10 };
+    let world = World::new();
+    world.apply(&shop(""));
+    let places = Place::both(&world, App::start(&world.path(""), "b"));
+    let (web, listen) = caller(&world);
+    places[0].app.tell(&format!("filler/{FILLER}"));
+    let callers = Callers::start(listen);
+    callers.more(300);
+    let mut spans = Vec::new();
+    for turn in 0..moves {
+        let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
+        let began = callers.record.now();
+        let said = world.operator(&["migrate", "shop", "--from", &from.instance, "--to", &to.instance]);
+        assert!(said.contains(&format!("default/shop is at {}", to.instance)), "{said}");
+        callers.more_of(&to.app.name, 50);
+        spans.push((began, callers.record.now()));
+        assert!(to.serves() && !from.serves());
+        assert_eq!(web.endpoints(), 1, "whoever has the state is known, and nobody else");
+        callers.more(200);
+        assert_eq!((to.app.count("loose"), to.app.count("thawing")), (0, 0));
+    }
+    let record = callers.end();
+    is_whole(&record, &places);
+    agree(&world, &places, moves);
+    let [there, gone] = [&places[moves % 2], &places[(moves + 1) % 2]];
+    is_sent_on(gone, there);
+
+    let names = |turn: usize| (&*places[turn % 2].app.name, &*places[(turn + 1) % 2].app.name);
+    let blackouts = spans.iter().enumerate().map(|(turn, span)| {
+        let (from, to) = names(turn);
+        record.blackout(from, to, *span).expect("both have answered")
+    });
+    let mut blackouts: Vec<Duration> = blackouts.collect();
+    blackouts.sort();
+    let [within, others] = record.latencies(&spans);
+    println!(
+        "{moves} moves of {FILLER} bytes and more, {} requests: none for {:?} at the median, {:?} at most; half of them took {:?} \
+         and 99 % {:?} during moves, {:?} and {:?} otherwise",
+        record.answered(),
+        blackouts[blackouts.len() / 2],
+        blackouts[blackouts.len() - 1],
+        within.0,
+        within.1,
+        others.0,
+        others.1
+    );
+}
+
+/// Whoever goes to where the state was is answered from where it is, however it asks.
+fn is_sent_on(gone: &Place, there: &Place) {
+    let door = gone.door();
+    let before = gone.app.count("requests");
+    let sent = || gone.sidecar.metrics().sum("lighter_state_forwarded_total", &[]);
+    let sent_before = sent();
+    let mut peer = Peer::connect(door);
+    let (head, _) = peer.exchange("PUT /r/direct HTTP/1.1\r\nHost: shop\r\nContent-Length: 1\r\n\r\n7");
+    assert_eq!((head.status(), head.get(INSTANCE)), (200, Some(&*there.app.name)), "{head:?}");
+    let (head, body) = peer.exchange("GET /r/direct HTTP/1.1\r\nHost: shop\r\n\r\n");
+    assert_eq!((head.status(), body), (200, Body::Whole(b"7".to_vec())), "{head:?}");
+    let body = http2::run(async {
+        let client = http2::connect(door).await;
+        http2::get(&client, "/r/direct").await.unwrap().body
+    });
+    assert_eq!(body, b"7");
+    Stream::open(door).end();
+    assert_eq!(sent() - sent_before, 4.0);
+    assert_eq!(gone.app.count("requests"), before, "nothing runs there any more");
+}
+
+/// What both sidecars, both applications and the control plane counted of so many moves that are done, which began at the first.
+fn agree(world: &World, places: &[Place; 2], moves: usize) {
+    let counts = world.counts();
+    assert_eq!(counts.sum("lighter_control_migrations_total", &[("outcome", "done")]), moves as f64);
+    assert_eq!(losses(world), 0.0);
+    let all = stories(world);
+    assert_eq!(all.len(), moves);
+    for story in &all {
+        assert_eq!(story["outcome"], "done", "{story}");
+        assert_eq!(phases(story), PHASES, "{story}");
+    }
+    let [a, b] = places;
+    for (place, gave, took) in [(a, moves.div_ceil(2), moves / 2), (b, moves / 2, moves.div_ceil(2))] {
+        let metrics = place.sidecar.metrics();
+        for (hook, times) in [("freeze", gave), ("snapshot", gave), ("restore", took)] {
+            assert_eq!(place.app.count(hook), times as u64, "{hook} of {}", place.app.name);
+            let done = metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]);
+            assert_eq!(done, times as f64, "{hook} of {}", place.app.name);
+        }
+        let hooks = metrics.sum("lighter_state_hooks_total", &[]);
+        let thaws = place.app.count("thaw");
+        assert_eq!(hooks, (2 * gave + took) as f64 + thaws as f64, "nothing else was asked for");
+        assert_eq!(metrics.sum("lighter_state_refused_total", &[]), 0.0);
+        assert_eq!(metrics.sum("lighter_state_waiting", &[]), 0.0);
+        let bytes = |direction| metrics.sum("lighter_state_copy_bytes_total", &[("direction", direction)]);
+        assert!(bytes("sent") >= (gave * FILLER) as f64 && bytes("received") >= (took * FILLER) as f64);
+        println!(
+            "{}: {} requests waited, {} were sent on",
+            place.app.name,
+            metrics.sum("lighter_state_parked_total", &[]),
+            metrics.sum("lighter_state_forwarded_total", &[])
+        );
+    }
+    let bytes = |place: &Place, direction| {
+        place.sidecar.metrics().sum("lighter_state_copy_bytes_total", &[("direction", direction)])
+    };
+    assert_eq!(bytes(a, "sent"), bytes(b, "received"));
+    assert_eq!(bytes(b, "sent"), bytes(a, "received"));
+}
+
+/// The same with an application that does not take over all that it is given, so that what finds nothing above is known to find
+/// something.
+fn lost_write() {
+    let world = World::new();
+    world.apply(&shop(""));
+    let places = Place::both(&world, App::forgetful(&world.path(""), "b", "r0"));
+    let (_web, listen) = caller(&world);
+    let callers = Callers::start(listen);
+    callers.more(300);
+    // A write would hide what was there before.
+    callers.only_read();
+    callers.more(100);
+    begin(&world, "away", &places[0], &places[1]);
+    is_done(&world, "away");
+    callers.more_of("b", 100);
+    let record = callers.end();
+    assert!(record.failures().is_empty(), "{:#?}", record.failures());
+    let found = record.check().unwrap_err();
+    assert!(found.starts_with("register r0") && found.contains("not linearizable"), "{found}");
+}
+
+fn owner_killed() {
+    let world = World::with("leaseSeconds: 2");
+    world.apply(&shop(""));
+    let [mut a, b] = Place::both(&world, App::start(&world.path(""), "b"));
+    let (web, listen) = caller(&world);
+    let callers = Callers::start(listen);
+    callers.more(300);
+    assert_eq!((b.requests(), b.app.count("requests")), (0.0, 0));
+    let (head, _) = Peer::connect(b.door()).exchange("GET /r/r0 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    assert_eq!((head.status(), head.cause()), (503, Some("not_serving")), "{head:?}");
+    assert_eq!(b.app.count("requests"), 0);
+    assert!(a.serves() && !b.serves());
+    assert_eq!(web.endpoints(), 1);
+
+    a.app.tell("hold/stay");
+    let stays = [by_http1, by_http2].map(|ask| std::thread::spawn(move || ask(listen)));
+    wait_until("both are under way", || a.app.count("stay.waits") == 2);
+    a.kill();
+    callers.record.lost();
+    for stay in stays {
+        let (status, cause) = stay.join().unwrap();
+        assert!(status >= 500 && cause.is_some(), "{status} {cause:?}");
+    }
+    callers.more_of("b", 100);
+    assert!(b.serves());
+    let record = callers.end();
+    record.check().unwrap();
+    record.check_once(&b.app.numbers()).unwrap();
+    assert_eq!(record.unanswered(), 0, "{:#?}", record.failures());
+    println!("{} requests failed until another one had the service", record.failures().len());
+    is_lost_once(&world);
+}
+
+/// The same sidecar serves on, with nothing.
+fn begins_again() {
+    let world = World::new();
+    world.apply(&shop(""));
+    let [mut a, b] = Place::both(&world, App::start(&world.path(""), "b"));
+    let (web, listen) = caller(&world);
+    let callers = Callers::start(listen);
+    callers.more(200);
+    let epoch = a.epoch();
+    a.app.kill();
+    callers.record.lost();
+    // Until it is seen that it is gone.
+    wait_until("it is not listed", || web.endpoints() == 0 || !a.serves());
+    let before = callers.record.answered();
+    a.app.start_again(&world.path(""));
+    wait_until("it is answered again", || callers.record.answered() > before + 50);
+    assert!(a.serves() && !b.serves());
+    assert!(a.epoch() > epoch);
+    assert_eq!(b.app.count("requests"), 0);
+    let record = callers.end();
+    record.check().unwrap();
+    record.check_once(&a.app.numbers()).unwrap();
+    is_lost_once(&world);
+}
+
+/// In Quiesce and Finalcopy, while a hook takes its time, and in Switch, while a caller does not answer.
+fn plane_killed() {
+    let mut world = World::new();
+    world.apply(&shop(SLOW));
+    let [a, b] = Place::both(&world, App::start(&world.path(""), "b"));
+    let (_web, listen) = caller(&world);
+    let (deaf, _) = world.caller("deaf", "shop");
+    wait_until("it is known", || deaf.endpoints() == 1);
+    let callers = Callers::start(listen);
+    callers.more(200);
+
+    a.app.tell("hold/snapshot");
+    begin(&world, "quiesce", &a, &b);
+    is_in(&world, "quiesce");
+    wait_until("it is asked for its state", || a.app.count("snapshot.waits") > 0);
+    world.kill_plane();
+    world.start_plane();
+    is_in(&world, "quiesce");
+    a.app.tell("go/snapshot");
+    is_done(&world, "quiesce");
+    callers.more_of("b", 50);
+
+    a.app.tell("hold/restore");
+    begin(&world, "copy", &b, &a);
+    is_in(&world, "finalcopy");
+    wait_until("it is given the state", || a.app.count("restore.waits") > 0);
+    world.kill_plane();
+    world.start_plane();
+    is_in(&world, "finalcopy");
+    a.app.tell("go/restore");
+    is_done(&world, "copy");
+    callers.more_of("a", 50);
+
+    deaf.program.signal(Signal::STOP);
+    begin(&world, "switch", &a, &b);
+    is_in(&world, "switch");
+    world.kill_plane();
+    callers.more_of("b", 50);
+    world.start_plane();
+    callers.more(50);
+    assert_eq!(story(&world, "switch")["phase"], "switch");
+    deaf.program.signal(Signal::CONT);
+    is_done(&world, "switch");
+    callers.more(50);
+
+    let record = callers.end();
+    is_whole(&record, &[a, b]);
+    for name in ["quiesce", "copy", "switch"] {
+        let story = story(&world, name);
+        assert_eq!(phases(&story), PHASES, "{story}");
+    }
+    assert_eq!(losses(&world), 0.0);
+}
+
+fn fails() {
+    let world = World::new();
+    world.apply(&shop(""));
+    let places = Place::both(&world, App::start(&world.path(""), "b"));
+    let [a, b] = &places;
+    let (_web, listen) = caller(&world);
+    let callers = Callers::start(listen);
+    callers.more(200);
+
+    a.app.tell("fail/snapshot");
+    let because = stays_at(&world, &callers, "snapshot", a, b);
+    println!("a snapshot that fails: {because}");
+    assert!(a.app.count("thaw") > 0, "it goes on as before");
+    a.app.tell("mend/snapshot");
+
+    b.app.tell("fail/restore");
+    let because = stays_at(&world, &callers, "restore", a, b);
+    println!("a restore that fails: {because}");
+    assert!(b.app.count("restore") > 0);
+    b.app.tell("mend/restore");
+
+    let stream = Stream::open(listen);
+    let because = stays_at(&world, &callers, "stream", a, b);
+    println!("a stream that stays: {because}");
+    stream.end();
+
+    begin(&world, "well", a, b);
+    is_done(&world, "well");
+    callers.more_of("b", 50);
+    is_whole(&callers.end(), &places);
+    assert_eq!(losses(&world), 0.0);
+}
+
+/// A migration that does not come about. Gives the reason.
+fn stays_at(world: &World, callers: &Callers, name: &str, at: &Place, other: &Place) -> String {
+    let before = other.app.count("requests");
+    begin_within(world, name, at, other, "2s");
+    wait_until("it is over", || !story(world, name)["outcome"].is_null());
+    let story = story(world, name);
+    assert_eq!(story["outcome"], "aborted", "{story}");
+    callers.more_of(&at.app.name, 50);
+    assert!(at.serves() && !other.serves());
+    assert_eq!(other.app.count("requests"), before, "nobody was sent there");
+    story["because"].as_str().expect("a reason").to_owned()
+}
+
+/// It has the state, and was not told to serve. Who waits does not wait for it for longer than the Service allows.
+fn new_killed() {
+    let world = World::new();
+    world.apply(&shop(""));
+    let [a, mut b] = Place::both(&world, App::start(&world.path(""), "b"));
+    let (_web, listen) = caller(&world);
+    let callers = Callers::start(listen);
+    callers.more(200);
+    b.app.tell("hold/restore");
+    begin_within(&world, "dies", &a, &b, "1s");
+    wait_until("it is given the state", || b.app.count("restore.waits") > 0);
+    b.kill();
+    wait_until("it is aborted", || story(&world, "dies")["outcome"] == "aborted");
+    println!("a new place that dies: {}", story(&world, "dies")["because"]);
+    callers.more_of("a", 100);
+    assert!(a.serves());
+    let record = callers.end();
+    is_well(&record);
+    let numbers = a.app.numbers();
+    record.check_once(&numbers).unwrap();
+    record.check_done(&numbers).unwrap();
+    assert_eq!(losses(&world), 0.0);
+}
+
+/// What waits there is answered with why it was not done.
+fn old_killed() {
+    let world = World::new();
+    world.apply(&shop(SLOW));
+    let [mut a, b] = Place::both(&world, App::start(&world.path(""), "b"));
+    let (_web, listen) = caller(&world);
+    let callers = Callers::start(listen);
+    callers.more(200);
+    b.app.tell("hold/restore");
+    begin(&world, "dies", &a, &b);
+    wait_until("it is given the state", || b.app.count("restore.waits") > 0);
+    // From its freeze on it does nothing.
+    let mut numbers = a.app.numbers();
+    a.kill();
+    b.app.tell("go/restore");
+    callers.more_of("b", 100);
+    assert!(b.serves());
+    let record = callers.end();
+    record.check().unwrap();
+    numbers.extend(b.app.numbers());
+    record.check_once(&numbers).unwrap();
+    record.check_done(&numbers).unwrap();
+    assert_eq!(record.unanswered(), 0, "{:#?}", record.failures());
+    println!("{} requests failed as the old place died", record.failures().len());
+    assert_eq!(losses(&world), 0.0);
+}
+
+fn aborted() {
+    let world = World::new();
+    world.apply(&shop(SLOW));
+    let places = Place::both(&world, App::start(&world.path(""), "b"));
+    let [a, b] = &places;
+    let (_web, listen) = caller(&world);
+    let callers = Callers::start(listen);
+    callers.more(200);
+    for (name, hook, of) in [("snapshot", "snapshot", a), ("restore", "restore", b)] {
+        of.app.tell(&format!("hold/{hook}"));
+        begin(&world, name, a, b);
+        wait_until("it is asked", || of.app.count(&format!("{hook}.waits")) > 0);
+        world.operator(&["migrate", "--abort", name]);
+        wait_until("it is aborted", || story(&world, name)["outcome"] == "aborted");
+        assert_eq!(story(&world, name)["because"], "somebody asked for it");
+        callers.more_of("a", 100);
+        of.app.tell(&format!("go/{hook}"));
+        assert!(a.serves() && !b.serves());
+        assert_eq!(b.app.count("requests"), 0);
+    }
+    begin(&world, "well", a, b);
+    is_done(&world, "well");
+    callers.more_of("b", 50);
+    is_whole(&callers.end(), &places);
+    assert_eq!(losses(&world), 0.0);
+}
+
+/// An instance of `shop`.
+struct Place {
+    instance: String,
+    sidecar: Sidecar,
+    app: App,
+}
+
+impl Place {
+    /// Two of them: `a`, which serves, and `b`, which stands by.
+    fn both(world: &World, b: App) -> [Self; 2] {
+        let a = Place::before(world, App::start(&world.path(""), "a"));
+        wait_until("the first one serves", || a.serves());
+        let b = Place::before(world, b);
+        wait_until("the second one is ready", || {
+            b.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
+        });
+        [a, b]
+    }
+
+    fn before(world: &World, app: App) -> Self {
+        let before = instances(world);
+        let more =
+            format!("{PATIENT}link: '{}'\nappProbe: {{http: /well, interval: 100ms}}\n", free_address());
+        let sidecar = world.instance("shop", &format!("shop-{}", app.name), app.address, &more).ready();
+        let mut new = None;
+        wait_until("it is there", || {
+            new = instances(world).into_iter().find(|instance| !before.contains(instance));
+            new.is_some()
+        });
+        Place { instance: new.unwrap(), sidecar, app }
+    }
+
+    /// Where its sidecar takes requests.
+    fn door(&self) -> SocketAddr {
+        let file = std::fs::read_to_string(&self.sidecar.file).unwrap();
+        let at = file.split_once("listen: '").and_then(|(_, rest)| rest.split_once('\''));
+        at.expect("a listener").0.parse().unwrap()
+    }
+
+    /// Whether it has the state.
+    fn serves(&self) -> bool {
+        self.sidecar.metrics().sum("lighter_state_serving", &[]) == 1.0
+    }
+
+    /// The last epoch that it had.
+    fn epoch(&self) -> f64 {
+        self.sidecar.metrics().sum("lighter_state_epoch", &[])
+    }
+
+    /// Requests of callers that came here.
+    fn requests(&self) -> f64 {
+        self.sidecar.metrics().sum("lighter_requests_total", &[("direction", "inbound")])
+    }
+
+    /// Ends it at once, with all that it has in its memory.
+    fn kill(&mut self) {
+        self.sidecar.program.signal(Signal::KILL);
+        self.sidecar.program.wait();
+        self.app.kill();
+    }
+}
+
+/// A caller that knows who serves.
+fn caller(world: &World) -> (Sidecar, SocketAddr) {
+    let (web, listen) = world.caller_with("web", "shop", PATIENT);
+    wait_until("the one that serves is known", || web.endpoints() == 1);
+    (web, listen)
+}
+
+/// The Service, with more in its `state`.
+fn shop(more: &str) -> String {
+    format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: shop}}\nspec:\n  ports: [{{port: 80, targetPort: 8080}}]\n  \
+         state: {{class: volatile, snapshot: /state, restore: /state, freeze: /freeze, thaw: /thaw{more}}}\n"
+    )
+}
+
+/// Asks for a migration that may take its time.
+fn begin(world: &World, name: &str, from: &Place, to: &Place) {
+    begin_within(world, name, from, to, "60s");
+}
+
+/// The same, where what runs at the old place may take so long.
+fn begin_within(world: &World, name: &str, from: &Place, to: &Place, quiesce: &str) {
+    world.apply(&format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Migration\nmetadata: {{name: {name}}}\nspec: {{service: shop, \
+         from: {{instance: {}}}, to: {{instance: {}}}, prepareTimeout: 60s, quiesceTimeout: {quiesce}, switchTimeout: 60s, \
+         drainTimeout: 60s}}\n",
+        from.instance, to.instance
+    ));
+}
+
+/// Nothing failed, and nothing was lost.
+fn is_well(record: &Record) {
+    let failures = record.failures();
+    assert!(failures.is_empty(), "{} failed: {failures:#?}", failures.len());
+    record.check().unwrap();
+    record.check_sums().unwrap();
+}
+
+/// And nothing was done twice.
+fn is_whole(record: &Record, places: &[Place; 2]) {
+    is_well(record);
+    let numbers: Vec<u64> = places.iter().flat_map(|place| place.app.numbers()).collect();
+    record.check_once(&numbers).unwrap();
+    record.check_done(&numbers).unwrap();
+}
+
+/// How often state was lost, as the control plane counts.
+fn losses(world: &World) -> f64 {
+    world.counts().sum("lighter_control_state_losses_total", &[])
+}
+
+/// And as it says.
+fn is_lost_once(world: &World) {
+    assert_eq!(losses(world), 1.0);
+    let said = world.plane().said();
+    assert_eq!(
+        said.lines().filter(|line| line.contains("the state of a service is lost")).count(),
+        1,
+        "{said}"
+    );
+}
+
+/// What a request that the application keeps is answered, and the cause that a sidecar names.
+fn by_http1(door: SocketAddr) -> (u16, Option<String>) {
+    let mut peer = Peer::connect(door);
+    let (head, body) = peer.exchange("GET /stay HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+    assert!(matches!(body, Body::Whole(_)), "{body:?}");
+    assert!(peer.rest().is_empty(), "one answer");
+    (head.status(), head.cause().map(str::to_owned))
+}
+
+fn by_http2(door: SocketAddr) -> (u16, Option<String>) {
+    http2::run(async {
+        let client = http2::connect(door).await;
+        let answer = http2::get(&client, "/stay").await.expect("an answer");
+        assert!(answer.cut.is_none(), "{answer:?}");
+        let cause = answer.head.headers.get("x-lighter-error").and_then(|cause| cause.to_str().ok());
+        (answer.head.status.as_u16(), cause.map(str::to_owned))
+    })
+}
+
+/// As long as a test may hold a hook.
+const SLOW: &str = ", timeout: 60s, park: {wait: 120s}";
+
+/// So much the state is long, beside the registers.
+const FILLER: usize = 1_500_000;
+
+const PHASES: [&str; 11] = [
+    "plan",
+    "prepare",
+    "warm",
+    "quiesce",
+    "finalcopy",
+    "fence",
+    "activate",
+    "switch",
+    "forward",
+    "drain_old",
+    "done",
+];
