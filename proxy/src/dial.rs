@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -9,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::balance::Outcome;
 use crate::error::{Cause, ProxyError};
+use crate::listeners;
 
 /// Makes sockets. A sidecar of `lighter run` has two: one that dials from the host, one that dials from inside the
 /// application's network namespace.
@@ -26,6 +28,11 @@ pub trait SocketFactory: Send + Sync {
     fn listens(&self, _address: SocketAddr) -> bool {
         true
     }
+
+    /// The sockets that listen at `address` there, as the kernel numbers them, where that can be told: see [`listeners::at`].
+    fn listeners(&self, _address: SocketAddr) -> Option<Vec<u64>> {
+        None
+    }
 }
 
 /// Makes sockets in the network namespace of the calling thread.
@@ -42,6 +49,10 @@ impl SocketFactory for Here {
 
     fn udp(&self, address: SocketAddr) -> io::Result<socket2::Socket> {
         self.socket(address, socket2::Type::DGRAM, socket2::Protocol::UDP)
+    }
+
+    fn listeners(&self, address: SocketAddr) -> Option<Vec<u64>> {
+        listeners::at(Path::new("/proc/thread-self/net"), address)
     }
 }
 

@@ -28,6 +28,7 @@ pub mod intercept;
 pub mod io;
 mod kept;
 pub mod link;
+pub mod listeners;
 #[cfg(test)]
 mod loopback;
 pub mod mesh;

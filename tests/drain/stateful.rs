@@ -198,16 +198,16 @@ fn begins_again() {
     let world = World::new();
     world.apply(&shop(""));
     let [mut a, b] = Place::both(&world, App::start(&world.path(""), "b"));
-    let (web, listen) = caller(&world);
+    let (_web, listen) = caller(&world);
     let callers = Callers::start(listen);
     callers.more(200);
     let epoch = a.epoch();
     a.app.kill();
     callers.record.lost();
-    // Until it is seen that it is gone.
-    wait_until("it is not listed", || web.endpoints() == 0 || !a.serves());
-    let before = callers.record.answered();
+    // At once: nobody need have seen that it was gone.
     a.app.start_again(&world.path(""));
+    wait_until("it is seen that it is another process", || a.epoch() > epoch && a.serves());
+    let before = callers.record.answered();
     wait_until("it is answered again", || callers.record.answered() > before + 50);
     assert!(a.serves() && !b.serves());
     assert!(a.epoch() > epoch);
@@ -321,7 +321,7 @@ fn stays_at(world: &World, callers: &Callers, name: &str, at: &Place, other: &Pl
 /// It has the state, and was not told to serve. Who waits does not wait for it for longer than the Service allows.
 fn new_killed() {
     let world = World::new();
-    world.apply(&shop(""));
+    world.apply(&shop(", park: {wait: 8s}"));
     let [a, mut b] = Place::both(&world, App::start(&world.path(""), "b"));
     let (_web, listen) = caller(&world);
     let callers = Callers::start(listen);
@@ -540,7 +540,7 @@ fn by_http2(door: SocketAddr) -> (u16, Option<String>) {
 }
 
 /// As long as a test may hold a hook.
-const SLOW: &str = ", timeout: 60s, park: {wait: 120s}";
+const SLOW: &str = ", timeout: 60s, park: {wait: 180s}";
 
 /// So much the state is long, beside the registers.
 const FILLER: usize = 1_500_000;

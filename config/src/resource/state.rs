@@ -61,7 +61,7 @@ pub struct ParkSpec {
     #[serde(default)]
     #[schemars(range(min = 1, max = 17_179_869_184u64))]
     pub bytes: Option<u64>,
-    /// How long one waits, from 1ms to 24h. Default 5s.
+    /// How long one waits, from 1ms to 24h. Default 15s.
     #[serde(default)]
     pub wait: Option<Duration>,
 }

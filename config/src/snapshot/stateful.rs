@@ -66,6 +66,6 @@ pub struct Park {
 
 impl Default for Park {
     fn default() -> Self {
-        Park { requests: 1024, bytes: 16 << 20, wait: Duration::from_secs(5) }
+        Park { requests: 1024, bytes: 16 << 20, wait: Duration::from_secs(15) }
     }
 }

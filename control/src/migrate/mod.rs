@@ -261,6 +261,11 @@ impl All {
             // Nobody says that it serves of a Service that has no state any more.
             driver.is_settled |= !self.stateful.contains_key(&driver.service);
         }
+        let has_none = |driver: &Driver| driver.has_state() && !self.stateful.contains_key(&driver.service);
+        if self.under_way.values().any(has_none) {
+            // Callers are told of all instances of it again, whatever its migration did.
+            state.registry.alone_are(|service| self.stateful.contains_key(service), &state.index);
+        }
         let over = self.under_way.extract_if(.., |_, driver| driver.is_over());
         let over: Vec<Story> = over.map(|(_, driver)| driver.story).collect();
         let has_ended = !over.is_empty();

@@ -93,12 +93,12 @@ pub(super) fn class(keeps: Option<StateClass>) -> Class {
     }
 }
 
-/// How long the copy of the state may take: who came first has waited for as long as running requests had to end, and is not to
-/// wait in vain where the new place does not get on.
+/// How long the copy of the state may take: who came first has waited for as long as running requests had to end, and the
+/// application to give its state, and is not to wait in vain where the new place does not get on.
 pub(super) fn copy_time(asked: &Migration, state: &State) -> Duration {
     let snapshot = state.store.snapshot();
     let keeps = snapshot.services.get(&asked.service).and_then(|service| service.state.as_ref());
-    keeps.map_or(Duration::ZERO, |keeps| keeps.park.wait.saturating_sub(asked.quiesce))
+    keeps.map_or(Duration::ZERO, |keeps| keeps.park.wait.saturating_sub(2 * asked.quiesce))
 }
 
 /// Why it cannot begin, by what is asked for and what the Service says of itself.

@@ -2,12 +2,14 @@
 //! namespace in which it was made, so the process inside makes them ahead of need.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lighter_proxy::dial::SocketFactory;
+use lighter_proxy::listeners;
 use rustix::process::Pid;
 use socket2::Socket;
 
@@ -89,41 +91,14 @@ impl SocketFactory for Inside {
 
     /// Told by the kernel's table of sockets, so that the application does not see a connection that says nothing.
     fn listens(&self, address: SocketAddr) -> bool {
-        ["tcp", "tcp6"].iter().any(|table| {
-            let table = format!("/proc/{}/net/{table}", self.pid.as_raw_nonzero());
-            // Unreadable: the process inside is gone, and this sidecar is about to be.
-            std::fs::read_to_string(table)
-                .is_ok_and(|table| table.lines().any(|line| is_listener(line, address)))
-        })
+        // Unreadable: the process inside is gone, and this sidecar is about to be.
+        self.listeners(address).is_some_and(|listeners| !listeners.is_empty())
+    }
+
+    fn listeners(&self, address: SocketAddr) -> Option<Vec<u64>> {
+        listeners::at(Path::new(&format!("/proc/{}/net", self.pid.as_raw_nonzero())), address)
     }
 }
-
-/// Whether a line of `/proc/net/tcp` or `tcp6` is a listening socket that takes connections to `address`.
-fn is_listener(line: &str, address: SocketAddr) -> bool {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let (Some(local), Some(_remote), Some(LISTEN)) = (words.next(), words.next(), words.next()) else {
-        return false;
-    };
-    let Some((ip, port)) = local.split_once(':') else { return false };
-    if u16::from_str_radix(port, 16) != Ok(address.port()) {
-        return false;
-    }
-    // Words of four bytes in the machine's own order, written as numbers.
-    let words: Option<Vec<u8>> = (0..ip.len() / 8)
-        .map(|at| u32::from_str_radix(&ip[8 * at..8 * at + 8], 16).ok())
-        .collect::<Option<Vec<u32>>>()
-        .map(|words| words.into_iter().flat_map(u32::to_ne_bytes).collect());
-    let listening = match words.as_deref() {
-        Some(bytes @ [_, _, _, _]) => <[u8; 4]>::try_from(bytes).map(IpAddr::from),
-        Some(bytes) => <[u8; 16]>::try_from(bytes).map(IpAddr::from),
-        None => return false,
-    };
-    // The IPv6 wildcard takes IPv4 connections too, unless the program forbade that, which the table does not say.
-    listening.is_ok_and(|ip| ip.is_unspecified() || ip.to_canonical() == address.ip())
-}
-
-/// `TCP_LISTEN`, as the table writes it.
-const LISTEN: &str = "0A";
 
 impl Drop for Inside {
     fn drop(&mut self) {
@@ -186,26 +161,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listeners_are_found_in_the_kernels_table() {
-        let (v4, v6) = ("198.18.0.1:9080".parse().unwrap(), "[fd00:11:6874:e6::1]:9080".parse().unwrap());
-        let any = "   0: 00000000:2378 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0";
-        let any6 = "   0: 00000000000000000000000000000000:2378 00000000000000000000000000000000:0000 0A 00000000:0 00:0 0";
-        let loopback = any.replace("00000000:2378", "0100007F:2378");
-        let own = any.replace("00000000:2378", "010012C6:2378");
-        let connected = any.replace(" 0A ", " 01 ");
-        let other = any.replace("2378", "2379");
-        assert!(
-            is_listener(any, v4) && is_listener(any6, v4) && is_listener(any6, v6) && is_listener(&own, v4)
-        );
-        for line in
-            [&*loopback, &connected, &other, "", "  sl  local_address rem_address   st", "0: zz:2378 x 0A"]
-        {
-            assert!(!is_listener(line, v4), "{line}");
-        }
-        assert!(!is_listener(&own, v6));
-    }
-
-    #[test]
     fn nobody_waits_for_ever_for_a_process_inside_that_says_nothing() {
         let (own, other) = Channel::pair().unwrap();
         let inside = Inside::new(own, rustix::process::getpid()).unwrap();
@@ -222,16 +177,5 @@ mod tests {
             inside.take(address, Duration::from_secs(20)).unwrap();
         }
         assert!(inside.tcp(address).is_err());
-    }
-
-    #[test]
-    fn a_listener_of_this_process_is_found() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-        assert!(table.lines().any(|line| is_listener(line, address)));
-        drop(listener);
-        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-        assert!(!table.lines().any(|line| is_listener(line, address)));
     }
 }

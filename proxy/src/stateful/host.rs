@@ -58,10 +58,15 @@ impl Host {
         registry::application(&self.shared, local, self.hosted.stateful().hooks.port)
     }
 
-    /// Whether the application is there, as far as that can be told without asking it.
+    /// Whether the application is there, as far as that can be told without asking it. One that is not well is there.
     pub(super) fn is_there(&self) -> bool {
-        let listens = |at| self.shared.inside.listens(at);
-        *self.known.is_well.borrow() && self.application().is_some_and(listens)
+        self.application().is_some_and(|at| self.shared.inside.listens(at))
+    }
+
+    /// The sockets at which it listens, where they are known. One that has begun again has others.
+    pub(super) fn listeners(&self) -> Option<Vec<u64>> {
+        let listeners = self.shared.inside.listeners(self.application()?)?;
+        (!listeners.is_empty()).then_some(listeners)
     }
 
     /// Whether nothing listens where the application is. One that is only slow is there.
@@ -92,7 +97,7 @@ impl Host {
     pub(super) async fn becomes_healthy(&self) -> bool {
         let until = Instant::now() + self.hosted.stateful().hooks.timeout;
         loop {
-            if self.is_there() && !self.is_refused().await {
+            if *self.known.is_well.borrow() && self.is_there() && !self.is_refused().await {
                 return true;
             }
             if Instant::now() >= until {

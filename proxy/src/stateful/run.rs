@@ -47,6 +47,8 @@ struct Executor {
     is_frozen: bool,
     /// The application was there when it was last looked.
     was_there: bool,
+    /// Where it listened then, if that is known.
+    listeners: Option<Vec<u64>>,
 }
 
 /// Something that the application is asked for.
@@ -94,7 +96,7 @@ type Work<T> = Pin<Box<dyn Future<Output = T>>>;
 
 impl Executor {
     fn new(host: Host) -> Self {
-        let was_there = host.is_there();
+        let (was_there, listeners) = (host.is_there(), host.listeners());
         Executor {
             host,
             queue: VecDeque::new(),
@@ -103,6 +105,7 @@ impl Executor {
             warming: None,
             is_frozen: false,
             was_there,
+            listeners,
         }
     }
 
@@ -340,6 +343,11 @@ impl Executor {
 
     fn done(&mut self, done: Done) {
         let Some(Asked { job, leash, began, .. }) = self.asked.take() else { return };
+        if self.has_begun_again() {
+            // What it did, it did not do for long, or has nothing of what was before.
+            self.lose();
+            return;
+        }
         let (hosted, took) = (self.host.hosted.clone(), began.elapsed());
         match (job, done) {
             (Job::Freeze(ticket), Done::Frozen(Ok(()))) => {
@@ -427,9 +435,25 @@ impl Executor {
     /// Whether the application is there was looked at.
     fn look(&mut self, is_there: bool) {
         let was_there = std::mem::replace(&mut self.was_there, is_there);
-        if is_there || !was_there {
-            return;
+        if was_there && !is_there {
+            // Who listens next is not another one than this.
+            self.listeners = None;
+            self.lose();
+        } else if self.has_begun_again() {
+            self.lose();
         }
+    }
+
+    /// Whether the application listens at other sockets than before, so that it is another process, with nothing in memory.
+    fn has_begun_again(&mut self) -> bool {
+        let Some(now) = self.host.listeners() else { return false };
+        let stays = self.listeners.iter().flatten().any(|before| now.contains(before));
+        let before = self.listeners.replace(now);
+        before.is_some() && !stays
+    }
+
+    /// What the application had in memory is gone.
+    fn lose(&mut self) {
         let hosted = self.host.hosted.clone();
         let (stand, before) = hosted.with(|place, _, _| (place.stand(), place.incarnation()));
         // What was to be of use is in the application's memory.

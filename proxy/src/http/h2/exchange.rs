@@ -251,11 +251,9 @@ fn filter(
     if state.chain.is_empty() {
         return Ok(Filtered::default());
     }
-    let caller = match forwarded {
-        false => downstream.caller().map_or("", Spiffe::as_str).to_owned(),
-        true => gate::vouched_for(head.fields.of(Kind::ClientCert)).to_owned(),
-    };
-    head::filter_request(&downstream.context.worker, (route, state), head, &caller).map_err(refusal)
+    let vouched = forwarded.then(|| gate::vouched_for(head.fields.of(Kind::ClientCert)).to_owned());
+    let caller = vouched.as_deref().unwrap_or_else(|| downstream.caller().map_or("", Spiffe::as_str));
+    head::filter_request(&downstream.context.worker, (route, state), head, caller).map_err(refusal)
 }
 
 /// Sends the request to an endpoint that speaks HTTP/2, to others as far as it may be tried again, and streams the answer
