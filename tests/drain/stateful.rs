@@ -1,6 +1,7 @@
 //! A service that keeps state in its memory moves from one instance to another while it is used, and whoever dies meanwhile.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -12,27 +13,37 @@ use crate::registers::{App, INSTANCE};
 use crate::support::http2;
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer};
-use crate::support::{full, test, wait_until};
+use crate::support::{full, wait_until};
 use crate::world::{Sidecar, World};
 
 pub fn tests() -> Vec<Trial> {
     vec![
-        test("stateful::a_service_with_state_moves_and_no_request_fails", moves),
-        test("stateful::a_write_that_a_move_loses_is_found", lost_write),
-        test("stateful::whoever_stands_by_serves_nothing_until_the_owner_is_gone", owner_killed),
-        test("stateful::an_application_that_begins_again_has_lost_its_state", begins_again),
-        test("stateful::a_control_plane_killed_while_state_moves_goes_on", plane_killed),
-        test("stateful::a_hook_that_fails_and_a_stream_that_stays_change_nothing", fails),
-        test("stateful::a_new_place_that_dies_before_the_decision_changes_nothing", new_killed),
-        test("stateful::an_old_place_that_dies_once_it_has_given_everything_loses_nothing", old_killed),
-        test("stateful::an_abort_while_a_hook_is_slow_changes_nothing", aborted),
+        alone("stateful::a_service_with_state_moves_and_no_request_fails", moves),
+        alone("stateful::a_write_that_a_move_loses_is_found", lost_write),
+        alone("stateful::whoever_stands_by_serves_nothing_until_the_owner_is_gone", owner_killed),
+        alone("stateful::an_application_that_begins_again_has_lost_its_state", begins_again),
+        alone("stateful::a_control_plane_killed_while_state_moves_goes_on", plane_killed),
+        alone("stateful::a_hook_that_fails_and_a_stream_that_stays_change_nothing", fails),
+        alone("stateful::a_new_place_that_dies_before_the_decision_changes_nothing", new_killed),
+        alone("stateful::an_old_place_that_dies_once_it_has_given_everything_loses_nothing", old_killed),
+        alone("stateful::an_abort_while_a_hook_is_slow_changes_nothing", aborted),
     ]
+}
+
+/// One after the other: the load of each keeps all of a small machine busy, and what is to come about in a time would not.
+fn alone(name: &'static str, run: fn()) -> Trial {
+    static ONE: Mutex<()> = Mutex::new(());
+    Trial::test(name, move || {
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        run();
+        Ok(())
+    })
 }
 
 fn moves() {
     let moves = if full() { 100 } else { 10 };
     let world = World::new();
-    world.apply(&shop(""));
+    world.apply(&shop(SLOW));
     let places = Place::both(&world, App::start(&world.path(""), "b"));
     let (web, listen) = caller(&world);
     places[0].app.tell(&format!("filler/{FILLER}"));
@@ -42,8 +53,9 @@ fn moves() {
     for turn in 0..moves {
         let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
         let began = callers.record.now();
-        let said = world.operator(&["migrate", "shop", "--from", &from.instance, "--to", &to.instance]);
-        assert!(said.contains(&format!("default/shop is at {}", to.instance)), "{said}");
+        let name = format!("turn-{turn}");
+        begin(&world, &name, from, to);
+        is_done(&world, &name);
         callers.more_of(&to.app.name, 50);
         spans.push((began, callers.record.now()));
         assert!(to.serves() && !from.serves());
@@ -56,6 +68,10 @@ fn moves() {
     agree(&world, &places, moves);
     let [there, gone] = [&places[moves % 2], &places[(moves + 1) % 2]];
     is_sent_on(gone, there);
+    // And as an operator asks for it, within the times that a migration has by default.
+    let said = world.operator(&["migrate", "shop", "--from", &there.instance, "--to", &gone.instance]);
+    assert!(said.contains(&format!("default/shop is at {}", gone.instance)), "{said}");
+    assert!(gone.serves() && !there.serves());
 
     let names = |turn: usize| (&*places[turn % 2].app.name, &*places[(turn + 1) % 2].app.name);
     let blackouts = spans.iter().enumerate().map(|(turn, span)| {
@@ -143,7 +159,7 @@ fn agree(world: &World, places: &[Place; 2], moves: usize) {
 /// something.
 fn lost_write() {
     let world = World::new();
-    world.apply(&shop(""));
+    world.apply(&shop(SLOW));
     let places = Place::both(&world, App::forgetful(&world.path(""), "b", "r0"));
     let (_web, listen) = caller(&world);
     let callers = Callers::start(listen);
@@ -162,7 +178,7 @@ fn lost_write() {
 
 fn owner_killed() {
     let world = World::with("leaseSeconds: 2");
-    world.apply(&shop(""));
+    world.apply(&shop(SLOW));
     let [mut a, b] = Place::both(&world, App::start(&world.path(""), "b"));
     let (web, listen) = caller(&world);
     let callers = Callers::start(listen);
@@ -196,7 +212,7 @@ fn owner_killed() {
 /// The same sidecar serves on, with nothing.
 fn begins_again() {
     let world = World::new();
-    world.apply(&shop(""));
+    world.apply(&shop(SLOW));
     let [mut a, b] = Place::both(&world, App::start(&world.path(""), "b"));
     let (_web, listen) = caller(&world);
     let callers = Callers::start(listen);
@@ -274,7 +290,7 @@ fn plane_killed() {
 
 fn fails() {
     let world = World::new();
-    world.apply(&shop(""));
+    world.apply(&shop(SLOW));
     let places = Place::both(&world, App::start(&world.path(""), "b"));
     let [a, b] = &places;
     let (_web, listen) = caller(&world);
@@ -282,19 +298,19 @@ fn fails() {
     callers.more(200);
 
     a.app.tell("fail/snapshot");
-    let because = stays_at(&world, &callers, "snapshot", a, b);
+    let because = stays_at(&world, &callers, ("snapshot", "30s"), a, b);
     println!("a snapshot that fails: {because}");
     assert!(a.app.count("thaw") > 0, "it goes on as before");
     a.app.tell("mend/snapshot");
 
     b.app.tell("fail/restore");
-    let because = stays_at(&world, &callers, "restore", a, b);
+    let because = stays_at(&world, &callers, ("restore", "30s"), a, b);
     println!("a restore that fails: {because}");
     assert!(b.app.count("restore") > 0);
     b.app.tell("mend/restore");
 
     let stream = Stream::open(listen);
-    let because = stays_at(&world, &callers, "stream", a, b);
+    let because = stays_at(&world, &callers, ("stream", "2s"), a, b);
     println!("a stream that stays: {because}");
     stream.end();
 
@@ -305,10 +321,16 @@ fn fails() {
     assert_eq!(losses(&world), 0.0);
 }
 
-/// A migration that does not come about. Gives the reason.
-fn stays_at(world: &World, callers: &Callers, name: &str, at: &Place, other: &Place) -> String {
+/// A migration that does not come about, and how long what runs may take. Gives the reason.
+fn stays_at(
+    world: &World,
+    callers: &Callers,
+    (name, quiesce): (&str, &str),
+    at: &Place,
+    other: &Place,
+) -> String {
     let before = other.app.count("requests");
-    begin_within(world, name, at, other, "2s");
+    begin_within(world, name, at, other, quiesce);
     wait_until("it is over", || !story(world, name)["outcome"].is_null());
     let story = story(world, name);
     assert_eq!(story["outcome"], "aborted", "{story}");
@@ -321,13 +343,14 @@ fn stays_at(world: &World, callers: &Callers, name: &str, at: &Place, other: &Pl
 /// It has the state, and was not told to serve. Who waits does not wait for it for longer than the Service allows.
 fn new_killed() {
     let world = World::new();
-    world.apply(&shop(", park: {wait: 8s}"));
+    world.apply(&shop(", park: {wait: 25s}"));
     let [a, mut b] = Place::both(&world, App::start(&world.path(""), "b"));
     let (_web, listen) = caller(&world);
     let callers = Callers::start(listen);
     callers.more(200);
     b.app.tell("hold/restore");
-    begin_within(&world, "dies", &a, &b, "1s");
+    // So it has five seconds for the copy, and who waits has more than that.
+    begin_within(&world, "dies", &a, &b, "10s");
     wait_until("it is given the state", || b.app.count("restore.waits") > 0);
     b.kill();
     wait_until("it is aborted", || story(&world, "dies")["outcome"] == "aborted");
