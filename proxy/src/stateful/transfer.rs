@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, Either, Empty};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lighter_config::hex;
 use lighter_config::identity::Spiffe;
 use lighter_config::snapshot::Secure;
 use lighter_migrate::Copy;
@@ -252,9 +253,8 @@ pub(super) async fn attempt(
 
 fn request(from: &From, offset: u64) -> Result<Request<Empty<Bytes>>, FetchError> {
     let From { at, migration, copy, token } = from;
-    let token: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut token =
-        HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| FetchError::Other("a token"))?;
+    let token = format!("Bearer {}", hex::encode(token));
+    let mut token = HeaderValue::try_from(token).map_err(|_| FetchError::Other("a token"))?;
     token.set_sensitive(true);
     let request = Request::builder()
         .uri(format!("{PATH}?migration={migration}&round={}", copy.round))
@@ -298,10 +298,7 @@ fn named(query: Option<&str>) -> Option<(u64, u32)> {
 
 /// The token that is shown.
 fn token(fields: &HeaderMap) -> Option<Vec<u8>> {
-    let said = fields.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?;
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let (pairs, []) = said.as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()).collect()
+    hex::decode(fields.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?)
 }
 
 /// From where on it is asked for, if not from its beginning. None: it is none that is understood.
