@@ -8,7 +8,7 @@ use super::{PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::resource::state::{ParkSpec, StateClass as Written, StateSpec};
-use crate::snapshot::{Hooks, Park, Protocol, StateClass, Stateful};
+use crate::snapshot::{Hooks, Park, Protocol, StateAccess, StateClass, Stateful};
 
 /// What is said of a Service with these ports. None: it is faulty.
 pub(super) fn read(
@@ -29,16 +29,19 @@ pub(super) fn read(
     };
     let path = |path: &str| -> Arc<str> { path.into() };
     let hooks = Hooks {
-        port: spec.port.or(ports.first().map(|port| port.key.port))?,
         snapshot: path(&spec.snapshot),
         restore: path(&spec.restore),
         freeze: spec.freeze.as_deref().map(path),
         thaw: spec.thaw.as_deref().map(path),
+    };
+    let stateful = Stateful {
+        class,
+        port: spec.port.or(ports.first().map(|port| port.key.port))?,
+        access: StateAccess::Http(hooks),
         timeout: spec.timeout.map_or(TIMEOUT, |said| said.0),
         max_bytes: spec.max_bytes.unwrap_or(MAX_BYTES),
+        park: spec.park.as_ref().map(park).unwrap_or_default(),
     };
-    let park = spec.park.as_ref().map(park).unwrap_or_default();
-    let stateful = Stateful { class, hooks, park };
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
     report.ok(valid(&stateful, ports, &NAMES, at))?;
     Some(Arc::new(stateful))
@@ -69,14 +72,15 @@ pub(crate) fn valid(
     names: &Names,
     at: &At<'_>,
 ) -> Result<(), ConfigError> {
-    let Stateful { class: StateClass::Volatile, hooks, park } = stateful;
-    let Some((_, protocol)) = ports.clone().find(|(port, _)| *port == hooks.port) else {
+    let Stateful { class: StateClass::Volatile, port: wanted, access, timeout, max_bytes, park } = stateful;
+    let Some((_, protocol)) = ports.clone().find(|(port, _)| port == wanted) else {
         let known: Vec<String> = ports.map(|(port, _)| port.to_string()).collect();
-        let error = at.field("port").error(format!("the Service has no port {}", hooks.port));
+        let error = at.field("port").error(format!("the Service has no port {wanted}"));
         return Err(error.hint(format!("its ports are: {}", known.join(", "))));
     };
+    let StateAccess::Http(hooks) = access;
     if !matches!(protocol, Protocol::Auto | Protocol::Http) {
-        let error = at.field("port").error(format!("no HTTP/1.1 is spoken at port {}", hooks.port));
+        let error = at.field("port").error(format!("no HTTP/1.1 is spoken at port {wanted}"));
         return Err(
             error.hint("name one whose `appProtocol` is `http` or `auto`: state is given and taken there")
         );
@@ -107,8 +111,8 @@ pub(crate) fn valid(
         false => Err(at.error("this is from 1ms to 24h").hint("write for example `10s`")),
     };
     let at_park = at.field("park");
-    time(at.field(names.timeout), hooks.timeout)?;
-    bytes(at.field(names.max_bytes), hooks.max_bytes)?;
+    time(at.field(names.timeout), *timeout)?;
+    bytes(at.field(names.max_bytes), *max_bytes)?;
     if !(1..=MOST_PARKED).contains(&park.requests) {
         let error = format!("{} is not from 1 to {MOST_PARKED}", park.requests);
         return Err(at_park.field("requests").error(error));

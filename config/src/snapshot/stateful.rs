@@ -8,8 +8,14 @@ use std::time::Duration;
 pub struct Stateful {
     /// What becomes of the state when whoever has it dies.
     pub class: StateClass,
-    /// How the application gives its state and takes it.
-    pub hooks: Hooks,
+    /// The port of the Service at which the application gives its state and takes it.
+    pub port: u16,
+    /// How it does that.
+    pub access: StateAccess,
+    /// How long each thing that it is asked for may take.
+    pub timeout: Duration,
+    /// No state is longer, in bytes.
+    pub max_bytes: u64,
     /// How much may wait at the old place while it moves.
     pub park: Park,
 }
@@ -34,11 +40,16 @@ impl StateClass {
     }
 }
 
+/// How an application gives its state and takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateAccess {
+    /// By requests that the Service names, in HTTP/1.1.
+    Http(Hooks),
+}
+
 /// Requests to an application by which it gives its state and takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {
-    /// The port of the Service at which it takes them, in HTTP/1.1.
-    pub port: u16,
     /// The path of a GET that is answered with all of the state.
     pub snapshot: Arc<str>,
     /// The path of a PUT whose body takes the place of all of the state.
@@ -47,10 +58,6 @@ pub struct Hooks {
     pub freeze: Option<Arc<str>>,
     /// The path of a POST that ends that.
     pub thaw: Option<Arc<str>>,
-    /// How long each may take.
-    pub timeout: Duration,
-    /// No state is longer, in bytes.
-    pub max_bytes: u64,
 }
 
 /// How much may wait at a place while it is not known who serves.

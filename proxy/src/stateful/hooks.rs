@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Either, Empty};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use lighter_config::snapshot::Hooks;
+use lighter_config::snapshot::{Hooks, StateAccess, Stateful};
 use tokio::time::{Instant, timeout};
 
 use super::copies::{Gathering, Reading, State, TooLarge};
@@ -80,7 +80,7 @@ pub(crate) struct Application<'a> {
     /// Where it listens.
     pub(crate) at: SocketAddr,
     /// What its Service says of it.
-    pub(crate) hooks: &'a Hooks,
+    pub(crate) stateful: &'a Stateful,
 }
 
 impl Hook {
@@ -136,11 +136,11 @@ impl HookFault {
 impl Application<'_> {
     /// All of its state: what a GET is answered with, if that is 200 and not too long.
     pub(crate) async fn snapshot(&self) -> Result<State, HookError> {
-        self.ask(Hook::Snapshot, &self.hooks.snapshot, None, async |answer| {
+        self.ask(Hook::Snapshot, &self.hooks().snapshot, None, async |answer| {
             if answer.status() != StatusCode::OK {
                 return Err(HookFault::Status(answer.status()));
             }
-            let most = self.hooks.max_bytes;
+            let most = self.stateful.max_bytes;
             let in_chunks = answer.headers().contains_key(TRANSFER_ENCODING);
             let (mut body, mut gathering) = (answer.into_body(), Gathering::new(most));
             if !in_chunks && !body.is_end_stream() {
@@ -161,12 +161,12 @@ impl Application<'_> {
 
     /// Has it take `state` in place of its own, by a PUT.
     pub(crate) async fn restore(&self, state: &State) -> Result<(), HookError> {
-        self.ask(Hook::Restore, &self.hooks.restore, Some(state), is_done).await
+        self.ask(Hook::Restore, &self.hooks().restore, Some(state), is_done).await
     }
 
     /// Has it change nothing by itself from now on, if its Service has a hook for that.
     pub(crate) async fn freeze(&self) -> Result<(), HookError> {
-        match &self.hooks.freeze {
+        match &self.hooks().freeze {
             Some(path) => self.ask(Hook::Freeze, path, None, is_done).await,
             None => Ok(()),
         }
@@ -174,10 +174,15 @@ impl Application<'_> {
 
     /// Has it go on as before, if its Service has a hook for that.
     pub(crate) async fn thaw(&self) -> Result<(), HookError> {
-        match &self.hooks.thaw {
+        match &self.hooks().thaw {
             Some(path) => self.ask(Hook::Thaw, path, None, is_done).await,
             None => Ok(()),
         }
+    }
+
+    fn hooks(&self) -> &Hooks {
+        let StateAccess::Http(hooks) = &self.stateful.access;
+        hooks
     }
 
     async fn ask<T>(
@@ -188,7 +193,7 @@ impl Application<'_> {
         hear: impl AsyncFnOnce(Response<Incoming>) -> Result<T, HookFault>,
     ) -> Result<T, HookError> {
         let began = Instant::now();
-        let within = self.hooks.timeout;
+        let within = self.stateful.timeout;
         let asked = timeout(within, self.exchange(hook, path, state, hear)).await;
         let done = asked.unwrap_or(Err(HookFault::Late(within)));
         counts::hook(hook, done.as_ref().err(), began.elapsed());
@@ -203,7 +208,7 @@ impl Application<'_> {
         hear: impl AsyncFnOnce(Response<Incoming>) -> Result<T, HookFault>,
     ) -> Result<T, HookFault> {
         let request = self.request(hook, path, state)?;
-        let stream = dial::connect(self.sockets, self.at, self.hooks.timeout).await;
+        let stream = dial::connect(self.sockets, self.at, self.stateful.timeout).await;
         let stream = TokioIo::new(stream.map_err(HookFault::Unreached)?);
         let (mut sender, connection) = http1::handshake(stream).await.map_err(HookFault::Lost)?;
         let exchange = async {
@@ -273,21 +278,28 @@ mod tests {
     use super::*;
     use crate::dial::Here;
 
-    async fn with<T>(app: &App, hooks: &Hooks, ask: impl AsyncFnOnce(&Application<'_>) -> T) -> T {
-        ask(&Application { sockets: &Here::default(), at: app.at, hooks }).await
+    async fn with<T>(app: &App, stateful: &Stateful, ask: impl AsyncFnOnce(&Application<'_>) -> T) -> T {
+        ask(&Application { sockets: &Here::default(), at: app.at, stateful }).await
+    }
+
+    fn other_hooks(stateful: &Stateful, change: impl FnOnce(&mut Hooks)) -> Stateful {
+        let mut stateful = stateful.clone();
+        let StateAccess::Http(hooks) = &mut stateful.access;
+        change(hooks);
+        stateful
     }
 
     #[tokio::test]
     async fn an_application_gives_all_of_its_state_and_takes_another() {
         let state: Vec<u8> = (0..3_000_000u32).map(|at| (at / 7) as u8).collect();
-        let (one, other, hooks) = (App::new(state.clone()).await, App::new("old").await, stateful().hooks);
-        let given = with(&one, &hooks, async |app| {
+        let (one, other, its) = (App::new(state.clone()).await, App::new("old").await, stateful());
+        let given = with(&one, &its, async |app| {
             app.freeze().await.unwrap();
             app.snapshot().await.unwrap()
         })
         .await;
         assert_eq!(given.bytes(), 3_000_000);
-        with(&other, &hooks, async |app| {
+        with(&other, &its, async |app| {
             app.restore(&given).await.unwrap();
             app.thaw().await.unwrap();
         })
@@ -295,7 +307,7 @@ mod tests {
         assert!(other.kept().state == state);
         assert_eq!(one.asked(), ["POST /freeze", "GET /state"]);
         assert_eq!(other.asked(), ["PUT /state", "POST /thaw"]);
-        let without = Hooks { freeze: None, thaw: None, ..hooks };
+        let without = other_hooks(&its, |hooks| (hooks.freeze, hooks.thaw) = (None, None));
         with(&one, &without, async |app| {
             app.freeze().await.unwrap();
             app.thaw().await.unwrap();
@@ -306,37 +318,37 @@ mod tests {
 
     #[tokio::test]
     async fn what_goes_wrong_names_the_hook_and_whose_fault_it_is() {
-        let (app, hooks) = (App::new("12345").await, stateful().hooks);
-        let short = Hooks { max_bytes: 4, ..hooks.clone() };
+        let (app, its) = (App::new("12345").await, stateful());
+        let short = Stateful { max_bytes: 4, ..its.clone() };
         let error = with(&app, &short, async |app| app.snapshot().await).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the snapshot hook gave more than 4 bytes, which is the most that its Service allows"
         );
         assert!(
-            with(&app, &Hooks { max_bytes: 5, ..hooks.clone() }, async |app| app.snapshot().await)
+            with(&app, &Stateful { max_bytes: 5, ..its.clone() }, async |app| app.snapshot().await)
                 .await
                 .is_ok()
         );
         // Of a state, a part or another thing will not do.
         app.kept().fails = [("/state", 206), ("/freeze", 503)].into();
-        let error = with(&app, &hooks, async |app| app.snapshot().await).await.unwrap_err();
+        let error = with(&app, &its, async |app| app.snapshot().await).await.unwrap_err();
         assert!(matches!(error.fault, HookFault::Status(StatusCode::PARTIAL_CONTENT)), "{error}");
-        let error = with(&app, &hooks, async |app| app.freeze().await).await.unwrap_err();
+        let error = with(&app, &its, async |app| app.freeze().await).await.unwrap_err();
         assert_eq!(error.to_string(), "the freeze hook was answered 503 Service Unavailable");
         assert_eq!(error.fault.side(), Side::Upstream);
         app.kept().fails = [("/thaw", 0)].into();
-        let hasty = Hooks { timeout: Duration::from_millis(50), ..hooks.clone() };
+        let hasty = Stateful { timeout: Duration::from_millis(50), ..its.clone() };
         let error = with(&app, &hasty, async |app| app.thaw().await).await.unwrap_err();
         assert!(matches!((error.hook, &error.fault), (Hook::Thaw, HookFault::Late(_))), "{error}");
-        let no_path = Hooks { freeze: Some("/a b".into()), ..hooks.clone() };
+        let no_path = other_hooks(&its, |hooks| hooks.freeze = Some("/a b".into()));
         let error = with(&app, &no_path, async |app| app.freeze().await).await.unwrap_err();
         assert_eq!((error.fault.label(), error.fault.side()), ("path", Side::Control));
         // Bound, and nobody listens.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let at = socket.local_addr().unwrap().as_socket().unwrap();
-        let nobody = Application { sockets: &Here::default(), at, hooks: &hooks };
+        let nobody = Application { sockets: &Here::default(), at, stateful: &its };
         let error = nobody.snapshot().await.unwrap_err();
         assert_eq!((error.fault.label(), error.fault.side()), ("unreached", Side::Upstream));
     }
@@ -345,8 +357,8 @@ mod tests {
     async fn a_state_that_ends_before_its_end_is_none() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (at, hooks) = (listener.local_addr().unwrap(), stateful().hooks);
-        let app = Application { sockets: &Here::default(), at, hooks: &hooks };
+        let (at, its) = (listener.local_addr().unwrap(), stateful());
+        let app = Application { sockets: &Here::default(), at, stateful: &its };
         for (field, label) in
             [("content-length: 10\r\n", "lost"), ("transfer-encoding: chunked\r\n", "lost"), ("", "endless")]
         {

@@ -55,7 +55,7 @@ impl Host {
     /// Where the application takes hooks.
     pub(super) fn application(&self) -> Option<SocketAddr> {
         let local = self.known.local.get().unwrap_or(Ipv4Addr::LOCALHOST.into());
-        registry::application(&self.shared, local, self.hosted.stateful().hooks.port)
+        registry::application(&self.shared, local, self.hosted.stateful().port)
     }
 
     /// Whether the application is there, as far as that can be told without asking it. One that is not well is there.
@@ -95,7 +95,7 @@ impl Host {
 
     /// Whether the application is there, or comes to be before a hook would have timed out.
     pub(super) async fn becomes_healthy(&self) -> bool {
-        let until = Instant::now() + self.hosted.stateful().hooks.timeout;
+        let until = Instant::now() + self.hosted.stateful().timeout;
         loop {
             if *self.known.is_well.borrow() && self.is_there() && !self.is_refused().await {
                 return true;
@@ -113,9 +113,8 @@ impl Host {
         ask: impl AsyncFnOnce(&Application<'_>) -> Result<T, HookError>,
     ) -> Result<T, HookError> {
         let stateful = self.hosted.stateful();
-        let hooks = &stateful.hooks;
-        let at = self.application().ok_or(HookError { hook, fault: HookFault::Nowhere(hooks.port) })?;
-        ask(&Application { sockets: &*self.shared.inside, at, hooks }).await
+        let at = self.application().ok_or(HookError { hook, fault: HookFault::Nowhere(stateful.port) })?;
+        ask(&Application { sockets: &*self.shared.inside, at, stateful: &stateful }).await
     }
 
     /// Has the application go on as before. Returns whether it does.

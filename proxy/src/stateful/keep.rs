@@ -50,7 +50,9 @@ mod tests {
 
     use lighter_config::name::ServiceName;
     use lighter_config::sidecar::{ControlConfig, ControlSecurity, SidecarConfig};
-    use lighter_config::snapshot::{Hooks, Park, Service, Snapshot, StateClass, Stateful, VirtualIps};
+    use lighter_config::snapshot::{
+        Hooks, Park, Service, Snapshot, StateAccess, StateClass, Stateful, VirtualIps,
+    };
     use lighter_migrate::Stand;
 
     use super::*;
@@ -89,16 +91,15 @@ mod tests {
     }
 
     fn stateful(path: &str) -> Stateful {
-        let hooks = Hooks {
+        let hooks = Hooks { snapshot: path.into(), restore: path.into(), freeze: None, thaw: None };
+        Stateful {
+            class: StateClass::Volatile,
             port: 80,
-            snapshot: path.into(),
-            restore: path.into(),
-            freeze: None,
-            thaw: None,
+            access: StateAccess::Http(hooks),
             timeout: Duration::from_secs(1),
             max_bytes: 1 << 20,
-        };
-        Stateful { class: StateClass::Volatile, hooks, park: Park::default() }
+            park: Park::default(),
+        }
     }
 
     /// What is in force after that.
@@ -116,7 +117,7 @@ mod tests {
         let place = kept(&shared, Some(Some(stateful("/a")))).unwrap();
         let first = place.with(|place, _, _| place.incarnation());
         let other = kept(&shared, Some(Some(stateful("/b")))).unwrap();
-        assert!(Arc::ptr_eq(&place, &other) && &*place.stateful().hooks.snapshot == "/b");
+        assert!(Arc::ptr_eq(&place, &other) && place.stateful().access == stateful("/b").access);
         assert!(Arc::ptr_eq(&place, &kept(&shared, None).unwrap()), "nothing is known of it for a moment");
         assert_eq!(place.with(|place, _, _| place.incarnation()), first);
         assert!(kept(&shared, Some(None)).is_none());

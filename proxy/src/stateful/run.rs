@@ -249,7 +249,7 @@ impl Executor {
         }
         self.give_up_taking();
         let host = self.host.clone();
-        let (migration, most) = (host.migration(), host.hosted.stateful().hooks.max_bytes);
+        let (migration, most) = (host.migration(), host.hosted.stateful().max_bytes);
         if copy.bytes > most {
             tracing::error!(
                 migration,

@@ -7,7 +7,7 @@ use super::{missing, port};
 use crate::build::state::{self, Names};
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::snapshot::{Hooks, Park, Port, StateClass, Stateful};
+use crate::snapshot::{Hooks, Park, Port, StateAccess, StateClass, Stateful};
 use crate::xds::wire::lighter::config::v1 as wire;
 
 /// Of a Service with these ports.
@@ -21,15 +21,15 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
     let park = said.park.as_ref().ok_or_else(|| missing(&at_park))?;
     let read = Stateful {
         class,
-        hooks: Hooks {
-            port: port(said.port, &at.field("port"))?,
+        port: port(said.port, &at.field("port"))?,
+        access: StateAccess::Http(Hooks {
             snapshot: said.snapshot.as_str().into(),
             restore: said.restore.as_str().into(),
             freeze: path(&said.freeze),
             thaw: path(&said.thaw),
-            timeout: millis(said.timeout_ms, &at.field("timeout_ms"))?,
-            max_bytes: said.max_bytes,
-        },
+        }),
+        timeout: millis(said.timeout_ms, &at.field("timeout_ms"))?,
+        max_bytes: said.max_bytes,
         park: Park {
             requests: park.requests,
             bytes: park.bytes,

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 
 use super::millis;
-use crate::snapshot::Stateful;
+use crate::snapshot::{StateAccess, Stateful};
 use crate::xds::wire::lighter::config::v1 as lighter;
 
 pub(super) fn state(said: &Stateful) -> lighter::State {
-    let Stateful { class, hooks, park } = said;
+    let Stateful { class, port, access, timeout, max_bytes, park } = said;
+    let StateAccess::Http(hooks) = access;
     let path = |path: &Option<Arc<str>>| path.as_deref().unwrap_or_default().to_string();
     lighter::State {
         class: class.label().to_string(),
-        port: hooks.port.into(),
+        port: (*port).into(),
         snapshot: hooks.snapshot.to_string(),
         restore: hooks.restore.to_string(),
         freeze: path(&hooks.freeze),
         thaw: path(&hooks.thaw),
-        timeout_ms: millis(hooks.timeout),
-        max_bytes: hooks.max_bytes,
+        timeout_ms: millis(*timeout),
+        max_bytes: *max_bytes,
         park: Some(lighter::Park { requests: park.requests, bytes: park.bytes, wait_ms: millis(park.wait) }),
     }
 }

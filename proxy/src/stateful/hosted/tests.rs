@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use lighter_config::snapshot::Hooks;
+use lighter_config::snapshot::{Hooks, StateAccess};
 use lighter_migrate::{Digest, PlaceId, Running, Source, Stand};
 
 use super::*;
@@ -10,17 +10,16 @@ const LIFE: Incarnation = Incarnation(7);
 const EPOCH: Epoch = Epoch(1);
 
 fn stateful(requests: u32) -> Stateful {
-    let hooks = Hooks {
+    let hooks = Hooks { snapshot: "/state".into(), restore: "/state".into(), freeze: None, thaw: None };
+    let park = Park { requests, bytes: 1 << 20, wait: Duration::from_secs(5) };
+    Stateful {
+        class: StateClass::Volatile,
         port: 80,
-        snapshot: "/state".into(),
-        restore: "/state".into(),
-        freeze: None,
-        thaw: None,
+        access: StateAccess::Http(hooks),
         timeout: Duration::from_secs(1),
         max_bytes: 1 << 20,
-    };
-    let park = Park { requests, bytes: 1 << 20, wait: Duration::from_secs(5) };
-    Stateful { class: StateClass::Volatile, hooks, park }
+        park,
+    }
 }
 
 fn told(sequence: u64, order: Order) -> Told {

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use lighter_config::snapshot::{Hooks, Park, StateClass, Stateful};
+use lighter_config::snapshot::{Hooks, Park, StateAccess, StateClass, Stateful};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -98,13 +98,17 @@ async fn answer(request: Request<Incoming>, kept: &Mutex<Kept>) -> Result<Respon
 /// How such a Service says that it keeps its state.
 pub(crate) fn stateful() -> Stateful {
     let hooks = Hooks {
-        port: 80,
         snapshot: "/state".into(),
         restore: "/state".into(),
         freeze: Some("/freeze".into()),
         thaw: Some("/thaw".into()),
+    };
+    Stateful {
+        class: StateClass::Volatile,
+        port: 80,
+        access: StateAccess::Http(hooks),
         timeout: Duration::from_secs(10),
         max_bytes: 64 << 20,
-    };
-    Stateful { class: StateClass::Volatile, hooks, park: Park::default() }
+        park: Park::default(),
+    }
 }

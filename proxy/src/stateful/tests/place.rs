@@ -220,7 +220,7 @@ fn an_application_that_does_not_give_its_state_serves_again() {
     run(async {
         let root = Root::new();
         let mut short = stateful();
-        short.hooks.max_bytes = 3;
+        short.max_bytes = 3;
         for (said, path, answer) in
             [(short, "/nothing", 0), (stateful(), "/freeze", 503), (stateful(), "/state", 0)]
         {

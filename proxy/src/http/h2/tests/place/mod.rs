@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::Request;
 use lighter_config::snapshot::{
-    Hooks, Park, Protocol, Service, Snapshot, StateClass, Stateful, TrafficPolicy,
+    Hooks, Park, Protocol, Service, Snapshot, StateAccess, StateClass, Stateful, TrafficPolicy,
 };
 use lighter_migrate::{
     Command, Digest, Epoch, Incarnation, Order, PlaceAction, PlaceId, Running, Source, Stamp, Stand,
@@ -107,16 +107,15 @@ impl Instance {
 }
 
 fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>) {
-    let hooks = Hooks {
+    let hooks = Hooks { snapshot: "/state".into(), restore: "/state".into(), freeze: None, thaw: None };
+    let stateful = Arc::new(Stateful {
+        class: StateClass::Volatile,
         port: 80,
-        snapshot: "/state".into(),
-        restore: "/state".into(),
-        freeze: None,
-        thaw: None,
+        access: StateAccess::Http(hooks),
         timeout: Duration::from_secs(1),
         max_bytes: 1 << 20,
-    };
-    let stateful = Arc::new(Stateful { class: StateClass::Volatile, hooks, park });
+        park,
+    });
     let name = key().service;
     let service = Service::clone(snapshot.services.get(&name).unwrap());
     snapshot.services.insert(name, Arc::new(Service { state: Some(stateful.clone()), ..service }));
