@@ -308,21 +308,10 @@ impl Picked {
 
     #[inline]
     fn finish_at(mut self, outcome: Outcome, latency: Duration, at: u64) {
-        let endpoint = &*self.endpoint;
-        match &mut self.held {
-            Held::Admitted(admitted) if outcome == Outcome::Answered => {
-                let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
-                admitted.answered(began, latency, now);
-            }
-            Held::LetIn(let_in) if outcome == Outcome::Answered => {
-                if let Some(admitted) = let_in.admitted() {
-                    let [began, now] = [self.at, at].map(|at| endpoint.group.instant(at));
-                    admitted.answered(began, latency, now);
-                }
-            }
-            Held::Placed(both) => both.0.end(outcome, endpoint.group.instant(at)),
-            _ => {}
+        if !matches!(self.held, Held::Nothing) {
+            self.ends(outcome, latency, at);
         }
+        let endpoint = &*self.endpoint;
         match outcome {
             Outcome::Answered | Outcome::Erred | Outcome::Gateway => {
                 let is_fault = endpoint.group.counts() && endpoint.judge(outcome, self.probe, latency, at);
@@ -341,6 +330,21 @@ impl Picked {
                 self.probe = false;
             }
             Outcome::Abandoned => {}
+        }
+    }
+
+    /// Tells what it holds how it ended.
+    #[inline(never)]
+    fn ends(&mut self, outcome: Outcome, latency: Duration, at: u64) {
+        let group = &self.endpoint.group;
+        let admitted = match &mut self.held {
+            Held::Admitted(admitted) => Some(&*admitted),
+            Held::LetIn(let_in) => let_in.admitted(),
+            Held::Placed(both) => return both.0.end(outcome, group.instant(at)),
+            Held::Nothing | Held::Pass(_) => None,
+        };
+        if let Some(admitted) = admitted.filter(|_| outcome == Outcome::Answered) {
+            admitted.answered(group.instant(self.at), latency, group.instant(at));
         }
     }
 }
