@@ -18,6 +18,10 @@ use serde_json::Value;
 type Outcome = Result<Completion, Failed>;
 
 fn main() -> ExitCode {
+    if std::env::var_os(APART).is_some() {
+        println!("{APART} is set: the demo is not shown here");
+        return ExitCode::SUCCESS;
+    }
     let mut arguments = Arguments::from_args();
     // Each starts a mesh of its own; side by side they would measure each other.
     arguments.test_threads = Some(1);
@@ -343,6 +347,12 @@ fn without_namespaces(mut command: Command) -> Command {
 /// A user who may do nothing special.
 const NOBODY: u32 = 65534;
 
+/// Set where whoever runs all suites one after the other runs this one apart.
+const APART: &str = "LIGHTER_DEMO_APART";
+
+/// Names another `lighter` to be shown than the one that was built with this: one that is built to be fast.
+const PROGRAM: &str = "LIGHTER_DEMO";
+
 /// Longest wait for something that must come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -357,7 +367,8 @@ impl Place {
     fn new() -> std::io::Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("tmp"))?;
-        Ok(Place { folder, program: env!("CARGO_BIN_EXE_lighter").into(), user: None })
+        let program = std::env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_lighter").into());
+        Ok(Place { folder, program: program.into(), user: None })
     }
 
     /// The same for another user, with a copy of the program that this user can read.
