@@ -306,8 +306,12 @@ impl Executor {
 
     /// Asks the application for what is next, unless it is being asked for something.
     fn next(&mut self) {
-        if self.asked.is_some() {
+        if self.asked.is_some() || self.queue.is_empty() {
             return;
+        }
+        // Whatever it was before: what it does from here on it does as it is now.
+        if self.has_begun_again() {
+            self.lose();
         }
         let Some(job) = self.queue.pop_front() else { return };
         let (host, leash) = (self.host.clone(), Rc::<Leash>::default());
@@ -346,6 +350,9 @@ impl Executor {
         if self.has_begun_again() {
             // What it did, it did not do for long, or has nothing of what was before.
             self.lose();
+            if let Job::Restore(copy, ..) = job {
+                self.host.hosted.with(|place, _, out| place.not_restored(copy, out));
+            }
             return;
         }
         let (hosted, took) = (self.host.hosted.clone(), began.elapsed());
