@@ -46,6 +46,8 @@ pub struct Record {
     failures: Mutex<Vec<String>>,
     /// Requests that had no whole answer at all, streams apart.
     unanswered: AtomicU64,
+    /// Whole answers that are neither as they should be nor name a cause.
+    unnamed: AtomicU64,
     /// What the caller's own sidecar or whoever was asked did not take, as it said itself.
     refused: AtomicU64,
 }
@@ -56,8 +58,8 @@ enum Event {
     Done(u64, Option<u64>),
     NotDone(u64),
     Unknown(u64),
-    /// Whoever had the state is gone.
-    Lost,
+    /// Whoever had the state is gone, and the register has this from then on.
+    Lost(u64),
 }
 
 /// An answer as it should be.
@@ -103,6 +105,7 @@ impl Callers {
             not_done: Mutex::default(),
             failures: Mutex::default(),
             unanswered: AtomicU64::default(),
+            unnamed: AtomicU64::default(),
             refused: AtomicU64::default(),
         });
         let told = record.clone();
@@ -156,8 +159,14 @@ impl Record {
 
     /// Whoever had the state is gone, and with it what was there: nothing runs there any more.
     pub fn lost(&self) {
-        for events in &self.events {
-            events.lock().unwrap().push(Event::Lost);
+        self.lost_to(|_| 0);
+    }
+
+    /// The same, where whoever serves next has something of before: what, by the name of a register.
+    pub fn lost_to(&self, has: impl Fn(&str) -> u64) {
+        for (at, events) in self.events.iter().enumerate() {
+            let now = has(&format!("r{at}"));
+            events.lock().unwrap().push(Event::Lost(now));
         }
     }
 
@@ -176,6 +185,11 @@ impl Record {
         self.unanswered.load(Relaxed)
     }
 
+    /// How many answers were not as they should be, and did not say why, streams apart.
+    pub fn unnamed(&self) -> u64 {
+        self.unnamed.load(Relaxed)
+    }
+
     /// Fails where one register cannot have answered so, or what was added was not added once.
     pub fn check(&self) -> Result<(), String> {
         for (at, events) in self.events.iter().enumerate() {
@@ -192,8 +206,8 @@ impl Record {
                         history.unknown(number);
                         Ok(())
                     }
-                    Event::Lost => {
-                        history.lose(0);
+                    Event::Lost(now) => {
+                        history.lose(now);
                         Ok(())
                     }
                 };
@@ -466,7 +480,11 @@ impl Client {
                 }
                 Outcome::NotDone
             }
-            _ => Outcome::Unknown,
+            Some(_) => Outcome::Unknown,
+            None => {
+                record.unnamed.fetch_add(1, Relaxed);
+                Outcome::Unknown
+            }
         }
     }
 

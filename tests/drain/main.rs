@@ -14,6 +14,7 @@ mod migrate;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
 mod place;
+mod places;
 mod registers;
 mod rolling;
 mod stateful;
@@ -25,6 +26,12 @@ fn main() {
     if let Some(status) = app::play().or_else(registers::play) {
         std::process::exit(status);
     }
-    let suites = [course::tests(), handover::tests(), migrate::tests(), rolling::tests(), stateful::tests()];
+    let suites = [
+        course::tests(),
+        handover::tests(),
+        migrate::tests(),
+        rolling::tests(),
+        stateful::tests(),
+    ];
     support::run(suites.into_iter().flatten().collect())
 }

@@ -65,7 +65,7 @@ impl App {
         App { name: name.to_owned(), address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), program }
     }
 
-    /// Tells it something: `hold/WHAT`, `go/WHAT`, `fail/WHAT`, `mend/WHAT` of a hook or of `stay`; `filler/BYTES`.
+    /// Tells it something: `hold/WHAT`, `go/WHAT`, `fail/WHAT`, `mend/WHAT` of a hook, of `stay` or of `well`; `filler/BYTES`.
     pub fn tell(&self, what: &str) {
         let (status, said) = metrics::ask(self.address, "POST", &format!("/test/{what}"));
         assert_eq!(status, 200, "{what}: {said}");
@@ -83,6 +83,12 @@ impl App {
     pub fn numbers(&self) -> Vec<u64> {
         let (_, said) = metrics::ask(self.address, "GET", "/test/numbers");
         said.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// What a register has.
+    pub fn register(&self, name: &str) -> u64 {
+        let (_, said) = metrics::ask(self.address, "GET", &format!("/test/register/{name}"));
+        said.trim().parse().unwrap()
     }
 
     /// Ends it at once, with all that it has in its memory.
@@ -134,7 +140,7 @@ impl Registers {
             },
             ("POST", ["r", name, "add"]) => self.request(number, |memory| memory.add(name)),
             ("GET", ["stay"]) => self.hook("stay", |_| Ok(b"stayed".to_vec())),
-            ("GET", ["well"]) => (200, b"well".to_vec()),
+            ("GET", ["well"]) => self.hook("well", |_| Ok(b"well".to_vec())),
             ("GET", ["state"]) => self.hook("snapshot", |memory| {
                 if !memory.is_frozen {
                     memory.count("loose");
@@ -189,6 +195,7 @@ impl Registers {
                 let mut random = fastrand::Rng::with_seed(1);
                 memory.filler = (0..bytes.parse().unwrap()).map(|_| random.u8(..)).collect();
             }
+            ["register", name] => return (200, memory.register(name).to_string().into()),
             ["counts"] => return (200, lines(&memory.counts).into()),
             ["numbers"] => {
                 let lines: String = memory.numbers.iter().fold(String::new(), |mut lines, number| {

@@ -1,20 +1,21 @@
 //! A service that keeps state in its memory moves from one instance to another while it is used, and whoever dies meanwhile.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::callers::{Callers, Record};
-use crate::migrate::{PATIENT, Stream, instances, is_done, is_in, phases, stories, story};
+use crate::callers::Callers;
+use crate::migrate::{Stream, is_done, is_in, phases, stories, story};
+use crate::places::{
+    PHASES, Place, SLOW, alone, begin, begin_within, caller, is_lost_once, is_well, is_whole, losses, shop,
+};
 use crate::registers::{App, INSTANCE};
 use crate::support::http2;
-use crate::support::process::free_address;
 use crate::support::raw::{Body, Peer};
 use crate::support::{full, wait_until};
-use crate::world::{Sidecar, World};
+use crate::world::World;
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -28,16 +29,6 @@ pub fn tests() -> Vec<Trial> {
         alone("stateful::an_old_place_that_dies_once_it_has_given_everything_loses_nothing", old_killed),
         alone("stateful::an_abort_while_a_hook_is_slow_changes_nothing", aborted),
     ]
-}
-
-/// One after the other: the load of each keeps all of a small machine busy, and what is to come about in a time would not.
-fn alone(name: &'static str, run: fn()) -> Trial {
-    static ONE: Mutex<()> = Mutex::new(());
-    Trial::test(name, move || {
-        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        run();
-        Ok(())
-    })
 }
 
 fn moves() {
@@ -419,130 +410,6 @@ fn aborted() {
     assert_eq!(losses(&world), 0.0);
 }
 
-/// An instance of `shop`.
-struct Place {
-    instance: String,
-    sidecar: Sidecar,
-    app: App,
-}
-
-impl Place {
-    /// Two of them: `a`, which serves, and `b`, which stands by.
-    fn both(world: &World, b: App) -> [Self; 2] {
-        let a = Place::before(world, App::start(&world.path(""), "a"));
-        wait_until("the first one serves", || a.serves());
-        let b = Place::before(world, b);
-        wait_until("the second one is ready", || {
-            b.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
-        });
-        [a, b]
-    }
-
-    fn before(world: &World, app: App) -> Self {
-        let before = instances(world);
-        let more =
-            format!("{PATIENT}link: '{}'\nappProbe: {{http: /well, interval: 100ms}}\n", free_address());
-        let sidecar = world.instance("shop", &format!("shop-{}", app.name), app.address, &more).ready();
-        let mut new = None;
-        wait_until("it is there", || {
-            new = instances(world).into_iter().find(|instance| !before.contains(instance));
-            new.is_some()
-        });
-        Place { instance: new.unwrap(), sidecar, app }
-    }
-
-    /// Where its sidecar takes requests.
-    fn door(&self) -> SocketAddr {
-        let file = std::fs::read_to_string(&self.sidecar.file).unwrap();
-        let at = file.split_once("listen: '").and_then(|(_, rest)| rest.split_once('\''));
-        at.expect("a listener").0.parse().unwrap()
-    }
-
-    /// Whether it has the state.
-    fn serves(&self) -> bool {
-        self.sidecar.metrics().sum("lighter_state_serving", &[]) == 1.0
-    }
-
-    /// The last epoch that it had.
-    fn epoch(&self) -> f64 {
-        self.sidecar.metrics().sum("lighter_state_epoch", &[])
-    }
-
-    /// Requests of callers that came here.
-    fn requests(&self) -> f64 {
-        self.sidecar.metrics().sum("lighter_requests_total", &[("direction", "inbound")])
-    }
-
-    /// Ends it at once, with all that it has in its memory.
-    fn kill(&mut self) {
-        self.sidecar.program.signal(Signal::KILL);
-        self.sidecar.program.wait();
-        self.app.kill();
-    }
-}
-
-/// A caller that knows who serves.
-fn caller(world: &World) -> (Sidecar, SocketAddr) {
-    let (web, listen) = world.caller_with("web", "shop", PATIENT);
-    wait_until("the one that serves is known", || web.endpoints() == 1);
-    (web, listen)
-}
-
-/// The Service, with more in its `state`.
-fn shop(more: &str) -> String {
-    format!(
-        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: shop}}\nspec:\n  ports: [{{port: 80, targetPort: 8080}}]\n  \
-         state: {{class: volatile, snapshot: /state, restore: /state, freeze: /freeze, thaw: /thaw{more}}}\n"
-    )
-}
-
-/// Asks for a migration that may take its time.
-fn begin(world: &World, name: &str, from: &Place, to: &Place) {
-    begin_within(world, name, from, to, "60s");
-}
-
-/// The same, where what runs at the old place may take so long.
-fn begin_within(world: &World, name: &str, from: &Place, to: &Place, quiesce: &str) {
-    world.apply(&format!(
-        "apiVersion: mesh.lighter.dev/v1\nkind: Migration\nmetadata: {{name: {name}}}\nspec: {{service: shop, \
-         from: {{instance: {}}}, to: {{instance: {}}}, prepareTimeout: 60s, quiesceTimeout: {quiesce}, switchTimeout: 60s, \
-         drainTimeout: 60s}}\n",
-        from.instance, to.instance
-    ));
-}
-
-/// Nothing failed, and nothing was lost.
-fn is_well(record: &Record) {
-    let failures = record.failures();
-    assert!(failures.is_empty(), "{} failed: {failures:#?}", failures.len());
-    record.check().unwrap();
-    record.check_sums().unwrap();
-}
-
-/// And nothing was done twice.
-fn is_whole(record: &Record, places: &[Place; 2]) {
-    is_well(record);
-    let numbers: Vec<u64> = places.iter().flat_map(|place| place.app.numbers()).collect();
-    record.check_once(&numbers).unwrap();
-    record.check_done(&numbers).unwrap();
-}
-
-/// How often state was lost, as the control plane counts.
-fn losses(world: &World) -> f64 {
-    world.counts().sum("lighter_control_state_losses_total", &[])
-}
-
-/// And as it says.
-fn is_lost_once(world: &World) {
-    assert_eq!(losses(world), 1.0);
-    let said = world.plane().said();
-    assert_eq!(
-        said.lines().filter(|line| line.contains("the state of a service is lost")).count(),
-        1,
-        "{said}"
-    );
-}
-
 /// What a request that the application keeps is answered, and the cause that a sidecar names.
 fn by_http1(door: SocketAddr) -> (u16, Option<String>) {
     let mut peer = Peer::connect(door);
@@ -562,22 +429,5 @@ fn by_http2(door: SocketAddr) -> (u16, Option<String>) {
     })
 }
 
-/// As long as a test may hold a hook.
-const SLOW: &str = ", timeout: 60s, park: {wait: 180s}";
-
 /// So much the state is long, beside the registers.
 const FILLER: usize = 1_500_000;
-
-const PHASES: [&str; 11] = [
-    "plan",
-    "prepare",
-    "warm",
-    "quiesce",
-    "finalcopy",
-    "fence",
-    "activate",
-    "switch",
-    "forward",
-    "drain_old",
-    "done",
-];

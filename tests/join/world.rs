@@ -144,11 +144,15 @@ impl World {
 
     /// The same, but for how long a drain may take.
     pub fn start_with(&self, name: &str, own: &str) -> Sidecar {
+        self.start_by(self.address, name, own)
+    }
+
+    /// The same, where the control plane is reached by another address than its own.
+    pub fn start_by(&self, control: SocketAddr, name: &str, own: &str) -> Sidecar {
         let admin = free_address();
         let file = self.path(&format!("{name}.yaml"));
         let text = format!(
-            "admin: {admin}\nworkers: 1\n{own}\ncontrol: {{address: '{}', tokenFile: {name}.token, state: {name}-state}}\n",
-            self.address
+            "admin: {admin}\nworkers: 1\n{own}\ncontrol: {{address: '{control}', tokenFile: {name}.token, state: {name}-state}}\n"
         );
         std::fs::write(&file, text).unwrap();
         Sidecar { program: proxy(&file), admin, file }

@@ -1,0 +1,190 @@
+//! What tests of services that move with their state begin with: the service, its two instances, a caller, and what holds in the
+//! end.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::callers::Record;
+use crate::migrate::{PATIENT, instances};
+use crate::registers::App;
+use crate::support::process::free_address;
+use crate::support::wait_until;
+use crate::world::{Sidecar, World};
+
+/// One after the other: the load of each keeps all of a small machine busy, and what is to come about in a time would not.
+pub fn alone(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
+    static ONE: Mutex<()> = Mutex::new(());
+    Trial::test(name, move || {
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        run();
+        Ok(())
+    })
+}
+
+/// An instance of `shop`.
+pub struct Place {
+    pub instance: String,
+    pub sidecar: Sidecar,
+    pub app: App,
+}
+
+impl Place {
+    /// Two of them: `a`, which serves, and `b`, which stands by.
+    pub fn both(world: &World, b: App) -> [Self; 2] {
+        Self::both_by(world, b, world.address)
+    }
+
+    /// The same, where the sidecar of `a` reaches the control plane by another address.
+    pub fn both_by(world: &World, b: App, control: SocketAddr) -> [Self; 2] {
+        let a = Place::before(world, App::start(&world.path(""), "a"), control);
+        wait_until("the first one serves", || a.serves());
+        let b = Place::before(world, b, world.address);
+        wait_until("the second one is ready", || {
+            b.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
+        });
+        [a, b]
+    }
+
+    fn before(world: &World, app: App, control: SocketAddr) -> Self {
+        let before = instances(world);
+        let name = format!("shop-{}", app.name);
+        world.token(&name, "shop");
+        let own = format!(
+            "drainDeadline: 5s\nservice: shop\ninbound: [{{listen: '{}', app: '{}', port: 80}}]\n{PATIENT}link: '{}'\n\
+             appProbe: {{http: /well, interval: 100ms}}\n",
+            free_address(),
+            app.address,
+            free_address()
+        );
+        let sidecar = world.start_by(control, &name, &own).ready();
+        let mut new = None;
+        wait_until("it is there", || {
+            new = instances(world).into_iter().find(|instance| !before.contains(instance));
+            new.is_some()
+        });
+        Place { instance: new.unwrap(), sidecar, app }
+    }
+
+    /// Where its sidecar takes requests.
+    pub fn door(&self) -> SocketAddr {
+        let file = std::fs::read_to_string(&self.sidecar.file).unwrap();
+        let at = file.split_once("listen: '").and_then(|(_, rest)| rest.split_once('\''));
+        at.expect("a listener").0.parse().unwrap()
+    }
+
+    /// Whether it has the state.
+    pub fn serves(&self) -> bool {
+        self.sidecar.metrics().sum("lighter_state_serving", &[]) == 1.0
+    }
+
+    /// The last epoch that it had.
+    pub fn epoch(&self) -> f64 {
+        self.sidecar.metrics().sum("lighter_state_epoch", &[])
+    }
+
+    /// Requests of callers that came here.
+    pub fn requests(&self) -> f64 {
+        self.sidecar.metrics().sum("lighter_requests_total", &[("direction", "inbound")])
+    }
+
+    /// Ends it at once, with all that it has in its memory.
+    pub fn kill(&mut self) {
+        self.kill_sidecar();
+        self.app.kill();
+    }
+
+    /// Ends its sidecar at once. Its application runs on, and has what it had.
+    pub fn kill_sidecar(&mut self) {
+        self.sidecar.program.signal(Signal::KILL);
+        self.sidecar.program.wait();
+    }
+}
+
+/// A caller that knows who serves.
+pub fn caller(world: &World) -> (Sidecar, SocketAddr) {
+    let (web, listen) = world.caller_with("web", "shop", PATIENT);
+    wait_until("the one that serves is known", || web.endpoints() == 1);
+    (web, listen)
+}
+
+/// The Service, with more in its `state`.
+pub fn shop(more: &str) -> String {
+    format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: shop}}\nspec:\n  ports: [{{port: 80, targetPort: 8080}}]\n  \
+         state: {{class: volatile, snapshot: /state, restore: /state, freeze: /freeze, thaw: /thaw{more}}}\n"
+    )
+}
+
+/// Asks for a migration that may take its time.
+pub fn begin(world: &World, name: &str, from: &Place, to: &Place) {
+    begin_within(world, name, from, to, "60s");
+}
+
+/// The same, where what runs at the old place may take so long.
+pub fn begin_within(world: &World, name: &str, from: &Place, to: &Place, quiesce: &str) {
+    let times =
+        format!("prepareTimeout: 60s, quiesceTimeout: {quiesce}, switchTimeout: 60s, drainTimeout: 60s");
+    begin_with(world, name, from, to, &times);
+}
+
+/// The same within all of these times.
+pub fn begin_with(world: &World, name: &str, from: &Place, to: &Place, times: &str) {
+    world.apply(&format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Migration\nmetadata: {{name: {name}}}\nspec: {{service: shop, \
+         from: {{instance: {}}}, to: {{instance: {}}}, {times}}}\n",
+        from.instance, to.instance
+    ));
+}
+
+/// Nothing failed, and nothing was lost.
+pub fn is_well(record: &Record) {
+    let failures = record.failures();
+    assert!(failures.is_empty(), "{} failed: {failures:#?}", failures.len());
+    record.check().unwrap();
+    record.check_sums().unwrap();
+}
+
+/// And nothing was done twice.
+pub fn is_whole(record: &Record, places: &[Place; 2]) {
+    is_well(record);
+    let numbers: Vec<u64> = places.iter().flat_map(|place| place.app.numbers()).collect();
+    record.check_once(&numbers).unwrap();
+    record.check_done(&numbers).unwrap();
+}
+
+/// How often state was lost, as the control plane counts.
+pub fn losses(world: &World) -> f64 {
+    world.counts().sum("lighter_control_state_losses_total", &[])
+}
+
+/// And as it says.
+pub fn is_lost_once(world: &World) {
+    assert_eq!(losses(world), 1.0);
+    let said = world.plane().said();
+    assert_eq!(
+        said.lines().filter(|line| line.contains("the state of a service is lost")).count(),
+        1,
+        "{said}"
+    );
+}
+
+/// As long as a test may hold a hook.
+pub const SLOW: &str = ", timeout: 60s, park: {wait: 180s}";
+
+/// What a migration of a Service with state goes through.
+pub const PHASES: [&str; 11] = [
+    "plan",
+    "prepare",
+    "warm",
+    "quiesce",
+    "finalcopy",
+    "fence",
+    "activate",
+    "switch",
+    "forward",
+    "drain_old",
+    "done",
+];
