@@ -9,6 +9,7 @@ mod app;
 mod callers;
 mod course;
 mod handover;
+mod kills;
 mod load;
 mod migrate;
 #[allow(dead_code)] // It has more than is needed here.
@@ -29,6 +30,7 @@ fn main() {
     let suites = [
         course::tests(),
         handover::tests(),
+        kills::tests(),
         migrate::tests(),
         rolling::tests(),
         stateful::tests(),
