@@ -184,8 +184,9 @@ impl Executor {
             }
             PlaceAction::Thaw => {
                 self.give_up_freezing();
-                if self.is_frozen {
-                    self.queue.push_back(Job::Thaw);
+                match self.is_frozen {
+                    true => self.queue.push_back(Job::Thaw),
+                    false => hosted.with(|place, _, out| place.thawed(out)),
                 }
             }
             PlaceAction::DropFrozen => self.give_up_freezing(),
@@ -375,6 +376,7 @@ impl Executor {
             (Job::Thaw, Done::Thawed(true)) => {
                 self.is_frozen = false;
                 tracing::info!(migration = self.host.migration(), ?took, "the application goes on as before");
+                hosted.with(|place, _, out| place.thawed(out));
             }
             (Job::Restore(copy, state), Done::Restored(true)) => {
                 let (migration, bytes) = (self.host.migration(), copy.bytes);

@@ -287,7 +287,8 @@ impl Mesh {
                 sidecar.place.opened(true, out);
             }
             PlaceAction::DropFrozen => sidecar.copy = None,
-            PlaceAction::Thaw | PlaceAction::Discard | PlaceAction::Run(_) => {}
+            PlaceAction::Thaw => sidecar.place.thawed(out),
+            PlaceAction::Discard | PlaceAction::Run(_) => {}
             other => panic!("{}: {other:?}", sidecar.name),
         }
     }

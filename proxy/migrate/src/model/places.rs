@@ -99,7 +99,12 @@ impl World {
                     self.place(at, |place, _, out| place.copied(copy, out));
                 }
                 PlaceAction::Fetch(copy, have) => body.fetching = Some((copy, have)),
-                PlaceAction::Thaw | PlaceAction::DropFrozen => {
+                PlaceAction::Thaw => {
+                    body.copy = None;
+                    body.hook = None;
+                    self.place(at, |place, _, out| place.thawed(out));
+                }
+                PlaceAction::DropFrozen => {
                     body.copy = None;
                     body.hook = None;
                 }

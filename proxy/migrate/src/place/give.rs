@@ -24,6 +24,8 @@ pub(super) struct Giving {
     cuts: bool,
     /// It was asked to freeze.
     freezing: bool,
+    /// It was asked to go on as before, and has not yet.
+    pub(super) thawing: bool,
     /// It drains.
     drains: bool,
     /// How many were cut at the deadline.
@@ -36,8 +38,13 @@ pub(super) struct Giving {
 impl Giving {
     /// Another migration begins.
     pub(super) fn begin(&mut self) {
-        *self =
-            Giving { until: self.until, freezing: self.freezing, cutting: self.cutting, ..Giving::default() };
+        *self = Giving {
+            cutting: self.cutting,
+            until: self.until,
+            freezing: self.freezing,
+            thawing: self.thawing,
+            ..Giving::default()
+        };
     }
 
     /// What ran was cut: nothing more is sent on.
@@ -58,6 +65,7 @@ impl Giving {
     pub(super) fn end(&mut self) {
         self.until = None;
         self.freezing = false;
+        self.thawing = false;
         self.copy = None;
     }
 
@@ -156,14 +164,25 @@ impl Place {
         }
     }
 
-    /// It serves again.
+    /// It serves again, as soon as it has thawed.
     pub(super) fn thaw(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
-        if self.giving.freezing || matches!(self.stand, Stand::Frozen { .. }) {
-            out.push(Action::Thaw);
-        }
+        let thaws = self.giving.freezing || matches!(self.stand, Stand::Frozen { .. });
         self.giving.end();
-        self.stand = Stand::Serving { epoch };
-        self.run_parked(out);
+        if thaws {
+            self.giving.thawing = true;
+            self.stand = Stand::Opening { epoch };
+            out.push(Action::Thaw);
+        } else {
+            self.stand = Stand::Serving { epoch };
+            self.run_parked(out);
+        }
+    }
+
+    /// Things may change again.
+    pub fn thawed(&mut self, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.giving.thawing) {
+            self.opened(true, out);
+        }
     }
 
     /// The new place serves: whoever comes is sent on, and what is parked.

@@ -77,7 +77,7 @@ pub enum Action {
     CutAll,
     /// Nothing is to change any more, background work neither; see [`Place::frozen`].
     Freeze,
-    /// It may change again.
+    /// It may change again; see [`Place::thawed`].
     Thaw,
     /// A copy of the state as it is is kept for the new place; see [`Place::copied`].
     Snapshot {
@@ -235,6 +235,7 @@ impl Place {
             self.giving.end();
             out.push(Action::Thaw);
         }
+        self.giving.thawing = false;
         self.moved = None;
         self.stand = Stand::Opening { epoch };
         if self.class != Class::Stateless {

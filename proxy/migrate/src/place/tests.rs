@@ -130,7 +130,11 @@ fn a_place_that_cannot_freeze_serves_on_at_once() {
     bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
     assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::Freeze]);
     bench.place.not_frozen(&mut bench.out);
-    assert_eq!(bench.done(), [Action::Thaw, Action::Run(RequestId(1))]);
+    assert_eq!(bench.done(), [Action::Thaw]);
+    // What is frozen still would not do it.
+    assert_eq!(bench.arrive(arrival(2)), Verdict::Park);
+    bench.place.thawed(&mut bench.out);
+    assert_eq!(bench.done(), [Action::Run(RequestId(1)), Action::Run(RequestId(2))]);
     assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
     assert_eq!(bench.place.said().and_then(|said| said.declined), Some(1));
     assert_eq!((bench.quiesce(false), bench.place.timeout()), (vec![], None), "not for this migration");
@@ -313,7 +317,27 @@ fn one_that_nobody_waits_for_any_more_never_runs() {
     assert_eq!((bench.place.parked().len(), bench.place.parked().bytes()), (1, 10));
     let epoch = EPOCH;
     let thawed = bench.order(Order::Serve { epoch, from: Source::Kept }, Duration::ZERO);
-    assert_eq!(thawed, [Action::Thaw, Action::Run(RequestId(1))]);
+    assert_eq!(thawed, [Action::Thaw]);
+    bench.place.thawed(&mut bench.out);
+    assert_eq!(bench.done(), [Action::Run(RequestId(1))]);
+}
+
+#[test]
+fn a_thaw_that_comes_late_opens_nothing_else() {
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.quiesce(false);
+    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.done();
+    let kept = Order::Serve { epoch: EPOCH, from: Source::Kept };
+    assert_eq!(bench.order(kept, Duration::ZERO), [Action::Thaw]);
+    assert_eq!(bench.order(kept, Duration::ZERO), [], "it is at it");
+    // Before that is done it is to begin anew.
+    let anew = Order::Serve { epoch: EPOCH.next(), from: Source::Nothing };
+    assert_eq!(bench.order(anew, Duration::ZERO), [Action::Begin(EPOCH.next())]);
+    bench.place.thawed(&mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Opening { epoch: EPOCH.next() });
+    bench.place.opened(true, &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH.next() });
 }
 
 #[test]

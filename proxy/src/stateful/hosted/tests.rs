@@ -108,7 +108,9 @@ async fn what_runs_when_it_quiesces_keeps_it_from_freezing() {
     freeze(&hosted);
     hosted.command(&told(3, Order::Serve { epoch: EPOCH, from: Source::Kept }));
     assert_eq!(hosted.action().await, PlaceAction::Thaw);
-    drop(runs(parked.await));
+    let more = parks(hosted.arrive(came()));
+    hosted.with(|place, _, out| place.thawed(out));
+    drop((runs(parked.await), runs(more.await)));
     assert_eq!(running(&hosted), Running::default());
 }
 
@@ -161,6 +163,7 @@ async fn who_leaves_while_it_waits_never_runs_and_is_not_counted() {
     // Let in, and gone before it heard of that.
     let streams = [false, true].map(|is_stream| parks(hosted.arrive(Came { is_stream, ..came() })));
     hosted.command(&told(3, Order::Serve { epoch: EPOCH, from: Source::Kept }));
+    hosted.with(|place, _, out| place.thawed(out));
     assert_eq!((running(&hosted).unary, running(&hosted).streams), (1, 1));
     drop(streams);
     assert_eq!(running(&hosted), Running::default());
@@ -229,6 +232,7 @@ fn however_often_it_quiesces_while_requests_come_and_go_all_are_counted() {
             told.command.stamp.sequence = 2;
             told.command.order = Order::Serve { epoch: EPOCH, from: Source::Kept };
             hosted.command(&told);
+            hosted.with(|place, _, out| place.thawed(out));
             thread::yield_now();
         }
         over.store(true, Ordering::Relaxed);

@@ -228,7 +228,8 @@ fn an_application_that_does_not_give_its_state_serves_again() {
             one.app.kept().fails = [(path, answer)].into();
             one.tell(2, QUIESCE);
             let report = one.reports(|report| report.declined == Some(2)).await;
-            assert_eq!((report.stand, report.copy), (Stand::Serving { epoch: Epoch(1) }, None));
+            assert_eq!((report.stand, report.copy), (Stand::Opening { epoch: Epoch(1) }, None));
+            one.comes_to(Stand::Serving { epoch: Epoch(1) }).await;
             while one.app.kept().asked.last().is_none_or(|asked| asked != "POST /thaw") {
                 tokio::task::yield_now().await;
             }

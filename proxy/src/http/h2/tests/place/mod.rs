@@ -84,6 +84,8 @@ impl Instance {
 
     fn thaw(&self) {
         self.command(3, Order::Serve { epoch: EPOCH, from: Source::Kept });
+        // Which is what its executor says.
+        self.hosted.with(|place, _, out| place.thawed(out));
     }
 
     fn moves(&self, to: SocketAddr) {
@@ -296,6 +298,7 @@ fn between_two_tries_a_request_runs_on() {
             freezes(&instance.hosted).await;
             let order = Order::Serve { epoch: EPOCH, from: Source::Kept };
             instance.command(turn * 2 + 1, order);
+            instance.hosted.with(|place, _, out| place.thawed(out));
         }
     });
 }
