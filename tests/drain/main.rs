@@ -12,12 +12,14 @@ mod handover;
 mod kills;
 mod load;
 mod migrate;
+mod partition;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
 mod place;
 mod places;
 mod registers;
 mod rolling;
+mod stage;
 mod stateful;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../join/world.rs"]
@@ -32,6 +34,7 @@ fn main() {
         handover::tests(),
         kills::tests(),
         migrate::tests(),
+        partition::tests(),
         rolling::tests(),
         stateful::tests(),
     ];

@@ -34,14 +34,14 @@ pub struct Place {
 impl Place {
     /// Two of them: `a`, which serves, and `b`, which stands by.
     pub fn both(world: &World, b: App) -> [Self; 2] {
-        Self::both_by(world, b, world.address)
+        Self::both_by(world, b, [world.address; 2])
     }
 
-    /// The same, where the sidecar of `a` reaches the control plane by another address.
-    pub fn both_by(world: &World, b: App, control: SocketAddr) -> [Self; 2] {
-        let a = Place::before(world, App::start(&world.path(""), "a"), control);
+    /// The same, where their sidecars reach the control plane by these addresses.
+    pub fn both_by(world: &World, b: App, control: [SocketAddr; 2]) -> [Self; 2] {
+        let a = Place::before(world, App::start(&world.path(""), "a"), control[0]);
         wait_until("the first one serves", || a.serves());
-        let b = Place::before(world, b, world.address);
+        let b = Place::before(world, b, control[1]);
         wait_until("the second one is ready", || {
             b.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
         });
