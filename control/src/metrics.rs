@@ -38,6 +38,10 @@ pub struct Metrics {
     pub migrations: [AtomicU64; Outcome::ALL.len()],
     /// Times that the state of a Service was lost.
     pub state_losses: AtomicU64,
+    /// Migrations that were asked for as the instance that had a state was to drain.
+    pub state_leaves: AtomicU64,
+    /// Times that such an instance was told that there is nowhere for its state.
+    pub state_releases: AtomicU64,
     /// Time in the phases of migrations, in microseconds.
     phases: [AtomicU64; PHASES.len()],
     reviews: [AtomicU64; Reviewed::ALL.len()],
@@ -201,6 +205,16 @@ pub fn render(state: &State, now: Instant) -> String {
             "state_losses_total",
             "Times that the state of a Service was lost, or may be.",
             &metrics.state_losses,
+        ),
+        (
+            "state_leaves_total",
+            "Migrations that the control plane asked for, as the instance that had a state was to drain.",
+            &metrics.state_leaves,
+        ),
+        (
+            "state_releases_total",
+            "Instances that were to drain and were told that their state does not move before.",
+            &metrics.state_releases,
         ),
         ("plans_total", "Rounds in which it was planned where functions are active.", &metrics.plans),
         ("told_plans_total", "Plans that devices were told, as others than before.", &metrics.told_plans),

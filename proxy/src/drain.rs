@@ -71,6 +71,11 @@ impl Machine {
         self.phase
     }
 
+    /// So much of the deadline has gone by before the drain begins.
+    pub fn waited(&mut self, time: Duration) {
+        self.deadline = self.deadline.saturating_sub(time);
+    }
+
     /// It is to drain. Asked a second time, it stops accepting at once. Asking never cuts anything: a hook that asks
     /// before the SIGTERM comes is usual.
     pub fn stop(&mut self, now: Instant) -> Phase {

@@ -36,6 +36,7 @@ use crate::mesh;
 use crate::messages::Channel;
 use crate::outbound::Listener;
 use crate::resources::Sources;
+use crate::stateful::leave::Leaving;
 use crate::stateful::{Hosted, transfer};
 use crate::telemetry::spans::otlp::Named;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
@@ -85,6 +86,8 @@ pub struct Shared {
     pub(crate) door: OnceLock<Arc<Door>>,
     /// Copies of this workload's state, where its Service has some and it moves.
     pub(crate) copies: transfer::Door,
+    /// Whether that is to move before this process drains.
+    pub(crate) leaving: Leaving,
     /// How short memory and descriptors run.
     pub(crate) guard: Guard,
     /// What this sidecar's device is there for, if it is one and that is said.
@@ -273,6 +276,7 @@ impl Shared {
             devices: Devices::default(),
             door: OnceLock::new(),
             copies: transfer::Door::default(),
+            leaving: Leaving::default(),
             device: OnceLock::new(),
             quic: quic::Port::default(),
             links: standing::Links::default(),
@@ -419,6 +423,11 @@ impl Shared {
     /// Everything listens and a configuration is in force.
     pub(crate) fn set_up(&self) {
         self.up.store(true, Ordering::Release);
+        self.stand.notify_one();
+    }
+
+    /// Has whoever tells of this process look at it.
+    pub(crate) fn tell_stand(&self) {
         self.stand.notify_one();
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::resource::state::{ParkSpec, StateClass as Written, StateSpec};
-use crate::snapshot::{Hooks, Park, Protocol, StateAccess, StateClass, Stateful};
+use crate::resource::state::{OnDrain as Asked, ParkSpec, StateClass as Written, StateSpec};
+use crate::snapshot::{Hooks, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful};
 
 /// What is said of a Service with these ports. None: it is faulty.
 pub(super) fn read(
@@ -41,6 +41,10 @@ pub(super) fn read(
         timeout: spec.timeout.map_or(TIMEOUT, |said| said.0),
         max_bytes: spec.max_bytes.unwrap_or(MAX_BYTES),
         park: spec.park.as_ref().map(park).unwrap_or_default(),
+        on_drain: match spec.on_drain {
+            Asked::Move => OnDrain::Move,
+            Asked::Stay => OnDrain::Stay,
+        },
     };
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
     report.ok(valid(&stateful, ports, &NAMES, at))?;
@@ -72,7 +76,8 @@ pub(crate) fn valid(
     names: &Names,
     at: &At<'_>,
 ) -> Result<(), ConfigError> {
-    let Stateful { class: StateClass::Volatile, port: wanted, access, timeout, max_bytes, park } = stateful;
+    let Stateful { class: StateClass::Volatile, port: wanted, access, timeout, max_bytes, park, .. } =
+        stateful;
     let Some((_, protocol)) = ports.clone().find(|(port, _)| port == wanted) else {
         let known: Vec<String> = ports.map(|(port, _)| port.to_string()).collect();
         let error = at.field("port").error(format!("the Service has no port {wanted}"));

@@ -37,6 +37,20 @@ pub struct StateSpec {
     /// How much may wait while the state moves.
     #[serde(default)]
     pub park: Option<ParkSpec>,
+    /// What becomes of the state when the instance that has it is to drain. Default `move`.
+    #[serde(default)]
+    pub on_drain: OnDrain,
+}
+
+/// What becomes of the state when the instance that has it is to drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnDrain {
+    /// It moves to another instance first, where one can take it.
+    #[default]
+    Move,
+    /// It is lost with the instance, unless somebody moves it.
+    Stay,
 }
 
 /// What becomes of the state when the instance that has it dies.

@@ -18,6 +18,31 @@ pub struct Stateful {
     pub max_bytes: u64,
     /// How much may wait at the old place while it moves.
     pub park: Park,
+    /// What becomes of it when whoever has it is to drain.
+    pub on_drain: OnDrain,
+}
+
+/// What becomes of a Service's state when whoever has it is to drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnDrain {
+    /// It moves to another instance first, where one can take it.
+    #[default]
+    Move,
+    /// Nobody sees to it.
+    Stay,
+}
+
+impl OnDrain {
+    /// Each of them.
+    pub const ALL: [OnDrain; 2] = [OnDrain::Move, OnDrain::Stay];
+
+    /// Its word in resources and on the wire.
+    pub const fn label(self) -> &'static str {
+        match self {
+            OnDrain::Move => "move",
+            OnDrain::Stay => "stay",
+        }
+    }
 }
 
 /// What becomes of a Service's state when whoever has it dies.

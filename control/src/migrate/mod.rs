@@ -20,6 +20,7 @@ use crate::state::State;
 use crate::store::{Store, StoreError};
 
 mod drive;
+mod leave;
 mod owner;
 mod show;
 mod stateful;
@@ -28,6 +29,7 @@ mod story;
 mod tests;
 
 use drive::{Driver, World};
+use leave::Leaving;
 use owner::Keeping;
 #[cfg(test)]
 pub use show::Entered;
@@ -56,6 +58,8 @@ struct All {
     /// The Services with state.
     stateful: BTreeMap<ServiceName, StateClass>,
     keeping: BTreeMap<ServiceName, Keeping>,
+    /// Of those whose instance is to drain: what was done about it.
+    leaving: BTreeMap<ServiceName, Leaving>,
 }
 
 /// Why somebody's wish for an abort is not followed.
@@ -244,6 +248,7 @@ impl All {
             self.forget(&world);
         }
         let is_settled = self.keep_owners(&world);
+        self.see_to_those_who_leave(&world);
         self.begin(&world);
         for driver in self.under_way.values_mut() {
             if driver.rests_until.is_some_and(|until| until > world.now) {

@@ -27,6 +27,8 @@ pub struct Instance {
     pub ready: bool,
     /// It finishes what runs and takes no more.
     pub draining: bool,
+    /// It waits for the state that it serves to move elsewhere, and drains then.
+    pub leaving: bool,
     /// What its links can run over.
     pub wires: Vec<String>,
     /// The version of its sidecar.
@@ -59,6 +61,8 @@ pub struct Presence {
     pub ready: bool,
     /// It finishes what runs, or has left.
     pub draining: bool,
+    /// It waits for the state that it serves to move elsewhere, and drains then.
+    pub leaving: bool,
     /// Its stream stands. Otherwise it is not known whether it is there: its lease runs.
     pub is_heard: bool,
     /// The ports of its Service that it has.
@@ -118,6 +122,7 @@ impl Instance {
             ports: said.ports.iter().map(port).collect::<Result<_, _>>()?,
             ready: said.ready,
             draining: said.draining,
+            leaving: said.leaving,
             wires: said.wires.clone(),
             version: said.version.clone(),
             priority: said.priority,
@@ -150,6 +155,7 @@ impl Instance {
             ports: self.ports.iter().map(port).collect(),
             ready: self.ready,
             draining: self.draining,
+            leaving: self.leaving,
             wires: self.wires.clone(),
             version: self.version.clone(),
             priority: self.priority,
@@ -212,6 +218,7 @@ mod tests {
             }],
             ready: true,
             draining: false,
+            leaving: false,
             wires: vec!["tcp".into()],
             version: "0.1.0".into(),
             priority: 1,

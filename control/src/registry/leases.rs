@@ -408,6 +408,7 @@ fn present(Leased { instance, held }: &Leased) -> Presence {
         identity: instance.identity.clone(),
         ready: instance.is_listed(),
         draining: instance.draining,
+        leaving: instance.leaving,
         is_heard: matches!(held, Held::By(_)),
         ports: instance.ports.iter().map(|one| one.port).collect(),
         addresses: instance.ports.iter().map(|one| (one.port, one.address)).collect(),

@@ -145,6 +145,9 @@ impl Talk {
                     self.id = Some(id);
                 }
                 metrics.registrations.fetch_add(1, Relaxed);
+                if said.leaving {
+                    self.state.migrations.wake();
+                }
                 let seconds = self.state.config.lease.as_secs() as u32;
                 Ok(ReportResponse { order: Some(Order::Lease(Lease { seconds })) })
             }

@@ -326,6 +326,13 @@ impl Sidecars {
         reporting.orders.try_send(Order::Drain(wire::Drain { cause: cause.to_owned(), now })).is_ok()
     }
 
+    /// Tells one that waits for its state to move that it stays where it is. Returns whether there is one to hear it.
+    pub fn release(&self, id: &Id) -> bool {
+        let all = self.lock();
+        let Some(reporting) = all.get(id) else { return false };
+        reporting.orders.try_send(Order::Release(wire::Release {})).is_ok()
+    }
+
     /// Asks a sidecar what callers have under way. Returns whether there is one to hear it.
     pub fn count(&self, id: &Id, number: u64) -> bool {
         let all = self.lock();

@@ -57,6 +57,17 @@ impl Course {
         Course { workload: Workload::Held, ..Course::new(deadline) }
     }
 
+    /// Whether it drains.
+    pub fn has_begun(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// So much of the deadline has gone by before the drain begins.
+    pub fn waited(&mut self, time: Duration) {
+        self.deadline = self.deadline.saturating_sub(time);
+        self.callers.waited(time);
+    }
+
     /// It is to drain; see [`Machine::stop`].
     pub fn stop(&mut self, now: Instant) {
         self.began.get_or_insert(now);

@@ -246,6 +246,7 @@ impl Registrar<'_> {
         match answer.order {
             Some(Order::Lease(lease)) => {
                 self.is_heard();
+                self.shared.leaving.is_heard(true);
                 self.reporter.answered();
                 self.backoff.reset();
                 self.metrics.lease.set(f64::from(lease.seconds));
@@ -271,6 +272,7 @@ impl Registrar<'_> {
                 let counted = Counted { number: count.number, in_flight: meter::of_callers() };
                 send(requests, Report::Counted(counted));
             }
+            Some(Order::Release(_)) => self.shared.leaving.release(),
             Some(Order::Place(command)) => place::follow(self.shared.hosted.load().as_deref(), command),
             // Something newer than this sidecar.
             None => {}
@@ -279,6 +281,7 @@ impl Registrar<'_> {
 
     async fn lost(&mut self, fault: String) {
         self.reporter.disconnected();
+        self.shared.leaving.is_heard(false);
         if std::mem::take(&mut self.is_answered)
             && let Some(planned) = self.planned()
         {
@@ -317,6 +320,7 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
         service: service.map(ServiceName::to_string).unwrap_or_default(),
         ready: service.is_some() && accepts && !leaves && ports.iter().all(|port| port.is_served),
         draining: leaves,
+        leaving: shared.leaving.is_leaving(),
         device: shared.config.device.as_ref().map(|config| {
             let running = shared.device.get().map(|running| &**running);
             device(config, running, &shared.config.inbound, &ports)

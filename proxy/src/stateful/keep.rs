@@ -51,7 +51,7 @@ mod tests {
     use lighter_config::name::ServiceName;
     use lighter_config::sidecar::{ControlConfig, ControlSecurity, SidecarConfig};
     use lighter_config::snapshot::{
-        Hooks, Park, Service, Snapshot, StateAccess, StateClass, Stateful, VirtualIps,
+        Hooks, OnDrain, Park, Service, Snapshot, StateAccess, StateClass, Stateful, VirtualIps,
     };
     use lighter_migrate::Stand;
 
@@ -99,6 +99,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             max_bytes: 1 << 20,
             park: Park::default(),
+            on_drain: OnDrain::Move,
         }
     }
 

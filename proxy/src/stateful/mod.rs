@@ -9,6 +9,7 @@ pub mod hooks;
 pub(crate) mod host;
 mod hosted;
 mod keep;
+pub(crate) mod leave;
 pub(crate) mod run;
 #[cfg(test)]
 pub(crate) mod tests;

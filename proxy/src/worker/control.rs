@@ -25,6 +25,7 @@ use crate::link::wire::shm;
 use crate::registry;
 use crate::resident;
 use crate::resources::{self, Stamp};
+use crate::stateful::leave::{self, Left};
 use crate::telemetry::{self, spans};
 
 /// Runs a sidecar until it has drained. Blocks the calling thread, which becomes the control runtime's.
@@ -417,8 +418,16 @@ impl Workers {
             None => Course::new(deadline),
         };
         let mut summary = Summary::default();
+        // Since when this instance waits for its state to move.
+        let mut leaving: Option<Instant> = None;
         while self.running > 0 {
             let wake = course.wakes_at();
+            let left = async {
+                match leaving {
+                    Some(since) => leave::left(shared, since + leave::patience(deadline)).await,
+                    None => std::future::pending().await,
+                }
+            };
             let time = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -433,7 +442,19 @@ impl Workers {
                         beside.end();
                         course.hand_over(Instant::now());
                     }
-                    for _ in 0..shared.take_asked() {
+                    let mut asked = shared.take_asked();
+                    let hurries = shared.is_asked_now() || shared.has_workload_ended() || shared.is_handed_over();
+                    if asked == 1 && leaving.is_none() && !course.has_begun() && !hurries && leave::begin(shared) {
+                        leaving = Some(Instant::now());
+                        continue;
+                    }
+                    if let Some(since) = leaving.take_if(|_| asked > 0 || hurries) {
+                        leave::end(shared, Left::Hurried);
+                        course.waited(since.elapsed());
+                        // That it was asked for the first time was put off.
+                        asked += 1;
+                    }
+                    for _ in 0..asked {
                         course.stop(Instant::now());
                     }
                     if shared.is_asked_now() {
@@ -444,6 +465,13 @@ impl Workers {
                     }
                 }
                 () = time => {}
+                left = left => {
+                    if let Some(since) = leaving.take() {
+                        leave::end(shared, left);
+                        course.waited(since.elapsed());
+                        course.stop(Instant::now());
+                    }
+                }
                 event = self.events.recv() => match event {
                     Some(Event::CallersGone) => self.calling -= 1,
                     Some(Event::Drained(cut)) => {

@@ -7,7 +7,7 @@ use super::{missing, port};
 use crate::build::state::{self, Names};
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::snapshot::{Hooks, Park, Port, StateAccess, StateClass, Stateful};
+use crate::snapshot::{Hooks, OnDrain, Park, Port, StateAccess, StateClass, Stateful};
 use crate::xds::wire::lighter::config::v1 as wire;
 
 /// Of a Service with these ports.
@@ -16,6 +16,14 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
         .into_iter()
         .find(|class| class.label() == said.class)
         .ok_or_else(|| at.field("class").error(format!("`{}` is not known", said.class.escape_debug())))?;
+    // A control plane that is older says nothing.
+    let on_drain = match &*said.on_drain {
+        "" => OnDrain::default(),
+        word => OnDrain::ALL
+            .into_iter()
+            .find(|on_drain| on_drain.label() == word)
+            .ok_or_else(|| at.field("on_drain").error(format!("`{}` is not known", word.escape_debug())))?,
+    };
     let path = |path: &str| Some(Arc::from(path)).filter(|path: &Arc<str>| !path.is_empty());
     let at_park = at.field("park");
     let park = said.park.as_ref().ok_or_else(|| missing(&at_park))?;
@@ -35,6 +43,7 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
             bytes: park.bytes,
             wait: millis(park.wait_ms, &at_park.field("wait_ms"))?,
         },
+        on_drain,
     };
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
     state::valid(&read, ports, &NAMES, at)?;

@@ -7,7 +7,7 @@ use crate::snapshot::{StateAccess, Stateful};
 use crate::xds::wire::lighter::config::v1 as lighter;
 
 pub(super) fn state(said: &Stateful) -> lighter::State {
-    let Stateful { class, port, access, timeout, max_bytes, park } = said;
+    let Stateful { class, port, access, timeout, max_bytes, park, on_drain } = said;
     let StateAccess::Http(hooks) = access;
     let path = |path: &Option<Arc<str>>| path.as_deref().unwrap_or_default().to_string();
     lighter::State {
@@ -20,5 +20,6 @@ pub(super) fn state(said: &Stateful) -> lighter::State {
         timeout_ms: millis(*timeout),
         max_bytes: *max_bytes,
         park: Some(lighter::Park { requests: park.requests, bytes: park.bytes, wait_ms: millis(park.wait) }),
+        on_drain: on_drain.label().to_string(),
     }
 }

@@ -21,6 +21,7 @@ fn instance(of: &str, address: &str) -> Instance {
         ports: vec![Port { port: 80, address: address.parse().unwrap(), link: None }],
         ready: true,
         draining: false,
+        leaving: false,
         wires: Vec::new(),
         version: String::new(),
         priority: 0,

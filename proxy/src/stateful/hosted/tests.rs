@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use lighter_config::snapshot::{Hooks, StateAccess};
+use lighter_config::snapshot::{Hooks, OnDrain, StateAccess};
 use lighter_migrate::{Digest, PlaceId, Running, Source, Stand};
 
 use super::*;
@@ -19,6 +19,7 @@ fn stateful(requests: u32) -> Stateful {
         timeout: Duration::from_secs(1),
         max_bytes: 1 << 20,
         park,
+        on_drain: OnDrain::Move,
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::Request;
 use lighter_config::snapshot::{
-    Hooks, Park, Protocol, Service, Snapshot, StateAccess, StateClass, Stateful, TrafficPolicy,
+    Hooks, OnDrain, Park, Protocol, Service, Snapshot, StateAccess, StateClass, Stateful, TrafficPolicy,
 };
 use lighter_migrate::{
     Command, Digest, Epoch, Incarnation, Order, PlaceAction, PlaceId, Running, Source, Stamp, Stand,
@@ -117,6 +117,7 @@ fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>
         timeout: Duration::from_secs(1),
         max_bytes: 1 << 20,
         park,
+        on_drain: OnDrain::Move,
     });
     let name = key().service;
     let service = Service::clone(snapshot.services.get(&name).unwrap());
