@@ -10,6 +10,7 @@ mod callers;
 mod course;
 mod handover;
 mod kills;
+mod leave;
 mod load;
 mod migrate;
 mod partition;
@@ -33,6 +34,7 @@ fn main() {
         course::tests(),
         handover::tests(),
         kills::tests(),
+        leave::tests(),
         migrate::tests(),
         partition::tests(),
         rolling::tests(),

@@ -114,7 +114,7 @@ impl All {
         // What does not arrive is said again.
         if leaving.released.replace(world.now).is_none() {
             world.state.metrics.state_releases.fetch_add(1, Relaxed);
-            tracing::warn!(%service, instance = %leaving.instance, "an instance is to drain, and its state has nowhere to go");
+            tracing::warn!(%service, instance = %leaving.instance, "an instance is to drain, and its state does not move before");
         }
     }
 }
@@ -152,3 +152,60 @@ const AUTHOR: &str = "control-plane";
 
 /// After how long an instance is told again that it need not wait.
 const AGAIN: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lighter_migrate::{Incarnation, Report, Stamp, Stand};
+
+    use super::*;
+    use crate::registry::Presence;
+
+    fn there(change: impl FnOnce(&mut Presence)) -> Seen {
+        let mut presence = Presence {
+            identity: "spiffe://mesh.lighter/ns/default/sa/shop".into(),
+            ready: true,
+            draining: false,
+            leaving: false,
+            is_heard: true,
+            ports: [80].into(),
+            addresses: BTreeMap::new(),
+            link: Some(([10, 0, 0, 1], 15443).into()),
+        };
+        change(&mut presence);
+        let report = Report {
+            incarnation: Incarnation(1),
+            revision: 1,
+            heard: Stamp::default(),
+            stand: Stand::Empty,
+            copy: None,
+            declined: None,
+        };
+        Seen { presence, report: Some(report) }
+    }
+
+    #[test]
+    fn whoever_can_take_the_state_is_tried_once() {
+        let seen: BTreeMap<Arc<str>, Seen> = [
+            ("leaves", there(|place| place.leaving = true)),
+            ("leaves-too", there(|place| place.leaving = true)),
+            ("drains", there(|place| (place.ready, place.draining) = (false, true))),
+            ("is-silent", there(|place| place.is_heard = false)),
+            ("has-no-link", there(|place| place.link = None)),
+            ("has-other-ports", there(|place| place.ports = [81].into())),
+            ("is-older", Seen { report: None, ..there(|_| {}) }),
+            ("one", there(|_| {})),
+            ("two", there(|place| place.ports = [80, 81].into())),
+        ]
+        .map(|(name, seen)| (name.into(), seen))
+        .into();
+        let from: Arc<str> = "leaves".into();
+        let mut tried = BTreeSet::new();
+        for wanted in [Some("one"), Some("two"), None] {
+            let found = next(&seen, &from, &seen[&from], &tried);
+            assert_eq!(found.as_deref(), wanted);
+            tried.extend(found);
+        }
+    }
+}
