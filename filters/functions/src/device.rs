@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::contents::{Contents, NotMovable};
 use crate::meter::Meter;
 use crate::status::{Fault, Status};
 
@@ -26,6 +27,9 @@ pub trait Device: Send + Sync {
 
     /// Forgets a loaded function that does not run, and frees what its code takes.
     fn unload(&self, function: FunctionId) -> Result<(), Fault>;
+
+    /// What a function of this name remembers, loaded or not.
+    fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, NotMovable>;
 
     /// The last calls of [`Device::run`], oldest first.
     fn log(&self) -> Vec<Entry>;

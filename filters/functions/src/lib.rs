@@ -8,6 +8,7 @@
 mod builtin;
 mod condition;
 pub mod conformance;
+mod contents;
 mod device;
 mod encode;
 mod line;
@@ -21,6 +22,7 @@ mod status;
 mod value;
 
 pub use builtin::{Builtins, FUNCTIONS};
+pub use contents::{At, Contents, Entries, NotMovable, NotReplaced};
 pub use device::{
     Class, Dataset, Description, Device, Entry, Format, FunctionId, FunctionInfo, FunctionState, Kind,
     Limits, Out, Outcome, Relayed, Request, Setup, Stop, Usage, Watch,

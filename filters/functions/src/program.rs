@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::contents::Contents;
 use crate::device::{Kind, Limits, Out, Request, Setup};
 use crate::meter::Meter;
 use crate::status::Fault;
@@ -19,6 +20,11 @@ pub trait Program: Send + Sync {
 
     /// What one run of it may take, as far as that is less than what any run of the device may. None: no less.
     fn limits(&self) -> Option<Limits> {
+        None
+    }
+
+    /// What it remembers from one run to the next, loaded or not. None: nobody but itself can read that.
+    fn contents(&self) -> Option<Arc<dyn Contents>> {
         None
     }
 

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::contents::{Contents, NotMovable};
 use crate::device::{
     Dataset, Description, Device, Entry, FunctionId, FunctionInfo, FunctionState, Kind, Limits, Out, Outcome,
     Request, Setup,
@@ -270,6 +271,16 @@ impl Device for Builtins {
         drop(state);
         drop(gone);
         Ok(())
+    }
+
+    fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, NotMovable> {
+        match self.known(function) {
+            Ok(Known::BuiltIn(_)) => Err(NotMovable::BuiltIn(function.to_owned())),
+            Ok(Known::Program(program)) => {
+                program.contents().ok_or_else(|| NotMovable::Native(function.to_owned()))
+            }
+            Err(_) => Err(NotMovable::Unknown(function.to_owned())),
+        }
     }
 
     fn log(&self) -> Vec<Entry> {
