@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lighter_functions::{Call, Code, Fault, Kind, Limits, Out, Program, Status};
+use lighter_functions::{
+    At, Call, Code, Contents, Entries, Fault, Kind, Limits, NotReplaced, Out, Program, Status,
+};
 use sha2::{Digest, Sha256};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::engine::{Error, Runtime};
 use crate::host::{FunctionPre, State};
+use crate::keys::Keys;
 
 /// A function that is a WebAssembly component.
 pub struct Component {
@@ -16,6 +19,7 @@ pub struct Component {
     tenant: Arc<str>,
     path: PathBuf,
     digest: String,
+    sum: [u8; 32],
     limits: Option<Limits>,
     code_bytes: u64,
     /// What was compiled to see what it is, until it is loaded.
@@ -34,7 +38,8 @@ impl Component {
     /// Reads and compiles the component at `path`, which requests call `name` and which sees what belongs to `tenant`.
     pub fn load(runtime: &Arc<Runtime>, name: &str, tenant: &str, path: &Path) -> Result<Self, Error> {
         let bytes = read(path)?;
-        let digest = digest(&bytes);
+        let sum: [u8; 32] = Sha256::digest(&bytes).into();
+        let digest = digits(&sum);
         let tenant: Arc<str> = tenant.into();
         let (compiled, code_bytes) = compile(runtime, &tenant, path, &digest, || Ok(bytes))?;
         Ok(Component {
@@ -42,6 +47,7 @@ impl Component {
             tenant,
             path: path.to_owned(),
             digest,
+            sum,
             limits: None,
             code_bytes,
             first: Mutex::new(Some(compiled)),
@@ -79,6 +85,11 @@ impl Program for Component {
         self.limits
     }
 
+    fn contents(&self) -> Option<Arc<dyn Contents>> {
+        let (tenant, keys) = (self.tenant.clone(), self.runtime.keys.clone());
+        Some(Arc::new(OfTenant { tenant, keys, digest: self.digest.clone(), sum: self.sum }))
+    }
+
     fn memory_bytes(&self, run: u64) -> u64 {
         self.code_bytes.saturating_add(run)
     }
@@ -89,7 +100,7 @@ impl Program for Component {
         }
         let again = || {
             let bytes = read(&self.path)?;
-            if digest(&bytes) != self.digest {
+            if *Sha256::digest(&bytes) != self.sum {
                 let why =
                     "it is another one than at the start: put it back, or start the sidecar again".into();
                 return Err(Error::Faulty { path: self.path.clone(), why });
@@ -102,6 +113,49 @@ impl Program for Component {
         }
     }
 }
+
+/// What a component remembers, which is what all of its tenant do.
+struct OfTenant {
+    tenant: Arc<str>,
+    keys: Arc<Keys>,
+    digest: String,
+    sum: [u8; 32],
+}
+
+impl Contents for OfTenant {
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn most_bytes(&self) -> u64 {
+        // An entry takes fewer bytes as it moves than what is counted of it; what is gone takes some as well.
+        self.keys.quota().saturating_add(MOST_BESIDE)
+    }
+
+    fn read(&self) -> At {
+        self.keys.read(&self.tenant, self.sum)
+    }
+
+    fn changes(&self, since: u64) -> Option<At> {
+        self.keys.changes(&self.tenant, self.sum, since)
+    }
+
+    fn replace(&self, with: &[u8]) -> Result<(), NotReplaced> {
+        let entries = Entries::parse(with)?;
+        if entries.digest != self.sum {
+            let (theirs, ours) = (digits(&entries.digest), self.digest.clone());
+            return Err(NotReplaced::OtherProgram { theirs, ours });
+        }
+        self.keys.replace(&self.tenant, &entries)
+    }
+
+    fn freeze(&self, is_frozen: bool) {
+        self.keys.freeze(&self.tenant, is_frozen);
+    }
+}
+
+/// What moves beside entries that are there, in bytes.
+const MOST_BESIDE: u64 = 2 << 20;
 
 impl Code for Compiled {
     fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault> {
@@ -180,8 +234,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|error| Error::Read { path: path.to_owned(), error })
 }
 
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+/// In hexadecimal.
+fn digits(sum: &[u8; 32]) -> String {
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a component did not get to its end.

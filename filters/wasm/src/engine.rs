@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -89,7 +90,9 @@ impl Runtime {
             .cache
             .as_ref()
             .map(|path| Cache::open(path).map_err(|error| Error::Cache { path: path.clone(), error }));
-        let keys = Arc::new(Keys::new(settings.key_bytes));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let first = u64::try_from(now.as_nanos()).unwrap_or_default();
+        let keys = Arc::new(Keys::new(settings.key_bytes, first));
         Ok(Arc::new(Runtime { engine, linker, keys, ticker, cache: cache.transpose()? }))
     }
 }

@@ -4,23 +4,42 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use lighter_functions::{At, Entries, NotReplaced};
+
 /// The longest key, in bytes.
 pub(crate) const LONGEST_KEY: usize = 1024;
 /// Most keys that are told of at once.
 const MOST_TOLD: usize = 1000;
 /// What a key takes beside its bytes and those of its value. About so, and it keeps empty ones from being free.
 const ENTRY: u64 = 128;
+/// Of so many keys that are gone it is known when they went.
+const MOST_GONE: usize = 1024;
 
 /// Keys and values, of each tenant apart.
 pub(crate) struct Keys {
     quota: u64,
+    /// The version at which those of each tenant begin.
+    first: u64,
     tenants: Mutex<HashMap<String, Space>>,
 }
 
-#[derive(Default)]
+/// Those of one tenant.
 struct Space {
     bytes: u64,
-    values: BTreeMap<String, Vec<u8>>,
+    values: BTreeMap<String, Value>,
+    is_frozen: bool,
+    /// It grows with each change.
+    version: u64,
+    /// Keys that went, by the version at which they did.
+    gone: BTreeMap<u64, String>,
+    /// What has changed since an earlier version nobody knows.
+    known_since: u64,
+}
+
+struct Value {
+    bytes: Vec<u8>,
+    /// When it was put there.
+    version: u64,
 }
 
 /// Why a value was not taken.
@@ -29,41 +48,57 @@ pub(crate) enum NotKept {
     /// There would be more bytes than these.
     NoRoom(u64),
     LongKey,
+    Frozen,
 }
 
+/// Nothing changes them now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frozen;
+
 impl Keys {
-    /// For tenants of which each has so many bytes.
-    pub(crate) fn new(quota: u64) -> Self {
-        Keys { quota, tenants: Mutex::default() }
+    /// For tenants of which each has so many bytes. `first`: greater than any version in an earlier life.
+    pub(crate) fn new(quota: u64, first: u64) -> Self {
+        Keys { quota, first, tenants: Mutex::default() }
+    }
+
+    /// How many bytes each tenant has.
+    pub(crate) fn quota(&self) -> u64 {
+        self.quota
     }
 
     pub(crate) fn get(&self, tenant: &str, key: &str) -> Option<Vec<u8>> {
-        self.tenants().get(tenant)?.values.get(key).cloned()
+        Some(self.tenants().get(tenant)?.values.get(key)?.bytes.clone())
     }
 
     pub(crate) fn set(&self, tenant: &str, key: String, value: Vec<u8>) -> Result<(), NotKept> {
-        if key.len() > LONGEST_KEY {
-            return Err(NotKept::LongKey);
-        }
-        let mut tenants = self.tenants();
-        let space = tenants.entry(tenant.to_owned()).or_default();
-        let before = space.values.get(&key).map_or(0, |value| size(&key, value));
-        let bytes = space.bytes - before + size(&key, &value);
-        if bytes > self.quota {
-            return Err(NotKept::NoRoom(self.quota));
-        }
-        space.bytes = bytes;
-        space.values.insert(key, value);
-        Ok(())
+        self.with(tenant, |space| space.set(key, value, self.quota))
+    }
+
+    /// Sets it if what is there is `before`. Whether it was.
+    pub(crate) fn swap(
+        &self,
+        tenant: &str,
+        key: String,
+        before: Option<&[u8]>,
+        value: Vec<u8>,
+    ) -> Result<bool, NotKept> {
+        self.with(tenant, |space| {
+            if space.values.get(&key).map(|value| &*value.bytes) != before {
+                // Who is told so looks again: it is to end where it could not be done then either.
+                return if space.is_frozen { Err(NotKept::Frozen) } else { Ok(false) };
+            }
+            space.set(key, value, self.quota).map(|()| true)
+        })
     }
 
     /// Whether it was there.
-    pub(crate) fn delete(&self, tenant: &str, key: &str) -> bool {
-        let mut tenants = self.tenants();
-        let Some(space) = tenants.get_mut(tenant) else { return false };
-        let Some(value) = space.values.remove(key) else { return false };
-        space.bytes -= size(key, &value);
-        true
+    pub(crate) fn delete(&self, tenant: &str, key: &str) -> Result<bool, Frozen> {
+        self.with(tenant, |space| {
+            if space.is_frozen {
+                return Err(Frozen);
+            }
+            Ok(space.remove(key))
+        })
     }
 
     pub(crate) fn list(&self, tenant: &str, prefix: &str, after: &str) -> Vec<String> {
@@ -74,8 +109,132 @@ impl Keys {
         keys.take_while(|key| key.starts_with(prefix)).take(MOST_TOLD).cloned().collect()
     }
 
+    /// All that a tenant has, for the program of this digest.
+    pub(crate) fn read(&self, tenant: &str, digest: [u8; 32]) -> At {
+        self.with(tenant, |space| {
+            let entries = space.values.iter().map(|(key, value)| (&**key, Some(&*value.bytes)));
+            let all = Entries { are_changes: false, digest, entries: entries.collect() };
+            At { version: space.version, bytes: all.write() }
+        })
+    }
+
+    /// What of it has changed since then, if that is known.
+    pub(crate) fn changes(&self, tenant: &str, digest: [u8; 32], since: u64) -> Option<At> {
+        self.with(tenant, |space| {
+            if !(space.known_since..=space.version).contains(&since) {
+                return None;
+            }
+            let gone = space.gone.range(since.saturating_add(1)..).map(|(_, key)| (&**key, None));
+            let mut changed: BTreeMap<&str, Option<&[u8]>> = gone.collect();
+            let put = space.values.iter().filter(|(_, value)| value.version > since);
+            changed.extend(put.map(|(key, value)| (&**key, Some(&*value.bytes))));
+            let changes = Entries { are_changes: true, digest, entries: changed.into_iter().collect() };
+            Some(At { version: space.version, bytes: changes.write() })
+        })
+    }
+
+    /// Puts these in the place of all that a tenant has, or what has changed into it, frozen or not.
+    pub(crate) fn replace(&self, tenant: &str, with: &Entries<'_>) -> Result<(), NotReplaced> {
+        if with.entries.iter().any(|(key, _)| key.len() > LONGEST_KEY) {
+            return Err(NotReplaced::LongKey(LONGEST_KEY));
+        }
+        self.with(tenant, |space| {
+            let added = with.entries.iter().filter_map(|(key, value)| Some(size(key, (*value)?)));
+            let added: u64 = added.sum();
+            let stays = if with.are_changes {
+                let replaced = with
+                    .entries
+                    .iter()
+                    .filter_map(|(key, _)| Some(size(key, &space.values.get(*key)?.bytes)));
+                space.bytes - replaced.sum::<u64>()
+            } else {
+                0
+            };
+            if stays.saturating_add(added) > self.quota {
+                return Err(NotReplaced::NoRoom(self.quota));
+            }
+            if !with.are_changes {
+                space.values.clear();
+                space.gone.clear();
+                space.version += 1;
+                space.known_since = space.version;
+            }
+            for (key, value) in &with.entries {
+                match value {
+                    Some(value) => space.put((*key).to_owned(), value.to_vec()),
+                    None => drop(space.remove(key)),
+                }
+            }
+            space.bytes = stays + added;
+            Ok(())
+        })
+    }
+
+    /// From now on nothing but [`Keys::replace`] changes what a tenant has, or that ends.
+    pub(crate) fn freeze(&self, tenant: &str, is_frozen: bool) {
+        self.with(tenant, |space| space.is_frozen = is_frozen);
+    }
+
+    fn with<T>(&self, tenant: &str, what: impl FnOnce(&mut Space) -> T) -> T {
+        let mut tenants = self.tenants();
+        if let Some(space) = tenants.get_mut(tenant) {
+            return what(space);
+        }
+        what(tenants.entry(tenant.to_owned()).or_insert(Space::new(self.first)))
+    }
+
     fn tenants(&self) -> MutexGuard<'_, HashMap<String, Space>> {
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Space {
+    fn new(version: u64) -> Self {
+        Space {
+            bytes: 0,
+            values: BTreeMap::new(),
+            is_frozen: false,
+            version,
+            gone: BTreeMap::new(),
+            known_since: version,
+        }
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>, quota: u64) -> Result<(), NotKept> {
+        if self.is_frozen {
+            return Err(NotKept::Frozen);
+        }
+        if key.len() > LONGEST_KEY {
+            return Err(NotKept::LongKey);
+        }
+        let before = self.values.get(&key).map_or(0, |value| size(&key, &value.bytes));
+        let bytes = self.bytes - before + size(&key, &value);
+        if bytes > quota {
+            return Err(NotKept::NoRoom(quota));
+        }
+        self.bytes = bytes;
+        self.put(key, value);
+        Ok(())
+    }
+
+    /// How many bytes there are is the caller's affair.
+    fn put(&mut self, key: String, bytes: Vec<u8>) {
+        self.version += 1;
+        self.values.insert(key, Value { bytes, version: self.version });
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, key: &str) -> bool {
+        let Some((key, value)) = self.values.remove_entry(key) else { return false };
+        self.bytes -= size(&key, &value.bytes);
+        self.version += 1;
+        self.gone.insert(self.version, key);
+        if self.gone.len() > MOST_GONE
+            && let Some((version, _)) = self.gone.pop_first()
+        {
+            self.known_since = version;
+        }
+        true
     }
 }
 
@@ -89,7 +248,7 @@ mod tests {
 
     #[test]
     fn each_tenant_has_its_own_keys_and_room() {
-        let keys = Keys::new(3 * ENTRY + 10);
+        let keys = Keys::new(3 * ENTRY + 10, 0);
         assert_eq!(keys.set("a", "k".into(), vec![1]), Ok(()));
         assert_eq!(keys.set("b", "k".into(), vec![2]), Ok(()));
         assert_eq!(
@@ -101,14 +260,15 @@ mod tests {
         assert_eq!(keys.set("a", "l".into(), vec![0; 1]), Ok(()), "what is replaced leaves its room");
         assert_eq!(keys.set("a", "m".into(), Vec::new()), Ok(()));
         assert_eq!(keys.set("b", "m".into(), vec![0; 9]), Ok(()), "the room of others is theirs");
-        assert!(keys.delete("a", "l") && !keys.delete("a", "l") && !keys.delete("c", "l"));
+        let gone = [("a", "l"), ("a", "l"), ("c", "l")].map(|(tenant, key)| keys.delete(tenant, key));
+        assert_eq!(gone, [Ok(true), Ok(false), Ok(false)]);
         assert_eq!(keys.set("a", "x".repeat(LONGEST_KEY + 1), Vec::new()), Err(NotKept::LongKey));
         assert_eq!(keys.list("a", "", ""), ["k", "m"]);
     }
 
     #[test]
     fn keys_are_told_in_order_and_in_parts() {
-        let keys = Keys::new(1 << 20);
+        let keys = Keys::new(1 << 20, 0);
         for number in 0..1500 {
             keys.set("a", format!("n/{number:04}"), Vec::new()).expect("there is room");
         }
@@ -117,5 +277,101 @@ mod tests {
         assert_eq!((first.len(), first[0].as_str()), (1000, "n/0000"));
         let second = keys.list("a", "n/", first.last().expect("a thousand"));
         assert_eq!((second.len(), second[499].as_str()), (500, "n/1499"));
+    }
+
+    /// Keys and values as they move, with a digest of no program.
+    fn moving(are_changes: bool, entries: &[(&str, Option<&[u8]>)]) -> Vec<u8> {
+        Entries { are_changes, digest: [0; 32], entries: entries.to_vec() }.write()
+    }
+
+    fn replace(keys: &Keys, tenant: &str, bytes: &[u8]) -> Result<(), NotReplaced> {
+        keys.replace(tenant, &Entries::parse(bytes)?)
+    }
+
+    #[test]
+    fn what_a_tenant_has_moves_as_a_whole_or_not_at_all() {
+        let (from, to) = (Keys::new(1 << 20, 100), Keys::new(3 * ENTRY + 10, 7));
+        for (key, value) in [("b", 2), ("a", 1), ("c", 3)] {
+            from.set("t", key.into(), vec![value]).expect("there is room");
+        }
+        from.set("other", "x".into(), vec![9]).expect("there is room");
+        let all = from.read("t", [0; 32]);
+        let expected = [("a", Some(&[1][..])), ("b", Some(&[2])), ("c", Some(&[3]))];
+        assert_eq!(
+            (all.version, &all.bytes),
+            (103, &moving(false, &expected)),
+            "in order, and of one tenant"
+        );
+        to.set("t", "old".into(), vec![0]).expect("there is room");
+        to.set("other", "x".into(), vec![8]).expect("there is room");
+        assert_eq!(replace(&to, "t", &all.bytes), Ok(()));
+        assert_eq!(to.read("t", [0; 32]).bytes, all.bytes, "the same bytes");
+        assert_eq!(to.get("other", "x"), Some(vec![8]));
+        // What is too much changes nothing.
+        from.set("t", "d".into(), vec![0; 10]).expect("there is room");
+        let no_room = Err(NotReplaced::NoRoom(3 * ENTRY + 10));
+        assert_eq!(replace(&to, "t", &from.read("t", [0; 32]).bytes), no_room);
+        let long = "x".repeat(LONGEST_KEY + 1);
+        let too_long = moving(false, &[(&long, Some(&[]))]);
+        assert_eq!(replace(&to, "t", &too_long), Err(NotReplaced::LongKey(LONGEST_KEY)));
+        assert_eq!(to.read("t", [0; 32]).bytes, all.bytes);
+        // And what is taken is counted.
+        assert_eq!(to.set("t", "a".into(), vec![0; 9]), Err(NotKept::NoRoom(3 * ENTRY + 10)));
+        assert_eq!(to.set("t", "a".into(), vec![0; 5]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_frozen_is_changed_by_nobody_but_a_move() {
+        let keys = Keys::new(1 << 20, 0);
+        keys.set("t", "a".into(), vec![1]).expect("there is room");
+        keys.freeze("t", true);
+        assert_eq!(keys.set("t", "a".into(), vec![2]), Err(NotKept::Frozen));
+        assert_eq!(keys.swap("t", "a".into(), Some(&[1]), vec![2]), Err(NotKept::Frozen));
+        assert_eq!(keys.swap("t", "a".into(), None, vec![2]), Err(NotKept::Frozen));
+        assert_eq!((keys.delete("t", "a"), keys.delete("t", "b")), (Err(Frozen), Err(Frozen)));
+        assert_eq!(keys.get("t", "a"), Some(vec![1]), "it can be read");
+        assert_eq!(keys.set("other", "a".into(), vec![2]), Ok(()));
+        assert_eq!(replace(&keys, "t", &moving(false, &[("a", Some(&[3]))])), Ok(()));
+        assert_eq!(keys.set("t", "a".into(), vec![2]), Err(NotKept::Frozen));
+        keys.freeze("t", false);
+        assert_eq!(keys.swap("t", "a".into(), Some(&[3]), vec![4]), Ok(true));
+        assert_eq!(keys.swap("t", "a".into(), Some(&[3]), vec![5]), Ok(false));
+        assert_eq!(keys.swap("t", "b".into(), None, vec![6]), Ok(true));
+        assert_eq!((keys.get("t", "a"), keys.get("t", "b")), (Some(vec![4]), Some(vec![6])));
+    }
+
+    #[test]
+    fn what_has_changed_since_brings_another_copy_to_the_same() {
+        let (keys, copy) = (Keys::new(1 << 20, 50), Keys::new(1 << 20, 900));
+        let mut random = 1_u64;
+        let mut change = |keys: &Keys| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let (key, value) = (format!("k{}", (random >> 40) % 20), vec![(random >> 50) as u8]);
+            match (random >> 33) % 3 {
+                0 => drop(keys.delete("t", &key)),
+                _ => drop(keys.set("t", key, value)),
+            }
+        };
+        assert_eq!(keys.changes("t", [0; 32], 49), None, "that was in another life");
+        assert_eq!(keys.changes("t", [0; 32], 51), None, "that is still to come");
+        (0..100).for_each(|_| change(&keys));
+        let At { mut version, bytes } = keys.read("t", [0; 32]);
+        replace(&copy, "t", &bytes).expect("there is room");
+        for count in 0..50 {
+            (0..count).for_each(|_| change(&keys));
+            let At { version: now, bytes } = keys.changes("t", [0; 32], version).expect("it is known");
+            replace(&copy, "t", &bytes).expect("there is room");
+            version = now;
+            assert_eq!(copy.read("t", [0; 32]).bytes, keys.read("t", [0; 32]).bytes);
+        }
+        // Of what went long ago nobody knows when, and what was replaced has no past.
+        for _ in 0..=MOST_GONE {
+            keys.set("t", "gone".into(), Vec::new()).expect("there is room");
+            keys.delete("t", "gone").expect("it is not frozen");
+        }
+        assert_eq!(keys.changes("t", [0; 32], version), None);
+        let before = copy.read("t", [0; 32]).version;
+        replace(&copy, "t", &bytes).expect("there is room");
+        assert_eq!(copy.changes("t", [0; 32], before), None);
     }
 }

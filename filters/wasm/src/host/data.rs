@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use lighter_functions::{Dataset, Format};
+use lighter_functions::{Dataset, Fault, Format, Status};
 use wasmtime::component::Resource;
 
 use super::State;
 use super::lighter::device::{datasets, keyvalue};
-use crate::keys::NotKept;
+use crate::keys::{Frozen, NotKept};
 
 /// Most bytes that are read by one call.
 const MOST_READ: u32 = 1 << 20;
@@ -93,17 +93,37 @@ impl keyvalue::Host for State {
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), keyvalue::Error>> {
-        Ok(self.keys.set(&self.tenant, key, value).map_err(|not_kept| match not_kept {
-            NotKept::NoRoom(quota) => keyvalue::Error::NoRoom(quota),
-            NotKept::LongKey => keyvalue::Error::LongKey,
-        }))
+        told(self.keys.set(&self.tenant, key, value))
+    }
+
+    fn swap(
+        &mut self,
+        key: String,
+        before: Option<Vec<u8>>,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<bool, keyvalue::Error>> {
+        told(self.keys.swap(&self.tenant, key, before.as_deref(), value))
     }
 
     fn delete(&mut self, key: String) -> wasmtime::Result<bool> {
-        Ok(self.keys.delete(&self.tenant, &key))
+        Ok(self.keys.delete(&self.tenant, &key).map_err(|Frozen| frozen())?)
     }
 
     fn keys(&mut self, prefix: String, after: String) -> wasmtime::Result<Vec<String>> {
         Ok(self.keys.list(&self.tenant, &prefix, &after))
     }
+}
+
+/// What a component is told of what it wanted to have kept. None of it where that is about to move: the run ends.
+fn told<T>(kept: Result<T, NotKept>) -> wasmtime::Result<Result<T, keyvalue::Error>> {
+    Ok(match kept {
+        Ok(kept) => Ok(kept),
+        Err(NotKept::NoRoom(quota)) => Err(keyvalue::Error::NoRoom(quota)),
+        Err(NotKept::LongKey) => Err(keyvalue::Error::LongKey),
+        Err(NotKept::Frozen) => return Err(frozen().into()),
+    })
+}
+
+fn frozen() -> Fault {
+    Fault::new(Status::DeviceNotAvailable, "what its tenant remembers moves to another device, or has")
 }
