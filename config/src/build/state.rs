@@ -8,7 +8,7 @@ use super::{PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::resource::state::{OnDrain as Asked, ParkSpec, StateClass as Written, StateSpec};
-use crate::snapshot::{Hooks, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful};
+use crate::snapshot::{FUNCTIONS, Hooks, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful};
 
 /// What is said of a Service with these ports. None: it is faulty.
 pub(super) fn read(
@@ -27,13 +27,7 @@ pub(super) fn read(
             return None;
         }
     };
-    let path = |path: &str| -> Arc<str> { path.into() };
-    let hooks = Hooks {
-        snapshot: path(&spec.snapshot),
-        restore: path(&spec.restore),
-        freeze: spec.freeze.as_deref().map(path),
-        thaw: spec.thaw.as_deref().map(path),
-    };
+    let hooks = report.ok(hooks(spec, at))?;
     let stateful = Stateful {
         class,
         port: spec.port.or(ports.first().map(|port| port.key.port))?,
@@ -49,6 +43,43 @@ pub(super) fn read(
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
     report.ok(valid(&stateful, ports, &NAMES, at))?;
     Some(Arc::new(stateful))
+}
+
+/// By which requests the state is given and taken.
+fn hooks(spec: &StateSpec, at: &At<'_>) -> Result<Hooks, ConfigError> {
+    let StateSpec { snapshot, restore, freeze, thaw, function, .. } = spec;
+    let paths = [("snapshot", snapshot), ("restore", restore), ("freeze", freeze), ("thaw", thaw)];
+    let mut said = paths.iter().filter_map(|(field, path)| Some((*field, path.as_deref()?)));
+    if let Some(function) = function {
+        if let Some((field, _)) = said.next() {
+            let error = at.field(field).error("`function` says already how the state is given and taken");
+            return Err(error
+                .hint("leave one of them out: a device has paths of its own for what a function remembers"));
+        }
+        if !check::is_data_name(function) {
+            let error = format!("`{}` is no name of a function", function.escape_debug());
+            return Err(at.field("function").error(error));
+        }
+        return Ok(Hooks::of_function(function));
+    }
+    if let Some((field, path)) = said.find(|(_, path)| path.starts_with(FUNCTIONS)) {
+        let error =
+            at.field(field).error(format!("`{}` is a path that only devices have", path.escape_debug()));
+        return Err(error.hint("name the function instead: `function: NAME`"));
+    }
+    let path = |path: &str| -> Arc<str> { path.into() };
+    let needed = |field: &str, said: &Option<String>| {
+        said.as_deref().map(path).ok_or_else(|| {
+            let error = at.error(format!("neither `{field}` nor `function` is said"));
+            error.hint("name the paths by which the application gives and takes its state, or the function whose keys and values it is")
+        })
+    };
+    Ok(Hooks {
+        snapshot: needed("snapshot", snapshot)?,
+        restore: needed("restore", restore)?,
+        freeze: freeze.as_deref().map(path),
+        thaw: thaw.as_deref().map(path),
+    })
 }
 
 fn park(said: &ParkSpec) -> Park {
@@ -90,7 +121,9 @@ pub(crate) fn valid(
             error.hint("name one whose `appProtocol` is `http` or `auto`: state is given and taken there")
         );
     }
-    check::path(&at.field("snapshot"), &hooks.snapshot)?;
+    // Of a name, `.` and `..` would be none.
+    let snapshot = if hooks.function().is_some() { "function" } else { "snapshot" };
+    check::path(&at.field(snapshot), &hooks.snapshot)?;
     check::path(&at.field("restore"), &hooks.restore)?;
     for (field, path) in [("freeze", &hooks.freeze), ("thaw", &hooks.thaw)] {
         path.as_deref().map(|path| check::path(&at.field(field), path)).transpose()?;

@@ -15,10 +15,16 @@ pub struct StateSpec {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
-    /// The path of a GET that is answered by 200 and all of the state.
-    pub snapshot: String,
+    /// The path of a GET that is answered by 200 and all of the state. It takes `restore` as well, and no `function`.
+    #[serde(default)]
+    pub snapshot: Option<String>,
     /// The path of a PUT whose body takes the place of all of the state.
-    pub restore: String,
+    #[serde(default)]
+    pub restore: Option<String>,
+    /// The function whose keys and values are the state, where the instances are devices: a component, of which each has the
+    /// same. It stands in the place of all paths.
+    #[serde(default)]
+    pub function: Option<String>,
     /// The path of a POST after which nothing changes the state but requests. It takes `thaw` as well. Default: nothing does
     /// anyway.
     #[serde(default)]

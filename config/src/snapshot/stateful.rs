@@ -45,6 +45,15 @@ impl OnDrain {
     }
 }
 
+impl Stateful {
+    /// The function whose keys and values are the state, where they are.
+    pub fn function(&self) -> Option<&str> {
+        match &self.access {
+            StateAccess::Http(hooks) => hooks.function(),
+        }
+    }
+}
+
 /// What becomes of a Service's state when whoever has it dies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum StateClass {
@@ -84,6 +93,24 @@ pub struct Hooks {
     /// The path of a POST that ends that.
     pub thaw: Option<Arc<str>>,
 }
+
+impl Hooks {
+    /// Those of a device, by which it gives and takes what a function of this name remembers. No path of a function is like
+    /// them, since `~` is in no name.
+    pub fn of_function(name: &str) -> Self {
+        let all: Arc<str> = format!("{FUNCTIONS}{name}").into();
+        let path = |what: &str| Some(format!("{all}/{what}").into());
+        Hooks { freeze: path("freeze"), thaw: path("thaw"), restore: all.clone(), snapshot: all }
+    }
+
+    /// The function whose keys and values are the state, where they are.
+    pub fn function(&self) -> Option<&str> {
+        self.snapshot.strip_prefix(FUNCTIONS)
+    }
+}
+
+/// What the paths begin with by which a device gives and takes what its functions remember.
+pub const FUNCTIONS: &str = "/~state/";
 
 /// How much may wait at a place while it is not known who serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
