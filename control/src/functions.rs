@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lighter_config::sidecar::{DatasetFormat, DeviceClass, DeviceConfig};
 use lighter_functions::{
-    Builtins, Class, Dataset, Device, Fault, Format, Limits, Meter, Out, Relayed, Request, Setup, Status,
-    Stop, Watch,
+    At, Builtins, Class, Dataset, Device, Fault, Format, Limits, Meter, NotReplaced, Out, Relayed, Request,
+    Setup, Status, Stop, Watch,
 };
-use lighter_proxy::device::{self, Asked, Ended, FunctionHost, Held, NotRelayed, NotTaken, Results, Took};
+use lighter_proxy::device::{
+    self, Asked, Contents, Ended, FunctionHost, Held, NotRelayed, NotTaken, Results, Took,
+};
 
 use crate::native::Natives;
 
@@ -75,6 +77,11 @@ impl<D: Device> FunctionHost for Host<D> {
         let found = self.device.discover().functions.into_iter().find(|found| found.name == function);
         let loaded = found.and_then(|found| found.id).ok_or("it is not loaded")?;
         self.device.unload(loaded).map_err(|fault| fault.to_string())
+    }
+
+    fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, String> {
+        let contents = self.device.contents(function).map_err(|why| why.to_string())?;
+        Ok(Arc::new(Remembered(contents)))
     }
 
     fn when_lost(&self, lost: Box<dyn Fn(&str) + Send + Sync>) {
@@ -153,6 +160,44 @@ impl Out for Bridge<'_> {
 
     fn watch(&self) -> Watch {
         self.0.watch()
+    }
+}
+
+/// What a function remembers, as a sidecar knows it.
+struct Remembered(Arc<dyn lighter_functions::Contents>);
+
+impl Contents for Remembered {
+    fn digest(&self) -> &str {
+        self.0.digest()
+    }
+
+    fn most_bytes(&self) -> u64 {
+        self.0.most_bytes()
+    }
+
+    fn read(&self) -> (u64, Bytes) {
+        let At { version, bytes } = self.0.read();
+        (version, bytes.into())
+    }
+
+    fn changes(&self, since: u64) -> Option<(u64, Bytes)> {
+        let At { version, bytes } = self.0.changes(since)?;
+        Some((version, bytes.into()))
+    }
+
+    fn replace(&self, with: &[u8]) -> Result<(), device::NotReplaced> {
+        self.0.replace(with).map_err(|why| device::NotReplaced {
+            http: match &why {
+                NotReplaced::Malformed(_) => 400,
+                NotReplaced::OtherProgram { .. } => 409,
+                NotReplaced::LongKey(_) | NotReplaced::NoRoom(_) => 507,
+            },
+            message: why.to_string(),
+        })
+    }
+
+    fn freeze(&self, is_frozen: bool) {
+        self.0.freeze(is_frozen);
     }
 }
 

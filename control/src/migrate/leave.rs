@@ -172,6 +172,7 @@ mod tests {
             ports: [80].into(),
             addresses: BTreeMap::new(),
             link: Some(([10, 0, 0, 1], 15443).into()),
+            remembering: None,
         };
         change(&mut presence);
         let report = Report {

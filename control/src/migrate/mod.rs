@@ -20,6 +20,7 @@ use crate::state::State;
 use crate::store::{Store, StoreError};
 
 mod drive;
+mod function;
 mod leave;
 mod owner;
 mod show;

@@ -10,8 +10,8 @@ use lighter_migrate::{Action, Class, Command, Decision, Order, Phase, PlaceId, R
 use lighter_proxy::stateful::wire::Told;
 
 use super::drive::{Driver, World};
-use super::owner;
 use super::story::Moved;
+use super::{function, owner};
 use crate::registry::Presence;
 use crate::state::State;
 
@@ -122,6 +122,14 @@ pub(super) fn why_not(asked: &Migration, moved: &Moved, state: &State) -> Option
                 "`{name}` has not said what it is to {}: its sidecar is older, or not heard",
                 asked.service
             ));
+        }
+    }
+    if let Some(function) = function::of(&asked.service, state)
+        && let [Some(from), Some(to)] = [&asked.from, &asked.to].map(|name| seen.get(name))
+    {
+        let places = [(&*asked.from, &from.presence), (&*asked.to, &to.presence)];
+        if let Some(why) = function::why_not(&function, places) {
+            return Some(why);
         }
     }
     let owner = moved.owner.as_ref();

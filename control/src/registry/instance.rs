@@ -39,6 +39,19 @@ pub struct Instance {
     pub locality: Locality,
     /// The functions that it runs near data, if it is a device.
     pub device: Option<Device>,
+    /// What it has of the function whose memory is the state of its Service, where there is one.
+    pub remembering: Option<Remembering>,
+}
+
+/// What an instance has of a function whose keys and values are the state of its Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembering {
+    /// The function.
+    pub function: String,
+    /// SHA-256 of its program, in hexadecimal. Empty: what it remembers cannot be moved.
+    pub digest: String,
+    /// Why not.
+    pub not_movable: String,
 }
 
 /// Where an instance is reached at one of its Service's ports.
@@ -53,7 +66,7 @@ pub struct Port {
 }
 
 /// How an instance stands for a migration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Presence {
     /// Who it proved to be.
     pub identity: Arc<str>,
@@ -71,6 +84,8 @@ pub struct Presence {
     pub addresses: BTreeMap<u16, SocketAddr>,
     /// Where its sidecar accepts links.
     pub link: Option<SocketAddr>,
+    /// What it has of the function whose memory is the state of its Service, where there is one.
+    pub remembering: Option<Remembering>,
 }
 
 impl Presence {
@@ -127,6 +142,7 @@ impl Instance {
             version: said.version.clone(),
             priority: said.priority,
             device: said.device.as_ref().map(device::read).transpose()?.flatten(),
+            remembering: said.remembering.as_ref().map(remembering).transpose()?,
         };
         Ok(Some((said.instance.as_str().into(), instance)))
     }
@@ -163,6 +179,11 @@ impl Instance {
             zone: self.locality.zone.to_string(),
             sub_zone: self.locality.sub_zone.to_string(),
             device: self.device.as_ref().map(device::keep),
+            remembering: self.remembering.clone().map(|has| wire::Remembering {
+                function: has.function,
+                digest: has.digest,
+                not_movable: has.not_movable,
+            }),
         };
         let identity = self.identity.as_bytes();
         [&(identity.len() as u32).to_be_bytes(), identity, &*said.encode_to_vec()].concat()
@@ -175,6 +196,14 @@ impl Instance {
         let identity = Spiffe::parse(std::str::from_utf8(identity).ok()?).ok()?;
         Instance::read(&wire::Registration::decode(said).ok()?, &identity).ok()?
     }
+}
+
+fn remembering(said: &wire::Remembering) -> Result<Remembering, Faulty> {
+    let wire::Remembering { function, digest, not_movable } = said.clone();
+    if [&function, &digest, &not_movable].into_iter().any(|text| text.len() > MAX_REASON) {
+        return Err(Faulty(format!("a text is longer than {MAX_REASON} bytes")));
+    }
+    Ok(Remembering { function, digest, not_movable })
 }
 
 fn port(said: &wire::InstancePort) -> Result<Port, Faulty> {
@@ -198,6 +227,7 @@ fn address(text: &str) -> Result<SocketAddr, Faulty> {
 
 const MAX_TEXT: usize = 256;
 const MAX_PORTS: usize = 256;
+const MAX_REASON: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -225,6 +255,11 @@ mod tests {
             region: "eu".into(),
             zone: "a".into(),
             sub_zone: String::new(),
+            remembering: Some(wire::Remembering {
+                function: "keep".into(),
+                digest: "00".into(),
+                not_movable: String::new(),
+            }),
             device: Some(wire::Device { class: "gpu".into(), slots: 3, ..wire::Device::default() }),
         }
     }

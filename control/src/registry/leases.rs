@@ -413,6 +413,7 @@ fn present(Leased { instance, held }: &Leased) -> Presence {
         ports: instance.ports.iter().map(|one| one.port).collect(),
         addresses: instance.ports.iter().map(|one| (one.port, one.address)).collect(),
         link: instance.ports.iter().find_map(|one| one.link),
+        remembering: instance.remembering.clone(),
     }
 }
 

@@ -20,7 +20,7 @@ mod leases;
 mod service;
 pub mod sidecars;
 
-pub use instance::{Instance, Presence};
+pub use instance::{Instance, Presence, Remembering};
 pub use leases::{Key, Leases, OfInstance, Refused, Standing};
 pub use service::{Reports, Server};
 use sidecars::Sidecars;

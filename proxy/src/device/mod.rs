@@ -10,6 +10,7 @@
 //! | `GET /log` | the last runs, a JSON object a line |
 //! | `GET`, `POST /FUNCTION/DATASET[@VERSION]?…` | runs a function; of a POST the body has more parameters, as a form has them, or what else a component reads |
 //! | any method, `/FUNCTION…` | of one that is a program of its own: passes the request on to it as it is |
+//! | `/~state/FUNCTION…` | for this sidecar's own hooks: gives and takes what a function remembers, where that is the state of its Service |
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,11 +35,13 @@ mod relay;
 mod reserve;
 mod run;
 mod serve;
+pub(crate) mod state;
 mod waits;
 
 pub(crate) use main_task::MainTask;
 pub(crate) use planned::{Planned, Standing};
 pub(crate) use serve::{Accepting, Running, start};
+pub use state::{Contents, NotReplaced};
 
 /// Runs functions over datasets.
 pub trait FunctionHost: Send + Sync {
@@ -61,6 +64,11 @@ pub trait FunctionHost: Send + Sync {
 
     /// Runs a function on this thread until it ends.
     fn run(&self, asked: &Asked<'_>, result: &mut dyn Results) -> Ended;
+
+    /// What a function of this name remembers, active or not. Otherwise says why that cannot be moved to another device.
+    fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, String> {
+        Err(format!("the device has no function `{function}`"))
+    }
 
     /// Has `lost` told of each function that is active and cannot be run any more, through no doing of this trait: it has to be
     /// deactivated before it can be active again. Said at most once, before any is active.

@@ -27,7 +27,8 @@ use super::hold::Hold;
 use super::limits::Limits;
 use super::planned::{InUse, LetIn, NotIn, Planned};
 use super::run::{Head, Run, Said, Sent, Wanted};
-use super::{Ended, FunctionHost, Held, MainTask};
+use super::state::{self, Door, Key};
+use super::{Contents, Ended, FunctionHost, Held, MainTask};
 use crate::admin::decoded;
 use crate::error::Cause;
 use crate::http::local::ERROR_FIELD;
@@ -60,6 +61,8 @@ struct Device {
     planned: Option<Arc<Planned>>,
     /// Functions that are programs of their own.
     natives: Vec<String>,
+    /// Of this sidecar's own hooks. None: nobody has it.
+    key: Option<Arc<Key>>,
 }
 
 /// A device that runs, for whoever tells of it.
@@ -70,6 +73,8 @@ pub(crate) struct Running {
     pub(crate) held: Vec<Held>,
     /// Where functions come and go.
     pub(crate) planned: Option<Arc<Planned>>,
+    /// Where hooks give and take what functions remember.
+    pub(crate) door: Option<Door>,
     host: Arc<dyn FunctionHost>,
     hold: Arc<Hold>,
     most: usize,
@@ -107,17 +112,19 @@ pub(crate) fn start(
         .planned
         .map(|planned| Planned::new(config, planned, host.clone(), (hold.clone(), places.clone())));
     let held = host.functions();
+    let key = Key::new().map(Arc::new);
     let running = Running {
         busy: busy.clone(),
         _always: planned.is_none().then(|| Always::new(&held)),
         held,
         planned: planned.clone(),
+        door: key.clone().map(|key| Door { at: config.listen, key }),
         host: host.clone(),
         hold: hold.clone(),
         most,
     };
     let natives = config.natives.iter().map(|native| native.name.clone()).collect();
-    let device = Device { host, counts, busy, places, most, hold, planned: planned.clone(), natives };
+    let device = Device { host, counts, busy, places, most, hold, planned: planned.clone(), natives, key };
     let device = Arc::new(device);
     let (until, ended) = oneshot::channel();
     let serve = async move {
@@ -180,6 +187,11 @@ impl Running {
         self.host.end();
     }
 
+    /// What a function remembers, or why that cannot be moved.
+    pub(crate) fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, String> {
+        self.host.contents(function)
+    }
+
     /// How many runs its limits let there be at once now.
     pub(crate) fn most_runs(&self) -> usize {
         self.hold.most_runs().min(self.most)
@@ -188,6 +200,10 @@ impl Running {
 
 impl Device {
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let request = match state::answer(&*self.host, self.key.as_deref(), request).await {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
         if let Some(wanted) = self.of_native(&request) {
             return self.run_and_tell(Wanted { sent: Sent::Whole(Box::new(request)), ..wanted }).await;
         }
@@ -359,7 +375,7 @@ fn json(body: String) -> Response<Answer> {
     answer("application/json", Answer::whole(body))
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Answer> {
+pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Answer> {
     let mut answer = answer("text/plain; charset=utf-8", Answer::whole(body));
     *answer.status_mut() = status;
     answer

@@ -17,7 +17,7 @@ use lighter_config::xds::client::Backoff;
 use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
-    Counted, Dataset, Device, HeldFunction, InForce, InstancePort, Registration, ReportRequest,
+    Counted, Dataset, Device, HeldFunction, InForce, InstancePort, Registration, Remembering, ReportRequest,
     ReportResponse, Waiting,
 };
 use metrics::{Counter, Gauge, counter, describe_counter, gauge};
@@ -325,6 +325,7 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
             let running = shared.device.get().map(|running| &**running);
             device(config, running, &shared.config.inbound, &ports)
         }),
+        remembering: own.and_then(|own| remembering(shared, own.state.as_ref()?.function()?)),
         ports: ports.into_iter().map(|port| port.said).collect(),
         wires: wires(shared),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -365,6 +366,24 @@ fn device(
         held,
         memory_bytes: planned.and_then(|(_, planned)| planned.budget()),
     }
+}
+
+/// What there is here of what this function remembers.
+fn remembering(shared: &Shared, function: &str) -> Option<Remembering> {
+    // A device that is about to start says so later.
+    let is_device = shared.config.device.is_some();
+    let contents = match shared.device.get() {
+        Some(device) => device.contents(function),
+        None if is_device => return None,
+        None => Err("it is no device".to_owned()),
+    };
+    let function = function.to_owned();
+    Some(match contents {
+        Ok(contents) => {
+            Remembering { function, digest: contents.digest().to_owned(), not_movable: String::new() }
+        }
+        Err(not_movable) => Remembering { function, digest: String::new(), not_movable },
+    })
 }
 
 /// What links can go over from here.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::copies::{Gathering, Reading, State, TooLarge};
 use super::counts;
+use crate::device::state::{KEY_FIELD, Key};
 use crate::dial::{self, SocketFactory};
 use crate::error::{ProxyError, Side};
 
@@ -74,6 +75,7 @@ pub enum HookFault {
 }
 
 /// Where an application is asked, and how.
+#[derive(Clone, Copy)]
 pub(crate) struct Application<'a> {
     /// Makes the sockets: those of the sidecar are not intercepted by its own rules.
     pub(crate) sockets: &'a dyn SocketFactory,
@@ -81,6 +83,8 @@ pub(crate) struct Application<'a> {
     pub(crate) at: SocketAddr,
     /// What its Service says of it.
     pub(crate) stateful: &'a Stateful,
+    /// By which a device knows that this sidecar asks. None: it is another application.
+    pub(crate) key: Option<&'a Key>,
 }
 
 impl Hook {
@@ -237,6 +241,9 @@ impl Application<'_> {
             let length = HeaderValue::from(state.map_or(0, State::bytes));
             request.headers_mut().insert(CONTENT_LENGTH, length);
         }
+        if let Some(key) = self.key {
+            request.headers_mut().insert(KEY_FIELD, key.value());
+        }
         if state.is_some() {
             let bytes = HeaderValue::from_static("application/octet-stream");
             request.headers_mut().insert(CONTENT_TYPE, bytes);
@@ -279,7 +286,7 @@ mod tests {
     use crate::dial::Here;
 
     async fn with<T>(app: &App, stateful: &Stateful, ask: impl AsyncFnOnce(&Application<'_>) -> T) -> T {
-        ask(&Application { sockets: &Here::default(), at: app.at, stateful }).await
+        ask(&Application { sockets: &Here::default(), at: app.at, stateful, key: None }).await
     }
 
     fn other_hooks(stateful: &Stateful, change: impl FnOnce(&mut Hooks)) -> Stateful {
@@ -348,7 +355,7 @@ mod tests {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let at = socket.local_addr().unwrap().as_socket().unwrap();
-        let nobody = Application { sockets: &Here::default(), at, stateful: &its };
+        let nobody = Application { sockets: &Here::default(), at, stateful: &its, key: None };
         let error = nobody.snapshot().await.unwrap_err();
         assert_eq!((error.fault.label(), error.fault.side()), ("unreached", Side::Upstream));
     }
@@ -358,7 +365,7 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, its) = (listener.local_addr().unwrap(), stateful());
-        let app = Application { sockets: &Here::default(), at, stateful: &its };
+        let app = Application { sockets: &Here::default(), at, stateful: &its, key: None };
         for (field, label) in
             [("content-length: 10\r\n", "lost"), ("transfer-encoding: chunked\r\n", "lost"), ("", "endless")]
         {

@@ -114,7 +114,9 @@ impl Host {
     ) -> Result<T, HookError> {
         let stateful = self.hosted.stateful();
         let at = self.application().ok_or(HookError { hook, fault: HookFault::Nowhere(stateful.port) })?;
-        ask(&Application { sockets: &*self.shared.inside, at, stateful: &stateful }).await
+        let door = self.shared.device.get().and_then(|device| device.door.as_ref());
+        let key = door.and_then(|door| door.key_at(at));
+        ask(&Application { sockets: &*self.shared.inside, at, stateful: &stateful, key }).await
     }
 
     /// Has the application go on as before. Returns whether it does.

@@ -27,6 +27,7 @@ fn instance(of: &str, address: &str) -> Instance {
         priority: 0,
         locality: Default::default(),
         device: None,
+        remembering: None,
     }
 }
 
