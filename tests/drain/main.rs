@@ -8,6 +8,7 @@ mod support;
 mod app;
 mod callers;
 mod course;
+mod functions;
 mod handover;
 mod kills;
 mod leave;
@@ -37,6 +38,7 @@ fn main() {
         leave::tests(),
         migrate::tests(),
         partition::tests(),
+        functions::tests(),
         rolling::tests(),
         stateful::tests(),
     ];

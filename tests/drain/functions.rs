@@ -1,0 +1,442 @@
+//! What a function on a device remembers moves with its Service: from one device to an unlike one and to the host, while it is used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use lighter_migrate::{History, Op};
+
+use crate::migrate::{PATIENT, instances, is_done, stories};
+use crate::support::process::free_address;
+use crate::support::raw::{Body, Head, Peer};
+use crate::support::{full, test_where, wait_until};
+use crate::world::{Sidecar, World};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test_where("functions::what_one_remembers_moves_between_unlike_devices_and_no_request_fails", || {
+            with_runtime(moves)
+        }),
+        test_where("functions::what_cannot_be_moved_is_refused_with_the_reason", || with_runtime(refused)),
+        test_where("functions::callers_neither_read_nor_write_what_moves", || with_runtime(barred)),
+    ]
+}
+
+fn with_runtime(test: fn()) -> Result<(), String> {
+    if !cfg!(feature = "wasm") {
+        return Err("this `lighter` was built without components (`--features wasm`)".into());
+    }
+    test();
+    Ok(())
+}
+
+fn moves() {
+    let moves = if full() { 100 } else { 3 };
+    let world = World::new();
+    world.apply(&shop("registers", SLOW));
+    // No two are alike in what they are, how fast they read, and what they let a run take.
+    let places = [
+        Place::start(&world, "a", "csd", "mediaBytesPerSecond: 1000000, LIMITS", "memoryBytes: 4194304"),
+        Place::start(&world, "b", "dpu", "priority: low, LIMITS", "memoryBytes: 8388608, deadline: 30s"),
+        Place::start(&world, "host", "host", "LIMITS", "memoryBytes: 67108864, keyBytes: 67108864"),
+    ];
+    let (web, door) = caller(&world);
+    let mut peer = Peer::connect(door);
+    for number in 0..KEPT {
+        assert_eq!(put(&mut peer, &format!("kept-{number}"), number + 1), 0);
+    }
+    let load = Load::start(door);
+    load.more_of("a", 200);
+    let mut blackouts = Vec::new();
+    for turn in 0..moves {
+        let [from, to] = [&places[turn % places.len()], &places[(turn + 1) % places.len()]];
+        let began = Instant::now();
+        let name = format!("turn-{turn}");
+        begin(&world, &name, from, to);
+        is_done(&world, &name);
+        load.more_of(to.name, 50);
+        blackouts.push(load.blackout(from.name, to.name, began));
+        assert!(to.serves() && !from.serves());
+        assert_eq!(web.endpoints(), 1);
+        load.more_of(to.name, 150);
+    }
+    let record = load.end();
+    record.check();
+    for number in 0..KEPT {
+        assert_eq!(held(&mut peer, &format!("kept-{number}")), number + 1);
+    }
+    // Both ends counted the same: nothing was done twice, and nothing that was answered was not.
+    let asked = record.answers.lock().unwrap().len() + 2 * KEPT as usize;
+    let runs = |place: &Place, status: &[(&str, &str)]| {
+        place.sidecar.metrics().sum("lighter_device_runs_total", status)
+    };
+    wait_until("every run is counted", || {
+        places.iter().map(|place| runs(place, &[("status", "CS_SUCCESS")])).sum::<f64>() == asked as f64
+    });
+    assert_eq!(
+        places.iter().map(|place| runs(place, &[])).sum::<f64>(),
+        asked as f64,
+        "none ended otherwise"
+    );
+    for (at, place) in places.iter().enumerate() {
+        let metrics = place.sidecar.metrics();
+        let turns = |role: usize| (0..moves).filter(|turn| (turn + role) % places.len() == at).count() as f64;
+        for (hook, times) in [("freeze", turns(0)), ("snapshot", turns(0)), ("restore", turns(1))] {
+            let done = metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]);
+            assert_eq!(done, times, "{hook} at {}", place.name);
+        }
+        assert_eq!(metrics.sum("lighter_state_refused_total", &[]), 0.0);
+    }
+    let counts = world.counts();
+    assert_eq!(counts.sum("lighter_control_migrations_total", &[("outcome", "done")]), moves as f64);
+    assert_eq!(counts.sum("lighter_control_state_losses_total", &[]), 0.0);
+    assert!(stories(&world).iter().all(|story| story["outcome"] == "done"));
+    blackouts.sort();
+    println!(
+        "{moves} moves, {asked} requests: none answered for {:?} at the median, {:?} at most",
+        blackouts[blackouts.len() / 2],
+        blackouts[blackouts.len() - 1]
+    );
+}
+
+fn refused() {
+    let world = World::new();
+    world.apply(&shop("registers", SLOW));
+    // A section that says nothing makes another program of it.
+    let other = [std::fs::read(component()).unwrap(), vec![0, 2, 1, b'x']].concat();
+    std::fs::write(world.path("other.wasm"), other).unwrap();
+    let native = ", activation: planned, memoryBytes: 268435456, natives: [{name: served, exec: [sleep, '60'], memoryBytes: 1048576}]";
+    let a = Place::start(&world, "a", "csd", &format!("LIMITS{native}"), "memoryBytes: 4194304");
+    let twin = Place::start(&world, "twin", "gpu", "LIMITS", "memoryBytes: 4194304");
+    let b = Place::with(&world, "b", "dpu", ("registers", &world.path("other.wasm")), "LIMITS", "");
+    let c = Place::with(&world, "c", "host", ("others", &component()), "LIMITS", "");
+    let (_web, door) = caller(&world);
+    let mut peer = Peer::connect(door);
+    put(&mut peer, "x", 7);
+    let refuses = |to: &Place, why: &str| {
+        // What is registered follows what the Service says within a moment.
+        let mut said = String::new();
+        wait_until(&format!("it is said why: {why}"), || {
+            said = world.refused(&["migrate", "shop", "--from", &a.instance, "--to", &to.instance]);
+            said.contains(why)
+        });
+        assert!(said.contains("not_movable: "), "{said}");
+        assert!(a.serves() && !to.serves());
+    };
+    refuses(&b, "`registers` is another program at");
+    refuses(&c, "the device has no function `registers`");
+    world.apply(&shop("scan", SLOW));
+    refuses(&twin, "`scan` is built in, and remembers nothing");
+    world.apply(&shop("served", SLOW));
+    refuses(&twin, "`served` is a program of its own");
+    world.apply(&shop("registers", SLOW));
+    wait_until("it moves to where the same program is", || {
+        begin(&world, "well", &a, &twin);
+        wait_until("it is over", || {
+            stories(&world).iter().any(|story| story["name"] == "well" && !story["outcome"].is_null())
+        });
+        let is_done =
+            stories(&world).iter().any(|story| story["name"] == "well" && story["outcome"] == "done");
+        if !is_done {
+            world.operator(&["delete", "migration", "well"]);
+        }
+        is_done
+    });
+    assert_eq!(held(&mut peer, "x"), 7);
+    assert!(twin.serves());
+}
+
+/// However one asks, and whoever one is.
+fn barred() {
+    let world = World::new();
+    world.apply(&shop("registers", SLOW));
+    let a = Place::start(&world, "a", "csd", "LIMITS", "memoryBytes: 4194304");
+    let (_web, door) = caller(&world);
+    put(&mut Peer::connect(door), "x", 7);
+    let keys = ["", "x-lighter-state-key: \r\n", &format!("x-lighter-state-key: {}\r\n", "0".repeat(64))];
+    let paths = [
+        "/~state/registers",
+        "/%7Estate/registers",
+        "/~state/registers/freeze",
+        "/~state/registers/thaw",
+        "/~state/nobody",
+    ];
+    // By its own sidecar, by a caller's, and past both.
+    for at in [a.door, door, a.listens] {
+        for path in paths {
+            for method in ["GET", "PUT", "PATCH", "POST", "DELETE"] {
+                for key in keys {
+                    let (head, body) = Peer::connect(at).exchange(format!(
+                        "{method} {path} HTTP/1.1\r\nHost: shop\r\n{key}Content-Length: 0\r\nConnection: close\r\n\r\n"
+                    ));
+                    assert!(matches!(head.status(), 404 | 405), "{method} {path}: {head:?} {body:?}");
+                    assert!(
+                        !head.fields.iter().any(|(name, _)| name == "x-lighter-state-version"),
+                        "{head:?}"
+                    );
+                }
+            }
+        }
+    }
+    let mut peer = Peer::connect(door);
+    assert_eq!(put(&mut peer, "x", 8), 7, "nobody has changed it, and nothing is frozen");
+    assert_eq!(held(&mut peer, "x"), 8);
+}
+
+/// An instance of `shop` that is a device.
+struct Place {
+    name: &'static str,
+    instance: String,
+    sidecar: Sidecar,
+    /// Where its sidecar takes requests, and where its functions are asked.
+    door: SocketAddr,
+    listens: SocketAddr,
+}
+
+impl Place {
+    fn start(world: &World, name: &'static str, class: &str, more: &str, limits: &str) -> Self {
+        Self::with(world, name, class, ("registers", &component()), more, limits)
+    }
+
+    /// One with this component. `LIMITS` in `more` stands for its limits, to which `limits` are added.
+    fn with(
+        world: &World,
+        name: &'static str,
+        class: &str,
+        (function, file): (&str, &Path),
+        more: &str,
+        limits: &str,
+    ) -> Self {
+        let before = instances(world);
+        world.token(name, "shop");
+        std::fs::write(world.path(&format!("{name}.jsonl")), name).unwrap();
+        // Machine code of all tests: an unoptimized compiler takes seconds.
+        let cache = concat!(env!("CARGO_TARGET_TMPDIR"), "/components");
+        let (door, listens) = (free_address(), free_address());
+        let more = more.replace("LIMITS", &format!("limits: {{runs: 64, {limits}}}"));
+        let own = format!(
+            "service: shop\nlink: '{}'\n{PATIENT}inbound: [{{listen: '{door}', app: '{listens}', port: 80}}]\n\
+             device: {{class: {class}, listen: '{listens}', componentCache: {cache}, datasets: [{{name: where, version: '1', \
+             path: {name}.jsonl, format: jsonl, tenant: keeper}}], components: [{{name: {function}, path: '{}', tenant: keeper}}], \
+             {more}}}\n",
+            free_address(),
+            file.display()
+        );
+        let sidecar = world.start(name, &own).ready();
+        let mut new = None;
+        wait_until("it is there", || {
+            new = instances(world).into_iter().find(|instance| !before.contains(instance));
+            new.is_some()
+        });
+        let place = Place { name, instance: new.unwrap(), sidecar, door, listens };
+        wait_until("it is ready", || place.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0);
+        if before.is_empty() {
+            wait_until("it serves", || place.serves());
+        }
+        place
+    }
+
+    /// Whether it has the state.
+    fn serves(&self) -> bool {
+        self.sidecar.metrics().sum("lighter_state_serving", &[]) == 1.0
+    }
+}
+
+fn component() -> std::path::PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/functions/registers.wasm");
+    path.canonicalize().unwrap()
+}
+
+fn caller(world: &World) -> (Sidecar, SocketAddr) {
+    let (web, door) = world.caller_with("web", "shop", PATIENT);
+    wait_until("the one that serves is known", || web.endpoints() == 1);
+    (web, door)
+}
+
+/// The Service, with more in its `state`.
+fn shop(function: &str, more: &str) -> String {
+    format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: shop}}\nspec:\n  ports: [{{port: 80, targetPort: 8080, \
+         appProtocol: http}}]\n  state: {{class: volatile, function: {function}{more}}}\n"
+    )
+}
+
+/// Asks for a migration that may take its time.
+fn begin(world: &World, name: &str, from: &Place, to: &Place) {
+    world.apply(&format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Migration\nmetadata: {{name: {name}}}\nspec: {{service: shop, \
+         from: {{instance: {}}}, to: {{instance: {}}}, prepareTimeout: 60s, quiesceTimeout: 60s, switchTimeout: 60s, \
+         drainTimeout: 60s}}\n",
+        from.instance, to.instance
+    ));
+}
+
+fn put(peer: &mut Peer, register: &str, number: u64) -> u64 {
+    ask(peer, &format!("{register}?put={number}")).unwrap().1
+}
+
+fn held(peer: &mut Peer, register: &str) -> u64 {
+    ask(peer, register).unwrap().1
+}
+
+/// Asks for a register: the head, the number, and where that came from.
+fn ask(peer: &mut Peer, register: &str) -> Result<(Head, u64, String), String> {
+    let (head, body) = peer.exchange(format!("GET /registers/{register} HTTP/1.1\r\nHost: shop\r\n\r\n"));
+    let text = match &body {
+        Body::Whole(body) => String::from_utf8_lossy(body),
+        Body::Cut(_) => return Err(format!("cut: {head:?}")),
+    };
+    match (head.status(), text.trim().split_once(' ').map(|(number, place)| (number.parse(), place))) {
+        (200, Some((Ok(number), place))) => Ok((head, number, place.to_owned())),
+        _ => Err(format!("{head:?} {text:?}")),
+    }
+}
+
+/// Callers that never pause, and write down what they were answered.
+struct Load {
+    record: Arc<Record>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Record {
+    over: AtomicBool,
+    numbers: AtomicU64,
+    /// Of each register.
+    events: [Mutex<Vec<Event>>; REGISTERS],
+    /// When, and by which device.
+    answers: Mutex<Vec<(Instant, String)>>,
+    /// What writes have overwritten, and what those that add were answered.
+    overwritten: Mutex<Vec<u64>>,
+    sums: Mutex<Vec<u64>>,
+    failures: Mutex<Vec<String>>,
+}
+
+#[derive(Clone, Copy)]
+enum Event {
+    Begins(u64, Op),
+    Done(u64, Option<u64>),
+}
+
+impl Load {
+    fn start(door: SocketAddr) -> Self {
+        let record = Arc::new(Record::default());
+        let caller = |register: Option<usize>| {
+            let record = record.clone();
+            std::thread::spawn(move || record.calls(door, register))
+        };
+        let threads = (0..REGISTERS * EACH).map(|at| caller(Some(at % REGISTERS)));
+        let threads = threads.chain((0..EACH).map(|_| caller(None))).collect();
+        Load { record, threads }
+    }
+
+    /// Waits until this device has answered so many more, and fails if a request does.
+    fn more_of(&self, by: &str, count: usize) {
+        let of = || self.record.answers.lock().unwrap().iter().filter(|(_, at)| at == by).count();
+        let (asked, failures) = (of() + count, || self.record.failures.lock().unwrap().clone());
+        wait_until(&format!("{by} answers"), || of() >= asked || !failures().is_empty());
+        assert!(failures().is_empty(), "{:#?}", failures());
+    }
+
+    /// The time between the last answer of one device and the first of the other, since then.
+    fn blackout(&self, from: &str, to: &str, since: Instant) -> Duration {
+        let answers = self.record.answers.lock().unwrap();
+        let of = |by: &str| {
+            answers
+                .iter()
+                .filter(move |(at, who)| *at >= since && who == by)
+                .map(|(at, _)| *at)
+                .collect::<Vec<_>>()
+        };
+        let (first, last) = (of(to).into_iter().min().unwrap(), of(from).into_iter().max().unwrap_or(since));
+        first.saturating_duration_since(last)
+    }
+
+    fn end(self) -> Arc<Record> {
+        self.record.over.store(true, Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+        self.record
+    }
+}
+
+impl Record {
+    /// Reads and writes a register, or adds to the one that is added to.
+    fn calls(&self, door: SocketAddr, register: Option<usize>) {
+        let mut kept = None;
+        let mut next = Instant::now();
+        while !self.over.load(Relaxed) {
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            next = (next + EVERY).max(Instant::now());
+            let number = 1 + self.numbers.fetch_add(1, Relaxed);
+            let Some(register) = register else {
+                let sum = self.call(&mut kept, door, "sum?add=1");
+                self.sums.lock().unwrap().extend(sum);
+                continue;
+            };
+            let writes = fastrand::bool();
+            let op = if writes { Op::Write(number) } else { Op::Read };
+            let event = |event| self.events[register].lock().unwrap().push(event);
+            event(Event::Begins(number, op));
+            let asked = if writes { format!("r{register}?put={number}") } else { format!("r{register}") };
+            let Some(said) = self.call(&mut kept, door, &asked) else { return };
+            event(Event::Done(number, (!writes).then_some(said)));
+            if writes {
+                self.overwritten.lock().unwrap().push(said);
+            }
+        }
+    }
+
+    fn call(&self, kept: &mut Option<Peer>, door: SocketAddr, asked: &str) -> Option<u64> {
+        let mut peer = kept.take().unwrap_or_else(|| Peer::connect(door));
+        match ask(&mut peer, asked) {
+            Ok((head, number, place)) => {
+                self.answers.lock().unwrap().push((Instant::now(), place));
+                *kept = Some(peer).filter(|_| !head.has("connection", "close"));
+                Some(number)
+            }
+            Err(why) => {
+                self.failures.lock().unwrap().push(format!("{asked}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// No request failed, each register was one, and each write was done once.
+    fn check(&self) {
+        assert!(self.failures.lock().unwrap().is_empty());
+        for (at, events) in self.events.iter().enumerate() {
+            let mut history = History::new(0);
+            for event in &*events.lock().unwrap() {
+                match *event {
+                    Event::Begins(number, op) => history.begin(number, op),
+                    Event::Done(number, read) => {
+                        history.done(number, read).unwrap_or_else(|why| panic!("register r{at}: {why}"));
+                    }
+                }
+            }
+        }
+        let mut seen = BTreeSet::new();
+        let overwritten = self.overwritten.lock().unwrap();
+        // Every register begins with 0.
+        let twice = overwritten.iter().find(|over| **over != 0 && !seen.insert(**over));
+        assert_eq!(twice, None, "two writes have overwritten one");
+        let mut sums: BTreeMap<u64, usize> = BTreeMap::new();
+        self.sums.lock().unwrap().iter().for_each(|sum| *sums.entry(*sum).or_default() += 1);
+        assert!(sums.iter().zip(1..).all(|((sum, times), wanted)| (*sum, *times) == (wanted, 1)), "{sums:?}");
+    }
+}
+
+/// As long as a test may hold a request.
+const SLOW: &str = ", timeout: 60s, park: {wait: 180s}";
+/// Registers that nobody changes while they move.
+const KEPT: u64 = 100;
+/// Registers that are read and written, and how many callers each of them has.
+const REGISTERS: usize = 4;
+const EACH: usize = 3;
+/// How often each of them asks at most.
+const EVERY: Duration = Duration::from_millis(25);
