@@ -112,11 +112,12 @@ fn check_report(report: &Value) {
     check_accepted(down);
     check_shm(&steps[6]["evidence"]);
     check_quic(&steps[7]["evidence"]);
-    check_offload(&steps[8]["evidence"], &steps[9]["evidence"]);
+    check_move(&steps[8]["evidence"]);
+    check_offload(&steps[9]["evidence"], &steps[10]["evidence"]);
     assert_ne!(down["lighter_get_sidecars"]["version"], push["lighter_get_sidecars"]["version"]);
 }
 
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 11] = [
     "intercept",
     "route-shift",
     "heal",
@@ -125,6 +126,7 @@ const STEPS: [&str; 10] = [
     "control-down",
     "wire-shm",
     "link-quic",
+    "move",
     "offload",
     "offload-return",
 ];
@@ -191,6 +193,24 @@ fn check_quic(quic: &Value) {
     }
     assert!(ends[0]["switches_to_quic"].as_u64() >= Some(2), "{quic:#}");
     assert!(ends[0]["switches_to_tcp"].as_u64() >= Some(1), "{quic:#}");
+}
+
+/// The counter was at three places, one after the other, and counted each request once.
+fn check_move(moved: &Value) {
+    let moves = moved["moves"].as_array().unwrap();
+    let ends: Vec<_> = moves.iter().map(|one| (one["from"].as_str(), one["to"].as_str())).collect();
+    assert_eq!(ends, [(Some("one"), Some("two")), (Some("two"), Some("host"))], "{moved:#}");
+    for one in moves {
+        assert!(one["longest_ms_without_an_answer"].as_f64() > Some(0.0), "{moved:#}");
+        assert!(
+            one["said"].as_str().unwrap().contains("nothing is under way at the old instance"),
+            "{moved:#}"
+        );
+    }
+    assert_eq!(moved["counter"], moved["load"]["requests"], "{moved:#}");
+    assert_eq!((&moved["states_lost"], &moved["load"]["failed"]), (&0.into(), &0.into()), "{moved:#}");
+    let at = |place: &str| moved["load"]["instances"][&format!("counter/{place}")].as_u64();
+    assert!(["one", "two", "host"].into_iter().all(|place| at(place) > Some(100)), "{moved:#}");
 }
 
 fn check_mtls(mtls: &Value, host_network_namespace: &Value) {

@@ -51,6 +51,21 @@ pub enum LedBy {
     },
 }
 
+impl LedBy {
+    /// As a sidecar's own file says it.
+    pub fn to_yaml(&self) -> String {
+        let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "''"));
+        match self {
+            LedBy::File(resources) => format!("resources: [{}]\n", quoted(resources)),
+            LedBy::Plane { address, token, state } => format!(
+                "control: {{address: '{address}', tokenFile: {}, state: {}}}\n",
+                quoted(token),
+                quoted(state)
+            ),
+        }
+    }
+}
+
 impl Instance {
     /// `[name, service, role, version, instance]`. Nothing runs yet.
     pub fn new(

@@ -29,8 +29,12 @@ pub struct Counts {
     pub failures: Vec<String>,
     /// Pages by the version of reviews in them; of reports, by the sum of what is in them.
     pub versions: BTreeMap<String, u64>,
-    /// Pages by the instance of reviews in them, as `version/instance`; of reports, by how many rows they are about.
+    /// Pages by the instance of reviews in them, as `version/instance`; of reports, by how many rows they are about; of a counter,
+    /// by where it was.
     pub instances: BTreeMap<String, u64>,
+    /// The highest that a counter was at.
+    #[serde(skip)]
+    pub highest: u64,
     /// Connections that the callers made: one each, if none was ever closed on them.
     pub dialled: u64,
     /// Kept connections between the services that were closed on them, as the last page says.
@@ -38,6 +42,9 @@ pub struct Counts {
     /// How long each page took that came.
     #[serde(skip)]
     pub took: Vec<Duration>,
+    /// When each of those came.
+    #[serde(skip)]
+    pub came: Vec<Instant>,
 }
 
 impl Counts {
@@ -61,6 +68,13 @@ impl Counts {
         self.took.iter().max().copied().unwrap_or_default()
     }
 
+    /// How long none came, at most, between two that did.
+    pub fn longest_gap(&self) -> Duration {
+        let mut came = self.came.clone();
+        came.sort_unstable();
+        came.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
+    }
+
     /// These and others, of which none was counted twice.
     pub fn and(&self, others: &Self) -> Self {
         let mut both = self.clone();
@@ -74,7 +88,9 @@ impl Counts {
         }
         both.dialled += others.dialled;
         both.services_lost = both.services_lost.max(others.services_lost);
+        both.highest = both.highest.max(others.highest);
         both.took.extend(&others.took);
+        both.came.extend(&others.came);
         both
     }
 
@@ -86,6 +102,8 @@ impl Counts {
                 *self.versions.entry(page.of.version().to_owned()).or_default() += 1;
                 *self.instances.entry(page.of.instance()).or_default() += 1;
                 self.took.push(took);
+                self.came.push(Instant::now());
+                self.highest = self.highest.max(page.of.count());
                 self.services_lost = self.services_lost.max(page.connections.lost);
             }
             Err(failure) => {
@@ -205,6 +223,8 @@ enum Origin {
     Reviews { version: String, instance: String },
     /// By reports: what it was told of orders is known by its sum.
     Orders { rows: u64, sha256: String },
+    /// By a counter: where it was when it counted so far.
+    Counter { place: String, count: u64 },
 }
 
 #[derive(Deserialize)]
@@ -217,6 +237,14 @@ impl Origin {
         match self {
             Origin::Reviews { version, .. } => version,
             Origin::Orders { sha256, .. } => sha256,
+            Origin::Counter { .. } => "counter",
+        }
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Origin::Counter { count, .. } => *count,
+            Origin::Reviews { .. } | Origin::Orders { .. } => 0,
         }
     }
 
@@ -224,6 +252,7 @@ impl Origin {
         match self {
             Origin::Reviews { version, instance } => format!("{version}/{instance}"),
             Origin::Orders { rows, .. } => format!("{rows} rows"),
+            Origin::Counter { place, .. } => format!("counter/{place}"),
         }
     }
 }

@@ -105,11 +105,16 @@ impl Plane {
 
     /// Makes a join token for an instance.
     pub async fn invite(&self, instance: &Instance) -> Result<LedBy, String> {
+        self.invite_as(instance.name, instance.service).await
+    }
+
+    /// The same for whoever is called so and speaks for this Service.
+    pub async fn invite_as(&self, name: &str, service: &str) -> Result<LedBy, String> {
         let state = self.text("control-state");
-        let token = self.lighter(&["ca", "token", "--service", instance.service, "--state", &state]).await?;
-        let file = self.folder.join(format!("{}.token", instance.name));
+        let token = self.lighter(&["ca", "token", "--service", service, "--state", &state]).await?;
+        let file = self.folder.join(format!("{name}.token"));
         std::fs::write(&file, token).map_err(say("a join token"))?;
-        let state = self.folder.join(format!("{}-state", instance.name));
+        let state = self.folder.join(format!("{name}-state"));
         Ok(LedBy::Plane { address: self.ads, token: file, state })
     }
 
@@ -158,7 +163,7 @@ impl Plane {
     }
 
     /// What a command of the operator says.
-    async fn lighter(&self, arguments: &[&str]) -> Result<String, String> {
+    pub async fn lighter(&self, arguments: &[&str]) -> Result<String, String> {
         let environment = [
             ("LIGHTER_SERVER", format!("https://{}", self.api)),
             ("LIGHTER_TOKEN_FILE", self.text("control-state/operator-token")),

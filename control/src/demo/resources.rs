@@ -53,7 +53,8 @@ pub fn joined(split: Split) -> String {
 
 const SERVICES: [&str; 5] = ["web", "catalog", "reviews", "reviews-v1", "reviews-v2"];
 
-fn service(name: &str) -> String {
+/// A Service of HTTP. Nothing is behind the last line of its `spec`.
+pub fn service(name: &str) -> String {
     format!(
         "---
 apiVersion: mesh.lighter.dev/v1

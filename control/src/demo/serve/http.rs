@@ -1,13 +1,17 @@
-//! As much of HTTP/1.1 as the demo's services need: GET, kept connections, bodies with a length or in chunks.
+//! As much of HTTP/1.1 as the demo's services need: GET and PUT, kept connections, bodies with a length or in chunks.
 
 use std::io::{self, BufRead, Read, Write};
 
 use serde_json::Value;
 
-/// A request without a body.
+/// A request, whole.
 pub struct Request {
+    /// What is to be done.
+    pub method: String,
     /// Its target.
     pub path: String,
+    /// What came along.
+    pub body: Vec<u8>,
     /// Whether the caller wants the connection closed after the answer.
     pub close: bool,
 }
@@ -34,12 +38,20 @@ impl Request {
     /// Reads the next request; none where the caller has closed.
     pub fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
         let Some(head) = read_head(reader)? else { return Ok(None) };
-        let mut words = head.first_line.split(' ').skip(1);
-        let (Some(path), Some(version)) = (words.next(), words.next()) else {
+        let mut words = head.first_line.split(' ');
+        let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next()) else {
             return Err(malformed("no target or no version"));
         };
+        let (method, path) = (method.to_owned(), path.to_owned());
         let close = version == "HTTP/1.0" || head.has("connection", "close");
-        Ok(Some(Request { path: path.to_owned(), close }))
+        let body = match (head.has("transfer-encoding", "chunked"), head.get("content-length")) {
+            (true, _) => read_chunks(reader)?,
+            (false, None) => Vec::new(),
+            (false, Some(length)) => {
+                read_exactly(reader, length.parse().map_err(|_| malformed("a length that is no number"))?)?
+            }
+        };
+        Ok(Some(Request { method, path, body, close }))
     }
 }
 
@@ -47,6 +59,11 @@ impl Response {
     /// 200 with a JSON body.
     pub fn ok(body: &Value) -> Self {
         Response { status: 200, media_type: JSON, body: body.to_string().into_bytes() }
+    }
+
+    /// 200 with text.
+    pub fn text(body: String) -> Self {
+        Response { status: 200, media_type: "text/plain", body: body.into_bytes() }
     }
 
     /// 200 with rows.

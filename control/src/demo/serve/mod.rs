@@ -7,6 +7,7 @@
 use std::io::{self, BufReader};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use serde_json::{Value, json};
 
@@ -57,6 +58,8 @@ enum Role {
     Orders,
     /// Tells how many orders were large.
     Reports,
+    /// Counts how often it was asked, in its memory, and gives and takes that when it is asked to.
+    Counter,
 }
 
 /// Serves until the process is ended.
@@ -67,7 +70,7 @@ pub fn execute(args: Args) -> miette::Result<Exit> {
 fn serve(args: Args) -> io::Result<Exit> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.port))?;
     println!("{:?} {} {LISTENS} on port {}", args.role, args.version, args.port);
-    let service = Arc::new(Service { args, connections: Connections::default() });
+    let service = Arc::new(Service::new(args));
     loop {
         let (connection, _) = listener.accept()?;
         let service = service.clone();
@@ -84,9 +87,15 @@ struct Service {
     args: Args,
     /// What all its threads did to others.
     connections: Connections,
+    /// How often a counter was asked.
+    count: AtomicU64,
 }
 
 impl Service {
+    fn new(args: Args) -> Self {
+        Service { args, connections: Connections::default(), count: AtomicU64::new(0) }
+    }
+
     /// Answers one connection's requests, one after the other, and calls others on kept connections of its own.
     fn converse(&self, connection: TcpStream) -> io::Result<()> {
         connection.set_nodelay(true)?;
@@ -105,6 +114,7 @@ impl Service {
                 (_, Role::Storage) => Response::csv(std::fs::read(&self.args.data)?),
                 (path, Role::Orders) => orders::scan(&mut storage, path),
                 (_, Role::Reports) => self.report(&mut orders),
+                (path, Role::Counter) => self.counter(&request.method, path, &request.body),
             };
             response.write(reader.get_mut())?;
             if request.close {
@@ -138,6 +148,24 @@ impl Service {
         }
     }
 
+    /// Counts, or gives the count, or takes another.
+    fn counter(&self, method: &str, path: &str, body: &[u8]) -> Response {
+        match (method, path) {
+            ("GET", "/state") => Response::text(self.count.load(SeqCst).to_string()),
+            ("PUT", "/state") => match std::str::from_utf8(body).ok().and_then(|count| count.parse().ok()) {
+                Some(count) => {
+                    self.count.store(count, SeqCst);
+                    Response::ok(&json!({ "taken": count }))
+                }
+                None => Response::failed("that is no count"),
+            },
+            _ => Response::ok(&json!({
+                "counter": {"place": self.args.instance, "count": self.count.fetch_add(1, SeqCst) + 1},
+                "connections": self.connections.to_json(),
+            })),
+        }
+    }
+
     /// `content`, signed by this instance.
     fn myself(&self, mut content: Value) -> Value {
         content["version"] = json!(self.args.version);
@@ -153,7 +181,7 @@ mod tests {
 
     fn start(role: Role) -> std::net::SocketAddr {
         let args = Args { role, port: 0, version: "v2".into(), instance: "b".into(), data: String::new() };
-        let service = Arc::new(Service { args, connections: Connections::default() });
+        let service = Arc::new(Service::new(args));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
@@ -177,5 +205,24 @@ mod tests {
         assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{answers}");
         assert!(answers.contains(r#""version":"v2""#) && answers.contains(r#""instance":"b""#), "{answers}");
         assert!(answers.ends_with(r#"{"healthy":true}"#), "{answers}");
+    }
+
+    #[test]
+    fn a_counter_goes_on_from_what_it_was_given() {
+        let at = start(Role::Counter);
+        let asked = [
+            "GET / HTTP/1.1\r\n\r\n",
+            "PUT /state HTTP/1.1\r\ncontent-length: 2\r\n\r\n41",
+            "PUT /state HTTP/1.1\r\ncontent-length: 1\r\n\r\nx",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET /state HTTP/1.1\r\nconnection: close\r\n\r\n",
+        ];
+        let mut connection = TcpStream::connect(at).unwrap();
+        connection.write_all(asked.concat().as_bytes()).unwrap();
+        let mut answers = String::new();
+        connection.read_to_string(&mut answers).unwrap();
+        assert!(answers.contains(r#""count":1,"#) && answers.contains(r#""count":42,"#), "{answers}");
+        assert_eq!(answers.matches("HTTP/1.1 502 ").count(), 1, "{answers}");
+        assert!(answers.ends_with("\r\n\r\n42"), "{answers}");
     }
 }

@@ -18,13 +18,14 @@ mod mtls;
 mod push;
 mod quic;
 mod rdma;
+mod relocate;
 mod shift;
 mod shm;
 mod wire;
 
 /// The steps' names, in order. From `mtls` on there is a control plane.
-pub const NAMES: [&str; 8] =
-    ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm", "link-quic"];
+pub const NAMES: [&str; 9] =
+    ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm", "link-quic", "move"];
 
 /// Behind those, where there is an RDMA device.
 pub const RDMA: &str = "wire-rdma";
@@ -52,6 +53,7 @@ pub async fn execute(name: &str, stage: &mut Stage<'_>, evidence: &mut Evidence)
         "control-down" => down::execute(stage, evidence).await,
         "wire-shm" => shm::execute(stage, evidence).await,
         "link-quic" => quic::execute(stage, evidence).await,
+        "move" => relocate::execute(stage, evidence).await,
         RDMA => rdma::execute(stage, evidence).await,
         other => Err(format!("no step {other}")),
     }
