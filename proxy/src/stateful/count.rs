@@ -135,6 +135,8 @@ mod tests {
         count: Count<loom::sync::atomic::AtomicU64>,
         /// What runs as the place knows it, and whether it serves.
         place: Mutex<((u32, u32), bool)>,
+        /// It does not serve, and nothing runs.
+        is_frozen: loom::sync::atomic::AtomicBool,
     }
 
     impl Both {
@@ -145,6 +147,7 @@ mod tests {
             let (running, serves) = &mut *place;
             (running.0, running.1) = (running.0 + unary, running.1 + streams);
             let done = what(running, serves);
+            self.is_frozen.store(!*serves && *running == (0, 0), Ordering::Release);
             if *serves {
                 self.count.open(std::mem::take(running));
             }
@@ -181,11 +184,13 @@ mod tests {
         builder.check(|| {
             let count = Count(loom::sync::atomic::AtomicU64::new(0));
             count.open((0, 0));
-            let both = Arc::new(Both { count, place: Mutex::new(((0, 0), true)) });
+            let (place, is_frozen) = (Mutex::new(((0, 0), true)), false.into());
+            let both = Arc::new(Both { count, place, is_frozen });
             let threads = [What::Unary, What::Stream].map(|what| {
                 let both = both.clone();
                 thread::spawn(move || {
                     if both.arrive(what) {
+                        assert!(!both.is_frozen.load(Ordering::Acquire), "it runs while the state is copied");
                         both.end(what);
                     }
                 })
