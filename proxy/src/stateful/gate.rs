@@ -111,6 +111,7 @@ impl LetIn {
             }
             Entry::Forward(inside) => {
                 let endpoint = gate.there(&shared).await?;
+                gate.hosted.sent_on();
                 let epoch = gate.hosted.moved_epoch();
                 self.stands = Stands::Sent { inside, endpoint: endpoint.clone(), epoch };
                 Ok(Some(endpoint))

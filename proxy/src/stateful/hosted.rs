@@ -166,9 +166,9 @@ impl Hosted {
             }
         });
         match &entry {
-            Entry::Run(_) => {}
+            // It counts as sent on once it is known where to.
+            Entry::Run(_) | Entry::Forward(_) => {}
             Entry::Park(_) => self.metrics.parked(),
-            Entry::Forward(_) => self.metrics.forwarded(),
             Entry::Refuse(refusal) => self.metrics.refused(refusal.cause),
         }
         entry
@@ -223,6 +223,11 @@ impl Hosted {
     /// Where the service is now that has left, by the port of the Service.
     pub(crate) fn address(&self, port: u16) -> Option<SocketAddr> {
         self.lock().moved.0.get(&port).copied()
+    }
+
+    /// A request goes there.
+    pub(super) fn sent_on(&self) {
+        self.metrics.forwarded();
     }
 
     /// The epoch that it has there.
@@ -327,7 +332,6 @@ impl Hosted {
                 }
                 PlaceAction::Run(id) => inner.tell(id, entry::Told::Run(self.cuts()), &mut told),
                 PlaceAction::Forward(id, _) => {
-                    self.metrics.forwarded();
                     inner.tell(id, entry::Told::Forward(self.cuts()), &mut told);
                 }
                 PlaceAction::Refuse(id, refusal) => {
