@@ -258,6 +258,7 @@ impl Executor {
                 most,
                 "the state is larger than its Service allows"
             );
+            host.hosted.with(|place, _, out| place.too_large(copy, out));
             return;
         }
         let Some(at) = host.hosted.from() else {

@@ -47,11 +47,6 @@ impl Giving {
         };
     }
 
-    /// What ran was cut: nothing more is sent on.
-    pub(super) fn is_forced(&self) -> bool {
-        self.forced
-    }
-
     /// Something that ran or was sent on has ended.
     pub(super) fn ended(&mut self) {
         self.cutting = self.cutting.saturating_sub(1);
@@ -76,6 +71,11 @@ impl Giving {
 }
 
 impl Place {
+    /// What was here was cut: until that has ended nothing more is sent on.
+    pub(super) fn is_cut_short(&self) -> bool {
+        self.giving.forced && self.stand == Stand::Moved
+    }
+
     pub(super) fn snapshot(&mut self, round: u32, out: &mut Vec<Action>) {
         if self.stand.serves().is_some() && round > self.giving.round {
             out.push(Action::Snapshot { round });

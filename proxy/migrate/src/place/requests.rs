@@ -114,7 +114,7 @@ impl Place {
                 self.park(arrival, now, out)
             }
             Stand::Moved | Stand::Drained { .. } => match self.moved {
-                Some((to, _)) if !arrival.is_kept && !arrival.is_forwarded && !self.giving.is_forced() => {
+                Some((to, _)) if !arrival.is_kept && !arrival.is_forwarded && !self.is_cut_short() => {
                     self.running.forwarded += 1;
                     Verdict::Forward(to)
                 }

@@ -34,9 +34,9 @@ impl Place {
     }
 
     pub(super) fn prepare(&mut self, out: &mut Vec<Action>) {
-        // Of an earlier migration it may have drained, and not heard of anything since.
+        // Of an earlier migration it may have drained, and not heard of anything since. What was sent on ends elsewhere.
         if matches!(self.stand, Stand::Empty | Stand::Moved | Stand::Drained { .. } | Stand::Void { .. })
-            && self.running == super::Running::default()
+            && self.running.unary + self.running.streams == 0
         {
             self.stand = Stand::Empty;
             self.moved = None;
@@ -125,12 +125,21 @@ impl Place {
         self.report(false, out);
     }
 
+    /// A copy is larger than what may be kept here.
+    pub fn too_large(&mut self, copy: Copy, out: &mut Vec<Action>) {
+        self.refuse_copy(copy, Why::NoRoom, out);
+    }
+
     /// The service does not take a copy that is here.
     pub fn not_restored(&mut self, copy: Copy, out: &mut Vec<Action>) {
+        self.refuse_copy(copy, Why::Activation, out);
+    }
+
+    fn refuse_copy(&mut self, copy: Copy, why: Why, out: &mut Vec<Action>) {
         let takes = matches!(self.stand, Stand::Warm | Stand::Copied { .. });
         if takes && self.taking.fetching.is_some_and(|(fetching, _)| fetching == copy) {
             self.taking.fetching = None;
-            self.stand = Stand::Void { why: Why::Activation };
+            self.stand = Stand::Void { why };
             self.report(false, out);
         }
     }

@@ -376,3 +376,38 @@ fn in_another_life_nothing_waits_and_what_runs_has_to_end_before_it_begins() {
     bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
     assert!(bench.done().contains(&Action::Begin(epoch)));
 }
+
+#[test]
+fn what_comes_after_a_drain_that_was_forced_is_sent_on_as_after_any_other() {
+    let mut bench = Bench::serving(Class::Volatile);
+    let sent = |id| Arrival { is_kept: false, ..arrival(id) };
+    let (to, epoch) = (NEW, EPOCH.next());
+    bench.quiesce(false);
+    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.order(Order::Move { to, epoch }, Duration::ZERO);
+    assert_eq!(bench.arrive(sent(1)), Verdict::Forward(NEW));
+    bench.order(Order::Drain { to, epoch, force: true }, Duration::ZERO);
+    assert!(matches!(bench.arrive(sent(2)), Verdict::Refuse(_)), "it would never be over");
+    bench.place.forwarded(&mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Drained { cut: 1 });
+    assert_eq!(bench.arrive(sent(3)), Verdict::Forward(NEW));
+    // Nor does what was sent on keep it from taking the service back.
+    assert!(bench.order(Order::Prepare, Duration::ZERO).contains(&Action::Reserve));
+    bench.place.forwarded(&mut bench.out);
+    assert_eq!((bench.place.stand(), bench.place.running()), (Stand::Empty, Running::default()));
+}
+
+#[test]
+fn a_copy_that_is_too_large_is_refused_at_once() {
+    let mut bench = Bench::empty();
+    let copy = Copy { round: 1, base: 0, bytes: 1 << 40, digest: Digest([7; 32]), last: true };
+    bench.order(Order::Prepare, Duration::ZERO);
+    bench.place.reserved(true, &mut bench.out);
+    bench.order(Order::Warm, Duration::ZERO);
+    bench.place.warmed(true, &mut bench.out);
+    assert_eq!(bench.order(Order::Restore(copy), Duration::ZERO), [Action::Fetch(copy, 0)]);
+    bench.place.too_large(Copy { round: 2, ..copy }, &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Warm, "that is another one");
+    bench.place.too_large(copy, &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Void { why: Why::NoRoom });
+}
