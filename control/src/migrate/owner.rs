@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
-use lighter_migrate::{Command, Order, Report, Source, Stamp, Stand};
+use lighter_migrate::{Command, Epoch, Order, Report, Source, Stamp, Stand};
 use lighter_proxy::stateful::wire::Told;
 
 use super::drive::World;
@@ -21,10 +21,17 @@ use crate::store::StoreError;
 /// What is remembered of a Service between two looks at it.
 #[derive(Default)]
 pub(super) struct Keeping {
-    /// What each instance was told last, and when.
-    told: BTreeMap<Arc<str>, (Order, Instant)>,
+    /// What each instance was told last.
+    told: BTreeMap<Arc<str>, Said>,
     /// Before that nothing is done: the store did not take what it was to write.
     pub(super) rests_until: Option<Instant>,
+}
+
+/// What an instance was told.
+struct Said {
+    given: Given,
+    stamp: Stamp,
+    at: Instant,
 }
 
 /// An instance of a Service with state.
@@ -72,26 +79,31 @@ impl Keeping {
             *moved = after;
         }
         registry.list_alone(service, moved.listed.clone(), index);
-        let orders = orders(moved, &seen);
+        let mut orders = orders(moved, &seen);
         self.told.retain(|name, _| orders.contains_key(name));
+        // Where it sends on to, one that has left says nothing of: that it has heard it is enough.
+        orders.retain(|name, given| {
+            let report = seen.get(name).and_then(|seen| seen.report);
+            let left = report.filter(|report| has_left(report.stand));
+            let said = self.told.get(name).filter(|said| said.given == *given);
+            left.zip(said).is_none_or(|(report, said)| report.heard < said.stamp)
+        });
         // Those whose sidecars know nothing of state never answer; and who has yet to come says so.
         let is_settled = orders.values().all(|(order, _)| *order == Order::Ask);
-        for (name, (order, to)) in orders {
+        for (name, given) in orders {
+            let (order, to) = given.clone();
             let again = if order == Order::Ask { ASKED_AGAIN } else { AGAIN };
             let waits = |at: Instant| world.now.saturating_duration_since(at) < again;
-            let is_told = self.told.get(&name).is_some_and(|(told, at)| *told == order && waits(*at));
+            let is_told = self.told.get(&name).is_some_and(|said| said.given == given && waits(said.at));
             let Some(Seen { presence, report }) = seen.get(&name).filter(|_| !is_told) else { continue };
             let heard = report.map(|report| report.heard).unwrap_or_default();
-            let command = Command {
-                stamp: after(heard, moved.number),
-                incarnation: report.map(|report| report.incarnation),
-                order,
-            };
+            let stamp = after(heard, moved.number);
+            let command = Command { stamp, incarnation: report.map(|report| report.incarnation), order };
             let told = Told { command, token: Vec::new(), from: None, to };
             if let Some(id) = presence.id(&name) {
                 // What does not arrive is said again.
                 registry.sidecars.tell(&id, &told);
-                self.told.insert(name, (order, world.now));
+                self.told.insert(name, Said { given, stamp, at: world.now });
             }
         }
         Ok(is_settled)
@@ -104,22 +116,26 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
     let reports = || seen.iter().filter_map(|(name, seen)| Some((name, &seen.presence, seen.report?)));
     let heard = reports().map(|(.., report)| report.heard.migration).max().unwrap_or_default();
     let number = moved.number.max(heard);
-    let later =
-        reports().filter_map(|(name, _, report)| Some((report.stand.serves()?, name, report.incarnation)));
-    if let Some((epoch, name, incarnation)) = later.max().filter(|(epoch, ..)| *epoch > moved.epoch) {
+    let holders = || reports().filter_map(|(name, _, report)| Some((holds(report.stand)?, name, report)));
+    let last = holders().max_by_key(|(epoch, name, _)| (*epoch, *name));
+    let most = last.map_or(moved.epoch, |(epoch, ..)| epoch.max(moved.epoch));
+    if let Some((epoch, name, report)) = last.filter(|(epoch, ..)| *epoch > moved.epoch) {
         // What was kept of it is gone, as a store was begun anew or is that of a backup. Whoever served meanwhile gives up what
         // it has.
         let other = moved.owner.as_ref().is_some_and(|owner| owner.instance != *name);
         let losses = moved.losses + u64::from(other);
+        let incarnation = report.incarnation;
         let owner = Some(Holder { instance: name.clone(), incarnation, source: Source::Nothing });
-        return Some(Moved { number, epoch, owner, losses, listed: Some(name.clone()), ..moved.clone() });
+        let listed = report.stand.serves().map(|_| name.clone());
+        return Some(Moved { number, epoch, owner, losses, listed, ..moved.clone() });
     }
     let grant = |name: &Arc<str>, report: Report| {
         let owner =
             Holder { instance: name.clone(), incarnation: report.incarnation, source: Source::Nothing };
         Moved {
             number: number.saturating_add(1),
-            epoch: moved.epoch.next(),
+            // No place has had it, whatever is kept here.
+            epoch: most.next(),
             losses: moved.losses + u64::from(moved.owner.is_some()),
             owner: Some(owner),
             listed: None,
@@ -130,14 +146,18 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
     let there = |owner: &Holder| seen.get(&owner.instance).filter(|seen| !has_left(seen));
     if let Some((owner, there)) = moved.owner.as_ref().and_then(|owner| Some((owner, there(owner)?))) {
         let report = there.report?;
+        let is_rival =
+            |(epoch, name, _): (Epoch, &Arc<str>, Report)| epoch == moved.epoch && *name != owner.instance;
+        if report.incarnation == owner.incarnation && holds(report.stand).is_some() && holders().any(is_rival)
+        {
+            // An older store has given an epoch to one that was another's by then: what that one answered is lost.
+            let owner = Some(Holder { source: Source::Kept, ..owner.clone() });
+            let (epoch, losses) = (most.next(), moved.losses + 1);
+            return Some(Moved { number: number.saturating_add(1), epoch, owner, losses, ..moved.clone() });
+        }
         let is_listed = moved.listed.as_ref() == Some(&owner.instance);
-        let has_lost = match report.stand {
-            Stand::Serving { .. } | Stand::Opening { .. } | Stand::Parking { .. } | Stand::Frozen { .. } => {
-                false
-            }
-            // It did serve the epoch.
-            _ => is_listed,
-        };
+        // It did serve the epoch.
+        let has_lost = is_listed && holds(report.stand).is_none();
         if report.incarnation > owner.incarnation || report.incarnation == owner.incarnation && has_lost {
             return Some(grant(&owner.instance, report));
         }
@@ -148,16 +168,25 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
     if moved.owner.is_some() && !are_back {
         return None;
     }
-    let may_begin = |stand: Stand| {
-        // Whoever has something of an earlier epoch gives that up first.
-        let has = matches!(
-            stand,
-            Stand::Serving { .. } | Stand::Opening { .. } | Stand::Parking { .. } | Stand::Frozen { .. }
-        );
-        !has
-    };
-    let mut ready = reports().filter(|(_, presence, report)| presence.ready && may_begin(report.stand));
+    // Whoever has something of an earlier epoch gives that up first.
+    let mut ready = reports().filter(|(_, presence, report)| presence.ready && holds(report.stand).is_none());
     ready.next().map(|(name, _, report)| grant(name, report))
+}
+
+/// The epoch whose state it has, as whoever serves it, or did and may again.
+const fn holds(stand: Stand) -> Option<Epoch> {
+    match stand {
+        Stand::Serving { epoch }
+        | Stand::Opening { epoch }
+        | Stand::Parking { epoch }
+        | Stand::Frozen { epoch } => Some(epoch),
+        _ => None,
+    }
+}
+
+/// Whether it had the state, and sends on.
+const fn has_left(stand: Stand) -> bool {
+    matches!(stand, Stand::Moved | Stand::Drained { .. })
 }
 
 /// An order, and where the Service is reached by its ports, if that is told.
@@ -191,6 +220,10 @@ pub(super) fn orders(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> BTreeMap
                 if had < epoch =>
             {
                 (Order::Move { to: OLD, epoch }, at.clone().unwrap_or_default())
+            }
+            // It sends on to where it was told, and that may be elsewhere by now.
+            Stand::Moved | Stand::Drained { .. } if moved.listed.as_ref() == Some(&owner.instance) => {
+                (Order::Move { to: OLD, epoch }, at.clone().filter(|at| !at.is_empty())?)
             }
             Stand::Reserved | Stand::Warm | Stand::Copied { .. } | Stand::Ready { .. } => {
                 (Order::Discard, BTreeMap::new())

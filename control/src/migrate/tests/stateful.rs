@@ -1,6 +1,6 @@
 //! A Service with state, and a control plane that dies before or after any of its writes. In virtual time.
 
-use lighter_migrate::{Arrival, End, Epoch, Kind, RequestId, SourceId, Stand};
+use lighter_migrate::{Arrival, Bounds, End, Epoch, Incarnation, Kind, Place, RequestId, SourceId, Stand};
 
 use super::mesh::{Mesh, SAVED, id, keep, with_link};
 use super::*;
@@ -224,6 +224,56 @@ fn whoever_serves_a_later_epoch_than_is_kept_has_the_service() {
     assert_eq!((mesh.serves(0), mesh.stand(0), mesh.moved.losses), (true, before, 0));
     mesh.begin();
     assert_eq!(mesh.check(), Outcome::Done);
+}
+
+#[test]
+fn of_two_that_have_one_epoch_the_owner_serves_a_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut mesh = Mesh::serving(folder.path());
+    let epoch = mesh.moved.epoch;
+    // It was given that by a store of which this one is an older copy.
+    let mut place = Place::serving(Class::Volatile, Incarnation(200), epoch, Bounds::default());
+    let order = lighter_migrate::Order::Quiesce { patience: Duration::from_secs(1), cut_streams: false };
+    let stamp = lighter_migrate::Stamp { migration: 9, term: 1, sequence: 1 };
+    let command = lighter_migrate::Command { stamp, incarnation: Some(Incarnation(200)), order };
+    place.command(command, Duration::ZERO, &mut mesh.todo[1]);
+    mesh.sidecars[1].place = place;
+    mesh.until("the other one gives up", |mesh| mesh.stand(1) == Stand::Moved && mesh.serves(0));
+    assert_eq!(
+        (mesh.stand(0), mesh.moved.losses, mesh.owner()),
+        (Stand::Serving { epoch: epoch.next() }, 1, "a")
+    );
+    assert_eq!(mesh.sidecars[0].memory, SAVED);
+}
+
+#[test]
+fn whoever_had_the_state_hears_where_it_is_by_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut mesh = Mesh::serving(folder.path());
+    mesh.begin();
+    assert_eq!(mesh.check(), Outcome::Done);
+    let epoch = mesh.moved.epoch;
+    let told = |mesh: &Mesh| owner::orders(&mesh.moved, &owner::seen(&asked().service, mesh.state()));
+    let (order, to) = &told(&mesh)["a"];
+    assert!(matches!(order, lighter_migrate::Order::Move { epoch: at, .. } if *at == epoch));
+    assert_eq!(to[&80].to_string(), "10.0.0.98:80");
+    let is_settled = |mesh: &mut Mesh| {
+        let (mut keeping, mut moved) = (std::mem::take(&mut mesh.keeping), mesh.moved.clone());
+        let is_settled = keeping.keep(&asked().service, &mut moved, &mesh.world(), &|_| Ok(())).unwrap();
+        mesh.keeping = keeping;
+        is_settled
+    };
+    while !is_settled(&mut mesh) {
+        let store = mesh.state().store.clone();
+        assert!(mesh.pass(&|story, moved| keep(&store, story, moved)) && mesh.round < 5000);
+    }
+    // It is reached by another address.
+    let stream = mesh.state().registry.stream();
+    let (name, mut instance) = with_link("b");
+    instance.ports[0].address = "10.0.0.99:80".parse().unwrap();
+    mesh.state().registry.register(stream, &name, instance, &mesh.state().index).unwrap();
+    assert_eq!(told(&mesh)["a"].1[&80].to_string(), "10.0.0.99:80");
+    assert!(!is_settled(&mut mesh), "it is told again");
 }
 
 /// Has these resources in force.

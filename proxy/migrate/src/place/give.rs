@@ -192,7 +192,14 @@ impl Place {
             Stand::Serving { epoch: had } | Stand::Opening { epoch: had } => epoch > had,
             _ => true,
         };
-        if !is_older || matches!(self.stand, Stand::Moved | Stand::Drained { .. }) {
+        if matches!(self.stand, Stand::Moved | Stand::Drained { .. }) {
+            // It has moved on from there, or its address is another one.
+            if self.moved.is_none_or(|(_, known)| epoch > known) {
+                self.moved = Some((to, epoch));
+            }
+            return;
+        }
+        if !is_older {
             return;
         }
         self.moved = Some((to, epoch));
