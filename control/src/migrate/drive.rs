@@ -30,6 +30,8 @@ pub(super) struct Driver {
     todo: VecDeque<Action>,
     /// Something of the story is not written yet.
     is_unwritten: bool,
+    /// Before that nobody is told anything.
+    is_bound: bool,
     old: Place,
     new: Place,
     /// It was told to prepare, and to become ready.
@@ -123,6 +125,7 @@ impl Driver {
             coordinator,
             todo: out.into(),
             is_unwritten: true,
+            is_bound: true,
             old,
             new,
             is_prepared: false,
@@ -228,12 +231,18 @@ impl Driver {
             let next = self.todo.front().copied();
             if let Some(Action::Commit(transaction)) = next {
                 self.commit(&transaction, moved, world, write)?;
-                self.todo.pop_front();
                 continue;
             }
-            if self.is_unwritten {
+            // Whoever waits for a place is not to wait for the disk, where nothing depends on it; nor are callers, who may be
+            // told where the service is.
+            let waits = match next {
+                None => self.is_unwritten,
+                Some(Action::Send(..) | Action::Hold(..)) => self.is_bound,
+                Some(_) => false,
+            };
+            if waits {
                 write(&self.story, moved)?;
-                self.is_unwritten = false;
+                (self.is_unwritten, self.is_bound) = (false, false);
             }
             self.todo.pop_front();
             match next {
@@ -270,9 +279,11 @@ impl Driver {
         }
         self.story.write(record);
         self.is_unwritten = true;
+        self.is_bound |= record.binds();
     }
 
-    /// Asks the store: the cell, what was written down before, and whom callers are told of change in one transaction.
+    /// Asks the store: the cell, what is to be written down before it and behind it, and whom callers are told of change in one
+    /// transaction. It is the first thing that there is to do.
     fn commit(
         &mut self,
         transaction: &Transaction,
@@ -281,18 +292,32 @@ impl Driver {
         write: &impl Fn(&Story, &Moved) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let Some(mut cell) = self.story.cell else { return Ok(()) };
-        if cell.apply(transaction) {
+        let is_done = cell.apply(transaction);
+        let (mut out, mut coordinator) = (Vec::new(), self.coordinator.clone());
+        coordinator.answered(cell, world.time(), &mut out);
+        let mut out = VecDeque::from(out);
+        if is_done {
+            let before = (self.story.clone(), self.is_unwritten, self.is_bound);
             let after = moved.decided(&self.story, &cell);
-            let story = Story { cell: Some(cell), ..self.story.clone() };
-            write(&story, &after)?;
+            self.story.cell = Some(cell);
+            // The phase that follows from it begins with it.
+            while let Some(Action::Journal(record)) = out.front().copied() {
+                out.pop_front();
+                self.journal(record, world);
+            }
+            if let Err(error) = write(&self.story, &after) {
+                (self.story, self.is_unwritten, self.is_bound) = before;
+                return Err(error);
+            }
+            (self.is_unwritten, self.is_bound) = (false, false);
             if after.losses > moved.losses {
                 world.state.metrics.state_losses.fetch_add(after.losses - moved.losses, Relaxed);
-                tracing::warn!(migration = %story.name, losses = after.losses, "the state of a service is lost, or may be");
+                tracing::warn!(migration = %self.story.name, losses = after.losses, "the state of a service is lost, or may be");
             }
-            (self.story, *moved, self.is_unwritten) = (story, after, false);
+            *moved = after;
         }
-        let mut out = Vec::new();
-        self.coordinator.answered(cell, world.time(), &mut out);
+        self.coordinator = coordinator;
+        self.todo.pop_front();
         self.todo.extend(out);
         Ok(())
     }

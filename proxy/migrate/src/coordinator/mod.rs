@@ -91,7 +91,8 @@ struct Known {
 /// What whoever runs a [`Coordinator`] is to do, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Write it down, durably, before what follows is done. Where another control plane has taken over, nothing is written and
+    /// Write it down: durably, if it [binds](Record::binds), before anything of what follows is sent, and with the next
+    /// transaction at the latest. Where another control plane has taken over, nothing is written and
     /// [`Coordinator::supersede`] is called instead of doing the rest.
     Journal(Record),
     /// Ask the store; see [`Coordinator::answered`].

@@ -23,6 +23,15 @@ pub enum Record {
     Cut(u64),
 }
 
+impl Record {
+    /// Whether it has to be durable before anybody is told of what follows from it. What does not bind is found again from what the
+    /// places say: it may be written a little later, together with what comes next, and be lost where the control plane dies
+    /// before that.
+    pub const fn binds(&self) -> bool {
+        !matches!(self, Record::Frozen(_) | Record::Entered(Phase::Finalcopy | Phase::Fence))
+    }
+}
+
 /// Why a migration is aborted, or has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

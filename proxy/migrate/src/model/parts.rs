@@ -44,6 +44,8 @@ pub(super) enum Step {
     Abort,
     Vouch(usize),
     Die(Actor),
+    /// The control plane dies, and what it was about to write is written.
+    DieWritten,
     Restart(usize),
     RestartControl,
     RestartHolder,
@@ -62,6 +64,10 @@ pub(super) enum Net {
 pub(super) struct Store {
     pub(super) cell: Cell,
     pub(super) records: Vec<Record>,
+    /// What has yet to be written. Whoever dies before that has not written it.
+    pub(super) unwritten: Vec<Record>,
+    /// The new place was seen to serve.
+    pub(super) was_active: bool,
     pub(super) asks: BTreeSet<Transaction>,
     pub(super) answer: Option<Cell>,
 }
@@ -126,6 +132,18 @@ pub(super) enum Down {
     Done(RequestId, Option<u64>),
     Unknown(RequestId),
     Refused(RequestId, Refusal),
+}
+
+impl Store {
+    pub(super) fn write(&mut self) {
+        self.records.append(&mut self.unwritten);
+    }
+
+    pub(super) fn write_what_binds(&mut self) {
+        if self.unwritten.iter().any(Record::binds) {
+            self.write();
+        }
+    }
 }
 
 impl Body {

@@ -124,6 +124,9 @@ impl World {
                 };
                 if lives {
                     off.push(Step::Die(*actor));
+                    if *actor == Actor::Control && !self.store.unwritten.is_empty() {
+                        off.push(Step::DieWritten);
+                    }
                 }
             }
         }
@@ -217,6 +220,10 @@ impl World {
                 self.control(|control, now, out| control.vouch(role_at(at), now, out));
             }
             Step::Die(actor) => self.die(actor, bounds),
+            Step::DieWritten => {
+                self.store.write();
+                self.die(Actor::Control, bounds);
+            }
             Step::Restart(at) => self.restart(at, bounds),
             Step::RestartControl => self.restart_control(bounds),
             Step::RestartHolder => {

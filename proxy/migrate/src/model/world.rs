@@ -163,7 +163,14 @@ impl World {
         holder.plant(bounds.planted);
         let mut world = World {
             now: Duration::ZERO,
-            store: Store { cell, records: Vec::new(), asks: BTreeSet::new(), answer: None },
+            store: Store {
+                cell,
+                records: Vec::new(),
+                unwritten: Vec::new(),
+                was_active: false,
+                asks: BTreeSet::new(),
+                answer: None,
+            },
             control: None,
             zombie: None,
             places,
@@ -228,13 +235,14 @@ impl World {
                 _ => 0,
             };
             self.history.lose(kept);
-            let is_active = |record: &Record| *record == Record::Entered(Phase::Switch);
-            let had = !self.died.contains(&(Actor::Old as u8)) && !self.store.records.iter().any(is_active);
+            let had = !self.died.contains(&(Actor::Old as u8)) && !self.store.was_active;
             if after.source == Source::Nothing && had && !self.lied {
                 self.wrong = Some("what the old place has frozen is given up".into());
             }
         }
         if transaction.from.term == term {
+            // In one transaction with all that there is to write.
+            self.store.write();
             self.store.answer = Some(after);
         }
     }
@@ -259,9 +267,14 @@ impl World {
                 if *left == 0 {
                     self.tear = None;
                     self.control = None;
+                    self.store.unwritten.clear();
                     return;
                 }
                 *left -= 1;
+            }
+            // Callers may be told where the service is before that is written.
+            if matches!(action, Action::Send(..) | Action::Hold(..)) && !by_zombie {
+                self.store.write_what_binds();
             }
             match action {
                 Action::Journal(record) => {
@@ -272,7 +285,8 @@ impl World {
                         }
                         return;
                     }
-                    self.store.records.push(record);
+                    self.store.was_active |= record == Record::Entered(Phase::Switch);
+                    self.store.unwritten.push(record);
                 }
                 Action::Commit(transaction) => {
                     self.store.asks.insert(transaction);
@@ -290,6 +304,9 @@ impl World {
                     self.switched = Some(epoch);
                 }
             }
+        }
+        if !by_zombie {
+            self.store.write_what_binds();
         }
         self.tear = None;
     }
@@ -323,6 +340,7 @@ impl World {
             Actor::Control => {
                 let control = self.control.take();
                 self.store.answer = None;
+                self.store.unwritten.clear();
                 self.switched = None;
                 if !bounds.doubles {
                     // What was on its way to it is as lost as it is.
