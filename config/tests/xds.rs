@@ -500,6 +500,7 @@ fn what_a_service_keeps_is_read_as_it_was_meant() {
     for said in [
         "snapshot: /state, restore: /state",
         "port: 80, snapshot: /a/b, restore: /c%20d, freeze: /f, thaw: /t, timeout: 250ms, maxBytes: 7, onDrain: stay",
+        "snapshot: /s, restore: /r, changes: /c/d",
         "snapshot: /s, restore: /r, thaw: /t, park: {requests: 3, bytes: 17179869184, wait: 24h}",
     ] {
         let text =

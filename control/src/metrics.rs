@@ -103,7 +103,8 @@ impl Metrics {
 
     /// Counts how long a migration was in a phase.
     pub fn migrated(&self, phase: Phase, took: Duration) {
-        if let Some((_, micros)) = PHASES.iter().zip(&self.phases).find(|(of, _)| **of == phase) {
+        if let Some((_, micros)) = PHASES.iter().zip(&self.phases).find(|(of, _)| of.label() == phase.label())
+        {
             micros.fetch_add(took.as_micros().try_into().unwrap_or(u64::MAX), Relaxed);
         }
     }

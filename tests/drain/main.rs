@@ -19,6 +19,7 @@ mod partition;
 #[path = "../intercept/place.rs"]
 mod place;
 mod places;
+mod precopy;
 mod registers;
 mod rolling;
 mod stage;
@@ -39,6 +40,7 @@ fn main() {
         migrate::tests(),
         partition::tests(),
         functions::tests(),
+        precopy::tests(),
         rolling::tests(),
         stateful::tests(),
     ];

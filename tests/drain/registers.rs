@@ -115,6 +115,9 @@ struct Memory {
     /// The state: of this, and of what makes it long.
     registers: BTreeMap<String, u64>,
     filler: Vec<u8>,
+    /// How often it has changed, and at which of these times each register did last.
+    version: u64,
+    versions: BTreeMap<String, u64>,
     is_frozen: bool,
     /// What is held, and what fails.
     held: BTreeSet<String>,
@@ -128,6 +131,8 @@ type Answer = (u16, Vec<u8>);
 
 impl Registers {
     fn answer(&self, method: &str, path: &str, number: Option<&str>, body: &[u8]) -> Answer {
+        // What is asked for by a query is asked for by a path here.
+        let path = path.replace("?since=", "/");
         let words: Vec<&str> = path.split('/').skip(1).collect();
         let text = std::str::from_utf8(body).map(str::trim);
         match (method, &words[..]) {
@@ -148,6 +153,8 @@ impl Registers {
                 Ok(memory.written())
             }),
             ("PUT", ["state"]) => self.hook("restore", |memory| memory.read(body, self.forgets.as_deref())),
+            ("GET", ["changes", since]) => self.hook("changes", |memory| memory.since(since)),
+            ("PATCH", ["state"]) => self.hook("patch", |memory| memory.patch(body)),
             ("POST", ["freeze"]) => self.hook("freeze", |memory| memory.freeze(true)),
             ("POST", ["thaw"]) => self.hook("thaw", |memory| memory.freeze(false)),
             (_, ["test", asked @ ..]) => self.asked(asked),
@@ -175,7 +182,9 @@ impl Registers {
         memory = self.told.wait_while(memory, |memory| memory.held.contains(name)).unwrap();
         *memory.counts.entry(waits).or_default() -= 1;
         if memory.failing.contains(name) {
-            return (500, b"it was told to fail".to_vec());
+            // Of what has changed: that it is not known any more.
+            let status = if name == "changes" { 410 } else { 500 };
+            return (status, b"it was told to fail".to_vec());
         }
         match what(&mut memory) {
             Ok(body) => (200, body),
@@ -216,7 +225,10 @@ impl Registers {
 }
 
 impl Memory {
+    /// A register, which may be changed.
     fn register(&mut self, name: &str) -> &mut u64 {
+        self.version += 1;
+        self.versions.insert(name.to_owned(), self.version);
         self.registers.entry(name.to_owned()).or_default()
     }
 
@@ -242,6 +254,25 @@ impl Memory {
         state
     }
 
+    /// The registers that have changed since: that is no part of what makes it long.
+    fn since(&mut self, version: &str) -> Result<Vec<u8>, &'static str> {
+        let since: u64 = version.parse().map_err(|_| "it is no number")?;
+        let changed = |(name, _): &(&String, &u64)| self.versions.get(*name).is_some_and(|at| *at > since);
+        let registers = self.registers.iter().filter(changed);
+        Ok(lines(&registers.map(|(name, value)| (name.clone(), *value)).collect()).into_bytes())
+    }
+
+    /// Takes what has changed.
+    fn patch(&mut self, changes: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let text = std::str::from_utf8(changes).map_err(|_| "it is no text")?;
+        for line in text.lines() {
+            let (name, value) = line.split_once(' ').ok_or("it has a line without a value")?;
+            *self.register(name) = value.parse().map_err(|_| "a value is no number")?;
+        }
+        self.is_frozen = false;
+        Ok(Vec::new())
+    }
+
     /// Takes a state in the place of what is there.
     fn read(&mut self, state: &[u8], forgets: Option<&str>) -> Result<Vec<u8>, &'static str> {
         let mut registers = BTreeMap::new();
@@ -260,6 +291,7 @@ impl Memory {
             registers.remove(forgets);
         }
         (self.registers, self.filler, self.is_frozen) = (registers, rest.to_vec(), false);
+        self.versions.clear();
         Ok(Vec::new())
     }
 }
@@ -304,9 +336,11 @@ fn http1(mut peer: Peer, registers: &Registers) {
     while let Some(head) = peer.head() {
         let Body::Whole(body) = peer.body(&head) else { return };
         let method = head.line.split(' ').next().unwrap_or_default();
+        // What changes from here on may be given twice.
+        let version = registers.memory().version;
         let (status, body) = registers.answer(method, head.target(), head.get(NUMBER), &body);
         let head = format!(
-            "HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n{INSTANCE}: {}\r\n\r\n",
+            "HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n{INSTANCE}: {}\r\nx-lighter-state-version: {version}\r\n\r\n",
             body.len(),
             registers.name
         );

@@ -313,7 +313,7 @@ fn fails() {
 }
 
 /// A migration that does not come about, and how long what runs may take. Gives the reason.
-fn stays_at(
+pub fn stays_at(
     world: &World,
     callers: &Callers,
     (name, quiesce): (&str, &str),
@@ -430,4 +430,4 @@ fn by_http2(door: SocketAddr) -> (u16, Option<String>) {
 }
 
 /// So much the state is long, beside the registers.
-const FILLER: usize = 1_500_000;
+pub const FILLER: usize = 1_500_000;

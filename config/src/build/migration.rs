@@ -63,7 +63,11 @@ impl Refers for MigrationSpec {
         let quiesce = within("quiesceTimeout", spec.quiesce_timeout, QUIESCE);
         let switch = within("switchTimeout", spec.switch_timeout, SWITCH);
         let drain = within("drainTimeout", spec.drain_timeout, DRAIN);
-        Some(Migration { service, from: from?, to: to?, class, prepare, quiesce, switch, drain })
+        let rounds = spec.precopy_rounds.unwrap_or(ROUNDS);
+        if rounds > MOST_ROUNDS {
+            report.error(at.field("precopyRounds").error(format!("{rounds} is not from 0 to {MOST_ROUNDS}")));
+        }
+        Some(Migration { service, from: from?, to: to?, class, prepare, quiesce, rounds, switch, drain })
     }
 }
 
@@ -92,6 +96,8 @@ fn place(written: &MigrationPlace, at: &At<'_>) -> Result<Arc<str>, ConfigError>
 
 const PREPARE: Duration = Duration::from_secs(10);
 const QUIESCE: Duration = Duration::from_secs(2);
+const ROUNDS: u32 = 4;
+const MOST_ROUNDS: u32 = 64;
 const SWITCH: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(30);
 const LENGTHS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);

@@ -47,8 +47,14 @@ pub(super) fn read(
 
 /// By which requests the state is given and taken.
 fn hooks(spec: &StateSpec, at: &At<'_>) -> Result<Hooks, ConfigError> {
-    let StateSpec { snapshot, restore, freeze, thaw, function, .. } = spec;
-    let paths = [("snapshot", snapshot), ("restore", restore), ("freeze", freeze), ("thaw", thaw)];
+    let StateSpec { snapshot, restore, changes, freeze, thaw, function, .. } = spec;
+    let paths = [
+        ("snapshot", snapshot),
+        ("restore", restore),
+        ("changes", changes),
+        ("freeze", freeze),
+        ("thaw", thaw),
+    ];
     let mut said = paths.iter().filter_map(|(field, path)| Some((*field, path.as_deref()?)));
     if let Some(function) = function {
         if let Some((field, _)) = said.next() {
@@ -77,6 +83,7 @@ fn hooks(spec: &StateSpec, at: &At<'_>) -> Result<Hooks, ConfigError> {
     Ok(Hooks {
         snapshot: needed("snapshot", snapshot)?,
         restore: needed("restore", restore)?,
+        changes: changes.as_deref().map(path),
         freeze: freeze.as_deref().map(path),
         thaw: thaw.as_deref().map(path),
     })
@@ -125,7 +132,7 @@ pub(crate) fn valid(
     let snapshot = if hooks.function().is_some() { "function" } else { "snapshot" };
     check::path(&at.field(snapshot), &hooks.snapshot)?;
     check::path(&at.field("restore"), &hooks.restore)?;
-    for (field, path) in [("freeze", &hooks.freeze), ("thaw", &hooks.thaw)] {
+    for (field, path) in [("changes", &hooks.changes), ("freeze", &hooks.freeze), ("thaw", &hooks.thaw)] {
         path.as_deref().map(|path| check::path(&at.field(field), path)).transpose()?;
     }
     match (&hooks.freeze, &hooks.thaw) {

@@ -27,6 +27,12 @@ pub struct MigrationSpec {
     /// aborted. From 1ms to 24h. Default 2s.
     #[serde(default)]
     pub quiesce_timeout: Option<Duration>,
+    /// How many rounds, at most, copy the state of a Service with `changes` while it still serves at the old place: all of it first,
+    /// and then what has changed since the round before, until that is no more than 256 KiB. 0: all of it is copied while nobody
+    /// serves. Up to 64. Default 4.
+    #[serde(default)]
+    #[schemars(range(max = 64))]
+    pub precopy_rounds: Option<u32>,
     /// How long callers may take to hear of it; it goes on without those who have not. From 1ms to 24h. Default 5s.
     #[serde(default)]
     pub switch_timeout: Option<Duration>,

@@ -21,6 +21,13 @@ pub struct StateSpec {
     /// The path of a PUT whose body takes the place of all of the state.
     #[serde(default)]
     pub restore: Option<String>,
+    /// The path of a GET, asked with `?since=VERSION`, that is answered by 200 and what has changed since, in whatever form a PATCH
+    /// at `restore` takes; or by 410, where that is not known any more, and all of the state is asked for once more. With it most
+    /// of the state is copied while the service serves, in rounds. The answers of both `snapshot` and this one have a field
+    /// `x-lighter-state-version`, which names what they are to be followed from. Default: all of the state is copied while nobody
+    /// serves.
+    #[serde(default)]
+    pub changes: Option<String>,
     /// The function whose keys and values are the state, where the instances are devices: a component, of which each has the
     /// same. It stands in the place of all paths.
     #[serde(default)]

@@ -21,6 +21,8 @@ pub struct Migration {
     pub prepare: Duration,
     /// How long running requests may take to end at the old place of a Service with state.
     pub quiesce: Duration,
+    /// In how many rounds the state is copied at most while it serves at the old place, if what has changed can be asked for.
+    pub rounds: u32,
     /// How long callers may take to hear of it.
     pub switch: Duration,
     /// How long what runs at the old place is waited for.

@@ -62,6 +62,14 @@ pub enum StateClass {
     Volatile,
 }
 
+impl StateAccess {
+    /// Whether what has changed since a copy can be asked for by itself.
+    pub const fn gives_changes(&self) -> bool {
+        let StateAccess::Http(hooks) = self;
+        hooks.changes.is_some()
+    }
+}
+
 impl StateClass {
     /// Each of them.
     pub const ALL: [StateClass; 1] = [StateClass::Volatile];
@@ -88,6 +96,8 @@ pub struct Hooks {
     pub snapshot: Arc<str>,
     /// The path of a PUT whose body takes the place of all of the state.
     pub restore: Arc<str>,
+    /// The path of a GET that is answered with what has changed since a version, which a PATCH at `restore` takes.
+    pub changes: Option<Arc<str>>,
     /// The path of a POST after which nothing changes the state but requests.
     pub freeze: Option<Arc<str>>,
     /// The path of a POST that ends that.
@@ -100,7 +110,13 @@ impl Hooks {
     pub fn of_function(name: &str) -> Self {
         let all: Arc<str> = format!("{FUNCTIONS}{name}").into();
         let path = |what: &str| Some(format!("{all}/{what}").into());
-        Hooks { freeze: path("freeze"), thaw: path("thaw"), restore: all.clone(), snapshot: all }
+        Hooks {
+            changes: None,
+            freeze: path("freeze"),
+            thaw: path("thaw"),
+            restore: all.clone(),
+            snapshot: all,
+        }
     }
 
     /// The function whose keys and values are the state, where they are.

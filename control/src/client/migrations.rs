@@ -10,7 +10,7 @@ use super::get::Form;
 use super::{explain, table};
 use crate::api::message::{Files, MigrationList};
 use crate::exit::{self, Exit};
-use crate::migrate::Shown;
+use crate::migrate::{Made, Shown};
 use crate::output;
 
 /// Runs the command. `namespace`: of this one alone; `names`: these alone, if there are any.
@@ -58,7 +58,7 @@ fn titles(wide: bool, spaces: bool) -> Vec<&'static str> {
         titles.insert(0, "NAMESPACE");
     }
     if wide {
-        titles.extend(["PHASES", "LEFT", "CLASS", "OWNER", "EPOCH", "LOSSES"]);
+        titles.extend(["PHASES", "COPIES", "LEFT", "CLASS", "OWNER", "EPOCH", "LOSSES"]);
     }
     titles.push("BECAUSE");
     titles
@@ -84,6 +84,8 @@ fn row(shown: &Shown, wide: bool, spaces: bool, now: u128) -> Vec<String> {
         let phases: Vec<String> =
             shown.phases.iter().map(|entered| format!("{}+{}ms", entered.phase, entered.after)).collect();
         row.push(if phases.is_empty() { dash() } else { phases.join(",") });
+        let copies: Vec<String> = shown.copies.iter().map(copy).collect();
+        row.push(if copies.is_empty() { dash() } else { copies.join(",") });
         let number = |number: Option<u64>| number.map_or_else(dash, |number| number.to_string());
         row.push(number(shown.left));
         row.push(shown.class.clone().unwrap_or_else(dash));
@@ -94,6 +96,11 @@ fn row(shown: &Shown, wide: bool, spaces: bool, now: u128) -> Vec<String> {
     row
 }
 
+/// How long a copy of the state was, with `+` before it where it was of what had changed since the one before.
+fn copy(made: &Made) -> String {
+    format!("{}{}", if made.changes { "+" } else { "" }, table::size(made.bytes as f64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +109,7 @@ mod tests {
     #[test]
     fn the_story_is_told_in_a_line() {
         let phase = |phase: &str, after| Entered { phase: phase.to_owned(), after };
+        let made = |bytes, changes| Made { bytes, changes, frozen: changes };
         let shown = Shown {
             namespace: "default".into(),
             name: "shop-1".into(),
@@ -114,6 +122,7 @@ mod tests {
             losses: Some(0),
             phase: "aborted".into(),
             phases: vec![phase("plan", 0), phase("aborted", 1500)],
+            copies: vec![made(5000, false), made(20, true)],
             outcome: Some(Outcome::Aborted),
             because: Some("somebody asked for it".into()),
             left: None,
@@ -127,7 +136,16 @@ mod tests {
         assert_eq!(wide[..9], told);
         assert_eq!(
             wide[9..],
-            ["plan+0ms,aborted+1500ms", "-", "volatile", "a", "7", "0", "somebody asked for it"]
+            [
+                "plan+0ms,aborted+1500ms",
+                "4.9KiB,+20B",
+                "-",
+                "volatile",
+                "a",
+                "7",
+                "0",
+                "somebody asked for it"
+            ]
         );
         let waits = Shown { began: None, took: None, outcome: None, because: None, ..shown };
         assert_eq!(row(&waits, false, false, 0)[5..], ["-", "-", "-", "-"]);

@@ -29,7 +29,7 @@ pub(super) struct Driver {
     /// What is to be done, in its order.
     todo: VecDeque<Action>,
     /// Something of the story is not written yet.
-    is_unwritten: bool,
+    pub(super) is_unwritten: bool,
     /// Before that nobody is told anything.
     is_bound: bool,
     old: Place,

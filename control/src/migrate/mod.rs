@@ -2,7 +2,7 @@
 //!
 //! [`lighter_migrate::Coordinator`] decides; [`drive`] does what it decides. Of a Service with state one instance serves at a
 //! time; which, [`owner`] decides while nothing moves. What is written down is in the store before anything
-//! follows from it, so that a control plane that begins again goes on where the last one was, however that ended.
+//! follows from it that depends on it, so that a control plane that begins again goes on where the last one was, however that ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -34,7 +34,7 @@ use leave::Leaving;
 use owner::Keeping;
 #[cfg(test)]
 pub use show::Entered;
-pub use show::Shown;
+pub use show::{Made, Shown};
 pub use story::Outcome;
 use story::{Moved, Story};
 
@@ -137,7 +137,7 @@ impl Migrations {
         let again = all.round(state, is_changed);
         for (phase, count) in PHASES.iter().zip(&self.in_phases) {
             let phases = all.under_way.values().filter_map(|driver| driver.story.phase());
-            count.store(phases.filter(|at| at == phase).count(), Relaxed);
+            count.store(phases.filter(|at| at.label() == phase.label()).count(), Relaxed);
         }
         again
     }
@@ -148,10 +148,12 @@ impl Migrations {
 }
 
 /// The phases in which time passes.
-pub const PHASES: [Phase; 10] = [
+pub const PHASES: [Phase; 11] = [
     Phase::Plan,
     Phase::Prepare,
     Phase::Warm,
+    // Of each round.
+    Phase::Precopy(1),
     Phase::Quiesce,
     Phase::Finalcopy,
     Phase::Fence,
@@ -330,6 +332,7 @@ impl All {
             let number = moved.number.max(heard).saturating_add(1);
             let mut story = Story::new(name.into(), asked, class, number, was_withdrawn);
             story.copy = stateful::copy_time(asked, world.state);
+            story.rounds = stateful::rounds(asked, world.state);
             tracing::info!(migration = %story.name, service = %asked.service, from = %asked.from, to = %asked.to, "a migration begins");
             let because =
                 stateful::why_not_of(asked, keeps).or_else(|| why_not(asked, class, moved, world.state));

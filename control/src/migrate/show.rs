@@ -1,6 +1,7 @@
 //! Migrations as people see them, and as the API says them.
 
 use lighter_config::snapshot::Migration;
+use lighter_migrate::Copy;
 use serde::{Deserialize, Serialize};
 
 use super::story::{Moved, Outcome, Story, since_1970};
@@ -35,6 +36,9 @@ pub struct Shown {
     pub phase: String,
     /// The phases that were entered, in order.
     pub phases: Vec<Entered>,
+    /// The copies that were made of the state, in order.
+    #[serde(default)]
+    pub copies: Vec<Made>,
     /// `done`, `aborted`, `rolled_back`, `refused` or `lost`. None: it is not over.
     pub outcome: Option<Outcome>,
     /// Why it ended so, if not well.
@@ -59,6 +63,17 @@ pub struct Entered {
     pub after: u64,
 }
 
+/// A copy of a state that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// How long it was, in bytes.
+    pub bytes: u64,
+    /// Whether it was of what had changed since the one before, and not of all.
+    pub changes: bool,
+    /// Whether nobody served meanwhile.
+    pub frozen: bool,
+}
+
 impl Shown {
     pub(super) fn of(story: &Story, moved: Option<&Moved>) -> Self {
         let (namespace, name) = story.name.split_once('/').unwrap_or_default();
@@ -81,6 +96,7 @@ impl Shown {
             losses: held.map(|moved| moved.losses),
             phase: story.phase().map_or("-", |phase| phase.label()).to_owned(),
             phases: phases.collect(),
+            copies: story.copies.iter().map(made).collect(),
             outcome: story.outcome,
             because: story.because.clone(),
             left: story.left,
@@ -104,6 +120,7 @@ impl Shown {
             losses: None,
             phase: "waiting".to_owned(),
             phases: Vec::new(),
+            copies: Vec::new(),
             outcome: None,
             because: None,
             left: None,
@@ -116,4 +133,8 @@ impl Shown {
     pub(super) fn is_called(&self, name: &str) -> bool {
         name.split_once('/') == Some((&self.namespace, &self.name))
     }
+}
+
+fn made(copy: &Copy) -> Made {
+    Made { bytes: copy.bytes, changes: copy.base > 0, frozen: copy.last }
 }

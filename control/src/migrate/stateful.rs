@@ -32,6 +32,9 @@ impl Driver {
         let id = presence.and_then(|presence| presence.id(self.instance(role)));
         let Some((report, _)) = id.and_then(|id| world.state.registry.sidecars.place(&id)) else { return };
         if self.place(role).said.replace(report) != Some(report) {
+            if role == Role::Old && report.heard.migration == self.story.number {
+                self.is_unwritten |= self.story.copied(report.copy);
+            }
             self.coordinator.report(role, report, world.time(), out);
         }
     }
@@ -44,7 +47,7 @@ impl Driver {
             _ => BTreeMap::new(),
         };
         let from = match command.order {
-            Order::Restore(_) => self.presence(Role::Old, world).and_then(|old| old.link),
+            Order::Warm | Order::Restore(_) => self.presence(Role::Old, world).and_then(|old| old.link),
             _ => None,
         };
         if from.is_none() && matches!(command.order, Order::Restore(_)) {
@@ -99,6 +102,13 @@ pub(super) fn copy_time(asked: &Migration, state: &State) -> Duration {
     let snapshot = state.store.snapshot();
     let keeps = snapshot.services.get(&asked.service).and_then(|service| service.state.as_ref());
     keeps.map_or(Duration::ZERO, |keeps| keeps.park.wait.saturating_sub(2 * asked.quiesce))
+}
+
+/// In how many rounds the state is copied while it serves: an application that gives all of it each time would be asked in vain.
+pub(super) fn rounds(asked: &Migration, state: &State) -> u32 {
+    let snapshot = state.store.snapshot();
+    let keeps = snapshot.services.get(&asked.service).and_then(|service| service.state.as_ref());
+    keeps.filter(|keeps| keeps.access.gives_changes()).map_or(0, |_| asked.rounds)
 }
 
 /// Why it cannot begin, by what is asked for and what the Service says of itself.

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::Migration;
 use lighter_migrate::{
-    Cause, Cell, Class, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Rules, Source, Why,
+    Cause, Cell, Class, Copy, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Rules,
+    Source, Why,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,12 @@ pub(super) struct Story {
     /// How long the copy of the state may take, while requests wait.
     #[serde(default)]
     pub(super) copy: Duration,
+    /// In how many rounds it is copied before that, while the old place serves.
+    #[serde(default)]
+    pub(super) rounds: u32,
+    /// The copies that were made.
+    #[serde(default)]
+    pub(super) copies: Vec<Copy>,
     pub(super) switch: Duration,
     pub(super) drain: Duration,
     /// When, since 1970.
@@ -180,6 +187,8 @@ impl Story {
             prepare: asked.prepare,
             quiesce: asked.quiesce,
             copy: Duration::ZERO,
+            rounds: 0,
+            copies: Vec::new(),
             switch: asked.switch,
             drain: asked.drain,
             began: since_1970(),
@@ -237,11 +246,18 @@ impl Story {
             copy: self.copy.max(LEAST_COPY),
             switch: self.switch,
             drain: self.drain,
-            // An application gives all of its state each time: a copy made before it is frozen would spare nothing.
-            rounds: 0,
+            rounds: self.rounds,
             ..Rules::default()
         };
         Plan { migration: self.number, class: self.class, old: OLD, new: NEW, holders: Vec::new(), rules }
+    }
+
+    /// Notes a copy that the old place has made, if there is another one. Returns whether there is.
+    pub(super) fn copied(&mut self, copy: Option<Copy>) -> bool {
+        let last = self.copies.last().map_or(0, |last| last.round);
+        let new = copy.filter(|copy| copy.round > last);
+        self.copies.extend(new);
+        new.is_some()
     }
 
     /// The phase that it entered last.

@@ -52,6 +52,7 @@ fn asked() -> Migration {
         class: None,
         prepare: 10 * second,
         quiesce: 2 * second,
+        rounds: 0,
         switch: 5 * second,
         drain: 30 * second,
     }

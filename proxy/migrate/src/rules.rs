@@ -11,7 +11,9 @@ pub struct Rules {
     pub rounds: u32,
     /// A round of no more bytes is the last one.
     pub small: u64,
-    /// How long one round may take, the last one too.
+    /// How long one round may take while the old place serves.
+    pub round: Duration,
+    /// How long the last one may take.
     pub copy: Duration,
     /// How long is waited for clients' sidecars to hold.
     pub hold: Duration,
@@ -59,6 +61,7 @@ impl Default for Rules {
             prepare: Duration::from_secs(10),
             rounds: 4,
             small: 256 << 10,
+            round: Duration::from_secs(60),
             copy: Duration::from_secs(60),
             hold: Duration::from_millis(500),
             holds: Duration::from_secs(5),

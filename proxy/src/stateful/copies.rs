@@ -79,6 +79,11 @@ impl State {
     }
 }
 
+/// What names the state that comes of what has changed since another one: by how it came about.
+pub fn followed_by(before: Digest, changes: Digest) -> Digest {
+    Digest(Sha256::new().chain_update(before.0).chain_update(changes.0).finalize().into())
+}
+
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State").field("bytes", &self.bytes).finish_non_exhaustive()

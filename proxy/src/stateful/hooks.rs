@@ -1,9 +1,10 @@
 //! How an application gives its state and takes it: requests that its Service names, in HTTP/1.1, each on a connection of its
 //! own.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,8 +28,12 @@ use crate::error::{ProxyError, Side};
 pub enum Hook {
     /// All of its state.
     Snapshot,
+    /// What has changed since it gave something before.
+    Changes,
     /// To take a state in place of its own.
     Restore,
+    /// To take what has changed since what it took before.
+    Patch,
     /// To change nothing by itself from now on.
     Freeze,
     /// To go on as before.
@@ -60,6 +65,12 @@ pub enum HookFault {
     /// It answered, and not that it did it.
     #[error("was answered {0}")]
     Status(StatusCode),
+    /// It does not know any more what has changed since then.
+    #[error("was answered that it is not known what has changed since then")]
+    Gone,
+    /// It did not say from what its changes are to be followed.
+    #[error("was answered without `{VERSION}`, or with what is none")]
+    Unnamed,
     /// It gave more than its Service allows.
     #[error("gave {0}, which is the most that its Service allows")]
     TooLarge(TooLarge),
@@ -87,15 +98,52 @@ pub(crate) struct Application<'a> {
     pub(crate) key: Option<&'a Key>,
 }
 
+/// What an application gives.
+#[derive(Debug)]
+pub(crate) struct Given {
+    /// All of its state, or what has changed.
+    pub(crate) state: State,
+    /// From what its changes are to be followed, if it says so.
+    pub(crate) version: Option<Version>,
+}
+
+/// What an application calls what it has given: for it alone to know what that means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Version(Arc<str>);
+
+impl Version {
+    /// Of a field. None: it is empty, too long, or has what is not visible ASCII.
+    pub(crate) fn read(said: &HeaderValue) -> Option<Self> {
+        let text = said.to_str().ok()?;
+        let is_one =
+            (1..=LONGEST_VERSION).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_one.then(|| Version(text.into()))
+    }
+
+    /// As a query says it.
+    fn escaped(&self) -> String {
+        self.0.bytes().fold(String::new(), |mut escaped, byte| {
+            match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                true => escaped.push(char::from(byte)),
+                false => drop(write!(escaped, "%{byte:02X}")),
+            }
+            escaped
+        })
+    }
+}
+
 impl Hook {
     /// Each.
-    pub const ALL: [Hook; 4] = [Hook::Snapshot, Hook::Restore, Hook::Freeze, Hook::Thaw];
+    pub const ALL: [Hook; 6] =
+        [Hook::Snapshot, Hook::Changes, Hook::Restore, Hook::Patch, Hook::Freeze, Hook::Thaw];
 
     /// In a word, as a label.
     pub const fn label(self) -> &'static str {
         match self {
             Hook::Snapshot => "snapshot",
+            Hook::Changes => "changes",
             Hook::Restore => "restore",
+            Hook::Patch => "patch",
             Hook::Freeze => "freeze",
             Hook::Thaw => "thaw",
         }
@@ -116,6 +164,8 @@ impl HookFault {
             HookFault::Nowhere(_) => "nowhere",
             HookFault::Unreached(_) => "unreached",
             HookFault::Status(_) => "status",
+            HookFault::Gone => "gone",
+            HookFault::Unnamed => "unnamed",
             HookFault::TooLarge(_) => "too_large",
             HookFault::Endless => "endless",
             HookFault::Lost(_) => "lost",
@@ -129,6 +179,8 @@ impl HookFault {
             HookFault::Path(_) | HookFault::Nowhere(_) => Side::Control,
             HookFault::Unreached(error) => error.cause.side(),
             HookFault::Status(_)
+            | HookFault::Gone
+            | HookFault::Unnamed
             | HookFault::TooLarge(_)
             | HookFault::Endless
             | HookFault::Lost(_)
@@ -139,26 +191,17 @@ impl HookFault {
 
 impl Application<'_> {
     /// All of its state: what a GET is answered with, if that is 200 and not too long.
-    pub(crate) async fn snapshot(&self) -> Result<State, HookError> {
-        self.ask(Hook::Snapshot, &self.hooks().snapshot, None, async |answer| {
-            if answer.status() != StatusCode::OK {
-                return Err(HookFault::Status(answer.status()));
-            }
-            let most = self.stateful.max_bytes;
-            let in_chunks = answer.headers().contains_key(TRANSFER_ENCODING);
-            let (mut body, mut gathering) = (answer.into_body(), Gathering::new(most));
-            if !in_chunks && !body.is_end_stream() {
-                let bytes = body.size_hint().exact().ok_or(HookFault::Endless)?;
-                if bytes > most {
-                    return Err(HookFault::TooLarge(TooLarge(most)));
-                }
-            }
-            while let Some(frame) = body.frame().await {
-                if let Ok(bytes) = frame.map_err(HookFault::Lost)?.into_data() {
-                    gathering.push(&bytes).map_err(HookFault::TooLarge)?;
-                }
-            }
-            Ok(gathering.finish())
+    pub(crate) async fn snapshot(&self) -> Result<Given, HookError> {
+        self.ask(Hook::Snapshot, &self.hooks().snapshot, None, async |answer| self.gather(answer).await).await
+    }
+
+    /// What has changed since it gave what it named so. Fails as [`HookFault::Gone`] where it does not know that any more.
+    pub(crate) async fn changes(&self, since: &Version) -> Result<Given, HookError> {
+        let path = self.hooks().changes.as_deref().unwrap_or_default();
+        let path = format!("{path}?since={}", since.escaped());
+        self.ask(Hook::Changes, &path, None, async |answer| match answer.status() {
+            StatusCode::GONE => Err(HookFault::Gone),
+            _ => self.gather(answer).await,
         })
         .await
     }
@@ -166,6 +209,11 @@ impl Application<'_> {
     /// Has it take `state` in place of its own, by a PUT.
     pub(crate) async fn restore(&self, state: &State) -> Result<(), HookError> {
         self.ask(Hook::Restore, &self.hooks().restore, Some(state), is_done).await
+    }
+
+    /// Has it take what has changed, by a PATCH.
+    pub(crate) async fn patch(&self, changes: &State) -> Result<(), HookError> {
+        self.ask(Hook::Patch, &self.hooks().restore, Some(changes), is_done).await
     }
 
     /// Has it change nothing by itself from now on, if its Service has a hook for that.
@@ -182,6 +230,29 @@ impl Application<'_> {
             Some(path) => self.ask(Hook::Thaw, path, None, is_done).await,
             None => Ok(()),
         }
+    }
+
+    /// What an answer gives, if it is 200 and not too long.
+    async fn gather(&self, answer: Response<Incoming>) -> Result<Given, HookFault> {
+        if answer.status() != StatusCode::OK {
+            return Err(HookFault::Status(answer.status()));
+        }
+        let most = self.stateful.max_bytes;
+        let version = answer.headers().get(VERSION).and_then(Version::read);
+        let in_chunks = answer.headers().contains_key(TRANSFER_ENCODING);
+        let (mut body, mut gathering) = (answer.into_body(), Gathering::new(most));
+        if !in_chunks && !body.is_end_stream() {
+            let bytes = body.size_hint().exact().ok_or(HookFault::Endless)?;
+            if bytes > most {
+                return Err(HookFault::TooLarge(TooLarge(most)));
+            }
+        }
+        while let Some(frame) = body.frame().await {
+            if let Ok(bytes) = frame.map_err(HookFault::Lost)?.into_data() {
+                gathering.push(&bytes).map_err(HookFault::TooLarge)?;
+            }
+        }
+        Ok(Given { state: gathering.finish(), version })
     }
 
     fn hooks(&self) -> &Hooks {
@@ -224,8 +295,9 @@ impl Application<'_> {
 
     fn request(&self, hook: Hook, path: &str, state: Option<&State>) -> Result<Request<Said>, HookFault> {
         let method = match hook {
-            Hook::Snapshot => Method::GET,
+            Hook::Snapshot | Hook::Changes => Method::GET,
             Hook::Restore => Method::PUT,
+            Hook::Patch => Method::PATCH,
             Hook::Freeze | Hook::Thaw => Method::POST,
         };
         let said = state.map_or(Either::Left(Empty::new()), |state| Either::Right(state.read(0)));
@@ -236,7 +308,7 @@ impl Application<'_> {
             .header(USER_AGENT, concat!("lighter/", env!("CARGO_PKG_VERSION")))
             .header(CONNECTION, "close");
         let mut request = request.body(said).map_err(|_| HookFault::Path(path.to_owned()))?;
-        if hook != Hook::Snapshot {
+        if !matches!(hook, Hook::Snapshot | Hook::Changes) {
             // Some want to hear that there is nothing.
             let length = HeaderValue::from(state.map_or(0, State::bytes));
             request.headers_mut().insert(CONTENT_LENGTH, length);
@@ -251,6 +323,10 @@ impl Application<'_> {
         Ok(request)
     }
 }
+
+/// The field by which an application says from what its changes are to be followed.
+const VERSION: &str = "x-lighter-state-version";
+const LONGEST_VERSION: usize = 256;
 
 /// What the application is told beside the head.
 type Said = Either<Empty<Bytes>, Reading>;
@@ -302,7 +378,7 @@ mod tests {
         let (one, other, its) = (App::new(state.clone()).await, App::new("old").await, stateful());
         let given = with(&one, &its, async |app| {
             app.freeze().await.unwrap();
-            app.snapshot().await.unwrap()
+            app.snapshot().await.unwrap().state
         })
         .await;
         assert_eq!(given.bytes(), 3_000_000);
@@ -358,6 +434,33 @@ mod tests {
         let nobody = Application { sockets: &Here::default(), at, stateful: &its, key: None };
         let error = nobody.snapshot().await.unwrap_err();
         assert_eq!((error.fault.label(), error.fault.side()), ("unreached", Side::Upstream));
+    }
+
+    #[tokio::test]
+    async fn what_has_changed_is_asked_for_by_what_the_application_called_it() {
+        let its = other_hooks(&stateful(), |hooks| hooks.changes = Some("/changes".into()));
+        let app = App::new("all of it").await;
+        app.kept().version = "a/1&%".into();
+        let since = with(&app, &its, async |app| app.snapshot().await.unwrap().version).await.unwrap();
+        app.kept().changes = b", and more".to_vec();
+        let given = with(&app, &its, async |app| {
+            let given = app.changes(&since).await.unwrap();
+            app.patch(&given.state).await.unwrap();
+            given
+        })
+        .await;
+        assert_eq!((given.state.bytes(), given.version), (10, Some(since.clone())));
+        assert_eq!(app.kept().state, b"all of it, and more");
+        assert_eq!(app.asked(), ["GET /state", "GET /changes?since=a%2F1%26%25", "PATCH /state"]);
+        app.kept().fails = [("/changes", 410)].into();
+        let error = with(&app, &its, async |app| app.changes(&since).await).await.unwrap_err();
+        assert_eq!(error.fault.label(), "gone");
+        for (said, is_one) in
+            [("", false), ("a b", false), ("\u{e9}", false), (&"7".repeat(257), false), ("7", true)]
+        {
+            let read = HeaderValue::from_str(said).ok().as_ref().and_then(Version::read);
+            assert_eq!(read.is_some(), is_one, "{said:?}");
+        }
     }
 
     #[tokio::test]

@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighter_migrate::Digest;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::hooks::{Application, Hook, HookError, HookFault};
+use super::copies::State;
+use super::hooks::{Application, Given, Hook, HookError, HookFault, Version};
 use super::hosted::Hosted;
 use crate::dial;
 use crate::error::Cause;
@@ -40,6 +42,17 @@ pub(super) struct Leash {
     pub(super) rests: Cell<bool>,
     /// It is not to be tried again, and nothing is to follow from it.
     pub(super) is_unwanted: Cell<bool>,
+}
+
+/// The last copy that the application has given in a migration, or taken.
+#[derive(Clone, Debug)]
+pub(super) struct Last {
+    pub(super) migration: u64,
+    pub(super) round: u32,
+    /// Of the state that comes of it.
+    pub(super) digest: Digest,
+    /// From what its changes are to be followed, where it was given.
+    pub(super) version: Option<Version>,
 }
 
 impl Host {
@@ -117,6 +130,43 @@ impl Host {
         let door = self.shared.device.get().and_then(|device| device.door.as_ref());
         let key = door.and_then(|door| door.key_at(at));
         ask(&Application { sockets: &*self.shared.inside, at, stateful: &stateful, key }).await
+    }
+
+    /// What the application gives, and on what that builds: what has changed since `last`, if it can be asked for that and knows it
+    /// still, and all of its state otherwise. `is_end`: nothing will follow from it.
+    pub(super) async fn take(
+        &self,
+        last: Option<Last>,
+        is_end: bool,
+    ) -> Result<(Given, Option<Last>), HookError> {
+        let gives_changes = self.hosted.stateful().access.gives_changes();
+        let named = |hook: Hook, given: Given| match given.version {
+            None if gives_changes && !is_end => Err(HookError { hook, fault: HookFault::Unnamed }),
+            _ => Ok(given),
+        };
+        if let Some(last) = last.filter(|_| gives_changes)
+            && let Some(since) = &last.version
+        {
+            match self.ask(Hook::Changes, async |app: &Application<'_>| app.changes(since).await).await {
+                Err(HookError { fault: HookFault::Gone, .. }) => {
+                    tracing::info!(migration = self.migration(), "all of the state is copied once more");
+                }
+                given => return Ok((named(Hook::Changes, given?)?, Some(last))),
+            }
+        }
+        let given = self.ask(Hook::Snapshot, async |app: &Application<'_>| app.snapshot().await).await?;
+        Ok((named(Hook::Snapshot, given)?, None))
+    }
+
+    /// Has the application take what has changed. Returns whether it has.
+    pub(super) async fn patch(&self, changes: &State) -> bool {
+        let asked = self.ask(Hook::Patch, async |app: &Application<'_>| app.patch(changes).await).await;
+        asked
+            .inspect_err(|fault| {
+                let (migration, side) = (self.migration(), fault.fault.side());
+                tracing::warn!(migration, %fault, ?side, "the application did not take what has changed");
+            })
+            .is_ok()
     }
 
     /// Has the application go on as before. Returns whether it does.

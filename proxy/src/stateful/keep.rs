@@ -91,7 +91,8 @@ mod tests {
     }
 
     fn stateful(path: &str) -> Stateful {
-        let hooks = Hooks { snapshot: path.into(), restore: path.into(), freeze: None, thaw: None };
+        let hooks =
+            Hooks { snapshot: path.into(), restore: path.into(), changes: None, freeze: None, thaw: None };
         Stateful {
             class: StateClass::Volatile,
             port: 80,

@@ -5,19 +5,20 @@
 //! or reads ends when something else is to be done; what changes the application is let end, as nobody can tell what a cut would
 //! leave.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighter_migrate::{Copy, PlaceAction, Stand};
-use tokio::time::Instant;
+use lighter_migrate::{Copy, Digest, PlaceAction, Stand};
+use tokio::time::{Instant, timeout};
 
-use super::copies::{Gathering, State};
-use super::hooks::{Application, Hook, HookError};
-use super::host::{Host, Known, Leash};
-use super::transfer::{self, FetchError, From};
+use super::copies::{Gathering, State, followed_by};
+use super::hooks::{Application, Given, Hook, HookError};
+use super::host::{Host, Known, Last, Leash};
+use super::transfer::{self, FetchError, From, Line};
 use crate::worker::Shared;
 
 /// Does what the place of the moment asks for, until it is dropped.
@@ -41,6 +42,11 @@ struct Executor {
     queue: VecDeque<Job>,
     asked: Option<Asked>,
     fetching: Option<Fetching>,
+    /// By which the next copy is fetched, if it leads there.
+    line: Rc<Cell<Option<Line>>>,
+    /// What the application gave and took last.
+    given: Option<Last>,
+    taken: Option<Last>,
     /// Says whether the application is, or becomes, ready to be called.
     warming: Option<Work<bool>>,
     /// The application was asked to freeze, and not thawed since.
@@ -55,10 +61,11 @@ struct Executor {
 #[derive(Debug)]
 enum Job {
     Freeze(Ticket),
-    /// To give its state. None: the last copy, of what is frozen; otherwise that of a round.
+    /// To give its state, or what has changed. None: the last copy, of what is frozen; otherwise that of a round.
     Take(Ticket, Option<u32>),
     Thaw,
-    Restore(Copy, State),
+    /// To take a copy. The digest is that of the state that comes of it.
+    Restore(Copy, State, Digest),
     /// To begin as what serves.
     Open,
 }
@@ -73,7 +80,8 @@ struct Ticket {
 /// What came of a [`Job`].
 enum Done {
     Frozen(Result<(), HookError>),
-    Taken(Result<State, HookError>),
+    /// And on what it builds.
+    Taken(Result<(Given, Option<Last>), HookError>),
     Thawed(bool),
     Restored(bool),
     Opened(bool),
@@ -102,6 +110,9 @@ impl Executor {
             queue: VecDeque::new(),
             asked: None,
             fetching: None,
+            line: Rc::default(),
+            given: None,
+            taken: None,
             warming: None,
             is_frozen: false,
             was_there,
@@ -170,8 +181,12 @@ impl Executor {
             // What is parked and kept is bounded, and nothing else is needed.
             PlaceAction::Reserve => hosted.with(|place, _, out| place.reserved(true, out)),
             PlaceAction::Warm => {
-                let host = self.host.clone();
-                self.warming = Some(Box::pin(async move { host.becomes_healthy().await }));
+                let (host, line) = (self.host.clone(), self.line.clone());
+                self.warming = Some(Box::pin(async move {
+                    let (is_healthy, ahead) = tokio::join!(host.becomes_healthy(), ahead(&host));
+                    line.set(ahead);
+                    is_healthy
+                }));
             }
             PlaceAction::Freeze => {
                 let ticket = ticket();
@@ -180,7 +195,11 @@ impl Executor {
             }
             PlaceAction::Snapshot { round } => {
                 let ticket = ticket();
-                self.queue.push_back(Job::Take(ticket, Some(round)));
+                // Commands come again until they are seen to be followed.
+                let is_it = |job: &Job| matches!(job, Job::Take(its, Some(of)) if its.migration == ticket.migration && *of == round);
+                if !self.jobs().any(is_it) {
+                    self.queue.push_back(Job::Take(ticket, Some(round)));
+                }
             }
             PlaceAction::Thaw => {
                 self.give_up_freezing();
@@ -212,6 +231,11 @@ impl Executor {
         }
     }
 
+    /// What the application is asked for, or is to be.
+    fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.queue.iter().chain(self.asked.as_ref().map(|asked| &asked.job))
+    }
+
     /// What is frozen, or was to be, is not to be given away.
     fn give_up_freezing(&mut self) {
         self.host.shared.copies.copies().clear();
@@ -238,11 +262,7 @@ impl Executor {
 
     fn fetch(&mut self, copy: Copy, have: u64) {
         let is_at_it = self.fetching.as_ref().is_some_and(|fetching| fetching.copy == copy)
-            || self
-                .queue
-                .iter()
-                .chain(self.asked.as_ref().map(|asked| &asked.job))
-                .any(|job| matches!(job, Job::Restore(restoring, _) if *restoring == copy));
+            || self.jobs().any(|job| matches!(job, Job::Restore(restoring, ..) if *restoring == copy));
         // Commands come again until they are seen to be followed: it may be here by now.
         let is_wanted = self.host.hosted.with(|place, _, _| place.progress().is_some());
         if is_at_it || !is_wanted {
@@ -267,7 +287,9 @@ impl Executor {
         };
         tracing::info!(migration, round = copy.round, bytes = copy.bytes, have, from = %at, "fetches the state");
         let from = From { at, migration, copy, token: host.hosted.token() };
+        let kept = self.line.clone();
         let work = Box::pin(async move {
+            let mut line = kept.take();
             let mut into = Gathering::new(copy.bytes);
             let took = |offset, bytes| {
                 host.hosted.with(|place, _, _| {
@@ -275,7 +297,9 @@ impl Executor {
                     takes && place.fetched(copy, offset, bytes)
                 })
             };
-            transfer::fetch(&host.shared, &from, &mut into, took).await.map(|()| into.finish())
+            let fetched = transfer::fetch(&host.shared, &from, &mut line, &mut into, took).await;
+            kept.set(line);
+            fetched.map(|()| into.finish())
         });
         self.fetching = Some(Fetching { copy, began: Instant::now(), work });
     }
@@ -283,8 +307,16 @@ impl Executor {
     fn fetched(&mut self, state: Result<State, FetchError>) {
         let Some(Fetching { copy, began, .. }) = self.fetching.take() else { return };
         let (migration, took) = (self.host.migration(), began.elapsed());
-        match state {
-            Ok(state) if state.digest() == copy.digest => {
+        let came_of = |state: &State| match (copy.base, &self.taken) {
+            (0, _) => state.digest(),
+            (base, Some(last)) if (last.migration, last.round) == (migration, base) => {
+                followed_by(last.digest, state.digest())
+            }
+            // It builds on what is not here.
+            _ => Digest([0; 32]),
+        };
+        match state.map(|state| (came_of(&state), state)) {
+            Ok((digest, state)) if digest == copy.digest => {
                 tracing::info!(
                     migration,
                     round = copy.round,
@@ -292,15 +324,15 @@ impl Executor {
                     ?took,
                     "has fetched the state"
                 );
-                self.queue.push_back(Job::Restore(copy, state));
+                self.queue.push_back(Job::Restore(copy, state, digest));
             }
-            Ok(state) => {
+            Ok((digest, _)) => {
                 tracing::error!(
                     migration,
                     round = copy.round,
                     "what was fetched is not the state that was given"
                 );
-                self.host.hosted.with(|place, _, out| place.restored(copy, state.digest(), out));
+                self.host.hosted.with(|place, _, out| place.restored(copy, digest, out));
             }
             Err(fault) => tracing::info!(migration, round = copy.round, %fault, "the state is not fetched"),
         }
@@ -325,14 +357,19 @@ impl Executor {
                     async move { Done::Frozen(host.ask(Hook::Freeze, async |app| app.freeze().await).await) },
                 )
             }
-            Job::Take(..) => {
+            Job::Take(ticket, round) => {
                 leash.rests.set(true);
-                Box::pin(async move {
-                    Done::Taken(host.ask(Hook::Snapshot, async |app| app.snapshot().await).await)
-                })
+                let since = self.given.clone().filter(|last| last.migration == ticket.migration);
+                let is_last = round.is_none();
+                Box::pin(async move { Done::Taken(host.take(since, is_last).await) })
             }
             Job::Thaw => Box::pin(async move { Done::Thawed(host.thaw(u32::MAX, &its).await) }),
-            Job::Restore(_, state) => {
+            // What has changed is taken once: who knows what came of it where that fails.
+            Job::Restore(copy, changes, _) if copy.base > 0 => {
+                let changes = changes.clone();
+                Box::pin(async move { Done::Restored(host.patch(&changes).await) })
+            }
+            Job::Restore(_, state, _) => {
                 let state = state.clone();
                 let restore = async move |app: &Application<'_>| app.restore(&state).await;
                 Box::pin(async move {
@@ -368,18 +405,24 @@ impl Executor {
             (job @ (Job::Freeze(_) | Job::Take(..)), Done::Frozen(Err(fault)) | Done::Taken(Err(fault))) => {
                 let (migration, side) = (self.host.migration(), fault.fault.side());
                 tracing::warn!(migration, ?took, %fault, ?side, "the state is not given");
-                // Who waits here waits no longer. Of a copy while it serves, the control plane hears nothing.
-                if !leash.is_unwanted.get() && !matches!(job, Job::Take(_, Some(_))) {
-                    hosted.with(|place, _, out| place.not_frozen(out));
+                // Who waits here waits no longer.
+                let is_round = matches!(job, Job::Take(_, Some(_)));
+                if !leash.is_unwanted.get() {
+                    hosted.with(|place, _, out| match is_round {
+                        true => place.not_copied(out),
+                        false => place.not_frozen(out),
+                    });
                 }
             }
-            (Job::Take(ticket, round), Done::Taken(Ok(state))) => self.taken(ticket, round, state, took),
+            (Job::Take(ticket, round), Done::Taken(Ok((given, builds_on)))) => {
+                self.gave(ticket, round, given, builds_on, took);
+            }
             (Job::Thaw, Done::Thawed(true)) => {
                 self.is_frozen = false;
                 tracing::info!(migration = self.host.migration(), ?took, "the application goes on as before");
                 hosted.with(|place, _, out| place.thawed(out));
             }
-            (Job::Restore(copy, state), Done::Restored(true)) => {
+            (Job::Restore(copy, _, digest), Done::Restored(true)) => {
                 let (migration, bytes) = (self.host.migration(), copy.bytes);
                 tracing::info!(
                     migration,
@@ -388,10 +431,11 @@ impl Executor {
                     ?took,
                     "the application has taken the state"
                 );
-                hosted.with(|place, _, out| place.restored(copy, state.digest(), out));
+                self.taken = Some(Last { migration, round: copy.round, digest, version: None });
+                hosted.with(|place, _, out| place.restored(copy, digest, out));
             }
             // Who is parked elsewhere waits for an answer.
-            (Job::Restore(copy, _), Done::Restored(false)) if !leash.is_unwanted.get() => {
+            (Job::Restore(copy, ..), Done::Restored(false)) if !leash.is_unwanted.get() => {
                 tracing::error!(
                     migration = self.host.migration(),
                     round = copy.round,
@@ -414,29 +458,36 @@ impl Executor {
         }
     }
 
-    /// The application has given its state: others may fetch it.
-    fn taken(
+    /// The application has given its state, or what has changed since what it `builds_on`: others may fetch it.
+    fn gave(
         &mut self,
         Ticket { migration, token }: Ticket,
         round: Option<u32>,
-        state: State,
+        Given { state, version }: Given,
+        builds_on: Option<Last>,
         took: Duration,
     ) {
-        let (bytes, digest) = (state.bytes(), state.digest());
+        let bytes = state.bytes();
+        let base = builds_on.as_ref().map_or(0, |last| last.round);
+        let digest = match builds_on {
+            Some(last) => followed_by(last.digest, state.digest()),
+            None => state.digest(),
+        };
         let copies = self.host.shared.copies.copies();
         let kept = self.host.hosted.with(|place, _, out| {
             match round {
-                Some(round) => place.copied(Copy { round, base: 0, bytes, digest, last: false }, out),
-                None => place.frozen(digest, bytes, out),
+                Some(round) => place.copied(Copy { round, base, bytes, digest, last: false }, out),
+                None => place.frozen(digest, bytes, base > 0, out),
             }
             let copy = place.copy().filter(|copy| copy.digest == digest && copy.last == round.is_none())?;
             // Before anybody hears of it.
             copies.keep(migration, copy.round, token, state);
             Some(copy.round)
         });
+        self.given = kept.map(|round| Last { migration, round, digest, version });
         match kept {
             Some(round) => {
-                tracing::info!(migration, round, bytes, ?took, "the application has given its state")
+                tracing::info!(migration, round, base, bytes, ?took, "the application has given its state")
             }
             None => tracing::info!(migration, bytes, ?took, "the application has given its state too late"),
         }
@@ -486,6 +537,7 @@ impl Executor {
         self.host.shared.copies.copies().clear();
         self.queue.clear();
         self.asked = None;
+        (self.given, self.taken) = (None, None);
         hosted.renew(super::incarnation(Some(before)));
     }
 }
@@ -508,6 +560,13 @@ const fn phase(stand: Stand) -> (&'static str, Option<u64>) {
     }
 }
 
+/// A connection to where the state will be fetched, if that is known and gets on.
+async fn ahead(host: &Host) -> Option<Line> {
+    let at = host.hosted.from()?;
+    let opened = timeout(AHEAD, Line::open(&host.shared, at)).await;
+    opened.ok()?.inspect_err(|fault| tracing::debug!(%fault, "no connection ahead")).ok()
+}
+
 async fn ended<T>(work: Option<&mut Work<T>>) -> T {
     match work {
         Some(work) => work.await,
@@ -520,3 +579,6 @@ const RESTORE_TRIES: u32 = 5;
 
 /// How often an application that is about to serve is asked to go on as before.
 const THAW_TRIES: u32 = 3;
+
+/// How long a place that is warmed waits for the connection by which it will fetch the state.
+const AHEAD: Duration = Duration::from_secs(1);

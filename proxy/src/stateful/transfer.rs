@@ -16,6 +16,7 @@ use http::header::{AUTHORIZATION, CONTENT_RANGE, HOST, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Empty};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lighter_config::hex;
@@ -24,11 +25,11 @@ use lighter_config::snapshot::Secure;
 use lighter_migrate::Copy;
 use metrics::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::copies::{Copies, Gathering, Reading, TooLarge, Withheld};
 use super::counts::{self, Fetch, Given};
-use super::hooks::driven;
 use crate::error::ProxyError;
 use crate::identity::ALPN_STATE;
 use crate::io::Io;
@@ -54,6 +55,48 @@ pub(crate) struct From {
     pub(crate) copy: Copy,
     /// What the control plane has given to the two places.
     pub(crate) token: Vec<u8>,
+}
+
+/// A connection to another place's sidecar, over which copies may be asked for one after the other.
+pub(crate) struct Line {
+    at: SocketAddr,
+    sender: SendRequest<Empty<Bytes>>,
+    /// Carries it; ended when this is dropped.
+    _carries: Carries,
+}
+
+/// Ends what it has when it is dropped.
+struct Carries(JoinHandle<()>);
+
+impl Drop for Carries {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Line {
+    /// Connects to the sidecar that accepts links at `at`, which proves to be this very workload's.
+    pub(crate) async fn open(shared: &Shared, at: SocketAddr) -> Result<Line, FetchError> {
+        let own = shared.identity.get().ok_or(FetchError::Nobody)?.current();
+        let secure = Secure { identity: own.id().as_str().into(), link: None };
+        let dialled =
+            link::dial::connect(shared, Direction::Outbound, at, Some(&secure), ALPN_STATE, CONNECT_TIMEOUT);
+        let io = dialled.await.map_err(|error| match knows_no_protocol(&error) {
+            true => FetchError::Older,
+            false => FetchError::Unreached(error),
+        })?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(io)).await;
+        let (sender, connection) = handshake.map_err(FetchError::Lost)?;
+        let carries = tokio::task::spawn_local(async move {
+            // What was wrong with it whoever asks over it is told.
+            let _ = connection.await;
+        });
+        Ok(Line { at, sender, _carries: Carries(carries) })
+    }
+
+    fn leads_to(&self, at: SocketAddr) -> bool {
+        self.at == at && !self.sender.is_closed()
+    }
 }
 
 /// A copy does not come.
@@ -117,7 +160,6 @@ impl Door {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MOST_HEAD_BYTES)
-            .keep_alive(false)
             .serve_connection(TokioIo::new(io), service);
         // Whoever is cut asks again, and goes on where it was.
         let _ = timeout(LIFETIME, serving).await;
@@ -171,10 +213,12 @@ impl Door {
 }
 
 /// Fetches what `into` does not have yet of a copy, however many connections that takes, for as long as it is wanted: `took` is
-/// told of what came, from which offset on and how much, and says whether it is.
+/// told of what came, from which offset on and how much, and says whether it is. `line`: an open one, and then the one by which the
+/// next copy may be asked for.
 pub(crate) async fn fetch(
     shared: &Shared,
     from: &From,
+    line: &mut Option<Line>,
     into: &mut Gathering,
     mut took: impl FnMut(u64, u64) -> bool,
 ) -> Result<(), FetchError> {
@@ -182,12 +226,18 @@ pub(crate) async fn fetch(
     let mut said = None;
     while into.bytes() < from.copy.bytes {
         let had = into.bytes();
-        match attempt(shared, from, into, &mut took).await {
+        // The other end of one that was kept may have been gone for long, and is tried anew at once.
+        let was_kept = line.as_ref().is_some_and(|line| line.leads_to(from.at));
+        match attempt(shared, from, line, into, &mut took).await {
             Ok(()) => {
                 counts::fetched(Fetch::Whole);
                 return Ok(());
             }
             Err(FetchError::Unwanted) => return Err(FetchError::Unwanted),
+            Err(FetchError::Lost(_)) if was_kept && into.bytes() == had => {
+                counts::fetched(Fetch::Lost);
+                continue;
+            }
             Err(fault) => {
                 counts::fetched(match fault {
                     FetchError::Refused(_) | FetchError::Older => Fetch::Refused,
@@ -211,44 +261,40 @@ pub(crate) async fn fetch(
     Ok(())
 }
 
-/// Fetches what is missing over one connection.
+/// Fetches what is missing over one connection: over `line`, if it leads there. What went wrong leaves none.
 pub(super) async fn attempt(
     shared: &Shared,
     from: &From,
+    line: &mut Option<Line>,
     into: &mut Gathering,
     took: &mut impl FnMut(u64, u64) -> bool,
 ) -> Result<(), FetchError> {
-    let own = shared.identity.get().ok_or(FetchError::Nobody)?.current();
-    let secure = Secure { identity: own.id().as_str().into(), link: None };
-    let dialled =
-        link::dial::connect(shared, Direction::Outbound, from.at, Some(&secure), ALPN_STATE, CONNECT_TIMEOUT);
-    let io = dialled.await.map_err(|error| match knows_no_protocol(&error) {
-        true => FetchError::Older,
-        false => FetchError::Unreached(error),
-    })?;
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(io)).await;
-    let (mut sender, connection) = handshake.map_err(FetchError::Lost)?;
+    let mut to = match line.take().filter(|line| line.leads_to(from.at)) {
+        Some(line) => line,
+        None => Line::open(shared, from.at).await?,
+    };
     let request = request(from, into.bytes())?;
     let received = counts::received();
-    let exchange = async {
-        let answer = timeout(STALL, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| FetchError::Stalled(STALL))?.map_err(FetchError::Lost)?;
-        follows(&answer, into.bytes(), from.copy.bytes)?;
-        let mut body = answer.into_body();
-        while into.bytes() < from.copy.bytes {
-            let frame = timeout(STALL, body.frame()).await.map_err(|_| FetchError::Stalled(STALL))?;
-            let frame = frame.ok_or(FetchError::Short(into.bytes()))?.map_err(FetchError::Lost)?;
-            let Ok(bytes) = frame.into_data() else { continue };
-            let at = into.bytes();
-            into.push(&bytes).map_err(FetchError::TooLarge)?;
-            received.increment(bytes.len() as u64);
-            if !took(at, bytes.len() as u64) {
-                return Err(FetchError::Unwanted);
-            }
+    let answer = timeout(STALL, to.sender.send_request(request)).await;
+    let answer = answer.map_err(|_| FetchError::Stalled(STALL))?.map_err(FetchError::Lost)?;
+    follows(&answer, into.bytes(), from.copy.bytes)?;
+    let mut body = answer.into_body();
+    loop {
+        let frame = timeout(STALL, body.frame()).await.map_err(|_| FetchError::Stalled(STALL))?;
+        let Some(frame) = frame else { break };
+        let Ok(bytes) = frame.map_err(FetchError::Lost)?.into_data() else { continue };
+        let at = into.bytes();
+        into.push(&bytes).map_err(FetchError::TooLarge)?;
+        received.increment(bytes.len() as u64);
+        if !took(at, bytes.len() as u64) {
+            return Err(FetchError::Unwanted);
         }
-        Ok(())
-    };
-    driven(connection, exchange).await
+    }
+    if into.bytes() < from.copy.bytes {
+        return Err(FetchError::Short(into.bytes()));
+    }
+    *line = Some(to);
+    Ok(())
 }
 
 fn request(from: &From, offset: u64) -> Result<Request<Empty<Bytes>>, FetchError> {
@@ -344,8 +390,8 @@ const PATH: &str = "/copy";
 /// There are two places, and a connection that was lost may not be known to be.
 const MOST_AT_ONCE: usize = 4;
 
-/// How long who asks may take to say for what.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long who asks may take to say for what, at first and behind each answer.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 const MOST_HEAD_BYTES: usize = 16 * 1024;
 

@@ -19,7 +19,8 @@ pub struct Told {
     pub command: Command,
     /// What whoever fetches a copy has to show. Empty: nobody may.
     pub token: Vec<u8>,
-    /// Of [`Order::Restore`]: where the sidecar that has the copy accepts links.
+    /// Of [`Order::Restore`]: where the sidecar that has the copy accepts links. Of [`Order::Warm`]: where the one accepts them that
+    /// will have it, if that is known, for it to be connected to ahead.
     pub from: Option<SocketAddr>,
     /// Of [`Order::Move`] and [`Order::Drain`]: where the service is reached, by its ports.
     pub to: BTreeMap<u16, SocketAddr>,
@@ -39,6 +40,7 @@ pub fn encode_command(told: &Told) -> wire::PlaceCommand {
         epoch: epoch.0,
     };
     let nothing = wire::Nothing {};
+    let is_warm = order == Order::Warm;
     let order = match order {
         Order::Ask => WireOrder::Ask(nothing),
         Order::Prepare => WireOrder::Prepare(nothing),
@@ -72,6 +74,7 @@ pub fn encode_command(told: &Told) -> wire::PlaceCommand {
         incarnation: incarnation.map(|incarnation| incarnation.0),
         order: Some(order),
         token: told.token.clone(),
+        from: told.from.filter(|_| is_warm).map(|from| from.to_string()).unwrap_or_default(),
     }
 }
 
@@ -86,7 +89,14 @@ pub fn decode_command(said: wire::PlaceCommand) -> Result<Told, Malformed> {
     let order = match said.order.ok_or(Malformed("order"))? {
         WireOrder::Ask(_) => Order::Ask,
         WireOrder::Prepare(_) => Order::Prepare,
-        WireOrder::Warm(_) => Order::Warm,
+        WireOrder::Warm(_) => {
+            from = Some(said.from.as_str())
+                .filter(|from| !from.is_empty())
+                .map(str::parse)
+                .transpose()
+                .map_err(|_| Malformed("from"))?;
+            Order::Warm
+        }
         WireOrder::Snapshot(said) => Order::Snapshot { round: said.round },
         WireOrder::Restore(said) => {
             from = Some(said.from.parse().map_err(|_| Malformed("restore.from"))?);
@@ -248,7 +258,8 @@ mod tests {
             let told = Told {
                 command: Command { stamp: STAMP, incarnation: Some(Incarnation(8)), order },
                 token: vec![9; 32],
-                from: matches!(order, Order::Restore(_)).then(|| "198.18.0.1:7".parse().unwrap()),
+                from: matches!(order, Order::Warm | Order::Restore(_))
+                    .then(|| "198.18.0.1:7".parse().unwrap()),
                 to: if leads { [(80, "[fd00::1]:8080".parse().unwrap())].into() } else { BTreeMap::new() },
             };
             assert_eq!(decode_command(encode_command(&told)), Ok(told));

@@ -33,6 +33,7 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
         access: StateAccess::Http(Hooks {
             snapshot: said.snapshot.as_str().into(),
             restore: said.restore.as_str().into(),
+            changes: path(&said.changes),
             freeze: path(&said.freeze),
             thaw: path(&said.thaw),
         }),

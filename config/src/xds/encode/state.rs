@@ -17,6 +17,7 @@ pub(super) fn state(said: &Stateful) -> lighter::State {
         restore: hooks.restore.to_string(),
         freeze: path(&hooks.freeze),
         thaw: path(&hooks.thaw),
+        changes: path(&hooks.changes),
         timeout_ms: millis(*timeout),
         max_bytes: *max_bytes,
         park: Some(lighter::Park { requests: park.requests, bytes: park.bytes, wait_ms: millis(park.wait) }),

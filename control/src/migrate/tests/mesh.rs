@@ -272,7 +272,7 @@ impl Mesh {
             PlaceAction::Warm => sidecar.place.warmed(true, out),
             PlaceAction::Freeze => {
                 sidecar.copy = Some(sidecar.memory);
-                sidecar.place.frozen(digest(sidecar.memory), 8, out);
+                sidecar.place.frozen(digest(sidecar.memory), 8, true, out);
             }
             PlaceAction::Fetch(copy, offset) => {
                 let Some(memory) = other.filter(|_| !sidecar.is_slow) else { return };

@@ -379,7 +379,8 @@ impl Coordinator {
         let rules = &self.plan.rules;
         match phase {
             Phase::Plan | Phase::Prepare | Phase::Warm => Some(rules.prepare),
-            Phase::Precopy(_) | Phase::Finalcopy => Some(rules.copy),
+            Phase::Precopy(_) => Some(rules.round),
+            Phase::Finalcopy => Some(rules.copy),
             Phase::Hold => Some(rules.hold),
             // Running requests, the freeze, and streams that are cut in between.
             Phase::Quiesce => Some(rules.quiesce.saturating_mul(3).saturating_add(rules.answer)),

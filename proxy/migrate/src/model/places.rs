@@ -88,16 +88,13 @@ impl World {
                         self.place(at, |place, _, out| place.forwarded(out));
                     }
                 }
-                PlaceAction::Reserve | PlaceAction::Warm if self.slow => body.hook = Some(action),
+                PlaceAction::Reserve | PlaceAction::Warm | PlaceAction::Snapshot { .. } if self.slow => {
+                    body.hook = Some(action);
+                }
                 // Otherwise these take no time.
                 PlaceAction::Reserve => self.place(at, |place, _, out| place.reserved(true, out)),
                 PlaceAction::Warm => self.place(at, |place, _, out| place.warmed(true, out)),
-                PlaceAction::Snapshot { round } => {
-                    let value = body.value;
-                    let copy = Copy { round, base: round - 1, bytes: 2, digest: digest(value), last: false };
-                    body.copy = Some((copy, value));
-                    self.place(at, |place, _, out| place.copied(copy, out));
-                }
+                PlaceAction::Snapshot { round } => self.copy(at, round),
                 PlaceAction::Fetch(copy, have) => body.fetching = Some((copy, have)),
                 PlaceAction::Thaw => {
                     body.copy = None;
@@ -123,6 +120,15 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The service at a place gives a copy while it serves.
+    fn copy(&mut self, at: usize, round: u32) {
+        let Some(body) = &mut self.places[at] else { return };
+        let value = body.value;
+        let copy = Copy { round, base: round - 1, bytes: 2, digest: digest(value), last: false };
+        body.copy = Some((copy, value));
+        self.place(at, |place, _, out| place.copied(copy, out));
     }
 
     pub(super) fn reply(&mut self, at: usize, key: RequestId, down: Down) {
@@ -215,12 +221,14 @@ impl World {
         match body.hook.take() {
             Some(PlaceAction::Freeze) => {
                 let value = body.value;
-                self.place(at, |place, _, out| place.frozen(digest(value), 2, out));
+                self.place(at, |place, _, out| place.frozen(digest(value), 2, true, out));
                 let Some(body) = &mut self.places[at] else { return };
                 if let Some(report) = body.place.copy() {
                     body.copy = Some((report, value));
                 }
             }
+            Some(PlaceAction::Snapshot { round }) if works => self.copy(at, round),
+            Some(PlaceAction::Snapshot { .. }) => self.place(at, |place, _, out| place.not_copied(out)),
             Some(PlaceAction::Reserve) => self.place(at, |place, _, out| place.reserved(works, out)),
             Some(PlaceAction::Warm) => self.place(at, |place, _, out| place.warmed(works, out)),
             Some(PlaceAction::Recover(epoch)) => {

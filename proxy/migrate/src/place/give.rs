@@ -16,6 +16,8 @@ pub(super) struct Giving {
     pub(super) copy: Option<Copy>,
     /// The last one before it was frozen.
     round: u32,
+    /// Another one is being made.
+    copying: bool,
     /// The migration for which it does not freeze.
     pub(super) declined: Option<u64>,
     /// How long running requests may take, and the freeze.
@@ -61,6 +63,7 @@ impl Giving {
         self.until = None;
         self.freezing = false;
         self.thawing = false;
+        self.copying = false;
         self.copy = None;
     }
 
@@ -78,13 +81,24 @@ impl Place {
 
     pub(super) fn snapshot(&mut self, round: u32, out: &mut Vec<Action>) {
         if self.stand.serves().is_some() && round > self.giving.round {
+            self.giving.copying = true;
             out.push(Action::Snapshot { round });
+        }
+    }
+
+    /// The copy of a round does not come about: it serves on, and is not asked for another one.
+    pub fn not_copied(&mut self, out: &mut Vec<Action>) {
+        if self.stand.serves().is_some() {
+            self.giving.copying = false;
+            self.giving.declined = Some(self.gate.migration);
+            self.report(false, out);
         }
     }
 
     /// The copy of a round can be fetched.
     pub fn copied(&mut self, copy: Copy, out: &mut Vec<Action>) {
         if self.stand.serves().is_some() && copy.round > self.giving.round && !copy.last {
+            self.giving.copying = false;
             self.giving.round = copy.round;
             self.giving.copy = Some(copy);
             self.report(false, out);
@@ -115,15 +129,16 @@ impl Place {
         }
     }
 
-    /// Nothing changes any more, and what there is can be fetched: its digest, and how much there is to fetch. From here on
-    /// nothing but a decision moves this place.
-    pub fn frozen(&mut self, digest: Digest, bytes: u64, out: &mut Vec<Action>) {
+    /// Nothing changes any more, and what there is can be fetched: its digest, how much there is to fetch, and whether that builds
+    /// on the copy before. From here on nothing but a decision moves this place.
+    pub fn frozen(&mut self, digest: Digest, bytes: u64, builds: bool, out: &mut Vec<Action>) {
         let Stand::Parking { epoch } = self.stand else { return };
         if !self.giving.freezing {
             return;
         }
-        let base = self.giving.round;
-        self.giving.copy = Some(Copy { round: base + 1, base, bytes, digest, last: true });
+        let before = self.giving.round;
+        let base = if builds { before } else { 0 };
+        self.giving.copy = Some(Copy { round: before + 1, base, bytes, digest, last: true });
         if !self.faults.has(Planted::ThawAlone) {
             self.giving.until = None;
         }
@@ -157,9 +172,9 @@ impl Place {
         self.thaw(epoch, out);
     }
 
-    /// What was copied while it served is not needed.
+    /// What was copied while it served is not needed, nor what is being copied.
     pub(super) fn drop_copy(&mut self, out: &mut Vec<Action>) {
-        if self.giving.copy.take().is_some() {
+        if self.giving.copy.take().is_some() | std::mem::take(&mut self.giving.copying) {
             out.push(Action::DropFrozen);
         }
     }

@@ -141,7 +141,7 @@ fn a_place_that_cannot_freeze_serves_on_at_once() {
     // Once it is frozen, somebody else decides.
     let mut bench = Bench::serving(Class::Volatile);
     bench.quiesce(false);
-    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.place.frozen(Digest([7; 32]), 100, true, &mut bench.out);
     bench.place.not_frozen(&mut bench.out);
     assert_eq!(bench.place.stand(), Stand::Frozen { epoch: EPOCH });
 }
@@ -168,7 +168,7 @@ fn a_place_whose_service_does_not_take_a_copy_is_void() {
 fn once_it_is_frozen_time_changes_nothing() {
     let mut bench = Bench::serving(Class::Volatile);
     assert_eq!(bench.quiesce(false), [Action::Freeze]);
-    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.place.frozen(Digest([7; 32]), 100, true, &mut bench.out);
     assert_eq!((bench.place.stand(), bench.place.timeout()), (Stand::Frozen { epoch: EPOCH }, None));
     bench.arrive(arrival(0));
     bench.done();
@@ -183,7 +183,7 @@ fn once_it_is_frozen_time_changes_nothing() {
 fn whoever_comes_after_it_has_moved_is_sent_on_once() {
     let mut bench = Bench::serving(Class::Volatile);
     bench.quiesce(false);
-    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.place.frozen(Digest([7; 32]), 100, true, &mut bench.out);
     for id in 0..2 {
         bench.arrive(Arrival { is_kept: id == 0, ..arrival(id) });
     }
@@ -286,6 +286,34 @@ fn a_copy_of_what_was_aborted_is_dropped() {
     let serve = Order::Serve { epoch: EPOCH, from: Source::Kept };
     assert_eq!(bench.order(serve, Duration::ZERO), [Action::DropFrozen]);
     assert_eq!((bench.place.copy(), bench.order(serve, Duration::ZERO)), (None, Vec::new()));
+}
+
+#[test]
+fn a_copy_that_does_not_come_about_is_given_up_and_said() {
+    let mut bench = Bench::serving(Class::Volatile);
+    let serve = Order::Serve { epoch: EPOCH, from: Source::Kept };
+    assert_eq!(bench.order(Order::Snapshot { round: 1 }, Duration::ZERO), [Action::Snapshot { round: 1 }]);
+    assert_eq!(bench.order(serve, Duration::ZERO), [Action::DropFrozen]);
+    assert_eq!(bench.order(serve, Duration::ZERO), []);
+    assert_eq!(bench.order(Order::Snapshot { round: 1 }, Duration::ZERO), [Action::Snapshot { round: 1 }]);
+    bench.place.not_copied(&mut bench.out);
+    bench.done();
+    assert_eq!(bench.place.said().and_then(|report| report.declined), Some(1));
+    assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
+    assert_eq!(bench.quiesce(false), [], "it is not frozen in vain");
+}
+
+#[test]
+fn the_last_copy_builds_on_the_one_before_it_or_on_none() {
+    for (builds, base) in [(true, 1), (false, 0)] {
+        let mut bench = Bench::serving(Class::Volatile);
+        bench.order(Order::Snapshot { round: 1 }, Duration::ZERO);
+        bench.place.copied(copy(false), &mut bench.out);
+        assert!(bench.quiesce(false).contains(&Action::Freeze));
+        bench.place.frozen(Digest([7; 32]), 100, builds, &mut bench.out);
+        let copy = bench.place.copy().unwrap();
+        assert_eq!((copy.round, copy.base, copy.last), (2, base, true));
+    }
 }
 
 const ENDS: [End; 2] = [End::Wrote, End::Read];

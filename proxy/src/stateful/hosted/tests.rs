@@ -10,7 +10,13 @@ const LIFE: Incarnation = Incarnation(7);
 const EPOCH: Epoch = Epoch(1);
 
 fn stateful(requests: u32) -> Stateful {
-    let hooks = Hooks { snapshot: "/state".into(), restore: "/state".into(), freeze: None, thaw: None };
+    let hooks = Hooks {
+        snapshot: "/state".into(),
+        restore: "/state".into(),
+        changes: None,
+        freeze: None,
+        thaw: None,
+    };
     let park = Park { requests, bytes: 1 << 20, wait: Duration::from_secs(5) };
     Stateful {
         class: StateClass::Volatile,
@@ -50,7 +56,7 @@ fn running(hosted: &Hosted) -> Running {
 }
 
 fn freeze(hosted: &Hosted) {
-    hosted.with(|place, _, out| place.frozen(Digest([1; 32]), 3, out));
+    hosted.with(|place, _, out| place.frozen(Digest([1; 32]), 3, false, out));
     assert_eq!(stand(hosted), Stand::Frozen { epoch: EPOCH });
 }
 
@@ -229,7 +235,7 @@ fn however_often_it_quiesces_while_requests_come_and_go_all_are_counted() {
             let mut told = told(1, QUIESCE);
             told.command.stamp.migration = round + 1;
             hosted.command(&told);
-            hosted.with(|place, _, out| place.frozen(Digest([1; 32]), 3, out));
+            hosted.with(|place, _, out| place.frozen(Digest([1; 32]), 3, false, out));
             told.command.stamp.sequence = 2;
             told.command.order = Order::Serve { epoch: EPOCH, from: Source::Kept };
             hosted.command(&told);

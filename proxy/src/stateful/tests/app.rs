@@ -29,6 +29,9 @@ pub(crate) struct App {
 #[derive(Default)]
 pub(crate) struct Kept {
     pub(crate) state: Vec<u8>,
+    /// What it calls what it gives, if that is not empty, and what it gives of what has changed: a PATCH of it is put behind the state.
+    pub(crate) version: String,
+    pub(crate) changes: Vec<u8>,
     /// What it was asked for: method and path.
     pub(crate) asked: Vec<String>,
     /// What it answers to a path instead of doing anything. 0: nothing, ever.
@@ -68,14 +71,20 @@ impl App {
 }
 
 async fn answer(request: Request<Incoming>, kept: &Mutex<Kept>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let asked = format!("{} {}", request.method(), request.uri().path());
+    let asked = format!("{} {}", request.method(), request.uri());
     let fails = {
         let mut kept = kept.lock().unwrap();
         kept.asked.push(asked.clone());
         kept.fails.get(request.uri().path()).copied()
     };
-    let said =
-        |status: u16, body: Bytes| Ok(Response::builder().status(status).body(Full::new(body)).unwrap());
+    let version = kept.lock().unwrap().version.clone();
+    let said = |status: u16, body: Bytes| {
+        let mut answer = Response::builder().status(status);
+        if !version.is_empty() {
+            answer = answer.header("x-lighter-state-version", &version);
+        }
+        Ok(answer.body(Full::new(body)).unwrap())
+    };
     match fails {
         Some(0) => std::future::pending().await,
         Some(status) => return said(status, Bytes::from_static(b"not now")),
@@ -83,6 +92,13 @@ async fn answer(request: Request<Incoming>, kept: &Mutex<Kept>) -> Result<Respon
     }
     match asked.as_str() {
         "GET /state" => said(200, kept.lock().unwrap().state.clone().into()),
+        of if of.starts_with("GET /changes?since=") => said(200, kept.lock().unwrap().changes.clone().into()),
+        "PATCH /state" => {
+            if let Ok(body) = request.into_body().collect().await {
+                kept.lock().unwrap().state.extend(body.to_bytes());
+            }
+            said(204, Bytes::new())
+        }
         "PUT /state" => {
             // What does not come to its end changes nothing.
             if let Ok(body) = request.into_body().collect().await {
@@ -100,6 +116,7 @@ pub(crate) fn stateful() -> Stateful {
     let hooks = Hooks {
         snapshot: "/state".into(),
         restore: "/state".into(),
+        changes: None,
         freeze: Some("/freeze".into()),
         thaw: Some("/thaw".into()),
     };

@@ -11,7 +11,8 @@ use std::time::Duration;
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::sidecar::{ControlConfig, ControlSecurity, InboundConfig, SidecarConfig};
 use lighter_config::snapshot::{
-    Backend, Mtls, Port, Protocol, RouteTable, Service, Snapshot, Stateful, TrafficPolicy, VirtualIps,
+    Backend, Mtls, Port, Protocol, RouteTable, Service, Snapshot, StateAccess, Stateful, TrafficPolicy,
+    VirtualIps,
 };
 use lighter_migrate::{Command, Copy, Epoch, Order, PlaceId, Report, Source, Stamp, Stand, Why};
 use tokio::sync::watch;
@@ -112,7 +113,9 @@ impl Instance {
 
     /// Freezes, and says what there is to fetch.
     async fn freezes(&self, migration: u64, epoch: u64) -> Copy {
-        self.tell(migration, QUIESCE);
+        // Where processors are busy, a long state takes its time.
+        let patience = Duration::from_secs(30);
+        self.tell(migration, Order::Quiesce { patience, cut_streams: false });
         self.comes_to(Stand::Frozen { epoch: Epoch(epoch) }).await.copy.unwrap()
     }
 
@@ -196,6 +199,103 @@ fn an_application_s_state_goes_to_another_place_and_back() {
         assert!(one.app.kept().state.ends_with(b" and more"));
         assert_eq!(other.app.asked(), ["POST /freeze", "GET /state"]);
         assert_eq!(one.app.asked(), ["PUT /state", "POST /thaw"], "it was frozen since it gave its state");
+    });
+}
+
+/// With changes.
+fn changing() -> Stateful {
+    let mut said = stateful();
+    let StateAccess::Http(hooks) = &mut said.access;
+    hooks.changes = Some("/changes".into());
+    said
+}
+
+/// One round from the one place to the other.
+async fn copies(old: &Instance, new: &Instance, round: u32) -> Copy {
+    old.tell(2, Order::Snapshot { round });
+    // However often it is said.
+    old.tell(2, Order::Snapshot { round });
+    let is_it = |report: &Report| report.copy.is_some_and(|copy| copy.round == round);
+    let copy = old.reports(is_it).await.copy.unwrap();
+    new.tell_from(2, Order::Restore(copy), Some(old.sidecar.link));
+    new.comes_to(Stand::Copied { round }).await;
+    copy
+}
+
+#[test]
+fn what_has_changed_follows_what_was_copied_while_it_served() {
+    run(async {
+        let root = Root::new();
+        let one = Instance::serving(&root, "all of it", changing()).await;
+        let other = Instance::new(&root, "what it began with", changing()).await;
+        one.app.kept().version = "1".into();
+        other.warms(2).await;
+        let copy = copies(&one, &other, 1).await;
+        assert_eq!((copy.base, copy.last), (0, false));
+        (one.app.kept().changes, one.app.kept().version) = (b", more".to_vec(), "2".into());
+        assert_eq!(copies(&one, &other, 2).await.base, 1);
+        // Nothing may have changed.
+        (one.app.kept().changes, one.app.kept().version) = (Vec::new(), "3".into());
+        assert_eq!(copies(&one, &other, 3).await.bytes, 0);
+        one.app.kept().changes = b", and the rest".to_vec();
+        let last = one.freezes(2, 1).await;
+        assert_eq!((last.round, last.base), (4, 3));
+        other.tell_from(2, Order::Restore(last), Some(one.sidecar.link));
+        other.comes_to(Stand::Ready { digest: last.digest }).await;
+        assert_eq!(other.app.kept().state, b"all of it, more, and the rest");
+        let since = [
+            "GET /state",
+            "GET /changes?since=1",
+            "GET /changes?since=2",
+            "POST /freeze",
+            "GET /changes?since=3",
+        ];
+        assert_eq!(one.app.asked(), since);
+        assert_eq!(other.app.asked(), ["PUT /state", "PATCH /state", "PATCH /state", "PATCH /state"]);
+    });
+}
+
+#[test]
+fn what_is_not_known_any_more_is_copied_as_a_whole() {
+    run(async {
+        let root = Root::new();
+        let one = Instance::serving(&root, "all of it", changing()).await;
+        let other = Instance::new(&root, "", changing()).await;
+        one.app.kept().version = "1".into();
+        other.warms(2).await;
+        copies(&one, &other, 1).await;
+        one.app.kept().fails = [("/changes", 410)].into();
+        one.app.kept().state = b"something else".to_vec();
+        assert_eq!(copies(&one, &other, 2).await.base, 0);
+        assert_eq!(other.app.kept().state, b"something else");
+        let last = one.freezes(2, 1).await;
+        assert_eq!((last.round, last.base), (3, 0));
+    });
+}
+
+#[test]
+fn a_round_that_fails_ends_the_migration_and_the_old_place_serves_on() {
+    run(async {
+        let root = Root::new();
+        let one = Instance::serving(&root, "all of it", changing()).await;
+        // It does not say from what changes would be followed.
+        one.tell(2, Order::Snapshot { round: 1 });
+        let report = one.reports(|report| report.declined == Some(2)).await;
+        assert_eq!((report.stand, report.copy), (Stand::Serving { epoch: Epoch(1) }, None));
+        one.app.kept().version = "1".into();
+        let other = Instance::new(&root, "", changing()).await;
+        other.warms(3).await;
+        one.tell(3, Order::Snapshot { round: 1 });
+        let copy = one.reports(|report| report.copy.is_some()).await.copy.unwrap();
+        other.tell_from(3, Order::Restore(copy), Some(one.sidecar.link));
+        other.comes_to(Stand::Copied { round: 1 }).await;
+        other.app.kept().fails = [("/state", 500)].into();
+        one.tell(3, Order::Snapshot { round: 2 });
+        let is_it = |report: &Report| report.copy.is_some_and(|copy| copy.round == 2);
+        let copy = one.reports(is_it).await.copy.unwrap();
+        other.tell_from(3, Order::Restore(copy), Some(one.sidecar.link));
+        other.comes_to(Stand::Void { why: Why::Activation }).await;
+        assert_eq!(other.app.asked(), ["PUT /state", "PATCH /state"], "who knows what came of the first one");
     });
 }
 

@@ -130,7 +130,7 @@ fn from(at: SocketAddr, state: &State) -> From {
 /// What is wrong with one try.
 async fn fault(shared: &Shared, from: &From) -> String {
     let mut into = Gathering::new(from.copy.bytes);
-    attempt(shared, from, &mut into, &mut |_, _| true).await.unwrap_err().to_string()
+    attempt(shared, from, &mut None, &mut into, &mut |_, _| true).await.unwrap_err().to_string()
 }
 
 fn counted(name: &'static str, label: (&'static str, &'static str)) -> u64 {
@@ -155,7 +155,7 @@ fn a_copy_comes_whole_although_its_connection_is_cut_in_the_middle() {
             heard.push((offset, bytes));
             true
         };
-        fetch(new.shared(), &from(at, &state), &mut into, took).await.unwrap();
+        fetch(new.shared(), &from(at, &state), &mut None, &mut into, took).await.unwrap();
         assert_eq!(into.finish().digest(), state.digest());
         // Each piece follows the one before, so that none came twice.
         let end = heard.iter().fold(0, |end, (offset, bytes)| {
@@ -185,7 +185,7 @@ fn a_copy_is_given_to_this_very_workload_if_it_shows_the_token_and_to_nobody_els
         let earlier = From { migration: 6, ..right.clone() };
         assert!(fault(new.shared(), &earlier).await.ends_with("answers 404 Not Found"));
         let mut into = Gathering::new(state.bytes());
-        fetch(new.shared(), &right, &mut into, |_, _| true).await.unwrap();
+        fetch(new.shared(), &right, &mut None, &mut into, |_, _| true).await.unwrap();
         assert_eq!(into.finish().digest(), state.digest());
         // Another workload of the mesh has the token, and takes this one for itself: it asks for nobody else.
         let web = Sidecar::new(root.identity(WEB), SidecarConfig::default()).await;
@@ -246,7 +246,8 @@ fn a_copy_that_nobody_wants_any_more_is_not_fetched_on() {
         let state = state(3_000_000);
         old.shared().copies.copies().keep(7, 1, TOKEN.to_vec(), state.clone());
         let mut into = Gathering::new(state.bytes());
-        let fetched = fetch(new.shared(), &from(old.link, &state), &mut into, |at, _| at < 1_000_000).await;
+        let fetched =
+            fetch(new.shared(), &from(old.link, &state), &mut None, &mut into, |at, _| at < 1_000_000).await;
         assert!(matches!(fetched, Err(FetchError::Unwanted)));
         assert!(into.bytes() < state.bytes());
     });

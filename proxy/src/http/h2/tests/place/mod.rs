@@ -78,7 +78,7 @@ impl Instance {
 
     fn freeze_of(&self, epoch: Epoch) {
         self.quiesce();
-        self.hosted.with(|place, _, out| place.frozen(Digest([1; 32]), 1, out));
+        self.hosted.with(|place, _, out| place.frozen(Digest([1; 32]), 1, false, out));
         assert_eq!(self.hosted.with(|place, _, _| place.stand()), Stand::Frozen { epoch });
     }
 
@@ -109,7 +109,13 @@ impl Instance {
 }
 
 fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>) {
-    let hooks = Hooks { snapshot: "/state".into(), restore: "/state".into(), freeze: None, thaw: None };
+    let hooks = Hooks {
+        snapshot: "/state".into(),
+        restore: "/state".into(),
+        changes: None,
+        freeze: None,
+        thaw: None,
+    };
     let stateful = Arc::new(Stateful {
         class: StateClass::Volatile,
         port: 80,
