@@ -48,6 +48,7 @@ impl Driver {
         };
         let from = match command.order {
             Order::Warm | Order::Restore(_) => self.presence(Role::Old, world).and_then(|old| old.link),
+            Order::Quiesce { .. } => self.presence(Role::New, world).and_then(|new| new.link),
             _ => None,
         };
         if from.is_none() && matches!(command.order, Order::Restore(_)) {

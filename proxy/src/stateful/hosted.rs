@@ -240,7 +240,7 @@ impl Hosted {
         self.lock().token.clone()
     }
 
-    /// Where the sidecar that has the copy to be fetched accepts links.
+    /// Where the sidecar of the other place accepts links, which has the copy to be fetched or is to have it.
     pub fn from(&self) -> Option<SocketAddr> {
         self.lock().from
     }

@@ -1,5 +1,6 @@
 //! Of a Service with state: what this instance is to it, and what becomes of its callers' requests meanwhile.
 
+pub(crate) mod ahead;
 pub mod copies;
 mod count;
 mod counts;

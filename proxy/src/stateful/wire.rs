@@ -19,8 +19,8 @@ pub struct Told {
     pub command: Command,
     /// What whoever fetches a copy has to show. Empty: nobody may.
     pub token: Vec<u8>,
-    /// Of [`Order::Restore`]: where the sidecar that has the copy accepts links. Of [`Order::Warm`]: where the one accepts them that
-    /// will have it, if that is known, for it to be connected to ahead.
+    /// Of [`Order::Restore`]: where the sidecar that has the copy accepts links. Of [`Order::Warm`] and
+    /// [`Order::Quiesce`]: where that of the other place does, if it is known, for it to be connected to ahead.
     pub from: Option<SocketAddr>,
     /// Of [`Order::Move`] and [`Order::Drain`]: where the service is reached, by its ports.
     pub to: BTreeMap<u16, SocketAddr>,
@@ -40,7 +40,7 @@ pub fn encode_command(told: &Told) -> wire::PlaceCommand {
         epoch: epoch.0,
     };
     let nothing = wire::Nothing {};
-    let is_warm = order == Order::Warm;
+    let is_ahead = matches!(order, Order::Warm | Order::Quiesce { .. });
     let order = match order {
         Order::Ask => WireOrder::Ask(nothing),
         Order::Prepare => WireOrder::Prepare(nothing),
@@ -74,7 +74,7 @@ pub fn encode_command(told: &Told) -> wire::PlaceCommand {
         incarnation: incarnation.map(|incarnation| incarnation.0),
         order: Some(order),
         token: told.token.clone(),
-        from: told.from.filter(|_| is_warm).map(|from| from.to_string()).unwrap_or_default(),
+        from: told.from.filter(|_| is_ahead).map(|from| from.to_string()).unwrap_or_default(),
     }
 }
 
@@ -90,11 +90,7 @@ pub fn decode_command(said: wire::PlaceCommand) -> Result<Told, Malformed> {
         WireOrder::Ask(_) => Order::Ask,
         WireOrder::Prepare(_) => Order::Prepare,
         WireOrder::Warm(_) => {
-            from = Some(said.from.as_str())
-                .filter(|from| !from.is_empty())
-                .map(str::parse)
-                .transpose()
-                .map_err(|_| Malformed("from"))?;
+            from = ahead(&said.from)?;
             Order::Warm
         }
         WireOrder::Snapshot(said) => Order::Snapshot { round: said.round },
@@ -102,10 +98,11 @@ pub fn decode_command(said: wire::PlaceCommand) -> Result<Told, Malformed> {
             from = Some(said.from.parse().map_err(|_| Malformed("restore.from"))?);
             Order::Restore(decode_copy(said.copy.ok_or(Malformed("restore.copy"))?)?)
         }
-        WireOrder::Quiesce(said) => Order::Quiesce {
-            patience: Duration::from_millis(said.patience_ms),
-            cut_streams: said.cut_streams,
-        },
+        WireOrder::Quiesce(quiesce) => {
+            from = ahead(&said.from)?;
+            let patience = Duration::from_millis(quiesce.patience_ms);
+            Order::Quiesce { patience, cut_streams: quiesce.cut_streams }
+        }
         WireOrder::Serve(said) => {
             let from = match said.source.ok_or(Malformed("serve.source"))? {
                 WireSource::Kept(_) => Source::Kept,
@@ -208,6 +205,12 @@ fn decode_copy(said: wire::StateCopy) -> Result<Copy, Malformed> {
 
 fn digest(bytes: Vec<u8>) -> Result<Digest, Malformed> {
     bytes.try_into().map(Digest).map_err(|_| Malformed("digest"))
+}
+
+/// Where another sidecar is connected to ahead, if that is said.
+fn ahead(said: &str) -> Result<Option<SocketAddr>, Malformed> {
+    let said = Some(said).filter(|said| !said.is_empty());
+    said.map(str::parse).transpose().map_err(|_| Malformed("from"))
 }
 
 fn addresses(said: BTreeMap<u32, String>) -> Result<BTreeMap<u16, SocketAddr>, Malformed> {

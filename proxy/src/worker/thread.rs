@@ -79,6 +79,7 @@ fn work(
         tokio::task::spawn_local(crate::guard::make_room(worker.clone()));
         if worker.shared.config.link.is_some() {
             tokio::task::spawn_local(crate::link::quic::serve(worker.clone()));
+            tokio::task::spawn_local(crate::stateful::ahead::run(worker.clone()));
         }
         if index == 0 {
             tokio::task::spawn_local(crate::balance::check::run(worker.clone()));
