@@ -312,12 +312,17 @@ impl Story {
                 format!("`{to}` lost what it had: it began again")
             }
             Cause::OldLost => format!("`{from}` lost what it had: it began again"),
+            Cause::Busy if matches!(self.phase(), Some(Phase::Precopy(_))) => {
+                format!("the application of `{from}` did not give a copy of its state")
+            }
             Cause::Busy => format!(
                 "`{from}` did not freeze: requests there did not end in {:?}, or its application did not give its state",
                 self.quiesce
             ),
             Cause::Late(Phase::Quiesce) => format!("`{from}` did not say in time that it has frozen"),
-            Cause::Late(Phase::Finalcopy) => format!("it took too long to copy the state to `{to}`"),
+            Cause::Late(Phase::Precopy(_) | Phase::Finalcopy) => {
+                format!("it took too long to copy the state to `{to}`")
+            }
             Cause::Late(Phase::Fence) => format!("`{to}` did not say in time that it has the state"),
             Cause::Asked => "somebody asked for it".to_owned(),
             Cause::Refused(Why::Unhealthy) => format!("`{to}` drains, or is not there any more"),
