@@ -13,6 +13,7 @@ use crate::error::Cause;
 use crate::http::{Context, Scope, h2, serve_http1};
 use crate::io::Io;
 use crate::mesh::{Learned, Speech, Target};
+use crate::redis;
 use crate::tcp::{self, Onward, Opaque, Upstream};
 use crate::telemetry::{self, Direction, Spoken};
 use crate::worker::Worker;
@@ -69,6 +70,11 @@ impl Call {
                 if target.guard.as_ref().is_some_and(|guard| guard.connection(self.peer, None).is_err()) =>
             {
                 self.refuse(&onward, Cause::Denied)
+            }
+            Ok((Verdict::Tls | Verdict::Opaque | Verdict::Partial, upstream))
+                if target.destination.protocol() == Protocol::Redis =>
+            {
+                self.into_redis(target, onward, upstream).await
             }
             Ok((Verdict::Tls, upstream)) => {
                 match detect::server_name(&mut self.io, self.worker.shared.config.detect_timeout).await {
@@ -165,6 +171,20 @@ impl Call {
         Some(Box::pin(opaque.carry(self.io, upstream, self.ticket)))
     }
 
+    /// Reads commands and answers, so that the client keeps its connection where servers do not.
+    async fn into_redis(self, target: Target, onward: Onward, upstream: Option<Upstream>) -> Engine {
+        let opaque = self.as_opaque(onward, Spoken::Tcp, None);
+        let upstream = match target.destination.gate() {
+            // Where its commands run is found out with each.
+            Some(_) => {
+                opaque.begin();
+                None
+            }
+            None => Some(opaque.connect(&self.io, upstream).await?),
+        };
+        Some(Box::pin(redis::serve(opaque, target, self.io, upstream, self.ticket)))
+    }
+
     fn end(self, onward: &Onward, lost: Lost) -> Engine {
         match lost {
             Lost::Gone => None,
@@ -184,7 +204,7 @@ impl Call {
     pub(crate) fn into_fixed(self, target: Target) -> (Io, Context) {
         let upstream = match target.destination.protocol() {
             spoken @ (Protocol::Http | Protocol::Http2 | Protocol::Grpc) => Some(spoken),
-            Protocol::Auto | Protocol::Tls | Protocol::Tcp => None,
+            Protocol::Auto | Protocol::Tls | Protocol::Tcp | Protocol::Redis => None,
         };
         let direction = target.destination.direction;
         self.into_http(Scope::Fixed(target), direction, upstream)

@@ -37,6 +37,7 @@ mod mirror;
 mod offload;
 pub mod outbound;
 mod overload;
+pub mod redis;
 mod registry;
 mod resident;
 mod resources;

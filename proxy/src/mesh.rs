@@ -102,7 +102,7 @@ impl From<Protocol> for Speech {
         match said {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => Speech::Http,
             Protocol::Tls => Speech::Tls,
-            Protocol::Tcp => Speech::Opaque,
+            Protocol::Tcp | Protocol::Redis => Speech::Opaque,
             Protocol::Auto => Speech::Unknown,
         }
     }
@@ -234,6 +234,11 @@ impl Backends {
         Backends { shares }
     }
 
+    /// Every endpoint that a request can be sent to.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.clusters().flat_map(|cluster| cluster.endpoints())
+    }
+
     /// Every cluster that a request can be sent to.
     fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.shares.iter().filter_map(|(_, cluster)| cluster.as_ref())
@@ -292,17 +297,21 @@ impl Destination {
 
     /// Whether requests to this workload meet the place of `mesh`, or none where that has none.
     pub(crate) fn is_hosted_by(&self, mesh: &Mesh) -> bool {
-        let gate = self.routes.first().and_then(|route| route.gate.as_ref());
-        match (gate, mesh.hosts(&self.port.key)) {
+        match (self.gate(), mesh.hosts(&self.port.key)) {
             (None, None) => true,
             (Some(gate), Some(hosted)) => gate.leads_to(hosted),
             _ => false,
         }
     }
 
-    /// Lets an opaque connection in. None waits: its bytes would have to.
+    /// What requests to this workload meet where its Service has state.
+    pub(crate) fn gate(&self) -> Option<&Arc<Gate>> {
+        self.routes.first()?.gate.as_ref()
+    }
+
+    /// Lets an opaque connection in. None waits: its bytes would have to. Those of Redis ask for each command instead.
     pub(crate) fn admit_opaque(&self, shared: &Arc<Shared>, caller: SocketAddr) -> Result<Held, Cause> {
-        let Some(gate) = self.routes.first().and_then(|route| route.gate.as_ref()) else {
+        let Some(gate) = self.gate().filter(|_| self.protocol() != Protocol::Redis) else {
             return Ok(Held::Nothing);
         };
         let came = Arrives {

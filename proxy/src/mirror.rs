@@ -152,7 +152,7 @@ fn serve(
 ) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
     let upstream = match destination.protocol() {
         spoken @ (Protocol::Http | Protocol::Http2 | Protocol::Grpc) => Some(spoken),
-        Protocol::Auto | Protocol::Tls | Protocol::Tcp => None,
+        Protocol::Auto | Protocol::Tls | Protocol::Tcp | Protocol::Redis => None,
     };
     let context = Context {
         direction: Direction::Outbound,

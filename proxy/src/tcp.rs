@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lighter_config::snapshot::Secure;
 
-use crate::balance::{Avoid, Cluster, Outcome, Picked};
+use crate::balance::{Avoid, Cluster, Endpoint, Outcome, Picked};
 use crate::dial;
 use crate::drain::{Kind, Ticket};
 use crate::error::{Cause, ProxyError, Retry};
@@ -72,6 +72,18 @@ impl Upstream {
 }
 
 impl Upstream {
+    /// The endpoint, where a Service was asked.
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
+        self.picked.as_ref().map(|picked| &*picked.endpoint)
+    }
+
+    /// Tells its endpoint how it ended.
+    pub(crate) fn finish(self, outcome: Outcome) {
+        if let Some(picked) = self.picked {
+            picked.finish(outcome, self.took, Instant::now());
+        }
+    }
+
     /// Passes everything on until it ends, or is to be cut.
     async fn relay_unless_cut(
         &mut self,
@@ -98,6 +110,11 @@ impl Opaque {
             downstream.reset_on_close();
         }
         reached.ok()
+    }
+
+    /// Counts it as begun, where it is connected later.
+    pub(crate) fn begin(&self) {
+        self.metrics().begin(self.spoken);
     }
 
     /// Counts it as begun and connects it. Why that failed is accounted for.
@@ -158,7 +175,14 @@ impl Opaque {
         }
     }
 
-    fn account(&self, endpoint: Option<SocketAddr>, relayed: Relayed, latency: Duration, retries: u8) {
+    /// Accounts for what has ended.
+    pub(crate) fn account(
+        &self,
+        endpoint: Option<SocketAddr>,
+        relayed: Relayed,
+        latency: Duration,
+        retries: u8,
+    ) {
         telemetry::account(&Record {
             metrics: self.metrics(),
             spoken: self.spoken,

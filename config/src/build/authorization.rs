@@ -82,7 +82,7 @@ fn targets(
         let mut any = false;
         for port in &mut ports {
             any = true;
-            if looks_at_requests && matches!(port.protocol, Protocol::Tcp | Protocol::Tls) {
+            if looks_at_requests && matches!(port.protocol, Protocol::Tcp | Protocol::Tls | Protocol::Redis) {
                 let message = format!("{} is opaque: no request can be looked at", port.key);
                 report.error(at.error(message).hint("leave `to` out of the rules, or name another port"));
             } else if !found.contains(&port.key) {

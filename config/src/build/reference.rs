@@ -27,7 +27,9 @@ impl Carries {
             Carries::Http => {
                 matches!(protocol, Protocol::Auto | Protocol::Http | Protocol::Http2 | Protocol::Grpc)
             }
-            Carries::Tcp => matches!(protocol, Protocol::Auto | Protocol::Tcp | Protocol::Tls),
+            Carries::Tcp => {
+                matches!(protocol, Protocol::Auto | Protocol::Tcp | Protocol::Tls | Protocol::Redis)
+            }
         }
     }
 

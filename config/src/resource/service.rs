@@ -105,7 +105,7 @@ pub struct Secure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppProtocol(pub Protocol);
 
-const APP_PROTOCOLS: [(&str, Protocol); 12] = [
+const APP_PROTOCOLS: [(&str, Protocol); 13] = [
     ("auto", Protocol::Auto),
     ("http", Protocol::Http),
     ("http1", Protocol::Http),
@@ -118,6 +118,7 @@ const APP_PROTOCOLS: [(&str, Protocol); 12] = [
     ("https", Protocol::Tls),
     ("kubernetes.io/wss", Protocol::Tls),
     ("tcp", Protocol::Tcp),
+    ("redis", Protocol::Redis),
 ];
 
 impl<'de> Deserialize<'de> for AppProtocol {

@@ -167,7 +167,7 @@ pub(super) fn check(
         let error = at.error("functions are asked on the same port of the Service");
         refuse(error.hint("`port` of one of the two listeners is another one"));
     }
-    if matches!(inbound.protocol, Protocol::Tcp | Protocol::Tls) {
+    if matches!(inbound.protocol, Protocol::Tcp | Protocol::Tls | Protocol::Redis) {
         let error = at.error("how long answers take is known of HTTP alone");
         refuse(error.hint("`protocol: http`, `http2`, `grpc` or `auto` there"));
     }

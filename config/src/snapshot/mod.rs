@@ -175,6 +175,8 @@ pub enum Protocol {
     Tls,
     /// Opaque bytes.
     Tcp,
+    /// Commands of Redis and their answers. A client keeps its connection where its servers come and go.
+    Redis,
 }
 
 /// Where a share of the traffic goes.

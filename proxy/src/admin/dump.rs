@@ -362,6 +362,7 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Grpc => "grpc",
         Protocol::Tls => "tls",
         Protocol::Tcp => "tcp",
+        Protocol::Redis => "redis",
     }
 }
 

@@ -60,10 +60,12 @@ impl Call {
         let onward = Onward::Port(target.clone());
         // Whoever calls within TLS speaks first. Only where somebody may call without it can the server be first.
         let barred = target.guard.as_ref().is_some_and(|guard| !guard.admits(self.peer, None));
+        // Its clients speak first.
+        let is_redis = target.destination.protocol() == Protocol::Redis;
         let heard_as = match (mtls, speech) {
             (Mtls::Strict, _) => Speech::Tls,
             // Nothing is dialled for whom no policy lets in.
-            (Mtls::Permissive, Speech::Opaque) if barred => Speech::Tls,
+            (Mtls::Permissive, Speech::Opaque) if barred || is_redis => Speech::Tls,
             (Mtls::Permissive, Speech::Opaque) => Speech::Unknown,
             (Mtls::Permissive, speech) => speech,
         };

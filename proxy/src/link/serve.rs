@@ -38,6 +38,7 @@ use crate::identity::{self, ALPN_LINK, ALPN_STATE, Identity};
 use crate::inbound;
 use crate::io::{Carrier, Io, Stream};
 use crate::mesh::{Speech, Target};
+use crate::redis;
 use crate::tcp::{Onward, Opaque};
 use crate::telemetry::{self, CallerMetrics, Direction, Welcome};
 use crate::worker::Worker;
@@ -244,7 +245,7 @@ impl From {
     fn context(&self, target: Target) -> Context {
         let upstream = match target.destination.protocol() {
             spoken @ (Spoken::Http | Spoken::Http2 | Spoken::Grpc) => Some(spoken),
-            Spoken::Auto | Spoken::Tls | Spoken::Tcp => None,
+            Spoken::Auto | Spoken::Tls | Spoken::Tcp | Spoken::Redis => None,
         };
         Context {
             worker: self.worker.clone(),
@@ -265,7 +266,7 @@ impl From {
             target.guard.as_ref().is_some_and(|guard| guard.connection(self.peer, identity).is_err());
         let opaque = Opaque {
             worker: self.worker.clone(),
-            onward: Onward::Port(target),
+            onward: Onward::Port(target.clone()),
             peer: self.peer,
             spoken: telemetry::Spoken::Tcp,
             name: String::new(),
@@ -275,14 +276,26 @@ impl From {
             opaque.count_refusal(Cause::Denied);
             return exchange::refuse(stream, Cause::Denied);
         }
-        let upstream = match opaque.reach().await {
-            Ok(upstream) => upstream,
-            Err(cause) => return exchange::refuse(stream, cause),
+        let is_redis = target.destination.protocol() == Spoken::Redis;
+        let upstream = match is_redis && target.destination.gate().is_some() {
+            // Where its commands run is found out with each.
+            true => {
+                opaque.begin();
+                None
+            }
+            false => match opaque.reach().await {
+                Ok(upstream) => Some(upstream),
+                Err(cause) => return exchange::refuse(stream, cause),
+            },
         };
         // A caller that is gone is found out, and accounted for, when it is read from.
         let _ = stream.send_head(200, [], false);
         let ticket = self.worker.connections.enter_inbound();
-        opaque.carry(Io::over_link(Exchange::tunnel(stream)), upstream, ticket).await;
+        let io = Io::over_link(Exchange::tunnel(stream));
+        match upstream {
+            Some(upstream) if !is_redis => opaque.carry(io, upstream, ticket).await,
+            upstream => Box::pin(redis::serve(opaque, target, io, upstream, ticket)).await,
+        }
     }
 
     /// Counts the caller, once for each port that it calls on this link.

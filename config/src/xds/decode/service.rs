@@ -85,6 +85,7 @@ fn protocol(word: &str, at: &At<'_>) -> Result<Protocol, ConfigError> {
         "grpc" => Protocol::Grpc,
         "tls" => Protocol::Tls,
         "tcp" => Protocol::Tcp,
+        "redis" => Protocol::Redis,
         other => return Err(at.error(format!("`{}` is not a protocol", other.escape_debug()))),
     })
 }

@@ -207,6 +207,7 @@ fn protocol(protocol: snapshot::Protocol) -> &'static str {
         snapshot::Protocol::Grpc => "grpc",
         snapshot::Protocol::Tls => "tls",
         snapshot::Protocol::Tcp => "tcp",
+        snapshot::Protocol::Redis => "redis",
     }
 }
 

@@ -242,7 +242,7 @@ impl Downstream {
         let service = mesh.service(authority.host(), own).ok_or(Cause::NotInRegistry)?;
         let key = ServicePort { service, port: authority.port_u16().unwrap_or(80) };
         let destination = mesh.destination(&key).ok_or(Cause::NotInRegistry)?.clone();
-        if matches!(destination.protocol(), Protocol::Tls | Protocol::Tcp) {
+        if matches!(destination.protocol(), Protocol::Tls | Protocol::Tcp | Protocol::Redis) {
             return Err(Cause::Unsupported);
         }
         Ok(Target::of(destination))

@@ -1,0 +1,583 @@
+//! A client's session with Redis, without I/O: what was asked and not answered, what the server keeps for this connection, and
+//! whether another connection could take its place.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::resp::{Answer, Command};
+
+/// What a client's connection has asked for, and what has become of it.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// What is to be answered, in order.
+    owed: VecDeque<Owed>,
+    /// How many commands there were.
+    count: u64,
+    /// What comes of commands once they are answered well.
+    changes: VecDeque<(u64, Change)>,
+    /// What the server was told of this connection, each once, in order.
+    kept: Vec<(Slot, Bytes)>,
+    /// Bytes of that, and of the names of channels.
+    bytes: usize,
+    /// Channels, patterns and shard channels.
+    subscribed: [BTreeSet<Box<[u8]>>; 3],
+    /// The commands since which these are open.
+    multi: Option<u64>,
+    watch: Option<u64>,
+    /// Commands that wait on the server for something.
+    blocking: u32,
+    /// It stays where it is for good.
+    pinned: Option<Pin>,
+    /// Nothing is known any more of what its bytes are.
+    is_raw: bool,
+    /// The client was answered that this is its end.
+    is_over: bool,
+}
+
+/// Why a session stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pin {
+    /// It is in a transaction.
+    Transaction,
+    /// It watches keys.
+    Watch,
+    /// It waits on the server for something.
+    Blocking,
+    /// It hears all that the server does.
+    Monitor,
+    /// The server remembers what it has read.
+    Tracking,
+    /// It has said which answers it wants.
+    Replies,
+    /// It is a replica.
+    Replication,
+    /// It debugs scripts.
+    Debug,
+    /// What it would have to be told again is too much.
+    TooMuch,
+    /// It has asked for something that may change a session in a way that is not known here.
+    Unknown,
+}
+
+impl Pin {
+    /// Each.
+    pub const ALL: [Pin; 10] = [
+        Pin::Transaction,
+        Pin::Watch,
+        Pin::Blocking,
+        Pin::Monitor,
+        Pin::Tracking,
+        Pin::Replies,
+        Pin::Replication,
+        Pin::Debug,
+        Pin::TooMuch,
+        Pin::Unknown,
+    ];
+
+    /// In a word, as a label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Pin::Transaction => "transaction",
+            Pin::Watch => "watch",
+            Pin::Blocking => "blocking",
+            Pin::Monitor => "monitor",
+            Pin::Tracking => "tracking",
+            Pin::Replies => "replies",
+            Pin::Replication => "replication",
+            Pin::Debug => "debug",
+            Pin::TooMuch => "too_much",
+            Pin::Unknown => "unknown",
+        }
+    }
+}
+
+/// Something that the client is to be told.
+#[derive(Debug)]
+struct Owed {
+    number: u64,
+    due: Due,
+}
+
+#[derive(Debug)]
+enum Due {
+    /// One answer.
+    One,
+    /// One, of what waits for something.
+    Late,
+    /// As many confirmations as it names channels. None: as many as there are, and one at least.
+    Confirms {
+        subscribes: bool,
+        which: usize,
+        left: Option<u32>,
+    },
+    /// Of MULTI, of WATCH, and of what ends both or the second.
+    Multi,
+    Watch,
+    Ends,
+    Unwatch,
+    /// This, which the server does not say.
+    Local(&'static str),
+}
+
+#[derive(Debug)]
+enum Change {
+    Keep(Slot, Bytes),
+    Subscribe(usize, Vec<Box<[u8]>>),
+    /// None named: all.
+    Unsubscribe(usize, Vec<Box<[u8]>>),
+    Reset,
+    Quit,
+}
+
+/// What the server was told: the last of each counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Auth,
+    Hello,
+    HelloAuth,
+    Select,
+    Name,
+    Library,
+    LibraryVersion,
+    Evict,
+    Touch,
+}
+
+/// What a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Blocks,
+    Multi,
+    Exec,
+    Watch,
+    Unwatch,
+    Keep(Slot),
+    Confirms {
+        subscribes: bool,
+        which: usize,
+    },
+    Quit,
+    Reset,
+    /// What follows can be understood.
+    Pins(Pin),
+    /// Or not.
+    Raw(Pin),
+}
+
+/// A command, as far as its way depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    kind: Kind,
+    /// With it the session stays where it is, for a while at least.
+    pub pins: bool,
+}
+
+/// What a new connection is told so that it is like the one before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Commands.
+    pub bytes: Vec<u8>,
+    /// How many commands that are.
+    pub commands: u32,
+    /// How many answers that makes.
+    pub answers: u32,
+}
+
+impl Session {
+    /// What a command is. None: it is empty, and nobody answers it.
+    pub fn look(&self, command: &Command<'_>) -> Option<Look> {
+        let kind = match kind(command)? {
+            // Within a transaction everything waits for its end.
+            Kind::Blocks if self.multi.is_some() => Kind::Plain,
+            Kind::Keep(_) | Kind::Pins(_) if self.multi.is_some() => Kind::Pins(Pin::Transaction),
+            Kind::Confirms { .. } if self.multi.is_some() => Kind::Raw(Pin::Transaction),
+            Kind::Keep(_) | Kind::Confirms { .. } if command.is_quoted() => Kind::Raw(Pin::Unknown),
+            Kind::Keep(_) if !self.has_room(command) => Kind::Pins(Pin::TooMuch),
+            Kind::Confirms { subscribes: true, .. } if !self.has_room(command) => Kind::Raw(Pin::TooMuch),
+            // How many confirmations there are is not known.
+            Kind::Confirms { .. } if !command.is_whole => Kind::Raw(Pin::TooMuch),
+            kind => kind,
+        };
+        let pins = matches!(kind, Kind::Blocks | Kind::Multi | Kind::Watch | Kind::Pins(_) | Kind::Raw(_));
+        Some(Look { kind, pins })
+    }
+
+    fn has_room(&self, command: &Command<'_>) -> bool {
+        command.is_whole && self.bytes + command.bytes.len() <= MOST_KEPT
+    }
+
+    /// A command goes to the server. Returns its number.
+    pub fn sent(&mut self, look: Look, command: &Command<'_>) -> u64 {
+        self.count += 1;
+        let number = self.count;
+        let named = || command.parts().skip(1).map(Box::from).collect::<Vec<Box<[u8]>>>();
+        let mut change = None;
+        let due = match look.kind {
+            Kind::Plain => Due::One,
+            Kind::Blocks => {
+                self.blocking += 1;
+                Due::Late
+            }
+            Kind::Multi => {
+                self.multi.get_or_insert(number);
+                Due::Multi
+            }
+            Kind::Exec => Due::Ends,
+            Kind::Watch => {
+                self.watch.get_or_insert(number);
+                Due::Watch
+            }
+            Kind::Unwatch if self.multi.is_none() => Due::Unwatch,
+            Kind::Unwatch => Due::One,
+            Kind::Keep(slot) => {
+                change = Some(Change::Keep(slot, Bytes::copy_from_slice(command.bytes)));
+                Due::One
+            }
+            Kind::Confirms { subscribes, which } => {
+                let named = named();
+                let left = u32::try_from(named.len()).ok().filter(|left| *left > 0);
+                change = match (subscribes, left) {
+                    // Without a channel it is an error.
+                    (true, None) => None,
+                    (true, Some(_)) => Some(Change::Subscribe(which, named)),
+                    (false, _) => Some(Change::Unsubscribe(which, named)),
+                };
+                match (subscribes, left) {
+                    (true, None) => Due::One,
+                    _ => Due::Confirms { subscribes, which, left },
+                }
+            }
+            Kind::Quit => {
+                change = Some(Change::Quit);
+                Due::One
+            }
+            Kind::Reset => {
+                change = Some(Change::Reset);
+                Due::One
+            }
+            Kind::Pins(pin) => {
+                self.pinned.get_or_insert(pin);
+                Due::One
+            }
+            Kind::Raw(pin) => {
+                self.pinned = Some(pin);
+                self.is_raw = true;
+                self.owed.clear();
+                self.changes.clear();
+                return number;
+            }
+        };
+        if let Some(change) = change {
+            self.changes.push_back((number, change));
+        }
+        self.owed.push_back(Owed { number, due });
+        number
+    }
+
+    /// The client is told this in its turn, in the place of an answer.
+    pub fn owe(&mut self, text: &'static str) {
+        self.owed.push_back(Owed { number: self.count, due: Due::Local(text) });
+    }
+
+    /// What the client is to be told now, between two answers of the server.
+    pub fn local(&mut self) -> Option<&'static str> {
+        let Due::Local(text) = self.owed.front()?.due else { return None };
+        self.owed.pop_front();
+        Some(text)
+    }
+
+    /// Whether the client is to be told something next that the server does not say.
+    pub fn is_local_next(&self) -> bool {
+        self.owed.front().is_some_and(|owed| matches!(owed.due, Due::Local(_)))
+    }
+
+    /// How many commands went to a server.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The server has said something. Returns the number of the last command that has been answered with all before it, if it was an
+    /// answer.
+    pub fn answered(&mut self, answer: Answer<'_>) -> Option<u64> {
+        if self.is_raw || self.is_push(answer) {
+            return None;
+        }
+        let failed = answer.is_error();
+        let Some(front) = self.owed.front_mut() else {
+            // It speaks unasked: of what, nobody knows.
+            self.pinned.get_or_insert(Pin::Unknown);
+            return None;
+        };
+        let number = front.number;
+        if let Due::Confirms { which, left, .. } = &mut front.due {
+            let all = self.subscribed[*which].len().max(1);
+            let more = left.get_or_insert(u32::try_from(all).unwrap_or(u32::MAX));
+            *more -= 1;
+            let is_done = *more == 0;
+            self.change(number, failed);
+            if !is_done && !failed {
+                return None;
+            }
+        }
+        let owed = self.owed.pop_front()?;
+        self.change(number, failed);
+        let before = |since: Option<u64>| since.is_some_and(|since| since < number);
+        match owed.due {
+            Due::Late => self.blocking = self.blocking.saturating_sub(1),
+            Due::Multi if failed && self.multi == Some(number) => self.multi = None,
+            Due::Watch if failed && self.watch == Some(number) => self.watch = None,
+            Due::Ends => {
+                if before(self.multi) {
+                    self.multi = None;
+                }
+                if before(self.watch) {
+                    self.watch = None;
+                }
+            }
+            Due::Unwatch if !failed && before(self.watch) => self.watch = None,
+            _ => {}
+        }
+        Some(number)
+    }
+
+    /// Whether it is something that the client has subscribed to.
+    fn is_push(&self, answer: Answer<'_>) -> bool {
+        let word = answer.word();
+        let confirms = || {
+            let Some(Owed { due: Due::Confirms { subscribes, which, .. }, .. }) = self.owed.front() else {
+                return false;
+            };
+            let names = if *subscribes { SUBSCRIBES } else { UNSUBSCRIBES };
+            word.is_some_and(|word| word.eq_ignore_ascii_case(names[*which].as_bytes()))
+        };
+        if answer.is_push() {
+            return !confirms();
+        }
+        self.subscriptions() > 0 && word.is_some_and(|word| MESSAGES.contains(&word))
+    }
+
+    /// What comes of the command of this number.
+    fn change(&mut self, number: u64, failed: bool) {
+        if self.changes.front().is_none_or(|(of, _)| *of != number) {
+            return;
+        }
+        let Some((_, change)) = self.changes.pop_front().filter(|_| !failed) else { return };
+        match change {
+            Change::Keep(slot, bytes) => self.keep(slot, bytes),
+            Change::Subscribe(which, names) => {
+                for name in names {
+                    let length = name.len();
+                    if self.subscribed[which].insert(name) {
+                        self.bytes += length + OVERHEAD;
+                    }
+                }
+            }
+            Change::Unsubscribe(which, names) => {
+                let names = match names.is_empty() {
+                    true => self.subscribed[which].iter().cloned().collect(),
+                    false => names,
+                };
+                for name in names {
+                    if self.subscribed[which].remove(&name) {
+                        self.bytes -= name.len() + OVERHEAD;
+                    }
+                }
+            }
+            Change::Reset => {
+                self.kept.clear();
+                self.subscribed.iter_mut().for_each(BTreeSet::clear);
+                (self.bytes, self.multi, self.watch, self.pinned) = (0, None, None, None);
+            }
+            Change::Quit => self.is_over = true,
+        }
+    }
+
+    fn keep(&mut self, slot: Slot, bytes: Bytes) {
+        let replaces = |old: Slot| match slot {
+            Slot::HelloAuth => matches!(old, Slot::HelloAuth | Slot::Hello | Slot::Auth),
+            slot => old == slot,
+        };
+        self.kept.retain(|(old, _)| !replaces(*old));
+        self.kept.push((slot, bytes));
+        let kept: usize = self.kept.iter().map(|(_, bytes)| bytes.len()).sum();
+        let names: usize = self.subscribed.iter().flatten().map(|name| name.len() + OVERHEAD).sum();
+        self.bytes = kept + names;
+    }
+
+    /// The server's connection has broken: what it owed is not known. `text` is said in the place of each. Returns how many those
+    /// were.
+    pub fn broken(&mut self, text: &'static str) -> u64 {
+        let mut unknown = 0;
+        for owed in &mut self.owed {
+            if !matches!(owed.due, Due::Local(_)) {
+                owed.due = Due::Local(text);
+                unknown += 1;
+            }
+        }
+        self.changes.clear();
+        self.blocking = 0;
+        unknown
+    }
+
+    /// Why it stays where it is, if it does.
+    pub fn pin(&self) -> Option<Pin> {
+        let multi = self.multi.map(|_| Pin::Transaction);
+        let watch = self.watch.map(|_| Pin::Watch);
+        let blocking = (self.blocking > 0).then_some(Pin::Blocking);
+        self.pinned.or(multi).or(watch).or(blocking)
+    }
+
+    /// Whether the server has answered everything, and the client was told so.
+    pub fn is_even(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// Whether nothing is known any more of what bytes are.
+    pub fn is_raw(&self) -> bool {
+        self.is_raw
+    }
+
+    /// Whether the client was answered that this is its end.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// To how many channels it listens.
+    pub fn subscriptions(&self) -> usize {
+        self.subscribed.iter().map(BTreeSet::len).sum()
+    }
+
+    /// What the client has called itself.
+    pub fn name(&self) -> Option<String> {
+        let (_, bytes) = self.kept.iter().find(|(slot, _)| *slot == Slot::Name)?;
+        let name = Command { bytes, is_whole: true }.parts().nth(2)?;
+        Some(name.escape_ascii().to_string())
+    }
+
+    /// What makes a new connection like this one.
+    pub fn replay(&self) -> Replay {
+        let mut replay = Replay::default();
+        for (_, bytes) in &self.kept {
+            replay.bytes.extend_from_slice(bytes);
+            replay.commands += 1;
+            replay.answers += 1;
+        }
+        for (which, names) in self.subscribed.iter().enumerate() {
+            for name in names {
+                let word = SUBSCRIBES[which];
+                let head = format!("*2\r\n${}\r\n{word}\r\n${}\r\n", word.len(), name.len());
+                replay.bytes.extend_from_slice(head.as_bytes());
+                replay.bytes.extend_from_slice(name);
+                replay.bytes.extend_from_slice(b"\r\n");
+                replay.commands += 1;
+                replay.answers += 1;
+            }
+        }
+        replay
+    }
+
+    /// Whether what comes while a replay is under way answers that.
+    pub fn answers_replay(&self, answer: Answer<'_>) -> bool {
+        let word = answer.word();
+        let is = |words: &[&str]| {
+            word.is_some_and(|word| words.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())))
+        };
+        if answer.is_push() { is(&SUBSCRIBES) } else { !word.is_some_and(|word| MESSAGES.contains(&word)) }
+    }
+}
+
+/// What a command is by its name, and what it says next.
+fn kind(command: &Command<'_>) -> Option<Kind> {
+    let mut parts = command.parts();
+    let Some(name) = parts.next() else {
+        // Of a whole one: it has no parts.
+        return (!command.is_whole).then_some(Kind::Raw(Pin::Unknown));
+    };
+    let mut upper = [0; LONGEST];
+    let Some(upper) = uppercase(name, &mut upper) else { return Some(Kind::Plain) };
+    let blocks = |blocks: bool| if blocks { Kind::Blocks } else { Kind::Plain };
+    Some(match upper {
+        b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX"
+        | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Kind::Blocks,
+        b"XREAD" | b"XREADGROUP" => {
+            let mut options = parts.take_while(|part| !part.eq_ignore_ascii_case(b"STREAMS"));
+            blocks(options.any(|part| part.eq_ignore_ascii_case(b"BLOCK")))
+        }
+        b"MULTI" => Kind::Multi,
+        b"EXEC" | b"DISCARD" => Kind::Exec,
+        b"WATCH" => Kind::Watch,
+        b"UNWATCH" => Kind::Unwatch,
+        b"AUTH" => Kind::Keep(Slot::Auth),
+        b"SELECT" => Kind::Keep(Slot::Select),
+        // Without an argument it asks how things are.
+        b"HELLO" => match parts.clone().next() {
+            None => Kind::Plain,
+            Some(_) if parts.any(|part| part.eq_ignore_ascii_case(b"AUTH")) => Kind::Keep(Slot::HelloAuth),
+            Some(_) => Kind::Keep(Slot::Hello),
+        },
+        b"CLIENT" => of_client(parts),
+        b"SUBSCRIBE" => Kind::Confirms { subscribes: true, which: 0 },
+        b"PSUBSCRIBE" => Kind::Confirms { subscribes: true, which: 1 },
+        b"SSUBSCRIBE" => Kind::Confirms { subscribes: true, which: 2 },
+        b"UNSUBSCRIBE" => Kind::Confirms { subscribes: false, which: 0 },
+        b"PUNSUBSCRIBE" => Kind::Confirms { subscribes: false, which: 1 },
+        b"SUNSUBSCRIBE" => Kind::Confirms { subscribes: false, which: 2 },
+        b"QUIT" => Kind::Quit,
+        b"RESET" => Kind::Reset,
+        b"MONITOR" => Kind::Raw(Pin::Monitor),
+        b"SYNC" | b"PSYNC" | b"REPLCONF" => Kind::Raw(Pin::Replication),
+        b"SCRIPT" if parts.next().is_some_and(|part| part.eq_ignore_ascii_case(b"DEBUG")) => {
+            Kind::Raw(Pin::Debug)
+        }
+        // One instance is no cluster, so that it makes no difference; if it were, it would.
+        b"READONLY" | b"READWRITE" | b"ASKING" => Kind::Pins(Pin::Unknown),
+        _ => Kind::Plain,
+    })
+}
+
+fn of_client<'a>(mut parts: impl Iterator<Item = &'a [u8]>) -> Kind {
+    let mut upper = [0; LONGEST];
+    let Some(upper) = parts.next().and_then(|part| uppercase(part, &mut upper)) else { return Kind::Plain };
+    match upper {
+        b"SETNAME" => Kind::Keep(Slot::Name),
+        b"SETINFO" => match parts.next() {
+            Some(what) if what.eq_ignore_ascii_case(b"LIB-NAME") => Kind::Keep(Slot::Library),
+            Some(what) if what.eq_ignore_ascii_case(b"LIB-VER") => Kind::Keep(Slot::LibraryVersion),
+            _ => Kind::Plain,
+        },
+        b"NO-EVICT" => Kind::Keep(Slot::Evict),
+        b"NO-TOUCH" => Kind::Keep(Slot::Touch),
+        b"TRACKING" | b"CACHING" => Kind::Pins(Pin::Tracking),
+        b"REPLY" => Kind::Raw(Pin::Replies),
+        b"ID" | b"INFO" | b"LIST" | b"GETNAME" | b"KILL" | b"UNBLOCK" | b"PAUSE" | b"UNPAUSE" | b"HELP"
+        | b"GETREDIR" | b"TRACKINGINFO" => Kind::Plain,
+        _ => Kind::Pins(Pin::Unknown),
+    }
+}
+
+/// In capitals, unless it is longer than every name that is known here.
+fn uppercase<'a>(name: &[u8], into: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
+    let into = into.get_mut(..name.len())?;
+    into.copy_from_slice(name);
+    into.make_ascii_uppercase();
+    Some(into)
+}
+
+/// By channel, pattern and shard channel.
+const SUBSCRIBES: [&str; 3] = ["subscribe", "psubscribe", "ssubscribe"];
+const UNSUBSCRIBES: [&str; 3] = ["unsubscribe", "punsubscribe", "sunsubscribe"];
+const MESSAGES: [&[u8]; 3] = [b"message", b"pmessage", b"smessage"];
+
+/// The longest name that matters.
+const LONGEST: usize = 16;
+
+/// What is kept of one client, in bytes.
+const MOST_KEPT: usize = 256 * 1024;
+
+/// What a channel takes beside its name.
+const OVERHEAD: usize = 48;
+
+#[cfg(test)]
+mod tests;
