@@ -27,11 +27,11 @@ pub(super) fn read(
             return None;
         }
     };
-    let hooks = report.ok(hooks(spec, at))?;
+    let access = report.ok(access(spec, at))?;
     let stateful = Stateful {
         class,
         port: spec.port.or(ports.first().map(|port| port.key.port))?,
-        access: StateAccess::Http(hooks),
+        access,
         timeout: spec.timeout.map_or(TIMEOUT, |said| said.0),
         max_bytes: spec.max_bytes.unwrap_or(MAX_BYTES),
         park: spec.park.as_ref().map(park).unwrap_or_default(),
@@ -45,9 +45,9 @@ pub(super) fn read(
     Some(Arc::new(stateful))
 }
 
-/// By which requests the state is given and taken.
-fn hooks(spec: &StateSpec, at: &At<'_>) -> Result<Hooks, ConfigError> {
-    let StateSpec { snapshot, restore, changes, freeze, thaw, function, .. } = spec;
+/// How the state is given and taken.
+fn access(spec: &StateSpec, at: &At<'_>) -> Result<StateAccess, ConfigError> {
+    let StateSpec { snapshot, restore, changes, freeze, thaw, function, redis, .. } = spec;
     let paths = [
         ("snapshot", snapshot),
         ("restore", restore),
@@ -56,6 +56,12 @@ fn hooks(spec: &StateSpec, at: &At<'_>) -> Result<Hooks, ConfigError> {
         ("thaw", thaw),
     ];
     let mut said = paths.iter().filter_map(|(field, path)| Some((*field, path.as_deref()?)));
+    if redis.is_some() {
+        return match said.next().map(|(field, _)| field).or(function.as_ref().map(|_| "function")) {
+            Some(field) => Err(at.field(field).error("`redis` says how the state is given and taken")),
+            None => Ok(StateAccess::Redis),
+        };
+    }
     if let Some(function) = function {
         if let Some((field, _)) = said.next() {
             let error = at.field(field).error("`function` says already how the state is given and taken");
@@ -66,7 +72,7 @@ fn hooks(spec: &StateSpec, at: &At<'_>) -> Result<Hooks, ConfigError> {
             let error = format!("`{}` is no name of a function", function.escape_debug());
             return Err(at.field("function").error(error));
         }
-        return Ok(Hooks::of_function(function));
+        return Ok(StateAccess::Http(Hooks::of_function(function)));
     }
     if let Some((field, path)) = said.find(|(_, path)| path.starts_with(FUNCTIONS)) {
         let error =
@@ -76,17 +82,19 @@ fn hooks(spec: &StateSpec, at: &At<'_>) -> Result<Hooks, ConfigError> {
     let path = |path: &str| -> Arc<str> { path.into() };
     let needed = |field: &str, said: &Option<String>| {
         said.as_deref().map(path).ok_or_else(|| {
-            let error = at.error(format!("neither `{field}` nor `function` is said"));
-            error.hint("name the paths by which the application gives and takes its state, or the function whose keys and values it is")
+            at.error(format!("`{field}` is missing")).hint(
+                "name the paths `snapshot` and `restore` of the application, or the `function` whose keys and values are the state, or \
+                 say `redis: {}` of Redis",
+            )
         })
     };
-    Ok(Hooks {
+    Ok(StateAccess::Http(Hooks {
         snapshot: needed("snapshot", snapshot)?,
         restore: needed("restore", restore)?,
         changes: changes.as_deref().map(path),
         freeze: freeze.as_deref().map(path),
         thaw: thaw.as_deref().map(path),
-    })
+    }))
 }
 
 fn park(said: &ParkSpec) -> Park {
@@ -121,31 +129,13 @@ pub(crate) fn valid(
         let error = at.field("port").error(format!("the Service has no port {wanted}"));
         return Err(error.hint(format!("its ports are: {}", known.join(", "))));
     };
-    let StateAccess::Http(hooks) = access;
-    if !matches!(protocol, Protocol::Auto | Protocol::Http) {
-        let error = at.field("port").error(format!("no HTTP/1.1 is spoken at port {wanted}"));
-        return Err(
-            error.hint("name one whose `appProtocol` is `http` or `auto`: state is given and taken there")
-        );
-    }
-    // Of a name, `.` and `..` would be none.
-    let snapshot = if hooks.function().is_some() { "function" } else { "snapshot" };
-    check::path(&at.field(snapshot), &hooks.snapshot)?;
-    check::path(&at.field("restore"), &hooks.restore)?;
-    for (field, path) in [("changes", &hooks.changes), ("freeze", &hooks.freeze), ("thaw", &hooks.thaw)] {
-        path.as_deref().map(|path| check::path(&at.field(field), path)).transpose()?;
-    }
-    match (&hooks.freeze, &hooks.thaw) {
-        (Some(_), None) => {
-            let error = at.field("freeze").error("nothing would end it");
-            return Err(error.hint("name `thaw` as well: a migration that is aborted leaves the state here"));
+    match access {
+        StateAccess::Http(hooks) => paths(hooks, *wanted, protocol, at)?,
+        StateAccess::Redis if protocol != Protocol::Redis => {
+            let error = at.field("port").error(format!("Redis is not spoken at port {wanted}"));
+            return Err(error.hint("name one whose `appProtocol` is `redis`: state is given and taken there"));
         }
-        (Some(freeze), Some(thaw)) if freeze == thaw => {
-            return Err(at
-                .field("thaw")
-                .error("`freeze` has this path: one could not be told from the other"));
-        }
-        _ => {}
+        StateAccess::Redis => {}
     }
     let bytes = |at: At<'_>, number: u64| match number {
         1..=MOST_BYTES => Ok(()),
@@ -164,6 +154,33 @@ pub(crate) fn valid(
     }
     bytes(at_park.field("bytes"), park.bytes)?;
     time(at_park.field(names.wait), park.wait)
+}
+
+/// The first thing that is wrong with what is asked for at this port.
+fn paths(hooks: &Hooks, wanted: u16, protocol: Protocol, at: &At<'_>) -> Result<(), ConfigError> {
+    if !matches!(protocol, Protocol::Auto | Protocol::Http) {
+        let error = at.field("port").error(format!("no HTTP/1.1 is spoken at port {wanted}"));
+        return Err(
+            error.hint("name one whose `appProtocol` is `http` or `auto`: state is given and taken there")
+        );
+    }
+    // Of a name, `.` and `..` would be none.
+    let snapshot = if hooks.function().is_some() { "function" } else { "snapshot" };
+    check::path(&at.field(snapshot), &hooks.snapshot)?;
+    check::path(&at.field("restore"), &hooks.restore)?;
+    for (field, path) in [("changes", &hooks.changes), ("freeze", &hooks.freeze), ("thaw", &hooks.thaw)] {
+        path.as_deref().map(|path| check::path(&at.field(field), path)).transpose()?;
+    }
+    match (&hooks.freeze, &hooks.thaw) {
+        (Some(_), None) => {
+            let error = at.field("freeze").error("nothing would end it");
+            Err(error.hint("name `thaw` as well: a migration that is aborted leaves the state here"))
+        }
+        (Some(freeze), Some(thaw)) if freeze == thaw => {
+            Err(at.field("thaw").error("`freeze` has this path: one could not be told from the other"))
+        }
+        _ => Ok(()),
+    }
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);

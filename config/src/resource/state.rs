@@ -11,11 +11,11 @@ use super::Duration;
 pub struct StateSpec {
     /// What becomes of the state when the instance that has it dies. Of these, `volatile` is supported for now.
     pub class: StateClass,
-    /// The port of the Service at which the application gives and takes its state, in HTTP/1.1. Default: the first one.
+    /// The port of the Service at which the application gives and takes its state, in HTTP/1.1 or as Redis. Default: the first one.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
-    /// The path of a GET that is answered by 200 and all of the state. It takes `restore` as well, and no `function`.
+    /// The path of a GET that is answered by 200 and all of the state. It takes `restore` as well, and neither `function` nor `redis`.
     #[serde(default)]
     pub snapshot: Option<String>,
     /// The path of a PUT whose body takes the place of all of the state.
@@ -32,6 +32,10 @@ pub struct StateSpec {
     /// same. It stands in the place of all paths.
     #[serde(default)]
     pub function: Option<String>,
+    /// The application is Redis, whose state moves as from a master to a replica. It stands in the place of all
+    /// paths.
+    #[serde(default)]
+    pub redis: Option<RedisSpec>,
     /// The path of a POST after which nothing changes the state but requests. It takes `thaw` as well. Default: nothing does
     /// anyway.
     #[serde(default)]
@@ -75,6 +79,11 @@ pub enum StateClass {
     /// What was acknowledged is in a journal elsewhere. Not supported yet.
     Journaled,
 }
+
+/// How Redis gives its state and takes it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisSpec {}
 
 /// How many requests may wait for the place to which a Service moves. What is more is refused as not executed.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -50,6 +50,7 @@ impl Stateful {
     pub fn function(&self) -> Option<&str> {
         match &self.access {
             StateAccess::Http(hooks) => hooks.function(),
+            StateAccess::Redis => None,
         }
     }
 }
@@ -65,8 +66,10 @@ pub enum StateClass {
 impl StateAccess {
     /// Whether what has changed since a copy can be asked for by itself.
     pub const fn gives_changes(&self) -> bool {
-        let StateAccess::Http(hooks) = self;
-        hooks.changes.is_some()
+        match self {
+            StateAccess::Http(hooks) => hooks.changes.is_some(),
+            StateAccess::Redis => false,
+        }
     }
 }
 
@@ -87,6 +90,8 @@ impl StateClass {
 pub enum StateAccess {
     /// By requests that the Service names, in HTTP/1.1.
     Http(Hooks),
+    /// As Redis does between a master and its replicas.
+    Redis,
 }
 
 /// Requests to an application by which it gives its state and takes it.

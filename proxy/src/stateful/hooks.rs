@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::copies::{Gathering, Reading, State, TooLarge};
 use super::counts;
+use super::redis::{self, RedisFault};
 use crate::device::state::{KEY_FIELD, Key};
 use crate::dial::{self, SocketFactory};
 use crate::error::{ProxyError, Side};
@@ -80,6 +81,9 @@ pub enum HookFault {
     /// The connection was lost, or what came is no HTTP.
     #[error("got no whole answer: {0}")]
     Lost(#[source] hyper::Error),
+    /// It is Redis, which did not do it.
+    #[error("fails: Redis {0}")]
+    Redis(#[from] RedisFault),
     /// It took too long.
     #[error("took longer than {0:?}")]
     Late(Duration),
@@ -169,6 +173,7 @@ impl HookFault {
             HookFault::TooLarge(_) => "too_large",
             HookFault::Endless => "endless",
             HookFault::Lost(_) => "lost",
+            HookFault::Redis(_) => "redis",
             HookFault::Late(_) => "late",
         }
     }
@@ -184,6 +189,7 @@ impl HookFault {
             | HookFault::TooLarge(_)
             | HookFault::Endless
             | HookFault::Lost(_)
+            | HookFault::Redis(_)
             | HookFault::Late(_) => Side::Upstream,
         }
     }
@@ -192,12 +198,21 @@ impl HookFault {
 impl Application<'_> {
     /// All of its state: what a GET is answered with, if that is 200 and not too long.
     pub(crate) async fn snapshot(&self) -> Result<Given, HookError> {
-        self.ask(Hook::Snapshot, &self.hooks().snapshot, None, async |answer| self.gather(answer).await).await
+        match &self.stateful.access {
+            StateAccess::Http(hooks) => {
+                self.ask(Hook::Snapshot, &hooks.snapshot, None, async |answer| self.gather(answer).await)
+                    .await
+            }
+            StateAccess::Redis => {
+                let given = async { Ok(Given { state: redis::snapshot(self).await?, version: None }) };
+                self.timed(Hook::Snapshot, given).await
+            }
+        }
     }
 
     /// What has changed since it gave what it named so. Fails as [`HookFault::Gone`] where it does not know that any more.
     pub(crate) async fn changes(&self, since: &Version) -> Result<Given, HookError> {
-        let path = self.hooks().changes.as_deref().unwrap_or_default();
+        let path = self.hooks().and_then(|hooks| hooks.changes.as_deref()).unwrap_or_default();
         let path = format!("{path}?since={}", since.escaped());
         self.ask(Hook::Changes, &path, None, async |answer| match answer.status() {
             StatusCode::GONE => Err(HookFault::Gone),
@@ -208,17 +223,21 @@ impl Application<'_> {
 
     /// Has it take `state` in place of its own, by a PUT.
     pub(crate) async fn restore(&self, state: &State) -> Result<(), HookError> {
-        self.ask(Hook::Restore, &self.hooks().restore, Some(state), is_done).await
+        match &self.stateful.access {
+            StateAccess::Http(hooks) => self.ask(Hook::Restore, &hooks.restore, Some(state), is_done).await,
+            StateAccess::Redis => self.timed(Hook::Restore, redis::restore(self, state)).await,
+        }
     }
 
     /// Has it take what has changed, by a PATCH.
     pub(crate) async fn patch(&self, changes: &State) -> Result<(), HookError> {
-        self.ask(Hook::Patch, &self.hooks().restore, Some(changes), is_done).await
+        let path = self.hooks().map(|hooks| &*hooks.restore).unwrap_or_default();
+        self.ask(Hook::Patch, path, Some(changes), is_done).await
     }
 
     /// Has it change nothing by itself from now on, if its Service has a hook for that.
     pub(crate) async fn freeze(&self) -> Result<(), HookError> {
-        match &self.hooks().freeze {
+        match self.hooks().and_then(|hooks| hooks.freeze.as_ref()) {
             Some(path) => self.ask(Hook::Freeze, path, None, is_done).await,
             None => Ok(()),
         }
@@ -226,7 +245,7 @@ impl Application<'_> {
 
     /// Has it go on as before, if its Service has a hook for that.
     pub(crate) async fn thaw(&self) -> Result<(), HookError> {
-        match &self.hooks().thaw {
+        match self.hooks().and_then(|hooks| hooks.thaw.as_ref()) {
             Some(path) => self.ask(Hook::Thaw, path, None, is_done).await,
             None => Ok(()),
         }
@@ -255,9 +274,11 @@ impl Application<'_> {
         Ok(Given { state: gathering.finish(), version })
     }
 
-    fn hooks(&self) -> &Hooks {
-        let StateAccess::Http(hooks) = &self.stateful.access;
-        hooks
+    fn hooks(&self) -> Option<&Hooks> {
+        match &self.stateful.access {
+            StateAccess::Http(hooks) => Some(hooks),
+            StateAccess::Redis => None,
+        }
     }
 
     async fn ask<T>(
@@ -267,9 +288,18 @@ impl Application<'_> {
         state: Option<&State>,
         hear: impl AsyncFnOnce(Response<Incoming>) -> Result<T, HookFault>,
     ) -> Result<T, HookError> {
+        self.timed(hook, self.exchange(hook, path, state, hear)).await
+    }
+
+    /// As long as its Service says, counted.
+    async fn timed<T>(
+        &self,
+        hook: Hook,
+        asked: impl Future<Output = Result<T, HookFault>>,
+    ) -> Result<T, HookError> {
         let began = Instant::now();
         let within = self.stateful.timeout;
-        let asked = timeout(within, self.exchange(hook, path, state, hear)).await;
+        let asked = timeout(within, asked).await;
         let done = asked.unwrap_or(Err(HookFault::Late(within)));
         counts::hook(hook, done.as_ref().err(), began.elapsed());
         done.map_err(|fault| HookError { hook, fault })
@@ -367,8 +397,9 @@ mod tests {
 
     fn other_hooks(stateful: &Stateful, change: impl FnOnce(&mut Hooks)) -> Stateful {
         let mut stateful = stateful.clone();
-        let StateAccess::Http(hooks) = &mut stateful.access;
-        change(hooks);
+        if let StateAccess::Http(hooks) = &mut stateful.access {
+            change(hooks);
+        }
         stateful
     }
 

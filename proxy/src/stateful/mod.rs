@@ -11,6 +11,7 @@ pub(crate) mod host;
 mod hosted;
 mod keep;
 pub(crate) mod leave;
+pub mod redis;
 pub(crate) mod run;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -30,13 +30,16 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
     let read = Stateful {
         class,
         port: port(said.port, &at.field("port"))?,
-        access: StateAccess::Http(Hooks {
-            snapshot: said.snapshot.as_str().into(),
-            restore: said.restore.as_str().into(),
-            changes: path(&said.changes),
-            freeze: path(&said.freeze),
-            thaw: path(&said.thaw),
-        }),
+        access: match said.redis {
+            true => StateAccess::Redis,
+            false => StateAccess::Http(Hooks {
+                snapshot: said.snapshot.as_str().into(),
+                restore: said.restore.as_str().into(),
+                changes: path(&said.changes),
+                freeze: path(&said.freeze),
+                thaw: path(&said.thaw),
+            }),
+        },
         timeout: millis(said.timeout_ms, &at.field("timeout_ms"))?,
         max_bytes: said.max_bytes,
         park: Park {

@@ -8,16 +8,20 @@ use crate::xds::wire::lighter::config::v1 as lighter;
 
 pub(super) fn state(said: &Stateful) -> lighter::State {
     let Stateful { class, port, access, timeout, max_bytes, park, on_drain } = said;
-    let StateAccess::Http(hooks) = access;
-    let path = |path: &Option<Arc<str>>| path.as_deref().unwrap_or_default().to_string();
+    let hooks = match access {
+        StateAccess::Http(hooks) => Some(hooks),
+        StateAccess::Redis => None,
+    };
+    let path = |path: Option<&Arc<str>>| path.map(|path| path.to_string()).unwrap_or_default();
     lighter::State {
         class: class.label().to_string(),
         port: (*port).into(),
-        snapshot: hooks.snapshot.to_string(),
-        restore: hooks.restore.to_string(),
-        freeze: path(&hooks.freeze),
-        thaw: path(&hooks.thaw),
-        changes: path(&hooks.changes),
+        snapshot: path(hooks.map(|hooks| &hooks.snapshot)),
+        restore: path(hooks.map(|hooks| &hooks.restore)),
+        freeze: path(hooks.and_then(|hooks| hooks.freeze.as_ref())),
+        thaw: path(hooks.and_then(|hooks| hooks.thaw.as_ref())),
+        changes: path(hooks.and_then(|hooks| hooks.changes.as_ref())),
+        redis: *access == StateAccess::Redis,
         timeout_ms: millis(*timeout),
         max_bytes: *max_bytes,
         park: Some(lighter::Park { requests: park.requests, bytes: park.bytes, wait_ms: millis(park.wait) }),

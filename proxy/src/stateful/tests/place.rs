@@ -205,7 +205,7 @@ fn an_application_s_state_goes_to_another_place_and_back() {
 /// With changes.
 fn changing() -> Stateful {
     let mut said = stateful();
-    let StateAccess::Http(hooks) = &mut said.access;
+    let StateAccess::Http(hooks) = &mut said.access else { unreachable!("they are of HTTP") };
     hooks.changes = Some("/changes".into());
     said
 }
