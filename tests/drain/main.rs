@@ -20,6 +20,7 @@ mod partition;
 mod place;
 mod places;
 mod precopy;
+mod redis;
 mod registers;
 mod rolling;
 mod stage;
@@ -41,6 +42,7 @@ fn main() {
         partition::tests(),
         functions::tests(),
         precopy::tests(),
+        redis::tests(),
         rolling::tests(),
         stateful::tests(),
     ];
