@@ -5,6 +5,7 @@ mod http2;
 mod lanes;
 mod link;
 mod rdma;
+mod redis;
 mod ring;
 
 use lighter_config::identity::{JoinToken, Spiffe};
@@ -119,6 +120,12 @@ pub fn rdma(bytes: &[u8]) {
     rdma::hostile(bytes);
 }
 
+/// Redis: where commands and answers end does not depend on how they come, and a session that is told what another one was told is
+/// like it.
+pub fn redis(bytes: &[u8]) {
+    redis::sessions(bytes);
+}
+
 /// HTTP/2 connections. The first byte chooses: a peer that sends anything, one that sends anything in frames, or both ends
 /// of a connection that do anything in any order.
 pub fn http2(bytes: &[u8]) {
@@ -223,6 +230,20 @@ mod tests {
         fn a_hostile_peer_of_http2_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             super::http2::hostile(&bytes);
             super::http2::hostile_frames(&bytes);
+        }
+
+        #[test]
+        fn sessions_with_redis_keep_every_promise(
+            step in any::<u8>(),
+            asked in "((SELECT 1|AUTH a b|HELLO 3( AUTH a b)?|CLIENT SETNAME x|P?SUBSCRIBE a b|UNSUBSCRIBE( a)?|MULTI|EXEC|WATCH k|GET k|QUIT|RESET|BLPOP k 0|)\r\n){0,12}",
+            answered in "(\\+OK\r\n|-ERR x\r\n|\\*2\r\n:1\r\n:2\r\n|>3\r\n\\$7\r\nmessage\r\n\\+a\r\n\\+b\r\n){0,12}",
+        ) {
+            let mut bytes = vec![step];
+            // Both halves are of one length.
+            let length = asked.len().max(answered.len());
+            bytes.extend(format!("{asked:\n<length$}").as_bytes());
+            bytes.extend(format!("{answered:\n<length$}").as_bytes());
+            super::redis(&bytes);
         }
 
         #[test]
