@@ -88,17 +88,19 @@ fn leaves() -> Result<(), String> {
 }
 
 fn moves() -> Result<(), String> {
-    let moves = if full() { 50 } else { 4 };
+    let moves = if full() { 51 } else { 5 };
     let world = World::new();
     world.apply(&shop());
-    let places = Place::both(&world)?;
+    let places = Place::both(&world, Server::start("a")?)?;
     let (web, door) = world.caller_with("web", "shop", PATIENT);
     wait_until("the one that serves is known", || web.endpoints() == 1);
-    let mut listener = Client::connect(door);
-    assert_eq!(listener.ask("SUBSCRIBE news"), "subscribe news 1");
+    // The second one has no sidecar of its own, and goes where the state is first.
+    let mut listeners = [Client::connect(door), Client::connect(places[0].door())];
+    for listener in &mut listeners {
+        assert_eq!(listener.ask("SUBSCRIBE news"), "subscribe news 1");
+    }
     let mut loops: Vec<Loop> = (0..3).map(|_| Loop::start(door, None)).collect();
     loops.push(Loop::start(door, Some("me")));
-    // Without a sidecar of its own, where the state is first.
     loops.push(Loop::start(places[0].door(), None));
     let more = |loops: &[Loop], count: usize| {
         let had: Vec<usize> = loops.iter().map(Loop::done).collect();
@@ -117,8 +119,10 @@ fn moves() -> Result<(), String> {
     }
     let there = &places[moves % 2];
     let mut publisher = Client::connect(door);
-    wait_until("the one who listens has come along", || publisher.ask("PUBLISH news x") == "1");
-    assert_eq!(listener.hear(), "message news x");
+    wait_until("those who listen have come along", || publisher.ask("PUBLISH news x") == "2");
+    for mut listener in listeners {
+        assert_eq!(listener.hear(), "message news x");
+    }
     let (named, others): (Vec<Loop>, Vec<Loop>) = loops.into_iter().partition(|one| one.is_named);
     let named: Vec<Added> = named.into_iter().flat_map(Loop::end).collect();
     let others: Vec<Added> = others.into_iter().flat_map(Loop::end).collect();
@@ -144,7 +148,7 @@ fn moves() -> Result<(), String> {
     }
     assert!(redis(&web, "reattachments_total") >= moves as f64, "whoever calls goes along");
     assert!(redis(&web, "replayed_commands_total") >= (2 * moves) as f64);
-    assert!(redis(&a.sidecar, "reattachments_total") > 0.0, "who has no sidecar is sent on");
+    assert!(redis(&a.sidecar, "reattachments_total") > 0.0, "whoever has no sidecar is sent on");
     let asked = redis(&web, "commands_total") + redis(&web, "replayed_commands_total");
     let came = redis(&a.sidecar, "commands_total") + redis(&b.sidecar, "commands_total");
     assert!(came >= asked, "what callers asked came in: {asked} of {came}");
@@ -160,7 +164,7 @@ fn moves() -> Result<(), String> {
 fn transaction() -> Result<(), String> {
     let world = World::new();
     world.apply(&shop());
-    let [a, b] = Place::both(&world)?;
+    let [a, b] = Place::both(&world, Server::start_without_folder("a")?)?;
     let (web, door) = world.caller_with("web", "shop", PATIENT);
     wait_until("the one that serves is known", || web.endpoints() == 1);
     let mut client = Client::connect(door);
@@ -201,11 +205,20 @@ impl Server {
         Self::start_at(name, free_port())
     }
 
+    /// One that has nowhere to write a file: it gives its state in one stream.
+    fn start_without_folder(name: &str) -> Result<Self, String> {
+        Self::start_with(name, free_port(), &["--dir", "/proc", "--repl-diskless-sync-delay", "0"])
+    }
+
     fn start_at(name: &str, port: u16) -> Result<Self, String> {
+        Self::start_with(name, port, &[])
+    }
+
+    fn start_with(name: &str, port: u16, more: &[&str]) -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix(&format!("lighter-redis-{name}-")).tempdir().unwrap();
         let mut command = Command::new(find("redis-server")?);
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
-        command.arg(folder.path());
+        command.arg(folder.path()).args(more);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut program = Program::start(command, Path::new(folder.path()));
         program.wait_until("it listens", || listens(address));
@@ -356,9 +369,9 @@ struct Place {
 }
 
 impl Place {
-    /// Two of them: the first one serves.
-    fn both(world: &World) -> Result<[Self; 2], String> {
-        let a = Place::before(world, "a", Server::start("a")?);
+    /// Two of them, before `a` and another one: the first one serves.
+    fn both(world: &World, a: Server) -> Result<[Self; 2], String> {
+        let a = Place::before(world, "a", a);
         wait_until("the first one serves", || a.serves());
         let b = Place::before(world, "b", Server::start("b")?);
         wait_until("the second one is ready", || {
