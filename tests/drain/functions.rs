@@ -90,6 +90,11 @@ fn moves() {
             let done = metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]);
             assert_eq!(done, times, "{hook} at {}", place.name);
         }
+        // What has changed follows, in as many rounds as it takes.
+        for (hook, least) in [("changes", turns(0)), ("patch", turns(1))] {
+            let done = metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]);
+            assert!(done >= least, "{hook} at {}: {done}", place.name);
+        }
         assert_eq!(metrics.sum("lighter_state_refused_total", &[]), 0.0);
     }
     let counts = world.counts();

@@ -116,7 +116,7 @@ impl Hooks {
         let all: Arc<str> = format!("{FUNCTIONS}{name}").into();
         let path = |what: &str| Some(format!("{all}/{what}").into());
         Hooks {
-            changes: None,
+            changes: Some(all.clone()),
             freeze: path("freeze"),
             thaw: path("thaw"),
             restore: all.clone(),
