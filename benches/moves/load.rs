@@ -1,0 +1,150 @@
+//! Callers that ask at a steady pace, and write down who answered when.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::app::INSTANCE;
+use crate::support::PATIENCE;
+
+/// Callers at one door.
+pub struct Load {
+    began: Instant,
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Told>>,
+}
+
+/// What they were answered.
+#[derive(Default)]
+pub struct Told {
+    answers: Vec<Answered>,
+    failed: usize,
+}
+
+struct Answered {
+    /// Since the beginning.
+    at: Duration,
+    took: Duration,
+    by: String,
+}
+
+/// From when to when.
+pub type Span = (Duration, Duration);
+
+impl Load {
+    pub fn start(door: SocketAddr) -> Self {
+        let (began, over) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let caller = |number: u32| {
+            let over = over.clone();
+            std::thread::spawn(move || call(door, began, EVERY * number / CALLERS, &over))
+        };
+        let threads = (0..CALLERS).map(caller).collect();
+        Load { began, over, threads }
+    }
+
+    /// How long it is since the beginning.
+    pub fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Ends them, with what they were answered.
+    pub fn end(self) -> Told {
+        self.over.store(true, Relaxed);
+        self.threads.into_iter().fold(Told::default(), |mut all, thread| {
+            let told = thread.join().unwrap();
+            all.answers.extend(told.answers);
+            all.failed += told.failed;
+            all
+        })
+    }
+}
+
+impl Told {
+    pub fn answered(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// How many were not answered as they should be.
+    pub fn failed(&self) -> usize {
+        self.failed
+    }
+
+    /// The time between the last answer of one and the first one of the other.
+    pub fn blackout(&self, from: &str, to: &str, span: Span) -> Option<Duration> {
+        let by = |name: &str| {
+            let within = self.answers.iter().filter(|answer| (span.0..=span.1).contains(&answer.at));
+            within.filter(|answer| answer.by == name).map(|answer| answer.at).collect::<Vec<_>>()
+        };
+        Some(by(to).into_iter().min()?.saturating_sub(by(from).into_iter().max()?))
+    }
+
+    /// How long 99 of a hundred took at most: of those that were answered in one of `spans`, and of the others.
+    pub fn p99(&self, spans: &[Span]) -> [Duration; 2] {
+        let is_within =
+            |answer: &&Answered| spans.iter().any(|(from, to)| (*from..=*to).contains(&answer.at));
+        let (within, others): (Vec<_>, Vec<_>) = self.answers.iter().partition(is_within);
+        [within, others].map(|answers| {
+            let mut took: Vec<Duration> = answers.iter().map(|answer| answer.took).collect();
+            took.sort_unstable();
+            took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+        })
+    }
+}
+
+/// Asks at every turn, the first of which is `after` the beginning.
+fn call(door: SocketAddr, began: Instant, after: Duration, over: &AtomicBool) -> Told {
+    let (mut told, mut kept, mut turn) = (Told::default(), None, began + after);
+    while !over.load(Relaxed) {
+        std::thread::sleep(turn.saturating_duration_since(Instant::now()));
+        let asked = Instant::now();
+        match ask(door, &mut kept, fastrand::bool()) {
+            Ok(by) => told.answers.push(Answered { at: began.elapsed(), took: asked.elapsed(), by }),
+            Err(why) => {
+                eprintln!("a request failed: {why}");
+                told.failed += 1;
+                kept = None;
+            }
+        }
+        turn = (turn + EVERY).max(Instant::now());
+    }
+    told
+}
+
+/// One request; gives who answered it.
+fn ask(door: SocketAddr, kept: &mut Option<BufReader<TcpStream>>, writes: bool) -> Result<String, String> {
+    let lost = |error: std::io::Error| error.to_string();
+    let connection = match kept {
+        Some(connection) => connection,
+        None => {
+            let tcp = TcpStream::connect(door).map_err(lost)?;
+            tcp.set_nodelay(true).map_err(lost)?;
+            tcp.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
+            kept.insert(BufReader::new(tcp))
+        }
+    };
+    let line = if writes { "POST /write" } else { "GET /read" };
+    let request = format!("{line} HTTP/1.1\r\nhost: shop\r\ncontent-length: 0\r\n\r\n");
+    connection.get_mut().write_all(request.as_bytes()).map_err(lost)?;
+    let (mut status, mut by, mut length, mut cause) = (String::new(), None, 0, String::new());
+    connection.read_line(&mut status).map_err(lost)?;
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line).map_err(lost)?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "x-lighter-error" => cause = value.trim().to_owned(),
+            INSTANCE => by = Some(value.trim().to_owned()),
+            "content-length" => length = value.trim().parse().map_err(|_| "no length".to_owned())?,
+            _ => {}
+        }
+    }
+    connection.read_exact(&mut vec![0; length]).map_err(lost)?;
+    by.filter(|_| status.starts_with("HTTP/1.1 200 ")).ok_or_else(|| format!("{} {cause}", status.trim()))
+}
+
+const CALLERS: u32 = 8;
+/// How often each of them asks.
+const EVERY: Duration = Duration::from_millis(8);
