@@ -386,7 +386,9 @@ impl Executor {
 
     fn done(&mut self, done: Done) {
         let Some(Asked { job, leash, began, .. }) = self.asked.take() else { return };
-        if self.has_begun_again() {
+        // To look takes milliseconds where there are many sockets. What comes behind these two is looked at before anybody goes by it.
+        let is_amid = matches!(job, Job::Freeze(_) | Job::Take(_, Some(_)));
+        if !is_amid && self.has_begun_again() {
             // What it did, it did not do for long, or has nothing of what was before.
             self.lose();
             if let Job::Restore(copy, ..) = job {
