@@ -188,7 +188,7 @@ mod tests {
     use std::time::Duration;
 
     use lighter_config::sidecar::SidecarConfig;
-    use lighter_config::snapshot::{Hooks, Park, StateAccess, StateClass, Stateful};
+    use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful};
 
     use super::super::{Accepting, Asked, Ended, Held, Results, start};
     use super::*;
@@ -285,6 +285,7 @@ mod tests {
             timeout: Duration::from_secs(20),
             max_bytes: 1 << 20,
             park: Park::default(),
+            on_drain: OnDrain::Move,
         }
     }
 
@@ -309,7 +310,7 @@ mod tests {
         own.restore(&state(b"0123456789")).await.unwrap();
         own.freeze().await.unwrap();
         assert_eq!(*kept.0.lock().unwrap(), (b"0123456789".to_vec(), true));
-        assert_eq!(own.snapshot().await.unwrap().digest(), state(b"0123456789").digest());
+        assert_eq!(own.snapshot().await.unwrap().state.digest(), state(b"0123456789").digest());
         own.thaw().await.unwrap();
         // What is too much is said by whoever keeps it, or before it is read.
         for bytes in [11, 21] {

@@ -354,7 +354,7 @@ fn one_that_nobody_waits_for_any_more_never_runs() {
 fn a_thaw_that_comes_late_opens_nothing_else() {
     let mut bench = Bench::serving(Class::Volatile);
     bench.quiesce(false);
-    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.place.frozen(Digest([7; 32]), 100, false, &mut bench.out);
     bench.done();
     let kept = Order::Serve { epoch: EPOCH, from: Source::Kept };
     assert_eq!(bench.order(kept, Duration::ZERO), [Action::Thaw]);
@@ -411,7 +411,7 @@ fn what_comes_after_a_drain_that_was_forced_is_sent_on_as_after_any_other() {
     let sent = |id| Arrival { is_kept: false, ..arrival(id) };
     let (to, epoch) = (NEW, EPOCH.next());
     bench.quiesce(false);
-    bench.place.frozen(Digest([7; 32]), 100, &mut bench.out);
+    bench.place.frozen(Digest([7; 32]), 100, false, &mut bench.out);
     bench.order(Order::Move { to, epoch }, Duration::ZERO);
     assert_eq!(bench.arrive(sent(1)), Verdict::Forward(NEW));
     bench.order(Order::Drain { to, epoch, force: true }, Duration::ZERO);
