@@ -27,7 +27,7 @@ use super::session::Side;
 use super::stream::End;
 use super::upgrade::Far;
 use crate::carry::{Call, Engine};
-use crate::drain::{Kind, Ticket};
+use crate::drain::{Kind, Phase, Ticket};
 use crate::error::Cause;
 use crate::http::h2::deadline::Deadlines;
 use crate::http::h2::exchange::Arrived;
@@ -88,7 +88,9 @@ fn in_copies(worker: Rc<Worker>, identity: &Identity, io: Io, ticket: Ticket) ->
     let own = identity.current();
     ticket.carries(Kind::Link);
     Some(Box::pin(async move {
-        worker.shared.copies.serve(io, &peer.id, own.id()).await;
+        // Who has got everything rests on it, and may forget to leave.
+        let leaves = ticket.reached(Phase::Draining);
+        worker.shared.copies.serve(io, &peer.id, own.id(), leaves).await;
         drop(ticket);
     }))
 }

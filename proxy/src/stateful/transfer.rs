@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -146,8 +146,9 @@ impl Door {
         &self.copies
     }
 
-    /// Answers what `peer` asks within `io`, if that is who this sidecar is itself: `own`.
-    pub(crate) async fn serve(&self, io: Io, peer: &Spiffe, own: &Spiffe) {
+    /// Answers what `peer` asks within `io`, if that is who this sidecar is itself: `own`. Once `leaves` resolves, what is being
+    /// answered is the last.
+    pub(crate) async fn serve(&self, io: Io, peer: &Spiffe, own: &Spiffe, leaves: impl Future<Output = ()>) {
         if peer != own {
             tracing::warn!(%peer, "somebody else asks for this workload's state");
             counts::given(Given::Identity);
@@ -161,8 +162,16 @@ impl Door {
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MOST_HEAD_BYTES)
             .serve_connection(TokioIo::new(io), service);
+        let (mut serving, mut leaves) = (pin!(serving), pin!(leaves));
+        let all = async {
+            tokio::select! {
+                done = &mut serving => return done,
+                () = &mut leaves => serving.as_mut().graceful_shutdown(),
+            }
+            serving.await
+        };
         // Whoever is cut asks again, and goes on where it was.
-        let _ = timeout(LIFETIME, serving).await;
+        let _ = timeout(LIFETIME, all).await;
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Either<Empty<Bytes>, Sent>> {
