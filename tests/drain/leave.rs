@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::callers::Callers;
-use crate::migrate::stories;
+use crate::migrate::{instances, stories};
 use crate::places::{Place, SLOW, alone, caller, is_whole, losses, shop};
 use crate::registers::App;
 use crate::support::raw::{Body, Peer};
@@ -64,6 +64,7 @@ fn nowhere() {
     let [mut a, mut b] = Place::both(&world, App::start(&world.path(""), "b"));
     put(&a);
     b.kill();
+    wait_until("that is seen", || !instances(&world).contains(&b.instance));
     a.sidecar.program.signal(Signal::TERM);
     assert!(a.sidecar.program.wait().success());
     let said = a.sidecar.program.said();

@@ -48,9 +48,10 @@ impl All {
             if is_asked || self.under_way.contains_key(&service) || !leaves.presence.is_heard {
                 continue;
             }
+            let wait = waits(&service, world);
             let next =
                 may_move(&service, world).then(|| next(&seen, &instance, leaves, &leaving.tried)).flatten();
-            let Some(to) = next.filter(|to| self.ask(&service, &instance, to, world)) else {
+            let Some(to) = next.filter(|to| self.ask(&service, (&instance, to), wait, world)) else {
                 self.release(&service, leaves, world);
                 continue;
             };
@@ -61,7 +62,13 @@ impl All {
     }
 
     /// Asks for a Migration, in place of those that were asked for like that before and are over. Returns whether it could be.
-    fn ask(&self, service: &ServiceName, from: &Arc<str>, to: &Arc<str>, world: &World<'_>) -> bool {
+    fn ask(
+        &self,
+        service: &ServiceName,
+        (from, to): (&Arc<str>, &Arc<str>),
+        quiesce: Duration,
+        world: &World<'_>,
+    ) -> bool {
         let (store, namespace) = (&world.state.store, &service.namespace);
         let now = SystemTime::now();
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -77,7 +84,12 @@ impl All {
             "apiVersion": LIGHTER,
             "kind": MigrationSpec::KIND,
             "metadata": {"name": name, "namespace": namespace},
-            "spec": {"service": service.name, "from": {"instance": from}, "to": {"instance": to}},
+            "spec": {
+                "service": service.name,
+                "from": {"instance": from},
+                "to": {"instance": to},
+                "quiesceTimeout": format!("{}ms", quiesce.as_millis()),
+            },
         });
         let pushed = Manifest::parse(AUTHOR, &document.to_string(), namespace)
             .map_err(|errors| errors.to_string())
@@ -126,6 +138,15 @@ fn may_move(service: &ServiceName, world: &World<'_>) -> bool {
     state.is_some_and(|state| state.on_drain == OnDrain::Move)
 }
 
+/// How long what runs may take to end, and the application to give its state: a third of what requests may wait, so that as much
+/// is left for the copy. Nobody is there to ask for more.
+fn waits(service: &ServiceName, world: &World<'_>) -> Duration {
+    let snapshot = world.state.store.snapshot();
+    let state = snapshot.services.get(service).and_then(|service| service.state.as_ref());
+    let wait = state.map_or(Duration::ZERO, |state| state.park.wait / 3);
+    wait.clamp(SHORTEST, LONGEST)
+}
+
 /// Which instance takes the state next: the first that can, and was not tried.
 fn next(
     seen: &std::collections::BTreeMap<Arc<str>, Seen>,
@@ -149,6 +170,10 @@ fn next(
 
 /// Who asks, in the history of the resources.
 const AUTHOR: &str = "control-plane";
+
+/// What a Migration takes as `quiesceTimeout`.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// After how long an instance is told again that it need not wait.
 const AGAIN: Duration = Duration::from_millis(500);

@@ -23,8 +23,10 @@ pub(crate) struct Leaving {
 /// How the wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// Nothing is served here any more that others do not have.
+    /// It is served elsewhere.
     Moved,
+    /// It is gone.
+    Lost,
     /// The control plane has nowhere for it.
     Released,
     /// It took too long.
@@ -72,8 +74,10 @@ pub(crate) async fn left(shared: &Shared, until: Instant) -> Left {
             let Some(hosted) = shared.hosted.load_full() else { return Left::Moved };
             let mut reports = hosted.reports();
             reports.mark_unchanged();
-            if !holds(&hosted) {
-                return Left::Moved;
+            match hosted.with(|place, _, _| place.stand()) {
+                Stand::Moved | Stand::Drained { .. } => return Left::Moved,
+                _ if holds(&hosted) => {}
+                _ => return Left::Lost,
             }
             if shared.leaving.is_released.load(Ordering::Acquire) {
                 return Left::Released;
@@ -93,6 +97,7 @@ pub(crate) fn end(shared: &Shared, left: Left) {
     shared.leaving.is_leaving.store(false, Ordering::Release);
     let outcome = match left {
         Left::Moved => "moved",
+        Left::Lost => "lost",
         Left::Released => "released",
         Left::Late => "late",
         Left::Hurried => "hurried",
