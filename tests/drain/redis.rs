@@ -178,6 +178,8 @@ fn transaction() -> Result<(), String> {
     assert!(a.serves() && !b.serves());
     begin(&world, "patient", &a, &b, "60s");
     is_in(&world, "quiesce");
+    let parks = || a.sidecar.program.said().matches("phase=\"parking\"").count() == 2;
+    wait_until("its sidecar has heard of it", parks);
     // It waits like everything that is new.
     let mut other = Client::connect(door);
     other.say("INCR count");

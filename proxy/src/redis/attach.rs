@@ -145,7 +145,9 @@ async fn tell(upstream: &mut Upstream, session: &Session, said: &mut Vec<u8>) ->
             if !session.answers_replay(answers.last()) {
                 said.append(&mut message);
             } else if answers.last().is_error() {
-                let error = message.escape_ascii().to_string();
+                // What stands behind the first word may be what the client said, with a password in it.
+                let code = message.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+                let error = code[..code.len().min(MOST_CODE)].escape_ascii().to_string();
                 tracing::warn!(error, "a server does not take a session with Redis as it was");
                 return Err(AttachError::Refused);
             } else {
@@ -156,6 +158,9 @@ async fn tell(upstream: &mut Upstream, session: &Session, said: &mut Vec<u8>) ->
     }
     Ok(replay.commands)
 }
+
+/// An error begins with a word of so many bytes at most, as far as it is told.
+const MOST_CODE: usize = 32;
 
 /// How long is waited before another try.
 const PAUSE: Duration = Duration::from_millis(25);

@@ -245,6 +245,9 @@ impl Application<'_> {
 
     /// Has it go on as before, if its Service has a hook for that.
     pub(crate) async fn thaw(&self) -> Result<(), HookError> {
+        if self.stateful.access == StateAccess::Redis {
+            return self.timed(Hook::Thaw, redis::free(self)).await;
+        }
         match self.hooks().and_then(|hooks| hooks.thaw.as_ref()) {
             Some(path) => self.ask(Hook::Thaw, path, None, is_done).await,
             None => Ok(()),

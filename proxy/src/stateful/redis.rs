@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
 use super::copies::{Gathering, State};
 use super::hooks::{Application, HookFault};
@@ -109,18 +110,36 @@ async fn until(stream: &mut BufReader<TcpStream>, end: &[u8], into: &mut Gatheri
 
 /// Has it take `state` in place of all that it has.
 pub(super) async fn restore(app: &Application<'_>, state: &State) -> Result<(), HookFault> {
+    // The rest of the time is for what has to follow.
+    let until = Instant::now() + app.stateful.timeout.mul_f32(0.75);
     let mut stream = BufReader::new(connect(app).await?);
     let own = stream.get_ref().local_addr().map_err(RedisFault::from)?;
-    let listener = TcpListener::bind(SocketAddr::new(own.ip(), 0)).await.map_err(RedisFault::from)?;
+    let listener = listen(app, SocketAddr::new(own.ip(), 0)).map_err(RedisFault::from)?;
     let master = listener.local_addr().map_err(RedisFault::from)?;
     let (ip, port) = (master.ip().to_string(), master.port().to_string());
     ask(&mut stream, "REPLICAOF", &[b"REPLICAOF", ip.as_bytes(), port.as_bytes()]).await?;
-    let taken = taken(&listener, app.at, state).await;
+    let taken = timeout_at(until, taken(&listener, app.at, state)).await;
     // Whatever came of it, it is nobody's replica any more.
-    let freed = ask(&mut stream, "REPLICAOF NO ONE", &[b"REPLICAOF", b"NO", b"ONE"]).await;
-    taken?;
+    let freed = ask(&mut stream, NO_ONE, FREE).await;
+    taken.map_err(|_| RedisFault::Other("that it has loaded what it was given, in time"))??;
     Ok(freed?)
 }
+
+/// Sees to it that it is nobody's replica: a sidecar that ended in the middle of a restore left it one.
+pub(super) async fn free(app: &Application<'_>) -> Result<(), HookFault> {
+    Ok(ask(&mut BufReader::new(connect(app).await?), NO_ONE, FREE).await?)
+}
+
+/// Where the application lives, which may be another network namespace than this sidecar's.
+fn listen(app: &Application<'_>, at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = app.sockets.tcp(at)?;
+    socket.bind(&at.into())?;
+    socket.listen(16)?;
+    TcpListener::from_std(socket.into())
+}
+
+const NO_ONE: &str = "REPLICAOF NO ONE";
+const FREE: &[&[u8]] = &[b"REPLICAOF", b"NO", b"ONE"];
 
 /// Waits until the application has come as a replica, and has all of `state`.
 async fn taken(listener: &TcpListener, app: SocketAddr, state: &State) -> Result<(), RedisFault> {
