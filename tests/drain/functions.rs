@@ -12,6 +12,7 @@ use libtest_mimic::Trial;
 use lighter_migrate::{History, Op};
 
 use crate::migrate::{PATIENT, instances, is_done, stories};
+use crate::places::one_at_a_time;
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Head, Peer};
 use crate::support::{full, test_where, wait_until};
@@ -20,7 +21,7 @@ use crate::world::{Sidecar, World};
 pub fn tests() -> Vec<Trial> {
     vec![
         test_where("functions::what_one_remembers_moves_between_unlike_devices_and_no_request_fails", || {
-            with_runtime(moves)
+            with_runtime(|| one_at_a_time(moves))
         }),
         test_where("functions::what_cannot_be_moved_is_refused_with_the_reason", || with_runtime(refused)),
         test_where("functions::callers_neither_read_nor_write_what_moves", || with_runtime(barred)),

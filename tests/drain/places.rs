@@ -16,12 +16,17 @@ use crate::world::{Sidecar, World};
 
 /// One after the other: the load of each keeps all of a small machine busy, and what is to come about in a time would not.
 pub fn alone(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
-    static ONE: Mutex<()> = Mutex::new(());
     Trial::test(name, move || {
-        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        run();
+        one_at_a_time(run);
         Ok(())
     })
+}
+
+/// Runs it while no other of these runs.
+pub fn one_at_a_time(run: impl FnOnce()) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    run();
 }
 
 /// An instance of `shop`.

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighter_config::snapshot::StateAccess;
 use lighter_migrate::{Copy, Digest, PlaceAction, Stand};
 use tokio::time::{Instant, timeout};
 
@@ -212,12 +213,16 @@ impl Executor {
             PlaceAction::Fetch(copy, have) => self.fetch(copy, have),
             PlaceAction::Activate(_) | PlaceAction::Begin(_) => {
                 self.give_up_taking();
+                self.line.set(None);
                 self.interrupt(|job| matches!(job, Job::Thaw | Job::Open));
                 self.queue.push_back(Job::Open);
             }
             // There is no journal.
             PlaceAction::Recover(_) => hosted.with(|place, _, out| place.opened(false, out)),
-            PlaceAction::Discard => self.give_up_taking(),
+            PlaceAction::Discard => {
+                self.give_up_taking();
+                self.line.set(None);
+            }
             // What is cut hears of it where it runs.
             PlaceAction::CutStreams | PlaceAction::CutAll => {}
             // Of requests and reports the place's owner takes care.
@@ -363,7 +368,13 @@ impl Executor {
                 let is_last = round.is_none();
                 Box::pin(async move { Done::Taken(host.take(since, is_last).await) })
             }
-            Job::Thaw => Box::pin(async move { Done::Thawed(host.thaw(u32::MAX, &its).await) }),
+            Job::Thaw => {
+                // Whoever waits here is not to wait for ever.
+                let is_waited_for =
+                    host.hosted.with(|place, _, _| matches!(place.stand(), Stand::Opening { .. }));
+                let tries = if is_waited_for { THAW_TRIES } else { u32::MAX };
+                Box::pin(async move { Done::Thawed(host.thaw(tries, &its).await) })
+            }
             // What has changed is taken once: who knows what came of it where that fails.
             Job::Restore(copy, changes, _) if copy.base > 0 => {
                 let changes = changes.clone();
@@ -377,7 +388,7 @@ impl Executor {
                 })
             }
             Job::Open => {
-                let is_frozen = self.is_frozen;
+                let is_frozen = self.is_frozen || host.hosted.stateful().access == StateAccess::Redis;
                 Box::pin(async move { Done::Opened(!is_frozen || host.thaw(THAW_TRIES, &its).await) })
             }
         };
@@ -423,6 +434,15 @@ impl Executor {
                 self.is_frozen = false;
                 tracing::info!(migration = self.host.migration(), ?took, "the application goes on as before");
                 hosted.with(|place, _, out| place.thawed(out));
+            }
+            (Job::Thaw, Done::Thawed(false)) if !leash.is_unwanted.get() => {
+                tracing::error!(
+                    migration = self.host.migration(),
+                    ?took,
+                    "the application is not thawed: it serves as it is, and is asked again"
+                );
+                hosted.with(|place, _, out| place.thawed(out));
+                self.queue.push_back(Job::Thaw);
             }
             (Job::Restore(copy, _, digest), Done::Restored(true)) => {
                 let (migration, bytes) = (self.host.migration(), copy.bytes);
