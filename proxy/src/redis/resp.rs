@@ -277,6 +277,11 @@ impl<'a> Answer<'a> {
         self.beginning.first() == Some(&b'>')
     }
 
+    /// Whether it is a map, which RESP3 alone has.
+    pub fn is_map(&self) -> bool {
+        self.beginning.first() == Some(&b'%')
+    }
+
     /// Its first element, where it has elements and that one is a short string.
     pub fn word(&self) -> Option<&'a [u8]> {
         let rest = self.beginning;

@@ -16,15 +16,21 @@ pub struct Session {
     count: u64,
     /// What comes of commands once they are answered well.
     changes: VecDeque<(u64, Change)>,
+    /// Bytes of these.
+    pending: usize,
     /// What the server was told of this connection, each once, in order.
     kept: Vec<(Slot, Bytes)>,
     /// Bytes of that, and of the names of channels.
     bytes: usize,
     /// Channels, patterns and shard channels.
     subscribed: [BTreeSet<Box<[u8]>>; 3],
-    /// The commands since which these are open.
+    /// The commands since which these are open, until the server has answered what ends them.
     multi: Option<u64>,
     watch: Option<u64>,
+    /// The MULTI within which the server will see what is sent next.
+    within: Option<u64>,
+    /// The server speaks RESP3.
+    is_resp3: bool,
     /// Commands that wait on the server for something.
     blocking: u32,
     /// It stays where it is for good.
@@ -185,14 +191,27 @@ pub struct Replay {
     pub answers: u32,
 }
 
+impl Change {
+    /// How many bytes it takes.
+    fn bytes(&self) -> usize {
+        match self {
+            Change::Keep(_, bytes) => bytes.len(),
+            Change::Subscribe(_, names) | Change::Unsubscribe(_, names) => {
+                names.iter().map(|name| name.len() + OVERHEAD).sum()
+            }
+            Change::Reset | Change::Quit => 0,
+        }
+    }
+}
+
 impl Session {
     /// What a command is. None: it is empty, and nobody answers it.
     pub fn look(&self, command: &Command<'_>) -> Option<Look> {
         let kind = match kind(command)? {
             // Within a transaction everything waits for its end.
-            Kind::Blocks if self.multi.is_some() => Kind::Plain,
-            Kind::Keep(_) | Kind::Pins(_) if self.multi.is_some() => Kind::Pins(Pin::Transaction),
-            Kind::Confirms { .. } if self.multi.is_some() => Kind::Raw(Pin::Transaction),
+            Kind::Blocks if self.within.is_some() => Kind::Plain,
+            Kind::Keep(_) | Kind::Pins(_) if self.within.is_some() => Kind::Pins(Pin::Transaction),
+            Kind::Confirms { .. } if self.within.is_some() => Kind::Raw(Pin::Transaction),
             Kind::Keep(_) | Kind::Confirms { .. } if command.is_quoted() => Kind::Raw(Pin::Unknown),
             Kind::Keep(_) if !self.has_room(command) => Kind::Pins(Pin::TooMuch),
             Kind::Confirms { subscribes: true, .. } if !self.has_room(command) => Kind::Raw(Pin::TooMuch),
@@ -206,6 +225,11 @@ impl Session {
 
     fn has_room(&self, command: &Command<'_>) -> bool {
         command.is_whole && self.bytes + command.bytes.len() <= MOST_KEPT
+    }
+
+    /// Whether so much is not answered that no more is to be sent until some of it is: a client may write without reading.
+    pub fn is_full(&self) -> bool {
+        self.owed.len() >= MOST_OWED || self.pending > MOST_KEPT
     }
 
     /// A command goes to the server. Returns its number.
@@ -222,14 +246,18 @@ impl Session {
             }
             Kind::Multi => {
                 self.multi.get_or_insert(number);
+                self.within.get_or_insert(number);
                 Due::Multi
             }
-            Kind::Exec => Due::Ends,
+            Kind::Exec => {
+                self.within = None;
+                Due::Ends
+            }
             Kind::Watch => {
                 self.watch.get_or_insert(number);
                 Due::Watch
             }
-            Kind::Unwatch if self.multi.is_none() => Due::Unwatch,
+            Kind::Unwatch if self.within.is_none() => Due::Unwatch,
             Kind::Unwatch => Due::One,
             Kind::Keep(slot) => {
                 change = Some(Change::Keep(slot, Bytes::copy_from_slice(command.bytes)));
@@ -254,6 +282,7 @@ impl Session {
                 Due::One
             }
             Kind::Reset => {
+                self.within = None;
                 change = Some(Change::Reset);
                 Due::One
             }
@@ -266,10 +295,12 @@ impl Session {
                 self.is_raw = true;
                 self.owed.clear();
                 self.changes.clear();
+                self.pending = 0;
                 return number;
             }
         };
         if let Some(change) = change {
+            self.pending += change.bytes();
             self.changes.push_back((number, change));
         }
         self.owed.push_back(Owed { number, due });
@@ -323,23 +354,47 @@ impl Session {
         }
         let owed = self.owed.pop_front()?;
         self.change(number, failed);
+        // RESP2 has no maps.
+        self.is_resp3 |= answer.is_map();
         let before = |since: Option<u64>| since.is_some_and(|since| since < number);
         match owed.due {
             Due::Late => self.blocking = self.blocking.saturating_sub(1),
-            Due::Multi if failed && self.multi == Some(number) => self.multi = None,
-            Due::Watch if failed && self.watch == Some(number) => self.watch = None,
-            Due::Ends => {
-                if before(self.multi) {
-                    self.multi = None;
+            Due::Multi if failed => {
+                if self.multi == Some(number) {
+                    self.multi = self.next_multi();
                 }
-                if before(self.watch) {
-                    self.watch = None;
+                // Nothing that ends it was sent since, or it would be another one.
+                if self.within == Some(number) {
+                    self.within = self.next_multi();
                 }
             }
-            Due::Unwatch if !failed && before(self.watch) => self.watch = None,
+            Due::Watch if failed && self.watch == Some(number) => self.watch = self.next_watch(),
+            Due::Ends => {
+                if before(self.multi) {
+                    self.multi = self.next_multi();
+                }
+                if before(self.watch) {
+                    self.watch = self.next_watch();
+                }
+            }
+            Due::Unwatch if !failed && before(self.watch) => self.watch = self.next_watch(),
             _ => {}
         }
         Some(number)
+    }
+
+    /// The next of these that was sent and is not answered: it may open again what has just ended.
+    fn next_multi(&self) -> Option<u64> {
+        self.owed.iter().find(|owed| matches!(owed.due, Due::Multi)).map(|owed| owed.number)
+    }
+
+    fn next_watch(&self) -> Option<u64> {
+        self.owed.iter().find(|owed| matches!(owed.due, Due::Watch)).map(|owed| owed.number)
+    }
+
+    /// Whether an array that begins so was published. In RESP3 it is an answer, as what is published is a push there.
+    fn is_message(&self, word: Option<&[u8]>) -> bool {
+        !self.is_resp3 && word.is_some_and(|word| MESSAGES.contains(&word))
     }
 
     /// Whether it is something that the client has subscribed to.
@@ -355,7 +410,7 @@ impl Session {
         if answer.is_push() {
             return !confirms();
         }
-        self.subscriptions() > 0 && word.is_some_and(|word| MESSAGES.contains(&word))
+        self.subscriptions() > 0 && self.is_message(word)
     }
 
     /// What comes of the command of this number.
@@ -363,9 +418,19 @@ impl Session {
         if self.changes.front().is_none_or(|(of, _)| *of != number) {
             return;
         }
-        let Some((_, change)) = self.changes.pop_front().filter(|_| !failed) else { return };
+        let Some((_, change)) = self.changes.pop_front() else { return };
+        self.pending -= change.bytes();
+        if failed {
+            return;
+        }
         match change {
-            Change::Keep(slot, bytes) => self.keep(slot, bytes),
+            Change::Keep(slot, bytes) => {
+                if matches!(slot, Slot::Hello | Slot::HelloAuth) {
+                    // Until its answer is seen to be a map.
+                    self.is_resp3 = false;
+                }
+                self.keep(slot, bytes);
+            }
             Change::Subscribe(which, names) => {
                 for name in names {
                     let length = name.len();
@@ -388,15 +453,26 @@ impl Session {
             Change::Reset => {
                 self.kept.clear();
                 self.subscribed.iter_mut().for_each(BTreeSet::clear);
-                (self.bytes, self.multi, self.watch, self.pinned) = (0, None, None, None);
+                (self.bytes, self.pinned, self.is_resp3) = (0, None, false);
+                // What was begun behind it stays open, and is not looked for again each time.
+                if self.multi.is_some_and(|since| since < number) {
+                    self.multi = self.next_multi();
+                }
+                if self.watch.is_some_and(|since| since < number) {
+                    self.watch = self.next_watch();
+                }
             }
             Change::Quit => self.is_over = true,
         }
     }
 
     fn keep(&mut self, slot: Slot, bytes: Bytes) {
+        // It is said again before a name that was given earlier, which would undo the one that it gives.
+        let names = slot == Slot::HelloAuth && gives_name(&bytes);
         let replaces = |old: Slot| match slot {
-            Slot::HelloAuth => matches!(old, Slot::HelloAuth | Slot::Hello | Slot::Auth),
+            Slot::HelloAuth => {
+                matches!(old, Slot::HelloAuth | Slot::Hello | Slot::Auth) || (names && old == Slot::Name)
+            }
             slot => old == slot,
         };
         self.kept.retain(|(old, _)| !replaces(*old));
@@ -417,6 +493,7 @@ impl Session {
             }
         }
         self.changes.clear();
+        self.pending = 0;
         self.blocking = 0;
         unknown
     }
@@ -459,7 +536,11 @@ impl Session {
     /// What makes a new connection like this one.
     pub fn replay(&self) -> Replay {
         let mut replay = Replay::default();
-        for (_, bytes) in &self.kept {
+        let is_auth = |slot: Slot| matches!(slot, Slot::Auth | Slot::HelloAuth);
+        // A server that wants a password takes nothing else before it.
+        let first = self.kept.iter().filter(|(slot, _)| is_auth(*slot));
+        let rest = self.kept.iter().filter(|(slot, _)| !is_auth(*slot));
+        for (_, bytes) in first.chain(rest) {
             replay.bytes.extend_from_slice(bytes);
             replay.commands += 1;
             replay.answers += 1;
@@ -484,7 +565,7 @@ impl Session {
         let is = |words: &[&str]| {
             word.is_some_and(|word| words.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())))
         };
-        if answer.is_push() { is(&SUBSCRIBES) } else { !word.is_some_and(|word| MESSAGES.contains(&word)) }
+        if answer.is_push() { is(&SUBSCRIBES) } else { !self.is_message(word) }
     }
 }
 
@@ -557,6 +638,21 @@ fn of_client<'a>(mut parts: impl Iterator<Item = &'a [u8]>) -> Kind {
     }
 }
 
+/// Whether this HELLO names the connection.
+fn gives_name(bytes: &[u8]) -> bool {
+    let mut parts = Command { bytes, is_whole: true }.parts().skip(2);
+    while let Some(part) = parts.next() {
+        if part.eq_ignore_ascii_case(b"SETNAME") {
+            return true;
+        }
+        if part.eq_ignore_ascii_case(b"AUTH") {
+            // A user and a password may be any words.
+            parts.nth(1);
+        }
+    }
+    false
+}
+
 /// In capitals, unless it is longer than every name that is known here.
 fn uppercase<'a>(name: &[u8], into: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
     let into = into.get_mut(..name.len())?;
@@ -575,6 +671,10 @@ const LONGEST: usize = 16;
 
 /// What is kept of one client, in bytes.
 const MOST_KEPT: usize = 256 * 1024;
+
+/// So many answers are awaited at most. Some clients write a whole pipeline before they read, and one that is longer than this and
+/// than what the sockets hold of its answers would stand still: so it is far above what pipelines have.
+const MOST_OWED: usize = 64 * 1024;
 
 /// What a channel takes beside its name.
 const OVERHEAD: usize = 48;

@@ -36,7 +36,8 @@ impl Relay {
                 Poll::Ready(Err(_)) => return self.broken(Some(Cause::UpstreamReset)),
                 Poll::Pending => break,
             }
-            if self.at_hand.is_some() || self.closing.is_some() || self.is_said {
+            // What is full goes on once answers have been passed back: the relay comes here after each.
+            if self.at_hand.is_some() || self.closing.is_some() || self.is_said || self.is_held() {
                 break;
             }
             if let Some(buffer) = &mut self.asked
@@ -97,7 +98,7 @@ impl Relay {
     /// Decides what becomes of what the client has said, as far as that can be told now. Returns whether something of it is gone.
     fn decide(&mut self, cx: &mut Context<'_>) -> Result<bool, Next> {
         let mut has_dropped = false;
-        while self.closing.is_none() {
+        while self.closing.is_none() && !self.is_held() {
             if let Some(is_whole) = self.at_hand {
                 match self.decide_one(cx, is_whole)? {
                     Decided::Sent => {}
@@ -150,6 +151,11 @@ impl Relay {
         }
         self.inside.close();
         Ok(has_dropped)
+    }
+
+    /// Whether no other command is looked at now. The rest of one that has begun adds nothing.
+    fn is_held(&self) -> bool {
+        self.through == Through::No && self.session.is_full()
     }
 
     /// Decides on what is at hand.

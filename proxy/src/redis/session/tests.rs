@@ -54,11 +54,60 @@ fn what_was_answered_well_is_said_again_in_its_order() {
     assert_eq!(talk.session.name().as_deref(), Some("me"));
     talk.asks("select 4\r\nHELLO 3 AUTH a other\r\n");
     talk.hears("+OK\r\n%1\r\n+proto\r\n:3\r\n");
-    assert_eq!(talk.replays(), "CLIENT SETNAME me\r\nselect 4\r\nHELLO 3 AUTH a other\r\n");
+    assert_eq!(talk.replays(), "HELLO 3 AUTH a other\r\nCLIENT SETNAME me\r\nselect 4\r\n");
     assert!(talk.session.is_even() && talk.session.pin().is_none());
     talk.asks("RESET\r\n");
     talk.hears("+RESET\r\n");
     assert_eq!(talk.replays(), "");
+}
+
+#[test]
+fn who_it_is_is_said_again_before_all_else() {
+    let mut talk = Talk::default();
+    talk.asks("AUTH a\r\nCLIENT SETNAME me\r\nSELECT 3\r\nAUTH b\r\n");
+    talk.hears(&"+OK\r\n".repeat(4));
+    assert_eq!(talk.replays(), "AUTH b\r\nCLIENT SETNAME me\r\nSELECT 3\r\n");
+    // It gives no name.
+    talk.asks("HELLO 3 AUTH setname setname\r\nAUTH c\r\n");
+    talk.hears("%0\r\n+OK\r\n");
+    let who = "HELLO 3 AUTH setname setname\r\nAUTH c\r\n";
+    assert_eq!(talk.replays(), format!("{who}CLIENT SETNAME me\r\nSELECT 3\r\n"));
+    // The later name is the one that counts.
+    talk.asks("HELLO 3 AUTH a b SETNAME other\r\n");
+    talk.hears("%0\r\n");
+    assert_eq!(talk.replays(), "HELLO 3 AUTH a b SETNAME other\r\nSELECT 3\r\n");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_heard_any_more_until_it_does() {
+    let mut talk = Talk::default();
+    talk.asks(&"PING\r\n".repeat(MOST_OWED - 1));
+    assert!(!talk.session.is_full());
+    talk.asks("PING\r\n");
+    assert!(talk.session.is_full());
+    talk.hears("+PONG\r\n");
+    assert!(!talk.session.is_full());
+    talk.session.owe("-ERR refused\r\n");
+    assert!(talk.session.is_full(), "what is said here counts as well");
+
+    for said in
+        [format!("CLIENT SETNAME {}\r\n", "x".repeat(60_000)), format!("SUBSCRIBE{}\r\n", " x".repeat(2000))]
+    {
+        let mut talk = Talk::default();
+        let mut count = 0;
+        while !talk.session.is_full() {
+            talk.asks(&said);
+            count += 1;
+        }
+        assert!((3..=5).contains(&count), "{count}");
+        // Whether it was taken or not.
+        talk.hears("-ERR no\r\n");
+        assert!(!talk.session.is_full());
+        talk.asks(&said);
+        assert!(talk.session.is_full());
+        talk.session.broken("-ERR unknown\r\n");
+        assert!(!talk.session.is_full());
+    }
 }
 
 #[test]
@@ -101,6 +150,79 @@ fn in_resp3_only_confirmations_are_answers_among_pushes() {
 }
 
 #[test]
+fn in_resp3_an_array_is_an_answer_whatever_it_begins_with() {
+    let message = "*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n";
+    let mut talk = Talk::default();
+    talk.asks("HELLO 3\r\nSUBSCRIBE a\r\nLRANGE k 0 -1\r\n");
+    talk.hears("%0\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n");
+    talk.hears(message);
+    assert!(talk.session.is_even());
+    assert_eq!(talk.session.pin(), None);
+    // One that fails changes nothing.
+    talk.asks("HELLO 4\r\nLRANGE k 0 -1\r\n");
+    talk.hears(&format!("-NOPROTO no\r\n{message}"));
+    assert!(talk.session.is_even());
+    talk.asks("HELLO 2\r\nPING\r\n");
+    talk.hears(&format!("*0\r\n{message}"));
+    assert!(!talk.session.is_even());
+    talk.hears("+PONG\r\n");
+    // So does what sets all back.
+    talk.asks("HELLO 3\r\nRESET\r\nSUBSCRIBE a\r\nPING\r\n");
+    talk.hears(&format!("%0\r\n+RESET\r\n{}{message}", confirmed("subscribe", "a")));
+    assert!(!talk.session.is_even());
+}
+
+#[test]
+fn what_is_begun_behind_the_end_of_another_one_is_open() {
+    for (said, answers, pin) in [
+        ("MULTI\r\nEXEC\r\nMULTI\r\n", "+OK\r\n*0\r\n", Pin::Transaction),
+        ("MULTI\r\nDISCARD\r\nWATCH k\r\n", "+OK\r\n+OK\r\n", Pin::Watch),
+        ("WATCH k\r\nMULTI\r\nEXEC\r\nWATCH l\r\n", "+OK\r\n+OK\r\n*0\r\n", Pin::Watch),
+        ("WATCH k\r\nUNWATCH\r\nWATCH l\r\n", "+OK\r\n+OK\r\n", Pin::Watch),
+        ("WATCH k\r\nWATCH l\r\n", "-NOPERM no\r\n", Pin::Watch),
+        ("RESET\r\nMULTI\r\n", "+RESET\r\n", Pin::Transaction),
+        ("MULTI\r\nRESET\r\nMULTI\r\n", "+OK\r\n+RESET\r\n", Pin::Transaction),
+        ("RESET\r\nWATCH k\r\n", "+RESET\r\n", Pin::Watch),
+        ("MULTI\r\nMULTI\r\n", "-NOPERM no\r\n", Pin::Transaction),
+    ] {
+        let mut talk = Talk::default();
+        talk.asks(said);
+        talk.hears(answers);
+        assert_eq!(talk.session.pin(), Some(pin), "{said}");
+        talk.hears("+OK\r\n");
+        assert_eq!(talk.session.pin(), Some(pin), "{said}");
+        talk.asks(if pin == Pin::Watch { "UNWATCH\r\n" } else { "EXEC\r\n" });
+        talk.hears("+OK\r\n");
+        assert_eq!(talk.session.pin(), None, "{said}");
+    }
+}
+
+#[test]
+fn what_is_sent_behind_the_end_of_a_transaction_is_not_in_it() {
+    for end in ["EXEC\r\n", "DISCARD\r\n", "RESET\r\n"] {
+        let mut talk = Talk::default();
+        talk.asks(&format!("MULTI\r\n{end}SELECT 3\r\nBLPOP k 0\r\n"));
+        talk.hears("+OK\r\n+OK\r\n+OK\r\n");
+        assert_eq!(talk.session.pin(), Some(Pin::Blocking), "{end}");
+        talk.hears("*-1\r\n");
+        assert_eq!(talk.session.pin(), None, "{end}");
+        assert_eq!(talk.replays(), "SELECT 3\r\n");
+    }
+    // One that is refused is none, and one within another one makes no difference.
+    let mut talk = Talk::default();
+    talk.asks("MULTI\r\n");
+    talk.hears("-NOPERM no\r\n");
+    talk.asks("SELECT 3\r\n");
+    talk.hears("+OK\r\n");
+    assert_eq!(talk.session.pin(), None);
+    talk.asks("MULTI\r\nMULTI\r\n");
+    talk.hears("+OK\r\n-ERR MULTI calls can not be nested\r\n");
+    talk.asks("SELECT 4\r\nEXEC\r\n");
+    talk.hears("+QUEUED\r\n*1\r\n+OK\r\n");
+    assert_eq!(talk.session.pin(), Some(Pin::Transaction));
+}
+
+#[test]
 fn a_session_stays_while_something_is_open_and_no_longer() {
     let mut talk = Talk::default();
     talk.asks("WATCH k\r\n");
@@ -115,8 +237,11 @@ fn a_session_stays_while_something_is_open_and_no_longer() {
     // One that is begun behind the end of another one stays.
     talk.asks("MULTI\r\nEXEC\r\nMULTI\r\n");
     talk.hears("+OK\r\n*0\r\n");
-    assert_eq!(talk.session.pin(), None, "it is known of the first of two only");
+    assert_eq!(talk.session.pin(), Some(Pin::Transaction));
     talk.hears("+OK\r\n");
+    talk.asks("EXEC\r\n");
+    talk.hears("*0\r\n");
+    assert_eq!(talk.session.pin(), None);
     talk.asks("BLPOP k 0\r\n");
     assert_eq!(talk.session.pin(), Some(Pin::Blocking));
     talk.hears("*-1\r\n");
