@@ -84,7 +84,7 @@ impl Keeping {
         // Where it sends on to, one that has left says nothing of: that it has heard it is enough.
         orders.retain(|name, given| {
             let report = seen.get(name).and_then(|seen| seen.report);
-            let left = report.filter(|report| has_left(report.stand));
+            let left = report.filter(|report| report.stand.has_left());
             let said = self.told.get(name).filter(|said| said.given == *given);
             left.zip(said).is_none_or(|(report, said)| report.heard < said.stamp)
         });
@@ -116,7 +116,7 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
     let reports = || seen.iter().filter_map(|(name, seen)| Some((name, &seen.presence, seen.report?)));
     let heard = reports().map(|(.., report)| report.heard.migration).max().unwrap_or_default();
     let number = moved.number.max(heard);
-    let holders = || reports().filter_map(|(name, _, report)| Some((holds(report.stand)?, name, report)));
+    let holders = || reports().filter_map(|(name, _, report)| Some((report.stand.holds()?, name, report)));
     let last = holders().max_by_key(|(epoch, name, _)| (*epoch, *name));
     let most = last.map_or(moved.epoch, |(epoch, ..)| epoch.max(moved.epoch));
     if let Some((epoch, name, report)) = last.filter(|(epoch, ..)| *epoch > moved.epoch) {
@@ -148,7 +148,9 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         let report = there.report?;
         let is_rival =
             |(epoch, name, _): (Epoch, &Arc<str>, Report)| epoch == moved.epoch && *name != owner.instance;
-        if report.incarnation == owner.incarnation && holds(report.stand).is_some() && holders().any(is_rival)
+        if report.incarnation == owner.incarnation
+            && report.stand.holds().is_some()
+            && holders().any(is_rival)
         {
             // An older store has given an epoch to one that was another's by then: what that one answered is lost.
             let owner = Some(Holder { source: Source::Kept, ..owner.clone() });
@@ -157,7 +159,7 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         }
         let is_listed = moved.listed.as_ref() == Some(&owner.instance);
         // It did serve the epoch.
-        let has_lost = is_listed && holds(report.stand).is_none();
+        let has_lost = is_listed && report.stand.holds().is_none();
         if report.incarnation > owner.incarnation || report.incarnation == owner.incarnation && has_lost {
             return Some(grant(&owner.instance, report));
         }
@@ -169,24 +171,9 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         return None;
     }
     // Whoever has something of an earlier epoch gives that up first.
-    let mut ready = reports().filter(|(_, presence, report)| presence.ready && holds(report.stand).is_none());
+    let mut ready =
+        reports().filter(|(_, presence, report)| presence.ready && report.stand.holds().is_none());
     ready.next().map(|(name, _, report)| grant(name, report))
-}
-
-/// The epoch whose state it has, as whoever serves it, or did and may again.
-const fn holds(stand: Stand) -> Option<Epoch> {
-    match stand {
-        Stand::Serving { epoch }
-        | Stand::Opening { epoch }
-        | Stand::Parking { epoch }
-        | Stand::Frozen { epoch } => Some(epoch),
-        _ => None,
-    }
-}
-
-/// Whether it had the state, and sends on.
-const fn has_left(stand: Stand) -> bool {
-    matches!(stand, Stand::Moved | Stand::Drained { .. })
 }
 
 /// An order, and where the Service is reached by its ports, if that is told.

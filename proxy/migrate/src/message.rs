@@ -176,4 +176,20 @@ impl Stand {
             _ => None,
         }
     }
+
+    /// The epoch whose state it has, as whoever serves it, or did and may again.
+    pub const fn holds(self) -> Option<Epoch> {
+        match self {
+            Stand::Serving { epoch }
+            | Stand::Opening { epoch }
+            | Stand::Parking { epoch }
+            | Stand::Frozen { epoch } => Some(epoch),
+            _ => None,
+        }
+    }
+
+    /// Whether it had the state, and sends on.
+    pub const fn has_left(self) -> bool {
+        matches!(self, Stand::Moved | Stand::Drained { .. })
+    }
 }

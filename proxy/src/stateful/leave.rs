@@ -56,7 +56,8 @@ impl Leaving {
 /// Begins to wait, if there is something to wait for. Returns whether there is.
 pub(crate) fn begin(shared: &Shared) -> bool {
     let Leaving { is_leaving, is_heard, is_released, .. } = &shared.leaving;
-    let begins = is_heard.load(Ordering::Acquire) && shared.hosted.load().as_deref().is_some_and(holds);
+    let begins = is_heard.load(Ordering::Acquire)
+        && shared.hosted.load().as_deref().is_some_and(|hosted| stand(hosted).holds().is_some());
     if begins {
         tracing::info!("the state that is served here is to move before the drain");
         is_released.store(false, Ordering::Release);
@@ -74,10 +75,12 @@ pub(crate) async fn left(shared: &Shared, until: Instant) -> Left {
             let Some(hosted) = shared.hosted.load_full() else { return Left::Moved };
             let mut reports = hosted.reports();
             reports.mark_unchanged();
-            match hosted.with(|place, _, _| place.stand()) {
-                Stand::Moved | Stand::Drained { .. } => return Left::Moved,
-                _ if holds(&hosted) => {}
-                _ => return Left::Lost,
+            let stand = stand(&hosted);
+            if stand.has_left() {
+                return Left::Moved;
+            }
+            if stand.holds().is_none() {
+                return Left::Lost;
             }
             if shared.leaving.is_released.load(Ordering::Acquire) {
                 return Left::Released;
@@ -113,13 +116,8 @@ pub(crate) fn end(shared: &Shared, left: Left) {
     }
 }
 
-/// Whether something is served there that nobody else has.
-fn holds(hosted: &Hosted) -> bool {
-    let stand = hosted.with(|place, _, _| place.stand());
-    matches!(
-        stand,
-        Stand::Serving { .. } | Stand::Opening { .. } | Stand::Parking { .. } | Stand::Frozen { .. }
-    )
+fn stand(hosted: &Hosted) -> Stand {
+    hosted.with(|place, _, _| place.stand())
 }
 
 /// How much of the time of a drain may go by like that: what runs is to have the rest.
