@@ -65,9 +65,13 @@ class Client:
         self.messages = 0
         self.ends = False
         self.lock = threading.Lock()
-        signal.signal(signal.SIGTERM, self._end)
+        # A handler would run in the main thread, which waits for others and now and then does not notice. Who comes later
+        # blocks the signal as well.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._await_end, daemon=True).start()
 
-    def _end(self, *_):
+    def _await_end(self):
+        signal.sigwait({signal.SIGTERM})
         self.ends = True
 
     def names(self):
