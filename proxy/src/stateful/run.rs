@@ -198,7 +198,11 @@ impl Executor {
                 let ticket = ticket();
                 // Commands come again until they are seen to be followed.
                 let is_it = |job: &Job| matches!(job, Job::Take(its, Some(of)) if its.migration == ticket.migration && *of == round);
-                if !self.jobs().any(is_it) {
+                let is_given = self
+                    .given
+                    .as_ref()
+                    .is_some_and(|last| last.migration == ticket.migration && last.round >= round);
+                if !is_given && !self.jobs().any(is_it) {
                     self.queue.push_back(Job::Take(ticket, Some(round)));
                 }
             }
@@ -506,9 +510,9 @@ impl Executor {
             copies.keep(migration, copy.round, token, state);
             Some(copy.round)
         });
-        self.given = kept.map(|round| Last { migration, round, digest, version });
         match kept {
             Some(round) => {
+                self.given = Some(Last { migration, round, digest, version });
                 tracing::info!(migration, round, base, bytes, ?took, "the application has given its state")
             }
             None => tracing::info!(migration, bytes, ?took, "the application has given its state too late"),
