@@ -25,7 +25,7 @@ pub mod sidecar;
 pub mod smuggling;
 
 /// How long anything may take that is waited for. Reached only when it never comes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A test that passes when `test` returns.
 pub fn test(name: &str, test: fn()) -> Trial {
