@@ -183,6 +183,8 @@ fn what_is_begun_behind_the_end_of_another_one_is_open() {
         ("RESET\r\nMULTI\r\n", "+RESET\r\n", Pin::Transaction),
         ("MULTI\r\nRESET\r\nMULTI\r\n", "+OK\r\n+RESET\r\n", Pin::Transaction),
         ("RESET\r\nWATCH k\r\n", "+RESET\r\n", Pin::Watch),
+        ("RESET\r\nCLIENT TRACKING on\r\n", "+RESET\r\n", Pin::Tracking),
+        ("CLIENT TRACKING on\r\nRESET\r\nCLIENT TRACKING on\r\n", "+OK\r\n+RESET\r\n", Pin::Tracking),
         ("MULTI\r\nMULTI\r\n", "-NOPERM no\r\n", Pin::Transaction),
     ] {
         let mut talk = Talk::default();
@@ -191,7 +193,11 @@ fn what_is_begun_behind_the_end_of_another_one_is_open() {
         assert_eq!(talk.session.pin(), Some(pin), "{said}");
         talk.hears("+OK\r\n");
         assert_eq!(talk.session.pin(), Some(pin), "{said}");
-        talk.asks(if pin == Pin::Watch { "UNWATCH\r\n" } else { "EXEC\r\n" });
+        talk.asks(match pin {
+            Pin::Watch => "UNWATCH\r\n",
+            Pin::Tracking => "RESET\r\n",
+            _ => "EXEC\r\n",
+        });
         talk.hears("+OK\r\n");
         assert_eq!(talk.session.pin(), None, "{said}");
     }
