@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -29,7 +28,7 @@ pub trait SocketFactory: Send + Sync {
         true
     }
 
-    /// The sockets that listen at `address` there, as the kernel numbers them, where that can be told: see [`listeners::at`].
+    /// The sockets that listen at `address` there, as the kernel numbers them, where that can be told: see [`listeners::here`].
     fn listeners(&self, _address: SocketAddr) -> Option<Vec<u64>> {
         None
     }
@@ -52,7 +51,7 @@ impl SocketFactory for Here {
     }
 
     fn listeners(&self, address: SocketAddr) -> Option<Vec<u64>> {
-        listeners::at(Path::new("/proc/thread-self/net"), address)
+        listeners::here(address)
     }
 }
 

@@ -89,6 +89,9 @@ pub(super) enum Report {
 pub(super) struct Wanted {
     pub(super) ipv6: bool,
     pub(super) count: usize,
+    /// Instead of them, one by which the kernel is asked who listens inside.
+    #[serde(default)]
+    pub(super) listeners: bool,
 }
 
 /// The answer to [`Wanted`]: the sockets come with it, or the system's reason why there are none.

@@ -6,13 +6,14 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lighter_config::sidecar::InterceptConfig;
 use lighter_proxy::intercept::{self, InterceptError, Ports};
+use lighter_proxy::listeners::Kernel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -102,7 +103,7 @@ struct Ready {
     namespace: Namespace,
     listeners: Vec<std::net::TcpListener>,
     dns: Vec<(std::net::UdpSocket, std::net::TcpListener)>,
-    rules: std::os::fd::OwnedFd,
+    rules: OwnedFd,
     signals: Signals,
 }
 
@@ -290,8 +291,12 @@ fn make_sockets(channel: &Channel) -> bool {
     let Ok(Some((wanted, _))) = channel.receive::<Wanted>() else { return false };
     let domain = if wanted.ipv6 { Domain::IPV6 } else { Domain::IPV4 };
     let kind = Type::STREAM.nonblocking().cloexec();
-    let made: Result<Vec<Socket>, io::Error> =
-        (0..wanted.count).map(|_| Socket::new(domain, kind, Some(Protocol::TCP))).collect();
+    let made: Result<Vec<OwnedFd>, io::Error> = match wanted.listeners {
+        true => Kernel::open().map(|kernel| vec![kernel.into_fd()]),
+        false => (0..wanted.count)
+            .map(|_| Socket::new(domain, kind, Some(Protocol::TCP)).map(OwnedFd::from))
+            .collect(),
+    };
     let (answer, sockets) = match made {
         Ok(sockets) => (Made { errno: None }, sockets),
         Err(error) => (Made { errno: Some(error.raw_os_error().unwrap_or(libc::EIO)) }, Vec::new()),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lighter_proxy::dial::SocketFactory;
-use lighter_proxy::listeners;
+use lighter_proxy::listeners::{self, Kernel};
 use rustix::process::Pid;
 use socket2::Socket;
 
@@ -35,8 +35,24 @@ struct State {
     wanted: [bool; 2],
     /// Why the last attempt made none; told to one who waits.
     failed: [Option<i32>; 2],
+    /// By which the kernel is asked who listens.
+    kernel: Asked,
     /// The process inside is gone.
     gone: bool,
+}
+
+/// A socket of which one is enough.
+#[derive(Default)]
+enum Asked {
+    /// Nobody has needed it.
+    #[default]
+    Unneeded,
+    /// It is to be made.
+    Wanted,
+    /// It is here.
+    Here(Kernel),
+    /// There is none: the process inside is of a version that makes none, or the kernel does not answer.
+    None,
 }
 
 impl Inside {
@@ -96,6 +112,19 @@ impl SocketFactory for Inside {
     }
 
     fn listeners(&self, address: SocketAddr) -> Option<Vec<u64>> {
+        let mut state = self.shared.lock();
+        match &state.kernel {
+            Asked::Here(kernel) => match kernel.listeners(address) {
+                Ok(listeners) => return Some(listeners),
+                Err(_) => state.kernel = Asked::None,
+            },
+            Asked::Unneeded => {
+                state.kernel = Asked::Wanted;
+                self.shared.changed.notify_all();
+            }
+            Asked::Wanted | Asked::None => {}
+        }
+        drop(state);
         listeners::at(Path::new(&format!("/proc/{}/net", self.pid.as_raw_nonzero())), address)
     }
 }
@@ -116,12 +145,19 @@ impl Shared {
 fn refill(shared: &Shared, channel: &Channel) {
     let mut state = shared.lock();
     while !state.gone {
+        if matches!(state.kernel, Asked::Wanted) {
+            drop(state);
+            let kernel = ask_for_kernel(channel);
+            state = shared.lock();
+            state.kernel = kernel.map_or(Asked::None, Asked::Here);
+            continue;
+        }
         let Some(family) = state.wanted.iter().position(|wanted| *wanted) else {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
         drop(state);
-        let made = ask(channel, family == 1);
+        let made = ask(channel, Wanted { ipv6: family == 1, count: BATCH, listeners: false });
         state = shared.lock();
         state.wanted[family] = false;
         match made {
@@ -133,9 +169,16 @@ fn refill(shared: &Shared, channel: &Channel) {
     }
 }
 
-/// A batch of sockets, or `None` when the process inside is gone.
-fn ask(channel: &Channel, ipv6: bool) -> io::Result<Option<Vec<OwnedFd>>> {
-    if let Err(error) = channel.send(&Wanted { ipv6, count: BATCH }, &[]) {
+/// The socket by which the kernel is asked who listens, if the process inside makes one.
+fn ask_for_kernel(channel: &Channel) -> Option<Kernel> {
+    // One of an older version makes another socket.
+    let made = ask(channel, Wanted { ipv6: false, count: 1, listeners: true }).ok()??;
+    Kernel::from_fd(made.into_iter().next()?).ok()
+}
+
+/// The sockets, or `None` when the process inside is gone.
+fn ask(channel: &Channel, wanted: Wanted) -> io::Result<Option<Vec<OwnedFd>>> {
+    if let Err(error) = channel.send(&wanted, &[]) {
         return if error.kind() == io::ErrorKind::BrokenPipe { Ok(None) } else { Err(error) };
     }
     match channel.receive::<Made>()? {
@@ -156,9 +199,33 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn who_listens_is_told_whether_the_process_inside_makes_a_socket_for_that_or_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let known = listeners::here(address).unwrap();
+        assert_eq!(known.len(), 1);
+        for is_older in [false, true] {
+            let (own, other) = Channel::pair().unwrap();
+            let inside = Inside::new(own, rustix::process::getpid()).unwrap();
+            assert_eq!(inside.listeners(address).as_ref(), Some(&known), "before there is one");
+            let (wanted, _) = other.receive::<Wanted>().unwrap().unwrap();
+            assert!(wanted.listeners && wanted.count == 1);
+            let made: OwnedFd = match is_older {
+                true => Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap().into(),
+                false => Kernel::open().unwrap().into_fd(),
+            };
+            other.send(&Made { errno: None }, &[made.as_fd()]).unwrap();
+            for _ in 0..3 {
+                assert_eq!(inside.listeners(address).as_ref(), Some(&known));
+            }
+        }
+    }
 
     #[test]
     fn nobody_waits_for_ever_for_a_process_inside_that_says_nothing() {
