@@ -30,6 +30,8 @@ pub(super) struct Driver {
     todo: VecDeque<Action>,
     /// Something of the story is not written yet.
     pub(super) is_unwritten: bool,
+    /// Since when, if nobody is told of it, and nothing else was to be written.
+    is_unwritten_since: Option<Instant>,
     /// Before that nobody is told anything.
     is_bound: bool,
     old: Place,
@@ -125,6 +127,7 @@ impl Driver {
             coordinator,
             todo: out.into(),
             is_unwritten: true,
+            is_unwritten_since: None,
             is_bound: true,
             old,
             new,
@@ -236,13 +239,13 @@ impl Driver {
             // Whoever waits for a place is not to wait for the disk, where nothing depends on it; nor are callers, who may be
             // told where the service is.
             let waits = match next {
-                None => self.is_unwritten,
+                None => self.is_unwritten && self.is_to_be_written(world),
                 Some(Action::Send(..) | Action::Hold(..)) => self.is_bound,
                 Some(_) => false,
             };
             if waits {
                 write(&self.story, moved)?;
-                (self.is_unwritten, self.is_bound) = (false, false);
+                self.is_written();
             }
             self.todo.pop_front();
             match next {
@@ -261,6 +264,18 @@ impl Driver {
                 Some(Action::Hold(..) | Action::Journal(_) | Action::Commit(_)) => {}
             }
         }
+    }
+
+    /// Whether what is not written yet is to be written though nobody waits for it. What is heard meanwhile would wait for the
+    /// disk, while nobody may serve: so it goes with what binds, which is soon, where it does not take long.
+    fn is_to_be_written(&mut self, world: &World<'_>) -> bool {
+        let since = *self.is_unwritten_since.get_or_insert(world.now);
+        let is_due = world.now.saturating_duration_since(since) >= LATER;
+        self.is_bound || is_due || self.coordinator.phase().is_terminal()
+    }
+
+    fn is_written(&mut self) {
+        (self.is_unwritten, self.is_bound, self.is_unwritten_since) = (false, false, None);
     }
 
     fn journal(&mut self, record: Record, world: &World<'_>) {
@@ -309,7 +324,7 @@ impl Driver {
                 (self.story, self.is_unwritten, self.is_bound) = before;
                 return Err(error);
             }
-            (self.is_unwritten, self.is_bound) = (false, false);
+            self.is_written();
             if after.losses > moved.losses {
                 world.state.metrics.state_losses.fetch_add(after.losses - moved.losses, Relaxed);
                 tracing::warn!(migration = %self.story.name, losses = after.losses, "the state of a service is lost, or may be");
@@ -487,6 +502,9 @@ const ENOUGH: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(100);
 /// After how long what was not answered is asked again.
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
+
+/// For how long what nobody waits for may be unwritten.
+const LATER: Duration = Duration::from_secs(1);
 
 /// The number of the next question to a sidecar.
 static QUESTIONS: AtomicU64 = AtomicU64::new(1);

@@ -47,6 +47,8 @@ pub(crate) enum Planted {
     HideLoss,
     /// It is not written down that the new place is about to be told to serve.
     NoJournal,
+    /// A control plane that begins again takes it that what is frozen stays so, whatever the last one has said.
+    TrustFrozen,
     /// A place that lost its memory goes on in its epoch.
     SameEpoch,
     /// Requests that may have run are sent again, repeatable or not.

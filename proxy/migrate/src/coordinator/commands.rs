@@ -87,14 +87,16 @@ impl Coordinator {
                 let has = self.copy().is_some_and(|copy| copy.round >= round);
                 (!has).then_some(Order::Snapshot { round })
             }
-            (Phase::Quiesce, Stand::Serving { .. }) => Some(Order::Quiesce {
-                patience: self.plan.rules.quiesce,
-                cut_streams: self.plan.rules.streams == Streams::Cut,
-            }),
+            (Phase::Quiesce, Stand::Serving { .. }) => Some(self.quiesce()),
             // It says so by itself when it is frozen; that may have been lost.
             (Phase::Quiesce, Stand::Parking { .. }) => Some(Order::Ask),
             _ => None,
         }
+    }
+
+    fn quiesce(&self) -> Order {
+        let cut_streams = self.plan.rules.streams == Streams::Cut;
+        Order::Quiesce { patience: self.plan.rules.quiesce, cut_streams }
     }
 
     fn order_new(&self, stand: Stand) -> Option<Order> {
@@ -140,6 +142,10 @@ impl Coordinator {
             }
             Stand::Moved => None,
             _ if is_served => Some(Order::Move { to, epoch }),
+            // It stays as it is, and hears of nobody but this control plane from then on.
+            Stand::Frozen { .. } if self.old.report.is_some_and(|old| self.may_yet_leave(&old)) => {
+                Some(self.quiesce())
+            }
             _ => None,
         }
     }

@@ -4,7 +4,7 @@ use super::{Action, Cause, Coordinator, Record};
 use crate::cell::{Cell, Decision, Owner, Source};
 use crate::class::Class;
 use crate::id::Role;
-use crate::message::Stand;
+use crate::message::{Report, Stand};
 use crate::phase::Phase;
 use crate::planted::Planted;
 
@@ -75,7 +75,9 @@ impl Coordinator {
                 }
             }
             Phase::Finalcopy => (self.has_everything() || self.old.dead).then_some(Phase::Fence),
-            Phase::Activate => self.owner_serves().then_some(Phase::Switch),
+            // It moves once the new place is seen to serve, and not before: that may have been by another control plane, which
+            // has not written it down.
+            Phase::Activate => (self.owner_serves() || self.has_left()).then_some(Phase::Switch),
             Phase::Switch => {
                 let knows = self.told.is_some_and(|(epoch, knows)| knows && epoch == self.cell.epoch);
                 knows.then(|| self.after_switch())
@@ -207,6 +209,9 @@ impl Coordinator {
         // The old place may have what it froze: what it says of itself is waited for.
         let old = self.old.report?;
         if let Stand::Frozen { .. } = old.stand {
+            if self.may_yet_leave(&old) {
+                return None;
+            }
             let granted = self.grant(Role::Old)?;
             let returned = Cell { decision: Decision::Returned, ..granted };
             let may_have_served = self.offered && !is_void;
@@ -220,6 +225,19 @@ impl Coordinator {
             return self.regrant(Role::Old).map(|cell| Cell { decision: Decision::Returned, ..cell });
         }
         self.regrant(Role::New)
+    }
+
+    /// The old place knows that it has moved.
+    fn has_left(&self) -> bool {
+        self.stand(Role::Old).is_some_and(Stand::has_left)
+    }
+
+    /// A command that another control plane gave may come to the old place still, by which it gives up what it has frozen. Once
+    /// it has taken one of this control plane it takes none of those.
+    pub(super) fn may_yet_leave(&self, old: &Report) -> bool {
+        let heard = (old.heard.migration, old.heard.term);
+        let trusts = self.faults.has(Planted::TrustFrozen);
+        self.inherits && heard < (self.plan.migration, self.term) && !trusts
     }
 
     /// The old place of a stateless service still takes what comes, as far as is known.

@@ -74,6 +74,8 @@ pub struct Coordinator {
     cut: u64,
     /// The new place may have been told to serve.
     offered: bool,
+    /// Another control plane was here before, and the old place may yet hear of it that it has moved.
+    inherits: bool,
     superseded: bool,
     pub(crate) faults: Faults,
 }
@@ -134,6 +136,7 @@ impl Coordinator {
             }
         }
         coordinator.offered = records.contains(&Record::Entered(Phase::Activate));
+        coordinator.inherits = true;
         if coordinator.cell.decision != Decision::Open {
             coordinator.decided = Some(coordinator.stamp());
         }
@@ -163,6 +166,7 @@ impl Coordinator {
             forces: false,
             cut: 0,
             offered: false,
+            inherits: false,
             superseded: false,
             faults: Faults::default(),
         }

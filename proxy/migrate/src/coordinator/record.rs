@@ -28,7 +28,7 @@ impl Record {
     /// places say: it may be written a little later, together with what comes next, and be lost where the control plane dies
     /// before that.
     pub const fn binds(&self) -> bool {
-        !matches!(self, Record::Frozen(_) | Record::Entered(Phase::Finalcopy | Phase::Fence))
+        !matches!(self, Record::Frozen(_) | Record::Entered(Phase::Finalcopy | Phase::Fence | Phase::Switch))
     }
 }
 

@@ -149,6 +149,7 @@ const BASE: Bounds = Bounds {
     kind: Kind::Unary,
 };
 
+const CONTROL_AND_NEW: &[Actor] = &[Actor::Control, Actor::New];
 const EVERYBODY: &[Actor] = &[Actor::Control, Actor::Old, Actor::New, Actor::Caller];
 
 /// Looks at all of `bounds`, and prints how much that is.
@@ -229,6 +230,8 @@ fn two_may_die() {
     let new = Bounds { stays: 1, from: Phase::Finalcopy, mortal: &[Actor::New], deaths: 1, ..two.clone() };
     show("the new place dies and stays away", &new);
     if is_full() {
+        let late = Bounds { from: Phase::Activate, mortal: CONTROL_AND_NEW, ..two.clone() };
+        show("the control plane and the new place die late", &late);
         for class in KEEPING {
             let stays = Bounds { class, stays: 8, deaths: 1, scripts: ONE, ..two.clone() };
             show("the old place dies and stays away", &Bounds { mortal: &[Actor::Old], ..stays.clone() });
@@ -319,6 +322,7 @@ fn a_stateless_service_that_does_not_begin_does_later() {
 #[test]
 fn every_planted_fault_is_found() {
     let control = Bounds { mortal: &[Actor::Control], deaths: 1, ..BASE };
+    let late = Bounds { mortal: CONTROL_AND_NEW, deaths: 2, scripts: &[], from: Phase::Activate, ..BASE };
     let old = Bounds { mortal: &[Actor::Old], deaths: 1, ..BASE };
     let new = Bounds { mortal: &[Actor::New], deaths: 1, ..BASE };
     let faults = [
@@ -332,6 +336,7 @@ fn every_planted_fault_is_found() {
         (Planted::NoDigest, Bounds { rounds: 1, ..BASE }),
         (Planted::ActivateEarly, Bounds { aborts: true, scripts: &[], ..control.clone() }),
         (Planted::MoveEarly, Bounds { scripts: &[], ..new }),
+        (Planted::TrustFrozen, late),
         (Planted::HideLoss, Bounds { scripts: ONE, ..old.clone() }),
         (Planted::SameEpoch, old),
         (Planted::RepeatAll, Bounds { breaks: 1, ..BASE }),
