@@ -67,16 +67,18 @@ impl Driver {
         self.presence(role, world).map(|presence| presence.addresses).unwrap_or_default()
     }
 
-    /// The new place was to begin, and its lease is over: the old one, which has everything still, takes the service back.
+    /// The new place was to serve, and its lease is over. Before it has begun the old one, which has everything still, takes the
+    /// service back; later the migration is over, so that whoever is there can be given the service.
     pub(super) fn vouch(
         &mut self,
         [old, new]: &[Option<Presence>; 2],
         world: &World<'_>,
         out: &mut Vec<Action>,
     ) {
-        let has_begun = self.coordinator.phase() > Phase::Activate;
-        let is_fenced = self.coordinator.cell().decision == Decision::Fenced;
-        if is_fenced && !has_begun && new.is_none() && old.is_some() && world.are_all_back() {
+        let phase = self.coordinator.phase();
+        let has_begun = phase > Phase::Activate;
+        let is_fenced = self.coordinator.cell().decision == Decision::Fenced && !phase.is_terminal();
+        if is_fenced && new.is_none() && (has_begun || old.is_some()) && world.are_all_back() {
             self.coordinator.vouch(Role::New, world.time(), out);
         }
     }

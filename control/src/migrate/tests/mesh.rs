@@ -288,6 +288,12 @@ impl Mesh {
             }
             PlaceAction::DropFrozen => sidecar.copy = None,
             PlaceAction::Thaw => sidecar.place.thawed(out),
+            // Only what was sent on is ever under way here when something is cut.
+            PlaceAction::CutAll => {
+                for _ in 0..sidecar.place.running().forwarded {
+                    sidecar.place.forwarded(out);
+                }
+            }
             PlaceAction::Discard | PlaceAction::Run(_) => {}
             other => panic!("{}: {other:?}", sidecar.name),
         }

@@ -123,11 +123,8 @@ fn what_is_aborted_before_it_is_decided_serves_as_before() {
     assert_eq!(mesh.check(), Outcome::Done);
 }
 
-#[test]
-fn requests_that_do_not_end_keep_it_where_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut mesh = Mesh::serving(folder.path());
-    let arrival = Arrival {
+fn request() -> Arrival {
+    Arrival {
         id: RequestId(1),
         source: SourceId(1),
         bytes: 0,
@@ -136,9 +133,15 @@ fn requests_that_do_not_end_keep_it_where_it_is() {
         is_inside: false,
         is_kept: false,
         is_forwarded: false,
-    };
+    }
+}
+
+#[test]
+fn requests_that_do_not_end_keep_it_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut mesh = Mesh::serving(folder.path());
     let mut out = Vec::new();
-    mesh.sidecars[0].place.arrive(arrival, Duration::ZERO, &mut out);
+    mesh.sidecars[0].place.arrive(request(), Duration::ZERO, &mut out);
     mesh.begin();
     assert_eq!(mesh.check(), Outcome::Aborted);
     let because = mesh.over.as_ref().and_then(|story| story.because.clone()).unwrap();
@@ -165,6 +168,26 @@ fn where_the_new_place_is_gone_the_old_one_has_everything_still() {
     mesh.until("a serves", |mesh| mesh.serves(0) && mesh.listed() == ["10.0.0.97:80"]);
     // The new place was told to serve: what it may have done is not known.
     assert_eq!((mesh.sidecars[0].memory, mesh.moved.losses, mesh.owner()), (SAVED, 1, "a"));
+}
+
+#[test]
+fn where_the_new_place_is_gone_that_has_begun_nobody_waits_for_what_it_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut mesh = Mesh::serving(folder.path());
+    let lease = mesh.state().config.lease;
+    mesh.round += u64::try_from(lease.as_millis() / 20).unwrap();
+    mesh.begin();
+    mesh.until("the old one sends on", |mesh| mesh.stand(0) == Stand::Moved);
+    // What was sent on is not answered.
+    let mut out = Vec::new();
+    mesh.sidecars[0].place.arrive(request(), Duration::ZERO, &mut out);
+    mesh.leave(1);
+    let began = mesh.round;
+    mesh.until("it is over", |mesh| mesh.over.is_some());
+    let took = Duration::from_millis(20) * u32::try_from(mesh.round - began).unwrap();
+    assert!(took < asked().drain / 2, "{took:?}");
+    mesh.until("a serves", |mesh| mesh.serves(0) && mesh.listed() == ["10.0.0.97:80"]);
+    assert_eq!((mesh.sidecars[0].memory, mesh.moved.losses), (0, 1));
 }
 
 #[test]

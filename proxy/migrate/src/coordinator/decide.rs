@@ -29,6 +29,10 @@ impl Coordinator {
         let (old, new) = (self.stand(Role::Old), self.stand(Role::New));
         let stateless = self.plan.class == Class::Stateless;
         match self.phase {
+            // Somebody else is to be given the service, and nobody serves before this is over.
+            Phase::Switch | Phase::Forward | Phase::DrainOld if !stateless && self.new.dead => {
+                Some(Phase::Done)
+            }
             Phase::Plan => {
                 let serves = self.owner_serves() || stateless || self.old.dead;
                 (serves && new.is_some()).then_some(Phase::Prepare)
