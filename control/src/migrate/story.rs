@@ -312,10 +312,22 @@ impl Story {
                 format!("`{to}` lost what it had: it began again")
             }
             Cause::OldLost => format!("`{from}` lost what it had: it began again"),
-            Cause::Busy if matches!(self.phase(), Some(Phase::Precopy(_))) => {
+            Cause::Busy | Cause::Withheld | Cause::Unfrozen
+                if matches!(self.phase(), Some(Phase::Precopy(_))) =>
+            {
                 format!("the application of `{from}` did not give a copy of its state")
             }
-            Cause::Busy => format!(
+            Cause::Busy => {
+                format!(
+                    "`{from}` did not freeze: requests or streams there did not end in {:?}",
+                    self.quiesce
+                )
+            }
+            Cause::Withheld => format!(
+                "`{from}` did not freeze: its application did not give its state, or not in {:?}",
+                self.quiesce
+            ),
+            Cause::Unfrozen => format!(
                 "`{from}` did not freeze: requests there did not end in {:?}, or its application did not give its state",
                 self.quiesce
             ),

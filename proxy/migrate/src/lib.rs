@@ -38,7 +38,7 @@ pub use coordinator::{Action, Cause, Coordinator, Plan, Record};
 pub use history::{History, Op, Violation};
 pub use hold::{AGAIN, Call, Failure, HoldAction, HoldOrder, Holder, MOST_TRIES};
 pub use id::{Epoch, HolderId, Incarnation, PlaceId, RequestId, Role, SourceId, Stamp};
-pub use message::{Command, Copy, Order, Report, Stand, Why};
+pub use message::{Command, Copy, Declined, Order, Report, Stand, Unfrozen, Why};
 pub use phase::Phase;
 pub use place::{Action as PlaceAction, Arrival, End, Kind, Place, Refusal, RefusalCause, Running, Verdict};
 pub use queue::{Counts, Queue, Waiting};

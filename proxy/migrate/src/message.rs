@@ -95,8 +95,28 @@ pub struct Report {
     pub stand: Stand,
     /// The last copy that can be fetched from it.
     pub copy: Option<Copy>,
-    /// The migration for which it does not freeze any more: requests did not end in time.
-    pub declined: Option<u64>,
+    /// For which migration it does not freeze any more, or give a copy.
+    pub declined: Option<Declined>,
+}
+
+/// A place does not freeze, or gives no copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Declined {
+    /// For which migration.
+    pub migration: u64,
+    /// Why.
+    pub why: Unfrozen,
+}
+
+/// Why a place does not freeze, or gives no copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unfrozen {
+    /// Requests or streams did not end in time.
+    Busy,
+    /// The application did not give its state, or not in time.
+    Withheld,
+    /// It does not say: it is of an older version.
+    Unsaid,
 }
 
 /// What a place is to a service.

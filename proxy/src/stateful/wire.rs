@@ -9,7 +9,8 @@ use lighter_config::xds::wire::lighter::registry::v1::place_command::Order as Wi
 use lighter_config::xds::wire::lighter::registry::v1::place_report::Stand as WireStand;
 use lighter_config::xds::wire::lighter::registry::v1::serve::Source as WireSource;
 use lighter_migrate::{
-    Command, Copy, Digest, Epoch, Incarnation, Order, PlaceId, Report, Source, Stamp, Stand, Why,
+    Command, Copy, Declined, Digest, Epoch, Incarnation, Order, PlaceId, Report, Source, Stamp, Stand,
+    Unfrozen, Why,
 };
 
 /// A command with what a place needs to follow it.
@@ -149,7 +150,12 @@ pub fn encode_report(report: &Report, parked: u64) -> wire::PlaceReport {
         heard: Some(encode_stamp(report.heard)),
         stand: Some(stand),
         copy: report.copy.map(encode_copy),
-        declined: report.declined,
+        declined: report.declined.map(|declined| declined.migration),
+        withheld: report.declined.and_then(|declined| match declined.why {
+            Unfrozen::Busy => Some(false),
+            Unfrozen::Withheld => Some(true),
+            Unfrozen::Unsaid => None,
+        }),
         parked,
     }
 }
@@ -179,7 +185,14 @@ pub fn decode_report(said: wire::PlaceReport) -> Result<(Report, u64), Malformed
         heard: decode_stamp(said.heard)?,
         stand,
         copy: said.copy.map(decode_copy).transpose()?,
-        declined: said.declined,
+        declined: said.declined.map(|migration| Declined {
+            migration,
+            why: match said.withheld {
+                Some(false) => Unfrozen::Busy,
+                Some(true) => Unfrozen::Withheld,
+                None => Unfrozen::Unsaid,
+            },
+        }),
     };
     Ok((report, said.parked))
 }
@@ -281,14 +294,15 @@ mod tests {
             Stand::Moved,
             Stand::Drained { cut: 6 },
         ];
-        for stand in stands.into_iter().chain(voids) {
+        let whys = [Unfrozen::Busy, Unfrozen::Withheld, Unfrozen::Unsaid].into_iter().cycle();
+        for (stand, why) in stands.into_iter().chain(voids).zip(whys) {
             let report = Report {
                 incarnation: Incarnation(4),
                 revision: 11,
                 heard: STAMP,
                 stand,
                 copy: Some(COPY),
-                declined: Some(3),
+                declined: Some(Declined { migration: 3, why }),
             };
             assert_eq!(decode_report(encode_report(&report, 12)), Ok((report, 12)));
         }

@@ -4,7 +4,7 @@ use super::{Action, Cause, Coordinator, Record};
 use crate::cell::{Cell, Decision, Owner, Source};
 use crate::class::Class;
 use crate::id::Role;
-use crate::message::{Report, Stand};
+use crate::message::{Declined, Report, Stand};
 use crate::phase::Phase;
 use crate::planted::Planted;
 
@@ -144,6 +144,7 @@ impl Coordinator {
         let stateless = self.plan.class == Class::Stateless;
         if self.cause.is_none() {
             let declined = self.old.report.and_then(|report| report.declined);
+            let declined = declined.filter(|declined| declined.migration == self.plan.migration);
             let is_under_way = self.phase > Phase::Prepare;
             match self.stand(Role::New) {
                 Some(Stand::Void { why }) => {
@@ -158,8 +159,11 @@ impl Coordinator {
                 _ if self.is_lost(Role::Old) && !stateless && !self.old.dead && !self.has_everything() => {
                     self.give_up(Cause::OldLost, out);
                 }
-                _ if declined == Some(self.plan.migration) => self.give_up(Cause::Busy, out),
-                _ => {}
+                _ => {
+                    if let Some(Declined { why, .. }) = declined {
+                        self.give_up(why.into(), out);
+                    }
+                }
             }
         }
         if self.cause.is_some() {

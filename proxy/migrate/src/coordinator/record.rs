@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::Digest;
 use crate::id::Role;
-use crate::message::Why;
+use crate::message::{Unfrozen, Why};
 use crate::phase::Phase;
 
 /// What is written down of a migration, in order.
@@ -44,10 +44,24 @@ pub enum Cause {
     OldLost,
     /// The new place lost what it had.
     NewLost,
-    /// Requests at the old place did not end in time.
+    /// Requests or streams at the old place did not end in time.
     Busy,
+    /// The application there did not give its state, or not in time.
+    Withheld,
+    /// One of the two: the old place is of a version that does not say.
+    Unfrozen,
     /// A phase took too long: somebody does not answer.
     Late(Phase),
+}
+
+impl From<Unfrozen> for Cause {
+    fn from(why: Unfrozen) -> Cause {
+        match why {
+            Unfrozen::Busy => Cause::Busy,
+            Unfrozen::Withheld => Cause::Withheld,
+            Unfrozen::Unsaid => Cause::Unfrozen,
+        }
+    }
 }
 
 impl Cause {
@@ -63,6 +77,8 @@ impl Cause {
             Cause::OldLost => "old_lost",
             Cause::NewLost => "new_lost",
             Cause::Busy => "busy",
+            Cause::Withheld => "withheld",
+            Cause::Unfrozen => "unfrozen",
             Cause::Late(_) => "late",
         }
     }

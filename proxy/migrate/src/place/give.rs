@@ -6,7 +6,7 @@ use super::{Action, Place, Running};
 use crate::cell::Digest;
 use crate::class::Class;
 use crate::id::{Epoch, PlaceId};
-use crate::message::{Copy, Stand};
+use crate::message::{Copy, Declined, Stand, Unfrozen};
 use crate::planted::Planted;
 
 /// What there is only while a place gives.
@@ -19,7 +19,7 @@ pub(super) struct Giving {
     /// Another one is being made.
     copying: bool,
     /// The migration for which it does not freeze.
-    pub(super) declined: Option<u64>,
+    pub(super) declined: Option<Declined>,
     /// How long running requests may take, and the freeze.
     pub(super) until: Option<Duration>,
     patience: Duration,
@@ -90,7 +90,7 @@ impl Place {
     pub fn not_copied(&mut self, out: &mut Vec<Action>) {
         if self.stand.serves().is_some() {
             self.giving.copying = false;
-            self.giving.declined = Some(self.gate.migration);
+            self.decline(Unfrozen::Withheld);
             self.report(false, out);
         }
     }
@@ -107,7 +107,7 @@ impl Place {
 
     pub(super) fn quiesce(&mut self, patience: Duration, cuts: bool, now: Duration, out: &mut Vec<Action>) {
         let Stand::Serving { epoch } = self.stand else { return };
-        if self.giving.declined == Some(self.gate.migration) {
+        if self.giving.declined.is_some_and(|declined| declined.migration == self.gate.migration) {
             return;
         }
         self.stand = Stand::Parking { epoch };
@@ -151,7 +151,7 @@ impl Place {
     pub fn not_frozen(&mut self, out: &mut Vec<Action>) {
         let Stand::Parking { epoch } = self.stand else { return };
         if self.giving.freezing {
-            self.giving.declined = Some(self.gate.migration);
+            self.decline(Unfrozen::Withheld);
             self.thaw(epoch, out);
             self.report(false, out);
         }
@@ -168,8 +168,12 @@ impl Place {
             out.push(Action::CutStreams);
             return;
         }
-        self.giving.declined = Some(self.gate.migration);
+        self.decline(if self.giving.freezing { Unfrozen::Withheld } else { Unfrozen::Busy });
         self.thaw(epoch, out);
+    }
+
+    fn decline(&mut self, why: Unfrozen) {
+        self.giving.declined = Some(Declined { migration: self.gate.migration, why });
     }
 
     /// What was copied while it served is not needed, nor what is being copied.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::id::SourceId;
+use crate::message::Unfrozen;
 
 const ROOM: Bounds = Bounds { count: 2, bytes: 100, time: Duration::from_secs(5) };
 const LIFE: Incarnation = Incarnation(1);
@@ -38,6 +39,12 @@ impl Bench {
 
     fn empty() -> Bench {
         Bench { place: Place::new(Class::Volatile, LIFE, ROOM), out: Vec::new(), sequence: 0 }
+    }
+
+    /// For which migration it does not freeze, and why.
+    fn declined(&self) -> Option<(u64, Unfrozen)> {
+        let declined = self.place.said()?.declined?;
+        Some((declined.migration, declined.why))
     }
 
     fn order(&mut self, order: Order, now: Duration) -> Vec<Action> {
@@ -136,7 +143,7 @@ fn a_place_that_cannot_freeze_serves_on_at_once() {
     bench.place.thawed(&mut bench.out);
     assert_eq!(bench.done(), [Action::Run(RequestId(1)), Action::Run(RequestId(2))]);
     assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
-    assert_eq!(bench.place.said().and_then(|said| said.declined), Some(1));
+    assert_eq!(bench.declined(), Some((1, Unfrozen::Withheld)));
     assert_eq!((bench.quiesce(false), bench.place.timeout()), (vec![], None), "not for this migration");
     // Once it is frozen, somebody else decides.
     let mut bench = Bench::serving(Class::Volatile);
@@ -144,6 +151,19 @@ fn a_place_that_cannot_freeze_serves_on_at_once() {
     bench.place.frozen(Digest([7; 32]), 100, true, &mut bench.out);
     bench.place.not_frozen(&mut bench.out);
     assert_eq!(bench.place.stand(), Stand::Frozen { epoch: EPOCH });
+}
+
+#[test]
+fn whether_it_was_requests_that_did_not_end_or_the_service_that_did_not_freeze_is_said() {
+    let mut busy = Bench::serving(Class::Volatile);
+    assert_eq!(busy.arrive(arrival(0)), Verdict::Run);
+    assert_eq!(busy.quiesce(false), []);
+    busy.late(Duration::from_secs(1000));
+    assert_eq!(busy.declined(), Some((1, Unfrozen::Busy)));
+    let mut slow = Bench::serving(Class::Volatile);
+    assert_eq!(slow.quiesce(false), [Action::Freeze]);
+    slow.late(Duration::from_secs(1000));
+    assert_eq!(slow.declined(), Some((1, Unfrozen::Withheld)));
 }
 
 #[test]
@@ -298,7 +318,7 @@ fn a_copy_that_does_not_come_about_is_given_up_and_said() {
     assert_eq!(bench.order(Order::Snapshot { round: 1 }, Duration::ZERO), [Action::Snapshot { round: 1 }]);
     bench.place.not_copied(&mut bench.out);
     bench.done();
-    assert_eq!(bench.place.said().and_then(|report| report.declined), Some(1));
+    assert_eq!(bench.declined(), Some((1, Unfrozen::Withheld)));
     assert_eq!(bench.place.stand(), Stand::Serving { epoch: EPOCH });
     assert_eq!(bench.quiesce(false), [], "it is not frozen in vain");
 }

@@ -14,7 +14,9 @@ use lighter_config::snapshot::{
     Backend, Mtls, Port, Protocol, RouteTable, Service, Snapshot, StateAccess, Stateful, TrafficPolicy,
     VirtualIps,
 };
-use lighter_migrate::{Command, Copy, Epoch, Order, PlaceId, Report, Source, Stamp, Stand, Why};
+use lighter_migrate::{
+    Command, Copy, Declined, Epoch, Order, PlaceId, Report, Source, Stamp, Stand, Unfrozen, Why,
+};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
 
@@ -131,6 +133,8 @@ impl Drop for Instance {
     }
 }
 
+/// The application has not given its state.
+const WITHHELD: Declined = Declined { migration: 2, why: Unfrozen::Withheld };
 const QUIESCE: Order = Order::Quiesce { patience: Duration::from_millis(500), cut_streams: false };
 
 /// The application goes to another place.
@@ -280,7 +284,7 @@ fn a_round_that_fails_ends_the_migration_and_the_old_place_serves_on() {
         let one = Instance::serving(&root, "all of it", changing()).await;
         // It does not say from what changes would be followed.
         one.tell(2, Order::Snapshot { round: 1 });
-        let report = one.reports(|report| report.declined == Some(2)).await;
+        let report = one.reports(|report| report.declined == Some(WITHHELD)).await;
         assert_eq!((report.stand, report.copy), (Stand::Serving { epoch: Epoch(1) }, None));
         one.app.kept().version = "1".into();
         let other = Instance::new(&root, "", changing()).await;
@@ -327,7 +331,7 @@ fn an_application_that_does_not_give_its_state_serves_again() {
             let one = Instance::serving(&root, "its state", said).await;
             one.app.kept().fails = [(path, answer)].into();
             one.tell(2, QUIESCE);
-            let report = one.reports(|report| report.declined == Some(2)).await;
+            let report = one.reports(|report| report.declined == Some(WITHHELD)).await;
             assert_eq!((report.stand, report.copy), (Stand::Opening { epoch: Epoch(1) }, None));
             one.comes_to(Stand::Serving { epoch: Epoch(1) }).await;
             while one.app.kept().asked.last().is_none_or(|asked| asked != "POST /thaw") {
