@@ -14,8 +14,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::identity::Hold;
-use crate::link::carrier::{Beneath, Keys};
+use crate::link::carrier::{Beneath, Keys, Walk};
 use crate::link::exchange::Exchange;
+use crate::link::records::Records;
+use crate::link::records::keys::Ways;
 use crate::link::session::Side;
 
 /// A downstream or upstream connection. What was read ahead of it comes out first.
@@ -35,6 +37,8 @@ pub enum Stream {
     /// Within TLS. What the socket has not taken of it goes out with the next read as well as with the next write or
     /// flush, so that whoever waits for an answer need not flush before.
     Tls(Box<Tls>),
+    /// The TLS of a link, of which the same is true.
+    Records(Box<Records>),
     /// A stream of a link.
     Link(Box<Exchange>),
     /// Nobody is there, who listens without a word until nothing more is to come: what is written is gone.
@@ -76,7 +80,14 @@ impl Io {
         Io { stream: Stream::Tls(Box::new(tls.into())), early: Bytes::new() }
     }
 
-    /// The same, which ends when what was proved in the handshake holds no more.
+    /// A link whose handshake is done, with the keys that came of it.
+    pub(crate) fn linked(tls: impl Into<Tls>, ways: Ways) -> Self {
+        let stream = Records::new(tls.into(), ways)
+            .map_or_else(Stream::Tls, |records| Stream::Records(Box::new(records)));
+        Io { stream, early: Bytes::new() }
+    }
+
+    /// A connection whose handshake is done, which ends when what was proved in the handshake holds no more.
     pub(crate) fn held(tls: impl Into<Tls>, hold: Arc<Hold>) -> Self {
         let mut tls = tls.into();
         tls.get_mut().0.hold = Some(hold);
@@ -87,7 +98,7 @@ impl Io {
     pub(crate) fn hold(&self) -> Option<&Arc<Hold>> {
         match &self.stream {
             Stream::Tls(tls) => tls.get_ref().0.hold.as_ref(),
-            Stream::Plain(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
+            _ => None,
         }
     }
 
@@ -95,6 +106,7 @@ impl Io {
     pub fn carrier(&mut self) -> Option<&mut Beneath> {
         match &mut self.stream {
             Stream::Tls(tls) => tls.get_mut().0.link.as_deref_mut(),
+            Stream::Records(records) => records.carrier_mut().link.as_deref_mut(),
             Stream::Plain(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
         }
     }
@@ -151,7 +163,7 @@ impl Stream {
     pub fn plain(&self) -> Option<&TcpStream> {
         match self {
             Stream::Plain(tcp) => Some(tcp),
-            Stream::Tls(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
+            _ => None,
         }
     }
 
@@ -164,8 +176,26 @@ impl Stream {
     pub(crate) fn tls(&self) -> Option<&rustls::CommonState> {
         match self {
             Stream::Tls(tls) => Some(tls.get_ref().1),
+            Stream::Records(records) => Some(records.state()),
             Stream::Plain(_) | Stream::Link(_) | Stream::Nobody { .. } => None,
         }
+    }
+
+    /// A secret of the TLS session for `label` and `context`, which the other side has too. None: there is no such session.
+    pub(crate) fn export<T: AsMut<[u8]>>(&self, output: T, label: &[u8], context: &[u8]) -> Option<T> {
+        let exported = match self {
+            Stream::Tls(tls) => match &**tls {
+                TlsStream::Client(tls) => {
+                    tls.get_ref().1.export_keying_material(output, label, Some(context))
+                }
+                TlsStream::Server(tls) => {
+                    tls.get_ref().1.export_keying_material(output, label, Some(context))
+                }
+            },
+            Stream::Records(records) => records.export(output, label, context),
+            Stream::Plain(_) | Stream::Link(_) | Stream::Nobody { .. } => return None,
+        };
+        exported.ok()
     }
 
     /// Writes `slices`, as much as is taken. Where nothing lies between the bytes and the socket, there is nothing between
@@ -199,6 +229,7 @@ impl Stream {
         match self {
             Stream::Plain(tcp) => Some(tcp),
             Stream::Tls(tls) => Some(&tls.get_ref().0.tcp),
+            Stream::Records(records) => Some(&records.carrier().tcp),
             Stream::Link(_) | Stream::Nobody { .. } => None,
         }
     }
@@ -221,6 +252,11 @@ impl Carrier {
         if let Some(link) = &mut self.link {
             link.establish(keys);
         }
+    }
+
+    /// Where TLS is in the records that came, if this is a link of which nothing was read ahead.
+    pub(crate) fn walk_in(&self) -> Option<Walk> {
+        self.link.as_ref()?.walk_in()
     }
 
     /// An error once what was proved on it holds no more.
@@ -293,6 +329,7 @@ impl AsyncRead for Stream {
                 }
                 Pin::new(&mut **tls).poll_read(cx, buf)
             }
+            Stream::Records(records) => Pin::new(&mut **records).poll_read(cx, buf),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_read(cx, buf),
             Stream::Nobody { over: true } => Poll::Ready(Ok(())),
             Stream::Nobody { over: false } => Poll::Pending,
@@ -306,6 +343,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+            Stream::Records(records) => Pin::new(&mut **records).poll_write(cx, buf),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_write(cx, buf),
             Stream::Nobody { .. } => Poll::Ready(Ok(buf.len())),
         }
@@ -316,6 +354,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(_) | Stream::Nobody { .. } => Poll::Ready(Ok(())),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+            Stream::Records(records) => Pin::new(&mut **records).poll_flush(cx),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_flush(cx),
         }
     }
@@ -325,6 +364,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Stream::Records(records) => Pin::new(&mut **records).poll_shutdown(cx),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_shutdown(cx),
             Stream::Nobody { over } => {
                 *over = true;
@@ -342,6 +382,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Stream::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+            Stream::Records(records) => Pin::new(&mut **records).poll_write_vectored(cx, bufs),
             Stream::Link(exchange) => Pin::new(&mut **exchange).poll_write_vectored(cx, bufs),
             Stream::Nobody { .. } => Poll::Ready(Ok(bufs.iter().map(|slice| slice.len()).sum())),
         }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::buf;
 use crate::error::Cause;
+use crate::link::records;
 use crate::resident;
 use crate::telemetry::PoolClosed;
 use crate::worker::{Shared, Worker};
@@ -218,6 +219,7 @@ pub(crate) async fn make_room(worker: Rc<Worker>) {
         }
         worker.http1.borrow_mut().clear(PoolClosed::Pressed);
         buf::let_go();
+        records::let_go();
         worker.connections.let_go((worker.connections.open() / LET_GO_PART).max(LET_GO));
         sleep(PAUSE).await;
         // Who began to rest only now may stay.

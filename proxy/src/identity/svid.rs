@@ -7,6 +7,7 @@ use lighter_config::identity::{
     Peer, Refusal, Spiffe, SpiffeError, Trust, TrustDomain, TrustError, Usage, Verifier, id_of, provider,
 };
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -14,6 +15,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
 use super::{ALPN_H2, ALPN_HTTP1, ALPN_LINK, ALPN_STATE};
+use crate::link::records::keys;
 use crate::telemetry;
 
 /// An X.509-SVID with its key and bundle: who somebody is, proved, and whom they trust. Immutable.
@@ -72,15 +74,17 @@ impl Svid {
         // Fails where the key is not the certificate's.
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(SvidError::Key)?;
         let key = Arc::new(SingleCertAndKey::from(key));
-        let server = server_config(&trust, &key).map_err(SvidError::Tls)?;
-        let mut links = ServerConfig::clone(&server);
+        let server = server_config(provider(), &trust, &key).map_err(SvidError::Tls)?;
+        let links = server_config(keys::provider(), &trust, &key).map_err(SvidError::Tls)?;
+        let mut links = ServerConfig::clone(&links);
         links.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_STATE.to_vec()];
         let links = Arc::new(links);
         let mut quic = ServerConfig::clone(&server);
         quic.alpn_protocols = vec![ALPN_LINK.to_vec()];
         let quic = Arc::new(quic);
-        let link = client_config(&trust, &key, &id, &[&TLS13]).map_err(SvidError::Tls)?;
-        let foreign = client_config(&trust, &key, &id, &[&TLS13, &TLS12]).map_err(SvidError::Tls)?;
+        let link = client_config(keys::provider(), &trust, &key, &id, &[&TLS13]).map_err(SvidError::Tls)?;
+        let foreign =
+            client_config(provider(), &trust, &key, &id, &[&TLS13, &TLS12]).map_err(SvidError::Tls)?;
         Ok(Svid { id, not_after, trust, server, links, quic, link, foreign })
     }
 
@@ -131,12 +135,13 @@ impl Svid {
 }
 
 fn server_config(
+    provider: Arc<CryptoProvider>,
     trust: &Arc<Trust>,
     key: &Arc<SingleCertAndKey>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let verifier = Verifier::client(trust.clone(), judge);
     // Peers that are not Lighter may have nothing newer than TLS 1.2; under `lighter/1` it is refused.
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(key.clone());
@@ -148,13 +153,14 @@ fn server_config(
 }
 
 fn client_config(
+    provider: Arc<CryptoProvider>,
     trust: &Arc<Trust>,
     key: &Arc<SingleCertAndKey>,
     expected: &Spiffe,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<ClientConfig, rustls::Error> {
     let verifier = Verifier::server(trust.clone(), expected.clone(), judge);
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))

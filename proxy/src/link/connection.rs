@@ -549,8 +549,8 @@ async fn farewell(io: &mut Io) {
     }
 }
 
-/// Most bytes that one read gives: what is in a TLS record.
-const RECORD: usize = 16 * 1024;
+/// Most that one read needs room for: what is in a TLS record, and its type.
+const RECORD: usize = 16 * 1024 + 1;
 
 /// So much is taken in before those get their turn for whom it is.
 const AT_ONCE: usize = 256 * 1024;

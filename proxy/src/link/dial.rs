@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::carrier::Keys;
 use super::exchange::Exchange;
+use super::records::keys::catch;
 use super::session::Side;
 use crate::balance::Endpoint;
 use crate::dial;
@@ -103,7 +104,8 @@ fn prove<'a>(
             ALPN_LINK => Carrier::of_link(tcp, Bytes::new(), Side::Opener),
             _ => Carrier::new(tcp, Bytes::new()),
         };
-        let mut tls = connector.connect(name, carrier).await.map_err(failed)?;
+        let (connected, ways) = catch(connector.connect(name, carrier)).await;
+        let mut tls = connected.map_err(failed)?;
         if tls.get_ref().1.alpn_protocol() != Some(protocol) {
             return Err(ProxyError::new(
                 Cause::TlsFailed,
@@ -116,7 +118,7 @@ fn prove<'a>(
             let keys = Keys::of(connection)
                 .ok_or_else(|| ProxyError::new(Cause::TlsFailed, "a link is within TLS 1.3"))?;
             carrier.establish(keys);
-            return Ok(Io::secure(tls));
+            return Ok(Io::linked(tls, ways));
         }
         let held = identity.hold(tls.get_ref().1, Usage::Server, &own);
         let (_, hold) =

@@ -13,6 +13,7 @@ mod life;
 pub mod negotiate;
 pub(crate) mod pool;
 pub(crate) mod quic;
+pub(crate) mod records;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub mod session;

@@ -23,6 +23,7 @@ use super::halves;
 use super::head::Protocol;
 use super::life::Life;
 use super::quic;
+use super::records::keys::catch;
 use super::session::Side;
 use super::stream::End;
 use super::upgrade::Far;
@@ -54,17 +55,17 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     let Stream::Plain(tcp) = io.stream else { return None };
     let own = tcp.local_addr().ok()?;
     let acceptor = TlsAcceptor::from(identity.link_config());
-    let accepting = Box::pin(acceptor.accept(Carrier::of_link(tcp, io.early, Side::Acceptor)));
-    let mut tls = match timeout(HANDSHAKE, accepting).await {
-        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINK) => tls,
-        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_STATE) => {
+    let accepting = Box::pin(catch(acceptor.accept(Carrier::of_link(tcp, io.early, Side::Acceptor))));
+    let (mut tls, ways) = match timeout(HANDSHAKE, accepting).await {
+        Ok((Ok(tls), ways)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINK) => (tls, ways),
+        Ok((Ok(tls), _)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_STATE) => {
             return in_copies(worker, &identity, Io::secure(tls), ticket);
         }
-        Ok(Ok(_)) | Err(_) => {
+        Ok((Ok(_), _)) | Err(_) => {
             telemetry::links().refused();
             return None;
         }
-        Ok(Err(error)) => {
+        Ok((Err(error), _)) => {
             tracing::debug!(%error, %peer, "the TLS handshake of a link failed");
             telemetry::links().refused();
             return None;
@@ -73,7 +74,7 @@ pub(crate) async fn accepted(call: Call) -> Engine {
     let caller = identity::peer(tls.get_ref().1).ok().and_then(|peer| Caller::new(peer.id))?;
     let (carrier, connection) = tls.get_mut();
     carrier.establish(Keys::of(connection)?);
-    let io = Io::secure(tls);
+    let io = Io::linked(tls, ways);
     let life = Life::of(&io, &identity)?;
     ticket.carries(Kind::Link);
     let link = Link::new(Side::Acceptor, life, &worker.shared, far(&worker, &caller, peer));

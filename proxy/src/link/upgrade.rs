@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::{LinkPolicy, Secure, Service, Wires};
 use rustls::crypto::aws_lc_rs;
-use tokio_rustls::TlsStream;
 
 use super::carrier::{Beneath, Cause, Counts, Event, Out};
 use super::negotiate::message::{Accept, Decline, Message, Nonce, Offer};
@@ -22,7 +21,7 @@ use super::standing::Standing;
 use super::wire::Wire;
 use super::wire::rdma::{Connected, End, Way};
 use super::wire::shm::{AttachFault, Token, Tokens};
-use crate::io::{Io, Stream};
+use crate::io::Io;
 use crate::telemetry::{self, LinkOpen, LinkWire};
 use crate::worker::Shared;
 
@@ -437,20 +436,11 @@ impl Turn {
 
 /// A secret of the TLS session within `io` that `side` shows, for one wire of it only.
 fn token(io: &Io, side: Side, agreed: &Agreed) -> Option<Token> {
-    let Stream::Tls(tls) = &io.stream else { return None };
     let mut context = vec![side as u8];
     context.extend_from_slice(agreed.wire.label().as_bytes());
     context.extend_from_slice(&agreed.generation.to_be_bytes());
     context.extend_from_slice(agreed.nonces.as_flattened());
-    let exported = match &**tls {
-        TlsStream::Client(tls) => {
-            tls.get_ref().1.export_keying_material(Token::default(), LABEL, Some(&context))
-        }
-        TlsStream::Server(tls) => {
-            tls.get_ref().1.export_keying_material(Token::default(), LABEL, Some(&context))
-        }
-    };
-    exported.ok()
+    io.stream.export(Token::default(), LABEL, &context)
 }
 
 /// What the carrier gives a wire up for.

@@ -18,6 +18,7 @@ use super::keys::Keys;
 use super::machine::{Counts, Event, Finish, In, Machine, Out};
 use super::outward::front;
 use super::record::RECORD_BYTES;
+use super::walk::Walk;
 use crate::link::session::Side;
 use crate::link::wire::Wire;
 
@@ -102,6 +103,11 @@ impl Beneath {
     /// Where the bytes go and come from now.
     pub fn ways(&self) -> (Out, In) {
         (self.machine.way_out(), self.machine.way_in())
+    }
+
+    /// Where TLS is in the records of the way in. None: something was read ahead of it.
+    pub(crate) fn walk_in(&self) -> Option<Walk> {
+        self.held.is_empty().then(|| self.machine.walk_in())
     }
 
     /// Reads for TLS.

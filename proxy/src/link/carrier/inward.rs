@@ -161,6 +161,11 @@ impl<W: Wire, K: Prove> Machine<W, K> {
         }
     }
 
+    /// Where what was taken ends among the records.
+    pub(super) fn walk_in(&self) -> Walk {
+        self.inward.walk.clone()
+    }
+
     /// Whether nothing more comes: the peer has ended its direction, and all of it was taken.
     pub fn is_ended(&self) -> bool {
         self.inward.closed || self.inward.end == Some(self.inward.taken)

@@ -24,3 +24,4 @@ pub use self::generation::Cause;
 pub use self::keys::Keys;
 pub use self::machine::{Counts, Event, Finish, In, Machine, Out};
 pub use self::record::{Kind, PROOF_BYTES, Prove, RECORD_BYTES};
+pub(crate) use self::walk::Walk;

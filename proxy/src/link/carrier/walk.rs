@@ -4,7 +4,7 @@ use super::record::RECORD_TYPE;
 
 /// Walks the records of one direction, header by header, on whatever way its bytes come.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     /// Bytes of the header that were seen.
     seen: u8,
     /// The first byte of the length.
@@ -15,12 +15,12 @@ pub(super) struct Walk {
 
 impl Walk {
     /// Whether a record has just ended, or none has begun.
-    pub(super) fn is_at_boundary(&self) -> bool {
+    pub(crate) fn is_at_boundary(&self) -> bool {
         self.seen == 0 && self.left == 0
     }
 
     /// How many bytes may be walked without passing the end of the record they begin in.
-    pub(super) fn to_boundary(&self, bytes: &[u8]) -> usize {
+    pub(crate) fn to_boundary(&self, bytes: &[u8]) -> usize {
         let mut ahead = self.clone();
         let mut at = 0;
         while at < bytes.len() {
@@ -33,7 +33,7 @@ impl Walk {
     }
 
     /// Walks over `bytes`.
-    pub(super) fn pass(&mut self, bytes: &[u8]) {
+    pub(crate) fn pass(&mut self, bytes: &[u8]) {
         let mut at = 0;
         while at < bytes.len() {
             at += self.step(&bytes[at..]);

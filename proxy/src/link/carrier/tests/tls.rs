@@ -16,8 +16,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::schedules::{Laid, Medium, Script, wires};
 use super::verbs;
-use crate::io::{Carrier, Io};
+use crate::io::{Carrier, Io, Stream};
 use crate::link::carrier::{Beneath, Cause, Event, Keys};
+use crate::link::records::keys;
 use crate::link::session::Side;
 use crate::loopback;
 
@@ -70,14 +71,23 @@ impl Party {
     }
 }
 
+/// What the acceptor's TLS is.
+#[derive(Clone, Copy)]
+enum Theirs {
+    /// Rustls alone, as of any peer.
+    Rustls,
+    /// The record layer of a link.
+    Records,
+}
+
 /// Both ends of a link whose handshake is done.
-async fn linked() -> (Io, Io) {
+async fn linked(theirs: Theirs) -> (Io, Io) {
     let own = rcgen::generate_simple_self_signed(vec!["link.test".into()]).unwrap();
     let chain = vec![own.cert.der().clone()];
     let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(chain[0].clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = keys::provider();
     let versions = &[&rustls::version::TLS13];
     let client =
         ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
@@ -96,13 +106,20 @@ async fn linked() -> (Io, Io) {
         TlsConnector::from(Arc::new(client)).connect(name, Carrier::of_link(one, Bytes::new(), Side::Opener));
     let accepting =
         TlsAcceptor::from(Arc::new(server)).accept(Carrier::of_link(other, Bytes::new(), Side::Acceptor));
-    let (opener, acceptor) = tokio::join!(connecting, accepting);
+    let ((opener, opener_ways), (acceptor, acceptor_ways)) =
+        tokio::join!(keys::catch(connecting), keys::catch(accepting));
     let (mut opener, mut acceptor) = (opener.unwrap(), acceptor.unwrap());
     let (carrier, tls) = opener.get_mut();
     carrier.establish(Keys::of(tls).unwrap());
     let (carrier, tls) = acceptor.get_mut();
     carrier.establish(Keys::of(tls).unwrap());
-    (Io::secure(opener), Io::secure(acceptor))
+    let acceptor = match theirs {
+        Theirs::Rustls => Io::secure(acceptor),
+        Theirs::Records => Io::linked(acceptor, acceptor_ways),
+    };
+    let opener = Io::linked(opener, opener_ways);
+    assert!(matches!(opener.stream, Stream::Records(_)));
+    (opener, acceptor)
 }
 
 /// Each side sends so much.
@@ -116,17 +133,17 @@ const TURN: usize = 512 * 1024;
 
 #[tokio::test]
 async fn tls_sees_nothing_of_a_wire_that_comes_and_goes_under_bulk_both_ways() {
-    bulk_both_ways(wires).await;
+    bulk_both_ways(Theirs::Records, wires).await;
 }
 
 #[tokio::test]
 async fn tls_sees_nothing_of_devices_that_come_and_go_under_bulk_both_ways() {
-    bulk_both_ways(verbs::wires).await;
+    bulk_both_ways(Theirs::Rustls, verbs::wires).await;
 }
 
-async fn bulk_both_ways(lay: fn(&Rc<Script>, usize) -> Laid) {
+async fn bulk_both_ways(theirs: Theirs, lay: fn(&Rc<Script>, usize) -> Laid) {
     let mut rng = Rng::with_seed(4);
-    let (opener, acceptor) = linked().await;
+    let (opener, acceptor) = linked(theirs).await;
     let mut parties = [opener, acceptor].map(|io| Party::new(io, &mut rng));
     let script = Rc::new(Script::smooth());
     let mut turns = 0;
