@@ -5,6 +5,7 @@ mod http2;
 mod lanes;
 mod link;
 mod rdma;
+mod records;
 mod redis;
 mod ring;
 
@@ -104,6 +105,12 @@ pub fn lanes(bytes: &[u8]) {
 /// The carrier of a link: a peer that says anything, on TCP and on the wire, gains nothing.
 pub fn carrier(bytes: &[u8]) {
     carrier::hostile(bytes);
+}
+
+/// The record layer of a link: whatever its peer seals, and whatever comes of that, what is opened is what the peer said, as far
+/// as it goes.
+pub fn records(bytes: &[u8]) {
+    records::hostile(bytes);
 }
 
 /// Rings between two processes. The first byte chooses: both sides in any order, or one whose peer writes anything.
@@ -224,6 +231,11 @@ mod tests {
         #[test]
         fn a_hostile_peer_of_a_carrier_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             super::carrier(&bytes);
+        }
+
+        #[test]
+        fn a_hostile_peer_of_a_record_layer_gains_nothing(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            super::records(&bytes);
         }
 
         #[test]

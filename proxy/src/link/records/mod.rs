@@ -3,6 +3,7 @@
 //! is asked for by the record.
 
 pub(crate) mod keys;
+pub(crate) mod pair;
 mod session;
 mod store;
 #[cfg(test)]
