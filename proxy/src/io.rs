@@ -82,8 +82,14 @@ impl Io {
 
     /// A link whose handshake is done, with the keys that came of it.
     pub(crate) fn linked(tls: impl Into<Tls>, ways: Ways) -> Self {
-        let stream = Records::new(tls.into(), ways)
-            .map_or_else(Stream::Tls, |records| Stream::Records(Box::new(records)));
+        let stream = match Records::new(tls.into(), ways) {
+            Ok(records) => Stream::Records(Box::new(records)),
+            Err(tls) => {
+                // It carries the same, and takes longer.
+                tracing::warn!("a link goes on without the keys of its TLS session");
+                Stream::Tls(tls)
+            }
+        };
         Io { stream, early: Bytes::new() }
     }
 
