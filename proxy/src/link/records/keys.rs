@@ -57,10 +57,18 @@ pub(crate) async fn catch<F: Future>(handshake: F) -> (F::Output, Ways) {
 
 /// Has rustls do something with a session, and keeps the keys that come of it.
 pub(super) fn caught<T>(ways: &mut Ways, does: impl FnOnce() -> T) -> T {
+    /// Gives the keys to whose they are, also where rustls panics: another session of this thread is not to have them.
+    struct Scope<'a>(&'a mut Ways, Option<Ways>);
+
+    impl Drop for Scope<'_> {
+        fn drop(&mut self) {
+            *self.0 = SCOPE.replace(self.1.take()).unwrap_or_default();
+        }
+    }
+
     let outer = SCOPE.replace(Some(std::mem::take(ways)));
-    let done = does();
-    *ways = SCOPE.replace(outer).unwrap_or_default();
-    done
+    let _scope = Scope(ways, outer);
+    does()
 }
 
 thread_local! {

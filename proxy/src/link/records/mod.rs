@@ -97,9 +97,11 @@ impl Records {
 
     /// Opens into `to` what came, as much as fits.
     fn open(&mut self, to: &mut ReadBuf<'_>) {
+        let before = to.filled().len();
         while self.failed.is_none() {
             self.session.take(to);
-            match self.session.open(self.came.bytes(), to) {
+            let is_enough = to.filled().len() > before;
+            match self.session.open(self.came.bytes(), to, is_enough) {
                 Ok(0) => return,
                 Ok(done) => self.came.consume(done),
                 Err(error) => self.failed = Some(error),
@@ -146,6 +148,9 @@ impl AsyncWrite for Records {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         ready!(this.poll_say(cx))?;
         let taken = this.session.seal(slices, this.sealed.room())?;
         // What does not go out now goes out with the next write, flush or read.

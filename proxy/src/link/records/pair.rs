@@ -118,7 +118,7 @@ impl Pair {
         loop {
             let mut to = ReadBuf::new(&mut memory);
             self.ours.take(&mut to);
-            let done = self.ours.open(&self.to_us, &mut to)?;
+            let done = self.ours.open(&self.to_us, &mut to, false)?;
             self.to_us.drain(..done);
             self.we_got.extend_from_slice(to.filled());
             if done == 0 && to.filled().is_empty() {

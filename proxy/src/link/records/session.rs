@@ -106,6 +106,7 @@ impl Session {
             let sealed = length + 1 + TAG_BYTES;
             let [high, low] = (sealed as u16).to_be_bytes();
             let header = [CONTENT, 3, 3, high, low];
+            let before = out.len();
             out.extend_from_slice(&header);
             let start = out.len();
             while out.len() < start + length {
@@ -118,8 +119,14 @@ impl Session {
                 }
             }
             out.push(CONTENT);
-            let tag = self.out.seal(header, &mut out[start..]).map_err(io::Error::other)?;
-            out.extend_from_slice(&tag);
+            match self.out.seal(header, &mut out[start..]) {
+                Ok(tag) => out.extend_from_slice(&tag),
+                Err(error) => {
+                    // What is not sealed is never to go out.
+                    out.truncate(before);
+                    return Err(io::Error::other(error));
+                }
+            }
         }
         Ok(all)
     }
@@ -152,10 +159,16 @@ impl Session {
     }
 
     /// Opens the first record of `came` into `to`, and does what it says. Gives how many bytes of `came` are done with. 0: the
-    /// rest of the record is to come first, or room for what was opened before.
+    /// rest of the record is to come first, or room for what was opened before. `is_enough`: what may not fit waits for the next
+    /// read, as each that does not is copied once more.
     ///
     /// Fails as rustls does. Nothing can be opened any more then, and the peer is to be told.
-    pub(super) fn open(&mut self, came: &[u8], to: &mut ReadBuf<'_>) -> Result<usize, Error> {
+    pub(super) fn open(
+        &mut self,
+        came: &[u8],
+        to: &mut ReadBuf<'_>,
+        is_enough: bool,
+    ) -> Result<usize, Error> {
         if self.holds || !self.rest.is_empty() || to.remaining() == 0 {
             return Ok(0);
         }
@@ -173,6 +186,9 @@ impl Session {
             return Ok(came.len());
         }
         let Some(record) = came.get(..HEADER_BYTES + length) else { return Ok(0) };
+        if is_enough && length > to.remaining() + TAG_BYTES {
+            return Ok(0);
+        }
         if kind != CONTENT || self.aside || !self.open_content(record, to) {
             self.give(record)?;
         }

@@ -235,6 +235,7 @@ fn a_key_that_is_used_up_seals_nothing() {
     pair.ours.ways().0.skip_to(1 << 48);
     let mut out = Vec::new();
     assert!(pair.ours.seal(&[IoSlice::new(b"more")], &mut out).is_err());
+    assert!(out.is_empty(), "what is not sealed does not go out");
 }
 
 #[test]
