@@ -145,6 +145,7 @@ const BASE: Bounds = Bounds {
     from: Phase::Plan,
     said: 40,
     astray: false,
+    was_there: false,
     stays: 0,
     kind: Kind::Unary,
 };
@@ -176,6 +177,7 @@ fn nobody_notices_where_nobody_dies() {
             ("copied in rounds", Bounds { rounds: 2, ..base.clone() }),
             ("sent on", Bounds { keeps: false, ..base.clone() }),
             ("astray", Bounds { astray: true, ..base.clone() }),
+            ("back", Bounds { was_there: true, astray: true, keeps: false, ..base.clone() }),
         ] {
             let seen = show(what, &bounds);
             assert!(seen.done > 0 && seen.done == seen.ends(), "{seen:?}");

@@ -97,7 +97,7 @@ pub(super) struct Body {
 pub(super) enum Origin {
     /// Over this life of the link.
     Link(u64),
-    /// From the old place in this life.
+    /// From the other place in this life.
     Place(u64),
 }
 

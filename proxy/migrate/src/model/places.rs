@@ -38,7 +38,7 @@ impl World {
             Verdict::Run => body.running.push(key),
             Verdict::Park => {}
             Verdict::Refuse(refusal) => self.reply(at, key, Down::Refused(key, refusal)),
-            Verdict::Forward(_) => self.forwards.push_back((key, self.lives[at])),
+            Verdict::Forward(_) => self.forwards.push_back((at, key, self.lives[at])),
         }
         self.perform_place(at, out);
     }
@@ -64,7 +64,7 @@ impl World {
                 }
                 PlaceAction::Run(key) => body.running.push(key),
                 PlaceAction::Refuse(key, refusal) => self.reply(at, key, Down::Refused(key, refusal)),
-                PlaceAction::Forward(key, _) => self.forwards.push_back((key, self.lives[at])),
+                PlaceAction::Forward(key, _) => self.forwards.push_back((at, key, self.lives[at])),
                 PlaceAction::Append(epoch, key) => body.appends.push((epoch, key, body.value)),
                 PlaceAction::Answer(key) => {
                     if body.cut.contains(&key) {
@@ -82,8 +82,9 @@ impl World {
                 PlaceAction::CutStreams => body.cut.extend(&body.running),
                 PlaceAction::CutAll => {
                     body.cut.extend(&body.running);
-                    let forwarded: Vec<RequestId> = self.forwards.drain(..).map(|(key, _)| key).collect();
-                    for key in forwarded {
+                    let (own, others) = self.forwards.drain(..).partition(|(from, ..)| *from == at);
+                    self.forwards = others;
+                    for (_, key, _) in own {
                         self.reply(at, key, Down::Unknown(key));
                         self.place(at, |place, _, out| place.forwarded(out));
                     }
@@ -142,11 +143,16 @@ impl World {
                 }
             }
             // The one that sent it on passes the answer on, if it is still there.
-            Some(Origin::Place(life)) if self.lives[0] == life && self.places[0].is_some() => {
-                self.place(0, |place, _, out| place.forwarded(out));
-                self.reply(0, key, down);
-            }
-            Some(Origin::Place(_)) | None => {}
+            Some(Origin::Place(life)) => self.pass_on(1 - at, life, key, down),
+            None => {}
+        }
+    }
+
+    /// What a place sent on in this life is answered, if it is still there.
+    fn pass_on(&mut self, at: usize, life: u64, key: RequestId, down: Down) {
+        if self.lives[at] == life && self.places[at].is_some() {
+            self.place(at, |place, _, out| place.forwarded(out));
+            self.reply(at, key, down);
         }
     }
 
@@ -275,14 +281,12 @@ impl World {
         }
     }
 
-    /// What the old place sends on comes to the new one, or does not.
+    /// What a place sends on comes to the other one, or does not.
     pub(super) fn forward(&mut self, bounds: &Bounds) {
-        let Some((key, life)) = self.forwards.pop_front() else { return };
-        if self.places[1].is_none() {
-            if self.lives[0] == life && self.places[0].is_some() {
-                self.place(0, |place, _, out| place.forwarded(out));
-                self.reply(0, key, Down::Unknown(key));
-            }
+        let Some((from, key, life)) = self.forwards.pop_front() else { return };
+        let to = 1 - from;
+        if self.places[to].is_none() {
+            self.pass_on(from, life, key, Down::Unknown(key));
             return;
         }
         let arrival = Arrival {
@@ -295,26 +299,19 @@ impl World {
             is_kept: bounds.keeps,
             is_forwarded: true,
         };
-        self.arrive(1, arrival, Origin::Place(life));
+        self.arrive(to, arrival, Origin::Place(life));
     }
 
     pub(super) fn die_place(&mut self, at: usize) {
         let Some(body) = self.places[at].take() else { return };
         self.break_link(at);
-        if at == 1 {
-            // Whoever sent something on finds out.
-            for (key, origin) in body.origins {
-                if let Origin::Place(life) = origin
-                    && life == self.lives[0]
-                    && self.places[0].is_some()
-                {
-                    self.place(0, |place, _, out| place.forwarded(out));
-                    self.reply(0, key, Down::Unknown(key));
-                }
+        // Whoever sent something on finds out.
+        for (key, origin) in body.origins {
+            if let Origin::Place(life) = origin {
+                self.pass_on(1 - at, life, key, Down::Unknown(key));
             }
-        } else {
-            self.forwards.clear();
         }
+        self.forwards.retain(|(from, ..)| *from != at);
     }
 
     pub(super) fn restart(&mut self, at: usize, bounds: &Bounds) {

@@ -53,6 +53,8 @@ pub(super) struct Bounds {
     pub(super) said: u64,
     /// The sidecar of callers was told something else long ago.
     pub(super) astray: bool,
+    /// The new place was the old one of a migration before this one, and knows where the service went.
+    pub(super) was_there: bool,
     /// What requests are; streams are cut where they do not end.
     pub(super) kind: Kind,
     /// A place that has died may stay away, which is looked at for as many deadlines.
@@ -73,8 +75,8 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) net: BTreeSet<Net>,
     pub(super) links: [Link; 2],
-    /// From the old place to the new one, by the life of the old one.
-    pub(super) forwards: VecDeque<(RequestId, u64)>,
+    /// From one place, in this life, to the other.
+    pub(super) forwards: VecDeque<(usize, RequestId, u64)>,
     /// What the journal has, and of which epoch.
     pub(super) journal: (Epoch, u64),
     pub(super) registry: (PlaceId, Epoch),
@@ -139,7 +141,11 @@ impl World {
         cell.take_over(1);
         let [old, new] = self.places;
         let value = new.as_ref().map_or(0, |body| body.value);
-        let places = [new, old];
+        let mut places = [new, old];
+        // What it is called by that migration is what the other one was called by the one before.
+        if let [_, Some(body)] = &mut places {
+            body.place.leave_behind(OLD, cell.epoch);
+        }
         World::begin(bounds, cell, places, [self.lives[1], self.lives[0]], value)
     }
 
@@ -149,6 +155,9 @@ impl World {
         cell.take_over(1);
         let mut old = Place::serving(bounds.class, Incarnation(1), FIRST, ROOM);
         let mut new = Place::new(bounds.class, Incarnation(1), ROOM);
+        if bounds.was_there {
+            new.leave_behind(OLD, FIRST);
+        }
         for place in [&mut old, &mut new] {
             place.faults.planted = bounds.planted;
             place.parked.faults.planted = bounds.planted;

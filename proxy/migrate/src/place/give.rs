@@ -231,6 +231,11 @@ impl Place {
         }
         self.giving.end();
         self.stand = Stand::Moved;
+        self.send_parked_on(to, out);
+    }
+
+    /// What is parked goes there, or its caller takes it there.
+    pub(super) fn send_parked_on(&mut self, to: PlaceId, out: &mut Vec<Action>) {
         while let Some(waiting) = self.parked.pop() {
             if self.faults.has(Planted::ForgetParked) {
                 continue;

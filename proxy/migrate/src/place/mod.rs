@@ -238,7 +238,8 @@ impl Place {
         self.giving.thawing = false;
         self.moved = None;
         self.stand = Stand::Opening { epoch };
-        if self.class != Class::Stateless {
+        // What was sent on before runs, or waits, where it was sent.
+        if self.class != Class::Stateless && self.running.unary + self.running.streams > 0 {
             self.cut_all(out);
         }
         // Nor is what it was fetching of any use.
@@ -269,7 +270,10 @@ impl Place {
         if takes {
             self.stand = Stand::Empty;
             self.taking.begin();
-            self.refuse_parked(out);
+            match self.moved {
+                Some((to, _)) => self.send_parked_on(to, out),
+                None => self.refuse_parked(out),
+            }
             out.push(Action::Discard);
         }
     }
@@ -356,6 +360,13 @@ impl Place {
     #[cfg(test)]
     pub(crate) fn said(&self) -> Option<Report> {
         self.said
+    }
+
+    /// It was left for `to`, as if in a migration before.
+    #[cfg(test)]
+    pub(crate) fn leave_behind(&mut self, to: PlaceId, epoch: Epoch) {
+        self.stand = Stand::Drained { cut: 0 };
+        self.moved = Some((to, epoch));
     }
 
     /// States that differ in moments and counts only are one to the model check.

@@ -113,16 +113,20 @@ impl Place {
             Stand::Parking { .. } | Stand::Frozen { .. } | Stand::Ready { .. } | Stand::Opening { .. } => {
                 self.park(arrival, now, out)
             }
-            Stand::Moved | Stand::Drained { .. } => match self.moved {
+            // One that prepares to take the service back was where it came from.
+            Stand::Moved
+            | Stand::Drained { .. }
+            | Stand::Empty
+            | Stand::Reserved
+            | Stand::Warm
+            | Stand::Copied { .. }
+            | Stand::Void { .. } => match self.moved {
                 Some((to, _)) if !arrival.is_kept && !arrival.is_forwarded && !self.is_cut_short() => {
                     self.running.forwarded += 1;
                     Verdict::Forward(to)
                 }
                 _ => Verdict::Refuse(self.refusal()),
             },
-            Stand::Empty | Stand::Reserved | Stand::Warm | Stand::Copied { .. } | Stand::Void { .. } => {
-                Verdict::Refuse(self.refusal())
-            }
         }
     }
 

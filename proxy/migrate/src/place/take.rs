@@ -38,8 +38,8 @@ impl Place {
         if matches!(self.stand, Stand::Empty | Stand::Moved | Stand::Drained { .. } | Stand::Void { .. })
             && self.running.unary + self.running.streams == 0
         {
+            // Where the service went when it left here is where it is still: whoever comes meanwhile is sent on there.
             self.stand = Stand::Empty;
-            self.moved = None;
             out.push(Action::Reserve);
         }
     }

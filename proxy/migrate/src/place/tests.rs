@@ -232,6 +232,40 @@ fn whoever_comes_after_it_has_moved_is_sent_on_once() {
 }
 
 #[test]
+fn whoever_comes_while_it_takes_back_what_it_gave_away_is_sent_where_that_is() {
+    let mut bench = Bench::serving(Class::Volatile);
+    bench.quiesce(false);
+    bench.place.frozen(Digest([7; 32]), 100, true, &mut bench.out);
+    bench.order(Order::Move { to: NEW, epoch: EPOCH.next() }, Duration::ZERO);
+    let foreign = |id| Arrival { is_kept: false, ..arrival(id) };
+    let again = Arrival { is_forwarded: true, ..foreign(9) };
+    let moved = Refusal { cause: RefusalCause::Moved, hint: Some((NEW, EPOCH.next())) };
+    let mut meets = |bench: &mut Bench, id| {
+        assert_eq!(bench.arrive(foreign(id)), Verdict::Forward(NEW), "{:?}", bench.place.stand());
+        assert_eq!(bench.arrive(again), Verdict::Refuse(moved), "it is sent on once");
+        bench.place.forwarded(&mut bench.out);
+    };
+    assert_eq!(bench.order(Order::Prepare, Duration::ZERO), [Action::Reserve]);
+    meets(&mut bench, 0);
+    bench.place.reserved(true, &mut bench.out);
+    meets(&mut bench, 1);
+    bench.order(Order::Warm, Duration::ZERO);
+    bench.place.warmed(true, &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Warm);
+    meets(&mut bench, 2);
+    // Once it has everything it may serve next.
+    let copy = Copy { round: 1, base: 0, bytes: 0, digest: Digest([8; 32]), last: true };
+    bench.order(Order::Restore(copy), Duration::ZERO);
+    bench.place.restored(copy, copy.digest, &mut bench.out);
+    assert_eq!(bench.arrive(foreign(3)), Verdict::Park);
+    bench.done();
+    // And if it does not, they go where the service stayed.
+    let discarded = bench.order(Order::Discard, Duration::ZERO);
+    assert_eq!(discarded, [Action::Forward(RequestId(3), NEW), Action::Discard]);
+    meets(&mut bench, 4);
+}
+
+#[test]
 fn a_copy_goes_on_where_it_was_and_is_not_taken_if_it_is_another() {
     let mut bench = Bench::empty();
     assert_eq!(bench.order(Order::Prepare, Duration::ZERO), [Action::Reserve]);

@@ -136,6 +136,15 @@ async fn what_is_parked_follows_the_service() {
     assert_eq!(refusal(hosted.arrive(again)), RefusalCause::Moved, "it is sent on once");
     drop(inside);
     assert_eq!(running(&hosted), Running::default());
+    // While it takes the service back, that is where it is still.
+    hosted.command(&told(4, Order::Prepare));
+    hosted.with(|place, _, out| place.reserved(true, out));
+    assert_eq!(stand(&hosted), Stand::Reserved);
+    let Entry::Forward(inside) = hosted.arrive(came()) else { panic!("it is not sent on") };
+    assert_eq!((hosted.address(80), hosted.moved_epoch()), (Some(ADDRESS.parse().unwrap()), Epoch(2)));
+    assert_eq!(refusal(hosted.arrive(again)), RefusalCause::Moved, "it is sent on once");
+    drop(inside);
+    assert_eq!(running(&hosted), Running::default());
 }
 
 #[tokio::test(start_paused = true)]
