@@ -205,6 +205,13 @@ impl Holder {
         }
     }
 
+    /// Nobody waits any more for the answer to this one: it goes nowhere from here on.
+    pub fn withdrawn(&mut self, id: RequestId) {
+        if self.held.remove(id).is_none() && self.refused.remove(id).is_none() {
+            self.flying.remove(&id);
+        }
+    }
+
     /// A caller is gone.
     pub fn gone(&mut self, source: SourceId) {
         while self.held.pop_of(source).is_some() {}
@@ -236,6 +243,17 @@ impl Holder {
             self.release(out);
             self.send_refused(now, out);
         }
+    }
+
+    /// The control plane cannot say any more when to let go: what is held goes where the service was.
+    pub fn let_go(&mut self, out: &mut Vec<HoldAction>) {
+        self.release(out);
+    }
+
+    /// How much may be held from here on, and wait once it was refused. What waits already stays.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.held.bound(bounds);
+        self.refused.bound(bounds);
     }
 
     /// When [`on_timeout`](Holder::on_timeout) is to be called.
@@ -415,6 +433,29 @@ mod tests {
         assert_eq!(holder.timeout(), Some(most));
         holder.on_timeout(most, &mut out);
         assert_eq!(said(&mut out), ["1 to 1 (0)"]);
+        assert!(!holder.is_holding());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_goes_nowhere() {
+        let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
+        let now = Duration::ZERO;
+        holder.call(call(0), now, &mut out);
+        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1), Epoch(1)), now, &mut out);
+        holder.bound(Bounds { count: 1, ..ROOM });
+        for id in 1..3 {
+            holder.call(call(id), now, &mut out);
+        }
+        assert_eq!(said(&mut out), ["0 to 1 (0)", "holding", "2 to 1 (0)"]);
+        for id in 0..3 {
+            holder.withdrawn(RequestId(id));
+        }
+        assert_eq!((holder.in_flight(), holder.held().len(), holder.held().counts().left), (0, 0, 1));
+        // Nobody says when it is over: what comes from here on is not held either.
+        holder.call(call(3), now, &mut out);
+        holder.let_go(&mut out);
+        holder.call(call(4), now, &mut out);
+        assert_eq!(said(&mut out), ["3 to 1 (0)", "4 to 1 (0)"]);
         assert!(!holder.is_holding());
     }
 

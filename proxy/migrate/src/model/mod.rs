@@ -257,6 +257,7 @@ fn links_may_break_and_time_may_pass() {
         show("a link breaks", &Bounds { breaks: 1, ..base.clone() });
         show("something takes long", &Bounds { timeouts: 1, holds: true, ..base.clone() });
         show("what is sent on is lost", &Bounds { breaks: 1, keeps: false, ..base.clone() });
+        show("what is held is let go", &Bounds { breaks: 1, holds: true, ..base.clone() });
         let streams = Bounds { kind: Kind::Stream, ..base.clone() };
         show("streams are cut", &Bounds { timeouts: 1, ..streams.clone() });
         if is_full() {

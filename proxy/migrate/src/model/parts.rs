@@ -41,6 +41,8 @@ pub(super) enum Step {
     Again,
     PlaceLate(usize),
     HolderLate,
+    /// The sidecar of callers loses the control plane.
+    LetGo,
     Abort,
     Vouch(usize),
     Die(Actor),

@@ -84,6 +84,9 @@ impl World {
             if holder.timeout().is_some() && self.timeouts < bounds.timeouts {
                 off.push(Step::HolderLate);
             }
+            if holder.is_holding() && self.breaks < bounds.breaks {
+                off.push(Step::LetGo);
+            }
         } else {
             on.push(Step::RestartHolder);
         }
@@ -208,6 +211,10 @@ impl World {
                 if self.holder.as_ref().and_then(Holder::timeout).is_some_and(|next| next <= due) {
                     return Err("the sidecar of callers does not do what is due".into());
                 }
+            }
+            Step::LetGo => {
+                self.breaks += 1;
+                self.hold(|holder, _, out| holder.let_go(out))?;
             }
             Step::Abort => {
                 self.aborted = true;
