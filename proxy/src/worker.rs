@@ -36,6 +36,7 @@ use crate::mesh;
 use crate::messages::Channel;
 use crate::outbound::Listener;
 use crate::resources::Sources;
+use crate::stateful::held::Holds;
 use crate::stateful::leave::Leaving;
 use crate::stateful::{Hosted, transfer};
 use crate::telemetry::spans::otlp::Named;
@@ -88,6 +89,8 @@ pub struct Shared {
     pub(crate) copies: transfer::Door,
     /// Whether that is to move before this process drains.
     pub(crate) leaving: Leaving,
+    /// What waits of requests to Services whose state moves.
+    pub(crate) holds: Holds,
     /// How short memory and descriptors run.
     pub(crate) guard: Guard,
     /// What this sidecar's device is there for, if it is one and that is said.
@@ -277,6 +280,7 @@ impl Shared {
             door: OnceLock::new(),
             copies: transfer::Door::default(),
             leaving: Leaving::default(),
+            holds: Holds::default(),
             device: OnceLock::new(),
             quic: quic::Port::default(),
             links: standing::Links::default(),

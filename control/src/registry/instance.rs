@@ -184,6 +184,8 @@ impl Instance {
                 digest: has.digest,
                 not_movable: has.not_movable,
             }),
+            // It is asked on the stream that is open.
+            holds: false,
         };
         let identity = self.identity.as_bytes();
         [&(identity.len() as u32).to_be_bytes(), identity, &*said.encode_to_vec()].concat()

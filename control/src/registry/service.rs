@@ -115,13 +115,20 @@ impl Talk {
                 Ok(()) => self.state.migrations.wake(),
                 Err(error) => tracing::warn!(sidecar = %id, %error, "what it says of its place is left out"),
             },
+            (Report::Holding(said), Some(id)) => match sidecars.holds(id, said) {
+                Ok(()) => self.state.migrations.wake(),
+                Err(error) => {
+                    tracing::warn!(sidecar = %id, %error, "what it says of requests that wait is left out")
+                }
+            },
             // It has not said who it is.
             (
                 Report::InForce(_)
                 | Report::Load(_)
                 | Report::Waiting(_)
                 | Report::Counted(_)
-                | Report::Place(_),
+                | Report::Place(_)
+                | Report::Holding(_),
                 None,
             ) => {}
         }
@@ -143,6 +150,9 @@ impl Talk {
                     let id = Id { identity: self.identity.clone(), instance: said.instance.as_str().into() };
                     registry.sidecars.enter(id.clone(), self.stream, self.orders.clone());
                     self.id = Some(id);
+                }
+                if let Some(id) = &self.id {
+                    registry.sidecars.can_hold(id, said.holds);
                 }
                 metrics.registrations.fetch_add(1, Relaxed);
                 if said.leaving {

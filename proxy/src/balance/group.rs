@@ -12,6 +12,7 @@ use super::Endpoint;
 use super::circuit::Circuit;
 use super::outlier::{Reason, Rules};
 use super::rates::{self, Sample};
+use crate::stateful::held::Holding;
 use crate::telemetry::ClusterMetrics;
 use crate::telemetry::histogram::nanos;
 
@@ -24,6 +25,10 @@ pub(super) struct Group {
     counts: AtomicBool,
     /// Whether load that answers report says shares; likewise.
     hears: AtomicBool,
+    /// Whether requests may have to wait, as the Service moves; likewise.
+    moves: AtomicBool,
+    /// Where they do.
+    holding: Mutex<Option<Arc<Holding>>>,
     /// When endpoints are compared next; zero: not yet known.
     compare_at: AtomicU64,
     /// So many are unwell that all get requests.
@@ -63,6 +68,8 @@ impl Group {
             law: ArcSwap::from_pointee(law),
             counts: AtomicBool::new(false),
             hears: AtomicBool::new(false),
+            moves: AtomicBool::new(false),
+            holding: Mutex::default(),
             compare_at: AtomicU64::new(0),
             panicking: AtomicBool::new(false),
             deciding: Mutex::new(()),
@@ -126,6 +133,25 @@ impl Group {
     #[inline]
     pub(super) fn hears(&self) -> bool {
         self.hears.load(Relaxed)
+    }
+
+    /// Whether requests may have to wait, as the Service moves.
+    #[inline]
+    pub(super) fn moves(&self) -> bool {
+        self.moves.load(Relaxed)
+    }
+
+    /// Where they do.
+    #[cold]
+    pub(super) fn holding(&self) -> Option<Arc<Holding>> {
+        self.holding.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has requests ask there from here on whether they wait, or not any more.
+    pub(super) fn hold(&self, holding: Option<Arc<Holding>>) {
+        let mut at = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.moves.store(holding.is_some(), Relaxed);
+        *at = holding;
     }
 
     /// `None` if another ejection is being decided: the next failure asks again.

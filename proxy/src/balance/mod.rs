@@ -15,6 +15,8 @@ use std::time::Instant;
 use lighter_config::name::ServicePort;
 use lighter_config::snapshot::{Balancing, EndpointSpec, HashOn, Locality, Nearness, Port, RequestParts};
 
+use crate::stateful::held::Holding;
+
 pub(crate) mod check;
 mod choice;
 mod circuit;
@@ -102,6 +104,11 @@ impl Cluster {
     /// Every endpoint, by priority.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
+    }
+
+    /// Has requests that are picked an endpoint for ask there whether they wait, or not any more.
+    pub(crate) fn hold(&self, holding: Option<Arc<Holding>>) {
+        self.group.hold(holding);
     }
 
     /// The weight of the endpoint at place `index` of [`Self::endpoints`].

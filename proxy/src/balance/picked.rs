@@ -16,10 +16,13 @@ use crate::error::Cause;
 use crate::http::h2::fields::Fields;
 use crate::offload::{self, Placed};
 use crate::overload::Admitted;
-use crate::retry::Came;
+use crate::retry;
+use crate::stateful::entry::Came;
 use crate::stateful::gate::LetIn;
+use crate::stateful::held::Awaits;
 use crate::telemetry::Direction;
 use crate::telemetry::histogram::nanos;
+use crate::worker::Shared;
 
 /// An endpoint that was picked, counted as in flight until this is dropped.
 pub struct Picked {
@@ -40,6 +43,8 @@ pub(crate) enum Held {
     Admitted(Admitted),
     /// The Service has state: boxed, as few have.
     LetIn(Box<LetIn>),
+    /// Its Service moves, and it waits: boxed, as few do.
+    Awaits(Box<Awaits>),
     /// Its route has its requests placed, which few have: so it is boxed, with what it holds beside.
     Placed(Box<(Placed, Held)>),
 }
@@ -50,7 +55,7 @@ impl Held {
         match self {
             Held::Pass(pass) => Some(pass),
             Held::Placed(both) => both.1.pass(),
-            Held::Nothing | Held::Admitted(_) | Held::LetIn(_) => None,
+            Held::Nothing | Held::Admitted(_) | Held::LetIn(_) | Held::Awaits(_) => None,
         }
     }
 
@@ -205,6 +210,29 @@ impl Picked {
         if self.sent().is_some() { Direction::Outbound } else { asked }
     }
 
+    /// Has the request wait if its Service moves: this asks for no more than a flag beside what was picked by. `came` is asked only
+    /// if that matters; `connects`: it needs a connection of its own.
+    #[inline]
+    pub(crate) fn wait_out<'a>(&mut self, connects: bool, came: impl FnOnce() -> (&'a Arc<Shared>, Came)) {
+        if self.endpoint.group.moves() {
+            let (shared, came) = came();
+            self.wait_at(connects, shared, came);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_at(&mut self, connects: bool, shared: &Arc<Shared>, came: Came) {
+        let group = &self.endpoint.group;
+        // What runs on a device beside has its own place to wait.
+        if let Held::Nothing | Held::Pass(_) = self.held
+            && let Some(holding) = group.holding()
+            && let Some(waits) = holding.ask(came, self.endpoint.address)
+        {
+            self.held = Held::Awaits(Box::new(Awaits::new(waits, shared, &group.key, connects)));
+        }
+    }
+
     /// Takes along that the request was placed. Only callers' sidecars place, and only a workload's own lets through.
     pub(crate) fn place(&mut self, placed: Placed) {
         self.held = Held::Placed(Box::new((placed, std::mem::take(&mut self.held))));
@@ -276,7 +304,7 @@ impl Picked {
     }
 
     /// The try failed by `came`: what whoever is asked next is to know of it.
-    pub(crate) fn set_back(&mut self, came: Came) -> Option<Setback> {
+    pub(crate) fn set_back(&mut self, came: retry::Came) -> Option<Setback> {
         self.held.placed()?.set_back(offload::setback(came)?)
     }
 
@@ -287,6 +315,7 @@ impl Picked {
             Held::Pass(pass) => pass.waits(),
             Held::Placed(both) => matches!(&both.1, Held::Pass(pass) if pass.waits()),
             Held::LetIn(let_in) => let_in.waits(),
+            Held::Awaits(_) => true,
             Held::Nothing | Held::Admitted(_) => false,
         }
     }
@@ -294,6 +323,11 @@ impl Picked {
     /// Waits until others end, as long as the port's policy says, or until it is known where the state is. After that it may be on
     /// its way to another endpoint.
     pub(crate) async fn admitted(&mut self) -> Result<(), Cause> {
+        if let Held::Awaits(_) = self.held
+            && let Held::Awaits(awaits) = std::mem::take(&mut self.held)
+        {
+            *self = Box::pin(awaits.over()).await?;
+        }
         if let Held::LetIn(let_in) = &mut self.held {
             if let Some(there) = Box::pin(let_in.settled()).await? {
                 self.go_to(&there);
@@ -341,7 +375,7 @@ impl Picked {
             Held::Admitted(admitted) => Some(&*admitted),
             Held::LetIn(let_in) => let_in.admitted(),
             Held::Placed(both) => return both.0.end(outcome, group.instant(at)),
-            Held::Nothing | Held::Pass(_) => None,
+            Held::Nothing | Held::Pass(_) | Held::Awaits(_) => None,
         };
         if let Some(admitted) = admitted.filter(|_| outcome == Outcome::Answered) {
             admitted.answered(group.instant(self.at), latency, group.instant(at));

@@ -30,6 +30,7 @@ use crate::channel;
 use crate::device::{Planned, Running};
 use crate::drain::Phase;
 use crate::stateful;
+use crate::stateful::held;
 use crate::stateful::host::Known;
 use crate::telemetry::LinkWire;
 use crate::worker::{By, Shared};
@@ -59,6 +60,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     if let Some(probe) = shared.config.app_probe.clone() {
         spawn_local(probe::run(shared.clone(), probe, opinion));
     }
+    spawn_local(held::run(shared.clone()));
     let local = Rc::new(Cell::new(None));
     if registers(&shared.config) {
         let known = Known { is_well: is_well.clone(), local: local.clone() };
@@ -273,6 +275,11 @@ impl Registrar<'_> {
                 send(requests, Report::Counted(counted));
             }
             Some(Order::Release(_)) => self.shared.leaving.release(),
+            Some(Order::Hold(hold)) => {
+                if let Some(holding) = self.shared.holds.follow(&self.shared.mesh, hold) {
+                    send(requests, Report::Holding(holding));
+                }
+            }
             Some(Order::Place(command)) => place::follow(self.shared.hosted.load().as_deref(), command),
             // Something newer than this sidecar.
             None => {}
@@ -282,6 +289,8 @@ impl Registrar<'_> {
     async fn lost(&mut self, fault: String) {
         self.reporter.disconnected();
         self.shared.leaving.is_heard(false);
+        // Nobody says any more when it is over.
+        self.shared.holds.let_go();
         if std::mem::take(&mut self.is_answered)
             && let Some(planned) = self.planned()
         {
@@ -321,6 +330,7 @@ fn registration(shared: &Shared, local: IpAddr) -> Registration {
         ready: service.is_some() && accepts && !leaves && ports.iter().all(|port| port.is_served),
         draining: leaves,
         leaving: shared.leaving.is_leaving(),
+        holds: true,
         device: shared.config.device.as_ref().map(|config| {
             let running = shared.device.get().map(|running| &**running);
             device(config, running, &shared.config.inbound, &ports)

@@ -6,6 +6,7 @@ mod count;
 mod counts;
 pub(crate) mod entry;
 pub(crate) mod gate;
+pub mod held;
 pub mod hooks;
 pub(crate) mod host;
 mod hosted;

@@ -11,6 +11,7 @@ mod caller;
 mod endpoint;
 mod exemplar;
 pub mod exposition;
+mod held;
 pub mod histogram;
 mod identity;
 mod latencies;
@@ -35,6 +36,7 @@ pub mod trace;
 
 pub use caller::{CallerMetrics, Welcome};
 pub use endpoint::{ClusterMetrics, EndpointLoad, EndpointMetrics, EndpointReading, Standing};
+pub(crate) use held::{HeldMetrics, LetGo};
 pub use identity::{IdentityMetrics, Request, RequestOutcome, identity};
 pub(crate) use latencies::{Counted, Latencies};
 pub use link::{LinkMetrics, LinkOpen, LinkWire, links};

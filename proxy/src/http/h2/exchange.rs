@@ -529,6 +529,9 @@ impl Call<'_> {
             let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
             let mut picked = self.state.pick(placing, session, hash, (is_first, avoid), now)?;
             picked.hold(held);
+            if is_first {
+                picked.wait_out(self.connects, || self.comes());
+            }
             Ok(picked)
         };
         let picked = pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;

@@ -198,6 +198,9 @@ impl Connection {
         }
         let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
         picked.hold(held);
+        if target.pinned.is_none() {
+            picked.wait_out(true, came);
+        }
         if picked.is_on_device() {
             x.deadline = x.first_end(state.try_timeout(&picked), now);
             x.silence = state.longest_silence(&picked);

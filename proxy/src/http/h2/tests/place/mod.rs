@@ -1,6 +1,7 @@
 //! Requests to an instance of a Service with state, before applications of bytes or of the `h2` crate: they wait while the
 //! state moves, run where it is, and nowhere else.
 
+mod held;
 mod sent;
 
 use std::cell::RefCell;
