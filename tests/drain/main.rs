@@ -10,6 +10,7 @@ mod callers;
 mod course;
 mod functions;
 mod handover;
+mod held;
 mod kills;
 mod leave;
 mod load;
@@ -36,6 +37,7 @@ fn main() {
     let suites = [
         course::tests(),
         handover::tests(),
+        held::tests(),
         kills::tests(),
         leave::tests(),
         migrate::tests(),

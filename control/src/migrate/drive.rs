@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
 use lighter_migrate::{
-    Action, Command, Coordinator, Decision, Epoch, Order, Phase, Record, Report, Role, Stamp, Stand,
+    Action, Command, Coordinator, Decision, Epoch, Order, Phase, Plan, Record, Report, Role, Stamp, Stand,
     Transaction, Why,
 };
 
+use super::hold::Callers;
 use super::story::{LIFE, Moved, Outcome, Story};
 use crate::registry::{Key, Presence};
 use crate::state::State;
@@ -43,6 +44,8 @@ pub(super) struct Driver {
     draining: Option<Draining>,
     /// Callers are told of this epoch by this change of the index.
     telling: Option<(Epoch, u64)>,
+    /// Those whose requests wait meanwhile.
+    pub(super) callers: Callers,
     /// Of a Service with state: once it is over nobody is waited for.
     pub(super) is_settled: bool,
     /// It went on where another control plane was: its clients are waited for.
@@ -98,8 +101,10 @@ impl Driver {
     pub(super) fn begin(mut story: Story, service: ServiceName, moved: &Moved, world: &World<'_>) -> Self {
         let cell = story.begin(moved);
         let mut out = Vec::new();
-        let coordinator = Coordinator::new(story.plan(), cell, world.time(), &mut out);
-        Driver::with(story, service, coordinator, out)
+        let callers = Callers::of(&story, &service, world);
+        let plan = Plan { holders: callers.holders(), ..story.plan() };
+        let coordinator = Coordinator::new(plan, cell, world.time(), &mut out);
+        Driver { callers, ..Driver::with(story, service, coordinator, out) }
     }
 
     /// Goes on where another control plane was. None: it is over, or there is nothing to go on with.
@@ -136,6 +141,7 @@ impl Driver {
             is_discarded: false,
             draining: None,
             telling: None,
+            callers: Callers::default(),
             is_settled: false,
             is_resumed: false,
             rests_until: None,
@@ -168,6 +174,7 @@ impl Driver {
             }
             if self.has_state() {
                 self.vouch(&presence, world, &mut out);
+                self.hear_callers(world, &mut out);
             }
             if presence[Role::New as usize].as_ref().is_some_and(|new| new.is_heard) {
                 self.look_who_knows(world, &mut out);
@@ -260,8 +267,8 @@ impl Driver {
                     self.list(moved, world);
                     self.telling = Some((epoch, world.state.index.last_change()));
                 }
-                // Nobody holds: there are no holders in the plan.
-                Some(Action::Hold(..) | Action::Journal(_) | Action::Commit(_)) => {}
+                Some(Action::Hold(holder, stamp, order)) => self.hold(holder, stamp, order, world),
+                Some(Action::Journal(_) | Action::Commit(_)) => {}
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::store::{Store, StoreError};
 
 mod drive;
 mod function;
+mod hold;
 mod leave;
 mod owner;
 mod show;
@@ -148,12 +149,13 @@ impl Migrations {
 }
 
 /// The phases in which time passes.
-pub const PHASES: [Phase; 11] = [
+pub const PHASES: [Phase; 12] = [
     Phase::Plan,
     Phase::Prepare,
     Phase::Warm,
     // Of each round.
     Phase::Precopy(1),
+    Phase::Hold,
     Phase::Quiesce,
     Phase::Finalcopy,
     Phase::Fence,

@@ -1,0 +1,106 @@
+//! Requests to a service that moves with its state wait at the sidecars of their callers.
+
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+
+use libtest_mimic::Trial;
+
+use crate::migrate::{is_done, story};
+use crate::places::{Place, alone, begin, caller, losses, shop};
+use crate::registers::{App, INSTANCE};
+use crate::support::raw::{Body, Peer};
+use crate::support::{full, http2, wait_until};
+use crate::world::{Sidecar, World};
+
+pub fn tests() -> Vec<Trial> {
+    vec![alone("held::what_waits_at_its_caller_goes_straight_to_where_the_state_went", held)]
+}
+
+/// One request has room at the caller's sidecar, and another has not and waits at the old place.
+fn held() {
+    let world = World::new();
+    world.apply(&shop(", timeout: 60s, park: {requests: 1, wait: 180s}"));
+    let places = Place::both(&world, App::start(&world.path(""), "b"));
+    let (web, listen) = caller(&world);
+    wait_until("the caller's sidecar is heard", || web.metrics().sum("lighter_registry_known", &[]) == 1.0);
+    let wanted = if full() { 20 } else { 1 };
+    // Over HTTP/1.1, and over HTTP/2. Requests wait at their caller for five seconds, in which a busy machine may not get on.
+    let mut held = [0, 0];
+    for turn in 0..wanted * 10 {
+        let is_http2 = held[0] >= wanted;
+        let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
+        held[usize::from(is_http2)] +=
+            usize::from(is_held(&world, (&web, listen), turn, [from, to], is_http2));
+        if held[1] >= wanted {
+            break;
+        }
+    }
+    assert_eq!(held, [wanted; 2], "{:?}", counts(&web));
+    assert_eq!(web.metrics().sum("lighter_hold_waiting", &[]), 0.0);
+    assert_eq!(losses(&world), 0.0);
+}
+
+/// A move, and what becomes of two requests meanwhile. Returns whether there was time for all that is to be seen.
+fn is_held(
+    world: &World,
+    (web, listen): (&Sidecar, SocketAddr),
+    turn: usize,
+    [from, to]: [&Place; 2],
+    is_http2: bool,
+) -> bool {
+    let name = format!("turn-{turn}");
+    let [orders, came, moved, no_room, others] = counts(web);
+    let parked = || from.sidecar.metrics().sum("lighter_state_parked_total", &[]);
+    let before = (parked(), from.app.count("requests"));
+    from.app.tell("hold/snapshot");
+    begin(world, &name, from, to);
+    wait_until("callers are to hold", || counts(web)[0] > orders);
+    let first = ask(listen, is_http2);
+    wait_until("it waits", || counts(web)[1] > came || parked() > before.0);
+    let second = ask(listen, !is_http2);
+    wait_until("so does the other one", || second.is_finished() || parked() > before.0);
+    from.app.tell("go/snapshot");
+    is_done(world, &name);
+    let answers = [first, second].map(|asked| asked.join().unwrap());
+    let now = counts(web);
+    let is_seen = now == [orders + 1.0, came + 2.0, moved + 1.0, no_room + 1.0, others];
+    if is_seen {
+        for answer in answers {
+            assert_eq!(answer, (200, Some(to.app.name.clone())));
+        }
+        assert_eq!((parked(), from.app.count("requests")), (before.0 + 1.0, before.1));
+        let story = story(world, &name);
+        let phases = story["phases"].as_array().unwrap();
+        assert!(phases.iter().any(|entered| entered["phase"] == "hold"), "{story}");
+    }
+    is_seen
+}
+
+/// What the caller's sidecar counted: orders, requests that were to wait, and of those that went where the state is, those that had no
+/// room, and all others that do not wait any more.
+fn counts(web: &Sidecar) -> [f64; 5] {
+    let metrics = web.metrics();
+    let released = |cause| metrics.sum("lighter_hold_released_total", &[("cause", cause)]);
+    let (moved, no_room) = (released("moved"), released("full"));
+    let orders = metrics.sum("lighter_hold_orders_total", &[("outcome", "held")]);
+    let all = metrics.sum("lighter_hold_released_total", &[]);
+    [orders, metrics.sum("lighter_hold_requests_total", &[]), moved, no_room, all - moved - no_room]
+}
+
+/// Asks once. Gives the status, and which instance has answered.
+fn ask(door: SocketAddr, is_http2: bool) -> JoinHandle<(u16, Option<String>)> {
+    std::thread::spawn(move || {
+        if is_http2 {
+            return http2::run(async {
+                let client = http2::connect(door).await;
+                let answer = http2::get(&client, "/r/r0").await.expect("an answer");
+                let by = answer.head.headers.get(INSTANCE).and_then(|by| by.to_str().ok());
+                (answer.head.status.as_u16(), by.map(str::to_owned))
+            });
+        }
+        let mut peer = Peer::connect(door);
+        let (head, body) = peer.exchange("GET /r/r0 HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+        assert!(matches!(body, Body::Whole(_)), "{body:?}");
+        (head.status(), head.get(INSTANCE).map(str::to_owned))
+    })
+}
