@@ -251,6 +251,7 @@ mod tests {
             ready: true,
             draining: false,
             leaving: false,
+            holds: false,
             wires: vec!["tcp".into()],
             version: "0.1.0".into(),
             priority: 1,

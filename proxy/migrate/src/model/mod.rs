@@ -218,6 +218,8 @@ fn whoever_dies_one_serves_and_nothing_is_lost_unsaid() {
                 show(&named(" twice"), &twice);
                 show(&named(" where it is held"), &Bounds { holds: true, ..base.clone() });
                 show(&named(" where it is sent on"), &Bounds { keeps: false, ..base.clone() });
+                let back = Bounds { was_there: true, astray: true, keeps: false, ..base.clone() };
+                show(&named(" where it was before"), &back);
                 show(&named(" where it is copied in rounds"), &Bounds { rounds: 1, ..base });
             }
         }
@@ -257,6 +259,8 @@ fn links_may_break_and_time_may_pass() {
         show("a link breaks", &Bounds { breaks: 1, ..base.clone() });
         show("something takes long", &Bounds { timeouts: 1, holds: true, ..base.clone() });
         show("what is sent on is lost", &Bounds { breaks: 1, keeps: false, ..base.clone() });
+        let back = Bounds { was_there: true, astray: true, keeps: false, ..base.clone() };
+        show("who sends on takes back, and a link breaks", &Bounds { breaks: 1, ..back });
         show("what is held is let go", &Bounds { breaks: 1, holds: true, ..base.clone() });
         let streams = Bounds { kind: Kind::Stream, ..base.clone() };
         show("streams are cut", &Bounds { timeouts: 1, ..streams.clone() });
