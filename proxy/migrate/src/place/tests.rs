@@ -240,7 +240,7 @@ fn whoever_comes_while_it_takes_back_what_it_gave_away_is_sent_where_that_is() {
     let foreign = |id| Arrival { is_kept: false, ..arrival(id) };
     let again = Arrival { is_forwarded: true, ..foreign(9) };
     let moved = Refusal { cause: RefusalCause::Moved, hint: Some((NEW, EPOCH.next())) };
-    let mut meets = |bench: &mut Bench, id| {
+    let meets = |bench: &mut Bench, id| {
         assert_eq!(bench.arrive(foreign(id)), Verdict::Forward(NEW), "{:?}", bench.place.stand());
         assert_eq!(bench.arrive(again), Verdict::Refuse(moved), "it is sent on once");
         bench.place.forwarded(&mut bench.out);
