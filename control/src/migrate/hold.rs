@@ -57,29 +57,27 @@ impl Driver {
     pub(super) fn hold(&self, holder: HolderId, stamp: Stamp, order: HoldOrder, world: &World<'_>) {
         let Some(asked) = self.callers.at(holder) else { return };
         let what = match order {
-            HoldOrder::Release => Some(What::Release),
+            HoldOrder::Release => What::Release,
             HoldOrder::Hold(longest, epoch) => {
                 let old = self.presence(Role::Old, world);
                 let from: BTreeSet<_> = old.into_iter().flat_map(|old| old.addresses.into_values()).collect();
-                let bounds = self.room(world);
-                bounds.map(|bounds| What::Hold { longest, epoch, from, bounds })
+                What::Hold { longest, epoch, from, bounds: self.room(world) }
             }
         };
-        if let Some(what) = what {
-            let said = Said { service: self.service.clone(), stamp, what };
-            world.state.registry.sidecars.hold(&asked.id, &said);
-        }
+        let said = Said { service: self.service.clone(), stamp, what };
+        world.state.registry.sidecars.hold(&asked.id, &said);
     }
 
     /// How much may wait at each: as much as at the old place.
-    fn room(&self, world: &World<'_>) -> Option<Bounds> {
+    fn room(&self, world: &World<'_>) -> Bounds {
         let snapshot = world.state.store.snapshot();
-        let park = snapshot.services.get(&self.service)?.state.as_ref()?.park;
-        Some(Bounds {
+        let keeps = snapshot.services.get(&self.service).and_then(|service| service.state.as_ref());
+        let park = keeps.map(|keeps| keeps.park).unwrap_or_default();
+        Bounds {
             count: usize::try_from(park.requests).unwrap_or(usize::MAX),
             bytes: usize::try_from(park.bytes).unwrap_or(usize::MAX),
             time: park.wait,
-        })
+        }
     }
 
     /// Hears which of them hold. One that is gone holds nothing.

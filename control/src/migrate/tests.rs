@@ -13,6 +13,7 @@ use super::*;
 use crate::registry::Instance;
 use crate::registry::sidecars::Id;
 
+mod holds;
 mod mesh;
 mod stateful;
 
