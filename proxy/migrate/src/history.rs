@@ -21,6 +21,8 @@ pub enum Op {
 pub struct History {
     /// Under way, or with an outcome that nobody knows.
     open: BTreeMap<u64, Op>,
+    /// Of these, those with an outcome that nobody knows.
+    unknown: BTreeSet<u64>,
     ways: BTreeSet<Way>,
 }
 
@@ -48,7 +50,7 @@ impl History {
     /// The register holds `value`, and nothing is under way.
     pub fn new(value: u64) -> History {
         let way = Way { holds: value, done: BTreeMap::new() };
-        History { open: BTreeMap::new(), ways: BTreeSet::from([way]) }
+        History { open: BTreeMap::new(), unknown: BTreeSet::new(), ways: BTreeSet::from([way]) }
     }
 
     /// An operation begins. No two have one number.
@@ -89,7 +91,9 @@ impl History {
     /// Nobody will ever hear what became of it: it may be done at any time, or never.
     pub fn unknown(&mut self, id: u64) {
         // What nobody hears of a read says nothing.
-        if self.open.get(&id) == Some(&Op::Read) {
+        if self.open.get(&id) != Some(&Op::Read) {
+            self.unknown.insert(id);
+        } else {
             self.open.remove(&id);
             self.ways = std::mem::take(&mut self.ways)
                 .into_iter()
@@ -99,6 +103,20 @@ impl History {
                 })
                 .collect();
         }
+    }
+
+    /// Whoever may have done what nobody knows the outcome of is gone: what was not done by now never is.
+    pub fn settle(&mut self) {
+        let ways = self.reachable();
+        for id in &self.unknown {
+            self.open.remove(id);
+        }
+        let unknown = std::mem::take(&mut self.unknown);
+        let settled = ways.into_iter().map(|mut way| {
+            way.done.retain(|id, _| !unknown.contains(id));
+            way
+        });
+        self.ways = settled.collect();
     }
 
     /// What was acknowledged may be lost: from now on the register holds `value`, and what is under way may still be done.
@@ -177,6 +195,21 @@ mod tests {
         }
         history.begin(6, Op::Read);
         assert!(history.done(6, Some(0)).is_err());
+    }
+
+    #[test]
+    fn what_was_not_done_before_it_was_settled_never_is() {
+        let mut history = History::new(0);
+        history.begin(1, Op::Write(1));
+        history.unknown(1);
+        history.settle();
+        history.begin(2, Op::Read);
+        history.begin(3, Op::Read);
+        let mut done = history.clone();
+        done.done(2, Some(1)).unwrap();
+        assert!(done.done(3, Some(0)).is_err(), "it was done");
+        history.done(2, Some(0)).unwrap();
+        assert!(history.done(3, Some(1)).is_err(), "it was not");
     }
 
     #[test]
