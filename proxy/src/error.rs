@@ -96,11 +96,15 @@ pub enum Cause {
     ParkOverflow,
     /// The state is moving, and the request waited for that as long as its Service says.
     ParkTimeout,
+    /// The state is journaled, and no other instance keeps the journal: the request was not executed.
+    NoStandby,
+    /// The request may have been executed, and whether what it changed stays is not known.
+    OutcomeUnknown,
 }
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 42] = [
+    pub const ALL: [Cause; 44] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -143,6 +147,8 @@ impl Cause {
         Cause::NotServing,
         Cause::ParkOverflow,
         Cause::ParkTimeout,
+        Cause::NoStandby,
+        Cause::OutcomeUnknown,
     ];
 
     /// The label: in `x-lighter-error`, in logs and in metrics.
@@ -190,6 +196,8 @@ impl Cause {
             Cause::NotServing => "not_serving",
             Cause::ParkOverflow => "park_overflow",
             Cause::ParkTimeout => "park_timeout",
+            Cause::NoStandby => "no_standby",
+            Cause::OutcomeUnknown => "outcome_unknown",
         }
     }
 
@@ -222,7 +230,9 @@ impl Cause {
             | Cause::Inactive
             | Cause::NotServing
             | Cause::ParkOverflow
-            | Cause::ParkTimeout => 503,
+            | Cause::ParkTimeout
+            | Cause::NoStandby
+            | Cause::OutcomeUnknown => 503,
             Cause::ConnectTimeout | Cause::RequestTimeout | Cause::IdleTimeout => 504,
             Cause::PlaintextRefused => 403,
             Cause::DownstreamAborted => 499,
@@ -294,6 +304,8 @@ impl Cause {
             | Cause::NotServing
             | Cause::ParkOverflow
             | Cause::ParkTimeout
+            | Cause::NoStandby
+            | Cause::OutcomeUnknown
             | Cause::Loop
             | Cause::Internal => Side::Local,
         }

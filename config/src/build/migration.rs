@@ -40,16 +40,10 @@ impl Refers for MigrationSpec {
             let error = at.field("to").error("this is where it is already");
             report.error(error.hint("name another instance"));
         }
-        let class = spec.class.and_then(|class| match class {
-            MigrationClass::Stateless => Some(Keeps::Nothing),
-            MigrationClass::Volatile => Some(Keeps::State(StateClass::Volatile)),
-            MigrationClass::Journaled => {
-                let error = at.field("class").error("nothing keeps a journal of a Service's state yet");
-                report.error(
-                    error.hint("only `stateless` and `volatile` are supported; the Service says which"),
-                );
-                None
-            }
+        let class = spec.class.map(|class| match class {
+            MigrationClass::Stateless => Keeps::Nothing,
+            MigrationClass::Volatile => Keeps::State(StateClass::Volatile),
+            MigrationClass::Journaled => Keeps::State(StateClass::Journaled),
         });
         let mut within = |name: &str, said: Option<Written>, default: Duration| {
             let found = said.map_or(default, |said| said.0);

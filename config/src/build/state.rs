@@ -7,8 +7,12 @@ use std::time::Duration;
 use super::{PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::resource::state::{OnDrain as Asked, ParkSpec, StateClass as Written, StateSpec};
-use crate::snapshot::{FUNCTIONS, Hooks, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful};
+use crate::resource::state::{
+    OnDrain as Asked, ParkSpec, StateClass as Written, StateSpec, WhenAlone as Alone,
+};
+use crate::snapshot::{
+    FUNCTIONS, Hooks, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful, WhenAlone,
+};
 
 /// What is said of a Service with these ports. None: it is faulty.
 pub(super) fn read(
@@ -19,14 +23,13 @@ pub(super) fn read(
 ) -> Option<Arc<Stateful>> {
     let class = match spec.class {
         Written::Volatile => StateClass::Volatile,
-        Written::Journaled => {
-            let error = at.field("class").error("nothing keeps a journal of a Service's state yet");
-            report.error(error.hint(
-                "only `volatile` is supported: its state moves, and is lost where the instance that has it dies",
-            ));
-            return None;
-        }
+        Written::Journaled => StateClass::Journaled,
     };
+    if let (StateClass::Volatile, Some(_)) = (class, spec.when_alone) {
+        let error = at.field("whenAlone").error("a state that is volatile is in no journal");
+        report.error(error.hint("leave it out, or say `class: journaled`"));
+        return None;
+    }
     let access = report.ok(access(spec, at))?;
     let stateful = Stateful {
         class,
@@ -38,6 +41,10 @@ pub(super) fn read(
         on_drain: match spec.on_drain {
             Asked::Move => OnDrain::Move,
             Asked::Stay => OnDrain::Stay,
+        },
+        when_alone: match spec.when_alone {
+            Some(Alone::Serve) => WhenAlone::Serve,
+            Some(Alone::Refuse) | None => WhenAlone::Refuse,
         },
     };
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
@@ -122,8 +129,7 @@ pub(crate) fn valid(
     names: &Names,
     at: &At<'_>,
 ) -> Result<(), ConfigError> {
-    let Stateful { class: StateClass::Volatile, port: wanted, access, timeout, max_bytes, park, .. } =
-        stateful;
+    let Stateful { class, port: wanted, access, timeout, max_bytes, park, .. } = stateful;
     let Some((_, protocol)) = ports.clone().find(|(port, _)| port == wanted) else {
         let known: Vec<String> = ports.map(|(port, _)| port.to_string()).collect();
         let error = at.field("port").error(format!("the Service has no port {wanted}"));
@@ -136,6 +142,9 @@ pub(crate) fn valid(
             return Err(error.hint("name one whose `appProtocol` is `redis`: state is given and taken there"));
         }
         StateAccess::Redis => {}
+    }
+    if *class == StateClass::Journaled {
+        journaled(access, ports, at)?;
     }
     let bytes = |at: At<'_>, number: u64| match number {
         1..=MOST_BYTES => Ok(()),
@@ -154,6 +163,40 @@ pub(crate) fn valid(
     }
     bytes(at_park.field("bytes"), park.bytes)?;
     time(at_park.field(names.wait), park.wait)
+}
+
+/// Why the state of a Service with these ports cannot be journaled.
+fn journaled(
+    access: &StateAccess,
+    mut ports: impl Iterator<Item = (u16, Protocol)>,
+    at: &At<'_>,
+) -> Result<(), ConfigError> {
+    let hooks = match access {
+        StateAccess::Http(hooks) if hooks.function().is_some() => {
+            let error = at.field("class").error("what a function remembers cannot be journaled");
+            return Err(error.hint("say `class: volatile`: it moves, and is lost where its device dies"));
+        }
+        StateAccess::Http(hooks) => hooks,
+        StateAccess::Redis => {
+            let error = at.field("class").error("the state of Redis cannot be journaled");
+            return Err(error.hint("say `class: volatile`: Redis gives no changes by themselves"));
+        }
+    };
+    if hooks.changes.is_none() {
+        let error = at.field("class").error("`journaled` takes `changes`, which is missing");
+        return Err(
+            error.hint("name the path of a GET that answers `?since=VERSION` with what has changed since")
+        );
+    }
+    // An answer says when its request is done: of anything else nobody knows what it acknowledges.
+    match ports.find(|(_, protocol)| !matches!(protocol, Protocol::Http | Protocol::Http2)) {
+        Some((port, _)) => {
+            let error = format!("what is answered at port {port} cannot be told from what is only said");
+            let error = at.field("class").error(error);
+            Err(error.hint("`journaled` takes `appProtocol: http` or `http2` at each port"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The first thing that is wrong with what is asked for at this port.

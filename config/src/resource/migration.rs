@@ -58,6 +58,6 @@ pub enum MigrationClass {
     Stateless,
     /// What is in memory: one instance serves at a time.
     Volatile,
-    /// What it acknowledges is in a journal elsewhere before that. It cannot be moved yet.
+    /// What it acknowledges is in a journal elsewhere before that: one instance serves at a time.
     Journaled,
 }

@@ -9,8 +9,11 @@ use super::Duration;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StateSpec {
-    /// What becomes of the state when the instance that has it dies. Of these, `volatile` is supported for now.
+    /// What becomes of the state when the instance that has it dies.
     pub class: StateClass,
+    /// Of `journaled`: what becomes of requests while no other instance can keep the journal. Default `refuse`.
+    #[serde(default)]
+    pub when_alone: Option<WhenAlone>,
     /// The port of the Service at which the application gives and takes its state, in HTTP/1.1 or as Redis. Default: the first one.
     #[serde(default)]
     #[schemars(range(min = 1))]
@@ -76,8 +79,19 @@ pub enum OnDrain {
 pub enum StateClass {
     /// It is in memory: it is lost, and that is said.
     Volatile,
-    /// What was acknowledged is in a journal elsewhere. Not supported yet.
+    /// What was acknowledged another instance's sidecar has as well: where the one that serves dies, that one serves. It takes
+    /// `changes`, and ports whose `appProtocol` is `http` or `http2`.
     Journaled,
+}
+
+/// What becomes of requests to a Service whose state is journaled while no other instance can keep the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum WhenAlone {
+    /// They are not executed.
+    Refuse,
+    /// They are answered, and what they change is lost where the instance dies.
+    Serve,
 }
 
 /// How Redis gives its state and takes it.

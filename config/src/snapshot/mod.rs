@@ -44,7 +44,7 @@ pub use overload::{Overload, Priority};
 pub use retry::{GrpcStatus, Retry, RetryBudget, RetryOn};
 pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
 pub use session::Persistence;
-pub use stateful::{FUNCTIONS, Hooks, OnDrain, Park, StateAccess, StateClass, Stateful};
+pub use stateful::{FUNCTIONS, Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone};
 
 /// Everything the mesh says at one moment.
 #[derive(Clone, Debug, Default)]

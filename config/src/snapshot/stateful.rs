@@ -20,6 +20,31 @@ pub struct Stateful {
     pub park: Park,
     /// What becomes of it when whoever has it is to drain.
     pub on_drain: OnDrain,
+    /// Of a state that is journaled: what becomes of requests while nobody keeps the journal.
+    pub when_alone: WhenAlone,
+}
+
+/// What becomes of requests to a Service whose state is journaled while no other instance can keep the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenAlone {
+    /// They are not executed.
+    #[default]
+    Refuse,
+    /// They are answered, and what they change is in no journal.
+    Serve,
+}
+
+impl WhenAlone {
+    /// Each of them.
+    pub const ALL: [WhenAlone; 2] = [WhenAlone::Refuse, WhenAlone::Serve];
+
+    /// Its word in resources and on the wire.
+    pub const fn label(self) -> &'static str {
+        match self {
+            WhenAlone::Refuse => "refuse",
+            WhenAlone::Serve => "serve",
+        }
+    }
 }
 
 /// What becomes of a Service's state when whoever has it is to drain.
@@ -61,6 +86,8 @@ pub enum StateClass {
     /// It is in memory: it is lost, and that is said.
     #[default]
     Volatile,
+    /// Another instance's sidecar has what was acknowledged, and that one serves.
+    Journaled,
 }
 
 impl StateAccess {
@@ -75,12 +102,13 @@ impl StateAccess {
 
 impl StateClass {
     /// Each of them.
-    pub const ALL: [StateClass; 1] = [StateClass::Volatile];
+    pub const ALL: [StateClass; 2] = [StateClass::Volatile, StateClass::Journaled];
 
     /// Its word in resources and on the wire.
     pub const fn label(self) -> &'static str {
         match self {
             StateClass::Volatile => "volatile",
+            StateClass::Journaled => "journaled",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use lighter_migrate::Epoch;
@@ -185,6 +186,21 @@ impl Picked {
     /// Whether it came to a Service with state.
     pub(crate) fn is_let_in(&self) -> bool {
         matches!(self.held, Held::LetIn(_))
+    }
+
+    /// Whether its answer, which is there, may go on, where what it acknowledges is to be journaled first.
+    #[inline]
+    pub(crate) fn poll_journaled(&self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        match &self.held {
+            Held::LetIn(let_in) => let_in.poll_journaled(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether its answer waits for the journal of a state.
+    #[inline]
+    pub(crate) fn is_journaled(&self) -> bool {
+        matches!(&self.held, Held::LetIn(let_in) if let_in.is_journaled())
     }
 
     /// Resolves once it is to be cut, where that can come: for what does not end by itself.

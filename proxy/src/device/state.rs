@@ -188,7 +188,7 @@ mod tests {
     use std::time::Duration;
 
     use lighter_config::sidecar::SidecarConfig;
-    use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful};
+    use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone};
 
     use super::super::{Accepting, Asked, Ended, Held, Results, start};
     use super::*;
@@ -286,6 +286,7 @@ mod tests {
             max_bytes: 1 << 20,
             park: Park::default(),
             on_drain: OnDrain::Move,
+            when_alone: WhenAlone::Refuse,
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) fn unpicked(cause: Cause) -> &'static str {
         Cause::NotServing => "the state of the service is not at this instance",
         Cause::ParkOverflow => "the state of the service is moving, and too many requests wait for that",
         Cause::ParkTimeout => "the state of the service is moving, and that took too long",
+        Cause::NoStandby => "no other instance keeps the journal of the service's state",
+        Cause::OutcomeUnknown => "the request may have run, and what it changed may be lost",
         Cause::RequestTimeout => "the request's time was over before it could run",
         Cause::MemoryLimit => "this sidecar has no memory to spare",
         _ => "no endpoint can take this request",

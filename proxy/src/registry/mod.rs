@@ -64,6 +64,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let local = Rc::new(Cell::new(None));
     if registers(&shared.config) {
         let known = Known { is_well: is_well.clone(), local: local.clone() };
+        spawn_local(stateful::journal::run(shared.clone(), known.clone()));
         spawn_local(stateful::run::run(shared.clone(), known));
     }
     let mut registrar = Registrar {

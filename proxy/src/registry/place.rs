@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lighter_config::xds::wire::lighter::registry::v1::{PlaceCommand, PlaceReport};
+use lighter_config::xds::wire::lighter::registry::v1::{JournalStand, PlaceCommand, PlaceReport};
 use lighter_migrate::{Command, Report};
 use metrics::{counter, describe_counter};
 use tokio::sync::watch;
@@ -17,6 +17,8 @@ pub(super) struct Telling(Option<Told>);
 struct Told {
     hosted: Arc<Hosted>,
     reports: watch::Receiver<Option<(Report, u64)>>,
+    /// What it is to the journal.
+    journal: watch::Receiver<Option<JournalStand>>,
     /// What is true was said.
     is_said: bool,
 }
@@ -30,7 +32,11 @@ impl Telling {
     /// Resolves when there is something to say, of a place that was known when it was last asked what to say.
     pub(super) async fn news(&mut self) {
         let Some(told) = &mut self.0 else { return std::future::pending().await };
-        if told.reports.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = told.reports.changed() => changed,
+            changed = told.journal.changed() => changed,
+        };
+        if changed.is_err() {
             // A place is there for as long as it is known here.
             return std::future::pending().await;
         }
@@ -40,12 +46,17 @@ impl Telling {
     /// What to say now. `place`: that of the moment.
     pub(super) fn poll(&mut self, place: Option<Arc<Hosted>>) -> Option<PlaceReport> {
         if self.0.as_ref().map(|told| Arc::as_ptr(&told.hosted)) != place.as_ref().map(Arc::as_ptr) {
-            self.0 = place.map(|hosted| Told { reports: hosted.reports(), hosted, is_said: false });
+            let told = |hosted: Arc<Hosted>| {
+                let (reports, journal) = (hosted.reports(), hosted.journal().stand());
+                Told { reports, journal, hosted, is_said: false }
+            };
+            self.0 = place.map(told);
         }
         let told = self.0.as_mut().filter(|told| !told.is_said)?;
         told.is_said = true;
         let said = *told.reports.borrow_and_update();
-        said.map(|(report, parked)| encode_report(&report, parked))
+        let journal = *told.journal.borrow_and_update();
+        said.map(|(report, parked)| PlaceReport { journal, ..encode_report(&report, parked) })
     }
 }
 
@@ -55,6 +66,9 @@ pub(super) fn follow(place: Option<&Hosted>, command: PlaceCommand) {
         "lighter_registry_commands_total",
         "Times that the control plane told this workload's place what to do, as its Service has state."
     );
+    if let (Some(part), Some(hosted)) = (&command.journal, place) {
+        hosted.journal().told(part);
+    }
     let outcome = match (decode_command(command), place) {
         (Ok(told), Some(hosted)) => {
             let Command { stamp, order, .. } = told.command;

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use lighter_config::identity::Spiffe;
 use lighter_config::name::ServicePort;
@@ -11,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Hosted;
 use super::entry::{Came, Entry, Inside};
+use super::journal::Waits;
 use crate::balance::Endpoint;
 use crate::error::Cause;
 use crate::overload::{Admission, Admitted};
@@ -29,6 +31,8 @@ pub(crate) struct LetIn {
     stands: Stands,
     /// Of the workload's own limit.
     admitted: Option<Admitted>,
+    /// What its answer waits for, where the state is journaled.
+    journal: Option<Waits>,
 }
 
 enum Stands {
@@ -60,10 +64,22 @@ impl Gate {
         came: Came,
         admit: impl FnOnce() -> Result<Option<Admitted>, Cause>,
     ) -> Result<LetIn, Cause> {
+        let journal = self.hosted.journal();
+        let waits = || journal.is_on().then(|| Waits::new(journal));
+        if journal.is_on() && !came.waits {
+            // Of what is opaque nobody knows what it acknowledges.
+            return Err(Cause::Unsupported);
+        }
         match self.hosted.arrive(came) {
-            Entry::Run(inside) => Ok(LetIn { admitted: admit()?, stands: Stands::Here(inside) }),
+            Entry::Run(_) if journal.is_on() && !journal.admits() => Err(Cause::NoStandby),
+            Entry::Run(inside) => {
+                Ok(LetIn { admitted: admit()?, stands: Stands::Here(inside), journal: waits() })
+            }
             Entry::Refuse(refusal) => Err(cause(refusal.cause)),
-            entry => Ok(LetIn { stands: Stands::Waits(entry, self.clone(), shared.clone()), admitted: None }),
+            entry => {
+                let stands = Stands::Waits(entry, self.clone(), shared.clone());
+                Ok(LetIn { stands, admitted: None, journal: waits() })
+            }
         }
     }
 
@@ -119,6 +135,20 @@ impl LetIn {
             Entry::Refuse(refusal) => Err(cause(refusal.cause)),
             Entry::Park(_) => Err(Cause::Internal),
         }
+    }
+
+    /// Whether its answer, which is there, may go on: what it acknowledges is journaled, where that is promised. What was sent on
+    /// is journaled there.
+    pub(crate) fn poll_journaled(&self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        match (&self.stands, &self.journal) {
+            (Stands::Here(_), Some(waits)) => waits.poll(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether its answer waits for the journal.
+    pub(crate) fn is_journaled(&self) -> bool {
+        self.journal.is_some() && matches!(self.stands, Stands::Here(_))
     }
 
     /// Where it was sent on to, and in which epoch the Service is there.

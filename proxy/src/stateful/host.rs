@@ -169,6 +169,27 @@ impl Host {
             .is_ok()
     }
 
+    /// Has the application take all that this sidecar has of the journal. Returns whether it has. Once it has begun, whoever
+    /// served before gets nothing journaled any more.
+    pub(super) async fn recover(&self, tries: u32, leash: &Leash) -> bool {
+        let Some((state, changes)) = self.hosted.journal().inherit() else {
+            tracing::error!("this sidecar does not have all of the journal, and is to serve by it");
+            return false;
+        };
+        let (bytes, rounds) = (state.bytes(), changes.len());
+        tracing::info!(bytes, rounds, "the application takes what the journal has");
+        let restore = async |app: &Application<'_>| app.restore(&state).await;
+        if !self.try_often(Hook::Restore, tries, leash, restore).await {
+            return false;
+        }
+        for changes in &changes {
+            if !self.patch(changes).await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Has the application go on as before. Returns whether it does.
     pub(super) async fn thaw(&self, tries: u32, leash: &Leash) -> bool {
         self.try_often(Hook::Thaw, tries, leash, async |app: &Application<'_>| app.thaw().await).await

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::count::{Count, What};
 use super::entry::{self, Came, Counted, Entry, Inside, Parked};
+use super::journal::Journal;
 use super::wire::Told;
 use crate::telemetry::StateMetrics;
 
@@ -36,6 +37,7 @@ pub struct Hosted {
     /// Moments of the place are counted from here.
     began: Instant,
     metrics: StateMetrics,
+    journal: Arc<Journal>,
 }
 
 struct Inner {
@@ -71,7 +73,8 @@ impl Hosted {
     /// before.
     pub fn new(stateful: &Stateful, incarnation: Incarnation) -> Arc<Self> {
         let class = match stateful.class {
-            StateClass::Volatile => Class::Volatile,
+            // What is journaled is seen to where answers pass: to the place it is in memory.
+            StateClass::Volatile | StateClass::Journaled => Class::Volatile,
         };
         let inner = Inner {
             place: Place::new(class, incarnation, bounds(&stateful.park)),
@@ -93,6 +96,7 @@ impl Hosted {
             reports: watch::Sender::new(None),
             began: Instant::now(),
             metrics: StateMetrics::new(),
+            journal: Arc::new(Journal::new(stateful)),
         });
         // What it is can be told from the beginning.
         let ask = Command { stamp: Stamp::default(), incarnation: None, order: Order::Ask };
@@ -105,8 +109,15 @@ impl Hosted {
         self.lock().stateful.clone()
     }
 
+    /// What it is to the journal of the Service.
+    #[inline]
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
     /// Goes on by what is in force now.
     pub(super) fn set(&self, stateful: &Arc<Stateful>) {
+        self.journal.set(stateful);
         self.step(|step| {
             step.inner.stateful = stateful.clone();
             step.inner.place.bound(bounds(&stateful.park));
@@ -116,6 +127,7 @@ impl Hosted {
     /// What the application had in memory is gone: the place begins anew. What is parked is refused, and what the executor was to
     /// do is not done any more.
     pub fn renew(&self, incarnation: Incarnation) {
+        self.journal.lose();
         self.step(|step| {
             step.inner.queue.clear();
             step.inner.place.renew(incarnation, step.out);

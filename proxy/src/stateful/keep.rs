@@ -51,7 +51,7 @@ mod tests {
     use lighter_config::name::ServiceName;
     use lighter_config::sidecar::{ControlConfig, ControlSecurity, SidecarConfig};
     use lighter_config::snapshot::{
-        Hooks, OnDrain, Park, Service, Snapshot, StateAccess, StateClass, Stateful, VirtualIps,
+        Hooks, OnDrain, Park, Service, Snapshot, StateAccess, StateClass, Stateful, VirtualIps, WhenAlone,
     };
     use lighter_migrate::Stand;
 
@@ -101,6 +101,7 @@ mod tests {
             max_bytes: 1 << 20,
             park: Park::default(),
             on_drain: OnDrain::Move,
+            when_alone: WhenAlone::Refuse,
         }
     }
 

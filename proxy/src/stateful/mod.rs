@@ -10,6 +10,7 @@ pub mod held;
 pub mod hooks;
 pub(crate) mod host;
 mod hosted;
+pub(crate) mod journal;
 mod keep;
 pub(crate) mod leave;
 pub mod redis;

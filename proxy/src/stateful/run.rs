@@ -69,6 +69,8 @@ enum Job {
     Restore(Copy, State, Digest),
     /// To begin as what serves.
     Open,
+    /// The same with what is in the journal.
+    Recover,
 }
 
 /// For which migration something is asked, and what whoever fetches it is to show.
@@ -221,8 +223,15 @@ impl Executor {
                 self.interrupt(|job| matches!(job, Job::Thaw | Job::Open));
                 self.queue.push_back(Job::Open);
             }
-            // There is no journal.
-            PlaceAction::Recover(_) => hosted.with(|place, _, out| place.opened(false, out)),
+            PlaceAction::Recover(_) => {
+                self.give_up_taking();
+                self.line.set(None);
+                // Commands come again until they are followed.
+                if !self.jobs().any(|job| matches!(job, Job::Recover)) {
+                    self.interrupt(|job| matches!(job, Job::Thaw | Job::Open));
+                    self.queue.push_back(Job::Recover);
+                }
+            }
             PlaceAction::Discard => {
                 self.give_up_taking();
                 self.line.set(None);
@@ -395,6 +404,13 @@ impl Executor {
                 let is_frozen = self.is_frozen || host.hosted.stateful().access == StateAccess::Redis;
                 Box::pin(async move { Done::Opened(!is_frozen || host.thaw(THAW_TRIES, &its).await) })
             }
+            Job::Recover => {
+                let is_frozen = self.is_frozen;
+                Box::pin(async move {
+                    let is_there = host.recover(RESTORE_TRIES, &its).await;
+                    Done::Opened(is_there && (!is_frozen || host.thaw(THAW_TRIES, &its).await))
+                })
+            }
         };
         self.asked = Some(Asked { job, leash, began: Instant::now(), work });
     }
@@ -470,7 +486,7 @@ impl Executor {
                 );
                 hosted.with(|place, _, out| place.not_restored(copy, out));
             }
-            (Job::Open, Done::Opened(is_open)) if !leash.is_unwanted.get() => {
+            (Job::Open | Job::Recover, Done::Opened(is_open)) if !leash.is_unwanted.get() => {
                 self.is_frozen &= !is_open;
                 tracing::info!(
                     migration = self.host.migration(),
@@ -478,6 +494,7 @@ impl Executor {
                     ?took,
                     "the state is served from here"
                 );
+                hosted.journal().begins(self.listeners.clone());
                 hosted.with(|place, _, out| place.opened(is_open, out));
             }
             _ => {}

@@ -30,6 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use super::copies::{Copies, Gathering, Reading, TooLarge, Withheld};
 use super::counts::{self, Fetch, Given};
+use super::{Hosted, journal};
 use crate::error::ProxyError;
 use crate::identity::ALPN_STATE;
 use crate::io::Io;
@@ -148,14 +149,25 @@ impl Door {
 
     /// Answers what `peer` asks within `io`, if that is who this sidecar is itself: `own`. Once `leaves` resolves, what is being
     /// answered is the last.
-    pub(crate) async fn serve(&self, io: Io, peer: &Spiffe, own: &Spiffe, leaves: impl Future<Output = ()>) {
+    pub(crate) async fn serve(
+        &self,
+        io: Io,
+        (peer, own): (&Spiffe, &Spiffe),
+        hosted: Option<&Hosted>,
+        leaves: impl Future<Output = ()>,
+    ) {
         if peer != own {
             tracing::warn!(%peer, "somebody else asks for this workload's state");
             counts::given(Given::Identity);
             return io.reset_on_close();
         }
-        let service = service_fn(|request: Request<Incoming>| {
-            std::future::ready(Ok::<_, Infallible>(self.answer(&request)))
+        let service = service_fn(async |request: Request<Incoming>| {
+            if request.uri().path() != journal::PATH {
+                return Ok::<_, Infallible>(self.answer(&request));
+            }
+            let mut answer = Response::new(Either::Left(Empty::new()));
+            *answer.status_mut() = journal::answer(hosted.map(|hosted| &**hosted.journal()), request).await;
+            Ok(answer)
         });
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

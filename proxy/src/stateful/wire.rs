@@ -76,6 +76,7 @@ pub fn encode_command(told: &Told) -> wire::PlaceCommand {
         order: Some(order),
         token: told.token.clone(),
         from: told.from.filter(|_| is_ahead).map(|from| from.to_string()).unwrap_or_default(),
+        journal: None,
     }
 }
 
@@ -157,6 +158,7 @@ pub fn encode_report(report: &Report, parked: u64) -> wire::PlaceReport {
             Unfrozen::Unsaid => None,
         }),
         parked,
+        journal: None,
     }
 }
 

@@ -7,7 +7,7 @@ use super::{missing, port};
 use crate::build::state::{self, Names};
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::snapshot::{Hooks, OnDrain, Park, Port, StateAccess, StateClass, Stateful};
+use crate::snapshot::{Hooks, OnDrain, Park, Port, StateAccess, StateClass, Stateful, WhenAlone};
 use crate::xds::wire::lighter::config::v1 as wire;
 
 /// Of a Service with these ports.
@@ -23,6 +23,13 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
             .into_iter()
             .find(|on_drain| on_drain.label() == word)
             .ok_or_else(|| at.field("on_drain").error(format!("`{}` is not known", word.escape_debug())))?,
+    };
+    let when_alone = match &*said.when_alone {
+        "" => WhenAlone::default(),
+        word => WhenAlone::ALL
+            .into_iter()
+            .find(|when_alone| when_alone.label() == word)
+            .ok_or_else(|| at.field("when_alone").error(format!("`{}` is not known", word.escape_debug())))?,
     };
     let path = |path: &str| Some(Arc::from(path)).filter(|path: &Arc<str>| !path.is_empty());
     let at_park = at.field("park");
@@ -48,6 +55,7 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
             wait: millis(park.wait_ms, &at_park.field("wait_ms"))?,
         },
         on_drain,
+        when_alone,
     };
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
     state::valid(&read, ports, &NAMES, at)?;

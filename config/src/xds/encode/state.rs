@@ -7,7 +7,7 @@ use crate::snapshot::{StateAccess, Stateful};
 use crate::xds::wire::lighter::config::v1 as lighter;
 
 pub(super) fn state(said: &Stateful) -> lighter::State {
-    let Stateful { class, port, access, timeout, max_bytes, park, on_drain } = said;
+    let Stateful { class, port, access, timeout, max_bytes, park, on_drain, when_alone } = said;
     let hooks = match access {
         StateAccess::Http(hooks) => Some(hooks),
         StateAccess::Redis => None,
@@ -26,5 +26,6 @@ pub(super) fn state(said: &Stateful) -> lighter::State {
         max_bytes: *max_bytes,
         park: Some(lighter::Park { requests: park.requests, bytes: park.bytes, wait_ms: millis(park.wait) }),
         on_drain: on_drain.label().to_string(),
+        when_alone: when_alone.label().to_string(),
     }
 }

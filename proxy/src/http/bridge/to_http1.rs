@@ -18,7 +18,7 @@ use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::body::grpc_status;
-use crate::http::h2::exchange::{Call, Interims, aborted, admitted, too_large, watched};
+use crate::http::h2::exchange::{Call, Interims, aborted, admitted, journaled, too_large, watched};
 use crate::http::h2::fields::{Fields, ResponseHead};
 use crate::http::h2::limits::Standing;
 use crate::http::h2::retry::Weighed;
@@ -144,6 +144,12 @@ async fn attempt(
         }
     };
     upload.replay.forget();
+    if picked.is_journaled()
+        && let Err(error) = journaled(call, picked, respond).await
+    {
+        upload.give_up();
+        return Err(error);
+    }
     call.tally.latency = call.began.elapsed();
 
     call.finish_head(&mut response, picked)?;

@@ -375,6 +375,17 @@ impl Connection {
                 return Err(error);
             }
         };
+        if picked.is_journaled() {
+            let waits = poll_fn(|cx| picked.poll_journaled(cx));
+            let journaled = match self.watched(call, upload.body, waits).await {
+                Ok(journaled) => journaled.map_err(|cause| ProxyError::new(cause, unpicked(cause))),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = journaled {
+                way.cancel(stream);
+                return Err(error);
+            }
+        }
         call.tally.latency = call.began.elapsed();
         upload.sent = None;
 

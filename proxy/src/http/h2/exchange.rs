@@ -349,6 +349,12 @@ async fn attempt(
         }
     };
     upload.forget();
+    if picked.is_journaled()
+        && let Err(error) = journaled(call, picked, respond).await
+    {
+        way.cancel(stream);
+        return Err(error);
+    }
     let answer = (answered, end, picked);
     pass(call, answer, (way, stream), upload, respond).await.map(|()| outcome)
 }
@@ -434,6 +440,18 @@ pub(crate) async fn watched<F: Future>(
         limits.check(false, Standing::default).map(Err)
     })
     .await
+}
+
+/// Holds an answer that is there until what it acknowledges is journaled.
+#[cold]
+pub(crate) async fn journaled(
+    call: &mut Call<'_>,
+    picked: &Picked,
+    respond: &Stream,
+) -> Result<(), ProxyError> {
+    let waits = poll_fn(|cx| picked.poll_journaled(cx));
+    let journaled = watched(&mut call.limits, respond, waits).await?;
+    journaled.map_err(|cause| ProxyError::new(cause, unpicked(cause)))
 }
 
 /// Waits until the limits of the port let the request through.

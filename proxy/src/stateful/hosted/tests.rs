@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use lighter_config::snapshot::{Hooks, OnDrain, StateAccess};
+use lighter_config::snapshot::{Hooks, OnDrain, StateAccess, WhenAlone};
 use lighter_migrate::{Digest, PlaceId, Running, Source, Stand};
 
 use super::*;
@@ -26,6 +26,7 @@ fn stateful(requests: u32) -> Stateful {
         max_bytes: 1 << 20,
         park,
         on_drain: OnDrain::Move,
+        when_alone: WhenAlone::Refuse,
     }
 }
 

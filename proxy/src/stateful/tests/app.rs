@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful};
+use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -128,5 +128,6 @@ pub(crate) fn stateful() -> Stateful {
         max_bytes: 64 << 20,
         park: Park::default(),
         on_drain: OnDrain::Move,
+        when_alone: WhenAlone::Refuse,
     }
 }

@@ -135,7 +135,12 @@ fn a_state_that_cannot_be_moved_is_refused() {
     };
     let park = |change: &dyn Fn(&mut lighter::Park)| with(&|state| state.park.iter_mut().for_each(change));
     for (said, expected) in [
-        (with(&|state| state.class = "journaled".into()), "class: `journaled` is not known"),
+        (with(&|state| state.class = "kept".into()), "class: `kept` is not known"),
+        (
+            with(&|state| state.class = "journaled".into()),
+            "class: `journaled` takes `changes`, which is missing",
+        ),
+        (with(&|state| state.when_alone = "wait".into()), "when_alone: `wait` is not known"),
         (with(&|state| state.port = 0), "port: 0 is not a port"),
         (with(&|state| state.port = 81), "port: the Service has no port 81"),
         (with(&|state| state.snapshot.clear()), "snapshot: `` is not a path"),

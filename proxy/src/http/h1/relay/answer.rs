@@ -20,6 +20,7 @@ use crate::http::h1::body::{Framing, Pass};
 use crate::http::h1::edit::{self, Edit, ResponseRules, Slices, Span};
 use crate::http::h1::head::{self, Response};
 use crate::http::local::{self, ErrorAnswer};
+use crate::http::unpicked;
 use crate::io::Stream;
 use crate::link::send::LENT;
 use crate::retry::{Came, retry_after};
@@ -61,8 +62,10 @@ impl Connection {
                 if !buffer.is_empty() {
                     self.exchange.download.buffer = Some(buffer);
                 }
-                if whole? {
-                    continue;
+                match whole? {
+                    Poll::Ready(true) => continue,
+                    Poll::Ready(false) => {}
+                    Poll::Pending => return Ok(Poll::Pending),
                 }
             }
             if self.poll_answer_bytes(cx)?.is_pending() {
@@ -125,14 +128,15 @@ impl Connection {
         Err(Fault::new(cause, detail).after(came))
     }
 
-    /// Passes on a head and what of the body came with it. False: more bytes are needed.
-    fn answer_head(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Result<bool, Fault> {
+    /// Passes on a head and what of the body came with it. False: more bytes are needed. Pending: what it acknowledges is not
+    /// journaled yet.
+    fn answer_head(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Result<Poll<bool>, Fault> {
         let bytes = buffer.filled();
         let mut room = head::room();
         let most = self.worker.shared.config.max_head_bytes.min(BUFFER_BYTES - 1024);
         let response = match head::response(bytes, &mut room, self.exchange.asked) {
             Ok(Some(response)) if response.len <= most => response,
-            Ok(None) if bytes.len() < most => return Ok(false),
+            Ok(None) if bytes.len() < most => return Ok(Poll::Ready(false)),
             Ok(_) => {
                 return Err(Fault::new(
                     Cause::UpstreamMalformed,
@@ -141,6 +145,10 @@ impl Connection {
             }
             Err(refusal) => return Err(Fault::new(refusal.cause, refusal.detail)),
         };
+        let interim = response.status < 200 && response.framing != Framing::Tunnel;
+        if !interim && self.poll_journaled(response.framing == Framing::Tunnel, cx)?.is_pending() {
+            return Ok(Poll::Pending);
+        }
         if response.status >= 400
             && let Some(fault) = self.asks_elsewhere(&response)
         {
@@ -150,13 +158,12 @@ impl Connection {
             self.endpoint_drains();
         }
         let x = &mut *self.exchange;
-        let interim = response.status < 200 && response.framing != Framing::Tunnel;
         if interim && x.minor == 0 {
             // A client of HTTP/1.0 does not know interim answers.
             let len = response.len;
             drop(room);
             buffer.consume(len);
-            return Ok(true);
+            return Ok(Poll::Ready(true));
         }
         let decode = response.framing == Framing::Chunked && x.minor == 0;
         let mut pass = Pass::default();
@@ -207,7 +214,22 @@ impl Connection {
         }
         drop(room);
         buffer.consume(used + pass.omit);
-        Ok(true)
+        Ok(Poll::Ready(true))
+    }
+
+    /// Whether an answer that is there may go on. `tunnel`: it is the beginning of something else.
+    #[inline]
+    fn poll_journaled(&self, tunnel: bool, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
+        let Some(picked) = self.exchange.picked.as_ref() else { return Ok(Poll::Ready(())) };
+        if tunnel && picked.is_journaled() {
+            let detail = "what comes within another protocol cannot be journaled";
+            return Err(Fault::new(Cause::Unsupported, detail));
+        }
+        match picked.poll_journaled(cx) {
+            Poll::Ready(Err(cause)) => Err(Fault::new(cause, unpicked(cause))),
+            Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
+            Poll::Pending => Ok(Poll::Pending),
+        }
     }
 
     /// The sidecar at the endpoint says that it drains. Said by others, it says nothing of the endpoint.

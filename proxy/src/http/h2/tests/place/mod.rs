@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::Request;
 use lighter_config::snapshot::{
     Hooks, OnDrain, Park, Protocol, Service, Snapshot, StateAccess, StateClass, Stateful, TrafficPolicy,
+    WhenAlone,
 };
 use lighter_migrate::{
     Command, Digest, Epoch, Incarnation, Order, PlaceAction, PlaceId, Running, Source, Stamp, Stand,
@@ -125,6 +126,7 @@ fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>
         max_bytes: 1 << 20,
         park,
         on_drain: OnDrain::Move,
+        when_alone: WhenAlone::Refuse,
     });
     let name = key().service;
     let service = Service::clone(snapshot.services.get(&name).unwrap());

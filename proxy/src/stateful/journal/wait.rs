@@ -1,0 +1,90 @@
+//! An answer that waits for the journal.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, timeout};
+
+use super::counts::{self, Answered};
+use super::{Journal, Part};
+use crate::error::Cause;
+
+/// Holds an answer until what it acknowledges is journaled. It begins to wait when it is first polled.
+pub(crate) struct Waits {
+    journal: Arc<Journal>,
+    waiting: RefCell<Waiting>,
+}
+
+enum Waiting {
+    NotYet,
+    For(Pin<Box<dyn Future<Output = Result<(), Cause>>>>),
+    Over(Result<(), Cause>),
+}
+
+impl Waits {
+    pub(crate) fn new(journal: &Arc<Journal>) -> Self {
+        Waits { journal: journal.clone(), waiting: RefCell::new(Waiting::NotYet) }
+    }
+
+    /// Whether the answer, which is there, may go on. Fails where what it acknowledges may be done and may be lost.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        let mut waiting = self.waiting.borrow_mut();
+        if matches!(*waiting, Waiting::NotYet) {
+            *waiting = Waiting::For(Box::pin(journaled(self.journal.clone())));
+        }
+        let over = match &mut *waiting {
+            Waiting::For(future) => ready!(future.as_mut().poll(cx)),
+            Waiting::Over(over) => *over,
+            Waiting::NotYet => Ok(()),
+        };
+        *waiting = Waiting::Over(over);
+        Poll::Ready(over)
+    }
+}
+
+async fn journaled(journal: Arc<Journal>) -> Result<(), Cause> {
+    if !journal.is_on() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let (ticket, patience) = {
+        let mut inner = journal.lock();
+        match inner.part {
+            Part::Alone if inner.serves_alone => {
+                counts::answered(Answered::Unjournaled, began.elapsed());
+                return Ok(());
+            }
+            // Nobody will ever journal it.
+            Part::Alone | Part::Deposed => {
+                counts::answered(Answered::Unknown, began.elapsed());
+                return Err(Cause::OutcomeUnknown);
+            }
+            Part::Unknown | Part::Beside(_) | Part::Keeps => (inner.rounds.ask(), inner.patience),
+        }
+    };
+    journal.more.notify_one();
+    let known = async {
+        loop {
+            let settled = journal.settled.notified();
+            {
+                let inner = journal.lock();
+                if let Some(is_journaled) = inner.rounds.is_journaled(ticket) {
+                    return match (is_journaled, inner.part) {
+                        (false, _) => Answered::Unknown,
+                        (true, Part::Alone) => Answered::Unjournaled,
+                        (true, _) => Answered::Journaled,
+                    };
+                }
+            }
+            settled.await;
+        }
+    };
+    let answered = timeout(patience, known).await.unwrap_or(Answered::Unknown);
+    counts::answered(answered, began.elapsed());
+    match answered {
+        Answered::Unknown => Err(Cause::OutcomeUnknown),
+        Answered::Journaled | Answered::Unjournaled => Ok(()),
+    }
+}
