@@ -38,6 +38,8 @@ pub struct Metrics {
     pub migrations: [AtomicU64; Outcome::ALL.len()],
     /// Times that the state of a Service was lost.
     pub state_losses: AtomicU64,
+    /// Times that an instance took over with what the journal of a state has.
+    pub state_takeovers: AtomicU64,
     /// Migrations that were asked for as the instance that had a state was to drain.
     pub state_leaves: AtomicU64,
     /// Times that such an instance was told that there is nowhere for its state.
@@ -206,6 +208,11 @@ pub fn render(state: &State, now: Instant) -> String {
             "state_losses_total",
             "Times that the state of a Service was lost, or may be.",
             &metrics.state_losses,
+        ),
+        (
+            "state_takeovers_total",
+            "Times that whoever kept the journal of a Service's state took it over, as the instance that had it was gone.",
+            &metrics.state_takeovers,
         ),
         (
             "state_leaves_total",

@@ -58,7 +58,7 @@ fn titles(wide: bool, spaces: bool) -> Vec<&'static str> {
         titles.insert(0, "NAMESPACE");
     }
     if wide {
-        titles.extend(["PHASES", "COPIES", "LEFT", "CLASS", "OWNER", "EPOCH", "LOSSES"]);
+        titles.extend(["PHASES", "COPIES", "LEFT", "CLASS", "OWNER", "STANDBY", "EPOCH", "LOSSES"]);
     }
     titles.push("BECAUSE");
     titles
@@ -90,6 +90,7 @@ fn row(shown: &Shown, wide: bool, spaces: bool, now: u128) -> Vec<String> {
         row.push(number(shown.left));
         row.push(shown.class.clone().unwrap_or_else(dash));
         row.push(shown.owner.clone().unwrap_or_else(dash));
+        row.push(shown.standby.clone().unwrap_or_else(dash));
         row.extend([number(shown.epoch), number(shown.losses)]);
     }
     row.push(shown.because.clone().unwrap_or_else(dash));
@@ -118,6 +119,7 @@ mod tests {
             to: "b".into(),
             class: Some("volatile".into()),
             owner: Some("a".into()),
+            standby: Some("c".into()),
             epoch: Some(7),
             losses: Some(0),
             phase: "aborted".into(),
@@ -142,6 +144,7 @@ mod tests {
                 "-",
                 "volatile",
                 "a",
+                "c",
                 "7",
                 "0",
                 "somebody asked for it"

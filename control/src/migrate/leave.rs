@@ -179,7 +179,7 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 const AGAIN: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use lighter_migrate::{Incarnation, Report, Stamp, Stand};
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::registry::Presence;
 
-    fn there(change: impl FnOnce(&mut Presence)) -> Seen {
+    pub(in super::super) fn there(change: impl FnOnce(&mut Presence)) -> Seen {
         let mut presence = Presence {
             identity: "spiffe://mesh.lighter/ns/default/sa/shop".into(),
             ready: true,
@@ -208,7 +208,7 @@ mod tests {
             copy: None,
             declined: None,
         };
-        Seen { presence, report: Some(report) }
+        Seen { presence, report: Some(report), journal: None }
     }
 
     #[test]

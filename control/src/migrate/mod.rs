@@ -25,6 +25,7 @@ mod hold;
 mod leave;
 mod owner;
 mod show;
+mod standby;
 mod stateful;
 mod story;
 #[cfg(test)]
@@ -121,6 +122,11 @@ impl Migrations {
             if !shown.iter().any(|shown| shown.is_called(&name) && !shown.gone) {
                 shown.push(Shown::waiting(&name, asked));
             }
+        }
+        for shown in &mut shown {
+            let service = service_name(&shown.service);
+            let class = service.and_then(|service| all.stateful.get(&service).copied());
+            shown.is_of(class);
         }
         shown.retain(|shown| namespace.is_none_or(|namespace| shown.namespace == namespace));
         shown.sort_by(|a, b| (&a.namespace, a.began, &a.name).cmp(&(&b.namespace, b.began, &b.name)));
@@ -267,6 +273,7 @@ impl All {
                 driver.rests_until = Some(world.now + RETRY);
             }
         }
+        let is_settled = self.keep_journals(&world) && is_settled;
         for driver in self.under_way.values_mut() {
             // Nobody says that it serves of a Service that has no state any more.
             driver.is_settled |= !self.stateful.contains_key(&driver.service);
@@ -303,6 +310,29 @@ impl All {
                 Ok(is_settled) => are_settled &= is_settled,
                 Err(error) => {
                     tracing::error!(%error, %service, "it is not written down whose a service is: nobody is told");
+                    keeping.rests_until = Some(world.now + RETRY);
+                }
+            }
+        }
+        are_settled
+    }
+
+    /// Sees to it that somebody keeps the journal of each Service whose state is journaled, whether it moves or not. Returns whether
+    /// nobody is waited for.
+    fn keep_journals(&mut self, world: &World<'_>) -> bool {
+        let mut are_settled = true;
+        for (service, class) in &self.stateful {
+            let keeping = self.keeping.entry(service.clone()).or_default();
+            if keeping.rests_until.is_some_and(|until| until > world.now) {
+                continue;
+            }
+            let moved = self.moved.entry(service.clone()).or_default();
+            let store = &world.state.store;
+            let write = |moved: &Moved| write_moved(store, service, moved);
+            match keeping.keep_journal(service, *class, moved, world, &write) {
+                Ok(is_settled) => are_settled &= is_settled,
+                Err(error) => {
+                    tracing::error!(%error, %service, "it is not written down who keeps a journal: nobody is told");
                     keeping.rests_until = Some(world.now + RETRY);
                 }
             }

@@ -9,10 +9,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
+use lighter_config::xds::wire::lighter::registry::v1::JournalStand;
 use lighter_migrate::{Command, Epoch, Order, Report, Source, Stamp, Stand};
 use lighter_proxy::stateful::wire::Told;
 
 use super::drive::World;
+use super::standby::{Heir, Parts, heir};
 use super::story::{Holder, Moved, OLD};
 use crate::registry::Presence;
 use crate::state::State;
@@ -23,6 +25,8 @@ use crate::store::StoreError;
 pub(super) struct Keeping {
     /// What each instance was told last.
     told: BTreeMap<Arc<str>, Said>,
+    /// And of the journal.
+    pub(super) parts: Parts,
     /// Before that nothing is done: the store did not take what it was to write.
     pub(super) rests_until: Option<Instant>,
 }
@@ -40,6 +44,8 @@ pub(super) struct Seen {
     pub(super) presence: Presence,
     /// What its sidecar said of its place last. None: nothing since it came, or it is not heard.
     pub(super) report: Option<Report>,
+    /// And of the journal.
+    pub(super) journal: Option<JournalStand>,
 }
 
 /// The instances of a Service as they are now.
@@ -48,8 +54,10 @@ pub(super) fn seen(service: &ServiceName, state: &State) -> BTreeMap<Arc<str>, S
     presences
         .map(|(name, presence)| {
             let id = presence.id(&name);
-            let report = id.and_then(|id| state.registry.sidecars.place(&id)).map(|(report, _)| report);
-            (name, Seen { presence, report })
+            let sidecars = &state.registry.sidecars;
+            let report = id.as_ref().and_then(|id| sidecars.place(id)).map(|(report, _)| report);
+            let journal = id.and_then(|id| sidecars.journal(&id));
+            (name, Seen { presence, report, journal })
         })
         .collect()
 }
@@ -73,6 +81,11 @@ impl Keeping {
             if after.losses > moved.losses {
                 metrics.state_losses.fetch_add(after.losses - moved.losses, Relaxed);
                 tracing::warn!(%service, instance, epoch, losses = after.losses, "the state of a service is lost: it begins with nothing");
+            } else if after.epoch > moved.epoch
+                && after.owner.as_ref().is_some_and(|owner| owner.source == Source::Journal)
+            {
+                metrics.state_takeovers.fetch_add(1, Relaxed);
+                tracing::warn!(%service, instance, epoch, "an instance takes over a service, with what the journal has");
             } else if after.listed.is_some() {
                 tracing::info!(%service, instance, epoch, "an instance serves a service with state");
             }
@@ -95,7 +108,7 @@ impl Keeping {
             let again = if order == Order::Ask { ASKED_AGAIN } else { AGAIN };
             let waits = |at: Instant| world.now.saturating_duration_since(at) < again;
             let is_told = self.told.get(&name).is_some_and(|said| said.given == given && waits(said.at));
-            let Some(Seen { presence, report }) = seen.get(&name).filter(|_| !is_told) else { continue };
+            let Some(Seen { presence, report, .. }) = seen.get(&name).filter(|_| !is_told) else { continue };
             let heard = report.map(|report| report.heard).unwrap_or_default();
             let stamp = after(heard, moved.number);
             let command = Command { stamp, incarnation: report.map(|report| report.incarnation), order };
@@ -142,6 +155,13 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
             ..moved.clone()
         }
     };
+    let inherits = |owner: Holder| Moved {
+        number: number.saturating_add(1),
+        epoch: most.next(),
+        owner: Some(owner),
+        listed: None,
+        ..moved.clone()
+    };
     let has_left = |seen: &Seen| seen.presence.draining && !seen.presence.is_heard && are_back;
     let there = |owner: &Holder| seen.get(&owner.instance).filter(|seen| !has_left(seen));
     if let Some((owner, there)) = moved.owner.as_ref().and_then(|owner| Some((owner, there(owner)?))) {
@@ -161,7 +181,11 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         // It did serve the epoch.
         let has_lost = is_listed && report.stand.holds().is_none();
         if report.incarnation > owner.incarnation || report.incarnation == owner.incarnation && has_lost {
-            return Some(grant(&owner.instance, report));
+            return match heir(moved, seen) {
+                Heir::Is(heir) => Some(inherits(heir)),
+                Heir::Awaited => None,
+                Heir::None => Some(grant(&owner.instance, report)),
+            };
         }
         let serves = report.incarnation == owner.incarnation && report.stand.serves() == Some(moved.epoch);
         let listed = Some(owner.instance.clone());
@@ -169,6 +193,11 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
     }
     if moved.owner.is_some() && !are_back {
         return None;
+    }
+    match heir(moved, seen) {
+        Heir::Is(heir) => return Some(inherits(heir)),
+        Heir::Awaited => return None,
+        Heir::None => {}
     }
     // Whoever has something of an earlier epoch gives that up first.
     let mut ready =

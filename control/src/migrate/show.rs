@@ -1,6 +1,6 @@
 //! Migrations as people see them, and as the API says them.
 
-use lighter_config::snapshot::Migration;
+use lighter_config::snapshot::{Migration, StateClass};
 use lighter_migrate::Copy;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ pub struct Shown {
     /// Of a Service with state: the instance whose it is now.
     #[serde(default)]
     pub owner: Option<String>,
+    /// Where its state is journaled: the instance that keeps the journal.
+    #[serde(default)]
+    pub standby: Option<String>,
     /// Which epoch that serves.
     #[serde(default)]
     pub epoch: Option<u64>,
@@ -92,6 +95,7 @@ impl Shown {
             to: story.to.to_string(),
             class: Some(story.class.label().to_owned()),
             owner: held.and_then(|moved| Some(moved.owner.as_ref()?.instance.to_string())),
+            standby: held.and_then(|moved| Some(moved.standby.as_ref()?.instance.as_ref()?.to_string())),
             epoch: held.map(|moved| moved.epoch.0),
             losses: held.map(|moved| moved.losses),
             phase: story.phase().map_or("-", |phase| phase.label()).to_owned(),
@@ -116,6 +120,7 @@ impl Shown {
             to: asked.to.to_string(),
             class: asked.class.map(|class| class.label().to_owned()),
             owner: None,
+            standby: None,
             epoch: None,
             losses: None,
             phase: "waiting".to_owned(),
@@ -127,6 +132,15 @@ impl Shown {
             began: None,
             took: None,
             gone: false,
+        }
+    }
+
+    /// The Service keeps this by now. To its migrations what is journaled was in memory.
+    pub(super) fn is_of(&mut self, class: Option<StateClass>) {
+        let journaled = StateClass::Journaled.label();
+        if class == Some(StateClass::Journaled) && self.class.as_deref() == Some(StateClass::Volatile.label())
+        {
+            self.class = Some(journaled.to_owned());
         }
     }
 

@@ -95,7 +95,8 @@ impl Driver {
 pub(super) fn class(keeps: Option<StateClass>) -> Class {
     match keeps {
         None => Class::Stateless,
-        Some(StateClass::Volatile) => Class::Volatile,
+        // To a migration it is in the memory of one place: who keeps the journal is seen to beside.
+        Some(StateClass::Volatile | StateClass::Journaled) => Class::Volatile,
     }
 }
 

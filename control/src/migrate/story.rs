@@ -12,6 +12,8 @@ use lighter_migrate::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::standby::Standby;
+
 /// A migration from its beginning to its end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -88,6 +90,9 @@ pub(super) struct Moved {
     /// How many times its state was lost, or may have been.
     #[serde(default)]
     pub(super) losses: u64,
+    /// Of one whose state is journaled: who keeps the journal.
+    #[serde(default)]
+    pub(super) standby: Option<Standby>,
 }
 
 /// The instance to which a Service with state belongs.
@@ -136,7 +141,7 @@ impl Outcome {
 impl Default for Moved {
     fn default() -> Self {
         let withdrawn = BTreeSet::new();
-        Moved { number: 0, epoch: Epoch(1), withdrawn, owner: None, listed: None, losses: 0 }
+        Moved { number: 0, epoch: Epoch(1), withdrawn, owner: None, listed: None, losses: 0, standby: None }
     }
 }
 

@@ -44,6 +44,8 @@ struct Reporting {
     counted: Option<(u64, u64)>,
     /// What it is to its Service, if that keeps something between requests, and how many requests wait there.
     place: Option<(Report, u64)>,
+    /// What it is to the journal of that.
+    journal: Option<wire::JournalStand>,
     /// It can have its callers' requests wait while a Service moves.
     holds: bool,
     /// By which order it last said that it has those to a Service wait.
@@ -256,8 +258,9 @@ impl Sidecars {
         let reported = all.remove(&id).map(|before| before.reported).unwrap_or_default();
         // What another process waited for or was told is no matter of this one.
         let reported = Reported { waited_for: BTreeSet::new(), ..reported };
-        let (plan, counted, place, holding) = (None, None, None, BTreeMap::new());
-        let new = Reporting { stream, reported, orders, plan, counted, place, holds: false, holding };
+        let (plan, counted, place, journal, holding) = (None, None, None, None, BTreeMap::new());
+        let new =
+            Reporting { stream, reported, orders, plan, counted, place, journal, holds: false, holding };
         all.insert(id, new);
         drop(all);
         self.waited.notify_one();
@@ -363,11 +366,12 @@ impl Sidecars {
 
     /// Takes over what it is to its Service, which keeps something between requests. Later ones say all that earlier ones did.
     pub fn places(&self, id: &Id, said: wire::PlaceReport) -> Result<(), Malformed> {
+        let journal = said.journal;
         let place = stateful::decode_report(said)?;
         if let Some(reporting) = self.lock().get_mut(id) {
             let order = |(report, _): (Report, u64)| (report.incarnation, report.revision);
             if reporting.place.is_none_or(|before| order(before) <= order(place)) {
-                reporting.place = Some(place);
+                (reporting.place, reporting.journal) = (Some(place), journal);
             }
         }
         Ok(())
@@ -376,6 +380,26 @@ impl Sidecars {
     /// What it said last of that, and how many requests wait there. None: it has said nothing since it came.
     pub fn place(&self, id: &Id) -> Option<(Report, u64)> {
         self.lock().get(id)?.place
+    }
+
+    /// What it said last of the journal of its Service. None: nothing.
+    pub fn journal(&self, id: &Id) -> Option<wire::JournalStand> {
+        self.lock().get(id)?.journal
+    }
+
+    /// Tells it what it is to the journal of its Service.
+    pub fn journals(&self, id: &Id, part: wire::JournalPart) {
+        // Who knows nothing of it hears a question.
+        let command = wire::PlaceCommand {
+            stamp: Some(wire::Stamp::default()),
+            order: Some(wire::place_command::Order::Ask(wire::Nothing {})),
+            journal: Some(part),
+            ..wire::PlaceCommand::default()
+        };
+        if let Some(reporting) = self.lock().get(id) {
+            // What does not arrive is said again.
+            let _ = reporting.orders.try_send(Order::Place(command));
+        }
     }
 
     /// Tells it what is to be done with its Service. Returns whether there is one to hear it.
