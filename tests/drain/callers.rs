@@ -60,6 +60,8 @@ enum Event {
     Unknown(u64),
     /// Whoever had the state is gone, and the register has this from then on.
     Lost(u64),
+    /// Whoever had the state is gone, and what it has not done by then it never does.
+    Settled,
 }
 
 /// An answer as it should be.
@@ -93,6 +95,15 @@ enum Outcome {
 
 impl Callers {
     pub fn start(door: SocketAddr) -> Self {
+        Self::start_with(door, true)
+    }
+
+    /// Those that say all in requests, and open no streams.
+    pub fn start_requests(door: SocketAddr) -> Self {
+        Self::start_with(door, false)
+    }
+
+    fn start_with(door: SocketAddr, streams: bool) -> Self {
         let record = Arc::new(Record {
             over: AtomicBool::default(),
             only_reads: AtomicBool::default(),
@@ -111,7 +122,7 @@ impl Callers {
         let told = record.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            LocalSet::new().block_on(&runtime, all(told, door));
+            LocalSet::new().block_on(&runtime, all(told, door, streams));
         });
         Callers { record, thread }
     }
@@ -162,6 +173,24 @@ impl Record {
         self.lost_to(|_| 0);
     }
 
+    /// Whoever had the state is gone, and nothing that it was asked for is done any more.
+    pub fn settled(&self) {
+        for events in &self.events {
+            events.lock().unwrap().push(Event::Settled);
+        }
+    }
+
+    /// Fails where two of those that add were answered the same: one was lost behind its answer.
+    pub fn check_distinct(&self) -> Result<(), String> {
+        for (name, sums) in &*self.sums.lock().unwrap() {
+            let mut all = BTreeSet::new();
+            if let Some(sum) = sums.iter().find(|sum| !all.insert(**sum)) {
+                return Err(format!("{name}: {sum} was answered twice"));
+            }
+        }
+        Ok(())
+    }
+
     /// The same, where whoever serves next has something of before: what, by the name of a register.
     pub fn lost_to(&self, has: impl Fn(&str) -> u64) {
         for (at, events) in self.events.iter().enumerate() {
@@ -208,6 +237,10 @@ impl Record {
                     }
                     Event::Lost(now) => {
                         history.lose(now);
+                        Ok(())
+                    }
+                    Event::Settled => {
+                        history.settle();
                         Ok(())
                     }
                 };
@@ -307,7 +340,7 @@ impl Record {
     }
 }
 
-async fn all(record: Arc<Record>, door: SocketAddr) {
+async fn all(record: Arc<Record>, door: SocketAddr, has_streams: bool) {
     let mut clients = JoinSet::new();
     for register in 0..REGISTERS {
         for at in 0..EACH {
@@ -317,7 +350,9 @@ async fn all(record: Arc<Record>, door: SocketAddr) {
     for is_http2 in [false, true] {
         clients.spawn_local(adds(record.clone(), Client::new(door, is_http2)));
     }
-    clients.spawn_local(streams(record, Rc::new(Connection::new(door))));
+    if has_streams {
+        clients.spawn_local(streams(record, Rc::new(Connection::new(door))));
+    }
     while clients.join_next().await.is_some() {}
 }
 

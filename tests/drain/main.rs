@@ -11,6 +11,7 @@ mod course;
 mod functions;
 mod handover;
 mod held;
+mod journaled;
 mod kills;
 mod leave;
 mod load;
@@ -38,6 +39,7 @@ fn main() {
         course::tests(),
         handover::tests(),
         held::tests(),
+        journaled::tests(),
         kills::tests(),
         leave::tests(),
         migrate::tests(),

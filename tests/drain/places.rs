@@ -53,6 +53,11 @@ impl Place {
         [a, b]
     }
 
+    /// One more.
+    pub fn another(world: &World, name: &str) -> Self {
+        Self::before(world, App::start(&world.path(""), name), world.address)
+    }
+
     fn before(world: &World, app: App, control: SocketAddr) -> Self {
         let before = instances(world);
         let name = format!("shop-{}", app.name);
