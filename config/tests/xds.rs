@@ -502,10 +502,11 @@ fn what_a_service_keeps_is_read_as_it_was_meant() {
         "port: 80, snapshot: /a/b, restore: /c%20d, freeze: /f, thaw: /t, timeout: 250ms, maxBytes: 7, onDrain: stay",
         "snapshot: /s, restore: /r, changes: /c/d",
         "snapshot: /s, restore: /r, thaw: /t, park: {requests: 3, bytes: 17179869184, wait: 24h}",
+        "snapshot: /s, restore: /r, changes: /c, whenAlone: serve",
         "redis: {}",
     ] {
-        let text =
-            service("web").replace("spec: {", &format!("spec: {{state: {{class: volatile, {said}}}, "));
+        let class = if said.contains("whenAlone") { "journaled" } else { "volatile" };
+        let text = service("web").replace("spec: {", &format!("spec: {{state: {{class: {class}, {said}}}, "));
         // What speaks Redis gives its state so.
         let text =
             if said == "redis: {}" { text.replace("appProtocol: http", "appProtocol: redis") } else { text };

@@ -68,7 +68,7 @@ struct Talk {
 /// What is said on a stream.
 enum Said {
     By(Option<Box<ReportRequest>>),
-    ToIt(Order),
+    ToIt(Box<Order>),
 }
 
 impl Talk {
@@ -78,10 +78,10 @@ impl Talk {
             let request = tokio::select! {
                 () = stopping.asked() => return,
                 request = requests.message() => request.map(|said| Said::By(said.map(Box::new))),
-                Some(order) = self.given.recv() => Ok(Said::ToIt(order)),
+                Some(order) = self.given.recv() => Ok(Said::ToIt(Box::new(order))),
             };
             let answer = match request {
-                Ok(Said::ToIt(order)) => Ok(ReportResponse { order: Some(order) }),
+                Ok(Said::ToIt(order)) => Ok(ReportResponse { order: Some(*order) }),
                 Ok(Said::By(Some(request))) => match self.take(request.report) {
                     Some(answer) => answer,
                     None => continue,

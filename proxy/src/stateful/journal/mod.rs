@@ -251,16 +251,18 @@ impl Journal {
     async fn task(&self) -> Task {
         loop {
             let more = self.more.notified();
-            let mut lock = self.lock();
-            let inner = &mut *lock;
-            if let Part::Beside(at) = inner.part
-                && let Some(round) = inner.rounds.begin()
-            {
-                return Task { round, epoch: inner.epoch, at, token: inner.token.clone() };
+            if let Some(task) = self.begin() {
+                return task;
             }
-            drop(lock);
             more.await;
         }
+    }
+
+    fn begin(&self) -> Option<Task> {
+        let mut inner = self.lock();
+        let Part::Beside(at) = inner.part else { return None };
+        let round = inner.rounds.begin()?;
+        Some(Task { round, epoch: inner.epoch, at, token: inner.token.clone() })
     }
 
     fn is_under_way(&self, round: Round) -> bool {
