@@ -150,17 +150,17 @@ impl<'a> Entries<'a> {
 }
 
 /// What is still to be read.
-struct Rest<'a>(&'a [u8]);
+pub(crate) struct Rest<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Rest<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], NotReplaced> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], NotReplaced> {
         let (taken, rest) =
             self.0.split_at_checked(count).ok_or(NotReplaced::Malformed("it ends too early"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], NotReplaced> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], NotReplaced> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(NotReplaced::Malformed("it ends too early"))?;
         self.0 = rest;
         Ok(*taken)

@@ -13,6 +13,7 @@ mod device;
 mod encode;
 mod line;
 mod media;
+pub mod memory;
 mod meter;
 mod program;
 mod query;
@@ -27,6 +28,7 @@ pub use device::{
     Class, Dataset, Description, Device, Entry, Format, FunctionId, FunctionInfo, FunctionState, Kind,
     Limits, Out, Outcome, Relayed, Request, Setup, Stop, Usage, Watch,
 };
+pub use memory::Memory;
 pub use meter::Meter;
 pub use program::{Call, Code, Program};
 pub use query::Query;
