@@ -21,8 +21,8 @@ mod reserve;
 
 pub use activation::PlannedConfig;
 pub use device::{
-    BuiltIn, ComponentConfig, ComponentLimits, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig,
-    DeviceLimits,
+    BuiltIn, ComponentConfig, ComponentLimits, ComponentMemory, DatasetConfig, DatasetFormat, DeviceClass,
+    DeviceConfig, DeviceLimits,
 };
 pub use guard::GuardConfig;
 pub use native::{NativeConfig, PORT_ARGUMENT};

@@ -8,9 +8,9 @@ use std::time::Duration;
 use lighter_config::identity::JoinToken;
 use lighter_config::load::Resources;
 use lighter_config::sidecar::{
-    AccessLogConfig, BuiltIn, ComponentConfig, ComponentLimits, ControlSecurity, DatasetConfig,
-    DatasetFormat, DeviceClass, DeviceLimits, DnsConfig, GuardConfig, IdentityConfig, InterceptConfig,
-    NativeConfig, SidecarConfig, TokenSource,
+    AccessLogConfig, BuiltIn, ComponentConfig, ComponentLimits, ComponentMemory, ControlSecurity,
+    DatasetConfig, DatasetFormat, DeviceClass, DeviceLimits, DnsConfig, GuardConfig, IdentityConfig,
+    InterceptConfig, NativeConfig, SidecarConfig, TokenSource,
 };
 use lighter_config::snapshot::Protocol;
 
@@ -211,7 +211,7 @@ device:
     - {name: log, version: a_b, path: /srv/log.jsonl, format: jsonl, tenant: shop}
   functions: [scan, checksum]
   limits: {memoryBytes: 2097152, runs: 9, waiting: 5, deadline: 1m30s, resultRows: 10, resultBytes: 1000, keyBytes: 77}
-  components: [{name: tally, path: tally.wasm}, {name: other, path: /o.wasm, tenant: shop, limits: {memoryBytes: 1048576, deadline: 5s}}]
+  components: [{name: tally, path: tally.wasm, memory: kept}, {name: other, path: /o.wasm, tenant: shop, limits: {memoryBytes: 1048576, deadline: 5s}}]
   componentCache: code
   mediaBytesPerSecond: 5000
 "#;
@@ -237,6 +237,7 @@ device:
             deadline: Duration::from_secs(5),
             result_bytes: Some(1000),
         }),
+        memory: if name == "tally" { ComponentMemory::Kept } else { ComponentMemory::Fresh },
     };
     let tally = component("tally", "/etc/sidecar/tally.wasm", "default");
     assert_eq!(device.components, [tally, component("other", "/o.wasm", "shop")]);
@@ -294,6 +295,16 @@ fn a_component_has_a_name_of_its_own_and_a_file() {
     ] {
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[test]
+fn a_memory_that_is_kept_goes_with_no_plan() {
+    let text = "service: a\ninbound: [{listen: '127.0.0.1:8080', app: '127.0.0.1:9300'}]\ndevice:\n  class: csd\n  listen: \
+                '127.0.0.1:9300'\n  datasets: []\n  activation: planned\n  components:\n    - {name: a, path: a.wasm, memory: kept}\n";
+    let said = SidecarConfig::parse("a.yaml", text).unwrap_err().to_string();
+    assert!(said.contains("device.components[0].memory: it would go with the function"), "{said}");
+    assert!(SidecarConfig::parse("a.yaml", &text.replace("kept", "fresh")).is_ok());
+    assert!(SidecarConfig::parse("a.yaml", &text.replace("planned", "always")).is_ok());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use lighter_functions::Program;
 /// any has nothing of their runtime.
 #[cfg(feature = "wasm")]
 pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, String> {
-    use lighter_config::sidecar::ComponentConfig;
+    use lighter_config::sidecar::{ComponentConfig, ComponentMemory};
     use lighter_functions::Limits;
     use lighter_wasm::{Component, Runtime, Settings};
 
@@ -19,13 +19,20 @@ pub(crate) fn load(config: &DeviceConfig) -> Result<Vec<Arc<dyn Program>>, Strin
     let settings = Settings {
         memory_bytes: config.limits.memory_bytes,
         runs: config.limits.runs,
+        kept: config.components.iter().filter(|component| component.memory == ComponentMemory::Kept).count(),
         key_bytes: config.limits.key_bytes,
         cache: config.component_cache.clone(),
     };
     let runtime = Runtime::new(&settings).map_err(|error| error.to_string())?;
-    let load = |ComponentConfig { name, path, tenant, limits }: &ComponentConfig| {
-        let component = Component::load(&runtime, name, tenant, path);
+    let load = |ComponentConfig { name, path, tenant, limits, memory }: &ComponentConfig| {
+        let component = match memory {
+            ComponentMemory::Fresh => Component::load(&runtime, name, tenant, path),
+            ComponentMemory::Kept => Component::load_kept(&runtime, name, tenant, path),
+        };
         let component = component.map_err(|error| format!("`{name}`: {error}"))?;
+        if let Some(why) = component.not_movable() {
+            tracing::warn!(function = name, %why, "what a function keeps is not_movable: it stays on this device");
+        }
         let component = match limits {
             None => component,
             Some(own) => component.within(Limits {

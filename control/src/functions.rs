@@ -110,6 +110,7 @@ impl<D: Device> FunctionHost for Host<D> {
                 bytes_skipped: usage.bytes_skipped,
                 bytes_out: usage.bytes_out,
                 denied: usage.denied,
+                memories_lost: usage.memories_lost,
                 rows_in: usage.rows_in,
                 rows_out: usage.rows_out,
                 ..Took::default()
@@ -175,9 +176,9 @@ impl Contents for Remembered {
         self.0.most_bytes()
     }
 
-    fn read(&self) -> (u64, Bytes) {
-        let At { version, bytes } = self.0.read();
-        (version, bytes.into())
+    fn read(&self) -> Result<(u64, Bytes), String> {
+        let At { version, bytes } = self.0.read().map_err(|why| why.to_string())?;
+        Ok((version, bytes.into()))
     }
 
     fn changes(&self, since: u64) -> Option<(u64, Bytes)> {
@@ -190,7 +191,8 @@ impl Contents for Remembered {
             http: match &why {
                 NotReplaced::Malformed(_) => 400,
                 NotReplaced::OtherProgram { .. } => 409,
-                NotReplaced::LongKey(_) | NotReplaced::NoRoom(_) => 507,
+                NotReplaced::LongKey(_) | NotReplaced::NoRoom(_) | NotReplaced::Memory(..) => 507,
+                NotReplaced::Failed(_) => 500,
             },
             message: why.to_string(),
         })

@@ -77,7 +77,7 @@ pub struct DatasetConfig {
     pub tenant: String,
 }
 
-/// `{name: NAME, path: FILE, tenant: TENANT}`: a WebAssembly component of `wasi:http/incoming-handler`.
+/// `{name: NAME, path: FILE, tenant: TENANT, memory: fresh|kept}`: a WebAssembly component of `wasi:http/incoming-handler`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComponentConfig {
     /// What requests call it.
@@ -88,6 +88,19 @@ pub struct ComponentConfig {
     pub tenant: String,
     /// What its runs may take. None: what those of any function may.
     pub limits: Option<ComponentLimits>,
+    /// What of its memory lasts. Default [`ComponentMemory::Fresh`].
+    pub memory: ComponentMemory,
+}
+
+/// What of a component's memory lasts from one run to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ComponentMemory {
+    /// Nothing: each run has an instance of its own.
+    #[default]
+    Fresh,
+    /// All of it: runs are one after the other in one instance.
+    Kept,
 }
 
 /// What runs of one component may take: nowhere more than those of any function of its device.
@@ -305,6 +318,10 @@ pub(crate) struct ComponentFile {
     /// What its runs may take, each at most what the device's `limits` say. Default: that.
     #[serde(default)]
     limits: Option<ComponentLimitsFile>,
+    /// What of its memory lasts: `fresh`, nothing, as each run has an instance of its own; or `kept`, all of it, as runs are one
+    /// after the other in one instance. Not with `activation: planned`. Default `fresh`.
+    #[serde(default)]
+    memory: ComponentMemory,
 }
 
 /// What runs of one component may take.
@@ -394,8 +411,14 @@ impl DeviceFile {
             }
         }
         let limits = self.limits.unwrap_or_default().read(&at.field("limits"), &mut refuse);
+        let is_planned = self.activation.unwrap_or_default() == Activation::Planned;
         for (index, component) in self.components.iter().enumerate() {
-            component.check(&at.field("components").index(index), &self.components[..index], &mut refuse);
+            let at = at.field("components").index(index);
+            component.check(&at, &self.components[..index], &mut refuse);
+            if is_planned && component.memory == ComponentMemory::Kept {
+                let error = at.field("memory").error("it would go with the function, whenever that goes");
+                refuse(error.hint("have functions active from the start (`activation: always`)"));
+            }
         }
         if self.media_bytes_per_second == Some(0) {
             let error = at.field("mediaBytesPerSecond").error("nothing would ever be read");
@@ -417,7 +440,7 @@ impl DeviceFile {
         let beside = Beside {
             names: functions.iter().map(|function| function.name()).chain(components).collect(),
             listen,
-            is_planned: self.activation.unwrap_or_default() == Activation::Planned,
+            is_planned,
             budget: self.memory_bytes,
         };
         let at_natives = at.field("natives");
@@ -444,6 +467,7 @@ impl DeviceFile {
             name: component.name,
             path: folder.join(component.path),
             tenant: component.tenant,
+            memory: component.memory,
             limits: component
                 .limits
                 .map(|own| own.read(&limits, &at_components.index(index).field("limits"), &mut refuse)),

@@ -295,7 +295,7 @@ struct Asking<'a> {
     gone: Arc<AtomicBool>,
     stop: Option<Stop>,
     /// What is done while the result comes, and what came of it.
-    then: Option<Box<dyn FnOnce() -> Status + 'a>>,
+    then: Option<Box<dyn FnOnce() -> Status + Send + 'a>>,
     said: Option<Status>,
 }
 

@@ -15,7 +15,7 @@
 //! | 4, and so many | how long the key is, and the key, in UTF-8 |
 //! | 4, and so many | the same of the value |
 
-/// What moves with a Service: the keys and values that a function has at its device.
+/// What moves with a Service: the keys and values that a function has at its device, and its memory where it keeps that.
 pub trait Contents: Send + Sync {
     /// SHA-256 of the function's program, in hexadecimal. Only the same one knows what its keys mean.
     fn digest(&self) -> &str;
@@ -23,8 +23,8 @@ pub trait Contents: Send + Sync {
     /// What [`Contents::replace`] takes is no longer, in bytes.
     fn most_bytes(&self) -> u64;
 
-    /// All of them, at the version that they have.
-    fn read(&self) -> At;
+    /// All of them, at the version that they have. Waits for a run that may change the memory.
+    fn read(&self) -> Result<At, NotGiven>;
 
     /// What has changed since that version. None: nobody knows any more, or never did.
     fn changes(&self, since: u64) -> Option<At>;
@@ -44,6 +44,11 @@ pub struct At {
     /// They themselves.
     pub bytes: Vec<u8>,
 }
+
+/// Why what a function remembers cannot be given now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its memory cannot be read: {0}")]
+pub struct NotGiven(pub String);
 
 /// Why keys and values are not taken. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +70,12 @@ pub enum NotReplaced {
     /// They would take more room than there is for them.
     #[error("more than the {0} bytes that there are for what a tenant remembers (`limits.keyBytes`)")]
     NoRoom(u64),
+    /// The memory is larger than a run may have here.
+    #[error("a memory of {0} bytes, where a run may hold {1} (`limits.memoryBytes`)")]
+    Memory(u64, u64),
+    /// There is no instance to which they could be given.
+    #[error("the function cannot take them: {0}")]
+    Failed(String),
 }
 
 /// Why what a function remembers cannot be moved.
@@ -79,6 +90,14 @@ pub enum NotMovable {
     /// It keeps what nobody else can read.
     #[error("`{0}` is a program of its own, whose memory is its own affair")]
     Native(String),
+    /// It keeps its memory, and not all that lasts can be read.
+    #[error("`{function}` keeps its memory, and the component {why}")]
+    Memory {
+        /// Its name.
+        function: String,
+        /// What it has that cannot be moved, as an end of a sentence.
+        why: String,
+    },
 }
 
 /// Keys and values of a program.

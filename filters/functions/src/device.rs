@@ -204,7 +204,7 @@ pub struct Request<'a> {
 pub type Watch = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Where a result goes.
-pub trait Out {
+pub trait Out: Send {
     /// What the result is, as a media type. Said once, before the first bytes.
     fn begin(&mut self, media_type: &'static str);
 
@@ -273,6 +273,8 @@ pub struct Usage {
     pub bytes_out: u64,
     /// Datasets of other tenants that were asked for.
     pub denied: u64,
+    /// Memories that a function kept between its runs, and that ended with this one.
+    pub memories_lost: u64,
     /// Rows that were looked at.
     pub rows_in: u64,
     /// Rows of the result.

@@ -23,7 +23,7 @@ mod status;
 mod value;
 
 pub use builtin::{Builtins, FUNCTIONS};
-pub use contents::{At, Contents, Entries, NotMovable, NotReplaced};
+pub use contents::{At, Contents, Entries, NotGiven, NotMovable, NotReplaced};
 pub use device::{
     Class, Dataset, Description, Device, Entry, Format, FunctionId, FunctionInfo, FunctionState, Kind,
     Limits, Out, Outcome, Relayed, Request, Setup, Stop, Usage, Watch,

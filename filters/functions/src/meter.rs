@@ -1,7 +1,7 @@
 //! What a run takes, and whether it may go on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::device::{Limits, Usage, Watch};
@@ -26,6 +26,9 @@ pub struct Meter {
     rows_in: AtomicU64,
     rows_out: AtomicU64,
     denied: AtomicU64,
+    memories_lost: AtomicU64,
+    /// It goes on though nobody waits for it.
+    stays: AtomicBool,
 }
 
 impl Meter {
@@ -45,7 +48,20 @@ impl Meter {
             rows_in: zero(),
             rows_out: zero(),
             denied: zero(),
+            memories_lost: zero(),
+            stays: AtomicBool::new(false),
         })
+    }
+
+    /// For what is done with a program while nobody asks anything of it.
+    pub fn unasked(memory_bytes: u64, deadline: Duration) -> Arc<Self> {
+        let limits = Limits { memory_bytes, rows_out: u64::MAX, bytes_out: u64::MAX, deadline };
+        Meter::new(limits, None, Arc::new(|| false), Instant::now())
+    }
+
+    /// From now on the run goes on to its end or its deadline, though whoever asked may leave; or that ends.
+    pub fn stay(&self, stays: bool) {
+        self.stays.store(stays, Relaxed);
     }
 
     /// When the run has to have ended.
@@ -55,7 +71,7 @@ impl Meter {
 
     /// Whether the run may go on.
     pub fn check(&self) -> Result<(), Fault> {
-        if (self.gone)() {
+        if !self.stays.load(Relaxed) && (self.gone)() {
             return Err(Fault::new(Status::NotDone, "whoever asked has left"));
         }
         if Instant::now() >= self.until {
@@ -92,6 +108,11 @@ impl Meter {
     /// A dataset of another tenant was asked for.
     pub fn deny(&self) {
         self.denied.fetch_add(1, Relaxed);
+    }
+
+    /// The memory that the function kept is lost with this run.
+    pub fn lose_memory(&self) {
+        self.memories_lost.fetch_add(1, Relaxed);
     }
 
     /// One more row is looked at.
@@ -151,6 +172,7 @@ impl Meter {
             rows_in: self.rows_in.load(Relaxed),
             rows_out: self.rows_out.load(Relaxed),
             denied: self.denied.load(Relaxed),
+            memories_lost: self.memories_lost.load(Relaxed),
         }
     }
 }

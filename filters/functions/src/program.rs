@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::contents::Contents;
+use crate::contents::{Contents, NotMovable};
 use crate::device::{Kind, Limits, Out, Request, Setup};
 use crate::meter::Meter;
 use crate::status::Fault;
@@ -23,9 +23,9 @@ pub trait Program: Send + Sync {
         None
     }
 
-    /// What it remembers from one run to the next, loaded or not. None: nobody but itself can read that.
-    fn contents(&self) -> Option<Arc<dyn Contents>> {
-        None
+    /// What it remembers from one run to the next, loaded or not.
+    fn contents(&self) -> Result<Arc<dyn Contents>, NotMovable> {
+        Err(NotMovable::Native(self.name().to_owned()))
     }
 
     /// What it takes while it is loaded, in bytes, where one run may take `run`.

@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lighter_functions::{
-    At, Call, Code, Contents, Entries, Fault, Kind, Limits, NotReplaced, Out, Program, Status,
+    At, Call, Code, Contents, Entries, Fault, Kind, Limits, NotGiven, NotMovable, NotReplaced, Out, Program,
+    Status,
 };
 use sha2::{Digest, Sha256};
+use wasmtime::component::Linker;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::engine::{Error, Runtime};
 use crate::host::{FunctionPre, State};
+use crate::kept::{Keeping, Kept};
 use crate::keys::Keys;
+use crate::movable::Hidden;
+use crate::reach;
 
 /// A function that is a WebAssembly component.
 pub struct Component {
@@ -24,40 +29,75 @@ pub struct Component {
     code_bytes: u64,
     /// What was compiled to see what it is, until it is loaded.
     first: Mutex<Option<Compiled>>,
+    /// It keeps its memory, and is always compiled.
+    kept: Option<Arc<Kept>>,
     runtime: Arc<Runtime>,
 }
 
 /// A component with its machine code.
-struct Compiled {
-    pre: FunctionPre<State>,
-    tenant: Arc<str>,
-    runtime: Arc<Runtime>,
+pub(crate) struct Compiled {
+    pub(crate) pre: FunctionPre<State>,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) runtime: Arc<Runtime>,
 }
 
 impl Component {
     /// Reads and compiles the component at `path`, which requests call `name` and which sees what belongs to `tenant`.
     pub fn load(runtime: &Arc<Runtime>, name: &str, tenant: &str, path: &Path) -> Result<Self, Error> {
         let bytes = read(path)?;
-        let sum: [u8; 32] = Sha256::digest(&bytes).into();
-        let digest = digits(&sum);
+        let (sum, digest) = summed(&bytes);
         let tenant: Arc<str> = tenant.into();
         let (compiled, code_bytes) = compile(runtime, &tenant, path, &digest, || Ok(bytes))?;
+        let first = Mutex::new(Some(compiled));
+        let (name, path, runtime) = (name.into(), path.to_owned(), runtime.clone());
         Ok(Component {
-            name: name.into(),
+            name,
             tenant,
-            path: path.to_owned(),
+            path,
             digest,
             sum,
             limits: None,
             code_bytes,
-            first: Mutex::new(Some(compiled)),
-            runtime: runtime.clone(),
+            first,
+            kept: None,
+            runtime,
         })
+    }
+
+    /// The same of one that keeps its memory: it has one instance, which is asked one thing at a time, and what that leaves in
+    /// its memory is there the next time. What ends a run ends the instance with it, and the next one begins anew.
+    pub fn load_kept(runtime: &Arc<Runtime>, name: &str, tenant: &str, path: &Path) -> Result<Self, Error> {
+        let bytes = read(path)?;
+        let (sum, digest) = summed(&bytes);
+        let tenant: Arc<str> = tenant.into();
+        let opened = reach::with_door(&bytes).and_then(|(bytes, globals)| {
+            let key = format!("{digest}-{}", reach::VERSION);
+            let compiled = compile_for(runtime, &tenant, path, (&key, &runtime.opened), || Ok(bytes));
+            let compiled = compiled.map_err(|error| Hidden::Malformed(error.to_string()))?;
+            Ok((compiled, globals))
+        });
+        let ((compiled, code_bytes), door) = match opened {
+            Ok((compiled, globals)) => (compiled, Ok(globals)),
+            Err(hidden) => (compile(runtime, &tenant, path, &digest, || Ok(bytes))?, Err(hidden)),
+        };
+        let kept = Some(Arc::new(Kept::new(compiled, sum, door)));
+        let (name, path, runtime) = (name.into(), path.to_owned(), runtime.clone());
+        let first = Mutex::default();
+        Ok(Component { name, tenant, path, digest, sum, limits: None, code_bytes, first, kept, runtime })
+    }
+
+    /// Why what it keeps cannot be moved to another device, if it keeps anything that cannot.
+    pub fn not_movable(&self) -> Option<NotMovable> {
+        let why = self.kept.as_ref()?.hidden()?.to_string();
+        Some(NotMovable::Memory { function: self.name.clone(), why })
     }
 
     /// The same of which a run may take no more than this, and no more than any run of its device. There are never rows.
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {
+        if let Some(kept) = &self.kept {
+            kept.within(limits.memory_bytes);
+        }
         Component { limits: Some(limits), ..self }
     }
 
@@ -85,9 +125,15 @@ impl Program for Component {
         self.limits
     }
 
-    fn contents(&self) -> Option<Arc<dyn Contents>> {
+    fn contents(&self) -> Result<Arc<dyn Contents>, NotMovable> {
+        if let Some(why) = self.not_movable() {
+            return Err(why);
+        }
+        if let Some(kept) = &self.kept {
+            return Ok(Arc::new(Keeping(kept.clone())));
+        }
         let (tenant, keys) = (self.tenant.clone(), self.runtime.keys.clone());
-        Some(Arc::new(OfTenant { tenant, keys, digest: self.digest.clone(), sum: self.sum }))
+        Ok(Arc::new(OfTenant { tenant, keys, digest: self.digest.clone(), sum: self.sum }))
     }
 
     fn memory_bytes(&self, run: u64) -> u64 {
@@ -95,6 +141,9 @@ impl Program for Component {
     }
 
     fn load(&self) -> Result<Arc<dyn Code>, Fault> {
+        if let Some(kept) = &self.kept {
+            return Ok(Arc::new(Keeping(kept.clone())));
+        }
         if let Some(first) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Ok(Arc::new(first));
         }
@@ -132,8 +181,8 @@ impl Contents for OfTenant {
         self.keys.quota().saturating_add(MOST_BESIDE)
     }
 
-    fn read(&self) -> At {
-        self.keys.read(&self.tenant, self.sum)
+    fn read(&self) -> Result<At, NotGiven> {
+        Ok(self.keys.read(&self.tenant, self.sum))
     }
 
     fn changes(&self, since: u64) -> Option<At> {
@@ -155,7 +204,7 @@ impl Contents for OfTenant {
 }
 
 /// What moves beside entries that are there, in bytes.
-const MOST_BESIDE: u64 = 2 << 20;
+pub(crate) const MOST_BESIDE: u64 = 2 << 20;
 
 impl Code for Compiled {
     fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault> {
@@ -196,14 +245,25 @@ fn compile(
     digest: &str,
     bytes: impl FnOnce() -> Result<Vec<u8>, Error>,
 ) -> Result<(Compiled, u64), Error> {
+    compile_for(runtime, tenant, path, (digest, &runtime.linker), bytes)
+}
+
+/// The same of what is called so in the cache, and is given this.
+fn compile_for(
+    runtime: &Arc<Runtime>,
+    tenant: &Arc<str>,
+    path: &Path,
+    (key, linker): (&str, &Linker<State>),
+    bytes: impl FnOnce() -> Result<Vec<u8>, Error>,
+) -> Result<(Compiled, u64), Error> {
     let faulty = |error: wasmtime::Error| Error::Faulty { path: path.to_owned(), why: format!("{error:#}") };
-    let component = match kept(runtime, digest) {
+    let component = match kept(runtime, key) {
         Some(component) => component,
-        None => compiled(runtime, digest, &bytes()?).map_err(faulty)?,
+        None => compiled(runtime, key, &bytes()?).map_err(faulty)?,
     };
     let code = component.image_range();
     let code_bytes = (code.end as usize).saturating_sub(code.start as usize) as u64;
-    let pre = runtime.linker.instantiate_pre(&component).and_then(FunctionPre::new).map_err(faulty)?;
+    let pre = linker.instantiate_pre(&component).and_then(FunctionPre::new).map_err(faulty)?;
     Ok((Compiled { pre, tenant: tenant.clone(), runtime: runtime.clone() }, code_bytes))
 }
 
@@ -234,13 +294,19 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|error| Error::Read { path: path.to_owned(), error })
 }
 
+/// The SHA-256 of a component, and that in hexadecimal.
+fn summed(bytes: &[u8]) -> ([u8; 32], String) {
+    let sum: [u8; 32] = Sha256::digest(bytes).into();
+    (sum, digits(&sum))
+}
+
 /// In hexadecimal.
-fn digits(sum: &[u8; 32]) -> String {
+pub(crate) fn digits(sum: &[u8; 32]) -> String {
     sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a component did not get to its end.
-fn fault(error: wasmtime::Error) -> Fault {
+pub(crate) fn fault(error: wasmtime::Error) -> Fault {
     if let Some(fault) = error.downcast_ref::<Fault>() {
         return fault.clone();
     }

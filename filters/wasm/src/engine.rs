@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::component::{HasSelf, Linker, WasmList};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreContextMut};
 
 use crate::cache::Cache;
 use crate::host::{Function, State};
 use crate::keys::Keys;
+use crate::reach::GIVE;
 use crate::ticker::Ticker;
 
 /// What a component may be made of. A plain one has a handful of core instances, one memory and two tables.
@@ -27,6 +28,8 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Most runs at once. One more has no place, and is told so.
     pub runs: usize,
+    /// How many components keep their memory.
+    pub kept: usize,
     /// What the keys and values of one tenant may take, in bytes.
     pub key_bytes: u64,
     /// A folder for machine code, so that a component is compiled once. None: it is compiled each time that it is loaded.
@@ -72,6 +75,12 @@ pub enum Error {
 pub struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
+    /// For components that have a door.
+    pub(crate) opened: Linker<State>,
+    /// Most memory of one run, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// Greater than any version in an earlier life.
+    pub(crate) first: u64,
     pub(crate) keys: Arc<Keys>,
     pub(crate) ticker: Ticker,
     pub(crate) cache: Option<Cache>,
@@ -84,6 +93,8 @@ impl Runtime {
         let engine = Engine::new(&config(settings)).map_err(failed)?;
         let mut linker = Linker::new(&engine);
         Function::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(failed)?;
+        let mut opened = linker.clone();
+        opened.root().func_wrap(GIVE, give).map_err(failed)?;
         let ticks = engine.clone();
         let ticker = Ticker::start(move || ticks.increment_epoch()).map_err(Error::Thread)?;
         let cache = settings
@@ -93,12 +104,25 @@ impl Runtime {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let first = u64::try_from(now.as_nanos()).unwrap_or_default();
         let keys = Arc::new(Keys::new(settings.key_bytes, first));
-        Ok(Arc::new(Runtime { engine, linker, keys, ticker, cache: cache.transpose()? }))
+        let (memory_bytes, cache) = (settings.memory_bytes, cache.transpose()?);
+        Ok(Arc::new(Runtime { engine, linker, opened, memory_bytes, first, keys, ticker, cache }))
     }
 }
 
+/// What a component gives of its memory when it is asked to.
+fn give(mut context: StoreContextMut<'_, State>, (bytes,): (WasmList<u8>,)) -> wasmtime::Result<()> {
+    // A component that calls this by itself is not heard.
+    if let Some(mut scan) = context.data_mut().scan.take() {
+        scan.see(bytes.as_le_slice(&context));
+        context.data_mut().scan = Some(scan);
+    }
+    Ok(())
+}
+
 fn config(settings: &Settings) -> Config {
-    let runs = u32::try_from(settings.runs).unwrap_or(u32::MAX);
+    // One that keeps its memory has an instance beside those of its runs, and while it is replaced another one.
+    let runs = settings.runs.saturating_add(settings.kept.saturating_mul(2));
+    let runs = u32::try_from(runs).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(runs)
         .total_core_instances(runs.saturating_mul(CORE_INSTANCES))

@@ -26,7 +26,7 @@ fn file(name: &str) -> PathBuf {
 
 fn runtime(memory_bytes: u64) -> Arc<Runtime> {
     let cache = Some(CACHE.path().join("code"));
-    Runtime::new(&Settings { memory_bytes, runs: 4, key_bytes: 1 << 20, cache }).unwrap()
+    Runtime::new(&Settings { memory_bytes, runs: 4, kept: 0, key_bytes: 1 << 20, cache }).unwrap()
 }
 
 fn component(runtime: &Arc<Runtime>, name: &str, tenant: &str) -> Arc<dyn Program> {
@@ -274,7 +274,7 @@ fn what_is_loaded_again_is_what_it_was_at_first_or_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tally.wasm");
     std::fs::copy(file("tally.wasm"), &path).unwrap();
-    let settings = Settings { memory_bytes: 16 << 20, runs: 1, key_bytes: 0, cache: None };
+    let settings = Settings { memory_bytes: 16 << 20, runs: 1, kept: 0, key_bytes: 0, cache: None };
     let load = |cache| {
         let runtime = Runtime::new(&Settings { cache, ..settings.clone() }).unwrap();
         Component::load(&runtime, "tally", "default", &path).unwrap().at_rest()
@@ -296,7 +296,8 @@ fn what_is_loaded_again_is_what_it_was_at_first_or_nothing() {
 fn machine_code_that_is_not_what_was_kept_is_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("code");
-    let settings = Settings { memory_bytes: 1 << 24, runs: 1, key_bytes: 0, cache: Some(cache.clone()) };
+    let settings =
+        Settings { memory_bytes: 1 << 24, runs: 1, kept: 0, key_bytes: 0, cache: Some(cache.clone()) };
     let load = || {
         Component::load(&Runtime::new(&settings).unwrap(), "tally", "default", &file("tally.wasm")).unwrap()
     };

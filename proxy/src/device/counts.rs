@@ -30,6 +30,7 @@ struct Runs {
     bytes_skipped: Counter,
     bytes_out: Counter,
     denied: Counter,
+    memories_lost: Counter,
     rows_in: Counter,
     rows_out: Counter,
 }
@@ -96,6 +97,7 @@ impl Runs {
             bytes_skipped: counter!("lighter_device_skipped_bytes_total", &labels()),
             bytes_out: counter!("lighter_device_result_bytes_total", &labels()),
             denied: counter!("lighter_device_denied_total", &labels()),
+            memories_lost: counter!("lighter_device_memories_lost_total", &labels()),
             rows_in: rows("in"),
             rows_out: rows("out"),
             ended: HashMap::new(),
@@ -114,6 +116,7 @@ impl Runs {
         self.bytes_skipped.increment(took.bytes_skipped);
         self.bytes_out.increment(took.bytes_out);
         self.denied.increment(took.denied);
+        self.memories_lost.increment(took.memories_lost);
         self.rows_in.increment(took.rows_in);
         self.rows_out.increment(took.rows_out);
     }
@@ -140,6 +143,10 @@ fn describe() {
     describe_counter!(
         "lighter_device_denied_total",
         "Datasets of other tenants that components asked for, and did not get."
+    );
+    describe_counter!(
+        "lighter_device_memories_lost_total",
+        "Memories that functions kept between their runs, and that ended with a run that broke off."
     );
     describe_counter!(
         "lighter_device_rows_total",

@@ -109,7 +109,7 @@ pub struct Asked<'a> {
 }
 
 /// Where the result of a run goes.
-pub trait Results {
+pub trait Results: Send {
     /// What the result is, as a media type. Said once, before the first bytes.
     fn begin(&mut self, media_type: &'static str);
 
@@ -191,6 +191,8 @@ pub struct Took {
     pub bytes_out: u64,
     /// Datasets of other tenants that were asked for.
     pub denied: u64,
+    /// Memories that a function kept between its runs, and that ended with this one.
+    pub memories_lost: u64,
     /// Rows looked at.
     pub rows_in: u64,
     /// Rows of the result.

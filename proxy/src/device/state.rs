@@ -41,8 +41,8 @@ pub trait Contents: Send + Sync {
     /// What is put in their place is no longer, in bytes.
     fn most_bytes(&self) -> u64;
 
-    /// All of them, and their version.
-    fn read(&self) -> (u64, Bytes);
+    /// All of them, and their version; or why they cannot be read. May wait for a run to end, as what follows may.
+    fn read(&self) -> Result<(u64, Bytes), String>;
 
     /// What has changed since that version, and their version now. None: nobody knows.
     fn changes(&self, since: u64) -> Option<(u64, Bytes)>;
@@ -126,11 +126,18 @@ pub(super) async fn answer(
     };
     let method = request.method().clone();
     let answer = match (method, what) {
-        (Method::GET, None) => give(&*contents, request.uri().query()),
-        (Method::PUT | Method::PATCH, None) => return Ok(take(&*contents, request).await),
+        (Method::GET, None) => {
+            let query = request.uri().query().map(str::to_owned);
+            aside(move || give(&*contents, query.as_deref())).await
+        }
+        (Method::PUT | Method::PATCH, None) => return Ok(take(contents, request).await),
         (Method::POST, Some(what @ ("freeze" | "thaw"))) => {
-            contents.freeze(what == "freeze");
-            done()
+            let is_frozen = what == "freeze";
+            aside(move || {
+                contents.freeze(is_frozen);
+                done()
+            })
+            .await
         }
         (_, None | Some("freeze" | "thaw")) => text(StatusCode::METHOD_NOT_ALLOWED, "no such hook\n"),
         _ => text(StatusCode::NOT_FOUND, "no such hook\n"),
@@ -138,9 +145,21 @@ pub(super) async fn answer(
     Ok(answer)
 }
 
+/// On a thread that may wait for a run to end.
+async fn aside(what: impl FnOnce() -> Response<Answer> + Send + 'static) -> Response<Answer> {
+    let failed = |error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
+    tokio::task::spawn_blocking(what).await.unwrap_or_else(failed)
+}
+
 fn give(contents: &dyn Contents, query: Option<&str>) -> Response<Answer> {
     let given = match query.map(|query| query.strip_prefix("since=").map(str::parse)) {
-        None => Some(contents.read()),
+        None => match contents.read() {
+            Ok(all) => Some(all),
+            Err(why) => {
+                tracing::warn!(why, "what a function remembers is not given");
+                return text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n");
+            }
+        },
         Some(Some(Ok(since))) => contents.changes(since),
         Some(_) => return text(StatusCode::BAD_REQUEST, "expected since=VERSION\n"),
     };
@@ -154,7 +173,7 @@ fn give(contents: &dyn Contents, query: Option<&str>) -> Response<Answer> {
     }
 }
 
-async fn take(contents: &dyn Contents, request: Request<Incoming>) -> Response<Answer> {
+async fn take(contents: Arc<dyn Contents>, request: Request<Incoming>) -> Response<Answer> {
     let most = contents.most_bytes();
     let too_much = || text(StatusCode::INSUFFICIENT_STORAGE, format!("more than {most} bytes\n"));
     if request.body().size_hint().lower() > most {
@@ -166,14 +185,15 @@ async fn take(contents: &dyn Contents, request: Request<Incoming>) -> Response<A
         Err(error) if error.is::<LengthLimitError>() => return too_much(),
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
-    match contents.replace(&bytes) {
+    let replace = move || match contents.replace(&bytes) {
         Ok(()) => done(),
         Err(NotReplaced { http, message }) => {
             let status = StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             tracing::warn!(status = http, why = message, "what a function is to remember is not taken");
             text(status, message + "\n")
         }
-    }
+    };
+    aside(replace).await
 }
 
 fn done() -> Response<Answer> {
@@ -209,8 +229,8 @@ mod tests {
             20
         }
 
-        fn read(&self) -> (u64, Bytes) {
-            (7, self.0.lock().unwrap().0.clone().into())
+        fn read(&self) -> Result<(u64, Bytes), String> {
+            Ok((7, self.0.lock().unwrap().0.clone().into()))
         }
 
         fn changes(&self, since: u64) -> Option<(u64, Bytes)> {

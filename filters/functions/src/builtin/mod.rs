@@ -276,9 +276,7 @@ impl Device for Builtins {
     fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, NotMovable> {
         match self.known(function) {
             Ok(Known::BuiltIn(_)) => Err(NotMovable::BuiltIn(function.to_owned())),
-            Ok(Known::Program(program)) => {
-                program.contents().ok_or_else(|| NotMovable::Native(function.to_owned()))
-            }
+            Ok(Known::Program(program)) => program.contents(),
             Err(_) => Err(NotMovable::Unknown(function.to_owned())),
         }
     }

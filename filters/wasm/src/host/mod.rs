@@ -7,6 +7,7 @@ use wasmtime::ResourceLimiter;
 use wasmtime::component::{Resource, ResourceTable};
 
 use crate::keys::Keys;
+use crate::pages::Scan;
 
 #[allow(unreachable_pub, reason = "what is generated passes these on")]
 mod data;
@@ -42,21 +43,41 @@ const MOST_PENDING: usize = 64 << 10;
 /// An element of a table of a component, in bytes.
 const TABLE_ELEMENT: u64 = 16;
 
-/// One run of a component.
+/// One run of a component, or those of one that keeps its memory, one after the other.
 pub(crate) struct State {
     table: ResourceTable,
     meter: Arc<Meter>,
     pub(crate) limiter: Limiter,
-    setup: Arc<Setup>,
+    /// None: nothing was asked of it yet.
+    setup: Option<Arc<Setup>>,
     tenant: Arc<str>,
     keys: Arc<Keys>,
-    out: &'static mut dyn Out,
+    out: Sink,
+    /// Who looks at the memory, while somebody does.
+    pub(crate) scan: Option<Scan>,
     /// What is asked, until the component has it.
     asked: Option<http::Asked>,
     answer: Stage,
     body: Body,
     /// What was written before the answer was said.
     pending: Vec<u8>,
+}
+
+/// Where an answer goes.
+enum Sink {
+    /// To whoever asked, as it comes.
+    Lent(&'static mut dyn Out),
+    /// Here, until the run is over.
+    Held(Answered),
+}
+
+/// An answer that was given and is still to be passed on.
+#[derive(Debug, Default)]
+pub(crate) struct Answered {
+    /// Its status and what it is, if it has been said.
+    pub(crate) head: Option<(u16, String)>,
+    /// Its bytes.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// How far the answer is.
@@ -84,18 +105,66 @@ enum Body {
 impl State {
     pub(crate) fn new(call: &Call<'_>, tenant: Arc<str>, keys: Arc<Keys>, out: &'static mut dyn Out) -> Self {
         State {
+            setup: Some(call.setup.clone()),
+            out: Sink::Lent(out),
+            asked: Some(http::Asked::of(call.request)),
+            ..State::unasked(call.meter.clone(), tenant, keys)
+        }
+    }
+
+    /// Of a component that keeps its memory. Nothing is asked of it yet.
+    pub(crate) fn unasked(meter: Arc<Meter>, tenant: Arc<str>, keys: Arc<Keys>) -> Self {
+        State {
             table: ResourceTable::new(),
-            meter: call.meter.clone(),
-            limiter: Limiter(call.meter.clone()),
-            setup: call.setup.clone(),
+            limiter: Limiter { meter: meter.clone(), held: 0 },
+            meter,
+            setup: None,
             tenant,
             keys,
-            out,
-            asked: Some(http::Asked::of(call.request)),
+            out: Sink::Held(Answered::default()),
+            scan: None,
+            asked: None,
             answer: Stage::Open,
             body: Body::None,
             pending: Vec::new(),
         }
+    }
+
+    /// The next call of a component that keeps its memory, which counts as the call's from now on.
+    pub(crate) fn ask(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        self.counted_by(call.meter)?;
+        self.setup = Some(call.setup.clone());
+        self.out = Sink::Held(Answered::default());
+        self.asked = Some(http::Asked::of(call.request));
+        (self.answer, self.body) = (Stage::Open, Body::None);
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// From now on what the instance takes is told to this meter.
+    pub(crate) fn counted_by(&mut self, meter: &Arc<Meter>) -> Result<(), Fault> {
+        meter.hold(self.limiter.held)?;
+        self.meter = meter.clone();
+        self.limiter.meter = meter.clone();
+        Ok(())
+    }
+
+    /// By what its time is counted.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// What it answered, where that was to be held here.
+    pub(crate) fn answered(&mut self) -> Answered {
+        match &mut self.out {
+            Sink::Held(answered) => std::mem::take(answered),
+            Sink::Lent(_) => Answered::default(),
+        }
+    }
+
+    /// Whether it has let go of all that it was given and that it opened.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// What the component is called with.
@@ -134,7 +203,10 @@ impl State {
 
     /// Says what answer it is, and what was written before.
     fn say(&mut self, status: u16, media_type: String) -> wasmtime::Result<()> {
-        self.out.answer(status, media_type);
+        match &mut self.out {
+            Sink::Lent(out) => out.answer(status, media_type),
+            Sink::Held(answered) => answered.head = Some((status, media_type)),
+        }
         self.answer = Stage::Said;
         let pending = std::mem::take(&mut self.pending);
         self.meter.release(pending.len() as u64);
@@ -158,26 +230,48 @@ impl State {
         }
         self.meter.check()?;
         self.meter.bytes_out(bytes.len() as u64)?;
-        self.out.write(bytes, self.meter.until()).map_err(|stop| {
-            let gone = || Fault::new(Status::NotDone, "whoever asked has left");
-            if stop == Stop::Gone { gone() } else { self.meter.late() }
-        })?;
-        Ok(())
+        let out = match &mut self.out {
+            Sink::Lent(out) => out,
+            Sink::Held(answered) => {
+                self.meter.hold(bytes.len() as u64)?;
+                answered.bytes.extend(bytes);
+                return Ok(());
+            }
+        };
+        Ok(out.write(bytes, self.meter.until()).map_err(|stop| stopped(stop, &self.meter))?)
+    }
+}
+
+/// Why an answer was not taken.
+pub(crate) fn stopped(stop: Stop, meter: &Meter) -> Fault {
+    match stop {
+        Stop::Gone => Fault::new(Status::NotDone, "whoever asked has left"),
+        Stop::Late => meter.late(),
     }
 }
 
 /// Counts what an instance takes.
-pub(crate) struct Limiter(Arc<Meter>);
+pub(crate) struct Limiter {
+    meter: Arc<Meter>,
+    /// All of it, in bytes.
+    held: u64,
+}
+
+impl Limiter {
+    fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
+        self.meter.hold(bytes)?;
+        self.held += bytes;
+        Ok(true)
+    }
+}
 
 /// Memory beyond the limit ends the run with a status that says so, rather than with whatever a component makes of it.
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        self.0.hold(desired.saturating_sub(current) as u64)?;
-        Ok(true)
+        self.grow(desired.saturating_sub(current) as u64)
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        self.0.hold((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT))?;
-        Ok(true)
+        self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT))
     }
 }
