@@ -23,6 +23,10 @@ pub fn tests() -> Vec<Trial> {
         test_where("functions::what_one_remembers_moves_between_unlike_devices_and_no_request_fails", || {
             with_runtime(|| one_at_a_time(moves))
         }),
+        test_where(
+            "functions::a_memory_that_is_kept_moves_between_unlike_devices_and_no_request_fails",
+            || with_runtime(|| one_at_a_time(keeps)),
+        ),
         test_where("functions::what_cannot_be_moved_is_refused_with_the_reason", || with_runtime(refused)),
         test_where("functions::callers_neither_read_nor_write_what_moves", || with_runtime(barred)),
     ]
@@ -38,18 +42,54 @@ fn with_runtime(test: fn()) -> Result<(), String> {
 
 fn moves() {
     let moves = if full() { 100 } else { 3 };
+    moved(moves, (&component("registers"), "fresh"), 0);
+}
+
+/// The same registers in the function's own memory, which is more than is copied in one short round.
+fn keeps() {
+    let moves = if full() { 100 } else { 2 };
+    let room = 600_000;
+    let (world, places) = moved(moves, (&component("ledger"), "kept"), room);
+    for story in stories(&world) {
+        let copies = story["copies"].as_array().unwrap();
+        let bytes = |at: usize| copies[at]["bytes"].as_u64().unwrap();
+        assert!(copies.len() >= 3 && bytes(0) >= room, "{story}");
+        for (at, copy) in copies.iter().enumerate().skip(1) {
+            assert!(
+                copy["changes"] == true && bytes(at) < bytes(0),
+                "what has not changed goes once: {story}"
+            );
+        }
+    }
+    let lost = |place: &Place| place.sidecar.metrics().sum("lighter_device_memories_lost_total", &[]);
+    assert!(places.iter().all(|place| lost(place) == 0.0));
+    // A call that breaks off takes the memory away, and that is no secret.
+    let last = &places[moves % places.len()];
+    let why = ask(&mut Peer::connect(last.door), "kept-1?put=8&break=1").unwrap_err();
+    assert!(why.contains("what it kept in its memory is lost"), "{why}");
+    wait_until("it is counted", || lost(last) == 1.0);
+    assert_eq!(held(&mut Peer::connect(last.door), "kept-1"), 0);
+}
+
+/// Moves what this component remembers, so many times, while it is used.
+fn moved(moves: usize, (file, memory): (&Path, &str), room: u64) -> (World, [Place; 3]) {
     let world = World::new();
     world.apply(&shop("registers", SLOW));
+    let start = |name, class, more, limits| {
+        Place::with(&world, name, class, ("registers", file, memory), more, limits)
+    };
     // No two are alike in what they are, how fast they read, and what they let a run take.
     let places = [
-        Place::start(&world, "a", "csd", "mediaBytesPerSecond: 1000000, LIMITS", "memoryBytes: 4194304"),
-        Place::start(&world, "b", "dpu", "priority: low, LIMITS", "memoryBytes: 8388608, deadline: 30s"),
-        Place::start(&world, "host", "host", "LIMITS", "memoryBytes: 67108864, keyBytes: 67108864"),
+        start("a", "csd", "mediaBytesPerSecond: 1000000, LIMITS", "memoryBytes: 4194304"),
+        start("b", "dpu", "priority: low, LIMITS", "memoryBytes: 8388608, deadline: 30s"),
+        start("host", "host", "LIMITS", "memoryBytes: 67108864, keyBytes: 67108864"),
     ];
     let (web, door) = caller(&world);
     let mut peer = Peer::connect(door);
     for number in 0..KEPT {
-        assert_eq!(put(&mut peer, &format!("kept-{number}"), number + 1), 0);
+        let more = if number == 0 && room > 0 { format!("&room={room}") } else { String::new() };
+        let asked = format!("kept-{number}?put={}{more}", number + 1);
+        assert_eq!(ask(&mut peer, &asked).unwrap().1, 0);
     }
     let load = Load::start(door);
     load.more_of("a", 200);
@@ -108,19 +148,42 @@ fn moves() {
         blackouts[blackouts.len() / 2],
         blackouts[blackouts.len() - 1]
     );
+    (world, places)
+}
+
+/// The component with one more module, whose function changes its table, and an instance of that.
+fn with_a_table(component: Vec<u8>) -> Vec<u8> {
+    let module = [
+        &b"\0asm\x01\0\0\0"[..],
+        &[1, 4, 1, 0x60, 0, 0],
+        &[3, 2, 1, 0],
+        &[4, 4, 1, 0x70, 0, 1],
+        &[10, 10, 1, 8, 0, 0x41, 0, 0xd0, 0x70, 0x26, 0, 0x0b],
+    ]
+    .concat();
+    // Behind the head each section says what it is and how long. Modules are counted from 0.
+    let (mut rest, mut modules) = (&component[8..], 0);
+    while let Some((id, behind)) = rest.split_first() {
+        let digits = behind.iter().take_while(|byte| **byte >= 0x80).count() + 1;
+        let length =
+            behind[..digits].iter().rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7f));
+        modules += u8::from(*id == 1);
+        rest = &behind[digits + length..];
+    }
+    [&component[..], &[1, module.len() as u8], &module, &[2, 4, 1, 0, modules, 0]].concat()
 }
 
 fn refused() {
     let world = World::new();
     world.apply(&shop("registers", SLOW));
-    // A section that says nothing makes another program of it.
-    let other = [std::fs::read(component()).unwrap(), vec![0, 2, 1, b'x']].concat();
+    // One more module makes another program of it, of whose memory nobody can read all that lasts.
+    let other = with_a_table(std::fs::read(component("registers")).unwrap());
     std::fs::write(world.path("other.wasm"), other).unwrap();
     let native = ", activation: planned, memoryBytes: 268435456, natives: [{name: served, exec: [sleep, '60'], memoryBytes: 1048576}]";
     let a = Place::start(&world, "a", "csd", &format!("LIMITS{native}"), "memoryBytes: 4194304");
     let twin = Place::start(&world, "twin", "gpu", "LIMITS", "memoryBytes: 4194304");
-    let b = Place::with(&world, "b", "dpu", ("registers", &world.path("other.wasm")), "LIMITS", "");
-    let c = Place::with(&world, "c", "host", ("others", &component()), "LIMITS", "");
+    let b = Place::with(&world, "b", "dpu", ("registers", &world.path("other.wasm"), "fresh"), "LIMITS", "");
+    let c = Place::with(&world, "c", "host", ("registers", &world.path("other.wasm"), "kept"), "LIMITS", "");
     let (_web, door) = caller(&world);
     let mut peer = Peer::connect(door);
     put(&mut peer, "x", 7);
@@ -135,7 +198,9 @@ fn refused() {
         assert!(a.serves() && !to.serves());
     };
     refuses(&b, "`registers` is another program at");
-    refuses(&c, "the device has no function `registers`");
+    refuses(&c, "`registers` keeps its memory, and the component changes a table (`table.set`)");
+    world.apply(&shop("nobodys", SLOW));
+    refuses(&twin, "the device has no function `nobodys`");
     world.apply(&shop("scan", SLOW));
     refuses(&twin, "`scan` is built in, and remembers nothing");
     world.apply(&shop("served", SLOW));
@@ -206,15 +271,15 @@ struct Place {
 
 impl Place {
     fn start(world: &World, name: &'static str, class: &str, more: &str, limits: &str) -> Self {
-        Self::with(world, name, class, ("registers", &component()), more, limits)
+        Self::with(world, name, class, ("registers", &component("registers"), "fresh"), more, limits)
     }
 
-    /// One with this component. `LIMITS` in `more` stands for its limits, to which `limits` are added.
+    /// One with this component, whose memory is `fresh` or `kept`. `LIMITS` in `more` stands for its limits, to which `limits` are added.
     fn with(
         world: &World,
         name: &'static str,
         class: &str,
-        (function, file): (&str, &Path),
+        (function, file, memory): (&str, &Path, &str),
         more: &str,
         limits: &str,
     ) -> Self {
@@ -228,7 +293,8 @@ impl Place {
         let own = format!(
             "service: shop\nlink: '{}'\n{PATIENT}inbound: [{{listen: '{door}', app: '{listens}', port: 80}}]\n\
              device: {{class: {class}, listen: '{listens}', componentCache: {cache}, datasets: [{{name: where, version: '1', \
-             path: {name}.jsonl, format: jsonl, tenant: keeper}}], components: [{{name: {function}, path: '{}', tenant: keeper}}], \
+             path: {name}.jsonl, format: jsonl, tenant: keeper}}], components: [{{name: {function}, path: '{}', tenant: keeper, \
+             memory: {memory}}}], \
              {more}}}\n",
             free_address(),
             file.display()
@@ -253,9 +319,9 @@ impl Place {
     }
 }
 
-fn component() -> std::path::PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/functions/registers.wasm");
-    path.canonicalize().unwrap()
+fn component(name: &str) -> std::path::PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/functions");
+    folder.join(format!("{name}.wasm")).canonicalize().unwrap()
 }
 
 fn caller(world: &World) -> (Sidecar, SocketAddr) {
