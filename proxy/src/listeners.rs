@@ -157,9 +157,12 @@ fn heard(mut datagram: &[u8], sequence: u32, address: SocketAddr, found: &mut Ve
             return Err(io::ErrorKind::Interrupted.into());
         }
         match kind.map(i32::from) {
-            Some(libc::NLMSG_DONE) => return Ok(true),
-            Some(libc::NLMSG_ERROR) => {
+            // What breaks off amid a listing is said at its end.
+            Some(end @ (libc::NLMSG_DONE | libc::NLMSG_ERROR)) => {
                 let errno = u32_at(body, 0).ok_or_else(short)?.cast_signed();
+                if end == libc::NLMSG_DONE && errno >= 0 {
+                    return Ok(true);
+                }
                 return Err(io::Error::from_raw_os_error(errno.saturating_neg()));
             }
             _ => found.extend(told(body, address)),
@@ -261,9 +264,11 @@ mod tests {
         assert!(!heard(&all, 1, address, &mut found).unwrap());
         assert_eq!(found, [70, 74]);
         assert!(heard(&message(libc::NLMSG_DONE as u16, 1, &[0; 4]), 1, address, &mut found).unwrap());
-        let refused = message(libc::NLMSG_ERROR as u16, 1, &(-libc::ENOENT).to_ne_bytes());
-        let error = heard(&refused, 1, address, &mut found).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        for kind in [libc::NLMSG_ERROR, libc::NLMSG_DONE] {
+            let refused = message(kind as u16, 1, &(-libc::ENOENT).to_ne_bytes());
+            let error = heard(&refused, 1, address, &mut found).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        }
         // Of what is cut short nothing is taken for the whole.
         assert!(heard(&all[..HEAD + 20], 1, address, &mut found).is_err());
         let mut torn = message(libc::NLMSG_DONE as u16, 1, &[0; 4]);
