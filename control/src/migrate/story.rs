@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::Migration;
 use lighter_migrate::{
-    Cause, Cell, Class, Copy, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Rules,
+    Cause, Cell, Class, Copy, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Role, Rules,
     Source, Why,
 };
 use serde::{Deserialize, Serialize};
@@ -300,8 +300,16 @@ impl Story {
                 }
             }
             Record::Aborting(cause) => self.because = Some(self.explain(cause)),
+            Record::Vouched(Role::New) if self.has_begun() => {
+                self.because = Some(format!("`{}` was gone after it had begun to serve", self.to));
+            }
             _ => {}
         }
+    }
+
+    /// Whether the new instance was told to serve.
+    fn has_begun(&self) -> bool {
+        self.class != Class::Stateless && self.phases().any(|(phase, _)| phase == Phase::Activate)
     }
 
     fn explain(&self, cause: Cause) -> String {

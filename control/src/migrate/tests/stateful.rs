@@ -186,6 +186,8 @@ fn where_the_new_place_is_gone_that_has_begun_nobody_waits_for_what_it_left() {
     mesh.until("it is over", |mesh| mesh.over.is_some());
     let took = Duration::from_millis(20) * u32::try_from(mesh.round - began).unwrap();
     assert!(took < asked().drain / 2, "{took:?}");
+    let because = mesh.over.as_ref().and_then(|story| story.because.clone()).unwrap();
+    assert!(because.contains("was gone after it had begun to serve"), "{because}");
     mesh.until("a serves", |mesh| mesh.serves(0) && mesh.listed() == ["10.0.0.97:80"]);
     assert_eq!((mesh.sidecars[0].memory, mesh.moved.losses), (0, 1));
 }
