@@ -267,11 +267,60 @@ impl Limiter {
 
 /// Memory beyond the limit ends the run with a status that says so, rather than with whatever a component makes of it.
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        most: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if is_above(desired, most) {
+            return Ok(false);
+        }
         self.grow(desired.saturating_sub(current) as u64)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(Fault::new(Status::NotEnoughMemory, format!("its memory does not grow: {error:#}")).into())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        most: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if is_above(desired, most) {
+            return Ok(false);
+        }
         self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT))
+    }
+}
+
+/// Whether that is more than a component says itself that there is ever: then it is told that it has failed, and nothing is held.
+fn is_above(desired: usize, most: Option<usize>) -> bool {
+    most.is_some_and(|most| desired > most)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_grow_is_not_held() {
+        let meter = Meter::unasked(1000, Duration::from_secs(60));
+        let mut limiter = Limiter { meter, held: 0 };
+        for _ in 0..10 {
+            assert!(!limiter.memory_growing(0, 200, Some(199)).unwrap());
+            assert!(!limiter.table_growing(0, 20, Some(19)).unwrap());
+        }
+        assert_eq!(limiter.held, 0);
+        assert!(limiter.table_growing(0, 20, Some(20)).unwrap());
+        assert!(limiter.memory_growing(0, 680, Some(680)).unwrap());
+        assert_eq!(limiter.held, 1000);
+        // What the machine does not give ends the run, which is never asked again: nothing is held for it in vain.
+        let failed = limiter.memory_grow_failed(wasmtime::Error::msg("no room")).unwrap_err();
+        assert_eq!(failed.downcast_ref::<Fault>().unwrap().status, Status::NotEnoughMemory);
     }
 }
