@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lighter_config::name::ServiceName;
+use lighter_functions::memory::KEPT;
 
 use crate::registry::{Presence, Remembering};
 use crate::state::State;
@@ -31,7 +32,13 @@ pub(super) fn why_not(function: &str, places: [(&str, &Presence); 2]) -> Option<
     }
     match &digests[..] {
         [(from, had), (to, has)] if had != has => {
-            let begin = |digest: &str| digest.chars().take(SHOWN).collect::<String>();
+            if program(had) == program(has) {
+                let (kept, not) = if had.starts_with(KEPT) { (from, to) } else { (to, from) };
+                return Some(format!(
+                    "not_movable: `{function}` keeps its memory at `{kept}` (`memory: kept`), and not at `{not}`"
+                ));
+            }
+            let begin = |digest: &str| program(digest).chars().take(SHOWN).collect::<String>();
             Some(format!(
                 "not_movable: `{function}` is another program at `{to}` ({}…) than at `{from}` ({}…)",
                 begin(has),
@@ -40,6 +47,11 @@ pub(super) fn why_not(function: &str, places: [(&str, &Presence); 2]) -> Option<
         }
         _ => None,
     }
+}
+
+/// What is told of a program, without how it has its memory.
+fn program(digest: &str) -> &str {
+    digest.strip_prefix(KEPT).unwrap_or(digest)
 }
 
 /// So much of a digest tells one from another.
@@ -64,6 +76,16 @@ mod tests {
         let one = Some(("keep", "0123456789abcdef", ""));
         assert_eq!(why(one, one), None);
         let other = why(one, Some(("keep", "fedcba9876543210", ""))).unwrap();
+        assert_eq!(
+            other,
+            "not_movable: `keep` is another program at `b` (fedcba987654…) than at `a` (0123456789ab…)"
+        );
+        let kept = Some(("keep", "kept:0123456789abcdef", ""));
+        assert_eq!(why(kept, kept), None);
+        let (there, gone) = (why(one, kept).unwrap(), why(kept, one).unwrap());
+        assert_eq!(there, "not_movable: `keep` keeps its memory at `b` (`memory: kept`), and not at `a`");
+        assert_eq!(gone, "not_movable: `keep` keeps its memory at `a` (`memory: kept`), and not at `b`");
+        let other = why(kept, Some(("keep", "kept:fedcba9876543210", ""))).unwrap();
         assert_eq!(
             other,
             "not_movable: `keep` is another program at `b` (fedcba987654…) than at `a` (0123456789ab…)"

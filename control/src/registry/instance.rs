@@ -48,7 +48,7 @@ pub struct Instance {
 pub struct Remembering {
     /// The function.
     pub function: String,
-    /// SHA-256 of its program, in hexadecimal. Empty: what it remembers cannot be moved.
+    /// SHA-256 of its program, in hexadecimal, behind `kept:` where it keeps its memory. Empty: what it remembers cannot be moved.
     pub digest: String,
     /// Why not.
     pub not_movable: String,

@@ -22,6 +22,8 @@
 
 use crate::contents::{Entries, NotReplaced, Rest};
 
+/// The digest of a program that keeps its memory is told behind this: what another one of it remembers is something else.
+pub const KEPT: &str = "kept:";
 /// In such parts a memory is compared and moves, in bytes.
 pub const BLOCK: usize = 4096;
 /// The unit of a memory's size, in bytes.
