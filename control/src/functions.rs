@@ -181,13 +181,13 @@ impl Contents for Remembered {
         Ok((version, bytes.into()))
     }
 
-    fn changes(&self, since: u64) -> Option<(u64, Bytes)> {
-        let At { version, bytes } = self.0.changes(since)?;
-        Some((version, bytes.into()))
+    fn changes(&self, since: u64) -> Result<Option<(u64, Bytes)>, String> {
+        let changes = self.0.changes(since).map_err(|why| why.to_string())?;
+        Ok(changes.map(|At { version, bytes }| (version, bytes.into())))
     }
 
-    fn replace(&self, with: &[u8]) -> Result<(), device::NotReplaced> {
-        self.0.replace(with).map_err(|why| device::NotReplaced {
+    fn replace(&self, with: &[u8], gone: &dyn Fn() -> bool) -> Result<(), device::NotReplaced> {
+        self.0.replace(with, gone).map_err(|why| device::NotReplaced {
             http: match &why {
                 NotReplaced::Malformed(_) => 400,
                 NotReplaced::OtherProgram { .. } => 409,
@@ -198,8 +198,12 @@ impl Contents for Remembered {
         })
     }
 
-    fn freeze(&self, is_frozen: bool) {
-        self.0.freeze(is_frozen);
+    fn freeze(&self, is_frozen: bool, gone: &dyn Fn() -> bool) {
+        self.0.freeze(is_frozen, gone);
+    }
+
+    fn lost(&self) -> u64 {
+        self.0.lost()
     }
 }
 

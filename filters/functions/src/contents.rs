@@ -17,7 +17,8 @@
 
 /// What moves with a Service: the keys and values that a function has at its device, and its memory where it keeps that.
 pub trait Contents: Send + Sync {
-    /// SHA-256 of the function's program, in hexadecimal. Only the same one knows what its keys mean.
+    /// SHA-256 of the function's program, in hexadecimal, behind [`KEPT`](crate::memory::KEPT) where it keeps its memory. Only the
+    /// same one knows what its keys mean.
     fn digest(&self) -> &str;
 
     /// What [`Contents::replace`] takes is no longer, in bytes.
@@ -27,13 +28,20 @@ pub trait Contents: Send + Sync {
     fn read(&self) -> Result<At, NotGiven>;
 
     /// What has changed since that version. None: nobody knows any more, or never did.
-    fn changes(&self, since: u64) -> Option<At>;
+    fn changes(&self, since: u64) -> Result<Option<At>, NotGiven>;
 
-    /// Puts these in the place of all that there are, or what has changed into them. Either all of that is done or nothing.
-    fn replace(&self, with: &[u8]) -> Result<(), NotReplaced>;
+    /// Puts these in the place of all that there are, or what has changed into them. Either all of that is done or nothing. `gone`
+    /// tells whether whoever asked has left: what waited for a run until then is not done.
+    fn replace(&self, with: &[u8], gone: &dyn Fn() -> bool) -> Result<(), NotReplaced>;
 
-    /// From now on nothing but [`Contents::replace`] changes them: a run that would ends. Or that ends.
-    fn freeze(&self, is_frozen: bool);
+    /// From now on nothing but [`Contents::replace`] changes them: a run that would ends. Or that ends, though whoever asked may have
+    /// left.
+    fn freeze(&self, is_frozen: bool, gone: &dyn Fn() -> bool);
+
+    /// How many memories have ended while they were given or replaced, since this was asked last.
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
 /// Keys and values in their form.
@@ -50,7 +58,7 @@ pub struct At {
 #[error("its memory cannot be read: {0}")]
 pub struct NotGiven(pub String);
 
-/// Why keys and values are not taken. Nothing has changed then.
+/// Why keys and values are not taken. Nothing has changed then, but where a memory is said to be lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReplaced {
     /// They are not in their form.
@@ -73,7 +81,7 @@ pub enum NotReplaced {
     /// The memory is larger than a run may have here.
     #[error("a memory of {0} bytes, where a run may hold {1} (`limits.memoryBytes`)")]
     Memory(u64, u64),
-    /// There is no instance to which they could be given.
+    /// There is no instance to which they could be given, or it broke off.
     #[error("the function cannot take them: {0}")]
     Failed(String),
 }

@@ -93,12 +93,19 @@ pub struct Limits {
     pub rows_out: u64,
     /// Most bytes of its result.
     pub bytes_out: u64,
-    /// Longest time from its start to its end, however slowly its result is read.
+    /// Longest time from its start to its end, however slowly its result is read. One that has to wait for others before it starts
+    /// waits no longer either.
     #[serde(skip)]
     pub deadline: Duration,
 }
 
 impl Limits {
+    /// When a run that starts now has to have ended.
+    pub(crate) fn until(&self, now: Instant) -> Instant {
+        // A time that cannot be told never comes.
+        now.checked_add(self.deadline).unwrap_or(now + Duration::from_secs(u32::MAX.into()))
+    }
+
     /// The lower of both, each by itself.
     pub(crate) fn within(self, other: &Limits) -> Limits {
         Limits {

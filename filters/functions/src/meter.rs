@@ -1,7 +1,7 @@
 //! What a run takes, and whether it may go on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::device::{Limits, Usage, Watch};
@@ -17,6 +17,8 @@ const NAP: Duration = Duration::from_millis(10);
 pub struct Meter {
     limits: Limits,
     until: Instant,
+    /// The same of one that waited before it began.
+    anew: OnceLock<Instant>,
     gone: Watch,
     media: Option<Arc<Media>>,
     held: AtomicU64,
@@ -33,12 +35,11 @@ pub struct Meter {
 
 impl Meter {
     pub(crate) fn new(limits: Limits, media: Option<Arc<Media>>, gone: Watch, now: Instant) -> Arc<Self> {
-        // A time that cannot be told never comes.
-        let until = now.checked_add(limits.deadline).unwrap_or(now + Duration::from_secs(u32::MAX.into()));
         let zero = AtomicU64::default;
         Arc::new(Meter {
             limits,
-            until,
+            until: limits.until(now),
+            anew: OnceLock::new(),
             gone,
             media,
             held: zero(),
@@ -64,9 +65,14 @@ impl Meter {
         self.stays.store(stays, Relaxed);
     }
 
+    /// The run begins only now: what it waited is no part of its time. Said once.
+    pub fn begin(&self) {
+        let _ = self.anew.set(self.limits.until(Instant::now()));
+    }
+
     /// When the run has to have ended.
     pub fn until(&self) -> Instant {
-        self.until
+        self.anew.get().copied().unwrap_or(self.until)
     }
 
     /// Whether the run may go on.
@@ -74,7 +80,7 @@ impl Meter {
         if !self.stays.load(Relaxed) && (self.gone)() {
             return Err(Fault::new(Status::NotDone, "whoever asked has left"));
         }
-        if Instant::now() >= self.until {
+        if Instant::now() >= self.until() {
             return Err(self.late());
         }
         Ok(())

@@ -30,7 +30,7 @@ pub struct Component {
     /// What was compiled to see what it is, until it is loaded.
     first: Mutex<Option<Compiled>>,
     /// It keeps its memory, and is always compiled.
-    kept: Option<Arc<Kept>>,
+    pub(crate) kept: Option<Arc<Kept>>,
     runtime: Arc<Runtime>,
 }
 
@@ -185,11 +185,11 @@ impl Contents for OfTenant {
         Ok(self.keys.read(&self.tenant, self.sum))
     }
 
-    fn changes(&self, since: u64) -> Option<At> {
-        self.keys.changes(&self.tenant, self.sum, since)
+    fn changes(&self, since: u64) -> Result<Option<At>, NotGiven> {
+        Ok(self.keys.changes(&self.tenant, self.sum, since))
     }
 
-    fn replace(&self, with: &[u8]) -> Result<(), NotReplaced> {
+    fn replace(&self, with: &[u8], _: &dyn Fn() -> bool) -> Result<(), NotReplaced> {
         let entries = Entries::parse(with)?;
         if entries.digest != self.sum {
             let (theirs, ours) = (digits(&entries.digest), self.digest.clone());
@@ -198,7 +198,7 @@ impl Contents for OfTenant {
         self.keys.replace(&self.tenant, &entries)
     }
 
-    fn freeze(&self, is_frozen: bool) {
+    fn freeze(&self, is_frozen: bool, _: &dyn Fn() -> bool) {
         self.keys.freeze(&self.tenant, is_frozen);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lighter_functions::memory::PAGE;
+use lighter_functions::memory::{KEPT, PAGE};
 use lighter_functions::{
     At, Call, Code, Contents, Entries, Fault, Memory, Meter, NotGiven, NotReplaced, Out, Status,
 };
@@ -20,11 +20,15 @@ use crate::movable::Hidden;
 pub(crate) struct Kept {
     compiled: Compiled,
     digest: String,
+    /// The same, as it is told.
+    told: String,
     sum: [u8; 32],
     /// How many globals move with its memory, or why it does not.
     door: Result<usize, Hidden>,
     /// Most memory of it, in bytes.
     most: AtomicU64,
+    /// Instances that broke off while the host did something with them, and that nobody has been told of.
+    lost: AtomicU64,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -60,10 +64,12 @@ impl Kept {
         let held = Held { live: None, is_frozen: false, version };
         Kept {
             compiled,
+            told: format!("{KEPT}{}", digits(&sum)),
             digest: digits(&sum),
             sum,
             door,
             most: most.into(),
+            lost: AtomicU64::new(0),
             queue: Mutex::new(Queue {
                 held: Some(held),
                 hosts: VecDeque::new(),
@@ -84,14 +90,23 @@ impl Kept {
         self.door.as_ref().err()
     }
 
-    /// Waits until nobody has it. A call waits behind others, as long as it may; what is no call goes before them.
-    fn turn(&self, call: Option<&Meter>) -> Result<Turn<'_>, Fault> {
+    /// Waits until nobody has it, as long as `waits` lets it: a call behind others, and what is no call behind what is none.
+    fn turn(&self, is_call: bool, waits: impl Fn() -> Result<(), Fault>) -> Result<Turn<'_>, Fault> {
         let mut queue = self.queue();
         let own = queue.next;
         queue.next += 1;
-        let line = if call.is_some() { &mut queue.calls } else { &mut queue.hosts };
+        let line = if is_call { &mut queue.calls } else { &mut queue.hosts };
         line.push_back(own);
         loop {
+            drop(queue);
+            // Looked at last before it has its turn, and while nobody waits for this.
+            let may = waits();
+            queue = self.queue();
+            if let Err(fault) = may {
+                queue.leave(own);
+                self.changed.notify_all();
+                return Err(fault);
+            }
             if queue.hosts.front().or(queue.calls.front()) == Some(&own)
                 && let Some(held) = queue.held.take()
             {
@@ -99,10 +114,6 @@ impl Kept {
                 return Ok(Turn { kept: self, held: Some(held) });
             }
             queue = self.changed.wait_timeout(queue, NAP).unwrap_or_else(PoisonError::into_inner).0;
-            if let Some(Err(fault)) = call.map(Meter::check) {
-                queue.leave(own);
-                return Err(fault);
-            }
         }
     }
 
@@ -121,11 +132,13 @@ impl Kept {
     }
 
     fn answer(&self, call: &Call<'_>) -> Result<Answered, Fault> {
-        let mut held = self.turn(Some(call.meter))?;
+        let mut held = self.turn(true, || call.meter.check())?;
         if held.is_frozen {
             let why = "what the function keeps in its memory moves to another device, or has";
             return Err(Fault::new(Status::DeviceNotAvailable, why));
         }
+        // One that waited for others for long would break off, and take away what they have there.
+        call.meter.begin();
         let mut live = match held.live.take() {
             Some(live) => live,
             None => self.begin(call.meter)?,
@@ -148,8 +161,9 @@ impl Kept {
     }
 
     /// What has changed since a version, or all. None: that is not known.
-    fn give(&self, since: Option<u64>) -> Result<Option<At>, Fault> {
-        let mut held = self.turn(None)?;
+    fn give(&self, since: Option<u64>, meter: &Arc<Meter>) -> Result<Option<At>, NotGiven> {
+        let not_given = |fault: Fault| NotGiven(fault.to_string());
+        let mut held = self.turn(false, || Ok(())).map_err(not_given)?;
         let (since, of_keys) = match since {
             None => (None, None),
             Some(since) => match held.live.as_ref().and_then(|live| live.given(since)) {
@@ -165,17 +179,27 @@ impl Kept {
                 Some(keys) => keys,
             },
         };
-        let meter = self.unasked();
+        // A call that goes before may take long.
+        meter.begin();
+        let _running = runtime.ticker.running();
         let mut live = match held.live.take() {
             Some(live) => live,
-            None => self.begin(&meter)?,
+            None => self.begin(meter).map_err(not_given)?,
         };
         let version = held.version + 1;
-        let bytes = self.told(&mut live, &meter, since, version, &keys)?;
-        live.gave(version, keys.version);
-        held.live = Some(live);
-        held.version = version;
-        Ok(Some(At { version, bytes }))
+        match self.told(&mut live, meter, since, version, &keys) {
+            Ok(bytes) => {
+                live.gave(version, keys.version);
+                held.live = Some(live);
+                held.version = version;
+                Ok(Some(At { version, bytes }))
+            }
+            Err(Failed::Whole(why)) => {
+                held.live = Some(live);
+                Err(NotGiven(why))
+            }
+            Err(Failed::Broken(error)) => Err(NotGiven(self.lose(&error))),
+        }
     }
 
     fn told(
@@ -185,21 +209,23 @@ impl Kept {
         since: Option<u64>,
         now: u64,
         keys: &At,
-    ) -> Result<Vec<u8>, Fault> {
-        let failed = |error: wasmtime::Error| Fault::new(Status::FatalError, format!("{error:#}"));
-        live.counted_by(meter)?;
-        let (pages, globals) = live.globals().map_err(failed)?;
-        let keys = Entries::parse(&keys.bytes);
-        let keys = keys.map_err(|why| Fault::new(Status::FatalError, why.to_string()))?;
+    ) -> Result<Vec<u8>, Failed<String>> {
+        let keys = Entries::parse(&keys.bytes).map_err(|why| Failed::Whole(why.to_string()))?;
+        live.counted_by(meter).map_err(|fault| Failed::Whole(fault.to_string()))?;
+        let (pages, globals) = live.globals().map_err(Failed::Broken)?;
         let told = live.look(since, now, |scan| {
             let (are_changes, blocks) = (since.is_some(), scan.given());
             Memory { are_changes, digest: self.sum, pages, globals, blocks, keys }.write()
         });
-        told.map_err(failed)
+        told.map_err(Failed::Broken)
     }
 
-    fn take(&self, memory: &Memory<'_>) -> Result<(), NotReplaced> {
-        let failed = |why: String| NotReplaced::Failed(why);
+    fn take(
+        &self,
+        memory: &Memory<'_>,
+        meter: &Arc<Meter>,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<(), NotReplaced> {
         let (bytes, most) = (u64::from(memory.pages) * PAGE as u64, self.most.load(Relaxed));
         if bytes > most {
             return Err(NotReplaced::Memory(bytes, most));
@@ -207,13 +233,15 @@ impl Kept {
         if self.door.as_ref().ok() != Some(&memory.globals.len()) {
             return Err(NotReplaced::Malformed("it has other globals"));
         }
-        let mut held = self.turn(None).map_err(|fault| failed(fault.to_string()))?;
+        let mut held = self.turn(false, || waited_for(gone)).map_err(not_taken)?;
         let Compiled { tenant, runtime, .. } = &self.compiled;
-        let meter = self.unasked();
-        let fill = |live: &mut Live| live.fill(memory).map_err(|error| failed(format!("{error:#}")));
+        // A call that goes before may take long.
+        meter.begin();
+        let _running = runtime.ticker.running();
         if !memory.are_changes {
-            let mut live = self.begin(&meter).map_err(|fault| failed(fault.to_string()))?;
-            fill(&mut live)?;
+            let mut live = self.begin(meter).map_err(not_taken)?;
+            let filled = live.grow(memory.pages).and_then(|()| live.fill(memory));
+            filled.map_err(|error| NotReplaced::Failed(format!("{error:#}")))?;
             runtime.keys.replace(tenant, &memory.keys)?;
             held.live = Some(live);
             return Ok(());
@@ -221,16 +249,63 @@ impl Kept {
         let Some(mut live) = held.live.take() else {
             return Err(NotReplaced::Malformed("what has changed, where there is nothing"));
         };
-        if let Err(why) = runtime.keys.replace(tenant, &memory.keys) {
-            held.live = Some(live);
-            return Err(why);
+        match self.patch(&mut live, meter, memory) {
+            Ok(()) => {
+                held.live = Some(live);
+                Ok(())
+            }
+            Err(Failed::Whole(why)) => {
+                held.live = Some(live);
+                Err(why)
+            }
+            // One that took a part of it is none of either.
+            Err(Failed::Broken(error)) => Err(NotReplaced::Failed(self.lose(&error))),
         }
-        // One that took a part of it is none of either, and goes.
-        live.counted_by(&meter).map_err(|fault| failed(fault.to_string()))?;
-        fill(&mut live)?;
-        held.live = Some(live);
-        Ok(())
     }
+
+    /// What may be refused is before what cannot be undone.
+    fn patch(
+        &self,
+        live: &mut Live,
+        meter: &Arc<Meter>,
+        memory: &Memory<'_>,
+    ) -> Result<(), Failed<NotReplaced>> {
+        live.counted_by(meter).map_err(|fault| Failed::Whole(not_taken(fault)))?;
+        let pages = live.size().map_err(Failed::Broken)?;
+        let Some(more) = memory.pages.checked_sub(pages) else {
+            return Err(Failed::Whole(NotReplaced::Failed("its memory is larger than that".into())));
+        };
+        let more = u64::from(more) * PAGE as u64;
+        meter.hold(more).map_err(|fault| Failed::Whole(not_taken(fault)))?;
+        meter.release(more);
+        live.grow(memory.pages).map_err(Failed::Broken)?;
+        let Compiled { tenant, runtime, .. } = &self.compiled;
+        runtime.keys.replace(tenant, &memory.keys).map_err(Failed::Whole)?;
+        live.fill(memory).map_err(Failed::Broken)
+    }
+
+    /// An instance that broke off is never used again. Why, for people.
+    fn lose(&self, error: &wasmtime::Error) -> String {
+        self.lost.fetch_add(1, Relaxed);
+        format!("{error:#}; what it kept in its memory is lost")
+    }
+}
+
+/// What could not be done with an instance.
+enum Failed<E> {
+    /// It has what it had.
+    Whole(E),
+    /// It broke off.
+    Broken(wasmtime::Error),
+}
+
+fn not_taken(fault: Fault) -> NotReplaced {
+    NotReplaced::Failed(fault.to_string())
+}
+
+/// Whoever asked is still there.
+fn waited_for(gone: &dyn Fn() -> bool) -> Result<(), Fault> {
+    if gone() { Err(Fault::new(Status::NotDone, "whoever asked has left")) } else { Ok(()) }
 }
 
 impl Queue {
@@ -280,7 +355,7 @@ impl Code for Keeping {
 
 impl Contents for Keeping {
     fn digest(&self) -> &str {
-        &self.0.digest
+        &self.0.told
     }
 
     fn most_bytes(&self) -> u64 {
@@ -290,29 +365,34 @@ impl Contents for Keeping {
     }
 
     fn read(&self) -> Result<At, NotGiven> {
-        let given = self.0.give(None).map_err(|fault| NotGiven(fault.to_string()))?;
+        let given = self.0.give(None, &self.0.unasked())?;
         given.ok_or_else(|| NotGiven("nothing is known of it".into()))
     }
 
-    fn changes(&self, since: u64) -> Option<At> {
-        // Whoever asks for all then is told why not.
-        self.0.give(Some(since)).ok().flatten()
+    fn changes(&self, since: u64) -> Result<Option<At>, NotGiven> {
+        self.0.give(Some(since), &self.0.unasked())
     }
 
-    fn replace(&self, with: &[u8]) -> Result<(), NotReplaced> {
+    fn replace(&self, with: &[u8], gone: &dyn Fn() -> bool) -> Result<(), NotReplaced> {
         let memory = Memory::parse(with)?;
         if memory.digest != self.0.sum {
             let (theirs, ours) = (digits(&memory.digest), self.0.digest.clone());
             return Err(NotReplaced::OtherProgram { theirs, ours });
         }
-        self.0.take(&memory)
+        self.0.take(&memory, &self.0.unasked(), gone)
     }
 
     /// Waits for the call that is under way, which may still change keys and values.
-    fn freeze(&self, is_frozen: bool) {
-        let Ok(mut held) = self.0.turn(None) else { return };
+    fn freeze(&self, is_frozen: bool, gone: &dyn Fn() -> bool) {
+        // Whoever gave up may have had it go on, which then is to be the last word. To go on does no harm.
+        let waits = || if is_frozen { waited_for(gone) } else { Ok(()) };
+        let Ok(mut held) = self.0.turn(false, waits) else { return };
         self.0.compiled.runtime.keys.freeze(&self.0.compiled.tenant, is_frozen);
         held.is_frozen = is_frozen;
+    }
+
+    fn lost(&self) -> u64 {
+        self.0.lost.swap(0, Relaxed)
     }
 }
 
@@ -322,3 +402,6 @@ const NAP: Duration = Duration::from_millis(10);
 const TO_MOVE: Duration = Duration::from_secs(60);
 /// What of an answer is passed on at once, in bytes.
 const PIECE: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests;

@@ -106,10 +106,28 @@ impl Live {
         given.map(|(_, of_keys)| *of_keys)
     }
 
+    /// How large its memory is, in pages.
+    pub(crate) fn size(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.door()?.size.typed::<(), (u32,)>(&self.store)?.call(&mut self.store, ())?.0)
+    }
+
+    /// Has its memory be so large, if it is not larger.
+    pub(crate) fn grow(&mut self, to: u32) -> wasmtime::Result<()> {
+        let more = to.checked_sub(self.size()?);
+        let more = more.ok_or_else(|| wasmtime::Error::msg("its memory is larger than that"))?;
+        if more > 0 {
+            let grow = self.door()?.grow.typed::<(u32,), (u32,)>(&self.store)?;
+            if grow.call(&mut self.store, (more,))?.0 == u32::MAX {
+                return Err(wasmtime::Error::msg("its memory does not grow so far"));
+            }
+        }
+        Ok(())
+    }
+
     /// How large its memory is, in pages, and what is in its globals.
     pub(crate) fn globals(&mut self) -> wasmtime::Result<(u32, Vec<u64>)> {
-        let Door { size, get, globals, .. } = self.door()?;
-        let (pages,) = size.typed::<(), (u32,)>(&self.store)?.call(&mut self.store, ())?;
+        let pages = self.size()?;
+        let Door { get, globals, .. } = self.door()?;
         let get = get.typed::<(u32,), (u64,)>(&self.store)?;
         let values = (0..globals as u32).map(|at| Ok(get.call(&mut self.store, (at,))?.0));
         Ok((pages, values.collect::<wasmtime::Result<_>>()?))
@@ -122,11 +140,10 @@ impl Live {
         now: u64,
         told: impl FnOnce(&Scan) -> T,
     ) -> wasmtime::Result<T> {
-        let Door { size, read, .. } = self.door()?;
         let pages = std::mem::take(&mut self.pages);
         self.store.data_mut().scan = Some(Scan::new(pages, since, now));
-        let (pages,) = size.typed::<(), (u32,)>(&self.store)?.call(&mut self.store, ())?;
-        let read = read.typed::<(u32, u32), ()>(&self.store)?;
+        let pages = self.size()?;
+        let read = self.door()?.read.typed::<(u32, u32), ()>(&self.store)?;
         for page in (0..pages).step_by(PAGES_AT_ONCE as usize) {
             let length = PAGES_AT_ONCE.min(pages - page) * PAGE as u32;
             read.call(&mut self.store, (page * PAGE as u32, length))?;
@@ -138,18 +155,8 @@ impl Live {
         Ok(told)
     }
 
-    /// Puts into it what is said there, and 0 where nothing is, if that is all.
+    /// Puts into it what is said there, and 0 where nothing is, if that is all. It has to be large enough.
     pub(crate) fn fill(&mut self, with: &Memory<'_>) -> wasmtime::Result<()> {
-        let Door { size, grow, set, .. } = self.door()?;
-        let (pages,) = size.typed::<(), (u32,)>(&self.store)?.call(&mut self.store, ())?;
-        let more = with.pages.checked_sub(pages);
-        let more = more.ok_or_else(|| wasmtime::Error::msg("its memory is larger than that"))?;
-        if more > 0 {
-            let (before,) = grow.typed::<(u32,), (u32,)>(&self.store)?.call(&mut self.store, (more,))?;
-            if before == u32::MAX {
-                return Err(wasmtime::Error::msg("its memory does not grow so far"));
-            }
-        }
         let mut blocks = with.blocks.clone();
         if !with.are_changes {
             let there =
@@ -169,7 +176,7 @@ impl Live {
             bytes.extend(block.unwrap_or(&[0; BLOCK]));
         }
         self.write(from, &bytes)?;
-        let set = set.typed::<(u32, u64), ()>(&self.store)?;
+        let set = self.door()?.set.typed::<(u32, u64), ()>(&self.store)?;
         for (at, value) in (0..).zip(&with.globals) {
             set.call(&mut self.store, (at, *value))?;
         }

@@ -25,6 +25,9 @@ fn ledger() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/functions/ledger.wasm")
 }
 
+/// Whoever asks stays.
+const STAYS: &dyn Fn() -> bool = &|| false;
+
 /// A device that keeps what the component at `path` has in its memory.
 fn device(class: Class, path: &Path, memory_bytes: u64) -> (Builtins, Option<NotMovable>) {
     let cache = Some(CACHE.path().join("code"));
@@ -137,12 +140,12 @@ fn a_memory_moves_to_an_unlike_device_with_what_has_changed_in_it() {
     ask(&from, "room", "room=600000");
     ask(&to, "stale", "put=3");
     let all = at_first.read().unwrap();
-    assert_eq!(at_first.changes(all.version - 1), None, "nobody knows");
-    then.replace(&all.bytes).unwrap();
+    assert_eq!(at_first.changes(all.version - 1), Ok(None), "nobody knows");
+    then.replace(&all.bytes, STAYS).unwrap();
     let mut version = all.version;
     for round in 0..5 {
         ask(&from, "x", &format!("put={round}"));
-        let changes = at_first.changes(version).unwrap();
+        let changes = at_first.changes(version).unwrap().unwrap();
         assert!(Memory::parse(&changes.bytes).unwrap().are_changes);
         assert!(
             changes.bytes.len() * 4 < all.bytes.len(),
@@ -151,25 +154,25 @@ fn a_memory_moves_to_an_unlike_device_with_what_has_changed_in_it() {
             all.bytes.len()
         );
         version = changes.version;
-        then.replace(&changes.bytes).unwrap();
+        then.replace(&changes.bytes, STAYS).unwrap();
         assert_eq!(then.read().unwrap().bytes, at_first.read().unwrap().bytes, "the same memory");
     }
     // It grows while it is copied.
     ask(&from, "more", "room=2000000&put=1");
-    at_first.freeze(true);
+    at_first.freeze(true, STAYS);
     let (refused, _) = run(&from, "x", "put=99");
     assert_eq!((refused.status(), refused.usage.memories_lost), (Status::DeviceNotAvailable, 0));
-    then.replace(&at_first.changes(version).unwrap().bytes).unwrap();
+    then.replace(&at_first.changes(version).unwrap().unwrap().bytes, STAYS).unwrap();
     for number in 0..100 {
         assert_eq!(ask(&to, &format!("kept-{number}"), ""), (number + 1, "Gpu".into()));
     }
     assert_eq!((ask(&to, "x", "").0, ask(&to, "more", "").0, ask(&to, "stale", "").0), (4, 1, 0));
     assert_eq!(ask(&to, "x", "add=1").0, 5);
     // It may go on where it was as well.
-    at_first.freeze(false);
+    at_first.freeze(false, STAYS);
     assert_eq!(ask(&from, "x", "add=2").0, 6);
     // And comes back.
-    at_first.replace(&then.read().unwrap().bytes).unwrap();
+    at_first.replace(&then.read().unwrap().bytes, STAYS).unwrap();
     assert_eq!(ask(&from, "x", ""), (5, "Csd".into()));
 }
 
@@ -179,7 +182,7 @@ fn what_is_no_memory_of_it_is_not_taken() {
     ask(&device, "x", "put=7");
     let bytes = contents.read().unwrap().bytes;
     let whole = Memory::parse(&bytes).unwrap();
-    let refused = |with: &Memory<'_>| contents.replace(&with.write()).unwrap_err();
+    let refused = |with: &Memory<'_>| contents.replace(&with.write(), STAYS).unwrap_err();
     let mut other = Memory { digest: [1; 32], ..whole.clone() };
     other.keys.digest = other.digest;
     assert!(matches!(refused(&other), NotReplaced::OtherProgram { .. }));
@@ -195,7 +198,7 @@ fn what_is_no_memory_of_it_is_not_taken() {
         keys: lighter_functions::Entries { are_changes: true, ..whole.keys.clone() },
         ..whole
     };
-    contents.replace(&zero.write()).unwrap();
+    contents.replace(&zero.write(), STAYS).unwrap();
     assert_eq!(Memory::parse(&contents.read().unwrap().bytes).unwrap().blocks, []);
 }
 

@@ -61,8 +61,19 @@ impl Counts {
         self.in_flight.decrement(1.0);
         with_priority(had).decrement(1.0);
         let name = asked.dataset.split('@').next().unwrap_or_default();
-        let function = self.functions.iter().position(|function| *function == asked.function);
-        let dataset = self.datasets.iter().position(|dataset| dataset == name);
+        self.with(asked.function, name, |runs| runs.count(ended));
+    }
+
+    /// So many memories of a function ended without a run.
+    pub(super) fn lost(&self, function: &str, memories: u64) {
+        if memories > 0 {
+            self.with(function, UNKNOWN, |runs| runs.memories_lost.increment(memories));
+        }
+    }
+
+    fn with(&self, function: &str, dataset: &str, what: impl FnOnce(&mut Runs)) {
+        let function = self.functions.iter().position(|known| *known == function);
+        let dataset = self.datasets.iter().position(|known| known == dataset);
         let key = (function.unwrap_or(usize::MAX), dataset.unwrap_or(usize::MAX));
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         let runs = runs.entry(key).or_insert_with(|| {
@@ -71,7 +82,7 @@ impl Counts {
             let unknown = || UNKNOWN.to_owned();
             Runs::new(function.unwrap_or_else(unknown), dataset.unwrap_or_else(unknown))
         });
-        runs.count(ended);
+        what(runs);
     }
 
     /// A run was refused before it began.
@@ -146,7 +157,7 @@ fn describe() {
     );
     describe_counter!(
         "lighter_device_memories_lost_total",
-        "Memories that functions kept between their runs, and that ended with a run that broke off."
+        "Memories that functions kept between their runs, and that ended with a run that broke off, or while they moved."
     );
     describe_counter!(
         "lighter_device_rows_total",

@@ -200,7 +200,7 @@ impl Running {
 
 impl Device {
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
-        let request = match state::answer(&*self.host, self.key.as_deref(), request).await {
+        let request = match state::answer(&*self.host, &self.counts, self.key.as_deref(), request).await {
             Ok(answer) => return answer,
             Err(request) => request,
         };

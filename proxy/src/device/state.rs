@@ -13,6 +13,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -25,6 +26,7 @@ use subtle::ConstantTimeEq;
 
 use super::FunctionHost;
 use super::body::Answer;
+use super::counts::Counts;
 use super::serve::text;
 
 /// The field with the key.
@@ -35,7 +37,8 @@ const VERSION_FIELD: HeaderName = HeaderName::from_static("x-lighter-state-versi
 
 /// What a function remembers, as keys and values in one form.
 pub trait Contents: Send + Sync {
-    /// SHA-256 of the function's program, in hexadecimal: only the same one can take what this one remembers.
+    /// SHA-256 of the function's program, in hexadecimal, behind `kept:` where it keeps its memory: only the same one can take what
+    /// this one remembers.
     fn digest(&self) -> &str;
 
     /// What is put in their place is no longer, in bytes.
@@ -44,17 +47,23 @@ pub trait Contents: Send + Sync {
     /// All of them, and their version; or why they cannot be read. May wait for a run to end, as what follows may.
     fn read(&self) -> Result<(u64, Bytes), String>;
 
-    /// What has changed since that version, and their version now. None: nobody knows.
-    fn changes(&self, since: u64) -> Option<(u64, Bytes)>;
+    /// What has changed since that version, and their version now. None: nobody knows. Or why they cannot be read.
+    fn changes(&self, since: u64) -> Result<Option<(u64, Bytes)>, String>;
 
-    /// Puts these in their place, or what has changed into them: all of it or nothing.
-    fn replace(&self, with: &[u8]) -> Result<(), NotReplaced>;
+    /// Puts these in their place, or what has changed into them: all of it or nothing. `gone` tells whether whoever asked has left:
+    /// what waited for a run until then is not done.
+    fn replace(&self, with: &[u8], gone: &dyn Fn() -> bool) -> Result<(), NotReplaced>;
 
-    /// From now on no run changes them, or that ends.
-    fn freeze(&self, is_frozen: bool);
+    /// From now on no run changes them, or that ends, though whoever asked may have left.
+    fn freeze(&self, is_frozen: bool, gone: &dyn Fn() -> bool);
+
+    /// How many memories have ended while they were given or replaced, since this was asked last.
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
-/// Why keys and values are not taken. Nothing has changed then.
+/// Why keys and values are not taken. Nothing has changed then, but where a memory is said to be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReplaced {
     /// The HTTP status that says so.
@@ -111,6 +120,7 @@ impl Door {
 /// What such a request is answered. The request, if it is none.
 pub(super) async fn answer(
     host: &dyn FunctionHost,
+    counts: &Arc<Counts>,
     key: Option<&Key>,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Request<Incoming>> {
@@ -125,19 +135,28 @@ pub(super) async fn answer(
         Err(why) => return Ok(text(StatusCode::CONFLICT, format!("not_movable: {why}\n"))),
     };
     let method = request.method().clone();
+    let lost = {
+        let (counts, contents, function) = (counts.clone(), contents.clone(), function.to_owned());
+        move || counts.lost(&function, contents.lost())
+    };
     let answer = match (method, what) {
         (Method::GET, None) => {
             let query = request.uri().query().map(str::to_owned);
-            aside(move || give(&*contents, query.as_deref())).await
+            let give = move |_: &dyn Fn() -> bool| {
+                let answer = give(&*contents, query.as_deref());
+                lost();
+                answer
+            };
+            aside(give).await
         }
-        (Method::PUT | Method::PATCH, None) => return Ok(take(contents, request).await),
+        (Method::PUT | Method::PATCH, None) => return Ok(take(contents, lost, request).await),
         (Method::POST, Some(what @ ("freeze" | "thaw"))) => {
             let is_frozen = what == "freeze";
-            aside(move || {
-                contents.freeze(is_frozen);
+            let freeze = move |gone: &dyn Fn() -> bool| {
+                contents.freeze(is_frozen, gone);
                 done()
-            })
-            .await
+            };
+            aside(freeze).await
         }
         (_, None | Some("freeze" | "thaw")) => text(StatusCode::METHOD_NOT_ALLOWED, "no such hook\n"),
         _ => text(StatusCode::NOT_FOUND, "no such hook\n"),
@@ -145,35 +164,47 @@ pub(super) async fn answer(
     Ok(answer)
 }
 
-/// On a thread that may wait for a run to end.
-async fn aside(what: impl FnOnce() -> Response<Answer> + Send + 'static) -> Response<Answer> {
+/// On a thread that may wait for a run to end, and that goes on when this is dropped: `what` is told then that it is.
+async fn aside(
+    what: impl FnOnce(&dyn Fn() -> bool) -> Response<Answer> + Send + 'static,
+) -> Response<Answer> {
+    struct Asking(Arc<AtomicBool>);
+    impl Drop for Asking {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let gone = Arc::<AtomicBool>::default();
+    let _asking = Asking(gone.clone());
     let failed = |error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
-    tokio::task::spawn_blocking(what).await.unwrap_or_else(failed)
+    tokio::task::spawn_blocking(move || what(&|| gone.load(Relaxed))).await.unwrap_or_else(failed)
 }
 
 fn give(contents: &dyn Contents, query: Option<&str>) -> Response<Answer> {
     let given = match query.map(|query| query.strip_prefix("since=").map(str::parse)) {
-        None => match contents.read() {
-            Ok(all) => Some(all),
-            Err(why) => {
-                tracing::warn!(why, "what a function remembers is not given");
-                return text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n");
-            }
-        },
+        None => contents.read().map(Some),
         Some(Some(Ok(since))) => contents.changes(since),
         Some(_) => return text(StatusCode::BAD_REQUEST, "expected since=VERSION\n"),
     };
     match given {
-        Some((version, bytes)) => {
+        Ok(Some((version, bytes))) => {
             let mut answer = Response::new(Answer::whole(bytes));
             answer.headers_mut().insert(VERSION_FIELD, version.into());
             answer
         }
-        None => text(StatusCode::GONE, "what has changed since then is not known\n"),
+        Ok(None) => text(StatusCode::GONE, "what has changed since then is not known\n"),
+        Err(why) => {
+            tracing::warn!(why, "what a function remembers is not given");
+            text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n")
+        }
     }
 }
 
-async fn take(contents: Arc<dyn Contents>, request: Request<Incoming>) -> Response<Answer> {
+async fn take(
+    contents: Arc<dyn Contents>,
+    lost: impl FnOnce() + Send + 'static,
+    request: Request<Incoming>,
+) -> Response<Answer> {
     let most = contents.most_bytes();
     let too_much = || text(StatusCode::INSUFFICIENT_STORAGE, format!("more than {most} bytes\n"));
     if request.body().size_hint().lower() > most {
@@ -185,12 +216,16 @@ async fn take(contents: Arc<dyn Contents>, request: Request<Incoming>) -> Respon
         Err(error) if error.is::<LengthLimitError>() => return too_much(),
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
-    let replace = move || match contents.replace(&bytes) {
-        Ok(()) => done(),
-        Err(NotReplaced { http, message }) => {
-            let status = StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            tracing::warn!(status = http, why = message, "what a function is to remember is not taken");
-            text(status, message + "\n")
+    let replace = move |gone: &dyn Fn() -> bool| {
+        let replaced = contents.replace(&bytes, gone);
+        lost();
+        match replaced {
+            Ok(()) => done(),
+            Err(NotReplaced { http, message }) => {
+                let status = StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                tracing::warn!(status = http, why = message, "what a function is to remember is not taken");
+                text(status, message + "\n")
+            }
         }
     };
     aside(replace).await
@@ -218,7 +253,29 @@ mod tests {
 
     /// Ten bytes at most, and whether they are frozen.
     #[derive(Default)]
-    struct Kept(Mutex<(Vec<u8>, bool)>);
+    struct Kept(Mutex<(Vec<u8>, bool)>, Run);
+
+    /// A run for which hooks wait.
+    #[derive(Default)]
+    struct Run {
+        is_under_way: AtomicBool,
+        /// A hook saw that nobody waits for it.
+        seen: AtomicBool,
+    }
+
+    impl Run {
+        /// Whether the hook had its turn.
+        fn wait(&self, gone: &dyn Fn() -> bool) -> bool {
+            while self.is_under_way.load(Relaxed) {
+                if gone() {
+                    self.seen.store(true, Relaxed);
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            true
+        }
+    }
 
     impl Contents for Kept {
         fn digest(&self) -> &str {
@@ -233,11 +290,22 @@ mod tests {
             Ok((7, self.0.lock().unwrap().0.clone().into()))
         }
 
-        fn changes(&self, since: u64) -> Option<(u64, Bytes)> {
-            (since == 7).then(|| (7, Bytes::new()))
+        fn changes(&self, since: u64) -> Result<Option<(u64, Bytes)>, String> {
+            match since {
+                7 => Ok(Some((7, Bytes::new()))),
+                8 => Err("it broke off".into()),
+                _ => Ok(None),
+            }
         }
 
-        fn replace(&self, with: &[u8]) -> Result<(), NotReplaced> {
+        fn lost(&self) -> u64 {
+            1
+        }
+
+        fn replace(&self, with: &[u8], gone: &dyn Fn() -> bool) -> Result<(), NotReplaced> {
+            if !self.1.wait(gone) {
+                return Err(NotReplaced { http: 500, message: "nobody waits".into() });
+            }
             if with.len() > 10 {
                 return Err(NotReplaced { http: 507, message: "more than ten".into() });
             }
@@ -245,8 +313,10 @@ mod tests {
             Ok(())
         }
 
-        fn freeze(&self, is_frozen: bool) {
-            self.0.lock().unwrap().1 = is_frozen;
+        fn freeze(&self, is_frozen: bool, gone: &dyn Fn() -> bool) {
+            if self.1.wait(gone) {
+                self.0.lock().unwrap().1 = is_frozen;
+            }
         }
     }
 
@@ -351,6 +421,30 @@ mod tests {
         assert_eq!(*kept.0.lock().unwrap(), (b"0123456789".to_vec(), false));
     }
 
+    #[tokio::test]
+    async fn a_hook_that_waits_sees_that_whoever_asked_has_left() {
+        let (accepting, kept, at) = device();
+        let short = Stateful { timeout: Duration::from_millis(100), ..stateful("keep") };
+        let (sockets, door) = (Here::default(), accepting.running.door.clone().unwrap());
+        let own = Application { sockets: &sockets, at, stateful: &short, key: door.key_at(at) };
+        let Run { is_under_way, seen } = &kept.1;
+        is_under_way.store(true, Relaxed);
+        for hook in ["freeze", "restore"] {
+            // On a busy machine it may be too late before the device is even asked.
+            let mut tries = 0..100;
+            while !seen.swap(false, Relaxed) {
+                assert!(tries.next().is_some(), "{hook}");
+                let late = match hook {
+                    "freeze" => own.freeze().await,
+                    _ => own.restore(&state(b"late")).await,
+                };
+                assert!(status(late).contains("took longer"));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        is_under_way.store(false, Relaxed);
+    }
+
     #[test]
     fn what_has_changed_is_given_as_far_as_it_is_known() {
         let ask = |query: Option<&str>| {
@@ -361,6 +455,7 @@ mod tests {
         assert_eq!(ask(None), (200, version.clone()));
         assert_eq!(ask(Some("since=7")), (200, version));
         assert_eq!(ask(Some("since=6")), (410, None));
+        assert_eq!(ask(Some("since=8")), (500, None), "who asks for all then would not be told what is lost");
         assert_eq!(ask(Some("since=x")), (400, None));
         assert_eq!(ask(Some("until=7")), (400, None));
     }
