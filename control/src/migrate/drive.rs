@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
 use lighter_migrate::{
-    Action, Command, Coordinator, Decision, Epoch, Order, Phase, Plan, Record, Report, Role, Stamp, Stand,
-    Transaction, Why,
+    Action, Cell, Command, Coordinator, Decision, Epoch, Order, Phase, Plan, Record, Report, Role, Source,
+    Stamp, Stand, Transaction, Why,
 };
 
 use super::hold::Callers;
+use super::owner;
+use super::standby::{Heir, heir};
 use super::story::{LIFE, Moved, Outcome, Story};
 use crate::registry::{Key, Presence};
 use crate::state::State;
@@ -46,6 +48,8 @@ pub(super) struct Driver {
     telling: Option<(Epoch, u64)>,
     /// Those whose requests wait meanwhile.
     pub(super) callers: Callers,
+    /// Whoever has the journal has taken the Service over.
+    is_inherited: bool,
     /// Of a Service with state: once it is over nobody is waited for.
     pub(super) is_settled: bool,
     /// It went on where another control plane was: its clients are waited for.
@@ -142,6 +146,7 @@ impl Driver {
             draining: None,
             telling: None,
             callers: Callers::default(),
+            is_inherited: false,
             is_settled: false,
             is_resumed: false,
             rests_until: None,
@@ -162,6 +167,10 @@ impl Driver {
                 story.lose();
                 write(&story, moved)?;
                 self.story = story;
+                break;
+            }
+            if self.is_inherited || matches!(self.todo.front(), Some(Action::Commit(_))) {
+                // It is over, or somebody has yet to say what it has of the journal.
                 break;
             }
             let mut out = Vec::new();
@@ -196,7 +205,8 @@ impl Driver {
 
     /// Whether nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
-        self.story.outcome == Some(Outcome::Lost)
+        self.is_inherited
+            || self.story.outcome == Some(Outcome::Lost)
             || self.coordinator.phase().is_terminal()
                 && self.todo.is_empty()
                 && (self.is_settled || !self.has_state())
@@ -240,8 +250,10 @@ impl Driver {
             }
             let next = self.todo.front().copied();
             if let Some(Action::Commit(transaction)) = next {
-                self.commit(&transaction, moved, world, write)?;
-                continue;
+                match self.commit(&transaction, moved, world, write)? {
+                    true => continue,
+                    false => return Ok(()),
+                }
             }
             // Whoever waits for a place is not to wait for the disk, where nothing depends on it; nor are callers, who may be
             // told where the service is.
@@ -305,16 +317,28 @@ impl Driver {
     }
 
     /// Asks the store: the cell, what is to be written down before it and behind it, and whom callers are told of change in one
-    /// transaction. It is the first thing that there is to do.
+    /// transaction. It is the first thing that there is to do. Returns whether it was done; it is not where whoever serves would begin
+    /// with nothing, and another instance may have the journal.
     fn commit(
         &mut self,
         transaction: &Transaction,
         moved: &mut Moved,
         world: &World<'_>,
         write: &impl Fn(&Story, &Moved) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let Some(mut cell) = self.story.cell else { return Ok(()) };
+    ) -> Result<bool, StoreError> {
+        let Some(mut cell) = self.story.cell else { return Ok(true) };
         let is_done = cell.apply(transaction);
+        if is_done && self.has_state() && cell.source == Source::Nothing {
+            let seen = owner::seen(&self.service, world.state);
+            match heir(moved, &seen) {
+                Heir::Is(heir) => {
+                    self.inherited(owner::inherits(moved, &seen, heir), &cell, moved, world, write)?;
+                    return Ok(false);
+                }
+                Heir::Awaited => return Ok(false),
+                Heir::None => {}
+            }
+        }
         let (mut out, mut coordinator) = (Vec::new(), self.coordinator.clone());
         coordinator.answered(cell, world.time(), &mut out);
         let mut out = VecDeque::from(out);
@@ -341,6 +365,26 @@ impl Driver {
         self.coordinator = coordinator;
         self.todo.pop_front();
         self.todo.extend(out);
+        Ok(true)
+    }
+
+    /// Whoever has the journal serves `after` this, and the migration is over: its places have nothing of what was acknowledged.
+    fn inherited(
+        &mut self,
+        after: Moved,
+        cell: &Cell,
+        moved: &mut Moved,
+        world: &World<'_>,
+        write: &impl Fn(&Story, &Moved) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (mut story, heir) =
+            (self.story.clone(), after.owner.as_ref().map_or("", |owner| &*owner.instance));
+        story.pass_on(cell.decision, heir);
+        write(&story, &after)?;
+        world.state.metrics.state_takeovers.fetch_add(1, Relaxed);
+        tracing::warn!(migration = %story.name, instance = heir, epoch = after.epoch.0, "an instance takes over a service, with what the journal has");
+        (self.story, *moved, self.is_inherited) = (story, after, true);
+        self.todo.clear();
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use lighter_migrate::{Command, Epoch, Order, Report, Source, Stamp, Stand};
 use lighter_proxy::stateful::wire::Told;
 
 use super::drive::World;
-use super::standby::{Heir, Parts, heir};
+use super::standby::{Heir, Parts, Standby, heir};
 use super::story::{Holder, Moved, OLD};
 use crate::registry::Presence;
 use crate::state::State;
@@ -140,7 +140,9 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         let incarnation = report.incarnation;
         let owner = Some(Holder { instance: name.clone(), incarnation, source: Source::Nothing });
         let listed = report.stand.serves().map(|_| name.clone());
-        return Some(Moved { number, epoch, owner, losses, listed, ..moved.clone() });
+        // Whoever kept the journal meanwhile is not known here.
+        let standby = moved.standby.clone().map(|standby| Standby { instance: None, ..standby });
+        return Some(Moved { number, epoch, owner, losses, listed, standby, ..moved.clone() });
     }
     let grant = |name: &Arc<str>, report: Report| {
         let owner =
@@ -154,13 +156,6 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
             listed: None,
             ..moved.clone()
         }
-    };
-    let inherits = |owner: Holder| Moved {
-        number: number.saturating_add(1),
-        epoch: most.next(),
-        owner: Some(owner),
-        listed: None,
-        ..moved.clone()
     };
     let has_left = |seen: &Seen| seen.presence.draining && !seen.presence.is_heard && are_back;
     let there = |owner: &Holder| seen.get(&owner.instance).filter(|seen| !has_left(seen));
@@ -182,7 +177,7 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         let has_lost = is_listed && report.stand.holds().is_none();
         if report.incarnation > owner.incarnation || report.incarnation == owner.incarnation && has_lost {
             return match heir(moved, seen) {
-                Heir::Is(heir) => Some(inherits(heir)),
+                Heir::Is(heir) => Some(inherits(moved, seen, heir)),
                 Heir::Awaited => None,
                 Heir::None => Some(grant(&owner.instance, report)),
             };
@@ -195,7 +190,7 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         return None;
     }
     match heir(moved, seen) {
-        Heir::Is(heir) => return Some(inherits(heir)),
+        Heir::Is(heir) => return Some(inherits(moved, seen, heir)),
         Heir::Awaited => return None,
         Heir::None => {}
     }
@@ -203,6 +198,20 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
     let mut ready =
         reports().filter(|(_, presence, report)| presence.ready && report.stand.holds().is_none());
     ready.next().map(|(name, _, report)| grant(name, report))
+}
+
+/// What is kept once whoever has the journal serves.
+pub(super) fn inherits(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, heir: Holder) -> Moved {
+    let reports = || seen.values().filter_map(|seen| seen.report);
+    let heard = reports().map(|report| report.heard.migration).max().unwrap_or_default();
+    let had = reports().filter_map(|report| report.stand.holds()).max().unwrap_or_default();
+    Moved {
+        number: moved.number.max(heard).saturating_add(1),
+        epoch: moved.epoch.max(had).next(),
+        owner: Some(heir),
+        listed: None,
+        ..moved.clone()
+    }
 }
 
 /// An order, and where the Service is reached by its ports, if that is told.

@@ -224,6 +224,18 @@ impl Story {
         self.ended = Some(since_1970());
     }
 
+    /// By what was about to be decided the Service would begin with nothing: whoever has the journal serves.
+    pub(super) fn pass_on(&mut self, decision: Decision, heir: &str) {
+        let (outcome, instance) = match decision {
+            Decision::Open | Decision::Aborted => (Outcome::Aborted, &self.from),
+            Decision::Fenced => (Outcome::Done, &self.to),
+            Decision::Returned => (Outcome::RolledBack, &self.from),
+        };
+        self.outcome = Some(outcome);
+        self.because = Some(format!("`{instance}` lost what it had: `{heir}` goes on with the journal"));
+        self.ended = Some(since_1970());
+    }
+
     /// It begins: the old place serves, by what is kept of the Service.
     pub(super) fn begin(&mut self, moved: &Moved) -> Cell {
         let holder = moved.owner.as_ref().filter(|_| self.class != Class::Stateless);

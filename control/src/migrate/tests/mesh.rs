@@ -34,6 +34,8 @@ pub(super) struct Mesh {
     pub(super) reports: Vec<(u64, usize, Report)>,
     /// What has yet to be done at each.
     pub(super) todo: [Vec<PlaceAction>; 2],
+    /// What each says of the journal.
+    pub(super) journals: [Option<wire::JournalStand>; 2],
     pub(super) keeping: Keeping,
     pub(super) moved: Moved,
     pub(super) driver: Option<Driver>,
@@ -77,6 +79,7 @@ impl Mesh {
             sidecars: NAMES.map(sidecar),
             reports: Vec::new(),
             todo: Default::default(),
+            journals: [None; 2],
             keeping: Keeping::default(),
             moved: Moved::default(),
             driver: None,
@@ -181,7 +184,8 @@ impl Mesh {
         for (when, at, report) in due {
             match when <= self.round {
                 true => {
-                    let said = stateful::encode_report(&report, 0);
+                    let journal = self.journals[at];
+                    let said = wire::PlaceReport { journal, ..stateful::encode_report(&report, 0) };
                     self.state().registry.sidecars.places(&id(NAMES[at]), said).unwrap();
                 }
                 false => self.reports.push((when, at, report)),
@@ -284,6 +288,10 @@ impl Mesh {
             PlaceAction::Activate(_) => sidecar.place.opened(true, out),
             PlaceAction::Begin(_) => {
                 sidecar.memory = 0;
+                sidecar.place.opened(true, out);
+            }
+            PlaceAction::Recover(_) => {
+                sidecar.memory = if self.journals[at].is_some_and(|said| said.whole) { SAVED } else { 0 };
                 sidecar.place.opened(true, out);
             }
             PlaceAction::DropFrozen => sidecar.copy = None,

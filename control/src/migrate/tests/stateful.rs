@@ -2,7 +2,8 @@
 
 use lighter_migrate::{Arrival, Bounds, End, Epoch, Incarnation, Kind, Place, RequestId, SourceId, Stand};
 
-use super::mesh::{Mesh, SAVED, id, keep, with_link};
+use super::mesh::{Mesh, NAMES, SAVED, id, keep, with_link};
+use super::standby::Standby;
 use super::*;
 
 /// A service is given to `a`, and moves to `b`; meanwhile the control plane dies. Returns whether it had the time to.
@@ -123,25 +124,12 @@ fn what_is_aborted_before_it_is_decided_serves_as_before() {
     assert_eq!(mesh.check(), Outcome::Done);
 }
 
-fn request() -> Arrival {
-    Arrival {
-        id: RequestId(1),
-        source: SourceId(1),
-        bytes: 0,
-        deadline: None,
-        kind: Kind::Stream,
-        is_inside: false,
-        is_kept: false,
-        is_forwarded: false,
-    }
-}
-
 #[test]
 fn requests_that_do_not_end_keep_it_where_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let mut mesh = Mesh::serving(folder.path());
     let mut out = Vec::new();
-    mesh.sidecars[0].place.arrive(request(), Duration::ZERO, &mut out);
+    mesh.sidecars[0].place.arrive(a_stream(), Duration::ZERO, &mut out);
     mesh.begin();
     assert_eq!(mesh.check(), Outcome::Aborted);
     let because = mesh.over.as_ref().and_then(|story| story.because.clone()).unwrap();
@@ -180,7 +168,7 @@ fn where_the_new_place_is_gone_that_has_begun_nobody_waits_for_what_it_left() {
     mesh.until("the old one sends on", |mesh| mesh.stand(0) == Stand::Moved);
     // What was sent on is not answered.
     let mut out = Vec::new();
-    mesh.sidecars[0].place.arrive(request(), Duration::ZERO, &mut out);
+    mesh.sidecars[0].place.arrive(a_stream(), Duration::ZERO, &mut out);
     mesh.leave(1);
     let began = mesh.round;
     mesh.until("it is over", |mesh| mesh.over.is_some());
@@ -208,6 +196,82 @@ fn what_was_decided_for_nobody_is_lost_and_begins_anew() {
     mesh.connect(0);
     mesh.until("a serves", |mesh| mesh.serves(0) && mesh.listed() == ["10.0.0.97:80"]);
     assert_eq!((mesh.sidecars[0].memory, mesh.moved.losses), (0, 1));
+}
+
+/// All that was acknowledged is at the sidecar of this one.
+fn journaled_by(mesh: &mut Mesh, at: usize) {
+    let (epoch, view) = (mesh.moved.epoch, 5);
+    mesh.moved.standby = Some(Standby { epoch, view, instance: Some(NAMES[at].into()), token: vec![7; 32] });
+    mesh.journals[at] = Some(wire::JournalStand { epoch: epoch.0, view, whole: true, lost: false });
+    mesh.ask(at);
+}
+
+/// The migration is over like this, and whoever has the journal serves with all of it.
+fn is_inherited(mesh: &mut Mesh, at: usize, outcome: Outcome) {
+    mesh.until("it is over", |mesh| mesh.over.is_some());
+    let story = mesh.over.take().unwrap();
+    assert_eq!(story.outcome, Some(outcome), "{:?}", story.because);
+    mesh.until("the heir serves", |mesh| mesh.serves(at) && mesh.listed().len() == 1);
+    assert_eq!((mesh.owner(), mesh.sidecars[at].memory, mesh.moved.losses), (NAMES[at], SAVED, 0));
+    let metrics = &mesh.state().metrics;
+    let counted = [&metrics.state_takeovers, &metrics.state_losses].map(|count| count.load(Relaxed));
+    assert_eq!(counted, [1, 0]);
+    assert!(mesh.stand(1 - at).serves().is_none());
+}
+
+#[test]
+fn whoever_has_the_journal_goes_on_where_the_old_place_loses_its_memory_amid_a_move() {
+    for phase in [Phase::Quiesce, Phase::Finalcopy] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mesh = Mesh::serving(folder.path());
+        if phase == Phase::Quiesce {
+            mesh.sidecars[0].place.arrive(a_stream(), Duration::ZERO, &mut Vec::new());
+        }
+        journaled_by(&mut mesh, 1);
+        mesh.sidecars[1].is_slow = true;
+        mesh.begin();
+        mesh.until("it is there", |mesh| mesh.phase() == Some(phase));
+        // For the moment nobody knows what the heir has.
+        let stream = mesh.state().registry.stream();
+        mesh.state().registry.sidecars.enter(id("b"), stream, mpsc::channel(1).0);
+        mesh.sidecars[1].orders = None;
+        mesh.reports.clear();
+        mesh.restart(0, 101);
+        for _ in 0..500 {
+            let store = mesh.state().store.clone();
+            assert!(mesh.pass(&|story, moved| keep(&store, story, moved)));
+        }
+        assert_eq!((mesh.owner(), mesh.moved.losses, mesh.over.is_some()), ("a", 0, false));
+        mesh.connect(1);
+        is_inherited(&mut mesh, 1, Outcome::Aborted);
+    }
+}
+
+#[test]
+fn whoever_has_the_journal_goes_on_where_the_new_place_loses_its_memory_before_all_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut mesh = Mesh::serving(folder.path());
+    mesh.begin();
+    mesh.until("b serves", |mesh| mesh.serves(1) && mesh.listed() == ["10.0.0.98:80"]);
+    assert!(mesh.driver.is_some());
+    journaled_by(&mut mesh, 0);
+    mesh.sidecars[0].memory = 0;
+    mesh.restart(1, 101);
+    is_inherited(&mut mesh, 0, Outcome::Done);
+}
+
+/// A request that does not end.
+fn a_stream() -> Arrival {
+    Arrival {
+        id: RequestId(1),
+        source: SourceId(1),
+        bytes: 0,
+        deadline: None,
+        kind: Kind::Stream,
+        is_inside: false,
+        is_kept: false,
+        is_forwarded: false,
+    }
 }
 
 #[test]
