@@ -5,6 +5,7 @@
 //! Until then it takes what that one gives; from then on it does not, so that nobody who is not heard any more acknowledges anything.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,18 +44,15 @@ pub(super) enum Heir {
     None,
 }
 
-/// Who has all that the owner of the service has acknowledged.
+/// Who has all that was acknowledged.
+///
+/// The standby may be that of an earlier epoch: nobody has acknowledged anything in a later one. Whoever serves does that once it
+/// was told who keeps the journal there, or that nobody does, and before anybody is told that is kept here.
 pub(super) fn heir(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> Heir {
-    let (Some(standby), Some(owner)) = (&moved.standby, &moved.owner) else { return Heir::None };
+    let Some(standby) = &moved.standby else { return Heir::None };
     let Some((name, there)) = standby.instance.as_ref().and_then(|name| Some((name, seen.get(name)?))) else {
         return Heir::None;
     };
-    // Who was to serve by the journal and never did has it still.
-    let is_again =
-        owner.source == Source::Journal && owner.instance == *name && moved.listed.as_ref() != Some(name);
-    if standby.epoch != moved.epoch && !is_again {
-        return Heir::None;
-    }
     let Some(Report { incarnation, .. }) = there.report else { return Heir::Awaited };
     let is_whole = there.journal.is_some_and(|said| said.whole && said.view == standby.view);
     match is_whole {
@@ -77,7 +75,9 @@ fn choose(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> Option<Option<Arc<s
     let now = moved.standby.as_ref().filter(|standby| standby.epoch == moved.epoch);
     let is_lost = now.zip(there.journal).is_some_and(|(now, said)| said.lost && said.view == now.view);
     let kept = now.and_then(|now| now.instance.as_ref());
-    if kept.is_some_and(|name| seen.contains_key(name)) && !is_lost {
+    let keeps = kept.and_then(|name| seen.get(name));
+    let is_leaving = keeps.is_some_and(|seen| seen.presence.draining || seen.presence.leaving);
+    if keeps.is_some() && !is_leaving && !is_lost {
         return None;
     }
     let may = |(name, seen): &(&Arc<str>, &Seen)| {
@@ -92,10 +92,13 @@ fn choose(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> Option<Option<Arc<s
             && seen.report.is_some_and(|report| report.stand.holds().is_none())
             && presence.ports.is_superset(&there.presence.ports)
     };
-    let other = seen.iter().find(may).map(|(name, _)| name.clone());
+    // Behind the one before, so that of three none is tried again and again where another one is there.
+    let behind =
+        kept.and_then(|kept| seen.range::<Arc<str>, _>((Bound::Excluded(kept), Bound::Unbounded)).find(may));
+    let other = behind.or_else(|| seen.iter().find(may)).map(|(name, _)| name.clone());
     match (&other, now) {
         // Nobody is better than before.
-        (None, Some(now)) if is_lost || now.instance.is_none() => None,
+        (None, Some(now)) if keeps.is_some() || now.instance.is_none() => None,
         _ => Some(other),
     }
 }
@@ -250,10 +253,26 @@ mod tests {
             let next = after(with(Stand::Empty, lacks)).unwrap();
             assert_eq!((next.owner.unwrap().source, next.losses), (Source::Nothing, 1), "{lacks:?}");
         }
-        // By an old epoch's nobody serves.
-        let old = Moved { epoch: Epoch(4), ..moved.clone() };
-        let next = decide(&old, &all([("b", with(Stand::Empty, said(5, true))), c()]), true).unwrap();
-        assert_eq!(next.losses, 1);
+        // Nobody was named in a later epoch, so that nothing was acknowledged there, whoever served.
+        let source = Source::Restored(lighter_migrate::Digest([0; 32]));
+        let owner = moved.owner.clone().map(|owner| Holder { source, ..owner });
+        let later = Moved { epoch: Epoch(4), owner, ..moved.clone() };
+        let next = decide(&later, &all([("b", with(Stand::Empty, said(5, true))), c()]), true).unwrap();
+        let owner = next.owner.unwrap();
+        assert_eq!((&*owner.instance, owner.source), ("b", Source::Journal));
+        assert_eq!((next.epoch, next.losses), (Epoch(5), 0));
+    }
+
+    #[test]
+    fn a_store_that_is_an_old_one_says_nothing_of_who_has_the_journal() {
+        let moved = moved();
+        let a = with(Stand::Serving { epoch: Epoch(6) }, said(9, false));
+        let seen = all([("a", a), ("b", with(Stand::Empty, said(5, true)))]);
+        let next = decide(&moved, &seen, true).unwrap();
+        assert_eq!((next.epoch, next.losses), (Epoch(6), 0));
+        let b = ("b", with(Stand::Empty, said(5, true)));
+        let last = decide(&next, &all([b, ("c", with(Stand::Empty, None))]), true).unwrap();
+        assert_eq!((last.owner.unwrap().source, last.losses), (Source::Nothing, 1));
     }
 
     #[test]
@@ -295,6 +314,21 @@ mod tests {
         assert_eq!(choose(&moved, &three), None, "nobody is better");
         three.insert("c".into(), with(Stand::Empty, None));
         assert_eq!(choose(&moved, &three), Some(Some("c".into())));
+        // One that leaves is kept until another one is there.
+        for leaves in [true, false] {
+            let mut b = with(Stand::Empty, None);
+            (b.presence.leaving, b.presence.draining) = (leaves, !leaves);
+            let mut few = all([("a", serves()), ("b", b)]);
+            assert_eq!(choose(&moved, &few), None, "nobody is better");
+            few.insert("c".into(), with(Stand::Empty, None));
+            assert_eq!(choose(&moved, &few), Some(Some("c".into())));
+        }
+        // Whoever is not reached is followed by the next one, and not by one that was not reached before.
+        let owner = moved.owner.clone().map(|owner| Holder { instance: "s".into(), ..owner });
+        let far = Moved { owner, listed: Some("s".into()), ..moved.clone() };
+        let mut four = all([("s", lost.clone()), ("b", with(Stand::Empty, None))]);
+        four.extend(["a", "c"].map(|name| (name.into(), with(Stand::Empty, None))));
+        assert_eq!(choose(&far, &four), Some(Some("c".into())));
         let other = Moved { epoch: Epoch(4), ..moved.clone() };
         let serves = with(Stand::Serving { epoch: Epoch(4) }, None);
         assert_eq!(choose(&other, &all([("a", serves), one("b")])), Some(Some("b".into())), "a new epoch");
