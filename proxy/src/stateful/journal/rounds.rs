@@ -109,9 +109,10 @@ impl Rounds {
         self.is_whole = true;
         match is_whole {
             true => self.size = Size { whole: bytes, ..Size::default() },
+            // What is empty is not kept.
             false => {
                 self.size.changes = self.size.changes.saturating_add(bytes);
-                self.size.rounds += 1;
+                self.size.rounds += u32::from(bytes > 0);
             }
         }
     }
@@ -138,12 +139,19 @@ impl Size {
     /// Whether all of the state is to take the place of what has changed: the standby keeps both, and its application would take
     /// one after the other.
     fn is_long(&self) -> bool {
-        self.rounds >= MOST_ROUNDS || self.rounds >= FEW_ROUNDS && self.changes > self.whole.max(SMALL)
+        match self.rounds {
+            ..FEW_ROUNDS => false,
+            FEW_ROUNDS..MANY_ROUNDS => self.changes > self.whole.max(SMALL),
+            MANY_ROUNDS..MOST_ROUNDS => self.changes > self.whole / 4,
+            MOST_ROUNDS.. => true,
+        }
     }
 }
 
 const FEW_ROUNDS: u32 = 64;
-const MOST_ROUNDS: u32 = 1024;
+/// So many take an application longer than all of a state that is not much longer.
+const MANY_ROUNDS: u32 = 1024;
+const MOST_ROUNDS: u32 = 8 * MANY_ROUNDS;
 const SMALL: u64 = 1 << 20;
 
 #[cfg(test)]
@@ -359,5 +367,24 @@ mod tests {
         }
         rounds.ask();
         assert!(!rounds.begin().unwrap().is_whole, "it begins anew");
+    }
+
+    /// After how many rounds of so many bytes all of a state of 1 MiB goes again.
+    fn rounds_of(bytes: u64, most: u32) -> Option<u32> {
+        let mut rounds = Rounds::default();
+        rounds.name(1);
+        (0..=most).find(|number| {
+            rounds.ask();
+            let round = rounds.begin().unwrap();
+            rounds.took(round, round.is_whole, if round.is_whole { 1 << 20 } else { bytes });
+            round.is_whole && *number > 0
+        })
+    }
+
+    #[test]
+    fn nobody_who_only_reads_has_all_of_the_state_go_again_and_few_who_change_a_little() {
+        assert_eq!(rounds_of(0, 3 * MOST_ROUNDS), None);
+        assert_eq!(rounds_of(8, 3 * MOST_ROUNDS), Some(MOST_ROUNDS + 1));
+        assert_eq!(rounds_of(1 << 10, 3 * MOST_ROUNDS), Some(MANY_ROUNDS + 1));
     }
 }
