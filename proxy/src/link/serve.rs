@@ -91,8 +91,8 @@ fn in_copies(worker: Rc<Worker>, identity: &Identity, io: Io, ticket: Ticket) ->
     Some(Box::pin(async move {
         // Who has got everything rests on it, and may forget to leave.
         let leaves = ticket.reached(Phase::Draining);
-        let hosted = worker.shared.hosted.load_full();
-        worker.shared.copies.serve(io, (&peer.id, own.id()), hosted.as_deref(), leaves).await;
+        let hosted = || worker.shared.hosted.load_full();
+        worker.shared.copies.serve(io, (&peer.id, own.id()), hosted, leaves).await;
         drop(ticket);
     }))
 }

@@ -25,6 +25,7 @@ pub(crate) fn keep(shared: &Shared, mesh: &mut Mesh) {
         // For the moment nothing is known of the Service.
         (None, before) => before,
         (Some(None), Some(hosted)) => {
+            hosted.journal().retire();
             // Whoever waits there would wait for nothing.
             hosted.renew(incarnation(Some(hosted.with(|place, _, _| place.incarnation()))));
             None
@@ -94,7 +95,7 @@ mod tests {
         let hooks =
             Hooks { snapshot: path.into(), restore: path.into(), changes: None, freeze: None, thaw: None };
         Stateful {
-            class: StateClass::Volatile,
+            class: StateClass::Journaled,
             port: 80,
             access: StateAccess::Http(hooks),
             timeout: Duration::from_secs(1),
@@ -126,6 +127,7 @@ mod tests {
         assert!(kept(&shared, Some(None)).is_none());
         // Whoever still asks it is refused.
         assert_eq!(place.with(|place, _, _| place.stand()), Stand::Empty);
+        assert!(!place.journal().is_on(), "nor is anything kept for it");
         let new = kept(&shared, Some(Some(stateful("/a")))).unwrap();
         assert!(!Arc::ptr_eq(&place, &new));
         assert!(new.with(|place, _, _| place.incarnation()) > first);

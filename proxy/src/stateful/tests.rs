@@ -2,4 +2,4 @@
 
 pub(crate) mod app;
 mod place;
-mod transfer;
+pub(crate) mod transfer;

@@ -153,7 +153,7 @@ impl Door {
         &self,
         io: Io,
         (peer, own): (&Spiffe, &Spiffe),
-        hosted: Option<&Hosted>,
+        hosted: impl Fn() -> Option<Arc<Hosted>>,
         leaves: impl Future<Output = ()>,
     ) {
         if peer != own {
@@ -166,7 +166,9 @@ impl Door {
                 return Ok::<_, Infallible>(self.answer(&request));
             }
             let mut answer = Response::new(Either::Left(Empty::new()));
-            *answer.status_mut() = journal::answer(hosted.map(|hosted| &**hosted.journal()), request).await;
+            // It may be another one than when this connection began.
+            let journal = hosted().map(|hosted| hosted.journal().clone());
+            *answer.status_mut() = journal::answer(journal.as_deref(), request).await;
             Ok(answer)
         });
         let serving = hyper::server::conn::http1::Builder::new()

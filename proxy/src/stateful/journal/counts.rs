@@ -23,6 +23,8 @@ pub(super) enum Ended {
     Taken,
     /// The application did not give what has changed.
     Ungiven,
+    /// The application does not know what has changed since the one before, and is asked for all of its state.
+    Forgotten,
     /// The standby was not reached, and is asked again.
     Lost,
     /// The standby lacks what it builds on.
@@ -44,6 +46,8 @@ pub(super) enum Received {
     Unknown,
     /// Who gives it does not show the token.
     Token,
+    /// Something else is just coming.
+    Busy,
     /// It is none that is understood, or too long, or did not come whole.
     Malformed,
 }
@@ -72,6 +76,7 @@ pub(super) fn round(ended: Ended, bytes: u64) {
     let outcome = match ended {
         Ended::Taken => "taken",
         Ended::Ungiven => "ungiven",
+        Ended::Forgotten => "forgotten",
         Ended::Lost => "lost",
         Ended::Lacks => "lacks",
         Ended::Deposed => "deposed",
@@ -89,6 +94,7 @@ pub(super) fn received(received: Received, bytes: u64) {
         Received::Closed => "closed",
         Received::Unknown => "unknown",
         Received::Token => "token",
+        Received::Busy => "busy",
         Received::Malformed => "malformed",
     };
     counter!("lighter_state_journal_kept_total", "outcome" => outcome).increment(1);

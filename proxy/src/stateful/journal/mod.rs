@@ -15,6 +15,8 @@ mod rounds;
 mod run;
 mod send;
 mod shadow;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use std::net::SocketAddr;
@@ -66,6 +68,10 @@ struct Inner {
     failing: Option<Instant>,
     /// Where the application listened when it began to serve, if that is known.
     life: Option<Vec<u64>>,
+    /// It began where that is not known: one that begins again there would not be told from it.
+    is_blind: bool,
+    /// Something is being gathered that is to be kept.
+    is_gathering: bool,
 }
 
 /// What was told.
@@ -108,6 +114,23 @@ enum Refused {
     Unknown,
     /// Who gives it does not show what the control plane has given to both.
     Token,
+    /// Whoever gives it does not serve any more.
+    Closed,
+    /// Something else is just coming.
+    Busy,
+}
+
+/// Leave to gather what is to be kept, until it is dropped. There is one at a time.
+struct Room<'j> {
+    journal: &'j Journal,
+    /// So many bytes at most.
+    most: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.journal.lock().is_gathering = false;
+    }
 }
 
 impl Journal {
@@ -124,6 +147,8 @@ impl Journal {
             shadow: Shadow::default(),
             failing: None,
             life: None,
+            is_blind: false,
+            is_gathering: false,
         };
         let journal = Journal {
             is_on: AtomicBool::new(false),
@@ -196,9 +221,16 @@ impl Journal {
     /// The application begins to serve, and listens at these sockets. What was told before was of another epoch.
     pub(super) fn begins(&self, life: Option<Vec<u64>>) {
         let mut inner = self.lock();
+        inner.is_blind = life.is_none();
+        if inner.is_blind && self.is_on() {
+            tracing::warn!("it cannot be told whether the application begins again: nothing is journaled");
+        }
         (inner.life, inner.part, inner.failing) = (life, Part::Unknown, None);
         inner.rounds.part();
         inner.rounds.lose();
+        if self.is_on() {
+            counts::standby(false);
+        }
         drop(inner);
         self.settled.notify_waiters();
     }
@@ -216,6 +248,18 @@ impl Journal {
         self.settled.notify_waiters();
     }
 
+    /// The Service has no state any more. Whatever still comes for it is for whoever is the next here.
+    pub(super) fn retire(&self) {
+        let mut inner = self.lock();
+        (inner.part, inner.view, inner.shadow) = (Part::Unknown, 0, Shadow::default());
+        inner.token.clear();
+        inner.rounds.part();
+        inner.rounds.lose();
+        self.is_on.store(false, Ordering::Release);
+        drop(inner);
+        self.settled.notify_waiters();
+    }
+
     /// What is to be said to the control plane of it. None: nothing was told.
     pub(crate) fn stand(&self) -> watch::Receiver<Option<JournalStand>> {
         self.stand.subscribe()
@@ -227,6 +271,7 @@ impl Journal {
         let admits = match inner.part {
             Part::Alone => inner.serves_alone,
             Part::Deposed => false,
+            _ if inner.is_blind => false,
             // Its answer waits, and a moment is nothing.
             Part::Unknown | Part::Beside(_) | Part::Keeps => {
                 inner.failing.is_none_or(|since| since.elapsed() < MOMENT)
@@ -261,6 +306,9 @@ impl Journal {
     fn begin(&self) -> Option<Task> {
         let mut inner = self.lock();
         let Part::Beside(at) = inner.part else { return None };
+        if inner.is_blind {
+            return None;
+        }
         let round = inner.rounds.begin()?;
         Some(Task { round, epoch: inner.epoch, at, token: inner.token.clone() })
     }
@@ -317,11 +365,17 @@ impl Journal {
         self.settled.notify_waiters();
     }
 
-    /// How many bytes whoever serves may give at once.
-    fn room(&self, given: &Given<'_>) -> Result<u64, Refused> {
-        let inner = self.lock();
+    /// What whoever serves may give now.
+    fn room(&self, given: &Given<'_>) -> Result<Room<'_>, Refused> {
+        let mut inner = self.lock();
         inner.knows(given)?;
-        Ok(inner.most)
+        if inner.is_closed_to(given) {
+            return Err(Refused::Closed);
+        }
+        if std::mem::replace(&mut inner.is_gathering, true) {
+            return Err(Refused::Busy);
+        }
+        Ok(Room { journal: self, most: inner.most })
     }
 
     /// Takes what whoever serves gives.
@@ -329,8 +383,7 @@ impl Journal {
         let mut lock = self.lock();
         let inner = &mut *lock;
         inner.knows(given)?;
-        // Who was told of another view by now, or serves itself, has whoever served before acknowledge nothing.
-        if given.view < inner.view || inner.part != Part::Keeps {
+        if inner.is_closed_to(given) {
             return Ok(Taken::Closed);
         }
         let was_whole = inner.shadow.is_whole();
@@ -365,6 +418,11 @@ impl Inner {
             () if self.token.is_empty() || !bool::from(self.token.ct_eq(given.token)) => Err(Refused::Token),
             () => Ok(()),
         }
+    }
+
+    /// Who was told of another view by now, or serves itself, has whoever served before acknowledge nothing.
+    fn is_closed_to(&self, given: &Given<'_>) -> bool {
+        given.view < self.view || self.part != Part::Keeps
     }
 
     fn fails(&mut self) {

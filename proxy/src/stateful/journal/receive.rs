@@ -1,11 +1,14 @@
 //! What whoever serves gives to the sidecar that keeps the journal.
 
+use std::time::Duration;
+
 use http::header::AUTHORIZATION;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use lighter_config::hex;
 use lighter_migrate::Epoch;
+use tokio::time::timeout;
 
 use super::counts::{self, Received};
 use super::shadow::Taken;
@@ -48,12 +51,14 @@ async fn take(
     let token = token.ok_or((Received::Token, StatusCode::UNAUTHORIZED))?;
     let given = Given { epoch, view, token: &token, number, is_whole };
     // Nobody has this sidecar keep in its memory what it would not take.
-    let most = journal.room(&given).map_err(status)?;
-    let (mut gathering, mut body) = (Gathering::new(most), request.into_body());
-    if body.size_hint().lower() > most {
+    let room = journal.room(&given).map_err(status)?;
+    let (mut gathering, mut body) = (Gathering::new(room.most), request.into_body());
+    if body.size_hint().lower() > room.most {
         return Err(malformed(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    while let Some(frame) = body.frame().await {
+    // Nobody who has stopped keeps others from giving anything.
+    let frame = async |body: &mut Incoming| timeout(PATIENCE, body.frame()).await;
+    while let Some(frame) = frame(&mut body).await.map_err(|_| malformed(StatusCode::REQUEST_TIMEOUT))? {
         let frame = frame.map_err(|_| malformed(StatusCode::BAD_REQUEST))?;
         if let Ok(bytes) = frame.into_data() {
             gathering.push(&bytes).map_err(|_| malformed(StatusCode::PAYLOAD_TOO_LARGE))?;
@@ -61,13 +66,17 @@ async fn take(
     }
     let state = gathering.finish();
     let bytes = state.bytes();
-    journal.take(&given, state).map(|taken| (taken, bytes)).map_err(status)
+    let taken = journal.take(&given, state);
+    drop(room);
+    taken.map(|taken| (taken, bytes)).map_err(status)
 }
 
 fn status(refused: Refused) -> (Received, StatusCode) {
     match refused {
         Refused::Unknown => (Received::Unknown, StatusCode::NOT_FOUND),
         Refused::Token => (Received::Token, StatusCode::UNAUTHORIZED),
+        Refused::Closed => (Received::Closed, StatusCode::GONE),
+        Refused::Busy => (Received::Busy, StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 
@@ -85,3 +94,6 @@ fn named(query: Option<&str>) -> Option<(Epoch, u64, u64, bool)> {
     }
     Some((epoch?, view?, number?, whole?))
 }
+
+/// How long whoever gives something may stop.
+const PATIENCE: Duration = Duration::from_secs(5);

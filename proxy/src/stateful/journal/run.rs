@@ -115,7 +115,14 @@ async fn ask(host: &Host, since: Option<&Since>) -> Result<Gathered, HookError> 
     };
     if let Some(since) = since {
         match host.ask(Hook::Changes, async |app: &Application<'_>| app.changes(&since.version).await).await {
-            Err(HookError { fault: HookFault::Gone, .. }) => {}
+            Err(HookError { fault: HookFault::Gone, .. }) => {
+                // One that has begun again behind the same socket says that too.
+                tracing::warn!(
+                    view = since.view,
+                    "the application does not know what has changed: all of its state is journaled"
+                );
+                counts::round(Ended::Forgotten, 0);
+            }
             given => return named(Hook::Changes, given?),
         }
     }
@@ -123,13 +130,10 @@ async fn ask(host: &Host, since: Option<&Since>) -> Result<Gathered, HookError> 
     named(Hook::Snapshot, given)
 }
 
-/// Whether the application is the one that began to serve, by where it listens, as far as that is known.
+/// Whether the application is the one that began to serve, by where it listens.
 fn lives(journal: &Journal, now: Option<Vec<u64>>) -> bool {
-    match (journal.life(), now) {
-        (Some(before), Some(now)) => before.iter().any(|socket| now.contains(socket)),
-        (Some(_), None) => false,
-        (None, _) => true,
-    }
+    let (before, now) = (journal.life().unwrap_or_default(), now.unwrap_or_default());
+    before.iter().any(|socket| now.contains(socket))
 }
 
 /// Whether this place has the state of this epoch, and gives it away to nobody yet.

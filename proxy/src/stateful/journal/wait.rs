@@ -57,11 +57,11 @@ async fn journaled(journal: Arc<Journal>) -> Result<(), Cause> {
                 return Ok(());
             }
             // Nobody will ever journal it.
-            Part::Alone | Part::Deposed => {
+            part if part == Part::Alone || part == Part::Deposed || inner.is_blind => {
                 counts::answered(Answered::Unknown, began.elapsed());
                 return Err(Cause::OutcomeUnknown);
             }
-            Part::Unknown | Part::Beside(_) | Part::Keeps => (inner.rounds.ask(), inner.patience),
+            _ => (inner.rounds.ask(), inner.patience),
         }
     };
     journal.more.notify_one();

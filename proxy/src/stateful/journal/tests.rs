@@ -1,0 +1,104 @@
+//! What an instance does by what it was told of the journal.
+
+use std::sync::Arc;
+
+use lighter_config::sidecar::SidecarConfig;
+use lighter_migrate::Incarnation;
+
+use super::super::copies::Gathering;
+use super::super::hosted::Hosted;
+use super::super::tests::app::stateful;
+use super::super::tests::transfer::{DB, Sidecar, run as in_time};
+use super::send::send;
+use super::*;
+use crate::identity::tests::Root;
+
+fn journal() -> Journal {
+    Journal::new(&Stateful { class: StateClass::Journaled, ..stateful() })
+}
+
+fn told(journal: &Journal, view: u64, keeps: bool) {
+    let standby = if keeps { String::new() } else { "10.0.0.1:15008".to_owned() };
+    journal.told(&JournalPart { epoch: 3, view, keeps, standby, token: b"a token".to_vec() });
+}
+
+fn given(view: u64, token: &[u8]) -> Given<'_> {
+    Given { epoch: Epoch(3), view, token, number: 1, is_whole: true }
+}
+
+#[tokio::test]
+async fn whoever_keeps_a_journal_gathers_one_thing_at_a_time_and_only_of_whoever_serves() {
+    let journal = journal();
+    let room = |view, token| journal.room(&given(view, token)).map(|room| room.most);
+    assert_eq!(room(5, b"a token"), Err(Refused::Unknown));
+    told(&journal, 5, true);
+    assert_eq!(room(6, b"a token"), Err(Refused::Unknown));
+    assert_eq!(room(5, b"another"), Err(Refused::Token));
+    for view in [0, 4] {
+        assert_eq!(room(view, b"another"), Err(Refused::Closed), "before anything of it is gathered");
+    }
+    let first = journal.room(&given(5, b"a token"));
+    assert_eq!(room(5, b"a token"), Err(Refused::Busy));
+    drop(first);
+    assert_eq!(room(5, b"a token"), Ok(stateful().max_bytes));
+    // It serves itself.
+    journal.begins(Some(vec![1]));
+    assert_eq!(room(5, b"a token"), Err(Refused::Closed));
+}
+
+#[tokio::test]
+async fn what_comes_for_a_state_that_is_no_more_is_not_taken_and_whoever_serves_is_not_deposed() {
+    let journal = journal();
+    told(&journal, 5, true);
+    journal.retire();
+    assert_eq!(journal.room(&given(5, b"a token")).map(|room| room.most), Err(Refused::Unknown));
+    assert!(!journal.is_on());
+}
+
+#[tokio::test]
+async fn nothing_is_journaled_of_an_application_that_may_begin_again_unseen() {
+    let journal = journal();
+    for (life, is_seen) in [(None, false), (Some(vec![1]), true)] {
+        journal.begins(life);
+        told(&journal, if is_seen { 6 } else { 5 }, false);
+        journal.lock().rounds.ask();
+        assert_eq!((journal.admits(), journal.begin().is_some()), (is_seen, is_seen));
+    }
+}
+
+#[test]
+fn who_keeps_a_journal_anew_has_nothing_of_the_one_before_by_whatever_connection_it_comes() {
+    in_time(async {
+        let root = Root::new();
+        let owner = Sidecar::new(root.identity(DB), SidecarConfig::default()).await;
+        let standby = Sidecar::new(root.identity(DB), SidecarConfig::default()).await;
+        let stateful = Stateful { class: StateClass::Journaled, ..stateful() };
+        let keeps = |incarnation| {
+            let hosted = Hosted::new(&stateful, Incarnation(incarnation));
+            told(hosted.journal(), 5, true);
+            standby.shared().hosted.store(Some(hosted.clone()));
+            hosted
+        };
+        let mut rounds = Rounds::default();
+        rounds.name(5);
+        let (state, mut line) = (Gathering::new(0).finish(), None);
+        let mut given = async || {
+            rounds.ask();
+            let round = rounds.begin().unwrap();
+            let task = Task { round, epoch: Epoch(3), at: standby.link, token: b"a token".to_vec() };
+            let taken = send(owner.shared(), &mut line, &task, (&state, round.is_whole)).await.unwrap();
+            match taken {
+                Taken::All => rounds.took(round, round.is_whole, 0),
+                _ => rounds.lacks(round),
+            }
+            taken
+        };
+        let first = keeps(1);
+        assert_eq!([given().await, given().await], [Taken::All; 2]);
+        let second = keeps(2);
+        assert_eq!(given().await, Taken::Lacks);
+        assert_eq!(given().await, Taken::All);
+        let is_whole = |hosted: &Arc<Hosted>| hosted.journal().stand().borrow().unwrap().whole;
+        assert!(is_whole(&first) && is_whole(&second));
+    });
+}
