@@ -183,7 +183,6 @@ impl Driver {
             }
             if self.has_state() {
                 self.vouch(&presence, world, &mut out);
-                self.hear_callers(world, &mut out);
             }
             if presence[Role::New as usize].as_ref().is_some_and(|new| new.is_heard) {
                 self.look_who_knows(world, &mut out);

@@ -115,20 +115,13 @@ impl Talk {
                 Ok(()) => self.state.migrations.wake(),
                 Err(error) => tracing::warn!(sidecar = %id, %error, "what it says of its place is left out"),
             },
-            (Report::Holding(said), Some(id)) => match sidecars.holds(id, said) {
-                Ok(()) => self.state.migrations.wake(),
-                Err(error) => {
-                    tracing::warn!(sidecar = %id, %error, "what it says of requests that wait is left out")
-                }
-            },
             // It has not said who it is.
             (
                 Report::InForce(_)
                 | Report::Load(_)
                 | Report::Waiting(_)
                 | Report::Counted(_)
-                | Report::Place(_)
-                | Report::Holding(_),
+                | Report::Place(_),
                 None,
             ) => {}
         }

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lighter_config::identity::Spiffe;
-use lighter_config::name::ServiceName;
 use lighter_config::xds::Kind;
 use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
-use lighter_migrate::{Report, Stamp};
+use lighter_migrate::Report;
 use lighter_proxy::stateful::wire::{self as stateful, Malformed, Told};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
@@ -48,8 +47,6 @@ struct Reporting {
     journal: Option<wire::JournalStand>,
     /// It can have its callers' requests wait while a Service moves.
     holds: bool,
-    /// By which order it last said that it has those to a Service wait.
-    holding: BTreeMap<ServiceName, Stamp>,
 }
 
 /// What a sidecar said last.
@@ -258,9 +255,8 @@ impl Sidecars {
         let reported = all.remove(&id).map(|before| before.reported).unwrap_or_default();
         // What another process waited for or was told is no matter of this one.
         let reported = Reported { waited_for: BTreeSet::new(), ..reported };
-        let (plan, counted, place, journal, holding) = (None, None, None, None, BTreeMap::new());
-        let new =
-            Reporting { stream, reported, orders, plan, counted, place, journal, holds: false, holding };
+        let (plan, counted, place, journal) = (None, None, None, None);
+        let new = Reporting { stream, reported, orders, plan, counted, place, journal, holds: false };
         all.insert(id, new);
         drop(all);
         self.waited.notify_one();

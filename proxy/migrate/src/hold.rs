@@ -71,8 +71,6 @@ pub enum HoldAction {
     },
     /// A request is answered with an error of the mesh.
     Fail(RequestId, Failure),
-    /// The control plane is to hear that new requests are held.
-    Holding(Stamp),
 }
 
 /// An error of the mesh.
@@ -219,20 +217,29 @@ impl Holder {
         self.flying.retain(|_, (waiting, _)| waiting.source != source);
     }
 
-    /// The control plane says to hold, or not to.
-    pub fn command(&mut self, stamp: Stamp, order: HoldOrder, now: Duration, out: &mut Vec<HoldAction>) {
+    /// The control plane says to hold, or not to. Returns whether new requests are held by this from here on.
+    pub fn command(
+        &mut self,
+        stamp: Stamp,
+        order: HoldOrder,
+        now: Duration,
+        out: &mut Vec<HoldAction>,
+    ) -> bool {
         if stamp <= self.gate {
-            return;
+            return false;
         }
         self.gate = stamp;
         match order {
             // It comes late: where the service went is known.
-            HoldOrder::Hold(_, epoch) if self.route.1 > epoch => {}
+            HoldOrder::Hold(_, epoch) if self.route.1 > epoch => false,
             HoldOrder::Hold(most, _) => {
                 self.until = Some(now.saturating_add(most.min(self.held.bounds().time)));
-                out.push(HoldAction::Holding(stamp));
+                true
             }
-            HoldOrder::Release => self.release(out),
+            HoldOrder::Release => {
+                self.release(out);
+                false
+            }
         }
     }
 
@@ -393,7 +400,6 @@ mod tests {
         let say = |action: HoldAction| match action {
             HoldAction::Send { id, to, tries } => format!("{} to {} ({tries})", id.0, to.0),
             HoldAction::Fail(id, failure) => format!("{} {}", id.0, failure.label()),
-            HoldAction::Holding(_) => "holding".to_owned(),
         };
         out.drain(..).map(say).collect()
     }
@@ -402,21 +408,22 @@ mod tests {
     fn what_is_held_goes_where_the_service_went() {
         let (mut holder, mut out) = (Holder::new(OLD, Epoch(1), ROOM, MOST_TRIES), Vec::new());
         let now = Duration::ZERO;
-        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1), Epoch(1)), now, &mut out);
+        let order = HoldOrder::Hold(Duration::from_secs(1), Epoch(1));
+        assert!(holder.command(stamp(1), order, now, &mut out));
         for id in 0..3 {
             holder.call(call(id), now, &mut out);
         }
         // What has no room is not failed: the old place parks it.
-        assert_eq!(said(&mut out), ["holding", "2 to 1 (0)"]);
+        assert_eq!(said(&mut out), ["2 to 1 (0)"]);
         holder.route(NEW, Epoch(2), now, &mut out);
         assert_eq!(said(&mut out), ["0 to 2 (0)", "1 to 2 (0)"]);
         // An older command that comes late holds nothing.
-        holder.command(stamp(1), HoldOrder::Hold(Duration::from_secs(1), Epoch(1)), now, &mut out);
+        assert!(!holder.command(stamp(1), order, now, &mut out));
         holder.route(OLD, Epoch(1), now, &mut out);
         assert!(!holder.is_holding() && holder.place() == (NEW, Epoch(2)));
         assert_eq!(holder.held().counts().most, 2);
         // Nor does one that was never heard of, and is about what is over.
-        holder.command(stamp(2), HoldOrder::Hold(Duration::from_secs(1), Epoch(1)), now, &mut out);
+        assert!(!holder.command(stamp(2), order, now, &mut out));
         assert!(!holder.is_holding() && out.is_empty());
     }
 
@@ -429,7 +436,7 @@ mod tests {
         holder.call(call(1), Duration::ZERO, &mut out);
         assert_eq!(holder.timeout(), Some(most / 2));
         holder.on_timeout(most / 2, &mut out);
-        assert_eq!(said(&mut out), ["holding", "0 late"]);
+        assert_eq!(said(&mut out), ["0 late"]);
         assert_eq!(holder.timeout(), Some(most));
         holder.on_timeout(most, &mut out);
         assert_eq!(said(&mut out), ["1 to 1 (0)"]);
@@ -446,7 +453,7 @@ mod tests {
         for id in 1..3 {
             holder.call(call(id), now, &mut out);
         }
-        assert_eq!(said(&mut out), ["0 to 1 (0)", "holding", "2 to 1 (0)"]);
+        assert_eq!(said(&mut out), ["0 to 1 (0)", "2 to 1 (0)"]);
         for id in 0..3 {
             holder.withdrawn(RequestId(id));
         }

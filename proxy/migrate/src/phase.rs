@@ -14,7 +14,7 @@ pub enum Phase {
     Warm,
     /// What has changed is copied in so many rounds, while the old place serves.
     Precopy(u32),
-    /// Clients' sidecars hold new requests: waited for, and not needed.
+    /// Clients' sidecars are to hold new requests: they are told as the old place is, and not waited for.
     Hold,
     /// The old place parks new requests, and lets the running ones end.
     Quiesce,

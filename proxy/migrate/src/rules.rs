@@ -15,9 +15,7 @@ pub struct Rules {
     pub round: Duration,
     /// How long the last one may take.
     pub copy: Duration,
-    /// How long is waited for clients' sidecars to hold.
-    pub hold: Duration,
-    /// How long they hold, at most.
+    /// How long clients' sidecars hold, at most.
     pub holds: Duration,
     /// How long the old place lets running requests end.
     pub quiesce: Duration,
@@ -63,7 +61,6 @@ impl Default for Rules {
             small: 256 << 10,
             round: Duration::from_secs(60),
             copy: Duration::from_secs(60),
-            hold: Duration::from_millis(500),
             holds: Duration::from_secs(5),
             quiesce: Duration::from_secs(2),
             answer: Duration::from_secs(1),

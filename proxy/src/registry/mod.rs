@@ -276,11 +276,7 @@ impl Registrar<'_> {
                 send(requests, Report::Counted(counted));
             }
             Some(Order::Release(_)) => self.shared.leaving.release(),
-            Some(Order::Hold(hold)) => {
-                if let Some(holding) = self.shared.holds.follow(&self.shared.mesh, hold) {
-                    send(requests, Report::Holding(holding));
-                }
-            }
+            Some(Order::Hold(hold)) => self.shared.holds.follow(&self.shared.mesh, hold),
             Some(Order::Place(command)) => place::follow(self.shared.hosted.load().as_deref(), command),
             // Something newer than this sidecar.
             None => {}

@@ -97,29 +97,28 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 impl Holds {
-    /// Follows what the control plane says. Returns what it is to hear of that.
-    pub(crate) fn follow(&self, mesh: &InForce, said: proto::Hold) -> Option<proto::Holding> {
+    /// Follows what the control plane says.
+    pub(crate) fn follow(&self, mesh: &InForce, said: proto::Hold) {
         let Said { service, stamp, what } = match wire::decode(said) {
             Ok(said) => said,
             Err(fault) => {
                 tracing::warn!(%fault, "what the control plane says of requests that are to wait is malformed");
                 HeldMetrics::ordered("malformed");
-                return None;
+                return;
             }
         };
         let mesh = mesh.load();
         let clusters = clusters(&mesh, &service);
         let mut all = self.lock();
-        let answer = Some(wire::encode_holding(&service, stamp));
-        let (outcome, answer) = match what {
+        let outcome = match what {
             What::Hold { longest, epoch, from, bounds } => {
                 if !reaches(&clusters, &from) {
-                    ("elsewhere", answer)
+                    "elsewhere"
                 } else {
                     tracing::debug!(%service, ?from, "requests wait while the state moves");
                     let holding = all.entry(service).or_insert_with(|| Holding::new(&self.due, bounds));
                     holding.hold(stamp, longest, (from, epoch), (clusters, bounds));
-                    ("held", answer)
+                    "held"
                 }
             }
             What::Release => {
@@ -128,11 +127,10 @@ impl Holds {
                         inner.holder.command(stamp, HoldOrder::Release, now, out);
                     });
                 }
-                ("released", None)
+                "released"
             }
         };
         HeldMetrics::ordered(outcome);
-        answer
     }
 
     /// Nobody says any more when it is over: nothing waits here.
@@ -193,8 +191,7 @@ impl Holding {
     ) {
         self.step(LetGo::Expired, |inner, now, out| {
             inner.holder.bound(bounds);
-            inner.holder.command(stamp, HoldOrder::Hold(longest, from.1), now, out);
-            if out.contains(&HoldAction::Holding(stamp)) {
+            if inner.holder.command(stamp, HoldOrder::Hold(longest, from.1), now, out) {
                 inner.from = from;
                 inner.clusters.drain(..).for_each(|cluster| cluster.hold(None));
                 clusters.iter().for_each(|cluster| cluster.hold(Some(self.clone())));
@@ -207,7 +204,7 @@ impl Holding {
     pub(crate) fn ask(self: &Arc<Self>, came: Came, endpoint: SocketAddr) -> Option<Waits> {
         let (id, told) = self.step(LetGo::Full, |inner, now, out| {
             if !inner.holder.is_holding() || !inner.from.0.contains(&endpoint) {
-                return None;
+                return;
             }
             inner.last += 1;
             let id = RequestId(inner.last);
@@ -266,7 +263,6 @@ impl Holding {
             let (id, verdict, why) = match action {
                 HoldAction::Send { id, .. } => (id, Told::Go, why),
                 HoldAction::Fail(id, _) => (id, Told::Late, LetGo::Late),
-                HoldAction::Holding(_) => continue,
             };
             // What comes of it is no matter of this.
             inner.holder.answered(id);

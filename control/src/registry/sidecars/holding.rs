@@ -1,9 +1,6 @@
 //! Sidecars whose callers' requests wait while a Service moves.
 
-use lighter_config::name::ServiceName;
-use lighter_config::xds::wire::lighter::registry::v1 as wire;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
-use lighter_migrate::Stamp;
 use lighter_proxy::stateful::held::wire as held;
 
 use super::{Id, Sidecars};
@@ -28,30 +25,13 @@ impl Sidecars {
         let Some(reporting) = all.get(id) else { return false };
         reporting.orders.try_send(Order::Hold(held::encode(said))).is_ok()
     }
-
-    /// Takes over what it answers to that.
-    pub fn holds(&self, id: &Id, said: wire::Holding) -> Result<(), held::Malformed> {
-        let (service, stamp) = held::decode_holding(said)?;
-        if let Some(reporting) = self.lock().get_mut(id)
-            && (reporting.holding.len() < MOST_HOLDS || reporting.holding.contains_key(&service))
-        {
-            reporting.holding.insert(service, stamp);
-        }
-        Ok(())
-    }
-
-    /// By which order it last said that requests to this Service wait.
-    pub fn holding(&self, id: &Id, service: &ServiceName) -> Option<Stamp> {
-        self.lock().get(id)?.holding.get(service).copied()
-    }
 }
-
-/// Most Services of which it is kept that a sidecar has requests to them wait.
-const MOST_HOLDS: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use lighter_config::identity::Spiffe;
+    use lighter_config::name::ServiceName;
+    use lighter_migrate::Stamp;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -62,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_wait_where_a_sidecar_can_do_that_and_what_it_says_of_it_is_of_its_stream() {
+    fn requests_wait_where_a_sidecar_says_on_its_stream_that_it_can_do_that() {
         let sidecars = Sidecars::default();
         let (orders, mut heard) = mpsc::channel(1);
         sidecars.enter(id(), 1, orders.clone());
@@ -74,11 +54,7 @@ mod tests {
         let said = held::Said { service: service.clone(), stamp, what: held::What::Release };
         assert!(sidecars.hold(&id(), &said));
         assert_eq!(heard.try_recv(), Ok(Order::Hold(held::encode(&said))));
-        assert_eq!(sidecars.holding(&id(), &service), None);
-        assert!(sidecars.holds(&id(), wire::Holding::default()).is_err());
-        assert_eq!(sidecars.holds(&id(), held::encode_holding(&service, stamp)), Ok(()));
-        assert_eq!(sidecars.holding(&id(), &service), Some(stamp));
         sidecars.enter(id(), 2, orders);
-        assert_eq!((sidecars.holders(), sidecars.holding(&id(), &service)), (Vec::new(), None));
+        assert_eq!(sidecars.holders(), []);
     }
 }

@@ -60,10 +60,9 @@ impl Coordinator {
                     false => None,
                 }
             }
-            Phase::Hold => {
-                let all = self.plan.holders.iter().all(|holder| self.holding.contains(holder));
-                all.then_some(Phase::Quiesce)
-            }
+            // Whoever holds already waits for whoever is waited for, though the old place could answer still; and whoever comes
+            // there before its own sidecar has heard is parked there.
+            Phase::Hold => Some(Phase::Quiesce),
             Phase::Quiesce => {
                 let report = self.old.report?;
                 let is_frozen = report.incarnation == self.cell.owner.incarnation

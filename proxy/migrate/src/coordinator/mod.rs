@@ -13,7 +13,6 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::cell::{Cell, Decision, Digest, Transaction};
@@ -60,7 +59,6 @@ pub struct Coordinator {
     /// Of what the old place has frozen.
     frozen: Option<Digest>,
     cause: Option<Cause>,
-    holding: BTreeSet<HolderId>,
     /// Callers were told of this epoch, and whether they all are known to know.
     told: Option<(Epoch, bool)>,
     /// When the phase takes too long.
@@ -158,7 +156,6 @@ impl Coordinator {
             new: Known::default(),
             frozen: None,
             cause: None,
-            holding: BTreeSet::new(),
             told: None,
             due: None,
             again: None,
@@ -246,14 +243,6 @@ impl Coordinator {
         self.advance(now, out);
     }
 
-    /// The sidecar of callers holds.
-    pub fn holds(&mut self, holder: HolderId, stamp: Stamp, now: Duration, out: &mut Vec<Action>) {
-        if stamp.migration == self.plan.migration && self.plan.holders.contains(&holder) {
-            self.holding.insert(holder);
-            self.advance(now, out);
-        }
-    }
-
     /// All callers know where the service is, as far as can be known.
     pub fn switched(&mut self, epoch: Epoch, now: Duration, out: &mut Vec<Action>) {
         if let Some((told, knows)) = &mut self.told
@@ -310,7 +299,6 @@ impl Coordinator {
     /// The phase has taken too long.
     fn run_out(&mut self, now: Duration, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Hold => self.enter(Phase::Quiesce, now, out),
             // Nothing is drained for a place that is known not to serve.
             Phase::Switch | Phase::DrainOld
                 if self.plan.class == Class::Stateless && !self.owner_serves() =>
@@ -330,7 +318,7 @@ impl Coordinator {
             // Where the store was asked it may have decided already, and what it says holds.
             Phase::Quiesce | Phase::Finalcopy | Phase::Fence => self.give_up(Cause::Late(self.phase), out),
             // Here it is asked again and again.
-            Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => {}
+            Phase::Hold | Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => {}
         }
     }
 
@@ -360,7 +348,8 @@ impl Coordinator {
             out.push(Action::Journal(Record::Entered(phase)));
         }
         self.due = self.patience(phase).map(|patience| now.saturating_add(patience));
-        if phase == Phase::Hold {
+        // Not before: nothing is to be written down between this and what the old place is told.
+        if phase == Phase::Quiesce {
             for holder in self.plan.holders.clone() {
                 let stamp = self.next_stamp();
                 out.push(Action::Hold(
@@ -385,13 +374,12 @@ impl Coordinator {
             Phase::Plan | Phase::Prepare | Phase::Warm => Some(rules.prepare),
             Phase::Precopy(_) => Some(rules.round),
             Phase::Finalcopy => Some(rules.copy),
-            Phase::Hold => Some(rules.hold),
             // Running requests, the freeze, and streams that are cut in between.
             Phase::Quiesce => Some(rules.quiesce.saturating_mul(3).saturating_add(rules.answer)),
             Phase::Switch | Phase::Forward => Some(rules.switch),
             Phase::DrainOld => Some(rules.drain),
             Phase::Fence => Some(rules.fence),
-            Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => None,
+            Phase::Hold | Phase::Activate | Phase::Done | Phase::Aborted | Phase::RolledBack => None,
         }
     }
 

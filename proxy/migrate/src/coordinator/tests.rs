@@ -79,23 +79,21 @@ impl Bench {
 const DIGEST: Digest = Digest([7; 32]);
 
 #[test]
-fn holding_is_waited_for_and_not_needed() {
+fn callers_are_told_to_hold_with_the_old_place_and_nobody_is_waited_for() {
     let mut bench = Bench::new(Class::Volatile, vec![HolderId(1), HolderId(2)]);
     bench.warm();
-    assert_eq!(bench.control.phase(), Phase::Hold);
-    let holds = Duration::from_millis(499);
-    bench.wait(holds);
-    bench.control.holds(HolderId(1), bench.control.stamp(), holds, &mut bench.out);
-    assert_eq!(bench.control.phase(), Phase::Hold);
-    bench.wait(Duration::from_millis(500));
     assert_eq!(bench.control.phase(), Phase::Quiesce);
-    // Who is not known does not count, and who is lets it go on at once.
-    let mut bench = Bench::new(Class::Volatile, vec![HolderId(1)]);
-    bench.warm();
-    bench.control.holds(HolderId(9), bench.control.stamp(), Duration::ZERO, &mut bench.out);
-    assert_eq!(bench.control.phase(), Phase::Hold);
-    bench.control.holds(HolderId(1), bench.control.stamp(), Duration::ZERO, &mut bench.out);
-    assert_eq!(bench.control.phase(), Phase::Quiesce);
+    let done = bench.done();
+    let is_entered = |action: &Action| matches!(action, Action::Journal(Record::Entered(Phase::Hold)));
+    let told = &done[done.iter().position(is_entered).unwrap()..];
+    let [_, second, first_caller, second_caller, old] = told else { panic!("{told:?}") };
+    assert_eq!(*second, Action::Journal(Record::Entered(Phase::Quiesce)));
+    for (action, holder) in [(first_caller, HolderId(1)), (second_caller, HolderId(2))] {
+        assert!(matches!(action, Action::Hold(to, _, HoldOrder::Hold(_, EPOCH)) if *to == holder));
+    }
+    assert!(
+        matches!(old, Action::Send(Role::Old, command) if matches!(command.order, Order::Quiesce { .. }))
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::parts::{Down, Net, Up, key, number, op_of};
+use super::parts::{Down, Up, key, number, op_of};
 use super::world::{Bounds, NEW, OLD, World, at_place};
 use crate::*;
 
@@ -44,9 +44,6 @@ impl World {
                     }
                 }
                 HoldAction::Fail(id, failure) => self.answer(id.0, Err(failure.is_unknown()))?,
-                HoldAction::Holding(stamp) => {
-                    self.net.insert(Net::FromHolder(stamp));
-                }
             }
         }
         Ok(())

@@ -59,7 +59,6 @@ pub(super) enum Net {
     ToPlace(Role, Command),
     FromPlace(Role, Report),
     ToHolder(Stamp, HoldOrder),
-    FromHolder(Stamp),
 }
 
 #[derive(Clone, Hash)]

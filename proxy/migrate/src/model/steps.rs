@@ -9,9 +9,15 @@ use crate::*;
 impl World {
     /// Goes to where it begins to be looked at.
     pub(super) fn get_to(&mut self, bounds: &Bounds) -> Result<(), String> {
-        while self.control.as_ref().is_some_and(|control| control.phase() < bounds.from) {
+        loop {
+            // The sidecar of callers hears at once that it is to hold.
+            let told = self.net.iter().position(|message| matches!(message, Net::ToHolder(..)));
+            let told = told.filter(|_| self.holder.is_some() && !bounds.doubles).map(Step::Net);
+            if told.is_none() && self.control.as_ref().is_none_or(|control| control.phase() >= bounds.from) {
+                break;
+            }
             let (on, _) = self.steps(bounds);
-            let step = on.into_iter().find(|step| !matches!(step, Step::Call(_) | Step::Push));
+            let step = told.or(on.into_iter().find(|step| !matches!(step, Step::Call(_) | Step::Push)));
             self.take(step.ok_or("it does not get there")?, bounds)?;
         }
         Ok(())
@@ -139,7 +145,7 @@ impl World {
     pub(super) fn can_hear(&self, message: &Net) -> bool {
         match message {
             Net::ToPlace(role, _) => self.places[at(*role)].is_some(),
-            Net::FromPlace(..) | Net::FromHolder(_) => self.control.is_some(),
+            Net::FromPlace(..) => self.control.is_some(),
             Net::ToHolder(..) => self.holder.is_some(),
         }
     }

@@ -8,12 +8,11 @@ use crate::*;
 
 const WRITES: &[&[Op]] = &[&[Op::Write(1), Op::Write(2)]];
 
-const PHASES: [Phase; 12] = [
+const PHASES: [Phase; 11] = [
     Phase::Plan,
     Phase::Prepare,
     Phase::Warm,
     Phase::Precopy(1),
-    Phase::Hold,
     Phase::Quiesce,
     Phase::Finalcopy,
     Phase::Fence,
@@ -88,7 +87,6 @@ fn a_death_costs_what_is_said_of_it_in_every_phase() {
             let skipped = matches!(
                 phase,
                 Phase::Precopy(_)
-                    | Phase::Hold
                     | Phase::Quiesce
                     | Phase::Finalcopy
                     | Phase::Fence

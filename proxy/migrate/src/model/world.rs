@@ -333,10 +333,10 @@ impl World {
                 self.control(|control, now, out| control.report(role, report, now, out));
             }
             Net::ToHolder(stamp, order) => {
-                self.hold(|holder, now, out| holder.command(stamp, order, now, out))?;
-            }
-            Net::FromHolder(stamp) => {
-                self.control(|control, now, out| control.holds(HOLDER, stamp, now, out));
+                let does = |holder: &mut Holder, now, out: &mut _| {
+                    holder.command(stamp, order, now, out);
+                };
+                self.hold(does)?;
             }
         }
         Ok(())
@@ -353,7 +353,7 @@ impl World {
                 self.switched = None;
                 if !bounds.doubles {
                     // What was on its way to it is as lost as it is.
-                    self.net.retain(|message| !matches!(message, Net::FromPlace(..) | Net::FromHolder(_)));
+                    self.net.retain(|message| !matches!(message, Net::FromPlace(..)));
                 }
                 if bounds.zombies {
                     self.zombie = control;

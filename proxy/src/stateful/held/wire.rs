@@ -38,7 +38,7 @@ pub enum What {
     Release,
 }
 
-/// What came is no such order, or no answer to one.
+/// What came is no such order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is missing, or is not what it should be")]
 pub struct Malformed(&'static str);
@@ -88,20 +88,6 @@ pub fn decode(said: proto::Hold) -> Result<Said, Malformed> {
     Ok(Said { service: service(&said.service)?, stamp: decode_stamp(said.stamp)?, what })
 }
 
-/// What the control plane hears: new requests to the Service wait, as this order says.
-pub fn encode_holding(service: &ServiceName, stamp: Stamp) -> proto::Holding {
-    proto::Holding { service: service.to_string(), stamp: Some(encode_stamp(stamp)) }
-}
-
-/// The same as it comes.
-///
-/// # Errors
-///
-/// Names what is missing, or is not what it should be.
-pub fn decode_holding(said: proto::Holding) -> Result<(ServiceName, Stamp), Malformed> {
-    Ok((service(&said.service)?, decode_stamp(said.stamp)?))
-}
-
 fn service(text: &str) -> Result<ServiceName, Malformed> {
     let (namespace, name) = text.split_once('/').ok_or(Malformed("service"))?;
     Ok(ServiceName::new(namespace, name))
@@ -135,7 +121,6 @@ mod tests {
             let said = Said { service: service.clone(), stamp, what };
             assert_eq!(decode(encode(&said)), Ok(said));
         }
-        assert_eq!(decode_holding(encode_holding(&service, stamp)), Ok((service, stamp)));
     }
 
     #[test]
@@ -147,6 +132,5 @@ mod tests {
         assert_eq!(decode(held(proto::Held { room, ..Default::default() })), Err(Malformed("service")));
         let astray = proto::Held { room, from: vec!["nowhere".into()], ..Default::default() };
         assert_eq!(decode(held(astray)), Err(Malformed("held.from")));
-        assert_eq!(decode_holding(proto::Holding::default()), Err(Malformed("service")));
     }
 }

@@ -1,6 +1,5 @@
 //! Requests that wait at their caller's sidecar while the state moves.
 
-use lighter_config::xds::wire::lighter::registry::v1 as proto;
 use lighter_migrate::Bounds;
 
 use super::*;
@@ -22,18 +21,18 @@ impl Calling {
         Calling { world, sequence: 0 }
     }
 
-    fn follow(&mut self, what: wire::What) -> Option<proto::Holding> {
+    fn follow(&mut self, what: wire::What) {
         self.sequence += 1;
         let stamp = Stamp { migration: 1, term: 1, sequence: self.sequence };
         let said = wire::Said { service: key().service, stamp, what };
         let shared = &self.world.worker.shared;
-        shared.holds.follow(&shared.mesh, wire::encode(&said))
+        shared.holds.follow(&shared.mesh, wire::encode(&said));
     }
 
     /// Has requests to `from` wait.
     fn hold(&mut self, from: SocketAddr, longest: Duration, bounds: Bounds) {
         let what = wire::What::Hold { longest, epoch: EPOCH, from: [from].into(), bounds };
-        assert!(self.follow(what).is_some());
+        self.follow(what);
     }
 
     /// The Service is reached there from here on.
@@ -125,7 +124,7 @@ fn what_has_no_room_or_waits_for_too_long_goes_where_the_service_was() {
         assert!(calling.http1().await.await.unwrap().ends_with("old"));
         assert_eq!((calling.waiting(), left.borrow().len()), (1, 1));
         // The Service stays.
-        assert_eq!(calling.follow(wire::What::Release), None);
+        calling.follow(wire::What::Release);
         assert!(waits.await.unwrap().ends_with("old"));
         // Or nobody says what becomes of it, or that takes long.
         calling.hold(old, LONG, ROOM);
