@@ -55,8 +55,8 @@ struct Inner {
     waiting: HashMap<RequestId, Waiting>,
     /// The last number that was given.
     last: u64,
-    /// Where the state leaves from, and its epoch there.
-    from: (BTreeSet<SocketAddr>, Epoch),
+    /// Where the state leaves from.
+    from: BTreeSet<SocketAddr>,
     /// Their requests ask.
     clusters: Vec<Arc<Cluster>>,
 }
@@ -115,10 +115,10 @@ impl Holds {
                 if !reaches(&clusters, &from) {
                     "elsewhere"
                 } else {
-                    tracing::debug!(%service, ?from, "requests wait while the state moves");
                     let holding = all.entry(service).or_insert_with(|| Holding::new(&self.due, bounds));
-                    holding.hold(stamp, longest, (from, epoch), (clusters, bounds));
-                    "held"
+                    let order = HoldOrder::Hold(longest, epoch);
+                    let is_held = holding.hold(stamp, order, from, (clusters, bounds));
+                    if is_held { "held" } else { "late" }
                 }
             }
             What::Release => {
@@ -170,7 +170,7 @@ impl Holding {
             holder: Holder::new(PlaceId(0), Epoch::default(), bounds, MOST_TRIES),
             waiting: HashMap::new(),
             last: 0,
-            from: (BTreeSet::new(), Epoch::default()),
+            from: BTreeSet::new(),
             clusters: Vec::new(),
         };
         Arc::new(Holding {
@@ -181,30 +181,33 @@ impl Holding {
         })
     }
 
-    /// New requests to `from` wait from here on, unless that is known to be over.
+    /// New requests to `from` wait from here on, unless a later order has come. Returns whether they do.
     fn hold(
         self: &Arc<Self>,
         stamp: Stamp,
-        longest: Duration,
-        from: (BTreeSet<SocketAddr>, Epoch),
+        order: HoldOrder,
+        from: BTreeSet<SocketAddr>,
         (clusters, bounds): (Vec<Arc<Cluster>>, Bounds),
-    ) {
+    ) -> bool {
         self.step(LetGo::Expired, |inner, now, out| {
             inner.holder.bound(bounds);
-            if inner.holder.command(stamp, HoldOrder::Hold(longest, from.1), now, out) {
+            let is_held = inner.holder.command(stamp, order, now, out);
+            if is_held {
+                tracing::debug!(?from, "requests wait while the state moves");
                 inner.from = from;
                 inner.clusters.drain(..).for_each(|cluster| cluster.hold(None));
                 clusters.iter().for_each(|cluster| cluster.hold(Some(self.clone())));
                 inner.clusters = clusters;
             }
-        });
+            is_held
+        })
     }
 
     /// A request is about to go to `endpoint`. Returns something to wait for if it has to.
     pub(crate) fn ask(self: &Arc<Self>, came: Came, endpoint: SocketAddr) -> Option<Waits> {
         let (id, told) = self.step(LetGo::Full, |inner, now, out| {
-            if !inner.holder.is_holding() || !inner.from.0.contains(&endpoint) {
-                return;
+            if !inner.holder.is_holding() || !inner.from.contains(&endpoint) {
+                return None;
             }
             inner.last += 1;
             let id = RequestId(inner.last);
@@ -227,11 +230,12 @@ impl Holding {
 
     /// Does what is due. The Service is reached by `clusters`.
     fn look(&self, clusters: &[Arc<Cluster>]) {
-        self.step(LetGo::Moved, |inner, now, out| {
-            let (from, epoch) = &inner.from;
-            if inner.holder.is_holding() && !reaches(clusters, from) {
-                let (place, known) = inner.holder.place();
-                inner.holder.route(PlaceId(place.0 + 1), epoch.next().max(known.next()), now, out);
+        self.step(LetGo::Moved, |inner, _, out| {
+            // What is not ready for a moment has not moved, and nobody else is there to go to. Which epoch the Service has elsewhere
+            // is not known here, and not guessed: the next order to hold may be about the same one.
+            let is_somewhere = clusters.iter().any(|cluster| !cluster.endpoints().is_empty());
+            if inner.holder.is_holding() && is_somewhere && !reaches(clusters, &inner.from) {
+                inner.holder.let_go(out);
             }
         });
         self.step(LetGo::Expired, |inner, now, out| inner.holder.on_timeout(now, out));

@@ -37,10 +37,14 @@ impl Calling {
 
     /// The Service is reached there from here on.
     fn moves(&self, to: SocketAddr) {
+        self.reached(&[to]);
+    }
+
+    fn reached(&self, at: &[SocketAddr]) {
         let shared = &self.world.worker.shared;
         let before = shared.mesh.load_full();
         let policy = before.config.port(&key()).unwrap().policy.clone();
-        shared.mesh.store(Arc::new(Mesh::build(Arc::new(snapshot(&[to], policy)), &before)));
+        shared.mesh.store(Arc::new(Mesh::build(Arc::new(snapshot(at, policy)), &before)));
     }
 
     async fn http1(&self) -> tokio::task::JoinHandle<String> {
@@ -86,6 +90,35 @@ fn what_waits_goes_where_the_service_is_reached_next() {
         calling.hold(old, LONG, ROOM);
         assert_eq!(calling.http2().await.await.unwrap(), "200 new");
         assert_eq!(calling.waiting(), 0);
+    });
+}
+
+#[test]
+fn what_is_gone_for_a_moment_has_not_moved_and_what_came_back_moves_again() {
+    run(async {
+        let ((old, left), (new, got)) = (application("old").await, application("new").await);
+        let mut calling = Calling::new(old, TrafficPolicy::default());
+        calling.hold(old, LONG, ROOM);
+        let one = calling.http1().await;
+        calling.until_waiting(1).await;
+        calling.reached(&[]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(calling.waiting(), 1);
+        calling.moves(old);
+        let two = calling.http1().await;
+        calling.until_waiting(2).await;
+        // It seems to have moved, and is back: the move was aborted, and the next one is of the same epoch.
+        calling.moves(new);
+        for answer in [one, two] {
+            assert!(answer.await.unwrap().ends_with("new"));
+        }
+        calling.moves(old);
+        calling.hold(old, LONG, ROOM);
+        let waits = calling.http1().await;
+        calling.until_waiting(1).await;
+        calling.moves(new);
+        assert!(waits.await.unwrap().ends_with("new"));
+        assert_eq!((left.borrow().len(), got.borrow().len()), (0, 3));
     });
 }
 
