@@ -395,7 +395,7 @@ impl Driver {
         }
         place.heard = place.heard.max(command.stamp);
         match command.order {
-            Order::Prepare => (self.is_prepared, self.is_discarded) = (true, false),
+            Order::Prepare { .. } => (self.is_prepared, self.is_discarded) = (true, false),
             Order::Warm => self.is_warmed = true,
             Order::Discard => self.is_discarded = true,
             Order::Drain { force, .. } => {

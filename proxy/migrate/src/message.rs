@@ -23,7 +23,10 @@ pub enum Order {
     /// Say how you are.
     Ask,
     /// Reserve what the service needs.
-    Prepare,
+    Prepare {
+        /// Which one it has where it is now: what a place knows of an earlier one is not where it is.
+        epoch: Epoch,
+    },
     /// Become healthy, and ready to be called.
     Warm,
     /// Keep a copy of the state as it is, for the new place to fetch.

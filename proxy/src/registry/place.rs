@@ -119,12 +119,12 @@ mod tests {
         let hosted = Hosted::new(&stateful(), Incarnation(5));
         assert_eq!(stand(telling.poll(Some(hosted.clone()))), Some(Stand::Empty));
         assert_eq!(telling.poll(Some(hosted.clone())), None, "it was said");
-        follow(Some(&hosted), command(1, Order::Prepare));
+        follow(Some(&hosted), command(1, Order::Prepare { epoch: Epoch(1) }));
         telling.news().await;
         hosted.with(|place, _, out| place.reserved(true, out));
         assert_eq!(stand(telling.poll(Some(hosted.clone()))), Some(Stand::Reserved), "as it is by now");
         // A command that changes nothing is answered too.
-        follow(Some(&hosted), command(1, Order::Prepare));
+        follow(Some(&hosted), command(1, Order::Prepare { epoch: Epoch(1) }));
         telling.news().await;
         assert_eq!(stand(telling.poll(Some(hosted.clone()))), Some(Stand::Reserved));
         telling.connected();

@@ -44,7 +44,7 @@ pub fn encode_command(told: &Told) -> wire::PlaceCommand {
     let is_ahead = matches!(order, Order::Warm | Order::Quiesce { .. });
     let order = match order {
         Order::Ask => WireOrder::Ask(nothing),
-        Order::Prepare => WireOrder::Prepare(nothing),
+        Order::Prepare { epoch } => WireOrder::Prepare(wire::PreparePlace { epoch: epoch.0 }),
         Order::Warm => WireOrder::Warm(nothing),
         Order::Snapshot { round } => WireOrder::Snapshot(wire::Snapshot { round }),
         Order::Restore(copy) => WireOrder::Restore(wire::Restore {
@@ -90,7 +90,7 @@ pub fn decode_command(said: wire::PlaceCommand) -> Result<Told, Malformed> {
     };
     let order = match said.order.ok_or(Malformed("order"))? {
         WireOrder::Ask(_) => Order::Ask,
-        WireOrder::Prepare(_) => Order::Prepare,
+        WireOrder::Prepare(said) => Order::Prepare { epoch: Epoch(said.epoch) },
         WireOrder::Warm(_) => {
             from = ahead(&said.from)?;
             Order::Warm
@@ -262,7 +262,7 @@ mod tests {
         let serves = sources.map(|from| Order::Serve { epoch, from });
         let orders = [
             Order::Ask,
-            Order::Prepare,
+            Order::Prepare { epoch },
             Order::Warm,
             Order::Snapshot { round: 4 },
             Order::Restore(COPY),

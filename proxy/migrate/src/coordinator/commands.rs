@@ -103,7 +103,7 @@ impl Coordinator {
         let copy = self.copy();
         match (self.phase, stand) {
             (Phase::Prepare, Stand::Reserved | Stand::Warm) => None,
-            (Phase::Prepare, _) => Some(Order::Prepare),
+            (Phase::Prepare, _) => Some(Order::Prepare { epoch: self.cell.epoch }),
             (Phase::Warm, Stand::Reserved) => Some(Order::Warm),
             (Phase::Precopy(round), Stand::Warm | Stand::Copied { .. }) => {
                 copy.filter(|copy| copy.round >= round && !copy.last).map(Order::Restore)
@@ -155,13 +155,13 @@ impl Coordinator {
         match (self.cell.decision, role) {
             (Decision::Open, Role::New) => match (self.phase, stand) {
                 (Phase::Prepare, Stand::Reserved | Stand::Warm) => None,
-                (Phase::Prepare, _) => Some(Order::Prepare),
+                (Phase::Prepare, _) => Some(Order::Prepare { epoch: self.cell.epoch }),
                 (Phase::Warm, Stand::Reserved) => Some(Order::Warm),
                 _ => None,
             },
             (Decision::Fenced, Role::New) => match stand {
                 // It has begun again, and is as good as before, or is asked until it is.
-                Stand::Empty | Stand::Void { .. } => Some(Order::Prepare),
+                Stand::Empty | Stand::Void { .. } => Some(Order::Prepare { epoch: self.cell.epoch }),
                 Stand::Reserved => Some(Order::Warm),
                 _ => None,
             },

@@ -180,7 +180,7 @@ impl Place {
         self.gate = self.gate.max(command.stamp);
         match command.order {
             Order::Ask => {}
-            Order::Prepare => self.prepare(out),
+            Order::Prepare { epoch } => self.prepare(epoch, out),
             Order::Warm => self.warm(out),
             Order::Snapshot { round } => self.snapshot(round, out),
             Order::Restore(copy) => self.restore(copy, out),
@@ -268,11 +268,17 @@ impl Place {
             Stand::Reserved | Stand::Warm | Stand::Copied { .. } | Stand::Ready { .. } | Stand::Void { .. }
         );
         if takes {
-            self.stand = Stand::Empty;
             self.taking.begin();
             match self.moved {
-                Some((to, _)) => self.send_parked_on(to, out),
-                None => self.refuse_parked(out),
+                Some((to, _)) => {
+                    // As before: it is to hear where the service goes from there.
+                    self.stand = Stand::Moved;
+                    self.send_parked_on(to, out);
+                }
+                None => {
+                    self.stand = Stand::Empty;
+                    self.refuse_parked(out);
+                }
             }
             out.push(Action::Discard);
         }

@@ -2,6 +2,7 @@
 
 use super::{Action, Place};
 use crate::cell::Digest;
+use crate::id::Epoch;
 use crate::message::{Copy, Stand, Why};
 use crate::planted::Planted;
 
@@ -33,12 +34,14 @@ impl Place {
         }
     }
 
-    pub(super) fn prepare(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn prepare(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
         // Of an earlier migration it may have drained, and not heard of anything since. What was sent on ends elsewhere.
         if matches!(self.stand, Stand::Empty | Stand::Moved | Stand::Drained { .. } | Stand::Void { .. })
             && self.running.unary + self.running.streams == 0
         {
-            // Where the service went when it left here is where it is still: whoever comes meanwhile is sent on there.
+            // Whoever comes meanwhile is sent on to where the service went when it left here, if it is there still. Where it is not,
+            // its caller, who is refused, takes it where it is.
+            self.moved = self.moved.filter(|(_, known)| *known >= epoch);
             self.stand = Stand::Empty;
             out.push(Action::Reserve);
         }

@@ -10,6 +10,8 @@ const ROOM: Bounds = Bounds { count: 2, bytes: 100, time: Duration::from_secs(5)
 const LIFE: Incarnation = Incarnation(1);
 const EPOCH: Epoch = Epoch(3);
 const NEW: PlaceId = PlaceId(2);
+/// While the service is where it went from here.
+const PREPARE: Order = Order::Prepare { epoch: Epoch(4) };
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn arrival(id: u64) -> Arrival {
@@ -169,7 +171,7 @@ fn whether_it_was_requests_that_did_not_end_or_the_service_that_did_not_freeze_i
 #[test]
 fn a_place_whose_service_does_not_take_a_copy_is_void() {
     let mut bench = Bench::empty();
-    bench.order(Order::Prepare, Duration::ZERO);
+    bench.order(PREPARE, Duration::ZERO);
     bench.place.reserved(true, &mut bench.out);
     bench.order(Order::Warm, Duration::ZERO);
     bench.place.warmed(true, &mut bench.out);
@@ -245,7 +247,7 @@ fn whoever_comes_while_it_takes_back_what_it_gave_away_is_sent_where_that_is() {
         assert_eq!(bench.arrive(again), Verdict::Refuse(moved), "it is sent on once");
         bench.place.forwarded(&mut bench.out);
     };
-    assert_eq!(bench.order(Order::Prepare, Duration::ZERO), [Action::Reserve]);
+    assert_eq!(bench.order(PREPARE, Duration::ZERO), [Action::Reserve]);
     meets(&mut bench, 0);
     bench.place.reserved(true, &mut bench.out);
     meets(&mut bench, 1);
@@ -263,12 +265,24 @@ fn whoever_comes_while_it_takes_back_what_it_gave_away_is_sent_where_that_is() {
     let discarded = bench.order(Order::Discard, Duration::ZERO);
     assert_eq!(discarded, [Action::Forward(RequestId(3), NEW), Action::Discard]);
     meets(&mut bench, 4);
+    bench.place.forwarded(&mut bench.out);
+    // It is to hear where the service goes from there, as before.
+    assert_eq!(bench.place.stand(), Stand::Moved);
+    let elsewhere = PlaceId(3);
+    bench.order(Order::Move { to: elsewhere, epoch: Epoch(5) }, Duration::ZERO);
+    assert_eq!(bench.arrive(foreign(5)), Verdict::Forward(elsewhere));
+    bench.place.forwarded(&mut bench.out);
+    // What it has not heard of it does not guess: who is refused at once goes elsewhere by itself.
+    bench.order(Order::Prepare { epoch: Epoch(6) }, Duration::ZERO);
+    assert_eq!(bench.place.stand(), Stand::Empty);
+    let not_here = Refusal { cause: RefusalCause::NotHere, hint: None };
+    assert_eq!(bench.arrive(foreign(6)), Verdict::Refuse(not_here));
 }
 
 #[test]
 fn a_copy_goes_on_where_it_was_and_is_not_taken_if_it_is_another() {
     let mut bench = Bench::empty();
-    assert_eq!(bench.order(Order::Prepare, Duration::ZERO), [Action::Reserve]);
+    assert_eq!(bench.order(PREPARE, Duration::ZERO), [Action::Reserve]);
     bench.place.reserved(true, &mut bench.out);
     assert_eq!(bench.order(Order::Warm, Duration::ZERO), [Action::Warm]);
     bench.place.warmed(true, &mut bench.out);
@@ -474,7 +488,7 @@ fn what_comes_after_a_drain_that_was_forced_is_sent_on_as_after_any_other() {
     assert_eq!(bench.place.stand(), Stand::Drained { cut: 1 });
     assert_eq!(bench.arrive(sent(3)), Verdict::Forward(NEW));
     // Nor does what was sent on keep it from taking the service back.
-    assert!(bench.order(Order::Prepare, Duration::ZERO).contains(&Action::Reserve));
+    assert!(bench.order(PREPARE, Duration::ZERO).contains(&Action::Reserve));
     bench.place.forwarded(&mut bench.out);
     assert_eq!((bench.place.stand(), bench.place.running()), (Stand::Empty, Running::default()));
 }
@@ -483,7 +497,7 @@ fn what_comes_after_a_drain_that_was_forced_is_sent_on_as_after_any_other() {
 fn a_copy_that_is_too_large_is_refused_at_once() {
     let mut bench = Bench::empty();
     let copy = Copy { round: 1, base: 0, bytes: 1 << 40, digest: Digest([7; 32]), last: true };
-    bench.order(Order::Prepare, Duration::ZERO);
+    bench.order(PREPARE, Duration::ZERO);
     bench.place.reserved(true, &mut bench.out);
     bench.order(Order::Warm, Duration::ZERO);
     bench.place.warmed(true, &mut bench.out);

@@ -138,7 +138,7 @@ async fn what_is_parked_follows_the_service() {
     drop(inside);
     assert_eq!(running(&hosted), Running::default());
     // While it takes the service back, that is where it is still.
-    hosted.command(&told(4, Order::Prepare));
+    hosted.command(&told(4, Order::Prepare { epoch: Epoch(2) }));
     hosted.with(|place, _, out| place.reserved(true, out));
     assert_eq!(stand(&hosted), Stand::Reserved);
     let Entry::Forward(inside) = hosted.arrive(came()) else { panic!("it is not sent on") };

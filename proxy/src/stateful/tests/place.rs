@@ -107,7 +107,7 @@ impl Instance {
 
     /// Becomes ready to take the service.
     async fn warms(&self, migration: u64) {
-        self.tell(migration, Order::Prepare);
+        self.tell(migration, Order::Prepare { epoch: Epoch(1) });
         self.comes_to(Stand::Reserved).await;
         self.tell(migration, Order::Warm);
         self.comes_to(Stand::Warm).await;
