@@ -52,10 +52,13 @@ fn is_held(
     let [orders, came, moved, no_room, others] = counts(web);
     let parked = || from.sidecar.metrics().sum("lighter_state_parked_total", &[]);
     let before = (parked(), from.app.count("requests"));
+    let told = || web.metrics().sum("lighter_hold_orders_total", &[]);
+    let told_before = told();
     from.app.tell("hold/snapshot");
     begin(world, &name, from, to);
-    // Callers were told to hold before that, and until then the old place serves what has no room.
+    // Until then the old place serves what has no room; and callers are told at the same time.
     wait_until("it is asked for its state", || from.app.count("snapshot.waits") > 0);
+    wait_until("the caller's sidecar is told", || told() > told_before);
     let first = ask(listen, is_http2);
     wait_until("it waits", || first.is_finished() || counts(web)[1] > came || parked() > before.0);
     let second = ask(listen, !is_http2);
