@@ -19,9 +19,8 @@ use crate::movable::Hidden;
 /// The component, and what it keeps.
 pub(crate) struct Kept {
     compiled: Compiled,
+    /// As it is told.
     digest: String,
-    /// The same, as it is told.
-    told: String,
     sum: [u8; 32],
     /// How many globals move with its memory, or why it does not.
     door: Result<usize, Hidden>,
@@ -64,8 +63,7 @@ impl Kept {
         let held = Held { live: None, is_frozen: false, version };
         Kept {
             compiled,
-            told: format!("{KEPT}{}", digits(&sum)),
-            digest: digits(&sum),
+            digest: format!("{KEPT}{}", digits(&sum)),
             sum,
             door,
             most: most.into(),
@@ -355,7 +353,7 @@ impl Code for Keeping {
 
 impl Contents for Keeping {
     fn digest(&self) -> &str {
-        &self.0.told
+        &self.0.digest
     }
 
     fn most_bytes(&self) -> u64 {
@@ -376,7 +374,7 @@ impl Contents for Keeping {
     fn replace(&self, with: &[u8], gone: &dyn Fn() -> bool) -> Result<(), NotReplaced> {
         let memory = Memory::parse(with)?;
         if memory.digest != self.0.sum {
-            let (theirs, ours) = (digits(&memory.digest), self.0.digest.clone());
+            let (theirs, ours) = (digits(&memory.digest), digits(&self.0.sum));
             return Err(NotReplaced::OtherProgram { theirs, ours });
         }
         self.0.take(&memory, &self.0.unasked(), gone)
