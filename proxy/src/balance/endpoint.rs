@@ -1,5 +1,6 @@
 //! One endpoint: who it is, what it has to do, and how it does.
 
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -150,7 +151,7 @@ impl Endpoint {
     pub(super) fn begin_regardless(self: &Arc<Self>, at: u64) -> Picked {
         self.load.begin();
         self.metrics.picked();
-        Picked { endpoint: self.clone(), at, probe: false, held: Held::Nothing }
+        Picked { endpoint: self.clone(), at, probe: false, held: ManuallyDrop::new(Held::Nothing) }
     }
 
     #[cold]

@@ -1,5 +1,6 @@
 //! Which endpoint of a cluster takes a request.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -41,14 +42,15 @@ impl Cluster {
         let avoid = avoid.and_then(|avoid| self.endpoints.iter().position(|known| avoid.is(known)));
         let pick = Pick { cluster: self, avoid, hash, at: self.group.clock(now) };
         let mut picked = pick.find(gone, &mut draw)?;
-        picked.held = held;
+        // It held nothing before.
+        picked.held = ManuallyDrop::new(held);
         Ok(picked)
     }
 
     /// Takes this one of its endpoints, unless that takes no requests now.
     pub fn rejoin(&self, endpoint: &Arc<Endpoint>, now: Instant) -> Result<Option<Picked>, Cause> {
         let Some(mut picked) = endpoint.begin(self.group.clock(now)) else { return Ok(None) };
-        picked.held = self.enter()?;
+        picked.held = ManuallyDrop::new(self.enter()?);
         Ok(Some(picked))
     }
 

@@ -1,5 +1,6 @@
 //! An endpoint that was picked, from the pick to what came of it.
 
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -31,7 +32,8 @@ pub struct Picked {
     pub endpoint: Arc<Endpoint>,
     pub(super) at: u64,
     pub(super) probe: bool,
-    pub(super) held: Held,
+    /// Dropped by hand, so that nobody pays for what he does not hold.
+    pub(super) held: ManuallyDrop<Held>,
 }
 
 /// What a request holds of the limits of its port. Callers' sidecars keep those of one kind, a workload's own sidecar those
@@ -151,7 +153,7 @@ impl Picked {
         match held {
             Held::Nothing => {}
             Held::LetIn(let_in) => self.let_in(let_in),
-            held => self.held = held,
+            held => *self.held = held,
         }
     }
 
@@ -159,7 +161,7 @@ impl Picked {
     #[inline(never)]
     fn let_in(&mut self, let_in: Box<LetIn>) {
         let there = let_in.sent().map(|(endpoint, _)| endpoint.clone());
-        self.held = Held::LetIn(let_in);
+        *self.held = Held::LetIn(let_in);
         if let Some(there) = there {
             self.go_to(&there);
         }
@@ -168,16 +170,16 @@ impl Picked {
     /// It goes to this endpoint instead, with what it holds.
     fn go_to(&mut self, endpoint: &Arc<Endpoint>) {
         let mut there = Cluster::take(endpoint, Instant::now());
-        there.held = std::mem::take(&mut self.held);
+        there.held = ManuallyDrop::new(std::mem::take(&mut *self.held));
         *self = there;
     }
 
     /// Gives out what the next try of the same request is to have: meanwhile it runs on for whoever counts that.
     pub(crate) fn keep(&mut self) -> Option<Box<LetIn>> {
-        match std::mem::take(&mut self.held) {
+        match std::mem::take(&mut *self.held) {
             Held::LetIn(let_in) => Some(let_in),
             held => {
-                self.held = held;
+                *self.held = held;
                 None
             }
         }
@@ -185,13 +187,13 @@ impl Picked {
 
     /// Whether it came to a Service with state.
     pub(crate) fn is_let_in(&self) -> bool {
-        matches!(self.held, Held::LetIn(_))
+        matches!(*self.held, Held::LetIn(_))
     }
 
     /// Whether its answer, which is there, may go on, where what it acknowledges is to be journaled first.
     #[inline]
     pub(crate) fn poll_journaled(&self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
-        match &self.held {
+        match &*self.held {
             Held::LetIn(let_in) => let_in.poll_journaled(cx),
             _ => Poll::Ready(Ok(())),
         }
@@ -200,12 +202,12 @@ impl Picked {
     /// Whether its answer waits for the journal of a state.
     #[inline]
     pub(crate) fn is_journaled(&self) -> bool {
-        matches!(&self.held, Held::LetIn(let_in) if let_in.is_journaled())
+        matches!(&*self.held, Held::LetIn(let_in) if let_in.is_journaled())
     }
 
     /// Resolves once it is to be cut, where that can come: for what does not end by itself.
     pub(crate) fn cut(&self) -> Option<Pin<Box<dyn Future<Output = ()> + '_>>> {
-        match &self.held {
+        match &*self.held {
             Held::LetIn(let_in) => Some(Box::pin(let_in.cut())),
             _ => None,
         }
@@ -214,7 +216,7 @@ impl Picked {
     /// The epoch that the Service has where the request was sent on to.
     #[inline]
     pub(crate) fn sent(&self) -> Option<Epoch> {
-        match &self.held {
+        match &*self.held {
             Held::LetIn(let_in) => let_in.sent().map(|(_, epoch)| epoch),
             _ => None,
         }
@@ -241,23 +243,23 @@ impl Picked {
     fn wait_at(&mut self, connects: bool, shared: &Arc<Shared>, came: Came) {
         let group = &self.endpoint.group;
         // What runs on a device beside has its own place to wait.
-        if let Held::Nothing | Held::Pass(_) = self.held
+        if let Held::Nothing | Held::Pass(_) = *self.held
             && let Some(holding) = group.holding()
             && let Some(waits) = holding.ask(came, self.endpoint.address)
         {
-            self.held = Held::Awaits(Box::new(Awaits::new(waits, shared, &group.key, connects)));
+            *self.held = Held::Awaits(Box::new(Awaits::new(waits, shared, &group.key, connects)));
         }
     }
 
     /// Takes along that the request was placed. Only callers' sidecars place, and only a workload's own lets through.
     pub(crate) fn place(&mut self, placed: Placed) {
-        self.held = Held::Placed(Box::new((placed, std::mem::take(&mut self.held))));
+        *self.held = Held::Placed(Box::new((placed, std::mem::take(&mut *self.held))));
     }
 
     /// Whether its route has its requests placed.
     #[inline]
     pub(crate) fn is_placed(&self) -> bool {
-        matches!(self.held, Held::Placed(_))
+        matches!(*self.held, Held::Placed(_))
     }
 
     /// Only now does it begin.
@@ -270,13 +272,13 @@ impl Picked {
     /// Whether it is on a device, beside the route's own backends.
     #[inline]
     pub(crate) fn is_on_device(&self) -> bool {
-        matches!(&self.held, Held::Placed(both) if both.0.is_on_device())
+        matches!(&*self.held, Held::Placed(both) if both.0.is_on_device())
     }
 
     /// How long its device has until it answers. None: it is on none.
     #[inline]
     pub(crate) fn device_timeout(&self) -> Option<Duration> {
-        match &self.held {
+        match &*self.held {
             Held::Placed(both) => both.0.device_timeout(),
             _ => None,
         }
@@ -301,7 +303,7 @@ impl Picked {
     #[cold]
     pub(crate) fn hear(&self, name: &[u8], value: &[u8]) -> bool {
         let is_taken = self.endpoint.hear(name, value);
-        match &self.held {
+        match &*self.held {
             Held::Placed(both) if report::is_report(name) => {
                 both.0.hear(report::of_device(name, value), Instant::now());
                 // What a host says may be its callers' business as well.
@@ -327,7 +329,7 @@ impl Picked {
     /// Whether it has to wait until others end.
     #[inline]
     pub(crate) fn waits(&self) -> bool {
-        match &self.held {
+        match &*self.held {
             Held::Pass(pass) => pass.waits(),
             Held::Placed(both) => matches!(&both.1, Held::Pass(pass) if pass.waits()),
             Held::LetIn(let_in) => let_in.waits(),
@@ -339,12 +341,12 @@ impl Picked {
     /// Waits until others end, as long as the port's policy says, or until it is known where the state is. After that it may be on
     /// its way to another endpoint.
     pub(crate) async fn admitted(&mut self) -> Result<(), Cause> {
-        if let Held::Awaits(_) = self.held
-            && let Held::Awaits(awaits) = std::mem::take(&mut self.held)
+        if let Held::Awaits(_) = *self.held
+            && let Held::Awaits(awaits) = std::mem::take(&mut *self.held)
         {
             *self = Box::pin(awaits.over()).await?;
         }
-        if let Held::LetIn(let_in) = &mut self.held {
+        if let Held::LetIn(let_in) = &mut *self.held {
             if let Some(there) = Box::pin(let_in.settled()).await? {
                 self.go_to(&there);
             }
@@ -358,7 +360,7 @@ impl Picked {
 
     #[inline]
     fn finish_at(mut self, outcome: Outcome, latency: Duration, at: u64) {
-        if !matches!(self.held, Held::Nothing) {
+        if !matches!(*self.held, Held::Nothing) {
             self.ends(outcome, latency, at);
         }
         let endpoint = &*self.endpoint;
@@ -383,11 +385,17 @@ impl Picked {
         }
     }
 
+    /// Lets go of what it holds.
+    #[inline(never)]
+    fn let_go(&mut self) {
+        *self.held = Held::Nothing;
+    }
+
     /// Tells what it holds how it ended.
     #[inline(never)]
     fn ends(&mut self, outcome: Outcome, latency: Duration, at: u64) {
         let group = &self.endpoint.group;
-        let admitted = match &mut self.held {
+        let admitted = match &mut *self.held {
             Held::Admitted(admitted) => Some(&*admitted),
             Held::LetIn(let_in) => let_in.admitted(),
             Held::Placed(both) => return both.0.end(outcome, group.instant(at)),
@@ -404,6 +412,9 @@ impl Drop for Picked {
         self.endpoint.load.end();
         if self.probe {
             self.endpoint.health.abandon_probe();
+        }
+        if !matches!(*self.held, Held::Nothing) {
+            self.let_go();
         }
     }
 }
