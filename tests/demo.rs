@@ -191,9 +191,8 @@ fn check_quic(quic: &Value) {
         }
         assert!(end["streams"].as_u64() > Some(100) && end["handshakes"].as_u64() >= Some(2), "{quic:#}");
     }
-    // Between the two the step saw no link over QUIC any more. Whether web counts that as its own switch depends on who hears of the
-    // policy first: catalog ends such links as well.
     assert!(ends[0]["switches_to_quic"].as_u64() >= Some(2), "{quic:#}");
+    assert!(ends[0]["switches_to_tcp"].as_u64() >= Some(1), "{quic:#}");
 }
 
 /// The counter was at three places, one after the other, and counted each request once.
