@@ -20,8 +20,13 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
             evidence.keep("lighter_apply_must_not", stage.world.plane()?.apply(&policy("mustNot")).await?);
             let (web, limit) = (stage.world.instance("web")?, stage.limit);
             until(limit, async || {
-                let links = web.samples().await?.sum("lighter_link_wire", &[("wire", WIRE)]);
-                check(links == 0.0, || "web still sends over QUIC".into())
+                let samples = web.samples().await?;
+                let links = samples.sum("lighter_link_wire", &[("wire", WIRE)]);
+                check(links == 0.0, || "web still sends over QUIC".into())?;
+                // Catalog hears of the policy as well, and may leave the link before web has looked. Until web has, it is not to
+                // hear of another one.
+                let left = samples.count("lighter_quic_switches_total", &[("to", "tcp")]);
+                check(left > 0, || "web has not gone back to TCP".into())
             })
             .await?;
             load.measure(stage.requests, stage.limit).await?;

@@ -18,6 +18,8 @@ pub(crate) struct Choice {
     samples: VecDeque<Sent>,
     /// Why there is a link over QUIC, where there is one.
     over: Option<Over>,
+    /// The last one ended as links end, which is no switch, unless it turns out that policy had it ended.
+    ended: bool,
 }
 
 /// A link over QUIC stands.
@@ -94,7 +96,8 @@ impl Choice {
             (None, Some(over)) => {
                 if seen.ended_well {
                     self.over = None;
-                    return Step::Stay;
+                    self.ended = true;
+                    return self.stayed(seen);
                 }
                 let (was_stalled, lived) = (over.stalled, now.saturating_duration_since(over.since));
                 self.over = None;
@@ -104,7 +107,13 @@ impl Choice {
                 }
                 return if was_stalled { Step::Stay } else { Step::Fell(QuicSwitch::Lost) };
             }
-            (Some(_), None) | (None, None) => {}
+            (Some(_), None) => {}
+            (None, None) => {
+                let step = self.stayed(seen);
+                if step != Step::Stay {
+                    return step;
+                }
+            }
             (Some(_), Some(_)) if seen.may == WireUse::MustNot => return self.leave(QuicSwitch::Forbidden),
             (Some(quic), Some(over)) => {
                 if over.stalled != quic.stalled {
@@ -137,6 +146,7 @@ impl Choice {
     /// A dial for `why` ended. `stands`: there is a link over QUIC now.
     pub(crate) fn dialled(&mut self, now: Instant, why: QuicSwitch, stands: bool, back_off: Duration) {
         if stands {
+            self.ended = false;
             let sent = Sent::default();
             self.over = Some(Over { why, calm: now, sent, since: now, stalled: false });
         } else {
@@ -147,7 +157,19 @@ impl Choice {
     /// There are no links any more.
     pub(crate) fn alone(&mut self) {
         self.over = None;
+        self.ended = false;
         self.samples.clear();
+    }
+
+    /// What a link that ended as links end was: whoever accepted it hears of the same policy, and may leave it first.
+    fn stayed(&mut self, seen: &Seen) -> Step {
+        if !self.ended || seen.may != WireUse::MustNot {
+            return Step::Stay;
+        }
+        self.ended = false;
+        self.samples.clear();
+        self.failures = 0;
+        Step::Fell(QuicSwitch::Forbidden)
     }
 
     fn leave(&mut self, why: QuicSwitch) -> Step {
@@ -235,6 +257,32 @@ mod tests {
         let forbidden = seen(WireUse::MustNot, (0, 0), Some((1, 0, false)));
         assert_eq!(choice.look(much_later, &forbidden), Step::Leave(QuicSwitch::Forbidden));
         assert_eq!(choice.look(much_later, &seen(WireUse::MustNot, (0, 0), None)), Step::Stay);
+    }
+
+    #[test]
+    fn a_policy_is_told_once_whoever_of_both_sides_follows_it_first() {
+        let now = Instant::now();
+        let ended = |may| Seen { ended_well: true, ..seen(may, (0, 0), None) };
+        // The other side left the link, and this one hears of the policy then, or later.
+        for heard_late in [false, true] {
+            let mut choice = Choice::default();
+            choice.dialled(now, QuicSwitch::Policy, true, BACK_OFF);
+            if heard_late {
+                assert_eq!(choice.look(now, &ended(WireUse::Should)), Step::Stay);
+            }
+            let forbidden = ended(WireUse::MustNot);
+            assert_eq!(choice.look(now, &forbidden), Step::Fell(QuicSwitch::Forbidden));
+            assert_eq!(choice.look(now, &forbidden), Step::Stay);
+        }
+        // One that rested is no switch, and none after another one was dialled.
+        let mut choice = Choice::default();
+        choice.dialled(now, QuicSwitch::Policy, true, BACK_OFF);
+        assert_eq!(choice.look(now, &ended(WireUse::Should)), Step::Stay);
+        assert_eq!(choice.look(now, &ended(WireUse::Should)), Step::Dial(QuicSwitch::Policy));
+        choice.dialled(now, QuicSwitch::Policy, true, BACK_OFF);
+        let forbidden = seen(WireUse::MustNot, (0, 0), Some((1, 0, false)));
+        assert_eq!(choice.look(now, &forbidden), Step::Leave(QuicSwitch::Forbidden));
+        assert_eq!(choice.look(now, &ended(WireUse::MustNot)), Step::Stay);
     }
 
     #[test]
