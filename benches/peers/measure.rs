@@ -53,6 +53,8 @@ pub struct Sample {
 pub struct Memory {
     /// After one request.
     pub idle: f64,
+    /// What of that is no page of a file, and so does not depend on how much of the program the system happens to have mapped.
+    pub own: f64,
     /// For each of the idle connections.
     pub per_connection: f64,
 }
@@ -136,20 +138,20 @@ pub fn cpu(pid: u32) -> Cpu {
 
 /// Idle memory, and what `connections` idle ones add to it.
 pub fn memory(proxy: &Proxy, connections: usize) -> Memory {
-    let idle = proxy.resident();
+    let (idle, own) = (proxy.resident("VmRSS"), proxy.resident("RssAnon"));
     if connections == 0 {
-        return Memory { idle, per_connection: 0.0 };
+        return Memory { idle, own, per_connection: 0.0 };
     }
     let open = http1::idle(proxy.ports.http, connections);
-    let grown = proxy.resident() - idle;
+    let grown = proxy.resident("VmRSS") - idle;
     drop(open);
-    Memory { idle, per_connection: grown / connections as f64 }
+    Memory { idle, own, per_connection: grown / connections as f64 }
 }
 
-/// Resident memory of a process in KiB.
-pub fn resident(pid: u32) -> f64 {
+/// Resident memory of a process in KiB, by its name in `/proc/PID/status`: `VmRSS`, or `RssAnon` of that.
+pub fn resident(pid: u32, what: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let line = status.lines().find(|line| line.strip_prefix(what).is_some_and(|rest| rest.starts_with(':')));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0.0)
 }
 

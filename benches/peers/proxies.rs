@@ -77,9 +77,9 @@ impl Proxy {
         self.children.iter().map(Child::id)
     }
 
-    /// Resident memory in KiB, of all its processes.
-    pub fn resident(&self) -> f64 {
-        self.children.iter().map(|child| measure::resident(child.id())).sum()
+    /// Resident memory in KiB, of all its processes; see [`measure::resident`].
+    pub fn resident(&self, what: &str) -> f64 {
+        self.children.iter().map(|child| measure::resident(child.id(), what)).sum()
     }
 
     pub fn is_direct(&self) -> bool {

@@ -122,7 +122,9 @@ impl Report<'_> {
             .collect();
         let memory = self.by_proxy(
             &self.memory,
-            |memory| json!({"idle_kib": memory.idle, "per_connection_kib": memory.per_connection}),
+            |memory| {
+                json!({"idle_kib": memory.idle, "own_kib": memory.own, "per_connection_kib": memory.per_connection})
+            },
         );
         let versions: Map<_, _> =
             self.proxies.iter().map(|proxy| (proxy.name.to_owned(), proxy.version.clone().into())).collect();
