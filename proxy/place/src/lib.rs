@@ -11,7 +11,8 @@
 //! A device has so long until its answer begins that the host can answer in time where it does not; what a route says of
 //! that goes before it.
 //!
-//! A [`Planner`] decides more slowly where functions are active at all.
+//! A [`Planner`] decides more slowly where functions are active at all, and a [`Mover`] whether the state of a Service is to move to where
+//! it would be served better.
 //!
 //! No I/O, no clock, no chance of its own: time is a parameter and draws come from a seed, so that sidecar, planner and simulator
 //! decide by the same code. Each decision has a [`Record`] from which it can be made again, [exactly](recompute).
@@ -25,6 +26,7 @@ mod inherit;
 mod learn;
 mod load;
 mod log;
+mod moves;
 mod objective;
 mod patience;
 mod placer;
@@ -40,6 +42,7 @@ pub use explore::{BURST as EXPLORATION_BURST, Exploration};
 pub use guard::{GuardRules, SHARES};
 pub use health::{Failure, Refusal, Setback};
 pub use log::Logged;
+pub use moves::{Decided, Move, MoveRules, Mover, Seat, Seated, Stays};
 pub use objective::{Objective, Weights};
 pub use placer::{Answer, Outcome, Placed, Placer, Spent, Ticket};
 pub use plan::{Because, Foreseen, PlanRules, Planned, Planner, Site, SiteFunction, Want, foresee};
