@@ -503,6 +503,8 @@ fn what_a_service_keeps_is_read_as_it_was_meant() {
         "snapshot: /s, restore: /r, changes: /c/d",
         "snapshot: /s, restore: /r, thaw: /t, park: {requests: 3, bytes: 17179869184, wait: 24h}",
         "snapshot: /s, restore: /r, changes: /c, whenAlone: serve",
+        "snapshot: /s, restore: /r, move: {when: gain}",
+        "snapshot: /s, restore: /r, move: {when: asked}",
         "redis: {}",
     ] {
         let class = if said.contains("whenAlone") { "journaled" } else { "volatile" };

@@ -8,10 +8,11 @@ use super::{PortDraft, Report, check};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::resource::state::{
-    OnDrain as Asked, ParkSpec, StateClass as Written, StateSpec, WhenAlone as Alone,
+    MoveSpec, MoveWhen as MovedBy, OnDrain as Asked, ParkSpec, StateClass as Written, StateSpec,
+    WhenAlone as Alone,
 };
 use crate::snapshot::{
-    FUNCTIONS, Hooks, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful, WhenAlone,
+    FUNCTIONS, Hooks, MoveWhen, Moves, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful, WhenAlone,
 };
 
 /// What is said of a Service with these ports. None: it is faulty.
@@ -46,6 +47,7 @@ pub(super) fn read(
             Some(Alone::Serve) => WhenAlone::Serve,
             Some(Alone::Refuse) | None => WhenAlone::Refuse,
         },
+        moves: spec.moves.as_ref().map(moves).unwrap_or_default(),
     };
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
     report.ok(valid(&stateful, ports, &NAMES, at))?;
@@ -113,6 +115,19 @@ fn park(said: &ParkSpec) -> Park {
     }
 }
 
+fn moves(said: &MoveSpec) -> Moves {
+    let default = Moves::default();
+    Moves {
+        when: match said.when {
+            MovedBy::Asked => MoveWhen::Asked,
+            MovedBy::Gain => MoveWhen::Gain,
+        },
+        horizon: said.horizon.map_or(default.horizon, |horizon| horizon.0),
+        margin_percent: said.margin_percent.unwrap_or(default.margin_percent),
+        settle: said.settle.map_or(default.settle, |settle| settle.0),
+    }
+}
+
 /// What fields are called where they are written.
 pub(crate) struct Names {
     pub(crate) timeout: &'static str,
@@ -129,7 +144,7 @@ pub(crate) fn valid(
     names: &Names,
     at: &At<'_>,
 ) -> Result<(), ConfigError> {
-    let Stateful { class, port: wanted, access, timeout, max_bytes, park, .. } = stateful;
+    let Stateful { class, port: wanted, access, timeout, max_bytes, park, moves, .. } = stateful;
     let Some((_, protocol)) = ports.clone().find(|(port, _)| port == wanted) else {
         let known: Vec<String> = ports.map(|(port, _)| port.to_string()).collect();
         let error = at.field("port").error(format!("the Service has no port {wanted}"));
@@ -162,7 +177,14 @@ pub(crate) fn valid(
         return Err(at_park.field("requests").error(error));
     }
     bytes(at_park.field("bytes"), park.bytes)?;
-    time(at_park.field(names.wait), park.wait)
+    time(at_park.field(names.wait), park.wait)?;
+    let at_move = at.field("move");
+    if moves.margin_percent > MOST_MARGIN {
+        let error = format!("{} is not from 0 to {MOST_MARGIN}", moves.margin_percent);
+        return Err(at_move.field("marginPercent").error(error));
+    }
+    time(at_move.field("horizon"), moves.horizon)?;
+    time(at_move.field("settle"), moves.settle)
 }
 
 /// Why the state of a Service with these ports cannot be journaled.
@@ -231,4 +253,6 @@ const MAX_BYTES: u64 = 256 << 20;
 /// Both sidecars keep a copy in memory.
 const MOST_BYTES: u64 = 16 << 30;
 const MOST_PARKED: u32 = 1_000_000;
+/// In percent.
+const MOST_MARGIN: u32 = 1000;
 const LENGTHS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);

@@ -60,6 +60,38 @@ pub struct StateSpec {
     /// What becomes of the state when the instance that has it is to drain. Default `move`.
     #[serde(default)]
     pub on_drain: OnDrain,
+    /// Whether it moves by itself to where it is served better. Default: it moves as somebody asks.
+    #[serde(default, rename = "move")]
+    pub moves: Option<MoveSpec>,
+}
+
+/// When the state of a Service moves, beside before a drain.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MoveSpec {
+    /// Who asks for it.
+    pub when: MoveWhen,
+    /// Of `gain`: what callers wait less counts for so long, from 1ms to 24h. Default 10m.
+    #[serde(default)]
+    pub horizon: Option<Duration>,
+    /// Of `gain`: by how much that has to be more than what the move costs, in percent of the cost. Up to 1000. Default 50.
+    #[serde(default)]
+    #[schemars(range(max = 1000))]
+    pub margin_percent: Option<u32>,
+    /// Of `gain`: so long the state stays where it has come, and so long another instance has to be the better one, from 1ms
+    /// to 24h. Default 30s.
+    #[serde(default)]
+    pub settle: Option<Duration>,
+}
+
+/// Who asks for the state of a Service to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum MoveWhen {
+    /// People, by a Migration.
+    Asked,
+    /// The control plane as well, where another instance would serve it better.
+    Gain,
 }
 
 /// What becomes of the state when the instance that has it is to drain.

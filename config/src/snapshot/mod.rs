@@ -44,7 +44,9 @@ pub use overload::{Overload, Priority};
 pub use retry::{GrpcStatus, Retry, RetryBudget, RetryOn};
 pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
 pub use session::Persistence;
-pub use stateful::{FUNCTIONS, Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone};
+pub use stateful::{
+    FUNCTIONS, Hooks, MoveWhen, Moves, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone,
+};
 
 /// Everything the mesh says at one moment.
 #[derive(Clone, Debug, Default)]

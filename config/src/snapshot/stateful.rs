@@ -22,6 +22,55 @@ pub struct Stateful {
     pub on_drain: OnDrain,
     /// Of a state that is journaled: what becomes of requests while nobody keeps the journal.
     pub when_alone: WhenAlone,
+    /// Whether it moves by itself to where it is served better.
+    pub moves: Moves,
+}
+
+/// When a Service's state moves, beside before a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moves {
+    /// Who asks for it.
+    pub when: MoveWhen,
+    /// What a move saves counts for so long. Of the control plane alone, as what follows.
+    pub horizon: Duration,
+    /// By how much that has to be more than what the move costs, in percent of the cost.
+    pub margin_percent: u32,
+    /// So long it stays where it has come, and so long another place has to be the better one.
+    pub settle: Duration,
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Moves {
+            when: MoveWhen::Asked,
+            horizon: Duration::from_secs(600),
+            margin_percent: 50,
+            settle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Who asks for a Service's state to move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MoveWhen {
+    /// People, by a Migration.
+    #[default]
+    Asked,
+    /// The control plane as well, where it would be served better elsewhere.
+    Gain,
+}
+
+impl MoveWhen {
+    /// Each of them.
+    pub const ALL: [MoveWhen; 2] = [MoveWhen::Asked, MoveWhen::Gain];
+
+    /// Its word in resources and on the wire.
+    pub const fn label(self) -> &'static str {
+        match self {
+            MoveWhen::Asked => "asked",
+            MoveWhen::Gain => "gain",
+        }
+    }
 }
 
 /// What becomes of requests to a Service whose state is journaled while no other instance can keep the journal.

@@ -377,6 +377,7 @@ mod tests {
             park: Park::default(),
             on_drain: OnDrain::Move,
             when_alone: WhenAlone::Refuse,
+            moves: lighter_config::snapshot::Moves::default(),
         }
     }
 

@@ -7,7 +7,9 @@ use super::{missing, port};
 use crate::build::state::{self, Names};
 use crate::document::At;
 use crate::error::ConfigError;
-use crate::snapshot::{Hooks, OnDrain, Park, Port, StateAccess, StateClass, Stateful, WhenAlone};
+use crate::snapshot::{
+    Hooks, MoveWhen, Moves, OnDrain, Park, Port, StateAccess, StateClass, Stateful, WhenAlone,
+};
 use crate::xds::wire::lighter::config::v1 as wire;
 
 /// Of a Service with these ports.
@@ -30,6 +32,13 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
             .into_iter()
             .find(|when_alone| when_alone.label() == word)
             .ok_or_else(|| at.field("when_alone").error(format!("`{}` is not known", word.escape_debug())))?,
+    };
+    let when = match &*said.moves {
+        "" => MoveWhen::default(),
+        word => MoveWhen::ALL
+            .into_iter()
+            .find(|when| when.label() == word)
+            .ok_or_else(|| at.field("moves").error(format!("`{}` is not known", word.escape_debug())))?,
     };
     let path = |path: &str| Some(Arc::from(path)).filter(|path: &Arc<str>| !path.is_empty());
     let at_park = at.field("park");
@@ -56,6 +65,7 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
         },
         on_drain,
         when_alone,
+        moves: Moves { when, ..Moves::default() },
     };
     let ports = ports.iter().map(|port| (port.key.port, port.protocol));
     state::valid(&read, ports, &NAMES, at)?;

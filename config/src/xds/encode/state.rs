@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::millis;
-use crate::snapshot::{StateAccess, Stateful};
+use crate::snapshot::{MoveWhen, StateAccess, Stateful};
 use crate::xds::wire::lighter::config::v1 as lighter;
 
 pub(super) fn state(said: &Stateful) -> lighter::State {
-    let Stateful { class, port, access, timeout, max_bytes, park, on_drain, when_alone } = said;
+    let Stateful { class, port, access, timeout, max_bytes, park, on_drain, when_alone, moves } = said;
     let hooks = match access {
         StateAccess::Http(hooks) => Some(hooks),
         StateAccess::Redis => None,
@@ -27,5 +27,9 @@ pub(super) fn state(said: &Stateful) -> lighter::State {
         park: Some(lighter::Park { requests: park.requests, bytes: park.bytes, wait_ms: millis(park.wait) }),
         on_drain: on_drain.label().to_string(),
         when_alone: when_alone.label().to_string(),
+        moves: match moves.when {
+            MoveWhen::Asked => String::new(),
+            MoveWhen::Gain => moves.when.label().to_string(),
+        },
     }
 }

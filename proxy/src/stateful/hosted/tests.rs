@@ -27,6 +27,7 @@ fn stateful(requests: u32) -> Stateful {
         park,
         on_drain: OnDrain::Move,
         when_alone: WhenAlone::Refuse,
+        moves: lighter_config::snapshot::Moves::default(),
     }
 }
 

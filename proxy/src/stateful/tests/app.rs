@@ -129,5 +129,6 @@ pub(crate) fn stateful() -> Stateful {
         park: Park::default(),
         on_drain: OnDrain::Move,
         when_alone: WhenAlone::Refuse,
+        moves: lighter_config::snapshot::Moves::default(),
     }
 }

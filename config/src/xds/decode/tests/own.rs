@@ -141,6 +141,7 @@ fn a_state_that_cannot_be_moved_is_refused() {
             "class: `journaled` takes `changes`, which is missing",
         ),
         (with(&|state| state.when_alone = "wait".into()), "when_alone: `wait` is not known"),
+        (with(&|state| state.moves = "often".into()), "moves: `often` is not known"),
         (with(&|state| state.port = 0), "port: 0 is not a port"),
         (with(&|state| state.port = 81), "port: the Service has no port 81"),
         (with(&|state| state.snapshot.clear()), "snapshot: `` is not a path"),

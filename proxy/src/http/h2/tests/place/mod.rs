@@ -127,6 +127,7 @@ fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>
         park,
         on_drain: OnDrain::Move,
         when_alone: WhenAlone::Refuse,
+        moves: lighter_config::snapshot::Moves::default(),
     });
     let name = key().service;
     let service = Service::clone(snapshot.services.get(&name).unwrap());
