@@ -66,6 +66,7 @@ mod tests {
             function: function.to_owned(),
             digest: digest.to_owned(),
             not_movable: not_movable.to_owned(),
+            most_bytes: 0,
         });
         Presence { remembering, ..Presence::default() }
     }

@@ -52,6 +52,8 @@ pub struct Remembering {
     pub digest: String,
     /// Why not.
     pub not_movable: String,
+    /// What is taken in its place is no longer, in bytes. 0: it is not said.
+    pub most_bytes: u64,
 }
 
 /// Where an instance is reached at one of its Service's ports.
@@ -183,6 +185,7 @@ impl Instance {
                 function: has.function,
                 digest: has.digest,
                 not_movable: has.not_movable,
+                most_bytes: has.most_bytes,
             }),
             // It is asked on the stream that is open.
             holds: false,
@@ -201,11 +204,11 @@ impl Instance {
 }
 
 fn remembering(said: &wire::Remembering) -> Result<Remembering, Faulty> {
-    let wire::Remembering { function, digest, not_movable } = said.clone();
+    let wire::Remembering { function, digest, not_movable, most_bytes } = said.clone();
     if [&function, &digest, &not_movable].into_iter().any(|text| text.len() > MAX_REASON) {
         return Err(Faulty(format!("a text is longer than {MAX_REASON} bytes")));
     }
-    Ok(Remembering { function, digest, not_movable })
+    Ok(Remembering { function, digest, not_movable, most_bytes })
 }
 
 fn port(said: &wire::InstancePort) -> Result<Port, Faulty> {
@@ -262,6 +265,7 @@ mod tests {
                 function: "keep".into(),
                 digest: "00".into(),
                 not_movable: String::new(),
+                most_bytes: 7,
             }),
             device: Some(wire::Device { class: "gpu".into(), slots: 3, ..wire::Device::default() }),
         }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lighter_config::xds::wire::lighter::registry::v1::{Demand, DeviceLoad, FunctionLoad, Load, Offloaded};
+use lighter_config::snapshot::{MoveWhen, Stateful};
+use lighter_config::xds::wire::lighter::registry::v1::{
+    Demand, DeviceLoad, FunctionLoad, Load, Offloaded, Served,
+};
 
 use crate::device::{self, Standing};
 use crate::mesh::Mesh;
@@ -34,10 +37,12 @@ impl Meter {
         Meter { at: now, before: Counted::now() }
     }
 
-    /// What there was to do since the last time, if that is long enough ago.
-    pub(super) fn read(&mut self, now: Instant) -> Option<Load> {
+    /// What there was to do since the last time, if that is long enough ago. `moves`: somebody decides by it where a state is served
+    /// best, and is told sooner.
+    pub(super) fn read(&mut self, now: Instant, moves: bool) -> Option<Load> {
         let since = now.saturating_duration_since(self.at);
-        if since < EVERY {
+        let every = if moves { SOON } else { EVERY };
+        if since < every {
             return None;
         }
         let counted = Counted::now();
@@ -73,6 +78,23 @@ impl Counted {
 pub(super) fn of_callers() -> u64 {
     let inbound = telemetry::routes().into_iter().filter(|route| route.direction == Direction::Inbound);
     inbound.map(|route| route.read().open).sum()
+}
+
+/// Whether the state of a Service moves to where it is served better.
+pub(super) fn moves(keeps: &Stateful) -> bool {
+    keeps.moves.when == MoveWhen::Gain
+}
+
+/// What callers asked of this workload, and how long that took.
+pub(super) fn served() -> Served {
+    let inbound = telemetry::routes().into_iter().filter(|route| route.direction == Direction::Inbound);
+    inbound.fold(Served::default(), |sum, route| {
+        let latency = route.read().latency;
+        Served {
+            requests: sum.requests.saturating_add(latency.counts.iter().sum()),
+            seconds: sum.seconds + Duration::from_nanos(latency.sum).as_secs_f64(),
+        }
+    })
 }
 
 /// What there is to do for the functions of this sidecar, and what was counted of them.
@@ -136,6 +158,8 @@ const MOST_DEVICES: usize = 256;
 
 /// How often it is told.
 const EVERY: Duration = Duration::from_secs(5);
+/// And where it says how a state is served that may move for gain. Little less than it is looked at.
+const SOON: Duration = Duration::from_millis(900);
 
 #[cfg(test)]
 mod tests {

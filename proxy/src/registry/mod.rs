@@ -197,7 +197,10 @@ impl Registrar<'_> {
                 self.metrics.places.increment(1);
                 send(requests, Report::Place(place));
             }
-            if let Some(mut load) = self.meter.read(Instant::now()) {
+            let moves =
+                self.shared.hosted.load().as_ref().is_some_and(|hosted| meter::moves(&hosted.stateful()));
+            if let Some(mut load) = self.meter.read(Instant::now(), moves) {
+                load.served = moves.then(meter::served);
                 load.links = self.shared.links.read(MOST_LINKS);
                 load.device = self.shared.device.get().map(|device| meter::of_device(device));
                 load.offloaded = meter::offloaded();
@@ -387,9 +390,10 @@ fn remembering(shared: &Shared, function: &str) -> Option<Remembering> {
     let function = function.to_owned();
     Some(match contents {
         Ok(contents) => {
-            Remembering { function, digest: contents.digest().to_owned(), not_movable: String::new() }
+            let (digest, most_bytes) = (contents.digest().to_owned(), contents.most_bytes());
+            Remembering { function, digest, not_movable: String::new(), most_bytes }
         }
-        Err(not_movable) => Remembering { function, digest: String::new(), not_movable },
+        Err(not_movable) => Remembering { function, digest: String::new(), not_movable, most_bytes: 0 },
     })
 }
 
