@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lighter_config::xds::Kind;
 use lighter_migrate::Phase;
+use lighter_place::Stays;
 
 use crate::api::server::Early;
 use crate::inject::review::Reviewed;
@@ -44,6 +45,12 @@ pub struct Metrics {
     pub state_leaves: AtomicU64,
     /// Times that such an instance was told that there is nowhere for its state.
     pub state_releases: AtomicU64,
+    /// Migrations that the planner asked for as another instance serves better, and that are over, by their outcome.
+    pub planned_migrations: [AtomicU64; Outcome::ALL.len()],
+    /// Rounds in which it asked for none of a Service that may move for gain, by why.
+    pub planned_stays: [AtomicU64; Stays::ALL.len()],
+    /// Those that did not bring what they promised, and those that did.
+    pub judged_migrations: [AtomicU64; 2],
     /// Time in the phases of migrations, in microseconds.
     phases: [AtomicU64; PHASES.len()],
     reviews: [AtomicU64; Reviewed::ALL.len()],
@@ -246,6 +253,30 @@ pub fn render(state: &State, now: Instant) -> String {
     for (outcome, count) in Outcome::ALL.into_iter().zip(&metrics.migrations) {
         let (outcome, count) = (outcome.label(), count.load(Relaxed));
         let _ = writeln!(text.0, "lighter_control_migrations_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    let help = "Migrations that the planner asked for, as another instance serves better, and that are over, by how they ended.";
+    text.head("planned_migrations_total", "counter", help);
+    for (outcome, count) in Outcome::ALL.into_iter().zip(&metrics.planned_migrations) {
+        let (outcome, count) = (outcome.label(), count.load(Relaxed));
+        let _ = writeln!(text.0, "lighter_control_planned_migrations_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    let help = "Rounds of the planner in which the state of a Service that may move for gain was to stay where it is, by why.";
+    text.head("planned_migrations_refused_total", "counter", help);
+    for (reason, count) in Stays::ALL.into_iter().zip(&metrics.planned_stays) {
+        let (reason, count) = (reason.label(), count.load(Relaxed));
+        let _ = writeln!(
+            text.0,
+            "lighter_control_planned_migrations_refused_total{{reason=\"{reason}\"}} {count}"
+        );
+    }
+    let help = "Moves for gain that were judged once they had settled: they brought at least half of what was foreseen, or did not.";
+    text.head("planned_migrations_judged_total", "counter", help);
+    for (verdict, count) in ["unpaid", "paid"].into_iter().zip(&metrics.judged_migrations) {
+        let count = count.load(Relaxed);
+        let _ = writeln!(
+            text.0,
+            "lighter_control_planned_migrations_judged_total{{verdict=\"{verdict}\"}} {count}"
+        );
     }
     text.head("migrations_under_way", "gauge", "Migrations that are under way, by their phase.");
     for (phase, count) in state.migrations.phases() {

@@ -10,7 +10,7 @@ use super::get::Form;
 use super::{explain, table};
 use crate::api::message::{Files, MigrationList};
 use crate::exit::{self, Exit};
-use crate::migrate::{Made, Shown};
+use crate::migrate::{Foreseen, Made, Shown};
 use crate::output;
 
 /// Runs the command. `namespace`: of this one alone; `names`: these alone, if there are any.
@@ -58,7 +58,7 @@ fn titles(wide: bool, spaces: bool) -> Vec<&'static str> {
         titles.insert(0, "NAMESPACE");
     }
     if wide {
-        titles.extend(["PHASES", "COPIES", "LEFT", "CLASS", "OWNER", "STANDBY", "EPOCH", "LOSSES"]);
+        titles.extend(["REASON", "PHASES", "COPIES", "LEFT", "CLASS", "OWNER", "STANDBY", "EPOCH", "LOSSES"]);
     }
     titles.push("BECAUSE");
     titles
@@ -81,6 +81,7 @@ fn row(shown: &Shown, wide: bool, spaces: bool, now: u128) -> Vec<String> {
         row.insert(0, shown.namespace.clone());
     }
     if wide {
+        row.push(reason(shown).unwrap_or_else(dash));
         let phases: Vec<String> =
             shown.phases.iter().map(|entered| format!("{}+{}ms", entered.phase, entered.after)).collect();
         row.push(if phases.is_empty() { dash() } else { phases.join(",") });
@@ -95,6 +96,15 @@ fn row(shown: &Shown, wide: bool, spaces: bool, now: u128) -> Vec<String> {
     }
     row.push(shown.because.clone().unwrap_or_else(dash));
     row
+}
+
+/// Why it was asked for; for gain: how many seconds callers were to wait less behind it, and how many more meanwhile.
+fn reason(shown: &Shown) -> Option<String> {
+    let reason = shown.reason.clone()?;
+    let foreseen = shown.foreseen.map(|Foreseen { gain_seconds, cost_seconds }| {
+        format!(":{}/{}", table::time(gain_seconds), table::time(cost_seconds))
+    });
+    Some(reason + &foreseen.unwrap_or_default())
 }
 
 /// How long a copy of the state was, with `+` before it where it was of what had changed since the one before.
@@ -117,6 +127,8 @@ mod tests {
             service: "default/shop".into(),
             from: "a".into(),
             to: "b".into(),
+            reason: Some("gain".into()),
+            foreseen: Some(Foreseen { gain_seconds: 12.0, cost_seconds: 0.5 }),
             class: Some("volatile".into()),
             owner: Some("a".into()),
             standby: Some("c".into()),
@@ -139,6 +151,7 @@ mod tests {
         assert_eq!(
             wide[9..],
             [
+                "gain:12.00s/500.0ms",
                 "plan+0ms,aborted+1500ms",
                 "4.9KiB,+20B",
                 "-",

@@ -4,18 +4,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use lighter_config::manifest::{Key as ResourceKey, Manifest};
+use lighter_config::manifest::Key as ResourceKey;
 use lighter_config::name::ServiceName;
-use lighter_config::resource::{LIGHTER, Spec, migration::MigrationSpec};
 use lighter_config::snapshot::OnDrain;
-use serde_json::json;
 
 use super::drive::World;
 use super::owner::{self, Seen};
+use super::story::Reason;
 use super::{All, name_of};
-use crate::store::{Author, Push};
 
 /// What was done for an instance that is to drain.
 pub(super) struct Leaving {
@@ -48,67 +46,18 @@ impl All {
             if is_asked || self.under_way.contains_key(&service) || !leaves.presence.is_heard {
                 continue;
             }
-            let wait = waits(&service, world);
             let next =
                 may_move(&service, world).then(|| next(&seen, &instance, leaves, &leaving.tried)).flatten();
-            let Some(to) = next.filter(|to| self.ask(&service, (&instance, to), wait, world)) else {
+            let reason = Reason::Leaves;
+            let Some(to) =
+                next.filter(|to| self.ask(&service, reason, (&instance, to), world.state).is_some())
+            else {
                 self.release(&service, leaves, world);
                 continue;
             };
+            world.state.metrics.state_leaves.fetch_add(1, Relaxed);
             if let Some(leaving) = self.leaving.get_mut(&service) {
                 leaving.tried.insert(to);
-            }
-        }
-    }
-
-    /// Asks for a Migration, in place of those that were asked for like that before and are over. Returns whether it could be.
-    fn ask(
-        &self,
-        service: &ServiceName,
-        (from, to): (&Arc<str>, &Arc<str>),
-        quiesce: Duration,
-        world: &World<'_>,
-    ) -> bool {
-        let (store, namespace) = (&world.state.store, &service.namespace);
-        let now = SystemTime::now();
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let prefix = format!("{}-leaves-", service.name);
-        let name = format!("{prefix}{}", since.as_millis());
-        let before: Vec<ResourceKey> = self
-            .wanted
-            .iter()
-            .filter(|(key, asked)| asked.service == *service && key.name.starts_with(&prefix))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let document = json!({
-            "apiVersion": LIGHTER,
-            "kind": MigrationSpec::KIND,
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "service": service.name,
-                "from": {"instance": from},
-                "to": {"instance": to},
-                "quiesceTimeout": format!("{}ms", quiesce.as_millis()),
-            },
-        });
-        let pushed = Manifest::parse(AUTHOR, &document.to_string(), namespace)
-            .map_err(|errors| errors.to_string())
-            .and_then(|manifests| {
-                let push = Push { manifests, ..Push::default() };
-                store.apply(push, Author { name: AUTHOR, now }, false).map_err(|error| error.to_string())
-            });
-        match pushed {
-            Ok(_) => {
-                tracing::info!(%service, migration = name, %from, %to, "an instance is to drain: its state moves before");
-                world.state.metrics.state_leaves.fetch_add(1, Relaxed);
-                if let Err(error) = store.delete(&before, true, false) {
-                    tracing::warn!(%error, %service, "Migrations of instances that have left stay listed");
-                }
-                true
-            }
-            Err(error) => {
-                tracing::error!(error, %service, %from, "an instance is to drain, and its state cannot be asked to move");
-                false
             }
         }
     }
@@ -138,15 +87,6 @@ fn may_move(service: &ServiceName, world: &World<'_>) -> bool {
     state.is_some_and(|state| state.on_drain == OnDrain::Move)
 }
 
-/// How long what runs may take to end, and the application to give its state: a third of what requests may wait, so that as much
-/// is left for the copy. Nobody is there to ask for more.
-fn waits(service: &ServiceName, world: &World<'_>) -> Duration {
-    let snapshot = world.state.store.snapshot();
-    let state = snapshot.services.get(service).and_then(|service| service.state.as_ref());
-    let wait = state.map_or(Duration::ZERO, |state| state.park.wait / 3);
-    wait.clamp(SHORTEST, LONGEST)
-}
-
 /// Which instance takes the state next: the first that can, and was not tried.
 fn next(
     seen: &std::collections::BTreeMap<Arc<str>, Seen>,
@@ -155,25 +95,21 @@ fn next(
     tried: &BTreeSet<Arc<str>>,
 ) -> Option<Arc<str>> {
     let may = |(name, there): &(&Arc<str>, &Seen)| {
-        let presence = &there.presence;
-        *name != from
-            && !tried.contains(*name)
-            && presence.ready
-            && presence.is_heard
-            && !presence.leaving
-            && presence.link.is_some()
-            && there.report.is_some()
-            && presence.ports.is_superset(&leaves.presence.ports)
+        *name != from && !tried.contains(*name) && can_take(there, leaves)
     };
     seen.iter().find(may).map(|(name, _)| name.clone())
 }
 
-/// Who asks, in the history of the resources.
-const AUTHOR: &str = "control-plane";
-
-/// What a Migration takes as `quiesceTimeout`.
-const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_secs(86_400);
+/// Whether an instance can take the state from the other, by what is known of any state.
+pub(super) fn can_take(there: &Seen, from: &Seen) -> bool {
+    let presence = &there.presence;
+    presence.ready
+        && presence.is_heard
+        && !presence.leaving
+        && presence.link.is_some()
+        && there.report.is_some()
+        && presence.ports.is_superset(&from.presence.ports)
+}
 
 /// After how long an instance is told again that it need not wait.
 const AGAIN: Duration = Duration::from_millis(500);

@@ -19,8 +19,10 @@ use crate::registry::Key;
 use crate::state::State;
 use crate::store::{Store, StoreError};
 
+mod ask;
 mod drive;
 mod function;
+mod gain;
 mod hold;
 mod leave;
 mod owner;
@@ -32,13 +34,14 @@ mod story;
 mod tests;
 
 use drive::{Driver, World};
+pub use gain::{Fate, Seats};
 use leave::Leaving;
 use owner::Keeping;
 #[cfg(test)]
 pub use show::Entered;
-pub use show::{Made, Shown};
+pub use show::{Foreseen, Made, Shown};
 pub use story::Outcome;
-use story::{Moved, Story};
+use story::{Moved, Reason, Story};
 
 /// Every migration that there is or was.
 #[derive(Default)]
@@ -54,6 +57,8 @@ pub struct Migrations {
 struct All {
     /// What is asked for.
     wanted: Vec<(ResourceKey, Migration)>,
+    /// Why those were asked for that the control plane asked for by itself, by name, as long as they have not begun.
+    reasons: BTreeMap<Arc<str>, Reason>,
     /// Those that are over, by name.
     over: BTreeMap<Arc<str>, Story>,
     under_way: BTreeMap<ServiceName, Driver>,
@@ -120,7 +125,8 @@ impl Migrations {
         for (key, asked) in &all.wanted {
             let name = name_of(key);
             if !shown.iter().any(|shown| shown.is_called(&name) && !shown.gone) {
-                shown.push(Shown::waiting(&name, asked));
+                let reason = all.reasons.get(&*name).copied().unwrap_or_default();
+                shown.push(Shown::waiting(&name, asked, reason));
             }
         }
         for shown in &mut shown {
@@ -235,7 +241,11 @@ pub fn open(state: &State) -> Result<(), StoreError> {
         moved.withdrawn.retain(is_there);
         all.moved.insert(service, moved);
     }
+    for (name, reason) in read::<Reason>(&state.store, REASON)? {
+        all.reasons.insert(name.into(), reason);
+    }
     for (_, story) in read::<Story>(&state.store, STORY)? {
+        all.reasons.remove(&story.name);
         match Driver::resume(story.clone(), &world) {
             Some(driver) => {
                 tracing::info!(migration = %driver.story.name, "a migration goes on where it was");
@@ -365,6 +375,7 @@ impl All {
             let mut story = Story::new(name.into(), asked, class, number, was_withdrawn);
             story.copy = stateful::copy_time(asked, world.state);
             story.rounds = stateful::rounds(asked, world.state);
+            story.reason = self.reasons.remove(&story.name).unwrap_or_default();
             tracing::info!(migration = %story.name, service = %asked.service, from = %asked.from, to = %asked.to, "a migration begins");
             let because =
                 stateful::why_not_of(asked, keeps).or_else(|| why_not(asked, class, moved, world.state));
@@ -381,6 +392,7 @@ impl All {
                     tracing::error!(%error, "a migration that is refused is not written down");
                 }
                 count(&story, world.state);
+                forget_reason(&story, world.state);
                 self.over.insert(story.name.clone(), story);
                 continue;
             }
@@ -400,6 +412,9 @@ impl All {
             driver.abort(world);
         }
         let mut facts = Vec::new();
+        for (name, _) in self.reasons.extract_if(.., |name, _| !wanted.contains(&**name)) {
+            facts.push((fact(REASON, &name), None));
+        }
         for story in self.over.values_mut() {
             if !story.is_gone && !is_wanted(story) {
                 story.is_gone = true;
@@ -426,6 +441,7 @@ impl All {
         count(&story, state);
         let outcome = story.outcome.map_or("", Outcome::label);
         tracing::info!(migration = %story.name, outcome, because = story.because, "a migration is over");
+        forget_reason(&story, state);
         self.over.insert(story.name.clone(), story);
     }
 }
@@ -433,6 +449,19 @@ impl All {
 fn count(story: &Story, state: &State) {
     if let Some(outcome) = story.outcome {
         state.metrics.migrations[outcome as usize].fetch_add(1, Relaxed);
+        if let Reason::Gain { .. } = story.reason {
+            state.metrics.planned_migrations[outcome as usize].fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Why it was asked for is in its story by now.
+fn forget_reason(story: &Story, state: &State) {
+    if story.reason == Reason::Asked {
+        return;
+    }
+    if let Err(error) = state.store.set_facts(FACTS, &[(fact(REASON, &story.name), None)]) {
+        tracing::warn!(%error, "why a migration was asked for is kept for longer than is of use");
     }
 }
 
@@ -522,6 +551,7 @@ fn service_name(text: &str) -> Option<ServiceName> {
 /// What the store calls them.
 const FACTS: &str = "migration";
 const STORY: &str = "story";
+const REASON: &str = "reason";
 const SERVICE: &str = "service";
 
 /// How often it is looked at those that are under way.

@@ -4,7 +4,7 @@ use lighter_config::snapshot::{Migration, StateClass};
 use lighter_migrate::Copy;
 use serde::{Deserialize, Serialize};
 
-use super::story::{Moved, Outcome, Story, since_1970};
+use super::story::{Moved, Outcome, Reason, Story, since_1970};
 
 /// A migration as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +20,12 @@ pub struct Shown {
     pub from: String,
     /// The instance where it goes.
     pub to: String,
+    /// Why it was asked for: somebody `asked`, the instance that had the state `leaves`, or the other one serves it better (`gain`).
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Of `gain`: what was foreseen.
+    #[serde(default)]
+    pub foreseen: Option<Foreseen>,
     /// What the Service keeps between requests: `stateless`, `volatile` or `journaled`. None: it has not begun.
     #[serde(default)]
     pub class: Option<String>,
@@ -55,6 +61,17 @@ pub struct Shown {
     /// Its resource is no longer there: another one may have its name.
     #[serde(default)]
     pub gone: bool,
+}
+
+/// What was foreseen of a migration that was asked for as another instance serves better, in seconds that callers wait, of all of
+/// them together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Foreseen {
+    /// So much less behind it, over the Service's `horizon`.
+    pub gain_seconds: f64,
+    /// So much more meanwhile.
+    pub cost_seconds: f64,
 }
 
 /// A phase that was entered.
@@ -93,6 +110,8 @@ impl Shown {
             service: story.service.to_string(),
             from: story.from.to_string(),
             to: story.to.to_string(),
+            reason: Some(story.reason.label().to_owned()),
+            foreseen: foreseen(story.reason),
             class: Some(story.class.label().to_owned()),
             owner: held.and_then(|moved| Some(moved.owner.as_ref()?.instance.to_string())),
             standby: held.and_then(|moved| Some(moved.standby.as_ref()?.instance.as_ref()?.to_string())),
@@ -110,7 +129,7 @@ impl Shown {
         }
     }
 
-    pub(super) fn waiting(name: &str, asked: &Migration) -> Self {
+    pub(super) fn waiting(name: &str, asked: &Migration, reason: Reason) -> Self {
         let (namespace, name) = name.split_once('/').unwrap_or_default();
         Shown {
             namespace: namespace.to_owned(),
@@ -118,6 +137,8 @@ impl Shown {
             service: asked.service.to_string(),
             from: asked.from.to_string(),
             to: asked.to.to_string(),
+            reason: Some(reason.label().to_owned()),
+            foreseen: foreseen(reason),
             class: asked.class.map(|class| class.label().to_owned()),
             owner: None,
             standby: None,
@@ -146,6 +167,13 @@ impl Shown {
 
     pub(super) fn is_called(&self, name: &str) -> bool {
         name.split_once('/') == Some((&self.namespace, &self.name))
+    }
+}
+
+fn foreseen(reason: Reason) -> Option<Foreseen> {
+    match reason {
+        Reason::Gain { gain_seconds, cost_seconds } => Some(Foreseen { gain_seconds, cost_seconds }),
+        Reason::Asked | Reason::Leaves => None,
     }
 }
 

@@ -35,6 +35,9 @@ pub(super) struct Story {
     /// How long the copy of the state may take, while requests wait.
     #[serde(default)]
     pub(super) copy: Duration,
+    /// Why it was asked for.
+    #[serde(default)]
+    pub(super) reason: Reason,
     /// In how many rounds it is copied before that, while the old place serves.
     #[serde(default)]
     pub(super) rounds: u32,
@@ -104,6 +107,35 @@ pub(super) struct Holder {
     pub(super) incarnation: Incarnation,
     /// What it begins the epoch with.
     pub(super) source: Source,
+}
+
+/// Why a migration was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub(super) enum Reason {
+    /// Somebody wanted it.
+    #[default]
+    Asked,
+    /// The instance that had the state was to drain.
+    Leaves,
+    /// Another instance would serve it better.
+    Gain {
+        /// By so many seconds that callers wait less, over all of their requests of a while.
+        gain_seconds: f64,
+        /// And it was to cost so much of the same.
+        cost_seconds: f64,
+    },
+}
+
+impl Reason {
+    /// Its word, in names and for people.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Reason::Asked => "asked",
+            Reason::Leaves => "leaves",
+            Reason::Gain { .. } => "gain",
+        }
+    }
 }
 
 /// How a migration ended.
@@ -192,6 +224,7 @@ impl Story {
             prepare: asked.prepare,
             quiesce: asked.quiesce,
             copy: Duration::ZERO,
+            reason: Reason::Asked,
             rounds: 0,
             copies: Vec::new(),
             switch: asked.switch,
@@ -289,6 +322,19 @@ impl Story {
             Record::Entered(phase) if before.replace(phase) != Some(phase) => Some((phase, entry.at)),
             _ => None,
         })
+    }
+
+    /// How long nobody served while it moved: from when requests waited until the new place served. None: it did not come to that.
+    pub(super) fn blackout(&self) -> Option<Duration> {
+        let waits = |phase: &Phase| matches!(phase, Phase::Hold | Phase::Quiesce);
+        let (_, from) = self.phases().find(|(phase, _)| waits(phase))?;
+        let mut behind = self.phases().skip_while(|(phase, _)| *phase != Phase::Activate).skip(1);
+        behind.next().map(|(_, until)| until.saturating_sub(from))
+    }
+
+    /// How long the last copy of all of the state was, in bytes. None: there was none.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        self.copies.iter().rev().find(|copy| copy.base == 0).map(|copy| copy.bytes)
     }
 
     pub(super) fn records(&self) -> Vec<Record> {

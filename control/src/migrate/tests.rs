@@ -13,6 +13,7 @@ use super::*;
 use crate::registry::Instance;
 use crate::registry::sidecars::Id;
 
+mod gains;
 mod holds;
 mod mesh;
 mod stateful;

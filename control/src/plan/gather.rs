@@ -141,7 +141,8 @@ fn foreseen(offload: &Offload, places: &BTreeMap<&str, usize>) -> Vec<Foreseen> 
     foreseen.collect()
 }
 
-fn profile(said: &PlaceProfile) -> Profile {
+/// What is said of a place, as the decision core has it.
+pub(super) fn profile(said: &PlaceProfile) -> Profile {
     Profile {
         link_bytes_per_second: said.link_bytes_per_second,
         data_bytes_per_second: said.data_bytes_per_second,

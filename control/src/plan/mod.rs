@@ -1,5 +1,6 @@
 //! The planner: which functions of devices are active, of those whose devices have that planned. What the mesh has and wants is
-//! gathered every few seconds, and at once when requests wait; [`lighter_place::Planner`] decides; devices are told.
+//! gathered every few seconds, and at once when requests wait; [`lighter_place::Planner`] decides; devices are told. And whether the
+//! state of a Service is to move to where it is served better, of those that say so: [`lighter_place::Mover`] decides.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,8 +12,10 @@ use lighter_place::{Because, PlanRules, Planned, Planner, Time};
 use crate::state::State;
 
 mod gather;
+mod moves;
 
 use gather::Gathered;
+use moves::Moves;
 
 /// What is planned, by the Device.
 #[derive(Debug, Default)]
@@ -46,6 +49,7 @@ pub async fn keep(state: Arc<State>) {
     let rules =
         PlanRules { idle_seconds: config.idle.as_secs_f64(), settle_seconds: config.settle.as_secs_f64() };
     let (mut planner, began) = (Planner::new(rules), Instant::now());
+    let mut moves = Moves::default();
     let mut stopping = state.stopping();
     let mut interval = config.interval;
     loop {
@@ -64,11 +68,12 @@ pub async fn keep(state: Arc<State>) {
                 let mut functions = gathered.sites.iter().flat_map(|site| &site.functions);
                 let is_waited = functions.any(|function| function.is_waited_for);
                 tell(&state, &gathered, planned);
-                (planner, is_waited)
+                moves.round(&state, now);
+                (planner, moves, is_waited)
             }
         });
         let is_waited;
-        (planner, is_waited) = match round.await {
+        (planner, moves, is_waited) = match round.await {
             Ok(done) => done,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };

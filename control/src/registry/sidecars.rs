@@ -14,6 +14,9 @@ use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
 
 mod holding;
+mod served;
+
+pub use served::Served;
 
 /// Every sidecar that reports now.
 #[derive(Debug, Default)]
@@ -68,6 +71,8 @@ pub struct Reported {
     pub waited_for: BTreeSet<String>,
     /// What its policies' requests want, by the OffloadPolicy.
     pub demands: BTreeMap<String, Demand>,
+    /// How it serves the state of its Service, where that may move for gain.
+    pub served: Option<Served>,
     /// When it reported its load.
     at: Option<Instant>,
 }
@@ -294,6 +299,9 @@ impl Sidecars {
             let since = reporting.reported.at.replace(now).map(|before| now.duration_since(before));
             let seconds = since.map(|since| since.as_secs_f64()).filter(|seconds| *seconds > 0.0);
             reporting.reported.demands = demands(&reporting.reported.demands, said.demands, seconds);
+            let served = said.served.as_ref();
+            reporting.reported.served =
+                served.map(|served| Served::read(served, reporting.reported.served, seconds));
             let of_device = said.device.as_ref();
             let loads = of_device.map(|device| device.functions.as_slice()).unwrap_or_default();
             reporting.reported.functions = functions(&reporting.reported.functions, loads);

@@ -1,0 +1,150 @@
+//! Services whose state may move for gain: what the mesh tells of where each is and could be, and Migrations that are asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use lighter_config::build::DeviceInForce;
+use lighter_config::name::ServiceName;
+use lighter_config::sidecar::DeviceClass;
+use lighter_config::snapshot::PlaceProfile;
+use lighter_place::{Decided, MoveRules, Mover, Seat, Seated, Time};
+
+use super::gather::profile;
+use crate::migrate::{Fate, Outcome, Seats};
+use crate::registry::OfInstance;
+use crate::state::State;
+
+/// Decides which state moves, and remembers what came of it.
+#[derive(Default)]
+pub(super) struct Moves {
+    mover: Mover,
+    /// The Migration of each that was asked for, until it is over.
+    asked: BTreeMap<ServiceName, Asked>,
+}
+
+/// A Migration that was asked for.
+struct Asked {
+    name: Arc<str>,
+    rules: MoveRules,
+}
+
+impl Moves {
+    /// Looks at all of them, and asks for one Migration at most.
+    pub(super) fn round(&mut self, state: &State, now: Time) {
+        self.look_what_came(state, now);
+        let seats = state.migrations.seats(state);
+        if seats.is_empty() {
+            return;
+        }
+        let devices = state.store.devices();
+        let services: Vec<Seated> = seats.iter().map(|seats| seated(seats, &devices, state)).collect();
+        for ((seats, service), decided) in seats.iter().zip(&services).zip(self.mover.decide(&services, now))
+        {
+            self.follow(seats, service, &decided, state);
+        }
+    }
+
+    /// Tells the mover how Migrations have ended.
+    fn look_what_came(&mut self, state: &State, now: Time) {
+        let mover = &mut self.mover;
+        self.asked.retain(|service, Asked { name, rules }| {
+            let has_moved = match state.migrations.fate(name, state) {
+                Fate::Ahead => return true,
+                Fate::Over(outcome) => outcome == Outcome::Done,
+                Fate::Gone => false,
+            };
+            mover.ended(&service.to_string(), has_moved, rules, now);
+            false
+        });
+    }
+
+    fn follow(&mut self, seats: &Seats, service: &Seated, decided: &Decided, state: &State) {
+        let metrics = &state.metrics;
+        if let Some(has_paid) = decided.has_paid {
+            metrics.judged_migrations[usize::from(has_paid)].fetch_add(1, Relaxed);
+            let name = &seats.service;
+            tracing::info!(service = %name, has_paid, "a move for gain is where it was to lead: it is compared with what it promised");
+        }
+        let best = match (decided.stays, decided.best) {
+            (None, Some(best)) => best,
+            (stays, _) => {
+                if let Some(stays) = stays {
+                    metrics.planned_stays[stays as usize].fetch_add(1, Relaxed);
+                }
+                return;
+            }
+        };
+        let (Some((from, _)), Some((to, _))) = (seats.places.first(), seats.places.get(best.to)) else {
+            return;
+        };
+        let worth = (best.gain_seconds, best.cost_seconds);
+        if let Some(name) = state.migrations.ask_for_gain(&seats.service, (from, to), worth, state) {
+            self.mover.asked(service, &best);
+            self.asked.insert(seats.service.clone(), Asked { name, rules: service.rules });
+        }
+    }
+}
+
+/// A Service with where it is and could be, as these are now.
+fn seated(seats: &Seats, devices: &[DeviceInForce], state: &State) -> Seated {
+    let registry = &state.registry;
+    let instances = registry.devices(&seats.service);
+    let place = |(name, id): &(Arc<str>, crate::registry::sidecars::Id)| {
+        let device = instances.iter().find(|device| device.name == *name);
+        let load = registry.sidecars.found(id, |reported| reported.device).flatten();
+        let runs = device.map(|device| {
+            let allowed = load.and_then(|load| load.runs_allowed);
+            let slots = allowed.map_or(device.slots, |allowed| allowed.min(device.slots));
+            (slots, load.map_or(0, |load| load.runs_in_flight))
+        });
+        Seat {
+            name: name.clone(),
+            profile: profile(said_of(&seats.service, device, devices)),
+            runs,
+            queue_seconds: load.map_or(0.0, |load| load.queue_seconds),
+        }
+    };
+    let places: Vec<Seat> = seats.places.iter().map(place).collect();
+    let owner = seats.places.first().map(|(_, id)| id);
+    let served = owner.and_then(|id| registry.sidecars.found(id, |reported| reported.served).flatten());
+    let served = served.unwrap_or_default();
+    let moves = &seats.moves;
+    let mut blackout_seconds = seats.blackout.as_secs_f64();
+    if seats.copies_held {
+        let links = places.iter().map(|place| place.profile.link_bytes_per_second);
+        blackout_seconds += seats.state_bytes as f64 / links.fold(f64::INFINITY, f64::min).max(1.0);
+    }
+    Seated {
+        name: seats.service.to_string().into(),
+        rules: MoveRules {
+            horizon_seconds: moves.horizon.as_secs_f64(),
+            margin: f64::from(moves.margin_percent) / 100.0,
+            settle_seconds: moves.settle.as_secs_f64(),
+        },
+        at: 0,
+        rate: served.rate,
+        seconds: served.request_seconds,
+        blackout_seconds,
+        state_bytes: seats.state_bytes,
+        is_moving: seats.is_moving,
+        places,
+    }
+}
+
+/// What a Device says of instances of this class that is written for the Service; else what is usual.
+fn said_of<'d>(
+    service: &ServiceName,
+    instance: Option<&OfInstance>,
+    devices: &'d [DeviceInForce],
+) -> &'d PlaceProfile {
+    let Some(OfInstance { kind: (class, _), .. }) = instance else { return &PlaceProfile::HOST };
+    let is_its = |device: &&DeviceInForce| {
+        device.is_written && device.class == *class && device.service() == Some(service)
+    };
+    match devices.iter().find(is_its) {
+        Some(device) => &device.profile,
+        None if *class == DeviceClass::Host => &PlaceProfile::HOST,
+        None => &PlaceProfile::DEVICE,
+    }
+}
