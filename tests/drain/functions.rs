@@ -18,6 +18,8 @@ use crate::support::raw::{Body, Head, Peer};
 use crate::support::{full, test_where, wait_until};
 use crate::world::{Sidecar, World};
 
+pub mod planned;
+
 pub fn tests() -> Vec<Trial> {
     vec![
         test_where("functions::what_one_remembers_moves_between_unlike_devices_and_no_request_fails", || {

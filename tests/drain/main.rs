@@ -45,6 +45,7 @@ fn main() {
         migrate::tests(),
         partition::tests(),
         functions::tests(),
+        functions::planned::tests(),
         precopy::tests(),
         redis::tests(),
         rolling::tests(),
