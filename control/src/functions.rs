@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lighter_config::sidecar::{DatasetFormat, DeviceClass, DeviceConfig};
 use lighter_functions::{
-    At, Builtins, Class, Dataset, Device, Fault, Format, Limits, Meter, NotReplaced, Out, Relayed, Request,
-    Setup, Status, Stop, Watch,
+    At, Builtins, Class, Dataset, Device, Fault, Format, Limits, Meter, NotMovable, NotReplaced, Out,
+    Relayed, Request, Setup, Status, Stop, Watch,
 };
 use lighter_proxy::device::{
     self, Asked, Contents, Ended, FunctionHost, Held, NotRelayed, NotTaken, Results, Took,
@@ -80,6 +80,10 @@ impl<D: Device> FunctionHost for Host<D> {
     }
 
     fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, String> {
+        // What is built in is there on every device, and asked for only where its file names it.
+        if !self.names.iter().any(|name| name == function) {
+            return Err(NotMovable::Unknown(function.to_owned()).to_string());
+        }
         let contents = self.device.contents(function).map_err(|why| why.to_string())?;
         Ok(Arc::new(Remembered(contents)))
     }
@@ -252,5 +256,6 @@ fn setup(config: &DeviceConfig) -> Setup {
             deadline: config.limits.deadline,
         },
         media_bytes_per_second: config.media_bytes_per_second,
+        key_bytes: config.limits.key_bytes,
     }
 }

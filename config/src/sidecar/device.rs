@@ -123,7 +123,7 @@ pub struct DeviceLimits {
     pub runs: usize,
     /// Longest time of one run, the time in which its result is read among it. Default 5 min.
     pub deadline: Duration,
-    /// What the keys and values of the components of one tenant may take, in bytes. Default 16 MiB.
+    /// What the keys and values of the components of one tenant may take, and those of `counters`, in bytes. Default 16 MiB.
     pub key_bytes: u64,
     /// Most rows of one result. None: no limit. Components have no rows.
     pub result_rows: Option<u64>,
@@ -194,11 +194,24 @@ pub enum BuiltIn {
     Checksum,
     /// The bytes, in fewer.
     Compress,
+    /// Numbers by name, which it remembers.
+    Counters,
 }
 
 impl BuiltIn {
     /// Every one.
-    pub const ALL: [BuiltIn; 6] = [
+    pub const ALL: [BuiltIn; 7] = [
+        BuiltIn::Scan,
+        BuiltIn::Filter,
+        BuiltIn::Project,
+        BuiltIn::Aggregate,
+        BuiltIn::Checksum,
+        BuiltIn::Compress,
+        BuiltIn::Counters,
+    ];
+
+    /// Those that a device has of which nobody says otherwise: all that remember nothing.
+    pub const USUAL: [BuiltIn; 6] = [
         BuiltIn::Scan,
         BuiltIn::Filter,
         BuiltIn::Project,
@@ -216,6 +229,7 @@ impl BuiltIn {
             BuiltIn::Aggregate => "aggregate",
             BuiltIn::Checksum => "checksum",
             BuiltIn::Compress => "compress",
+            BuiltIn::Counters => "counters",
         }
     }
 }
@@ -244,7 +258,7 @@ pub(crate) struct DeviceFile {
     listen: String,
     /// The data that is here.
     datasets: Vec<DatasetFile>,
-    /// The functions that can be asked for. Default: all of them.
+    /// The functions that can be asked for. Default: all of them that remember nothing.
     #[serde(default)]
     functions: Option<Vec<BuiltIn>>,
     /// WebAssembly components of `wasi:http/incoming-handler`, asked for like any function.
@@ -354,7 +368,8 @@ pub(crate) struct LimitsFile {
     runs: Option<u32>,
     /// Longest time of one run, the time in which its result is read among it. Default 5m.
     deadline: Option<resource::Duration>,
-    /// What the keys and values of the components of one tenant may take, in bytes. 0: they remember nothing. Default 16777216.
+    /// What the keys and values of the components of one tenant may take, and those of `counters`, in bytes. 0: they remember
+    /// nothing. Default 16777216.
     key_bytes: Option<u64>,
     /// Most rows of one result. Default: no limit.
     #[schemars(range(min = 1))]
@@ -399,10 +414,10 @@ impl DeviceFile {
                 refuse(at.field("path").error("an empty path names no file"));
             }
         }
-        let functions = self.functions.unwrap_or_else(|| BuiltIn::ALL.to_vec());
+        let functions = self.functions.unwrap_or_else(|| BuiltIn::USUAL.to_vec());
         if functions.is_empty() && self.components.is_empty() && self.natives.is_empty() {
             let error = at.field("functions").error("a device without functions does nothing");
-            refuse(error.hint("leave it out for all of them"));
+            refuse(error.hint("leave it out for all that remember nothing"));
         }
         for (index, function) in functions.iter().enumerate() {
             if functions[..index].contains(function) {

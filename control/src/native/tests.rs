@@ -85,7 +85,13 @@ fn device(natives: &Natives) -> Builtins {
         bytes_out: 1 << 20,
         deadline: Duration::from_secs(60),
     };
-    let setup = Setup { class: Class::Csd, datasets: Vec::new(), limits, media_bytes_per_second: None };
+    let setup = Setup {
+        class: Class::Csd,
+        datasets: Vec::new(),
+        limits,
+        media_bytes_per_second: None,
+        key_bytes: 1 << 20,
+    };
     Builtins::with(setup, natives.programs().collect())
 }
 

@@ -54,6 +54,7 @@ pub fn check(
             deadline: Duration::from_secs(60),
         },
         media_bytes_per_second: None,
+        key_bytes: 1 << 20,
     };
     let device = make(setup.clone());
     is_found(&*device, class)?;
@@ -166,6 +167,8 @@ fn refuses_what_is_faulty(device: &dyn Device) -> Result<(), String> {
         ("aggregate", "orders", "compute=sum(country)", Status::ErrorInExecution),
         ("checksum", "orders", "algorithm=md5", Status::InvalidArg),
         ("compress", "orders", "codec=lzma", Status::InvalidArg),
+        ("counters", "hits", "add=1", Status::InvalidArg),
+        ("counters", "hits", "add=much", Status::InvalidArg),
     ] {
         let (outcome, bytes) = ask(device, function, dataset, parameters);
         let what = format!("{function}/{dataset}?{parameters}");
@@ -201,6 +204,7 @@ fn answers(device: &dyn Device, more: &[(&str, &str)]) -> Result<Answers, String
             ),
         ),
         ("compress/orders?", None),
+        ("counters/hits?", Some("{\"counter\":\"hits\",\"value\":0}\n")),
     ];
     let more = more.iter().map(|(request, expected)| (*request, Some(*expected)));
     for (request, expected) in own.into_iter().chain(more) {

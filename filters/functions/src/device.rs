@@ -128,6 +128,8 @@ pub struct Setup {
     pub limits: Limits,
     /// What all runs together read in a second, in bytes: a slow medium, emulated. None: as fast as the machine can.
     pub media_bytes_per_second: Option<u64>,
+    /// What keys and values of one function that is built in may take, in bytes. Those of programs are their runtime's affair.
+    pub key_bytes: u64,
 }
 
 /// A loaded function. Never used again for another one.
@@ -199,7 +201,7 @@ pub enum FunctionState {
 pub struct Request<'a> {
     /// The name of the function.
     pub function: &'a str,
-    /// `name` or `name@version`.
+    /// `name` or `name@version`. Of a function that reads no dataset: what it is asked for, as it is said.
     pub dataset: &'a str,
     /// `name=value&…`, percent-encoded as in a URL.
     pub parameters: &'a str,

@@ -11,6 +11,7 @@ pub mod conformance;
 mod contents;
 mod device;
 mod encode;
+pub mod keys;
 mod line;
 mod media;
 pub mod memory;

@@ -30,6 +30,8 @@ pub struct Query {
     pub(crate) algorithm: Option<Algorithm>,
     /// How bytes are made fewer.
     pub(crate) codec: Option<Codec>,
+    /// How much is added.
+    pub(crate) add: Option<i64>,
 }
 
 /// One value that is worked out over rows.
@@ -112,6 +114,12 @@ impl Query {
                 self.algorithm = Some(one_of(name, value, &known)?);
             }
             "codec" => self.codec = Some(one_of(name, value, &[("gzip", Codec::Gzip)])?),
+            "add" => {
+                let add = value.parse().map_err(|_| {
+                    Fault::argument(format!("`add={}`: expected a whole number", value.escape_debug()))
+                });
+                self.add = Some(add?);
+            }
             // A function that knows a name that nobody reads is a fault of ours; the caller's words are right.
             _ => {}
         }

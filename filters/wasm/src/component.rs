@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lighter_functions::keys::digits;
 use lighter_functions::{
-    At, Call, Code, Contents, Entries, Fault, Kind, Limits, NotGiven, NotMovable, NotReplaced, Out, Program,
-    Status,
+    Call, Code, Contents, Fault, Kind, Limits, NotMovable, Out, Program, Status,
 };
 use sha2::{Digest, Sha256};
 use wasmtime::component::Linker;
@@ -14,7 +14,6 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use crate::engine::{Error, Runtime};
 use crate::host::{FunctionPre, State};
 use crate::kept::{Keeping, Kept};
-use crate::keys::Keys;
 use crate::movable::Hidden;
 use crate::reach;
 
@@ -132,8 +131,7 @@ impl Program for Component {
         if let Some(kept) = &self.kept {
             return Ok(Arc::new(Keeping(kept.clone())));
         }
-        let (tenant, keys) = (self.tenant.clone(), self.runtime.keys.clone());
-        Ok(Arc::new(OfTenant { tenant, keys, digest: self.digest.clone(), sum: self.sum }))
+        Ok(self.runtime.keys.contents(self.tenant.clone(), self.sum))
     }
 
     fn memory_bytes(&self, run: u64) -> u64 {
@@ -162,49 +160,6 @@ impl Program for Component {
         }
     }
 }
-
-/// What a component remembers, which is what all of its tenant do.
-struct OfTenant {
-    tenant: Arc<str>,
-    keys: Arc<Keys>,
-    digest: String,
-    sum: [u8; 32],
-}
-
-impl Contents for OfTenant {
-    fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    fn most_bytes(&self) -> u64 {
-        // An entry takes fewer bytes as it moves than what is counted of it; what is gone takes some as well.
-        self.keys.quota().saturating_add(MOST_BESIDE)
-    }
-
-    fn read(&self) -> Result<At, NotGiven> {
-        Ok(self.keys.read(&self.tenant, self.sum))
-    }
-
-    fn changes(&self, since: u64) -> Result<Option<At>, NotGiven> {
-        Ok(self.keys.changes(&self.tenant, self.sum, since))
-    }
-
-    fn replace(&self, with: &[u8], _: &dyn Fn() -> bool) -> Result<(), NotReplaced> {
-        let entries = Entries::parse(with)?;
-        if entries.digest != self.sum {
-            let (theirs, ours) = (digits(&entries.digest), self.digest.clone());
-            return Err(NotReplaced::OtherProgram { theirs, ours });
-        }
-        self.keys.replace(&self.tenant, &entries)
-    }
-
-    fn freeze(&self, is_frozen: bool, _: &dyn Fn() -> bool) {
-        self.keys.freeze(&self.tenant, is_frozen);
-    }
-}
-
-/// What moves beside entries that are there, in bytes.
-pub(crate) const MOST_BESIDE: u64 = 2 << 20;
 
 impl Code for Compiled {
     fn run(&self, call: Call<'_>, out: &mut dyn Out) -> Result<(), Fault> {
@@ -298,11 +253,6 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 fn summed(bytes: &[u8]) -> ([u8; 32], String) {
     let sum: [u8; 32] = Sha256::digest(bytes).into();
     (sum, digits(&sum))
-}
-
-/// In hexadecimal.
-pub(crate) fn digits(sum: &[u8; 32]) -> String {
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a component did not get to its end.

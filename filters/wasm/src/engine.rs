@@ -3,14 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use lighter_functions::keys::{Keys, first_version};
 use wasmtime::component::{HasSelf, Linker, WasmList};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreContextMut};
 
 use crate::cache::Cache;
 use crate::host::{Function, State};
-use crate::keys::Keys;
 use crate::reach::GIVE;
 use crate::ticker::Ticker;
 
@@ -101,8 +100,7 @@ impl Runtime {
             .cache
             .as_ref()
             .map(|path| Cache::open(path).map_err(|error| Error::Cache { path: path.clone(), error }));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let first = u64::try_from(now.as_nanos()).unwrap_or_default();
+        let first = first_version();
         let keys = Arc::new(Keys::new(settings.key_bytes, first));
         let (memory_bytes, cache) = (settings.memory_bytes, cache.transpose()?);
         Ok(Arc::new(Runtime { engine, linker, opened, memory_bytes, first, keys, ticker, cache }))

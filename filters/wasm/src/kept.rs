@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lighter_functions::keys::{MOST_BESIDE, digits};
 use lighter_functions::memory::{KEPT, PAGE};
 use lighter_functions::{
     At, Call, Code, Contents, Entries, Fault, Memory, Meter, NotGiven, NotReplaced, Out, Status,
 };
 
-use crate::component::{Compiled, MOST_BESIDE, digits};
+use crate::component::Compiled;
 use crate::host::{Answered, stopped};
 use crate::live::{Ended, Live};
 use crate::movable::Hidden;

@@ -14,7 +14,6 @@ mod component;
 mod engine;
 mod host;
 mod kept;
-mod keys;
 mod live;
 mod movable;
 mod pages;

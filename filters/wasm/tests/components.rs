@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use lighter_functions::conformance;
 use lighter_functions::{
-    Builtins, Class, Dataset, Device, Format, Limits, Out, Outcome, Program, Request, Setup, Status, Stop,
-    Watch,
+    Builtins, Class, Dataset, Device, Format, Limits, Out, Outcome, Program, Request, Setup,
+    Status, Stop, Watch,
 };
 use lighter_wasm::{Component, Error, Runtime, Settings};
 use tempfile::TempDir;
@@ -49,6 +49,7 @@ fn device(folder: &TempDir, limits: Limits, programs: Vec<Arc<dyn Program>>) -> 
         datasets: vec![dataset("mine", "default"), dataset("theirs", "other")],
         limits,
         media_bytes_per_second: None,
+        key_bytes: 1 << 20,
     };
     let device = Builtins::with(setup, programs);
     for function in device.discover().functions {
@@ -125,8 +126,14 @@ fn one_component_gives_the_same_bytes_on_every_class_of_device() {
             Box::new(Builtins::with(setup, programs)) as Box<dyn Device>
         };
         all.push(conformance::check(class, folder.path(), &more, &make).unwrap());
-        let found = make(Setup { class, datasets: Vec::new(), limits: LIMITS, media_bytes_per_second: None })
-            .discover();
+        let found = make(Setup {
+            class,
+            datasets: Vec::new(),
+            limits: LIMITS,
+            media_bytes_per_second: None,
+            key_bytes: 1 << 20,
+        })
+        .discover();
         digests.insert(
             found.functions.into_iter().find(|function| function.name == "tally").unwrap().digest.unwrap(),
         );

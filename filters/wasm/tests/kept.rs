@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use lighter_functions::memory::{BLOCK, PAGE};
 use lighter_functions::{
-    Builtins, Class, Contents, Dataset, Device, Format, Limits, Memory, NotMovable, NotReplaced, Out,
-    Outcome, Program, Request, Setup, Status, Stop, Watch,
+    Builtins, Class, Contents, Dataset, Device, Format, Limits, Memory, NotMovable, NotReplaced,
+    Out, Outcome, Program, Request, Setup, Status, Stop, Watch,
 };
 use lighter_wasm::{Component, Runtime, Settings};
 use tempfile::TempDir;
@@ -49,6 +49,7 @@ fn device(class: Class, path: &Path, memory_bytes: u64) -> (Builtins, Option<Not
         datasets: vec![place],
         limits: Limits { memory_bytes, ..LIMITS },
         media_bytes_per_second: None,
+        key_bytes: 1 << 20,
     };
     let device = Builtins::with(setup, vec![Arc::new(component) as Arc<dyn Program>]);
     device.activate(device.load("ledger").unwrap()).unwrap();

@@ -6,11 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use sha2::{Digest, Sha256};
+
 use crate::contents::{Contents, NotMovable};
 use crate::device::{
     Dataset, Description, Device, Entry, FunctionId, FunctionInfo, FunctionState, Kind, Limits, Out, Outcome,
     Request, Setup,
 };
+use crate::keys::{Keys, first_version};
 use crate::media::Media;
 use crate::meter::Meter;
 use crate::program::{Call, Code, Program};
@@ -20,17 +23,16 @@ use crate::status::{Fault, Status};
 mod aggregate;
 mod checksum;
 mod compress;
+mod counters;
 mod crc32c;
 mod scan;
 
 /// The names of the functions, in the order of [`Device::discover`].
-pub const FUNCTIONS: [&str; 6] = ["scan", "filter", "project", "aggregate", "checksum", "compress"];
+pub const FUNCTIONS: [&str; 7] =
+    ["scan", "filter", "project", "aggregate", "checksum", "compress", counters::NAME];
 
 /// Runs that the log remembers.
 const LOGGED: usize = 256;
-
-/// Runs a function: reads what is asked for, and gives the result.
-type Run = fn(&Dataset, Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>;
 
 struct Function {
     name: &'static str,
@@ -39,11 +41,21 @@ struct Function {
     run: Run,
 }
 
+/// Runs a function, and gives the result.
+enum Run {
+    /// It reads a dataset, and remembers nothing.
+    Reads(fn(&Dataset, Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>),
+    /// It reads no dataset, and remembers something among these, as the tenant of its own name.
+    Remembers(fn(&Keys, &Request<'_>, &Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>),
+}
+
 /// A device with the built-in functions, and perhaps with programs beside them.
 pub struct Builtins {
     setup: Arc<Setup>,
     programs: Vec<Arc<dyn Program>>,
     media: Option<Arc<Media>>,
+    /// What functions that are built in remember: of each by its name.
+    keys: Arc<Keys>,
     state: Mutex<State>,
 }
 
@@ -85,7 +97,8 @@ impl Builtins {
     /// The same with these programs, of which none is called like another one or like what is built in.
     pub fn with(setup: Setup, programs: Vec<Arc<dyn Program>>) -> Self {
         let media = setup.media_bytes_per_second.map(|rate| Arc::new(Media::new(rate)));
-        Builtins { setup: Arc::new(setup), programs, media, state: Mutex::default() }
+        let keys = Arc::new(Keys::new(setup.key_bytes, first_version()));
+        Builtins { setup: Arc::new(setup), programs, media, keys, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -169,9 +182,16 @@ impl Builtins {
                     return program.run(Call { request, setup: &self.setup, meter }, out);
                 }
             };
-            let dataset = self.dataset(request.dataset)?;
-            let query = Query::parse(&parameters(request)?, function.knows)?;
-            (function.run)(dataset, query, meter, out)
+            match function.run {
+                Run::Reads(run) => {
+                    let dataset = self.dataset(request.dataset)?;
+                    run(dataset, Query::parse(&parameters(request)?, function.knows)?, meter, out)
+                }
+                Run::Remembers(run) => {
+                    let query = Query::parse(&parameters(request)?, function.knows)?;
+                    run(&self.keys, request, &query, meter, out)
+                }
+            }
         }));
         self.leave(id);
         ended.unwrap_or_else(|_| Err(Fault::new(Status::FatalError, "a fault of the function itself")))
@@ -275,6 +295,9 @@ impl Device for Builtins {
 
     fn contents(&self, function: &str) -> Result<Arc<dyn Contents>, NotMovable> {
         match self.known(function) {
+            Ok(Known::BuiltIn(Function { name, run: Run::Remembers(_), .. })) => {
+                Ok(self.keys.contents((*name).into(), program_of(name)))
+            }
             Ok(Known::BuiltIn(_)) => Err(NotMovable::BuiltIn(function.to_owned())),
             Ok(Known::Program(program)) => program.contents(),
             Err(_) => Err(NotMovable::Unknown(function.to_owned())),
@@ -284,6 +307,12 @@ impl Device for Builtins {
     fn log(&self) -> Vec<Entry> {
         self.state().log.iter().cloned().collect()
     }
+}
+
+/// What a function that is built in has for the SHA-256 of its program: every device has the same one by this name, until what it
+/// remembers gets another form, and with it another number.
+fn program_of(name: &str) -> [u8; 32] {
+    Sha256::digest(format!("built in: {name} 1")).into()
 }
 
 fn no_function(name: &str) -> Fault {
@@ -310,11 +339,16 @@ fn cut(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
-static TABLE: [Function; 6] = [
-    Function { name: "scan", knows: &["where", "select", "format", "limit"], run: scan::scan },
-    Function { name: "filter", knows: &["where", "format", "limit"], run: scan::filter },
-    Function { name: "project", knows: &["select", "format", "limit"], run: scan::project },
-    Function { name: "aggregate", knows: &["where", "compute", "by", "format"], run: aggregate::aggregate },
-    Function { name: "checksum", knows: &["algorithm", "format"], run: checksum::checksum },
-    Function { name: "compress", knows: &["codec"], run: compress::compress },
+static TABLE: [Function; 7] = [
+    Function { name: "scan", knows: &["where", "select", "format", "limit"], run: Run::Reads(scan::scan) },
+    Function { name: "filter", knows: &["where", "format", "limit"], run: Run::Reads(scan::filter) },
+    Function { name: "project", knows: &["select", "format", "limit"], run: Run::Reads(scan::project) },
+    Function {
+        name: "aggregate",
+        knows: &["where", "compute", "by", "format"],
+        run: Run::Reads(aggregate::aggregate),
+    },
+    Function { name: "checksum", knows: &["algorithm", "format"], run: Run::Reads(checksum::checksum) },
+    Function { name: "compress", knows: &["codec"], run: Run::Reads(compress::compress) },
+    Function { name: counters::NAME, knows: &["add", "format"], run: Run::Remembers(counters::counters) },
 ];

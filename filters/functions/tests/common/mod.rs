@@ -57,6 +57,7 @@ pub fn device(path: &Path, format: Format, limits: Limits) -> Builtins {
         datasets: vec![dataset],
         limits,
         media_bytes_per_second: None,
+        key_bytes: 1 << 20,
     });
     for function in FUNCTIONS {
         device.activate(device.load(function).unwrap()).unwrap();

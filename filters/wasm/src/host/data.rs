@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use lighter_functions::{Dataset, Fault, Format, Status};
+use lighter_functions::keys::{Frozen, NotKept};
+use lighter_functions::{Dataset, Fault, Format};
 use wasmtime::component::Resource;
 
 use super::State;
 use super::lighter::device::{datasets, keyvalue};
-use crate::keys::{Frozen, NotKept};
 
 /// Most bytes that are read by one call.
 const MOST_READ: u32 = 1 << 20;
@@ -107,7 +107,7 @@ impl keyvalue::Host for State {
     }
 
     fn delete(&mut self, key: String) -> wasmtime::Result<bool> {
-        Ok(self.keys.delete(&self.tenant, &key).map_err(|Frozen| frozen())?)
+        Ok(self.keys.delete(&self.tenant, &key).map_err(Fault::from)?)
     }
 
     fn keys(&mut self, prefix: String, after: String) -> wasmtime::Result<Vec<String>> {
@@ -121,10 +121,6 @@ fn told<T>(kept: Result<T, NotKept>) -> wasmtime::Result<Result<T, keyvalue::Err
         Ok(kept) => Ok(kept),
         Err(NotKept::NoRoom(quota)) => Err(keyvalue::Error::NoRoom(quota)),
         Err(NotKept::LongKey) => Err(keyvalue::Error::LongKey),
-        Err(NotKept::Frozen) => return Err(frozen().into()),
+        Err(NotKept::Frozen) => return Err(Fault::from(Frozen).into()),
     })
-}
-
-fn frozen() -> Fault {
-    Fault::new(Status::DeviceNotAvailable, "what its tenant remembers moves to another device, or has")
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use lighter_functions::keys::Keys;
 use lighter_functions::{Call, Fault, Meter, Out, Setup, Status, Stop};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::{Resource, ResourceTable};
 
-use crate::keys::Keys;
 use crate::pages::Scan;
 
 #[allow(unreachable_pub, reason = "what is generated passes these on")]

@@ -25,7 +25,7 @@ fn ledger() -> Arc<Kept> {
 fn asked(kept: &Kept, parameters: &str, meter: &Arc<Meter>) -> Result<String, Fault> {
     let limits = Limits { memory_bytes: MOST, rows_out: 0, bytes_out: 1 << 20, deadline: LONG };
     let (datasets, class) = (Vec::new(), Class::Csd);
-    let setup = Arc::new(Setup { class, datasets, limits, media_bytes_per_second: None });
+    let setup = Arc::new(Setup { class, datasets, limits, media_bytes_per_second: None, key_bytes: 1 << 20 });
     let request = Request { function: "ledger", dataset: "x", parameters, body: None };
     let answered = kept.answer(&Call { request: &request, setup: &setup, meter })?;
     Ok(String::from_utf8(answered.bytes).unwrap().trim().to_owned())

@@ -1,13 +1,15 @@
-//! What the components of each tenant remember.
+//! Keys and values that functions remember from one run to the next, of each tenant apart, and how they move.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use lighter_functions::{At, Entries, NotReplaced};
+use crate::contents::{At, Contents, Entries, NotGiven, NotReplaced};
+use crate::status::{Fault, Status};
 
 /// The longest key, in bytes.
-pub(crate) const LONGEST_KEY: usize = 1024;
+pub const LONGEST_KEY: usize = 1024;
 /// Most keys that are told of at once.
 const MOST_TOLD: usize = 1000;
 /// What a key takes beside its bytes and those of its value. About so, and it keeps empty ones from being free.
@@ -16,7 +18,7 @@ const ENTRY: u64 = 128;
 const MOST_GONE: usize = 1024;
 
 /// Keys and values, of each tenant apart.
-pub(crate) struct Keys {
+pub struct Keys {
     quota: u64,
     /// The version at which those of each tenant begin.
     first: u64,
@@ -44,38 +46,55 @@ struct Value {
 
 /// Why a value was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotKept {
+pub enum NotKept {
     /// There would be more bytes than these.
     NoRoom(u64),
+    /// A key is longer than [`LONGEST_KEY`].
     LongKey,
+    /// Nothing changes them now.
     Frozen,
 }
 
 /// Nothing changes them now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Frozen;
+pub struct Frozen;
+
+impl From<Frozen> for Fault {
+    fn from(Frozen: Frozen) -> Self {
+        let why = "what its tenant remembers moves to another device, or has";
+        Fault::new(Status::DeviceNotAvailable, why)
+    }
+}
+
+/// Greater than any version of keys and values in an earlier life, as long as the clock goes forward.
+pub fn first_version() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or_default()
+}
 
 impl Keys {
     /// For tenants of which each has so many bytes. `first`: greater than any version in an earlier life.
-    pub(crate) fn new(quota: u64, first: u64) -> Self {
+    pub fn new(quota: u64, first: u64) -> Self {
         Keys { quota, first, tenants: Mutex::default() }
     }
 
     /// How many bytes each tenant has.
-    pub(crate) fn quota(&self) -> u64 {
+    pub fn quota(&self) -> u64 {
         self.quota
     }
 
-    pub(crate) fn get(&self, tenant: &str, key: &str) -> Option<Vec<u8>> {
+    /// The value under a key.
+    pub fn get(&self, tenant: &str, key: &str) -> Option<Vec<u8>> {
         Some(self.tenants().get(tenant)?.values.get(key)?.bytes.clone())
     }
 
-    pub(crate) fn set(&self, tenant: &str, key: String, value: Vec<u8>) -> Result<(), NotKept> {
+    /// Puts a value under a key.
+    pub fn set(&self, tenant: &str, key: String, value: Vec<u8>) -> Result<(), NotKept> {
         self.with(tenant, |space| space.set(key, value, self.quota))
     }
 
     /// Sets it if what is there is `before`. Whether it was.
-    pub(crate) fn swap(
+    pub fn swap(
         &self,
         tenant: &str,
         key: String,
@@ -92,7 +111,7 @@ impl Keys {
     }
 
     /// Whether it was there.
-    pub(crate) fn delete(&self, tenant: &str, key: &str) -> Result<bool, Frozen> {
+    pub fn delete(&self, tenant: &str, key: &str) -> Result<bool, Frozen> {
         self.with(tenant, |space| {
             if space.is_frozen {
                 return Err(Frozen);
@@ -101,7 +120,8 @@ impl Keys {
         })
     }
 
-    pub(crate) fn list(&self, tenant: &str, prefix: &str, after: &str) -> Vec<String> {
+    /// At most a thousand keys that begin so and come after `after`, in order.
+    pub fn list(&self, tenant: &str, prefix: &str, after: &str) -> Vec<String> {
         let tenants = self.tenants();
         let Some(space) = tenants.get(tenant) else { return Vec::new() };
         let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
@@ -110,7 +130,7 @@ impl Keys {
     }
 
     /// All that a tenant has, for the program of this digest.
-    pub(crate) fn read(&self, tenant: &str, digest: [u8; 32]) -> At {
+    pub fn read(&self, tenant: &str, digest: [u8; 32]) -> At {
         self.with(tenant, |space| {
             let entries = space.values.iter().map(|(key, value)| (&**key, Some(&*value.bytes)));
             let all = Entries { are_changes: false, digest, entries: entries.collect() };
@@ -119,7 +139,7 @@ impl Keys {
     }
 
     /// What of it has changed since then, if that is known.
-    pub(crate) fn changes(&self, tenant: &str, digest: [u8; 32], since: u64) -> Option<At> {
+    pub fn changes(&self, tenant: &str, digest: [u8; 32], since: u64) -> Option<At> {
         self.with(tenant, |space| {
             if !(space.known_since..=space.version).contains(&since) {
                 return None;
@@ -134,7 +154,7 @@ impl Keys {
     }
 
     /// Puts these in the place of all that a tenant has, or what has changed into it, frozen or not.
-    pub(crate) fn replace(&self, tenant: &str, with: &Entries<'_>) -> Result<(), NotReplaced> {
+    pub fn replace(&self, tenant: &str, with: &Entries<'_>) -> Result<(), NotReplaced> {
         if with.entries.iter().any(|(key, _)| key.len() > LONGEST_KEY) {
             return Err(NotReplaced::LongKey(LONGEST_KEY));
         }
@@ -171,8 +191,13 @@ impl Keys {
     }
 
     /// From now on nothing but [`Keys::replace`] changes what a tenant has, or that ends.
-    pub(crate) fn freeze(&self, tenant: &str, is_frozen: bool) {
+    pub fn freeze(&self, tenant: &str, is_frozen: bool) {
         self.with(tenant, |space| space.is_frozen = is_frozen);
+    }
+
+    /// All that a tenant has, as it moves with the program of this digest.
+    pub fn contents(self: &Arc<Self>, tenant: Arc<str>, digest: [u8; 32]) -> Arc<dyn Contents> {
+        Arc::new(OfTenant { tenant, keys: self.clone(), told: digits(&digest), digest })
     }
 
     fn with<T>(&self, tenant: &str, what: impl FnOnce(&mut Space) -> T) -> T {
@@ -240,6 +265,55 @@ impl Space {
 
 fn size(key: &str, value: &[u8]) -> u64 {
     ENTRY + key.len() as u64 + value.len() as u64
+}
+
+/// What a function remembers, which is what all of its tenant do.
+struct OfTenant {
+    tenant: Arc<str>,
+    keys: Arc<Keys>,
+    /// The digest as it is told.
+    told: String,
+    digest: [u8; 32],
+}
+
+impl Contents for OfTenant {
+    fn digest(&self) -> &str {
+        &self.told
+    }
+
+    fn most_bytes(&self) -> u64 {
+        // An entry takes fewer bytes as it moves than what is counted of it; what is gone takes some as well.
+        self.keys.quota().saturating_add(MOST_BESIDE)
+    }
+
+    fn read(&self) -> Result<At, NotGiven> {
+        Ok(self.keys.read(&self.tenant, self.digest))
+    }
+
+    fn changes(&self, since: u64) -> Result<Option<At>, NotGiven> {
+        Ok(self.keys.changes(&self.tenant, self.digest, since))
+    }
+
+    fn replace(&self, with: &[u8], _: &dyn Fn() -> bool) -> Result<(), NotReplaced> {
+        let entries = Entries::parse(with)?;
+        if entries.digest != self.digest {
+            let (theirs, ours) = (digits(&entries.digest), self.told.clone());
+            return Err(NotReplaced::OtherProgram { theirs, ours });
+        }
+        self.keys.replace(&self.tenant, &entries)
+    }
+
+    fn freeze(&self, is_frozen: bool, _: &dyn Fn() -> bool) {
+        self.keys.freeze(&self.tenant, is_frozen);
+    }
+}
+
+/// What moves beside entries that are there, in bytes.
+pub const MOST_BESIDE: u64 = 2 << 20;
+
+/// A digest in hexadecimal.
+pub fn digits(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
