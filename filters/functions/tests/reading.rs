@@ -161,5 +161,6 @@ fn a_run_ends_when_its_time_is_over() {
     let short = Limits { deadline: Duration::from_millis(5), ..LIMITS };
     let (outcome, _) = ask(&device(&path, Format::Csv, short), "filter", &[("where", "x = 1")]);
     assert_eq!(outcome.status(), Status::IoTimeout);
-    assert!(outcome.usage.rows_in > 0 && outcome.usage.rows_out == 0, "{:?}", outcome.usage);
+    // How far it came is the machine's affair.
+    assert_eq!(outcome.usage.rows_out, 0, "{:?}", outcome.usage);
 }
