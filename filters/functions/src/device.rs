@@ -161,6 +161,12 @@ pub struct FunctionInfo {
     /// SHA-256 of its program, in hexadecimal, where it is a component.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// What of its memory lasts from one run to the next, where it is a component.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryKind>,
+    /// Why what it remembers cannot be moved to another device, where it is a component and that cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_movable: Option<String>,
     /// What it takes while it is active, in bytes: its code, and what one run may take; or all that a process is said to take.
     pub memory_bytes: u64,
     /// What one run of it may take, where that is not what any run of the device may.
@@ -182,6 +188,16 @@ pub enum Kind {
     Component,
     /// A process of its own.
     Native,
+}
+
+/// What of a component's memory lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryKind {
+    /// Nothing: each run has an instance of its own.
+    Fresh,
+    /// All of it: runs are one after the other in one instance.
+    Kept,
 }
 
 /// How a function stands.

@@ -27,7 +27,7 @@ pub use builtin::{Builtins, FUNCTIONS};
 pub use contents::{At, Contents, Entries, NotGiven, NotMovable, NotReplaced};
 pub use device::{
     Class, Dataset, Description, Device, Entry, Format, FunctionId, FunctionInfo, FunctionState, Kind,
-    Limits, Out, Outcome, Relayed, Request, Setup, Stop, Usage, Watch,
+    Limits, MemoryKind, Out, Outcome, Relayed, Request, Setup, Stop, Usage, Watch,
 };
 pub use memory::Memory;
 pub use meter::Meter;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::contents::{Contents, NotMovable};
-use crate::device::{Kind, Limits, Out, Request, Setup};
+use crate::device::{Kind, Limits, MemoryKind, Out, Request, Setup};
 use crate::meter::Meter;
 use crate::status::Fault;
 
@@ -20,6 +20,11 @@ pub trait Program: Send + Sync {
 
     /// What one run of it may take, as far as that is less than what any run of the device may. None: no less.
     fn limits(&self) -> Option<Limits> {
+        None
+    }
+
+    /// What of its memory lasts. None: nobody knows.
+    fn memory(&self) -> Option<MemoryKind> {
         None
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lighter_functions::keys::digits;
 use lighter_functions::{
-    Call, Code, Contents, Fault, Kind, Limits, NotMovable, Out, Program, Status,
+    Call, Code, Contents, Fault, Kind, Limits, MemoryKind, NotMovable, Out, Program, Status,
 };
 use sha2::{Digest, Sha256};
 use wasmtime::component::Linker;
@@ -122,6 +122,10 @@ impl Program for Component {
 
     fn limits(&self) -> Option<Limits> {
         self.limits
+    }
+
+    fn memory(&self) -> Option<MemoryKind> {
+        Some(if self.kept.is_some() { MemoryKind::Kept } else { MemoryKind::Fresh })
     }
 
     fn contents(&self) -> Result<Arc<dyn Contents>, NotMovable> {

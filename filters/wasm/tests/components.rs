@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lighter_functions::conformance;
 use lighter_functions::{
-    Builtins, Class, Dataset, Device, Format, Limits, Out, Outcome, Program, Request, Setup,
+    Builtins, Class, Dataset, Device, Format, Limits, MemoryKind, Out, Outcome, Program, Request, Setup,
     Status, Stop, Watch,
 };
 use lighter_wasm::{Component, Error, Runtime, Settings};
@@ -134,9 +134,9 @@ fn one_component_gives_the_same_bytes_on_every_class_of_device() {
             key_bytes: 1 << 20,
         })
         .discover();
-        digests.insert(
-            found.functions.into_iter().find(|function| function.name == "tally").unwrap().digest.unwrap(),
-        );
+        let said = found.functions.into_iter().find(|function| function.name == "tally").unwrap();
+        assert_eq!((said.memory, said.not_movable), (Some(MemoryKind::Fresh), None));
+        digests.insert(said.digest.unwrap());
     }
     assert!(all.iter().all(|answers| answers.len() >= 12 && *answers == all[0]));
     let sum = std::process::Command::new("sha256sum").arg(file("tally.wasm")).output().unwrap().stdout;

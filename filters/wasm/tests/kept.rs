@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lighter_functions::memory::{BLOCK, PAGE};
 use lighter_functions::{
-    Builtins, Class, Contents, Dataset, Device, Format, Limits, Memory, NotMovable, NotReplaced,
+    Builtins, Class, Contents, Dataset, Device, Format, Limits, Memory, MemoryKind, NotMovable, NotReplaced,
     Out, Outcome, Program, Request, Setup, Status, Stop, Watch,
 };
 use lighter_wasm::{Component, Runtime, Settings};
@@ -53,6 +53,9 @@ fn device(class: Class, path: &Path, memory_bytes: u64) -> (Builtins, Option<Not
     };
     let device = Builtins::with(setup, vec![Arc::new(component) as Arc<dyn Program>]);
     device.activate(device.load("ledger").unwrap()).unwrap();
+    let said = device.discover().functions.into_iter().find(|function| function.name == "ledger").unwrap();
+    assert_eq!(said.memory, Some(MemoryKind::Kept));
+    assert_eq!(said.not_movable, not_movable.as_ref().map(NotMovable::to_string));
     (device, not_movable)
 }
 

@@ -209,6 +209,11 @@ impl Device for Builtins {
                 name: name.to_owned(),
                 kind: program.map_or(Kind::BuiltIn, Program::kind),
                 digest: program.and_then(Program::digest).map(str::to_owned),
+                memory: program.and_then(Program::memory),
+                not_movable: program
+                    .filter(|program| program.kind() == Kind::Component)
+                    .and_then(|program| program.contents().err())
+                    .map(|why| why.to_string()),
                 memory_bytes: program.map_or(run, |program| program.memory_bytes(run)),
                 limits: own.map(|own| self.limits_of(Some(own))),
                 id: found.map(|(id, _)| *id),
