@@ -113,11 +113,12 @@ fn check_report(report: &Value) {
     check_shm(&steps[6]["evidence"]);
     check_quic(&steps[7]["evidence"]);
     check_move(&steps[8]["evidence"]);
-    check_offload(&steps[9]["evidence"], &steps[10]["evidence"]);
+    check_function(&steps[9]["evidence"]);
+    check_offload(&steps[10]["evidence"], &steps[11]["evidence"]);
     assert_ne!(down["lighter_get_sidecars"]["version"], push["lighter_get_sidecars"]["version"]);
 }
 
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "intercept",
     "route-shift",
     "heal",
@@ -127,6 +128,7 @@ const STEPS: [&str; 11] = [
     "wire-shm",
     "link-quic",
     "move",
+    "move-function",
     "offload",
     "offload-return",
 ];
@@ -197,9 +199,33 @@ fn check_quic(quic: &Value) {
 
 /// The counter was at three places, one after the other, and counted each request once.
 fn check_move(moved: &Value) {
+    check_moves(moved, ["one", "two", "host"]);
+    let at = |place: &str| moved["load"]["instances"][&format!("counter/{place}")].as_u64();
+    assert!(["one", "two", "host"].into_iter().all(|place| at(place) > Some(100)), "{moved:#}");
+}
+
+/// What the function counted was at two devices and the host, and each of them says what it ran of that and what came and went.
+fn check_function(moved: &Value) {
+    check_moves(moved, ["csd", "dpu", "host"]);
+    let places = moved["places"].as_array().unwrap();
+    let all = |key: &str| places.iter().map(|place| place[key].as_u64().unwrap()).collect::<Vec<_>>();
+    let runs = all("runs");
+    assert!(runs.len() == 3 && runs.iter().all(|runs| *runs > 100), "{moved:#}");
+    assert_eq!(moved["load"]["requests"], runs.iter().sum::<u64>(), "{moved:#}");
+    let (freezes, restores) = (all("freezes"), all("restores"));
+    assert!(freezes[0] > 0 && freezes[1] > 0 && freezes[2] == 0, "{moved:#}");
+    assert!(restores[0] == 0 && restores[1] > 0 && restores[2] > 0, "{moved:#}");
+    let (sent, received) = (all("copied_bytes_sent"), all("copied_bytes_received"));
+    assert!(sent[0] > 0 && sent[1] > 0 && sent[2] == 0, "{moved:#}");
+    assert!(received[0] == 0 && received[1] > 0 && received[2] > 0, "{moved:#}");
+    assert!(all("epoch").is_sorted_by(|one, next| one < next), "{moved:#}");
+}
+
+/// It went from each place to the next under load; nothing was lost, and no request counted twice.
+fn check_moves(moved: &Value, [first, second, third]: [&str; 3]) {
     let moves = moved["moves"].as_array().unwrap();
     let ends: Vec<_> = moves.iter().map(|one| (one["from"].as_str(), one["to"].as_str())).collect();
-    assert_eq!(ends, [(Some("one"), Some("two")), (Some("two"), Some("host"))], "{moved:#}");
+    assert_eq!(ends, [(Some(first), Some(second)), (Some(second), Some(third))], "{moved:#}");
     for one in moves {
         assert!(one["longest_ms_without_an_answer"].as_f64() > Some(0.0), "{moved:#}");
         assert!(
@@ -209,8 +235,6 @@ fn check_move(moved: &Value) {
     }
     assert_eq!(moved["counter"], moved["load"]["requests"], "{moved:#}");
     assert_eq!((&moved["states_lost"], &moved["load"]["failed"]), (&0.into(), &0.into()), "{moved:#}");
-    let at = |place: &str| moved["load"]["instances"][&format!("counter/{place}")].as_u64();
-    assert!(["one", "two", "host"].into_iter().all(|place| at(place) > Some(100)), "{moved:#}");
 }
 
 fn check_mtls(mtls: &Value, host_network_namespace: &Value) {

@@ -36,10 +36,20 @@ impl Client {
 
     /// Asks for `path`. Never asks twice.
     pub async fn get(&mut self, path: &str) -> io::Result<Answer> {
-        timeout(PATIENCE, self.exchange(path)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        self.ask("GET", path, "").await
     }
 
-    async fn exchange(&mut self, path: &str) -> io::Result<Answer> {
+    /// Has what `path` means be done. Never asks twice.
+    pub async fn post(&mut self, path: &str) -> io::Result<Answer> {
+        self.ask("POST", path, "content-length: 0\r\n").await
+    }
+
+    async fn ask(&mut self, method: &str, path: &str, fields: &str) -> io::Result<Answer> {
+        let exchange = self.exchange(method, path, fields);
+        timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn exchange(&mut self, method: &str, path: &str, fields: &str) -> io::Result<Answer> {
         let mut socket = match self.kept.take() {
             Some(socket) => socket,
             None => {
@@ -49,7 +59,7 @@ impl Client {
                 socket
             }
         };
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n{fields}\r\n", self.address);
         socket.write_all(request.as_bytes()).await?;
         let mut received = Vec::with_capacity(1024);
         loop {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -32,9 +33,9 @@ pub struct Counts {
     /// Pages by the instance of reviews in them, as `version/instance`; of reports, by how many rows they are about; of a counter,
     /// by where it was.
     pub instances: BTreeMap<String, u64>,
-    /// The highest that a counter was at.
+    /// What a counter was at, by each answer of one.
     #[serde(skip)]
-    pub highest: u64,
+    pub counted: Vec<u64>,
     /// Connections that the callers made: one each, if none was ever closed on them.
     pub dialled: u64,
     /// Kept connections between the services that were closed on them, as the last page says.
@@ -75,6 +76,18 @@ impl Counts {
         came.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
     }
 
+    /// The highest that a counter was at.
+    pub fn highest(&self) -> u64 {
+        self.counted.iter().max().copied().unwrap_or_default()
+    }
+
+    /// Whether a counter that began with 0 counted each request once: no answer said what another one said, and none is missing.
+    pub fn counted_each_once(&self) -> bool {
+        let mut counted = self.counted.clone();
+        counted.sort_unstable();
+        counted.into_iter().eq(1..=self.requests)
+    }
+
     /// These and others, of which none was counted twice.
     pub fn and(&self, others: &Self) -> Self {
         let mut both = self.clone();
@@ -88,7 +101,7 @@ impl Counts {
         }
         both.dialled += others.dialled;
         both.services_lost = both.services_lost.max(others.services_lost);
-        both.highest = both.highest.max(others.highest);
+        both.counted.extend(&others.counted);
         both.took.extend(&others.took);
         both.came.extend(&others.came);
         both
@@ -103,7 +116,7 @@ impl Counts {
                 *self.instances.entry(page.of.instance()).or_default() += 1;
                 self.took.push(took);
                 self.came.push(Instant::now());
-                self.highest = self.highest.max(page.of.count());
+                self.counted.extend(page.of.count());
                 self.services_lost = self.services_lost.max(page.connections.lost);
             }
             Err(failure) => {
@@ -123,8 +136,17 @@ impl Load {
     /// Starts `callers` callers of `web`, or of what serves like it, each on a connection of its own, each with `pause` between its requests.
     /// To be called within a `LocalSet`.
     pub fn start(web: SocketAddr, callers: usize, pause: Duration) -> Self {
+        Self::asking(Asks::Pages, web, callers, pause)
+    }
+
+    /// The same of a device that has the function `counters`: each request adds one to the same counter.
+    pub fn adding(device: SocketAddr, callers: usize, pause: Duration) -> Self {
+        Self::asking(Asks::Adds, device, callers, pause)
+    }
+
+    fn asking(asks: Asks, at: SocketAddr, callers: usize, pause: Duration) -> Self {
         let shared = Rc::new(Shared::default());
-        let call = |_| tokio::task::spawn_local(call(web, pause, shared.clone()));
+        let call = |_| tokio::task::spawn_local(call(asks, at, pause, shared.clone()));
         Load { callers: (0..callers).map(call).collect(), shared }
     }
 
@@ -197,12 +219,22 @@ impl Shared {
     }
 }
 
-async fn call(web: SocketAddr, pause: Duration, shared: Rc<Shared>) {
-    let mut client = Client::new(web);
+/// What callers ask for.
+#[derive(Clone, Copy)]
+enum Asks {
+    Pages,
+    Adds,
+}
+
+async fn call(asks: Asks, at: SocketAddr, pause: Duration, shared: Rc<Shared>) {
+    let mut client = Client::new(at);
     while !shared.stop.get() {
         let (epoch, dialled, began) = (shared.epoch.get(), client.dialled, Instant::now());
-        let outcome =
-            client.get("/").await.map_err(|error| error.to_string()).and_then(|answer| read(&answer));
+        let answered = match asks {
+            Asks::Pages => client.get("/").await.map(|answer| read(&answer)),
+            Asks::Adds => client.post("/counters/visits").await.map(|answer| read_row(&answer)),
+        };
+        let outcome = answered.map_err(|error| error.to_string()).flatten();
         shared.count(epoch, &outcome, client.dialled - dialled, began.elapsed());
         tokio::time::sleep(pause).await;
     }
@@ -225,6 +257,15 @@ enum Origin {
     Orders { rows: u64, sha256: String },
     /// By a counter: where it was when it counted so far.
     Counter { place: String, count: u64 },
+    /// By the function `counters`, which does not say where it is.
+    #[serde(skip)]
+    Row { value: u64 },
+}
+
+/// What the function `counters` says.
+#[derive(Deserialize)]
+struct Row {
+    value: u64,
 }
 
 #[derive(Deserialize)]
@@ -238,13 +279,14 @@ impl Origin {
             Origin::Reviews { version, .. } => version,
             Origin::Orders { sha256, .. } => sha256,
             Origin::Counter { .. } => "counter",
+            Origin::Row { .. } => "counters",
         }
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         match self {
-            Origin::Counter { count, .. } => *count,
-            Origin::Reviews { .. } | Origin::Orders { .. } => 0,
+            Origin::Counter { count, .. } | Origin::Row { value: count } => Some(*count),
+            Origin::Reviews { .. } | Origin::Orders { .. } => None,
         }
     }
 
@@ -253,14 +295,24 @@ impl Origin {
             Origin::Reviews { version, instance } => format!("{version}/{instance}"),
             Origin::Orders { rows, .. } => format!("{rows} rows"),
             Origin::Counter { place, .. } => format!("counter/{place}"),
+            Origin::Row { .. } => "counters".to_owned(),
         }
     }
 }
 
 fn read(answer: &Answer) -> Result<Page, String> {
+    parse(answer, "a page")
+}
+
+fn read_row(answer: &Answer) -> Result<Page, String> {
+    let Row { value } = parse(answer, "a row")?;
+    Ok(Page { of: Origin::Row { value }, connections: PageConnections { lost: 0 } })
+}
+
+fn parse<T: DeserializeOwned>(answer: &Answer, what: &str) -> Result<T, String> {
     let text = String::from_utf8_lossy(&answer.body);
     match answer.status {
-        200 => serde_json::from_str(&text).map_err(|error| format!("not a page: {error}: {text}")),
+        200 => serde_json::from_str(&text).map_err(|error| format!("not {what}: {error}: {text}")),
         other => Err(format!("{other}: {}", text.trim())),
     }
 }

@@ -12,8 +12,10 @@ use super::samples::Samples;
 use super::world::World;
 
 mod down;
+mod function;
 mod heal;
 mod intercept;
+mod migrate;
 mod mtls;
 mod push;
 mod quic;
@@ -24,8 +26,18 @@ mod shm;
 mod wire;
 
 /// The steps' names, in order. From `mtls` on there is a control plane.
-pub const NAMES: [&str; 9] =
-    ["intercept", "route-shift", "heal", "mtls", "push", "control-down", "wire-shm", "link-quic", "move"];
+pub const NAMES: [&str; 10] = [
+    "intercept",
+    "route-shift",
+    "heal",
+    "mtls",
+    "push",
+    "control-down",
+    "wire-shm",
+    "link-quic",
+    "move",
+    "move-function",
+];
 
 /// Behind those, where there is an RDMA device.
 pub const RDMA: &str = "wire-rdma";
@@ -54,6 +66,7 @@ pub async fn execute(name: &str, stage: &mut Stage<'_>, evidence: &mut Evidence)
         "wire-shm" => shm::execute(stage, evidence).await,
         "link-quic" => quic::execute(stage, evidence).await,
         "move" => relocate::execute(stage, evidence).await,
+        "move-function" => function::execute(stage, evidence).await,
         RDMA => rdma::execute(stage, evidence).await,
         other => Err(format!("no step {other}")),
     }
