@@ -32,7 +32,8 @@ static DEVICE: LazyLock<Builtins> = LazyLock::new(|| {
             bytes_out: 1 << 16,
             deadline: Duration::from_secs(60),
         },
-        media_bytes_per_second: None, key_bytes: 1 << 20,
+        media_bytes_per_second: None,
+        key_bytes: 1 << 20,
     });
     for function in FUNCTIONS {
         let id = device.load(function).expect("it is there");
