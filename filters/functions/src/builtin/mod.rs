@@ -44,10 +44,13 @@ struct Function {
 /// Runs a function, and gives the result.
 enum Run {
     /// It reads a dataset, and remembers nothing.
-    Reads(fn(&Dataset, Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>),
+    Reads(Reads),
     /// It reads no dataset, and remembers something among these, as the tenant of its own name.
-    Remembers(fn(&Keys, &Request<'_>, &Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>),
+    Remembers(Remembers),
 }
+
+type Reads = fn(&Dataset, Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>;
+type Remembers = fn(&Keys, &Request<'_>, &Query, &Arc<Meter>, &mut dyn Out) -> Result<(), Fault>;
 
 /// A device with the built-in functions, and perhaps with programs beside them.
 pub struct Builtins {
