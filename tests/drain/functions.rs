@@ -1,15 +1,10 @@
 //! What a function on a device remembers moves with its Service: from one device to an unlike one and to the host, while it is used.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libtest_mimic::Trial;
-use lighter_migrate::{History, Op};
 
 use crate::migrate::{PATIENT, instances, is_done, stories};
 use crate::places::one_at_a_time;
@@ -18,7 +13,10 @@ use crate::support::raw::{Body, Head, Peer};
 use crate::support::{full, test_where, wait_until};
 use crate::world::{Sidecar, World};
 
+mod load;
 pub mod planned;
+
+use load::Load;
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -52,10 +50,13 @@ fn keeps() {
     let moves = if full() { 100 } else { 2 };
     let room = 600_000;
     let (world, places) = moved(moves, (&component("ledger"), "kept"), room);
-    for story in stories(&world) {
+    for (turn, story) in stories(&world).iter().enumerate() {
         let copies = story["copies"].as_array().unwrap();
         let bytes = |at: usize| copies[at]["bytes"].as_u64().unwrap();
-        assert!(copies.len() >= 3 && bytes(0) >= room, "{story}");
+        let turn =
+            story["name"].as_str().and_then(|name| name.strip_prefix("turn-")?.parse().ok()).unwrap_or(turn);
+        let least = if stops(turn) { 1 } else { 3 };
+        assert!(copies.len() >= least && bytes(0) >= room, "{story}");
         for (at, copy) in copies.iter().enumerate().skip(1) {
             assert!(
                 copy["changes"] == true && bytes(at) < bytes(0),
@@ -95,21 +96,24 @@ fn moved(moves: usize, (file, memory): (&Path, &str), room: u64) -> (World, [Pla
     }
     let load = Load::start(door);
     load.more_of("a", 200);
-    let mut blackouts = Vec::new();
+    let (mut blackouts, mut spans) = ([Vec::new(), Vec::new()], Vec::new());
     for turn in 0..moves {
         let [from, to] = [&places[turn % places.len()], &places[(turn + 1) % places.len()]];
         let began = Instant::now();
         let name = format!("turn-{turn}");
-        begin(&world, &name, from, to);
+        let rounds = if stops(turn) { ", precopyRounds: 0" } else { "" };
+        begin_with(&world, &name, from, to, rounds);
         is_done(&world, &name);
+        spans.push((began, Instant::now()));
         load.more_of(to.name, 50);
-        blackouts.push(load.blackout(from.name, to.name, began));
+        blackouts[usize::from(stops(turn))].push(load.blackout(from.name, to.name, began));
         assert!(to.serves() && !from.serves());
         assert_eq!(web.endpoints(), 1);
         load.more_of(to.name, 150);
     }
     let record = load.end();
     record.check();
+    record.finds_a_lost_write();
     for number in 0..KEPT {
         assert_eq!(held(&mut peer, &format!("kept-{number}")), number + 1);
     }
@@ -133,8 +137,11 @@ fn moved(moves: usize, (file, memory): (&Path, &str), room: u64) -> (World, [Pla
             let done = metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]);
             assert_eq!(done, times, "{hook} at {}", place.name);
         }
-        // What has changed follows, in as many rounds as it takes.
-        for (hook, least) in [("changes", turns(0)), ("patch", turns(1))] {
+        // What has changed follows, in as many rounds as it takes; where all waits for the last copy, there are none.
+        let rounds = |role: usize| {
+            (0..moves).filter(|turn| !stops(*turn) && (turn + role) % places.len() == at).count() as f64
+        };
+        for (hook, least) in [("changes", rounds(0)), ("patch", rounds(1))] {
             let done = metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]);
             assert!(done >= least, "{hook} at {}: {done}", place.name);
         }
@@ -144,13 +151,25 @@ fn moved(moves: usize, (file, memory): (&Path, &str), room: u64) -> (World, [Pla
     assert_eq!(counts.sum("lighter_control_migrations_total", &[("outcome", "done")]), moves as f64);
     assert_eq!(counts.sum("lighter_control_state_losses_total", &[]), 0.0);
     assert!(stories(&world).iter().all(|story| story["outcome"] == "done"));
-    blackouts.sort();
+    for (how, mut blackouts) in ["with pre-copy", "stop-and-copy"].into_iter().zip(blackouts) {
+        blackouts.sort();
+        println!(
+            "{} moves {how}: nobody was answered for {:?} at the median, {:?} at most",
+            blackouts.len(),
+            blackouts[blackouts.len() / 2],
+            blackouts[blackouts.len() - 1]
+        );
+    }
+    let [moving, steady] = record.slowest(&spans);
     println!(
-        "{moves} moves, {asked} requests: none answered for {:?} at the median, {:?} at most",
-        blackouts[blackouts.len() / 2],
-        blackouts[blackouts.len() - 1]
+        "{asked} requests: 99 in a hundred took {moving:?} at most while it moved, {steady:?} otherwise"
     );
     (world, places)
+}
+
+/// Whether in this turn all of the state is copied while nobody serves: beside the others, in the same run.
+fn stops(turn: usize) -> bool {
+    turn % 2 == 1
 }
 
 /// The component with one more module, whose function changes its table, and an instance of that.
@@ -342,10 +361,15 @@ fn shop(function: &str, more: &str) -> String {
 
 /// Asks for a migration that may take its time.
 fn begin(world: &World, name: &str, from: &Place, to: &Place) {
+    begin_with(world, name, from, to, "");
+}
+
+/// The same with more in its `spec`.
+fn begin_with(world: &World, name: &str, from: &Place, to: &Place, more: &str) {
     world.apply(&format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Migration\nmetadata: {{name: {name}}}\nspec: {{service: shop, \
          from: {{instance: {}}}, to: {{instance: {}}}, prepareTimeout: 60s, quiesceTimeout: 60s, switchTimeout: 60s, \
-         drainTimeout: 60s}}\n",
+         drainTimeout: 60s{more}}}\n",
         from.instance, to.instance
     ));
 }
@@ -365,152 +389,18 @@ fn ask(peer: &mut Peer, register: &str) -> Result<(Head, u64, String), String> {
         Body::Whole(body) => String::from_utf8_lossy(body),
         Body::Cut(_) => return Err(format!("cut: {head:?}")),
     };
-    match (head.status(), text.trim().split_once(' ').map(|(number, place)| (number.parse(), place))) {
-        (200, Some((Ok(number), place))) => Ok((head, number, place.to_owned())),
-        _ => Err(format!("{head:?} {text:?}")),
+    match number_and_place(head.status(), &text) {
+        Some((number, place)) => Ok((head, number, place)),
+        None => Err(format!("{head:?} {text:?}")),
     }
 }
 
-/// Callers that never pause, and write down what they were answered.
-struct Load {
-    record: Arc<Record>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Record {
-    over: AtomicBool,
-    numbers: AtomicU64,
-    /// Of each register.
-    events: [Mutex<Vec<Event>>; REGISTERS],
-    /// When, and by which device.
-    answers: Mutex<Vec<(Instant, String)>>,
-    /// What writes have overwritten, and what those that add were answered.
-    overwritten: Mutex<Vec<u64>>,
-    sums: Mutex<Vec<u64>>,
-    failures: Mutex<Vec<String>>,
-}
-
-#[derive(Clone, Copy)]
-enum Event {
-    Begins(u64, Op),
-    Done(u64, Option<u64>),
-}
-
-impl Load {
-    fn start(door: SocketAddr) -> Self {
-        let record = Arc::new(Record::default());
-        let caller = |register: Option<usize>| {
-            let record = record.clone();
-            std::thread::spawn(move || record.calls(door, register))
-        };
-        let threads = (0..REGISTERS * EACH).map(|at| caller(Some(at % REGISTERS)));
-        let threads = threads.chain((0..EACH).map(|_| caller(None))).collect();
-        Load { record, threads }
-    }
-
-    /// Waits until this device has answered so many more, and fails if a request does.
-    fn more_of(&self, by: &str, count: usize) {
-        let of = || self.record.answers.lock().unwrap().iter().filter(|(_, at)| at == by).count();
-        let (asked, failures) = (of() + count, || self.record.failures.lock().unwrap().clone());
-        wait_until(&format!("{by} answers"), || of() >= asked || !failures().is_empty());
-        assert!(failures().is_empty(), "{:#?}", failures());
-    }
-
-    /// The time between the last answer of one device and the first of the other, since then.
-    fn blackout(&self, from: &str, to: &str, since: Instant) -> Duration {
-        let answers = self.record.answers.lock().unwrap();
-        let of = |by: &str| {
-            answers
-                .iter()
-                .filter(move |(at, who)| *at >= since && who == by)
-                .map(|(at, _)| *at)
-                .collect::<Vec<_>>()
-        };
-        let (first, last) = (of(to).into_iter().min().unwrap(), of(from).into_iter().max().unwrap_or(since));
-        first.saturating_duration_since(last)
-    }
-
-    fn end(self) -> Arc<Record> {
-        self.record.over.store(true, Relaxed);
-        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
-        self.record
-    }
-}
-
-impl Record {
-    /// Reads and writes a register, or adds to the one that is added to.
-    fn calls(&self, door: SocketAddr, register: Option<usize>) {
-        let mut kept = None;
-        let mut next = Instant::now();
-        while !self.over.load(Relaxed) {
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            next = (next + EVERY).max(Instant::now());
-            let number = 1 + self.numbers.fetch_add(1, Relaxed);
-            let Some(register) = register else {
-                let sum = self.call(&mut kept, door, "sum?add=1");
-                self.sums.lock().unwrap().extend(sum);
-                continue;
-            };
-            let writes = fastrand::bool();
-            let op = if writes { Op::Write(number) } else { Op::Read };
-            let event = |event| self.events[register].lock().unwrap().push(event);
-            event(Event::Begins(number, op));
-            let asked = if writes { format!("r{register}?put={number}") } else { format!("r{register}") };
-            let Some(said) = self.call(&mut kept, door, &asked) else { return };
-            event(Event::Done(number, (!writes).then_some(said)));
-            if writes {
-                self.overwritten.lock().unwrap().push(said);
-            }
-        }
-    }
-
-    fn call(&self, kept: &mut Option<Peer>, door: SocketAddr, asked: &str) -> Option<u64> {
-        let mut peer = kept.take().unwrap_or_else(|| Peer::connect(door));
-        match ask(&mut peer, asked) {
-            Ok((head, number, place)) => {
-                self.answers.lock().unwrap().push((Instant::now(), place));
-                *kept = Some(peer).filter(|_| !head.has("connection", "close"));
-                Some(number)
-            }
-            Err(why) => {
-                self.failures.lock().unwrap().push(format!("{asked}: {why}"));
-                None
-            }
-        }
-    }
-
-    /// No request failed, each register was one, and each write was done once.
-    fn check(&self) {
-        assert!(self.failures.lock().unwrap().is_empty());
-        for (at, events) in self.events.iter().enumerate() {
-            let mut history = History::new(0);
-            for event in &*events.lock().unwrap() {
-                match *event {
-                    Event::Begins(number, op) => history.begin(number, op),
-                    Event::Done(number, read) => {
-                        history.done(number, read).unwrap_or_else(|why| panic!("register r{at}: {why}"));
-                    }
-                }
-            }
-        }
-        let mut seen = BTreeSet::new();
-        let overwritten = self.overwritten.lock().unwrap();
-        // Every register begins with 0.
-        let twice = overwritten.iter().find(|over| **over != 0 && !seen.insert(**over));
-        assert_eq!(twice, None, "two writes have overwritten one");
-        let mut sums: BTreeMap<u64, usize> = BTreeMap::new();
-        self.sums.lock().unwrap().iter().for_each(|sum| *sums.entry(*sum).or_default() += 1);
-        assert!(sums.iter().zip(1..).all(|((sum, times), wanted)| (*sum, *times) == (wanted, 1)), "{sums:?}");
-    }
+fn number_and_place(status: u16, text: &str) -> Option<(u64, String)> {
+    let (number, place) = text.trim().split_once(' ').filter(|_| status == 200)?;
+    Some((number.parse().ok()?, place.to_owned()))
 }
 
 /// As long as a test may hold a request.
 const SLOW: &str = ", timeout: 60s, park: {wait: 180s}";
 /// Registers that nobody changes while they move.
 const KEPT: u64 = 100;
-/// Registers that are read and written, and how many callers each of them has.
-const REGISTERS: usize = 4;
-const EACH: usize = 3;
-/// How often each of them asks at most.
-const EVERY: Duration = Duration::from_millis(25);
