@@ -15,6 +15,7 @@ use rustix::net::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -28,7 +29,9 @@ use crate::telemetry;
 
 /// Where this process takes in whoever it awaits, for all of its links. Its name goes when it is dropped.
 pub(crate) struct Door {
-    directory: Directory,
+    directory: Arc<Directory>,
+    /// Where everything about a wire is done that takes longer than a request may wait.
+    runtime: Handle,
     name: String,
     listener: std::os::unix::net::UnixListener,
     awaited: Mutex<Vec<Awaited>>,
@@ -54,12 +57,13 @@ struct Awaited {
 }
 
 impl Door {
-    /// Opens a door in `directory`, or in the usual one. Fails where others could put one there.
+    /// Opens a door in `directory`, or in the usual one. Fails where others could put one there. In the runtime that it is
+    /// called in, memory is made, mapped and unmapped for all links, one after the other.
     pub(crate) fn open(directory: Option<&Path>) -> io::Result<Arc<Self>> {
-        let directory = Directory::open(directory)?;
+        let directory = Arc::new(Directory::open(directory)?);
         directory.sweep()?;
         let (listener, name) = directory.bind()?;
-        let door = Door { directory, name, listener, awaited: Mutex::default() };
+        let door = Door { directory, runtime: Handle::current(), name, listener, awaited: Mutex::default() };
         door.listener.set_nonblocking(true)?;
         Ok(Arc::new(door))
     }
@@ -105,7 +109,7 @@ impl Door {
     }
 
     /// Awaits the peer of a wire, from this call on: the peer may be told of it before the future is first polled. Makes the
-    /// memory, and ends when the wire is proved. Runs where the link runs.
+    /// memory, and ends when the wire is proved. The wire is of the runtime that polls the future.
     pub(crate) fn expect(
         &self,
         tokens: &Tokens,
@@ -113,23 +117,23 @@ impl Door {
     ) -> impl Future<Output = Result<ShmWire, AttachFault>> + Send + use<> {
         let (hand_over, handed) = oneshot::channel();
         self.awaited().push(Awaited { token: tokens.theirs, hand_over });
-        let ours = tokens.ours;
-        in_time(async move {
+        let (ours, runtime) = (tokens.ours, self.runtime.clone());
+        let unmapped_at = runtime.clone();
+        let given = async move {
             let socket = handed.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
             pause().await;
-            let socket = UnixStream::from_std(socket)?;
-            let (mut memory, descriptor) = Shared::make(ring_bytes)?;
+            let (memory, descriptor) = Shared::make(ring_bytes)?;
+            let memory = memory.unmapped_at(unmapped_at);
+            memory.touch();
             pause().await;
             give(&socket, &ours, &descriptor)?;
-            drop(descriptor);
-            pause().await;
-            prove(&mut memory, &socket, Side::Maker).await?;
-            Ok(ShmWire::new(memory, socket, Side::Maker))
-        })
+            Ok((memory, socket))
+        };
+        in_time(meet(runtime, given, Side::Maker))
     }
 
-    /// Goes to the door that a peer named, takes the memory, and ends when the wire is proved. Runs where the link runs. It
-    /// looks nowhere but in its own directory, whatever the name.
+    /// Goes to the door that a peer named, takes the memory, and ends when the wire is proved. The wire is of the runtime
+    /// that polls the future. It looks nowhere but in its own directory, whatever the name.
     pub(crate) async fn attach(
         &self,
         name: &str,
@@ -139,19 +143,19 @@ impl Door {
         if !is_door(name) {
             return Err(AttachFault::Name);
         }
-        in_time(async {
+        let (path, directory) = (self.directory.reach(name), self.directory.clone());
+        let (Tokens { ours, theirs }, unmapped_at) = (tokens.clone(), self.runtime.clone());
+        let taken = async move {
+            let mut socket = UnixStream::connect(path).await?;
+            drop(directory);
+            socket.write_all(&ours).await?;
+            let descriptor = take(&socket, &theirs).await?;
             pause().await;
-            let mut socket = UnixStream::connect(self.directory.reach(name)).await?;
-            socket.write_all(&tokens.ours).await?;
-            let descriptor = take(&socket, &tokens.theirs).await?;
-            pause().await;
-            let mut memory = Shared::take(&descriptor, ring_bytes)?;
-            drop(descriptor);
-            pause().await;
-            prove(&mut memory, &socket, Side::Taker).await?;
-            Ok(ShmWire::new(memory, socket, Side::Taker))
-        })
-        .await
+            let memory = Shared::take(&descriptor, ring_bytes)?.unmapped_at(unmapped_at);
+            memory.touch();
+            Ok((memory, socket.into_std()?))
+        };
+        in_time(meet(self.runtime.clone(), taken, Side::Taker)).await
     }
 
     /// Reads a guest's token, and hands the guest to whoever awaits it. A token is good for one guest.
@@ -204,8 +208,25 @@ impl Drop for Door {
     }
 }
 
+/// Comes by the memory and the socket in a task of `runtime`, and proves them here: whoever was echoed may go over at once,
+/// and what it writes is not to wait for another thread.
+async fn meet(
+    runtime: Handle,
+    come_by: impl Future<Output = Result<(Shared, StdUnixStream), AttachFault>> + Send + 'static,
+    side: Side,
+) -> Result<ShmWire, AttachFault> {
+    // A set ends with whoever waits for it.
+    let mut task = JoinSet::new();
+    task.spawn_on(come_by, &runtime);
+    let done = task.join_next().await.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
+    let (mut memory, socket) = done.map_err(io::Error::other)??;
+    let socket = UnixStream::from_std(socket)?;
+    prove(&mut memory, &socket, side).await?;
+    Ok(ShmWire::new(memory, socket, side))
+}
+
 /// Shows the token, and gives the descriptor with it. Both fit into an empty socket, so that nothing is waited for.
-fn give(socket: &UnixStream, token: &Token, descriptor: &OwnedFd) -> Result<(), AttachFault> {
+fn give(socket: &StdUnixStream, token: &Token, descriptor: &OwnedFd) -> Result<(), AttachFault> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor.as_fd()];
@@ -245,8 +266,8 @@ pub(super) async fn take(socket: &UnixStream, token: &Token) -> Result<OwnedFd, 
     }
 }
 
-/// Between two pieces of what a meeting takes, each some ten microseconds of a worker's time: requests in flight, which use
-/// both workers several times, wait for one of them and not for all.
+/// Between two pieces of what a meeting takes, each some ten microseconds: requests in flight, which use both workers several
+/// times, wait for one of them and not for all. So they do where all threads share one processor.
 pub(super) async fn pause() {
     sleep(PAUSE).await;
 }

@@ -10,7 +10,8 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use tokio::runtime::Handle;
 
 use super::{AttachFault, LEAST_RING_BYTES, MOST_RING_BYTES, memory_bytes};
 use crate::link::wire::ring::{Memory, Side, Word};
@@ -18,13 +19,22 @@ use crate::link::wire::ring::{Memory, Side, Word};
 /// The memory, mapped. It is unmapped when this is dropped.
 #[derive(Debug)]
 pub(super) struct Shared {
-    base: NonNull<u8>,
+    mapping: Mapping,
     ring_bytes: usize,
+    /// Where it is unmapped, if not where it is dropped: to give up all pages of a ring takes longer than a request.
+    unmapped_at: Option<Handle>,
 }
 
-// SAFETY: the mapping belongs to this value alone and may be used from any thread; what the peer does to it at the same time
+/// What was mapped, until it is unmapped.
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to one value alone and may be used from any thread; what the peer does to it at the same time
 // is provided for.
-unsafe impl Send for Shared {}
+unsafe impl Send for Mapping {}
 
 impl Shared {
     /// Makes memory for two rings of `ring_bytes` each. The descriptor is what the peer gets.
@@ -58,7 +68,28 @@ impl Shared {
         // SAFETY: the system chooses the place, so that nothing that exists is mapped over.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, MapFlags::SHARED, memory, 0)? };
         let base = NonNull::new(base.cast()).ok_or(AttachFault::Memory)?;
-        Ok(Shared { base, ring_bytes: ring_bytes as usize })
+        Ok(Shared { mapping: Mapping { base, len }, ring_bytes: ring_bytes as usize, unmapped_at: None })
+    }
+
+    /// Has the pages that are used first, so that no request waits for them: the words, and the front of both rings. The
+    /// others take memory once bytes lie in them.
+    pub(super) fn touch(&self) {
+        let front = self.ring_bytes.min(TOUCHED_BYTES);
+        for (at, len) in [(0, HEADER_BYTES + front), (HEADER_BYTES + self.ring_bytes, front)] {
+            // SAFETY: within the mapping, as a front is no longer than a ring; no byte changes. A kernel before 5.14 does not
+            // know this, and makes the pages when they are used.
+            let _ = unsafe {
+                let from = self.mapping.base.as_ptr().add(at).cast();
+                rustix::mm::madvise(from, len, Advice::LinuxPopulateWrite)
+            };
+        }
+    }
+
+    /// Is unmapped by a task of `runtime`, wherever this is dropped.
+    pub(super) fn unmapped_at(self, runtime: Handle) -> Self {
+        let mut shared = self;
+        shared.unmapped_at = Some(runtime);
+        shared
     }
 
     /// Word `at` of the slot in which `of` sends its probe and its echo.
@@ -76,23 +107,36 @@ impl Shared {
         // SAFETY: within the header, which is mapped as long as `self` lives, and aligned, since the mapping begins at a
         // page. This process uses it as an atomic word only. What the peer does with it is outside this program, and the
         // processor tears no aligned word.
-        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
+        unsafe { AtomicU64::from_ptr(self.mapping.base.as_ptr().add(at).cast()) }
     }
 
     /// Where byte `at` of a ring lies, and `len` bytes from there on, all of them within it.
     fn bytes(&self, of: Side, at: usize, len: usize) -> *mut u8 {
         assert!(at <= self.ring_bytes && len <= self.ring_bytes - at, "outside the ring");
         // SAFETY: within the mapping, as the line before this one says.
-        unsafe { self.base.as_ptr().add(HEADER_BYTES + of as usize * self.ring_bytes + at) }
+        unsafe { self.mapping.base.as_ptr().add(HEADER_BYTES + of as usize * self.ring_bytes + at) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: this value mapped it, with this length, and every pointer into it was borrowed from this value. That it
+        let unmaps = Unmaps(self.mapping);
+        if let Some(runtime) = self.unmapped_at.take() {
+            // One that is over drops the task at once, and what is in it.
+            runtime.spawn(async move { drop(unmaps) });
+        }
+    }
+}
+
+/// Unmaps what was mapped when it is dropped.
+struct Unmaps(Mapping);
+
+impl Drop for Unmaps {
+    fn drop(&mut self) {
+        let Mapping { base, len } = self.0;
+        // SAFETY: whoever made this had mapped it, with this length, and every pointer into it was borrowed from there. That it
         // fails would mean that the address is wrong, and it is the one that was given.
-        let _ =
-            unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), memory_bytes(self.ring_bytes as u32)) };
+        let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), len) };
     }
 }
 
@@ -141,6 +185,9 @@ fn check_size(ring_bytes: u32) -> Result<(), AttachFault> {
     let allowed = (LEAST_RING_BYTES..=MOST_RING_BYTES).contains(&ring_bytes);
     if allowed && ring_bytes.is_power_of_two() { Ok(()) } else { Err(AttachFault::Size) }
 }
+
+/// Of each ring so much is there before it is used.
+const TOUCHED_BYTES: usize = 64 * 1024;
 
 /// Bytes before the rings: a page.
 pub(super) const HEADER_BYTES: usize = 4096;

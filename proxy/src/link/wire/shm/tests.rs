@@ -24,6 +24,10 @@ use crate::link::wire::{Wire, WireFault};
 
 const RING: u32 = LEAST_RING_BYTES;
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
 /// A door that is served, in a directory of its own.
 fn door() -> (TempDir, Arc<Door>) {
     let directory = TempDir::new().unwrap();
@@ -87,9 +91,9 @@ async fn exchange(wire: &mut ShmWire, total: u64, own: u64, peers: u64) {
 #[test]
 fn bytes_go_both_ways_at_once_between_two_workers() {
     for ring_bytes in [RING, 64 * 1024] {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let directory = TempDir::new().unwrap();
-        let door = Door::open(Some(directory.path())).unwrap();
+        let here = runtime();
+        let door = here.block_on(async { Door::open(Some(directory.path())).unwrap() });
         let (maker, taker) = tokens(1);
         let expected = door.expect(&maker, ring_bytes);
         let guest = door.clone();
@@ -99,7 +103,7 @@ fn bytes_go_both_ways_at_once_between_two_workers() {
                 exchange(&mut wire, 3_000_000, 2, 1).await;
             });
         });
-        runtime().block_on(async {
+        here.block_on(async {
             tokio::spawn(door.clone().serve());
             let mut wire = expected.await.unwrap();
             exchange(&mut wire, 3_000_000, 1, 2).await;
