@@ -112,6 +112,53 @@ fn bytes_go_both_ways_at_once_between_two_workers() {
     }
 }
 
+/// One message at a time, each an answer to the one before: a wake that is lost is never made up for by the next message.
+/// Either side rests before some, or not at all, so that the other sleeps, is about to, or does not.
+async fn volley(wire: &mut ShmWire, messages: u32, begins: bool, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut room, mut got) = ([0; 8], 0);
+    for at in 0..messages {
+        if at > 0 || !begins {
+            while wire.read(&mut room).unwrap() == 0 {
+                let changed = tokio::time::timeout(Duration::from_secs(30), changed(wire)).await;
+                changed.expect("the other side has answered by now").unwrap();
+            }
+            got += 1;
+            wire.consume(got);
+        }
+        match random.u32(..8) {
+            0 => tokio::time::sleep(Duration::from_micros(random.u64(..2000))).await,
+            1..4 => (0..random.u32(..3000)).for_each(|_| std::hint::spin_loop()),
+            _ => {}
+        }
+        assert_eq!(wire.write(b"."), Ok(1));
+    }
+}
+
+#[test]
+fn no_message_waits_for_the_next_one() {
+    let messages = if std::env::var_os("LIGHTER_FULL").is_some() { 200_000 } else { 2_000 };
+    let directory = TempDir::new().unwrap();
+    let here = runtime();
+    let door = here.block_on(async { Door::open(Some(directory.path())).unwrap() });
+    let (maker, taker) = tokens(1);
+    let (expected, guest) = (door.expect(&maker, RING), door.clone());
+    let other = std::thread::spawn(move || {
+        runtime().block_on(async {
+            let mut wire = guest.attach(guest.name(), &taker, RING).await.unwrap();
+            volley(&mut wire, messages, false, 2).await;
+            // The last one is read before this side ends.
+            let _ = changed(&mut wire).await;
+        });
+    });
+    here.block_on(async {
+        tokio::spawn(door.clone().serve());
+        let mut wire = expected.await.unwrap();
+        volley(&mut wire, messages, true, 1).await;
+    });
+    other.join().unwrap();
+}
+
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
