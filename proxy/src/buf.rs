@@ -6,13 +6,13 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes};
 use rustix::buffer::spare_capacity;
 use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncReadExt, Interest};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes in one buffer. Large enough for a head at the default limit and for one read of a 64 KiB body.
@@ -22,13 +22,16 @@ pub const BUFFER_BYTES: usize = 64 * 1024;
 const KEPT: usize = 64;
 
 thread_local! {
-    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// Empty ones, with what is known of each.
+    static FREE: RefCell<Vec<(Vec<u8>, usize)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A read buffer. It is filled to the vector's end, and consumed from `start` on.
 pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
+    /// So much of its memory held bytes once, and is not cleared again for a reader that needs cleared memory.
+    cleared: usize,
 }
 
 /// Gives the buffers back that this thread keeps for reuse.
@@ -40,7 +43,8 @@ impl Buffer {
     /// Takes a buffer from this worker's free list, or a new one.
     pub fn take() -> Self {
         let kept = FREE.with_borrow_mut(Vec::pop);
-        Buffer { bytes: kept.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES)), start: 0 }
+        let (bytes, cleared) = kept.unwrap_or_else(|| (Vec::with_capacity(BUFFER_BYTES), 0));
+        Buffer { bytes, start: 0, cleared }
     }
 
     /// What is filled and not yet consumed.
@@ -62,9 +66,22 @@ impl Buffer {
         from: &mut R,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let room = self.room();
-        let mut room = (&mut self.bytes).limit(room);
-        pin!(from.read_buf(&mut room)).poll(cx)
+        if self.room() == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let filled = self.bytes.len();
+        let cleared = self.cleared.saturating_sub(filled);
+        let mut room = ReadBuf::uninit(self.bytes.spare_capacity_mut());
+        let at = room.filled().as_ptr();
+        // SAFETY: the vector never gets other memory, and bytes that were there once are still there, whatever they are.
+        unsafe { room.assume_init(cleared) };
+        ready!(Pin::new(from).poll_read(cx, &mut room))?;
+        let (came, cleared) = (room.filled().len(), room.initialized().len());
+        assert_eq!(at, room.filled().as_ptr(), "a reader fills the room that it was given");
+        self.cleared = self.cleared.max(filled + cleared);
+        // SAFETY: so many bytes were filled there.
+        unsafe { self.bytes.set_len(filled + came) };
+        Poll::Ready(Ok(came))
     }
 
     /// The same from a socket, with nothing between this and the system call.
@@ -156,12 +173,13 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
+        let cleared = self.cleared.max(bytes.len());
         bytes.clear();
         // The list is gone when the thread ends: then the allocator gets the buffer.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT {
-                free.push(bytes);
+                free.push((bytes, cleared));
             }
         });
     }
