@@ -1,6 +1,7 @@
 //! Requests while their link changes its wire: sent back to TCP again and again, from where it goes over to shared memory
-//! by itself. Beside those that are due about a change as many count that are due between two, in the same run: what
-//! disturbs the machine falls on all alike.
+//! by itself. Beside those that are due about a change, others count that are due about many points between two changes, in
+//! the same run: what disturbs the machine falls on all alike. At half of these points the sidecar is asked for something
+//! that changes nothing, as asking it is how a link is sent back.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -9,26 +10,26 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::http1;
+use crate::http1::{self, Answers};
 use crate::proxies::Proxy;
 
 /// What the requests of each kind met.
 pub struct Changes {
-    kinds: [Kind; 4],
-    /// How much higher the 99th percentile is about an upgrade than on TCP.
-    upgrade: Between,
-    /// And about a way back than in shared memory.
-    fallback: Between,
+    kinds: [Kind; KINDS],
+    /// How much higher a 99th percentile is than another.
+    more: [(&'static str, Between); MORE.len()],
     times: usize,
 }
 
-/// The requests that were due about one point of each change.
+/// The requests that were due about points of one kind.
 struct Kind {
     name: &'static str,
     requests: usize,
     p50: f64,
     p95: f64,
     p99: Between,
+    /// About how many points the requests beyond that were due, of how many: a stall of the machine is about one.
+    late: [usize; 2],
 }
 
 /// Microseconds, and where they lie in 95 of 100 such runs: by a bootstrap that draws whole changes.
@@ -39,8 +40,11 @@ struct Between {
     to: f64,
 }
 
-/// Latencies in nanoseconds of the requests about one change, by kind.
-type Change = [Vec<u32>; 4];
+/// The points of one change, by kind.
+type Points = [Vec<Instant>; KINDS];
+
+/// Latencies in nanoseconds of the requests about each of them.
+type Change = [Vec<Vec<u32>>; KINDS];
 
 /// Sends 1,000 requests a second through `proxy`, for `times` changes each way. None: its links have nothing to change.
 pub fn measure(proxy: &Proxy, times: u32) -> Option<Changes> {
@@ -48,29 +52,53 @@ pub fn measure(proxy: &Proxy, times: u32) -> Option<Changes> {
     let changes = std::thread::spawn(move || changes(admin, times));
     let answers = http1::paced(proxy.ports.http, "/small", 64, 1000, EACH * (times + 1));
     let changes = changes.join().expect("a sidecar says what its links do");
-    let about = |at: Instant| answers.due(at - EARLIER..at + AROUND);
-    let changes: Vec<Change> =
-        changes.iter().map(|freeze| POINTS.map(|point| about(*freeze + point))).collect();
+    let changes: Vec<Change> = changes.iter().map(|points| about(points, &answers)).collect();
     Some(Changes::of(&changes))
 }
 
-/// When the link was sent back, each time that it was in shared memory before and again behind the upgrade's window.
-fn changes(admin: u16, times: u32) -> Vec<Instant> {
+fn about(points: &Points, answers: &Answers) -> Change {
+    let due = |at: &Instant| answers.due(*at - EARLIER..*at + AROUND);
+    std::array::from_fn(|kind| points[kind].iter().map(due).collect())
+}
+
+/// Changes the link's wire; gives the points of each time that it was in shared memory before and again behind the upgrade's
+/// window.
+fn changes(admin: u16, times: u32) -> Vec<Points> {
     let mut changes = Vec::new();
-    for _ in 0..times {
+    let mut random = fastrand::Rng::with_seed(1);
+    for time in 0..times {
         let before = gone_over(admin);
         // What that cost is to be over.
         std::thread::sleep(AROUND);
         let freeze = Instant::now();
+        let mut points = Points::default();
+        points[FALLBACK].push(freeze);
         ask(admin, "POST", "/links/freeze");
+        let mut stay = |from: Duration, to: Duration, step: Duration, kind: usize| {
+            let all = (0..).map(|count| from + step * count).take_while(|at| *at <= to);
+            for (at, count) in all.zip(time..) {
+                let at = freeze + at;
+                until(at);
+                let is_asked = count % 2 == 0;
+                if is_asked {
+                    ask(admin, "GET", "/links");
+                }
+                points[kind + usize::from(is_asked)].push(at);
+            }
+        };
+        stay(AROUND * 4, REST - AROUND * 4, AROUND * 4, ON_TCP);
         until(freeze + REST - EARLIER - AROUND);
         let early = gone_over(admin) > before;
         until(freeze + REST + AROUND);
         // Both ways.
-        if !early && gone_over(admin) >= before + 2.0 {
-            changes.push(freeze);
+        let in_time = gone_over(admin) >= before + 2.0;
+        stay(REST + AROUND * 4, EACH - AROUND * 4, AROUND * 2, IN_SHM);
+        points[UPGRADE].push(freeze + REST);
+        if !early && in_time {
+            changes.push(points);
         }
-        until(freeze + EACH - AROUND);
+        // What either process does at a pace of its own is not to meet the same points again and again.
+        until(freeze + EACH - AROUND * 2 - AROUND.mul_f64(random.f64()));
     }
     assert!(!changes.is_empty(), "the link goes over to shared memory again");
     changes
@@ -83,17 +111,22 @@ impl Changes {
         let more = |kind: usize, than: usize| {
             move |drawn: &[&Change]| percentile(drawn, kind, 0.99) - percentile(drawn, than, 0.99)
         };
-        let kind = |kind: usize| Kind {
-            name: NAMES[kind],
-            requests: changes.iter().map(|change| change[kind].len()).sum(),
-            p50: at(kind, 0.5)(&all),
-            p95: at(kind, 0.95)(&all),
-            p99: Between::of(changes, at(kind, 0.99)),
+        let kind = |kind: usize| {
+            let windows = || changes.iter().flat_map(|change| &change[kind]);
+            let p99 = Between::of(changes, at(kind, 0.99));
+            let is_late = |window: &&Vec<u32>| window.iter().any(|nanos| f64::from(*nanos) / 1e3 > p99.is);
+            Kind {
+                name: NAMES[kind],
+                requests: windows().map(Vec::len).sum(),
+                p50: at(kind, 0.5)(&all),
+                p95: at(kind, 0.95)(&all),
+                p99,
+                late: [windows().filter(is_late).count(), windows().count()],
+            }
         };
         Changes {
-            kinds: [kind(0), kind(1), kind(2), kind(3)],
-            upgrade: Between::of(changes, more(UPGRADE, ON_TCP)),
-            fallback: Between::of(changes, more(FALLBACK, IN_SHM)),
+            kinds: std::array::from_fn(kind),
+            more: MORE.map(|(name, [kind, than])| (name, Between::of(changes, more(kind, than)))),
             times: changes.len(),
         }
     }
@@ -101,34 +134,36 @@ impl Changes {
     pub fn markdown(&self) -> String {
         let mut text = format!(
             "\n**Requests while a link changes its wire, 1,000 a second, {} changes each way**\n\n\
-             | due | requests | p50 µs | p95 µs | p99 µs | 95 of 100 such runs |\n|---|--:|--:|--:|--:|--:|\n",
+             | due | requests | p50 µs | p95 µs | p99 µs | 95 of 100 such runs | later than p99 about |\n\
+             |---|--:|--:|--:|--:|--:|--:|\n",
             self.times
         );
-        for Kind { name, requests, p50, p95, p99 } in &self.kinds {
+        for Kind { name, requests, p50, p95, p99, late: [late, points] } in &self.kinds {
             let _ = writeln!(
                 text,
-                "| {name} | {requests} | {p50:.0} | {p95:.0} | {:.0} | {:.0} to {:.0} |",
+                "| {name} | {requests} | {p50:.0} | {p95:.0} | {:.0} | {:.0} to {:.0} | {late} of {points} points |",
                 p99.is, p99.from, p99.to
             );
         }
-        let Changes { upgrade, fallback, .. } = self;
-        let _ = writeln!(
-            text,
-            "\nThe 99th percentile about an upgrade less that on TCP: {:.0} µs ({:.0} to {:.0}); about a way back less that \
-             in shared memory: {:.0} µs ({:.0} to {:.0}).",
-            upgrade.is, upgrade.from, upgrade.to, fallback.is, fallback.from, fallback.to
-        );
-        text
+        text += "\nThe 99th percentile";
+        for (at, (name, Between { is, from, to })) in self.more.iter().enumerate() {
+            let _ =
+                write!(text, "{} {name}: {is:.0} µs ({from:.0} to {to:.0})", if at > 0 { ";" } else { "" });
+        }
+        text + ".\n"
     }
 
     pub fn json(&self) -> Value {
-        let between = |one: Between| json!({"us": one.is, "from_us": one.from, "to_us": one.to});
-        let kind = |kind: &Kind| json!({"due": kind.name, "requests": kind.requests, "p50_us": kind.p50, "p99": between(kind.p99)});
+        let between = |one: &Between| json!({"us": one.is, "from_us": one.from, "to_us": one.to});
+        let kind = |kind: &Kind| {
+            let Kind { name, requests, p50, p95, p99, late } = kind;
+            json!({"due": name, "requests": requests, "p50_us": p50, "p95_us": p95, "p99": between(p99), "late_points": late})
+        };
+        let more = |(name, more): &(&str, Between)| json!({"name": name, "p99": between(more)});
         json!({
             "changes": self.times,
             "kinds": self.kinds.iter().map(kind).collect::<Vec<_>>(),
-            "upgrade_less_tcp": between(self.upgrade),
-            "fallback_less_shm": between(self.fallback),
+            "more": self.more.iter().map(more).collect::<Vec<_>>(),
         })
     }
 }
@@ -149,7 +184,8 @@ impl Between {
 
 /// Of the latencies of a kind, in microseconds.
 fn percentile(changes: &[&Change], kind: usize, share: f64) -> f64 {
-    let mut all: Vec<u32> = changes.iter().flat_map(|change| &change[kind]).copied().collect();
+    let mut all: Vec<u32> =
+        changes.iter().flat_map(|change| change[kind].iter().flatten()).copied().collect();
     let at = (all.len() as f64 * share) as usize;
     if at >= all.len() {
         return 0.0;
@@ -178,17 +214,34 @@ pub fn ask(admin: u16, method: &str, path: &str) -> String {
     answer
 }
 
-/// The kinds, by
-const NAMES: [&str; 4] =
-    ["about a way back to TCP", "on TCP", "about an upgrade to shared memory", "in shared memory"];
+/// The kinds.
+const NAMES: [&str; KINDS] = [
+    "about a way back to TCP",
+    "on TCP",
+    "on TCP, the sidecar is asked",
+    "about an upgrade to shared memory",
+    "in shared memory",
+    "in shared memory, the sidecar is asked",
+];
 
-/// when they are due behind a way back.
-const POINTS: [Duration; 4] = [Duration::ZERO, Duration::from_secs(1), REST, Duration::from_millis(2400)];
+const KINDS: usize = 6;
 
 const FALLBACK: usize = 0;
+
+/// With whether the sidecar is asked,
 const ON_TCP: usize = 1;
-const UPGRADE: usize = 2;
-const IN_SHM: usize = 3;
+
+const UPGRADE: usize = 3;
+
+/// and so here.
+const IN_SHM: usize = 4;
+
+/// Which kinds are compared: a change with what would have been without it.
+const MORE: [(&str, [usize; 2]); 3] = [
+    ("about an upgrade less that on TCP", [UPGRADE, ON_TCP]),
+    ("about a way back less that in shared memory, the sidecar asked", [FALLBACK, IN_SHM + 1]),
+    ("in shared memory less that on TCP", [IN_SHM, ON_TCP]),
+];
 
 /// For how long a link that was sent back stays there: links that make room for others rest so long.
 const REST: Duration = Duration::from_secs(2);
@@ -203,4 +256,4 @@ const AROUND: Duration = Duration::from_millis(25);
 const EARLIER: Duration = Duration::from_millis(2);
 
 /// How often changes are drawn anew.
-const DRAWS: usize = 2000;
+const DRAWS: usize = 1000;
