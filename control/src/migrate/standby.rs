@@ -165,25 +165,40 @@ impl Keeping {
 }
 
 /// What instances are to be told of the journal that do not know it.
+///
+/// Whoever kept the journal of an earlier epoch lets go of it, whole or not, before whoever serves is told: from then on nobody who
+/// served before, and is not heard, acknowledges anything.
 fn parts(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> BTreeMap<Arc<str>, JournalPart> {
     let Some(standby) = moved.standby.as_ref().filter(|standby| standby.epoch == moved.epoch) else {
         return BTreeMap::new();
     };
     let kept = standby.instance.as_ref();
     let at = kept.map(|kept| seen.get(kept).and_then(|seen| seen.presence.link));
+    let is_owner = |name: &Arc<str>| moved.owner.as_ref().is_some_and(|owner| owner.instance == *name);
+    let knows =
+        |seen: &Seen| !seen.presence.is_heard || seen.journal.is_some_and(|said| said.view >= standby.view);
+    // One that serves still gives that up by an order of its own.
+    let lets_go = |seen: &Seen| {
+        let serves = seen.report.is_some_and(|report| report.stand.holds().is_some());
+        !serves && seen.journal.is_some_and(|said| said.whole || said.epoch < standby.epoch.0)
+    };
+    let is_open = seen.iter().any(|(name, seen)| {
+        let is_earlier = seen.journal.is_some_and(|said| said.epoch < standby.epoch.0);
+        !is_owner(name) && kept != Some(name) && !knows(seen) && is_earlier && lets_go(seen)
+    });
     let part = |(name, seen): (&Arc<str>, &Seen)| {
-        let said = seen.journal;
-        if !seen.presence.is_heard || said.is_some_and(|said| said.view >= standby.view) {
+        if knows(seen) {
             return None;
         }
-        let is_owner = moved.owner.as_ref().is_some_and(|owner| owner.instance == *name);
-        let keeps = kept == Some(name);
+        let (is_owner, keeps) = (is_owner(name), kept == Some(name));
         let (at, token) = match at {
             _ if keeps => (String::new(), standby.token.clone()),
+            _ if is_owner && is_open => return None,
             Some(at) if is_owner => (at?.to_string(), standby.token.clone()),
             // Nobody keeps it, or it has what is old by now.
             None if is_owner => Default::default(),
-            _ => said.filter(|said| said.whole).map(|_| Default::default())?,
+            _ if lets_go(seen) => Default::default(),
+            _ => return None,
         };
         let (epoch, view) = (standby.epoch.0, standby.view);
         Some((name.clone(), JournalPart { epoch, view, keeps, standby: at, token }))
@@ -348,5 +363,25 @@ mod tests {
             parts(&moved, &all([("a", serves(said(5, false))), ("c", with(Stand::Empty, said(2, true)))]));
         let c = &told["c"];
         assert!(told.len() == 1 && !c.keeps && c.standby.is_empty() && c.token.is_empty(), "it lets go");
+    }
+
+    #[test]
+    fn whoever_kept_the_journal_of_an_earlier_epoch_lets_go_before_whoever_serves_is_told_whole_or_not() {
+        let moved = moved();
+        let serves = || with(Stand::Serving { epoch: Epoch(3) }, None);
+        let earlier = |whole| Some(JournalStand { epoch: 2, view: 4, whole, lost: false });
+        let told = |c: Seen| {
+            let mut seen = all([("a", serves()), ("b", with(Stand::Empty, None))]);
+            seen.insert("c".into(), c);
+            parts(&moved, &seen).into_keys().map(|name| name.to_string()).collect::<Vec<_>>()
+        };
+        for whole in [false, true] {
+            assert_eq!(told(with(Stand::Empty, earlier(whole))), ["b", "c"], "{whole}");
+        }
+        assert_eq!(told(with(Stand::Empty, said(5, false))), ["a", "b"], "it knows");
+        assert_eq!(told(with(Stand::Serving { epoch: Epoch(2) }, earlier(false))), ["a", "b"]);
+        let mut unheard = with(Stand::Empty, earlier(false));
+        unheard.presence.is_heard = false;
+        assert_eq!(told(unheard), ["a", "b"]);
     }
 }

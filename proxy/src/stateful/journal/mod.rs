@@ -66,6 +66,8 @@ struct Inner {
     shadow: Shadow,
     /// Since when rounds fail.
     failing: Option<Instant>,
+    /// Since when the standby is not reached.
+    unreached: Option<Instant>,
     /// Where the application listened when it began to serve, if that is known.
     life: Option<Vec<u64>>,
     /// It began where that is not known: one that begins again there would not be told from it.
@@ -146,6 +148,7 @@ impl Journal {
             rounds: Rounds::default(),
             shadow: Shadow::default(),
             failing: None,
+            unreached: None,
             life: None,
             is_blind: false,
             is_gathering: false,
@@ -199,7 +202,8 @@ impl Journal {
         (inner.epoch, inner.view, inner.part) = (Epoch(part.epoch), part.view, said);
         inner.token.clone_from(&part.token);
         // What was kept was another's, or is served from here.
-        (inner.shadow, inner.failing) = (Shadow::default(), None);
+        inner.shadow = Shadow::default();
+        inner.gets_on();
         match said {
             Part::Beside(_) => inner.rounds.name(part.view),
             Part::Alone if inner.serves_alone => {
@@ -225,7 +229,8 @@ impl Journal {
         if inner.is_blind && self.is_on() {
             tracing::warn!("it cannot be told whether the application begins again: nothing is journaled");
         }
-        (inner.life, inner.part, inner.failing) = (life, Part::Unknown, None);
+        (inner.life, inner.part) = (life, Part::Unknown);
+        inner.gets_on();
         inner.rounds.part();
         inner.rounds.lose();
         if self.is_on() {
@@ -243,7 +248,8 @@ impl Journal {
         }
         inner.rounds.part();
         inner.rounds.lose();
-        (inner.failing, inner.life) = (None, None);
+        inner.life = None;
+        inner.gets_on();
         drop(inner);
         self.settled.notify_waiters();
     }
@@ -326,7 +332,7 @@ impl Journal {
     fn took(&self, round: Round, is_whole: bool, bytes: u64) {
         let mut inner = self.lock();
         inner.rounds.took(round, is_whole, bytes);
-        inner.failing = None;
+        inner.gets_on();
         self.say(&inner);
         drop(inner);
         self.settled.notify_waiters();
@@ -334,20 +340,23 @@ impl Journal {
 
     /// The standby lacks what it builds on.
     fn lacks(&self, round: Round) {
-        self.lock().rounds.lacks(round);
+        let mut inner = self.lock();
+        inner.rounds.lacks(round);
+        inner.unreached = None;
     }
 
-    /// The application gave nothing.
+    /// The application gave nothing. Nothing is known of the standby by that.
     fn fail(&self, round: Round) {
         let mut inner = self.lock();
         inner.rounds.fail(round);
-        inner.fails();
+        inner.failing.get_or_insert_with(Instant::now);
     }
 
     /// The standby was not reached.
     fn fails(&self) {
         let mut inner = self.lock();
-        inner.fails();
+        inner.failing.get_or_insert_with(Instant::now);
+        inner.unreached.get_or_insert_with(Instant::now);
         self.say(&inner);
     }
 
@@ -396,7 +405,7 @@ impl Journal {
     }
 
     fn say(&self, inner: &Inner) {
-        let lost = inner.failing.is_some_and(|since| since.elapsed() > LONG);
+        let lost = inner.unreached.is_some_and(|since| since.elapsed() > LONG);
         let whole = inner.part == Part::Keeps && inner.shadow.is_whole();
         counts::standby(whole);
         let stand = Some(JournalStand { epoch: inner.epoch.0, view: inner.view, whole, lost });
@@ -425,8 +434,8 @@ impl Inner {
         given.view < self.view || self.part != Part::Keeps
     }
 
-    fn fails(&mut self) {
-        self.failing.get_or_insert_with(Instant::now);
+    fn gets_on(&mut self) {
+        (self.failing, self.unreached) = (None, None);
     }
 }
 

@@ -66,6 +66,33 @@ async fn nothing_is_journaled_of_an_application_that_may_begin_again_unseen() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_keeps_the_journal_is_not_lost_where_it_is_the_application_that_gives_nothing() {
+    let journal = journal();
+    journal.begins(Some(vec![1]));
+    told(&journal, 5, false);
+    let is_lost = || journal.stand().borrow().unwrap().lost;
+    for is_reached in [true, false] {
+        for _ in 0..2 {
+            journal.lock().rounds.ask();
+            let round = journal.begin().unwrap().round;
+            if !is_reached {
+                journal.fails();
+            }
+            journal.fail(round);
+            tokio::time::advance(2 * LONG).await;
+        }
+        assert!(!journal.admits());
+        // Something else is to be said.
+        journal.say(&journal.lock());
+        assert_eq!(is_lost(), !is_reached);
+    }
+    journal.lock().rounds.ask();
+    let round = journal.begin().unwrap().round;
+    journal.took(round, true, 1);
+    assert!(journal.admits() && !is_lost());
+}
+
 #[test]
 fn who_keeps_a_journal_anew_has_nothing_of_the_one_before_by_whatever_connection_it_comes() {
     in_time(async {
