@@ -92,6 +92,8 @@ pub enum Cause {
     Inactive,
     /// The Service keeps state, and this instance does not have it.
     NotServing,
+    /// The state has moved from this instance, and the caller's sidecar takes the request there.
+    Moved,
     /// The state is moving, and as many requests as may wait for that do.
     ParkOverflow,
     /// The state is moving, and the request waited for that as long as its Service says.
@@ -104,7 +106,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, in the order of its number.
-    pub const ALL: [Cause; 44] = [
+    pub const ALL: [Cause; 45] = [
         Cause::NoRoute,
         Cause::NoBackend,
         Cause::NoEndpoint,
@@ -145,6 +147,7 @@ impl Cause {
         Cause::PowerCap,
         Cause::Inactive,
         Cause::NotServing,
+        Cause::Moved,
         Cause::ParkOverflow,
         Cause::ParkTimeout,
         Cause::NoStandby,
@@ -194,6 +197,7 @@ impl Cause {
             Cause::PowerCap => "power_cap",
             Cause::Inactive => "inactive",
             Cause::NotServing => "not_serving",
+            Cause::Moved => "moved",
             Cause::ParkOverflow => "park_overflow",
             Cause::ParkTimeout => "park_timeout",
             Cause::NoStandby => "no_standby",
@@ -229,6 +233,7 @@ impl Cause {
             | Cause::PowerCap
             | Cause::Inactive
             | Cause::NotServing
+            | Cause::Moved
             | Cause::ParkOverflow
             | Cause::ParkTimeout
             | Cause::NoStandby
@@ -302,6 +307,7 @@ impl Cause {
             | Cause::PowerCap
             | Cause::Inactive
             | Cause::NotServing
+            | Cause::Moved
             | Cause::ParkOverflow
             | Cause::ParkTimeout
             | Cause::NoStandby

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::error::Cause;
 use crate::identity::Hold;
 use crate::link::carrier::{Beneath, Keys, Walk};
 use crate::link::exchange::Exchange;
@@ -154,6 +155,13 @@ impl Io {
                 let _ = socket.map(|socket| socket.set_linger(Some(std::time::Duration::ZERO)));
             }
         }
+    }
+
+    /// Where it is an exchange on a link, cuts it off as not executed, for `cause`. Returns whether it is.
+    pub(crate) fn refuse(&self, cause: Cause) -> bool {
+        let Stream::Link(exchange) = &self.stream else { return false };
+        exchange.refuse(cause);
+        true
     }
 
     /// The other end's address, or an unspecified one when it is gone already.

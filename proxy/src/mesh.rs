@@ -320,6 +320,7 @@ impl Destination {
             deadline: None,
             is_stream: true,
             waits: false,
+            is_kept: false,
             is_forwarded: false,
         };
         match gate.ask(shared, came, || Ok(None))? {
@@ -584,6 +585,7 @@ impl Mesh {
                 let Some(destination) = Destination::outbound(port, &clusters, old, &mesh) else {
                     continue;
                 };
+                destination.cluster.keep(service.state.is_some());
                 let destination = Arc::new(destination);
                 for ip in [service.virtual_ips.v4.into(), service.virtual_ips.v6.into()] {
                     mesh.by_virtual_ip.insert(SocketAddr::new(ip, port.key.port), destination.clone());

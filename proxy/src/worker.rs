@@ -38,6 +38,7 @@ use crate::outbound::Listener;
 use crate::resources::Sources;
 use crate::stateful::held::Holds;
 use crate::stateful::leave::Leaving;
+use crate::stateful::moved::Room;
 use crate::stateful::{Hosted, transfer};
 use crate::telemetry::spans::otlp::Named;
 use crate::telemetry::{self, Direction, RouteMetrics, WorkerMetrics};
@@ -91,6 +92,8 @@ pub struct Shared {
     pub(crate) leaving: Leaving,
     /// What waits of requests to Services whose state moves.
     pub(crate) holds: Holds,
+    /// What is kept of them until they are answered.
+    pub(crate) moved: Room,
     /// How short memory and descriptors run.
     pub(crate) guard: Guard,
     /// What this sidecar's device is there for, if it is one and that is said.
@@ -281,6 +284,7 @@ impl Shared {
             copies: transfer::Door::default(),
             leaving: Leaving::default(),
             holds: Holds::default(),
+            moved: Room::default(),
             device: OnceLock::new(),
             quic: quic::Port::default(),
             links: standing::Links::default(),

@@ -49,6 +49,11 @@ impl Endpoint {
         self.secure.as_ref().and_then(|secure| Some((secure, secure.link?)))
     }
 
+    /// The port whose it is.
+    pub(crate) fn key(&self) -> &ServicePort {
+        &self.group.key
+    }
+
     /// Requests and opaque connections that are with it now.
     pub fn in_flight(&self) -> u32 {
         self.load.in_flight()

@@ -1,6 +1,6 @@
 //! What the endpoints of one port have in common.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ pub(super) struct Group {
     counts: AtomicBool,
     /// Whether load that answers report says shares; likewise.
     hears: AtomicBool,
-    /// Whether requests may have to wait, as the Service moves; likewise.
-    moves: AtomicBool,
+    /// [`HAS_STATE`], and [`MOVES`]; likewise.
+    state: AtomicU8,
     /// Where they do.
     holding: Mutex<Option<Arc<Holding>>>,
     /// When endpoints are compared next; zero: not yet known.
@@ -38,6 +38,12 @@ pub(super) struct Group {
     pub(super) metrics: Arc<ClusterMetrics>,
     pub(super) circuit: Arc<Circuit>,
 }
+
+/// The Service has state, which may leave from where requests go.
+pub(super) const HAS_STATE: u8 = 1;
+
+/// Requests may have to wait, as it moves.
+pub(super) const MOVES: u8 = 2;
 
 /// What holds since the last configuration change.
 pub(super) struct Law {
@@ -68,7 +74,7 @@ impl Group {
             law: ArcSwap::from_pointee(law),
             counts: AtomicBool::new(false),
             hears: AtomicBool::new(false),
-            moves: AtomicBool::new(false),
+            state: AtomicU8::new(0),
             holding: Mutex::default(),
             compare_at: AtomicU64::new(0),
             panicking: AtomicBool::new(false),
@@ -135,10 +141,22 @@ impl Group {
         self.hears.load(Relaxed)
     }
 
-    /// Whether requests may have to wait, as the Service moves.
+    /// [`HAS_STATE`], and [`MOVES`] while it does. Mostly neither.
     #[inline]
-    pub(super) fn moves(&self) -> bool {
-        self.moves.load(Relaxed)
+    pub(super) fn state(&self) -> u8 {
+        self.state.load(Relaxed)
+    }
+
+    /// Whether the Service has state, so that its requests are kept, from here on.
+    pub(super) fn keep(&self, has_state: bool) {
+        self.set_state(HAS_STATE, has_state);
+    }
+
+    fn set_state(&self, flag: u8, is_set: bool) {
+        match is_set {
+            true => self.state.fetch_or(flag, Relaxed),
+            false => self.state.fetch_and(!flag, Relaxed),
+        };
     }
 
     /// Where they do.
@@ -150,7 +168,7 @@ impl Group {
     /// Has requests ask there from here on whether they wait, or not any more.
     pub(super) fn hold(&self, holding: Option<Arc<Holding>>) {
         let mut at = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
-        self.moves.store(holding.is_some(), Relaxed);
+        self.set_state(MOVES, holding.is_some());
         *at = holding;
     }
 

@@ -111,6 +111,11 @@ impl Cluster {
         self.group.hold(holding);
     }
 
+    /// Whether its Service has state, so that requests which are picked an endpoint for are kept, from here on.
+    pub(crate) fn keep(&self, has_state: bool) {
+        self.group.keep(has_state);
+    }
+
     /// The weight of the endpoint at place `index` of [`Self::endpoints`].
     pub fn weight(&self, index: usize) -> u32 {
         self.tier(index).map_or(0, |tier| tier.weight(index))

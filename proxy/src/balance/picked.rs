@@ -12,6 +12,7 @@ use lighter_place::Setback;
 use super::Cluster;
 use super::circuit::Pass;
 use super::endpoint::Endpoint;
+use super::group::{HAS_STATE, MOVES};
 use super::outlier::Fault;
 use super::report;
 use crate::error::Cause;
@@ -228,14 +229,21 @@ impl Picked {
         if self.sent().is_some() { Direction::Outbound } else { asked }
     }
 
-    /// Has the request wait if its Service moves: this asks for no more than a flag beside what was picked by. `came` is asked only
-    /// if that matters; `connects`: it needs a connection of its own.
+    /// Has the request wait if its Service moves, and says whether it is to be kept, as that has state: this asks for no more
+    /// than a flag beside what was picked by. `came` is asked only if that matters; `connects`: it needs a connection of its
+    /// own.
     #[inline]
-    pub(crate) fn wait_out<'a>(&mut self, connects: bool, came: impl FnOnce() -> (&'a Arc<Shared>, Came)) {
-        if self.endpoint.group.moves() {
+    pub(crate) fn wait_out<'a>(
+        &mut self,
+        connects: bool,
+        came: impl FnOnce() -> (&'a Arc<Shared>, Came),
+    ) -> bool {
+        let state = self.endpoint.group.state();
+        if state & MOVES != 0 {
             let (shared, came) = came();
             self.wait_at(connects, shared, came);
         }
+        state & HAS_STATE != 0
     }
 
     #[cold]

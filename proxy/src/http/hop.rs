@@ -89,13 +89,23 @@ pub fn is_lighter(name: &[u8]) -> bool {
 }
 
 /// The field by which the sidecar of an instance from which a Service's state has moved says so of a request that it sends on to
-/// where the state is, and in which epoch that is. Of all `x-lighter-*` it alone is said in requests. It is taken away from
-/// whatever comes, and believed of another instance of the very same Service alone.
+/// where the state is, and in which epoch that is. It is taken away from whatever comes, and believed of another instance of
+/// the very same Service alone.
 pub(crate) const FORWARDED_FIELD: &str = "x-lighter-forwarded";
 
 /// Whether `name`, in any case, is [`FORWARDED_FIELD`].
 pub(crate) fn is_forwarded(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(FORWARDED_FIELD.as_bytes())
+}
+
+/// The field by which a caller's sidecar says on a link that it keeps a request until it is answered, so that an instance from which
+/// the state of its Service has moved need not send it on. Beside [`FORWARDED_FIELD`] it alone is said in requests.
+pub(crate) const KEEPS_FIELD: &str = "x-lighter-keeps";
+
+/// Whether `name`, in any case, is one of those that sidecars say to each other in requests, to be read where it is known whether it
+/// is believed.
+pub(crate) fn is_between(name: &[u8]) -> bool {
+    is_forwarded(name) || name.eq_ignore_ascii_case(KEEPS_FIELD.as_bytes())
 }
 
 /// Which half of an exchange a head belongs to.

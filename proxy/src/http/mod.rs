@@ -54,6 +54,7 @@ pub(crate) fn unpicked(cause: Cause) -> &'static str {
         Cause::PendingOverflow | Cause::PendingTimeout => CROWDED,
         Cause::ConcurrencyLimit => "the service has as many requests as it can work on",
         Cause::NotServing => "the state of the service is not at this instance",
+        Cause::Moved => "the state of the service has moved from this instance",
         Cause::ParkOverflow => "the state of the service is moving, and too many requests wait for that",
         Cause::ParkTimeout => "the state of the service is moving, and that took too long",
         Cause::NoStandby => "no other instance keeps the journal of the service's state",

@@ -138,6 +138,18 @@ impl Stream {
         }
     }
 
+    /// Whether it is one of a link.
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self, Stream::Link(_))
+    }
+
+    /// Where it is one of a link, cuts it off as not executed, for `cause`. Returns whether it is.
+    pub(crate) fn refuse(&self, cause: Cause) -> bool {
+        let Stream::Link(stream) = self else { return false };
+        stream.reset(Cut::new(frame::Code::Refused, cause));
+        true
+    }
+
     /// Nobody wants its answer any more.
     pub(crate) fn cancel(&self) {
         match self {

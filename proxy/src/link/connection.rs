@@ -138,6 +138,11 @@ impl Link {
         session.can_open() && !session.is_starved() && self.quic.as_ref().is_none_or(|quic| quic.has_room())
     }
 
+    /// Whether it is one over QUIC.
+    pub(crate) fn is_quic(&self) -> bool {
+        self.quic.is_some()
+    }
+
     /// Which side of it this is.
     pub(super) fn side(&self) -> Side {
         self.side

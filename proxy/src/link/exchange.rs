@@ -80,6 +80,11 @@ impl Exchange {
         Exchange::new(None, Coming::new(Framed::Head), Sending::request(link, endpoint))
     }
 
+    /// Says with the request's head, which is still to come, that the request is kept.
+    pub(crate) fn keeps(&mut self) {
+        self.going.keeps();
+    }
+
     /// The called end of an exchange. `end`: nothing follows its head.
     pub(crate) fn called(stream: End, head: &RequestHead, end: bool) -> Self {
         let sized = head.length.is_some();
@@ -113,6 +118,13 @@ impl Exchange {
             // Whoever calls does not want it any more; whoever is called cannot go on.
             let code = if self.called { Code::Internal } else { Code::Cancelled };
             stream.reset(Cut { code, cause: None });
+        }
+    }
+
+    /// Cuts it off as not executed, for `cause`.
+    pub(crate) fn refuse(&self, cause: Cause) {
+        if let Some(stream) = &self.stream {
+            stream.reset(Cut::new(Code::Refused, cause));
         }
     }
 
@@ -400,7 +412,7 @@ fn put_request(text: &mut BytesMut, head: &RequestHead, framed: Framed) {
     for field in head.fields() {
         match hop::classify(field.name) {
             // Between sidecars only.
-            Kind::Lighter if !hop::is_forwarded(field.name) => continue,
+            Kind::Lighter if !hop::is_between(field.name) => continue,
             Kind::Te => te = true,
             _ => {}
         }

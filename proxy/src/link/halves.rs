@@ -48,19 +48,19 @@ pub(crate) fn taken(opened: Opened) -> (Half, Result<RequestHead, Cause>) {
     };
     let mut request = RequestHead::new(head.method(), scheme, head.authority(), head.path_and_query());
     // What is between sidecars only ends here, or where it is known whether it is believed.
-    let passes = |name: &[u8]| !hop::is_lighter(name) || hop::is_forwarded(name);
+    let passes = |name: &[u8]| !hop::is_lighter(name) || hop::is_between(name);
     put(&mut request.fields, head.fields().filter(|field| passes(field.name)));
     (half, Ok(request))
 }
 
 /// Sends a request's head. `end`: there is nothing behind it. `endpoint`: the address that it is for. `deadline`: what is
-/// left of its time. Of its fields those go that are no hop's own.
+/// left of its time. `keeps`: it is kept. Of its fields those go that are no hop's own.
 pub(crate) fn open(
     link: &Rc<Link>,
     endpoint: &str,
     head: &RequestHead,
     deadline: Option<Duration>,
-    end: bool,
+    (end, keeps): (bool, bool),
 ) -> Result<Half, Cut> {
     let opening = Opening {
         protocol: Protocol::Http2,
@@ -73,8 +73,11 @@ pub(crate) fn open(
     let is_ours = |name: &[u8], kind| kind != Kind::Lighter || hop::is_forwarded(name);
     let crossing = head.fields.iter().filter(|field| is_ours(field.name, field.kind) && !is_hops(field.kind));
     let fields = crossing.map(|field| (field.name, field.value)).chain([(ENDPOINT, endpoint.as_bytes())]);
-    let stream = send::open(link, &opening, fields, end).map_err(|error| cut_of(&error))?;
-    Ok(Half::new(stream, false))
+    let opened = match keeps {
+        false => send::open(link, &opening, fields, end),
+        true => send::open(link, &opening, fields.chain([send::KEPT]), end),
+    };
+    Ok(Half::new(opened.map_err(|error| cut_of(&error))?, false))
 }
 
 impl Half {

@@ -34,6 +34,8 @@ pub(super) struct Sending {
     tail: Option<Tail>,
     trailers: Vec<Trailer>,
     asked: Asked,
+    /// Of a request: it is kept.
+    keeps: bool,
 }
 
 enum State {
@@ -81,7 +83,13 @@ impl Sending {
             tail: None,
             trailers: Vec::new(),
             asked,
+            keeps: false,
         }
+    }
+
+    /// The request, whose head is to come, is kept.
+    pub(super) fn keeps(&mut self) {
+        self.keeps = true;
     }
 
     /// Whether a head is to come.
@@ -138,7 +146,10 @@ impl Sending {
             .chain([(ENDPOINT, endpoint.as_bytes())]);
         let upgrade = request.upgrade.is_some();
         let end = request.framing == Framing::None && !upgrade;
-        let stream = open(link, &opening, fields, end)?;
+        let stream = match self.keeps {
+            false => open(link, &opening, fields, end)?,
+            true => open(link, &opening, fields.chain([KEPT]), end)?,
+        };
         let head_only = request.method == b"HEAD";
         self.state = match Body::new(request.framing) {
             _ if end => State::Done,
@@ -293,6 +304,9 @@ impl Sending {
 
 /// Content that is shared is not copied from this size on. What it is a part of is held until it is sent.
 pub(crate) const LENT: usize = 16 * 1024;
+
+/// What a request's head says behind all else where the request is kept.
+pub(super) const KEPT: (&[u8], &[u8]) = (hop::KEEPS_FIELD.as_bytes(), b"1");
 
 /// Opens a stream.
 pub(super) fn open<'f>(

@@ -69,6 +69,7 @@ impl Inside {
                         deadline: None,
                         is_stream: pins,
                         waits: true,
+                        is_kept: false,
                         is_forwarded: false,
                     };
                     let mut let_in = gate.ask(shared, came, || Ok(None))?;

@@ -253,6 +253,7 @@ impl Registrar<'_> {
             Some(Order::Lease(lease)) => {
                 self.is_heard();
                 self.shared.leaving.is_heard(true);
+                self.shared.moved.is_heard(true);
                 self.reporter.answered();
                 self.backoff.reset();
                 self.metrics.lease.set(f64::from(lease.seconds));
@@ -291,6 +292,7 @@ impl Registrar<'_> {
         self.shared.leaving.is_heard(false);
         // Nobody says any more when it is over.
         self.shared.holds.let_go();
+        self.shared.moved.is_heard(false);
         if std::mem::take(&mut self.is_answered)
             && let Some(planned) = self.planned()
         {

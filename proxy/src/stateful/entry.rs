@@ -25,6 +25,8 @@ pub(crate) struct Came {
     pub(crate) is_stream: bool,
     /// Whether it can wait.
     pub(crate) waits: bool,
+    /// Its caller's sidecar keeps it until it is answered, and takes it elsewhere where it is given back.
+    pub(crate) is_kept: bool,
     /// Another place has sent it on.
     pub(crate) is_forwarded: bool,
 }
@@ -38,6 +40,8 @@ pub(crate) enum Entry {
     Park(Parked),
     /// It goes to the place where the service is now.
     Forward(Inside),
+    /// It was not executed, and its caller's sidecar, which keeps it, takes it to where the service is now.
+    Return,
     /// It is answered as not executed.
     Refuse(Refusal),
 }
@@ -97,6 +101,7 @@ pub(super) enum Told {
     Run(u64),
     /// The same.
     Forward(u64),
+    Return,
     Refuse(Refusal),
 }
 
@@ -115,6 +120,7 @@ impl Parked {
         match told {
             Told::Run(since) => Entry::Run(inside(Counted::Here(self.what), since)),
             Told::Forward(since) => Entry::Forward(inside(Counted::Forwarded, since)),
+            Told::Return => Entry::Return,
             Told::Refuse(refusal) => Entry::Refuse(refusal),
         }
     }

@@ -75,6 +75,7 @@ impl Gate {
             Entry::Run(inside) => {
                 Ok(LetIn { admitted: admit()?, stands: Stands::Here(inside), journal: waits() })
             }
+            Entry::Return => Err(Cause::Moved),
             Entry::Refuse(refusal) => Err(cause(refusal.cause)),
             entry => {
                 let stands = Stands::Waits(entry, self.clone(), shared.clone());
@@ -132,6 +133,7 @@ impl LetIn {
                 self.stands = Stands::Sent { inside, endpoint: endpoint.clone(), epoch };
                 Ok(Some(endpoint))
             }
+            Entry::Return => Err(Cause::Moved),
             Entry::Refuse(refusal) => Err(cause(refusal.cause)),
             Entry::Park(_) => Err(Cause::Internal),
         }

@@ -59,6 +59,7 @@ struct Inner {
 struct Waiting {
     tell: oneshot::Sender<entry::Told>,
     what: What,
+    is_kept: bool,
 }
 
 /// One step of the place.
@@ -162,7 +163,7 @@ impl Hosted {
                 deadline: came.deadline.map(|deadline| deadline.saturating_duration_since(self.began)),
                 kind: kind(what),
                 is_inside: false,
-                is_kept: false,
+                is_kept: came.is_kept,
                 is_forwarded: came.is_forwarded,
             };
             let inside = |counted| Inside::new(self.clone(), counted, self.cuts());
@@ -170,10 +171,11 @@ impl Hosted {
                 Verdict::Run => Entry::Run(inside(Counted::Here(what))),
                 Verdict::Park => {
                     let (tell, told) = oneshot::channel();
-                    inner.waiting.insert(id, Waiting { tell, what });
+                    inner.waiting.insert(id, Waiting { tell, what, is_kept: came.is_kept });
                     Entry::Park(Parked::new(self.clone(), id, what, told))
                 }
                 Verdict::Forward(_) => Entry::Forward(inside(Counted::Forwarded)),
+                Verdict::Refuse(refusal) if returns(&refusal, came.is_kept) => Entry::Return,
                 Verdict::Refuse(refusal) => Entry::Refuse(refusal),
             }
         });
@@ -181,6 +183,7 @@ impl Hosted {
             // It counts as sent on once it is known where to.
             Entry::Run(_) | Entry::Forward(_) => {}
             Entry::Park(_) => self.metrics.parked(),
+            Entry::Return => self.metrics.returned(),
             Entry::Refuse(refusal) => self.metrics.refused(refusal.cause),
         }
         entry
@@ -347,8 +350,15 @@ impl Hosted {
                     inner.tell(id, entry::Told::Forward(self.cuts()), &mut told);
                 }
                 PlaceAction::Refuse(id, refusal) => {
-                    self.metrics.refused(refusal.cause);
-                    inner.tell(id, entry::Told::Refuse(refusal), &mut told);
+                    let is_kept = inner.waiting.get(&id).is_some_and(|waiting| waiting.is_kept);
+                    let verdict = if returns(&refusal, is_kept) {
+                        self.metrics.returned();
+                        entry::Told::Return
+                    } else {
+                        self.metrics.refused(refusal.cause);
+                        entry::Told::Refuse(refusal)
+                    };
+                    inner.tell(id, verdict, &mut told);
                 }
                 // Without a journal, answers go as they come.
                 PlaceAction::Append(..) | PlaceAction::Answer(_) | PlaceAction::AnswerUnknown(_) => {}
@@ -381,12 +391,12 @@ impl Hosted {
         if is_earlier {
             self.due.notify_one();
         }
-        for (Waiting { tell, what }, verdict) in told {
+        for (Waiting { tell, what, .. }, verdict) in told {
             match tell.send(verdict) {
                 // Whoever waited is gone, and never began.
                 Err(entry::Told::Run(_)) => self.ended(Counted::Here(what)),
                 Err(entry::Told::Forward(_)) => self.ended(Counted::Forwarded),
-                Ok(()) | Err(entry::Told::Refuse(_)) => {}
+                Ok(()) | Err(entry::Told::Return | entry::Told::Refuse(_)) => {}
             }
         }
         done
@@ -404,6 +414,11 @@ impl Inner {
             told.push((waiting, verdict));
         }
     }
+}
+
+/// Whether a request goes back to its caller's sidecar, which can take it to where the service is.
+fn returns(refusal: &Refusal, is_kept: bool) -> bool {
+    is_kept && refusal.cause == RefusalCause::Moved
 }
 
 fn bounds(park: &Park) -> Bounds {

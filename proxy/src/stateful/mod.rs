@@ -13,6 +13,7 @@ mod hosted;
 pub(crate) mod journal;
 mod keep;
 pub(crate) mod leave;
+pub(crate) mod moved;
 pub mod redis;
 pub(crate) mod run;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 pub(crate) struct StateMetrics {
     parked: Counter,
     forwarded: Counter,
+    returned: Counter,
     refused: [Counter; REFUSED.len()],
     waiting: Gauge,
     serving: Gauge,
@@ -21,6 +22,7 @@ impl StateMetrics {
         StateMetrics {
             parked: counter!("lighter_state_parked_total"),
             forwarded: counter!("lighter_state_forwarded_total"),
+            returned: counter!("lighter_state_returned_total"),
             refused: REFUSED.map(refused),
             waiting: gauge!("lighter_state_waiting"),
             serving: gauge!("lighter_state_serving"),
@@ -36,6 +38,11 @@ impl StateMetrics {
     /// A request goes to where the Service is.
     pub(crate) fn forwarded(&self) {
         self.forwarded.increment(1);
+    }
+
+    /// A request goes back to its caller's sidecar.
+    pub(crate) fn returned(&self) {
+        self.returned.increment(1);
     }
 
     /// A request was not executed.
@@ -72,6 +79,10 @@ fn describe() {
     describe_counter!(
         "lighter_state_forwarded_total",
         "Requests that were sent on to the instance that has the state."
+    );
+    describe_counter!(
+        "lighter_state_returned_total",
+        "Requests that were given back unexecuted to the sidecars of their callers, which take them to the instance that has the state."
     );
     describe_counter!(
         "lighter_state_refused_total",

@@ -18,16 +18,20 @@ use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::body::grpc_status;
-use crate::http::h2::exchange::{Call, Interims, aborted, admitted, journaled, too_large, watched};
+use crate::http::h2::exchange::{
+    Call, Interims, aborted, admitted, has_moved, journaled, moves_on, too_large, watched,
+};
 use crate::http::h2::fields::{Fields, ResponseHead};
 use crate::http::h2::limits::Standing;
 use crate::http::h2::retry::Weighed;
 use crate::http::hop::{self, Kind};
 use crate::http::stream::{Read, Stream};
+use crate::io;
 use crate::link;
 use crate::link::frame::{Code, Cut};
 use crate::mirror::{self, Copy};
 use crate::retry::{Came, REPLAY};
+use crate::stateful::moved::Keeps;
 
 /// Most bytes of a request that wait for the endpoint's socket.
 const WRITE_AHEAD: usize = 32 * 1024;
@@ -39,7 +43,7 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
     let mut replay = Replay::new(call.state.retries.repeats(), call.copy.take());
     call.limits.start(call.downstream).await;
     loop {
-        let mut picked = call.pick(avoid.as_ref())?;
+        let mut picked = call.pick(avoid.as_ref(), || respond.is_end() && replay.is_empty())?;
         picked.needs_connection().map_err(|cause| ProxyError::new(cause, CROWDED))?;
         if picked.waits() {
             admitted(call, &mut picked, respond).await?;
@@ -47,6 +51,9 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
         call.limits.try_begins();
         call.tally.endpoint = Some(picked.endpoint.address);
         let sent = Instant::now();
+        if call.keeps.is_some() {
+            replay.keep();
+        }
         let error = match attempt(call, &picked, respond, &mut replay).await {
             Ok(outcome) => {
                 picked.carried((call.tally.bytes_in, call.tally.bytes_out));
@@ -56,6 +63,13 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
             Err(error) => error,
         };
         let whole = replay.is_whole();
+        if has_moved(&error)
+            && whole
+            && let Some(keeps) = Keeps::take(&mut call.keeps)
+        {
+            Box::pin(moves_on(call, (picked, keeps), respond)).await?;
+            continue;
+        }
         let again = call.again(picked, error, sent, whole)?;
         again.wait(call, respond).await?;
         avoid = again.avoid;
@@ -144,6 +158,7 @@ async fn attempt(
         }
     };
     upload.replay.forget();
+    call.keeps = None;
     if picked.is_journaled()
         && let Err(error) = journaled(call, picked, respond).await
     {
@@ -225,7 +240,14 @@ async fn connect(call: &mut Call<'_>, picked: &Picked, respond: &Stream) -> Resu
     }
     let direction = picked.direction(call.downstream.context.direction);
     let dialled = link::dial::exchange(worker, direction, endpoint, call.policy.connect_timeout);
-    watched(&mut call.limits, respond, dialled).await?
+    let mut upstream = watched(&mut call.limits, respond, dialled).await??;
+    // What is framed here as it goes takes more than its content, of which it is known how much is kept.
+    if call.keeps.as_ref().is_some_and(|keeps| keeps.is_said_framed())
+        && let io::Stream::Link(exchange) = &mut upstream.io.stream
+    {
+        exchange.keeps();
+    }
+    Ok(upstream)
 }
 
 fn keep(call: &Call<'_>, endpoint: &Endpoint, upstream: Upstream) {
@@ -296,6 +318,13 @@ impl Replay {
         match &mut self.text {
             Some(kept) if kept.len() + text.len() <= REPLAY => kept.extend_from_slice(text),
             _ => self.text = None,
+        }
+    }
+
+    /// It is kept from its beginning, where that is to come.
+    fn keep(&mut self) {
+        if !self.begun {
+            self.text.get_or_insert_default();
         }
     }
 

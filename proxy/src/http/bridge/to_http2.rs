@@ -21,7 +21,9 @@ use crate::http::h1::body::Body;
 use crate::http::h1::head::Refusal;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::deadline::Deadline;
-use crate::http::h2::exchange::{Call, Interims, Tally, aborted, account, is_ours, prepare, too_large};
+use crate::http::h2::exchange::{
+    Call, Interims, Tally, aborted, account, has_moved, is_ours, prepare, too_large,
+};
 use crate::http::h2::fields::{Fields, ResponseHead};
 use crate::http::h2::head::Ordered;
 use crate::http::h2::limits::{Limits, Standing};
@@ -34,6 +36,7 @@ use crate::http::{Context, HEAD_TIMEOUT, LINGER, unpicked};
 use crate::io::Io;
 use crate::mirror::{self, Copy};
 use crate::retry::{REPLAY, Tries};
+use crate::stateful::moved::Keeps;
 use crate::telemetry::Spoken;
 
 /// Serves one HTTP/1 connection whose requests go to endpoints that speak HTTP/2, until it ends.
@@ -197,6 +200,7 @@ impl Connection {
         let placing = state.asked(&asked);
         let span = head::begin_span(&mut asked.fields, downstream.context.direction);
         let forwarded = state.gate.is_some() && downstream.is_forwarded(&asked);
+        let is_kept = state.gate.is_some() && self.client.io.stream.is_link() && head::is_kept(&asked);
         let (prepared, Ordered { orders, copy }) =
             prepare(downstream, &mut asked, &target, (state, route), forwarded);
         let patience = &downstream.context.worker.shared.config.guard;
@@ -222,6 +226,9 @@ impl Connection {
             on_device: false,
             kept: None,
             forwarded,
+            is_kept,
+            keeps: None,
+            elsewhere: None,
             connects: false,
             decided: None,
         };
@@ -247,6 +254,7 @@ impl Connection {
             // A request that was not read to its end stands before the next one.
             Ok(()) => After::Linger,
             Err(error) if call.tally.status != 0 || error.cause == Cause::DownstreamAborted => After::Reset,
+            Err(error) if error.cause == Cause::Moved && self.client.io.refuse(Cause::Moved) => After::Reset,
             Err(error) => {
                 (call.tally.status, call.tally.bytes_out) = self.answer(error, grpc, head_only);
                 After::Linger
@@ -316,7 +324,7 @@ impl Connection {
         let mut avoid: Option<Avoid> = None;
         call.limits.start(call.downstream).await;
         loop {
-            let mut picked = call.pick(avoid.as_ref())?;
+            let mut picked = call.pick(avoid.as_ref(), || upload.empty)?;
             if picked.waits() {
                 let admitted = self.watched(call, upload.body, Box::pin(picked.admitted())).await?;
                 admitted.map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
@@ -333,6 +341,15 @@ impl Connection {
                 }
                 Err(error) => error,
             };
+            if has_moved(&error)
+                && upload.sent.is_some()
+                && let Some(keeps) = Keeps::take(&mut call.keeps)
+            {
+                let finding = call.leaves(picked, keeps);
+                let found = self.watched(call, upload.body, Box::pin(finding)).await?;
+                call.found(found)?;
+                continue;
+            }
             let again = call.again(picked, error, sent, upload.sent.is_some())?;
             if !again.pause.is_zero() {
                 self.watched(call, upload.body, tokio::time::sleep(again.pause)).await?;
@@ -388,6 +405,7 @@ impl Connection {
         }
         call.tally.latency = call.began.elapsed();
         upload.sent = None;
+        call.keeps = None;
 
         call.finish_head(&mut response, picked)?;
         call.tally.status = response.status;

@@ -33,6 +33,7 @@ use crate::retry::{self, Tries};
 use crate::session::Session;
 use crate::stateful::entry::Came;
 use crate::stateful::gate::{self, LetIn};
+use crate::stateful::moved::Keeps;
 use crate::telemetry::spans::Begun;
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
 use crate::worker::Shared;
@@ -86,6 +87,12 @@ pub(crate) struct Call<'a> {
     pub(crate) kept: Option<Box<LetIn>>,
     /// Another instance of this workload's Service has sent it on.
     pub(crate) forwarded: bool,
+    /// Its caller's sidecar keeps it until it is answered.
+    pub(crate) is_kept: bool,
+    /// This sidecar does, as the state of its Service may leave from where it goes.
+    pub(crate) keeps: Option<Box<Keeps>>,
+    /// Where it goes next, as the state has left.
+    pub(crate) elsewhere: Option<Box<Picked>>,
     /// Each try has a connection of its own.
     pub(crate) connects: bool,
     /// There is another one, after this time.
@@ -143,6 +150,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
     let placing = state.asked(&head);
     let span = head::begin_span(&mut head.fields, downstream.context.direction);
     let forwarded = state.gate.is_some() && downstream.is_forwarded(&head);
+    let is_kept = state.gate.is_some() && respond.is_link() && head::is_kept(&head);
     let (prepared, Ordered { orders, copy }) =
         prepare(&downstream, &mut head, &target, (state, route), forwarded);
     let patience = &downstream.context.worker.shared.config.guard;
@@ -168,6 +176,9 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         on_device: false,
         kept: None,
         forwarded,
+        is_kept,
+        keeps: None,
+        elsewhere: None,
         connects: false,
         decided: None,
     };
@@ -192,6 +203,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
     if let Err(error) = &ended
         && call.tally.status == 0
         && error.cause != Cause::DownstreamAborted
+        && !(error.cause == Cause::Moved && respond.refuse(Cause::Moved))
     {
         (call.tally.status, call.tally.bytes_out) = answer::error(&respond, error, grpc, head_only);
         call.tally.grpc_status = grpc.then(|| error.cause.grpc_status());
@@ -264,7 +276,7 @@ async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> 
     call.limits.start(call.downstream).await;
     let mut sent = call.began;
     loop {
-        let mut picked = call.pick(avoid.as_ref())?;
+        let mut picked = call.pick(avoid.as_ref(), || upload.is_empty())?;
         if picked.waits() {
             admitted(call, &mut picked, respond).await?;
             // No endpoint's time ran meanwhile.
@@ -282,6 +294,14 @@ async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> 
             }
             Err(error) => error,
         };
+        if has_moved(&error)
+            && upload.can_replay()
+            && let Some(keeps) = Keeps::take(&mut call.keeps)
+        {
+            Box::pin(moves_on(call, (picked, keeps), respond)).await?;
+            sent = Instant::now();
+            continue;
+        }
         let again = call.again(picked, error, sent, upload.can_replay())?;
         again.wait(call, respond).await?;
         avoid = again.avoid;
@@ -349,6 +369,7 @@ async fn attempt(
         }
     };
     upload.forget();
+    call.keeps = None;
     if picked.is_journaled()
         && let Err(error) = journaled(call, picked, respond).await
     {
@@ -466,6 +487,24 @@ pub(crate) async fn admitted(
     Ok(())
 }
 
+/// Whether a try was refused unexecuted, as the state of the Service has left where it went.
+pub(crate) fn has_moved(error: &ProxyError) -> bool {
+    error.cause == Cause::Moved && error.retry == Retry::Safe
+}
+
+/// The state of the Service has left where a try went, which has not executed the request: finds where it is. What comes of that
+/// counts as no other try, and says nothing of the endpoint.
+#[cold]
+pub(crate) async fn moves_on(
+    call: &mut Call<'_>,
+    (picked, keeps): (Picked, Box<Keeps>),
+    respond: &Stream,
+) -> Result<(), ProxyError> {
+    let finding = call.leaves(picked, keeps);
+    let found = watched(&mut call.limits, respond, Box::pin(finding)).await?;
+    call.found(found)
+}
+
 /// Whether it is this side that ends the stream, so that the upstream is to be told.
 pub(crate) fn is_ours(error: &ProxyError) -> bool {
     matches!(error.cause, Cause::RequestTimeout | Cause::IdleTimeout) || error.cause.side() != Side::Upstream
@@ -526,9 +565,16 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Picks an endpoint: that of its session, or not `avoid` if there is another.
-    pub(crate) fn pick(&mut self, avoid: Option<&Avoid>) -> Result<Picked, ProxyError> {
+    /// Picks an endpoint: that of its session, or not `avoid` if there is another. `is_empty` says whether the request has no body.
+    pub(crate) fn pick(
+        &mut self,
+        avoid: Option<&Avoid>,
+        is_empty: impl Fn() -> bool,
+    ) -> Result<Picked, ProxyError> {
         let is_first = self.tally.endpoint.is_none();
+        if !is_first && let Some(picked) = self.elsewhere.take() {
+            return Ok(*picked);
+        }
         let now = if is_first { self.began } else { Instant::now() };
         if let Some(endpoint) = self.pinned {
             return Ok(Cluster::take(endpoint, now));
@@ -547,8 +593,8 @@ impl Call<'_> {
             let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
             let mut picked = self.state.pick(placing, session, hash, (is_first, avoid), now)?;
             picked.hold(held);
-            if is_first {
-                picked.wait_out(self.connects, || self.comes());
+            if is_first && picked.wait_out(self.connects, || self.comes()) {
+                self.keeps = self.keep(is_empty());
             }
             Ok(picked)
         };
@@ -558,6 +604,35 @@ impl Call<'_> {
             self.limits.next_within(self.state.try_timeout(&picked), self.state.longest_silence(&picked));
         }
         Ok(picked)
+    }
+
+    /// Keeps the request until it is answered, if it can be.
+    #[cold]
+    #[inline(never)]
+    fn keep(&self, is_empty: bool) -> Option<Box<Keeps>> {
+        let (came, length) = (self.comes(), self.head.fields.of(Kind::ContentLength));
+        let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        Keeps::request(came.0, came.1.bytes, if is_empty { Some(0) } else { length })
+    }
+
+    /// Leaves the endpoint from which the state has left, and gives what finds where it is.
+    pub(crate) fn leaves(
+        &mut self,
+        picked: Picked,
+        keeps: Box<Keeps>,
+    ) -> impl Future<Output = Result<(Picked, Box<Keeps>), Cause>> + use<> {
+        self.limits.try_ends();
+        let (from, connects) = (picked.endpoint.clone(), self.connects);
+        picked.finish(Outcome::Abandoned, Duration::ZERO, Instant::now());
+        async move { keeps.elsewhere(&from, connects).await }
+    }
+
+    /// That is found.
+    pub(crate) fn found(&mut self, found: Result<(Picked, Box<Keeps>), Cause>) -> Result<(), ProxyError> {
+        let (picked, keeps) = found.map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
+        self.keeps = Some(keeps);
+        self.elsewhere = Some(Box::new(picked));
+        Ok(())
     }
 
     /// What is asked of the place of a Service with state.
@@ -570,6 +645,7 @@ impl Call<'_> {
             deadline: self.limits.end().map(tokio::time::Instant::from_std),
             is_stream: false,
             waits: true,
+            is_kept: self.is_kept,
             is_forwarded: self.forwarded,
         };
         (&context.worker.shared, came)

@@ -34,6 +34,12 @@ pub(crate) fn is_grpc(fields: &Fields) -> bool {
     fields.of(Kind::ContentType).is_some_and(hop::is_grpc)
 }
 
+/// Whether it says that its caller's sidecar keeps the request. Only on a link is that worth anything.
+#[cold]
+pub(crate) fn is_kept(head: &RequestHead) -> bool {
+    head.fields.get(hop::KEEPS_FIELD.as_bytes()).is_some()
+}
+
 /// The value of `x-request-id`, or nothing.
 pub(crate) fn request_id(fields: &Fields) -> &[u8] {
     fields.of(Kind::RequestId).unwrap_or_default()

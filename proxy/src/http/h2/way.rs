@@ -49,7 +49,9 @@ impl Way {
                 ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
             }),
             Way::Link(link) => {
-                let opened = halves::open(link, &endpoint.name, &call.head, call.limits.left(), end);
+                let left = call.limits.left();
+                let keeps = call.keeps.as_ref().is_some_and(|keeps| keeps.is_said_over(link));
+                let opened = halves::open(link, &endpoint.name, &call.head, left, (end, keeps));
                 opened.map(Stream::Link).map_err(|cut| answer::before_head(Broken::Link(cut)))
             }
         }

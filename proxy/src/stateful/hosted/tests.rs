@@ -63,7 +63,15 @@ fn freeze(hosted: &Hosted) {
 }
 
 fn came() -> Came {
-    Came { source: 1, bytes: 100, deadline: None, is_stream: false, waits: true, is_forwarded: false }
+    Came {
+        source: 1,
+        bytes: 100,
+        deadline: None,
+        is_stream: false,
+        waits: true,
+        is_kept: false,
+        is_forwarded: false,
+    }
 }
 
 fn runs(entry: Entry) -> Inside {
@@ -147,6 +155,26 @@ async fn what_is_parked_follows_the_service() {
     assert_eq!(refusal(hosted.arrive(again)), RefusalCause::Moved, "it is sent on once");
     drop(inside);
     assert_eq!(running(&hosted), Running::default());
+}
+
+#[tokio::test]
+async fn what_its_caller_keeps_goes_back_to_it_once_the_service_is_elsewhere() {
+    let hosted = serving(8);
+    let kept = Came { is_kept: true, ..came() };
+    drop(runs(hosted.arrive(kept)));
+    hosted.command(&told(2, QUIESCE));
+    freeze(&hosted);
+    let parked = [came(), kept, Came { is_forwarded: true, ..came() }].map(|came| parks(hosted.arrive(came)));
+    hosted.command(&told(3, Order::Move { to: PlaceId(2), epoch: Epoch(2) }));
+    let [other, back, sent] = parked;
+    assert!(matches!(back.await, Entry::Return));
+    assert!(matches!(other.await, Entry::Forward(_)));
+    assert_eq!(refusal(sent.await), RefusalCause::Moved, "it is sent on once");
+    assert!(matches!(hosted.arrive(kept), Entry::Return));
+    assert_eq!(running(&hosted), Running::default());
+    // Where the service is it does not know any more.
+    hosted.renew(Incarnation(8));
+    assert_eq!(refusal(hosted.arrive(kept)), RefusalCause::NotHere);
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +263,7 @@ fn however_often_it_quiesces_while_requests_come_and_go_all_are_counted() {
                     match hosted.arrive(Came { is_stream, ..came() }) {
                         Entry::Run(_inside) => ran += 1,
                         Entry::Park(_left) => {}
-                        Entry::Forward(_) | Entry::Refuse(_) => panic!("it is here"),
+                        Entry::Forward(_) | Entry::Return | Entry::Refuse(_) => panic!("it is here"),
                     }
                 }
                 ran

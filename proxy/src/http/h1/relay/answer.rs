@@ -209,6 +209,9 @@ impl Connection {
             x.status = response.status;
             x.up_stays = response.keep_alive;
             x.answering = true;
+            if x.keeps.take().is_some() {
+                x.upload.kept = None;
+            }
             x.deadline = x.end;
             x.download.moved = pass.pass as u64;
         }
@@ -367,6 +370,7 @@ impl Connection {
             None if whole && self.down.early.is_empty() => After::Close,
             None => After::Linger,
             Some(fault) if x.answering || fault.cause == Cause::DownstreamAborted => After::Reset,
+            Some(Fault { cause: Cause::Moved, .. }) if self.down.refuse(Cause::Moved) => After::Reset,
             Some(fault) => {
                 let stays = x.keep_alive && whole && self.ticket.phase() == Phase::Serving;
                 let answer = ErrorAnswer { cause: fault.cause, detail: fault.detail, grpc: x.grpc };

@@ -25,6 +25,7 @@ use crate::offload::Placing;
 use crate::retry::{Came, Tries};
 use crate::session::Session;
 use crate::stateful::gate::LetIn;
+use crate::stateful::moved::Keeps;
 use crate::telemetry::spans::Begun;
 
 /// Longest silence of a client that still sends a body whose answer is complete.
@@ -38,6 +39,8 @@ pub(super) struct Exchange {
     pub(super) failed: Option<Avoid>,
     /// That it was let in, between two tries, and while it is a tunnel.
     pub(super) kept: Option<Box<LetIn>>,
+    /// It is kept until it is answered, as the state of its Service may leave from where it goes.
+    pub(super) keeps: Option<Box<Keeps>>,
     /// Where it went, if that far.
     pub(super) endpoint: Option<SocketAddr>,
     /// The route's place in its table, once there is one.
@@ -129,6 +132,7 @@ impl Exchange {
             up: None,
             failed: None,
             kept: None,
+            keeps: None,
             endpoint: None,
             route: None,
             hash: None,
@@ -228,6 +232,7 @@ impl Exchange {
         self.up = None;
         self.failed = None;
         self.kept = None;
+        self.keeps = None;
         self.span = None;
         self.upload.let_go();
         self.up_out.clear();
@@ -349,7 +354,9 @@ impl Connection {
             x.upload.hold(behind, pass.omit);
             input.truncate(x.head_len as usize + pass.pass);
         }
-        if !x.upload.body.is_done() && self.state().is_some_and(|state| state.retries.repeats()) {
+        if !x.upload.body.is_done()
+            && (x.keeps.is_some() || self.state().is_some_and(|state| state.retries.repeats()))
+        {
             self.exchange.upload.keep();
         }
         Ok(())

@@ -128,6 +128,11 @@ impl Fault {
         Some(Fault::new(cause, detail).after(Came::Unread))
     }
 
+    /// Whether it was refused so as the state of the Service has left where it went.
+    fn has_moved(&self) -> bool {
+        self.cause == Cause::Moved && self.came == Some(Came::Unread)
+    }
+
     /// The same, and what came of the try.
     const fn after(self, came: Came) -> Self {
         Fault { came: Some(came), ..self }

@@ -22,6 +22,7 @@ use crate::offload::Placing;
 use crate::session::Session;
 use crate::stateful::entry::Came;
 use crate::stateful::gate;
+use crate::stateful::moved::Keeps;
 use crate::telemetry::{Direction, Spoken, spans};
 
 /// Room that a buffer has behind the largest head.
@@ -119,6 +120,9 @@ impl Connection {
             let caller = self.vouched.as_ref().and_then(|caller| Some(&caller.as_ref()?.id));
             gate::is_forwarded(&worker.shared, caller, request.fields.get(hop::FORWARDED_FIELD))
         };
+        let is_kept = state.gate.is_some()
+            && self.down.stream.is_link()
+            && request.fields.get(hop::KEEPS_FIELD).is_some();
         if let Some(guard) = target.guard.as_ref().filter(|_| !forwarded) {
             let identity = self.vouched.as_ref().and_then(|caller| Some(&caller.as_ref()?.id));
             guard
@@ -181,6 +185,7 @@ impl Connection {
                 deadline: x.end,
                 is_stream: request.upgrade.is_some(),
                 waits: true,
+                is_kept,
                 is_forwarded: forwarded,
             };
             (&worker.shared, came)
@@ -198,8 +203,10 @@ impl Connection {
         }
         let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
         picked.hold(held);
-        if target.pinned.is_none() {
-            picked.wait_out(true, came);
+        if target.pinned.is_none() && picked.wait_out(true, came) {
+            // What is framed in chunks takes more than its content, of which it is known how much is kept.
+            let length = request.framing.known_length();
+            x.keeps = length.and_then(|length| Keeps::request(&worker.shared, request.len, Some(length)));
         }
         if picked.is_on_device() {
             x.deadline = x.first_end(state.try_timeout(&picked), now);

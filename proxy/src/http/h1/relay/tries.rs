@@ -14,9 +14,11 @@ use crate::balance::{Avoid, Outcome, Picked};
 use crate::dial;
 use crate::error::{Cause, Retry};
 use crate::http::{hop, unpicked};
+use crate::io::Stream;
 use crate::link;
 use crate::mesh::RouteState;
 use crate::retry::{Came, Request};
+use crate::stateful::moved::Keeps;
 
 impl Connection {
     /// Carries the exchange to its end, on one endpoint or, where that may be, on others.
@@ -38,13 +40,26 @@ impl Connection {
                 },
                 Err(fault) => fault,
             };
-            let Some(pause) = self.again(&fault) else { return Err(fault) };
-            self.leave_endpoint(&fault);
-            if !pause.is_zero() {
-                self.watched(Box::pin(sleep(pause))).await?;
-            }
-            self.pick_again()?;
+            // What is cold is kept elsewhere: this is a part of what every connection takes.
+            Box::pin(self.next_try(fault)).await?;
         }
+    }
+
+    /// A try came to nothing: sees to the next one, if there is one.
+    #[cold]
+    async fn next_try(&mut self, fault: Fault) -> Result<(), Fault> {
+        if fault.has_moved()
+            && self.exchange.is_whole()
+            && let Some(keeps) = Keeps::take(&mut self.exchange.keeps)
+        {
+            return self.moves_on(fault, keeps).await;
+        }
+        let Some(pause) = self.again(&fault) else { return Err(fault) };
+        self.leave_endpoint(&fault);
+        if !pause.is_zero() {
+            self.watched(Box::pin(sleep(pause))).await?;
+        }
+        self.pick_again()
     }
 
     /// Waits as long as it is held, the client stays, and the limits allow; then takes a connection that rests.
@@ -102,7 +117,12 @@ impl Connection {
         let timeout = target.destination.policy().connect_timeout;
         let dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
         match self.watched(dialling).await? {
-            Ok(up) => {
+            Ok(mut up) => {
+                if self.exchange.keeps.as_ref().is_some_and(|keeps| keeps.is_said_framed())
+                    && let Stream::Link(exchange) = &mut up.io.stream
+                {
+                    exchange.keeps();
+                }
                 self.exchange.up = Some(up);
                 Ok(())
             }
@@ -161,6 +181,22 @@ impl Connection {
         again
     }
 
+    /// The state of the Service has left the endpoint, which has not executed the request: goes where it is. What comes of that
+    /// counts as no other try, and says nothing of the endpoint.
+    #[cold]
+    async fn moves_on(&mut self, fault: Fault, keeps: Box<Keeps>) -> Result<(), Fault> {
+        let nothing = Fault::new(Cause::Internal, "no endpoint is picked");
+        let from = self.exchange.picked.as_ref().map(|picked| picked.endpoint.clone()).ok_or(nothing)?;
+        self.leave_endpoint(&fault);
+        let found = self.watched(Box::pin(keeps.elsewhere(&from, true))).await?;
+        let (picked, keeps) = found.map_err(|cause| Fault::new(cause, unpicked(cause)))?;
+        self.exchange.keeps = Some(keeps);
+        self.exchange.endpoint = Some(picked.endpoint.address);
+        self.exchange.picked = Some(picked);
+        self.try_begins(Instant::now());
+        Ok(())
+    }
+
     /// Leaves the endpoint at which a try failed.
     fn leave_endpoint(&mut self, fault: &Fault) {
         let x = &mut *self.exchange;
@@ -170,8 +206,8 @@ impl Connection {
             let rested = closed && x.up.as_ref().is_some_and(|up| up.reused);
             let (outcome, latency) = match fault.came {
                 Some(Came::Answer { status, .. }) => (Outcome::of(status), now - x.tried),
-                // A connection that rested too long says nothing about its endpoint.
-                Some(Came::Unread) if rested => (Outcome::Abandoned, Duration::ZERO),
+                // A connection that rested too long says nothing about its endpoint, nor that the state of its Service has moved.
+                Some(Came::Unread) if rested || fault.has_moved() => (Outcome::Abandoned, Duration::ZERO),
                 _ => (Outcome::Failed, Duration::ZERO),
             };
             let setback = fault.came.and_then(|came| picked.set_back(came));

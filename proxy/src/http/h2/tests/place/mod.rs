@@ -2,6 +2,7 @@
 //! state moves, run where it is, and nowhere else.
 
 mod held;
+mod moved;
 mod sent;
 
 use std::cell::RefCell;

@@ -202,7 +202,7 @@ fn what_goes_on_by_a_link_is_known_there_for_what_it_is() {
     });
 }
 
-fn with_port(mut snapshot: Snapshot, change: impl FnOnce(&mut Port)) -> Snapshot {
+pub(super) fn with_port(mut snapshot: Snapshot, change: impl FnOnce(&mut Port)) -> Snapshot {
     let name = key().service;
     let service = Service::clone(snapshot.services.get(&name).unwrap());
     let mut port = Port::clone(&service.ports[0]);

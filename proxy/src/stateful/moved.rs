@@ -1,0 +1,201 @@
+//! Requests of this sidecar's callers that are kept until they are answered, as the state of their Service may leave from where they
+//! go meanwhile: there they are refused as not executed, and go from here to where it is.
+//!
+//! What is kept is bounded, of each request and of all. What is not kept says nothing of that, and is sent on by the old
+//! place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use lighter_config::name::ServicePort;
+use tokio::time::{Instant, timeout_at};
+
+use crate::balance::{Cluster, Endpoint, Picked};
+use crate::error::Cause;
+use crate::link::connection::Link;
+use crate::mesh::Mesh;
+use crate::retry::REPLAY;
+use crate::telemetry::{Moved as Outcome, MovedMetrics};
+use crate::worker::Shared;
+
+/// What all requests have together of what is kept.
+#[derive(Default)]
+pub(crate) struct Room {
+    /// Bytes of bodies that are kept, or may come to be.
+    kept: AtomicUsize,
+    /// Requests that wait until their Service is reached elsewhere, and their bytes.
+    requests: AtomicUsize,
+    waiting: AtomicUsize,
+    /// A control plane says where Services are.
+    is_heard: AtomicBool,
+}
+
+/// One request that is kept.
+pub(crate) struct Keeps {
+    shared: Arc<Shared>,
+    /// Its head, and the most that is kept of its body.
+    head: usize,
+    body: usize,
+    is_measured: bool,
+    /// It came back once, and is to be sent on from wherever it goes.
+    is_back: bool,
+}
+
+impl Room {
+    /// A control plane is heard, or is not any more.
+    pub(crate) fn is_heard(&self, is_heard: bool) {
+        self.is_heard.store(is_heard, Relaxed);
+    }
+
+    /// How many bytes of bodies may be kept now.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.load(Relaxed)
+    }
+}
+
+impl Keeps {
+    /// Keeps a request with a head of so many bytes. `length`: of its body, where that is known. None: it is not kept, as the body
+    /// is longer than what is kept of one, or there is no room.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn request(shared: &Arc<Shared>, head: usize, length: Option<u64>) -> Option<Box<Self>> {
+        let body = length.map_or(Some(REPLAY), |length| usize::try_from(length).ok())?;
+        if body > REPLAY {
+            return None;
+        }
+        let keeps =
+            Keeps { shared: shared.clone(), head, body, is_measured: length.is_some(), is_back: false };
+        // Counted first: what does not fit is let go of with it.
+        let kept = shared.moved.kept.fetch_add(body, Relaxed) + body;
+        (kept <= MOST_KEPT).then(|| Box::new(keeps))
+    }
+
+    /// Whether to say over this link that as much as is sent until somebody reads it is kept. A body whose length is not known may
+    /// be longer, and goes no further than the credit of a stream, which QUIC gives more of.
+    pub(crate) fn is_said_over(&self, link: &Link) -> bool {
+        !self.is_back && (self.is_measured || !link.is_quic())
+    }
+
+    /// The same where it is framed on its way: of what that adds it is not known how much it is.
+    pub(crate) fn is_said_framed(&self) -> bool {
+        !self.is_back && self.is_measured
+    }
+
+    /// Takes it, if it may be sent elsewhere: it does not come back twice.
+    pub(crate) fn take(keeps: &mut Option<Box<Self>>) -> Option<Box<Self>> {
+        keeps.take_if(|keeps| !keeps.is_back)
+    }
+
+    /// It was refused at `from`, where its Service was. Waits until that is reached elsewhere, and gives where it goes then; it is
+    /// still kept for that. Where nobody says so in time, or there is no room to wait, that is `from` again, which sends on what does
+    /// not say that it is kept.
+    pub(crate) async fn elsewhere(
+        mut self: Box<Self>,
+        from: &Arc<Endpoint>,
+        connects: bool,
+    ) -> Result<(Picked, Box<Self>), Cause> {
+        self.is_back = true;
+        let outcome = Counted::new();
+        let key = from.key();
+        match self.waits(key, from).await {
+            Outcome::Elsewhere => {
+                let mesh = self.shared.mesh.load_full();
+                let known = mesh.destination(key).ok_or(Cause::NoBackend)?;
+                let mut picked = known.cluster.pick(None, None, std::time::Instant::now())?;
+                if connects {
+                    picked.needs_connection()?;
+                }
+                outcome.is(Outcome::Elsewhere);
+                Ok((picked, self))
+            }
+            why => {
+                outcome.is(why);
+                Ok((Cluster::take(from, std::time::Instant::now()), self))
+            }
+        }
+    }
+
+    async fn waits(&self, key: &ServicePort, from: &Endpoint) -> Outcome {
+        let (mesh, room) = (&self.shared.mesh, &self.shared.moved);
+        if is_elsewhere(&mesh.load(), key, from) {
+            return Outcome::Elsewhere;
+        }
+        if !room.is_heard.load(Relaxed) {
+            return Outcome::Unheard;
+        }
+        let service = mesh.load().config.services.get(&key.service).cloned();
+        let state = service.and_then(|service| service.state.clone());
+        let Some(park) = state.map(|state| state.park) else { return Outcome::Expired };
+        let most = (park.requests, park.bytes);
+        let Some(_waiting) = Waiting::enter(room, self.head + self.body, most) else { return Outcome::Full };
+        let until = Instant::now() + park.wait.min(LONGEST);
+        loop {
+            let changed = mesh.changed();
+            if is_elsewhere(&mesh.load(), key, from) {
+                return Outcome::Elsewhere;
+            }
+            if timeout_at(until, changed).await.is_err() {
+                return Outcome::Expired;
+            }
+        }
+    }
+}
+
+impl Drop for Keeps {
+    fn drop(&mut self) {
+        self.shared.moved.kept.fetch_sub(self.body, Relaxed);
+    }
+}
+
+/// Whether a Service is reached, and not at `from`.
+fn is_elsewhere(mesh: &Mesh, key: &ServicePort, from: &Endpoint) -> bool {
+    let endpoints = mesh.destination(key).map_or(&[][..], |known| known.cluster.endpoints());
+    !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.address != from.address)
+}
+
+/// One that waits, until this is dropped.
+struct Waiting<'a>(&'a Room, usize);
+
+impl<'a> Waiting<'a> {
+    /// One of so many bytes. None: there is no room, of so many requests and bytes.
+    fn enter(room: &'a Room, bytes: usize, most: (u32, u64)) -> Option<Self> {
+        let requests = room.requests.fetch_add(1, Relaxed) + 1;
+        let all = room.waiting.fetch_add(bytes, Relaxed) + bytes;
+        let waiting = Waiting(room, bytes);
+        (requests as u64 <= u64::from(most.0) && all as u64 <= most.1).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Relaxed);
+        self.0.waiting.fetch_sub(self.1, Relaxed);
+    }
+}
+
+/// Counts what became of a request: that it went nowhere, unless something else is said before this is dropped.
+struct Counted(Outcome);
+
+impl Counted {
+    fn new() -> Self {
+        Counted(Outcome::Nowhere)
+    }
+
+    fn is(mut self, outcome: Outcome) {
+        self.0 = outcome;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        MovedMetrics::count(self.0);
+    }
+}
+
+/// Most bytes of all bodies that are kept.
+const MOST_KEPT: usize = 64 << 20;
+
+/// The longest that a request waits here: where it was refused it is sent on at any time. Tests wait for what they say.
+const LONGEST: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 1 });
