@@ -18,8 +18,9 @@ use crate::http::h1::body::{Body, Step};
 use crate::http::h1::head::{self, Asked};
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::body::grpc_status;
+use crate::http::h2::call::Call;
 use crate::http::h2::exchange::{
-    Call, Interims, aborted, admitted, has_moved, journaled, moves_on, too_large, watched,
+    Interims, aborted, admitted, has_moved, journaled, moves_on, too_large, watched,
 };
 use crate::http::h2::fields::{Fields, ResponseHead};
 use crate::http::h2::limits::Standing;

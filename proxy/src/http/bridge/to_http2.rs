@@ -20,10 +20,9 @@ use crate::guard::client::Slow;
 use crate::http::h1::body::Body;
 use crate::http::h1::head::Refusal;
 use crate::http::h2::body::grpc_status;
+use crate::http::h2::call::{Call, Tally};
 use crate::http::h2::deadline::Deadline;
-use crate::http::h2::exchange::{
-    Call, Interims, Tally, aborted, account, has_moved, is_ours, prepare, too_large,
-};
+use crate::http::h2::exchange::{Interims, aborted, account, has_moved, is_ours, prepare, too_large};
 use crate::http::h2::fields::{Fields, ResponseHead};
 use crate::http::h2::head::Ordered;
 use crate::http::h2::limits::{Limits, Standing};

@@ -3,15 +3,15 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use lighter_config::identity::Spiffe;
-use lighter_config::snapshot::{Protocol, TrafficPolicy};
+use lighter_config::snapshot::Protocol;
 use lighter_filters::LocalAnswer;
 
 use super::body::{self, End, Pump, Upload};
+use super::call::{Call, Tally};
 use super::conn::TooLarge;
 use super::fields::{RequestHead, ResponseHead};
 use super::head::{Filtered, Ordered};
@@ -20,84 +20,21 @@ use super::retry::{Crowded, Weighed};
 use super::way::Way;
 use super::{Downstream, answer, head};
 use crate::authorize;
-use crate::balance::{Avoid, Cluster, Endpoint, Outcome, Picked};
+use crate::balance::{Avoid, Outcome, Picked};
 use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::bridge::to_http1;
 use crate::http::hop::{Half, Kind};
 use crate::http::stream::Stream;
-use crate::http::{BODY_TOO_LARGE, hop, unpicked};
+use crate::http::{BODY_TOO_LARGE, unpicked};
 use crate::mesh::{RouteState, Target};
-use crate::mirror::Copy;
-use crate::offload::Placing;
 use crate::retry::{self, Tries};
-use crate::session::Session;
-use crate::stateful::entry::Came;
-use crate::stateful::gate::{self, LetIn};
+use crate::stateful::gate;
 use crate::stateful::moved::Keeps;
-use crate::telemetry::spans::Begun;
 use crate::telemetry::{self, Record, RouteMetrics, Spoken};
-use crate::worker::Shared;
 
 /// Most interim answers that pass before an answer. They wait in memory where the caller is slow, and no flow control
 /// holds them back.
 const MAX_INTERIMS: u32 = 32;
-
-/// What is counted of an exchange.
-#[derive(Default)]
-pub(crate) struct Tally {
-    pub(crate) endpoint: Option<std::net::SocketAddr>,
-    pub(crate) status: u16,
-    pub(crate) grpc_status: Option<u8>,
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
-    pub(crate) latency: Duration,
-    /// When it ended, if the clock was read then.
-    pub(crate) ended: Option<Instant>,
-    pub(crate) retries: u8,
-    /// Its span in a trace, where one is recorded.
-    pub(crate) span: Option<Box<Begun>>,
-}
-
-/// One request and all that is known of it.
-pub(crate) struct Call<'a> {
-    pub(crate) downstream: &'a Downstream,
-    pub(crate) state: &'a RouteState,
-    pub(crate) policy: &'a TrafficPolicy,
-    pub(crate) pinned: Option<&'a Arc<Endpoint>>,
-    pub(crate) head: RequestHead,
-    pub(crate) grpc: bool,
-    /// When it came, or the route let it go on.
-    pub(crate) began: Instant,
-    /// The longest body that is passed on.
-    pub(crate) max_body: u64,
-    /// A copy that is made of it.
-    pub(crate) copy: Option<Box<Copy>>,
-    pub(crate) limits: Limits<'a>,
-    pub(crate) tally: Tally,
-    pub(crate) crowded: Crowded,
-    /// The other tries that it had.
-    pub(crate) tries: Tries,
-    /// The session that it is of, if its route has sessions.
-    pub(crate) session: Option<Box<Session>>,
-    /// What is known of it before it runs, if its route's requests may run on devices.
-    pub(crate) placing: Option<Placing>,
-    /// The try at hand is on one.
-    pub(crate) on_device: bool,
-    /// That it was let in, between two tries.
-    pub(crate) kept: Option<Box<LetIn>>,
-    /// Another instance of this workload's Service has sent it on.
-    pub(crate) forwarded: bool,
-    /// Its caller's sidecar keeps it until it is answered.
-    pub(crate) is_kept: bool,
-    /// This sidecar does, as the state of its Service may leave from where it goes.
-    pub(crate) keeps: Option<Box<Keeps>>,
-    /// Where it goes next, as the state has left.
-    pub(crate) elsewhere: Option<Box<Picked>>,
-    /// Each try has a connection of its own.
-    pub(crate) connects: bool,
-    /// There is another one, after this time.
-    pub(crate) decided: Option<Duration>,
-}
 
 /// A request that came.
 pub(crate) struct Arrived {
@@ -551,145 +488,6 @@ impl Interims {
             return Err(ProxyError::new(Cause::UpstreamMalformed, "interim answers without end"));
         }
         head::strip(&mut interim.fields, downstream.context.direction, Half::Response);
-        Ok(())
-    }
-}
-
-impl Call<'_> {
-    /// Waits because its route says so, as long as the caller does and the limits allow.
-    async fn hold(&mut self, respond: &Stream, delay: Duration) -> Result<(), ProxyError> {
-        self.state.metrics.delayed();
-        self.limits.start(self.downstream).await;
-        watched(&mut self.limits, respond, tokio::time::sleep(delay)).await?;
-        self.began = Instant::now();
-        Ok(())
-    }
-
-    /// Picks an endpoint: that of its session, or not `avoid` if there is another. `is_empty` says whether the request has no body.
-    pub(crate) fn pick(
-        &mut self,
-        avoid: Option<&Avoid>,
-        is_empty: impl Fn() -> bool,
-    ) -> Result<Picked, ProxyError> {
-        let is_first = self.tally.endpoint.is_none();
-        if !is_first && let Some(picked) = self.elsewhere.take() {
-            return Ok(*picked);
-        }
-        let now = if is_first { self.began } else { Instant::now() };
-        if let Some(endpoint) = self.pinned {
-            return Ok(Cluster::take(endpoint, now));
-        }
-        let caller = self.downstream.context.peer.ip();
-        let mut pick = || {
-            let held = match is_first {
-                true => self.state.admit(&self.head, || self.comes())?,
-                false => self.state.admit_again(self.kept.take()),
-            };
-            if is_first {
-                self.session = self.state.session(&self.head).map(Box::new);
-            }
-            let session = self.session.as_deref().copied();
-            let placing = self.placing.as_ref().map(|asked| (asked, self.connects));
-            let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
-            let mut picked = self.state.pick(placing, session, hash, (is_first, avoid), now)?;
-            picked.hold(held);
-            if is_first && picked.wait_out(self.connects, || self.comes()) {
-                self.keeps = self.keep(is_empty());
-            }
-            Ok(picked)
-        };
-        let picked = pick().map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
-        if self.placing.is_some() {
-            self.on_device = picked.is_on_device();
-            self.limits.next_within(self.state.try_timeout(&picked), self.state.longest_silence(&picked));
-        }
-        Ok(picked)
-    }
-
-    /// Keeps the request until it is answered, if it can be.
-    #[cold]
-    #[inline(never)]
-    fn keep(&self, is_empty: bool) -> Option<Box<Keeps>> {
-        let (came, length) = (self.comes(), self.head.fields.of(Kind::ContentLength));
-        let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-        Keeps::request(came.0, came.1.bytes, if is_empty { Some(0) } else { length })
-    }
-
-    /// Leaves the endpoint from which the state has left, and gives what finds where it is.
-    pub(crate) fn leaves(
-        &mut self,
-        picked: Picked,
-        keeps: Box<Keeps>,
-    ) -> impl Future<Output = Result<(Picked, Box<Keeps>), Cause>> + use<> {
-        self.limits.try_ends();
-        let (from, connects) = (picked.endpoint.clone(), self.connects);
-        picked.finish(Outcome::Abandoned, Duration::ZERO, Instant::now());
-        async move { keeps.elsewhere(&from, connects).await }
-    }
-
-    /// That is found.
-    pub(crate) fn found(&mut self, found: Result<(Picked, Box<Keeps>), Cause>) -> Result<(), ProxyError> {
-        let (picked, keeps) = found.map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
-        self.keeps = Some(keeps);
-        self.elsewhere = Some(Box::new(picked));
-        Ok(())
-    }
-
-    /// What is asked of the place of a Service with state.
-    #[cold]
-    fn comes(&self) -> (&Arc<Shared>, Came) {
-        let context = &self.downstream.context;
-        let came = Came {
-            source: gate::source(context.peer),
-            bytes: self.head.target().len() + self.head.fields.size(),
-            deadline: self.limits.end().map(tokio::time::Instant::from_std),
-            is_stream: false,
-            waits: true,
-            is_kept: self.is_kept,
-            is_forwarded: self.forwarded,
-        };
-        (&context.worker.shared, came)
-    }
-
-    /// Says to the next sidecar that it was sent on, if it is.
-    pub(crate) fn is_sent(&mut self, picked: &Picked) {
-        if let Some(epoch) = picked.sent() {
-            self.head.fields.set(hop::FORWARDED_FIELD.as_bytes(), epoch.0.to_string().as_bytes());
-        }
-    }
-
-    /// How long the endpoint of a try that began at `sent` took to answer.
-    pub(crate) fn latency(&self, sent: Instant) -> Duration {
-        self.tally.latency.saturating_sub(sent - self.began)
-    }
-
-    /// Makes `grpc-timeout` say what is left of it.
-    pub(crate) fn refresh_deadline(&mut self) {
-        if self.grpc
-            && let Some(left) = self.limits.left_of_grpc()
-        {
-            self.head.fields.set(head::GRPC_TIMEOUT, head::grpc_timeout_value(left).as_bytes());
-        }
-    }
-
-    /// What this hop and the route's filters do to the head of an endpoint's answer.
-    pub(crate) fn finish_head(&self, response: &mut ResponseHead, picked: &Picked) -> Result<(), ProxyError> {
-        let endpoint = &picked.endpoint;
-        let context = &self.downstream.context;
-        // What was sent on is answered by a sidecar.
-        let sent = picked.sent().is_some();
-        if !sent && !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
-            response.fields.remove(Kind::Lighter);
-        }
-        picked.hear_all(&mut response.fields);
-        if self.state.chain.changes_response() {
-            head::filter_response(&self.state.chain, response)
-                .map_err(|cause| ProxyError::new(cause, "a filter made an answer that is not valid"))?;
-        }
-        let session = self.session.as_deref().copied();
-        if let Some((name, value)) = self.state.say_session(session, endpoint.address) {
-            response.fields.push(name, value.as_bytes());
-        }
         Ok(())
     }
 }

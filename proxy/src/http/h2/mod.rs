@@ -6,6 +6,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+pub(crate) mod call;
 pub mod conn;
 pub(crate) mod deadline;
 pub(crate) mod exchange;

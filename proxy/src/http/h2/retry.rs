@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::body::grpc_status;
-use super::exchange::{Call, outcome, watched};
+use super::call::Call;
+use super::exchange::{outcome, watched};
 use super::fields::ResponseHead;
 use super::way::Way;
 use crate::balance::{Avoid, Outcome, Picked};

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use lighter_config::snapshot::TrafficPolicy;
 
-use super::exchange::Call;
+use super::call::Call;
 use super::pool::Lease;
 use super::{Downstream, answer};
 use crate::balance::{Endpoint, Picked};
