@@ -36,6 +36,8 @@ fn held() {
         }
     }
     assert_eq!(held, [wanted; 2], "{:?}", counts(&web));
+    // What had no room waited at the old place, and came back from there.
+    assert!(web.metrics().sum("lighter_moved_requests_total", &[]) >= 2.0 * wanted as f64);
     assert_eq!(web.metrics().sum("lighter_hold_waiting", &[]), 0.0);
     assert_eq!(losses(&world), 0.0);
 }

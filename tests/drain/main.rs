@@ -16,6 +16,7 @@ mod kills;
 mod leave;
 mod load;
 mod migrate;
+mod moved;
 mod partition;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
@@ -43,6 +44,7 @@ fn main() {
         kills::tests(),
         leave::tests(),
         migrate::tests(),
+        moved::tests(),
         partition::tests(),
         functions::tests(),
         functions::planned::tests(),

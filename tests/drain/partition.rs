@@ -34,7 +34,7 @@ pub fn tests() -> Vec<Trial> {
 
 /// How it is cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// Its connections end, and it gets no others.
     Ends,
     /// Nothing comes through, and nobody is told.
@@ -106,8 +106,8 @@ fn run(way: Way, at: Phase) {
 }
 
 /// Forwards connections, until it is told not to.
-struct Relay {
-    address: SocketAddr,
+pub struct Relay {
+    pub address: SocketAddr,
     wire: Arc<Wire>,
 }
 
@@ -125,7 +125,7 @@ struct Cut {
 }
 
 impl Relay {
-    fn to(address: SocketAddr) -> Self {
+    pub fn to(address: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let relay = Relay { address: listener.local_addr().unwrap(), wire: Arc::default() };
         let wire = relay.wire.clone();
@@ -139,7 +139,7 @@ impl Relay {
     }
 
     /// From now on it is cut so. None: it is not.
-    fn set(&self, way: Option<Way>) {
+    pub fn set(&self, way: Option<Way>) {
         let mut cut = self.wire.cut.lock().unwrap();
         // What was silent does not go on where it was: by now either side may have given it up.
         for stream in cut.open.drain(..).filter(|_| way != Some(Way::Silent)) {
