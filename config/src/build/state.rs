@@ -179,6 +179,10 @@ pub(crate) fn valid(
     bytes(at_park.field("bytes"), park.bytes)?;
     time(at_park.field(names.wait), park.wait)?;
     let at_move = at.field("move");
+    if moves.when == MoveWhen::Gain && *access == StateAccess::Redis {
+        let error = at_move.field("when").error("the state of Redis cannot move for gain");
+        return Err(error.hint("say `when: asked`: how long commands of Redis take is not measured"));
+    }
     if moves.margin_percent > MOST_MARGIN {
         let error = format!("{} is not from 0 to {MOST_MARGIN}", moves.margin_percent);
         return Err(at_move.field("marginPercent").error(error));
