@@ -26,7 +26,7 @@ impl All {
         let (store, namespace) = (&state.store, &service.namespace);
         let now = SystemTime::now();
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let prefix = format!("{}-{}-", service.name, reason.label());
+        let prefix = prefix(&service.name, reason.label());
         let name = format!("{prefix}{}", since.as_millis());
         let before: Vec<ResourceKey> = self
             .wanted
@@ -46,19 +46,21 @@ impl All {
             },
         });
         let full: Arc<str> = format!("{namespace}/{name}").into();
-        // First: whoever begins again after a crash is to know why.
-        let noted = serde_json::to_vec(&reason).map_err(|error| error.to_string()).and_then(|note| {
-            let note = (fact(REASON, &full), Some(note));
-            store.set_facts(FACTS, &[note]).map_err(|error| error.to_string())
-        });
-        let pushed = noted
-            .and_then(|()| {
-                Manifest::parse(AUTHOR, &document.to_string(), namespace).map_err(|errors| errors.to_string())
+        let note = |note| store.set_facts(FACTS, &[(fact(REASON, &full), note)]);
+        let parsed =
+            Manifest::parse(AUTHOR, &document.to_string(), namespace).map_err(|errors| errors.to_string());
+        let pushed = parsed.and_then(|manifests| {
+            let why = serde_json::to_vec(&reason).map_err(|error| error.to_string())?;
+            // First: whoever begins again after a crash is to know why.
+            note(Some(why)).map_err(|error| error.to_string())?;
+            let push = Push { manifests, ..Push::default() };
+            store.apply(push, Author { name: AUTHOR, now }, false).map_err(|error| {
+                if let Err(error) = note(None) {
+                    tracing::warn!(%error, %service, "why a Migration was asked for stays kept, and there is none");
+                }
+                error.to_string()
             })
-            .and_then(|manifests| {
-                let push = Push { manifests, ..Push::default() };
-                store.apply(push, Author { name: AUTHOR, now }, false).map_err(|error| error.to_string())
-            });
+        });
         let because = reason.label();
         match pushed {
             Ok(_) => {
@@ -77,6 +79,14 @@ impl All {
     }
 }
 
+/// What names of Migrations begin with that are asked for of this Service for this reason. With a number after it, it is a name
+/// however long that of the Service is; of two that have long names it may be the same.
+fn prefix(service: &str, because: &str) -> String {
+    let room = LONGEST_NAME.saturating_sub(because.len() + MILLIS_DIGITS + 2);
+    let part = &service[..service.floor_char_boundary(room)];
+    format!("{part}-{because}-")
+}
+
 /// How long what runs may take to end, and the application to give its state: a third of what requests may wait, so that as much
 /// is left for the copy. Nobody is there to ask for more.
 fn waits(service: &ServiceName, state: &State) -> Duration {
@@ -85,6 +95,11 @@ fn waits(service: &ServiceName, state: &State) -> Duration {
     let wait = state.map_or(Duration::ZERO, |state| state.park.wait / 3);
     wait.clamp(SHORTEST, LONGEST)
 }
+
+/// A name is a label of DNS.
+const LONGEST_NAME: usize = 63;
+/// The time as a number, until the year 2286.
+const MILLIS_DIGITS: usize = 13;
 
 /// Who asks, in the history of the resources.
 const AUTHOR: &str = "control-plane";

@@ -26,10 +26,23 @@ pub struct Seats {
     pub blackout: Duration,
     /// How much there is to copy, in bytes.
     pub state_bytes: u64,
+    /// So much was copied once: it is no guess.
+    pub is_size_seen: bool,
     /// All of that is copied while nobody serves, and nobody has seen how long that takes.
     pub copies_held: bool,
     /// It moves, or somebody has asked for it.
     pub is_moving: bool,
+}
+
+/// What comes of asking for a Migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is asked for, by this name.
+    Asked(Arc<str>),
+    /// Somebody asked for one meanwhile.
+    Moving,
+    /// It cannot be asked for.
+    Failed,
 }
 
 /// What has become of a Migration that was asked for.
@@ -62,33 +75,39 @@ impl Migrations {
             let may = |(name, there): &(&Arc<str>, &Seen)| {
                 **name != at
                     && can_take(there, here)
-                    && has_room(keeps, (&at, here), (*name, *there), of.state_bytes)
+                    && has_room(
+                        keeps,
+                        (&at, here),
+                        (*name, *there),
+                        of.is_size_seen.then_some(of.state_bytes),
+                    )
             };
-            let all = [(&at, here)].into_iter().chain(seen.iter().filter(may));
-            let places =
-                all.filter_map(|(name, there)| Some((name.clone(), there.presence.id(name)?))).collect();
+            let with_id = |(name, there): (&Arc<str>, &Seen)| Some((name.clone(), there.presence.id(name)?));
+            // Who serves it is the first of them, or nothing is known of it.
+            let Some(owner) = with_id((&at, here)) else { continue };
+            let others = seen.iter().filter(may).filter_map(with_id);
+            let places = [owner].into_iter().chain(others).collect();
             seats.push(Seats { places, ..of });
         }
         seats
     }
 
-    /// Asks for a Migration. Returns its name, unless it cannot be asked for.
+    /// Asks for a Migration.
     pub fn ask_for_gain(
         &self,
         service: &ServiceName,
         (from, to): (&Arc<str>, &Arc<str>),
         (gain_seconds, cost_seconds): (f64, f64),
         state: &State,
-    ) -> Option<Arc<str>> {
+    ) -> Answer {
         let mut all = self.lock();
-        // Somebody may have asked meanwhile.
         if all.is_moving(service, state) {
-            return None;
+            return Answer::Moving;
         }
         let name = all.ask(service, Reason::Gain { gain_seconds, cost_seconds }, (from, to), state);
         drop(all);
         self.wake();
-        name
+        name.map_or(Answer::Failed, Answer::Asked)
     }
 
     /// What has become of the Migration of this name.
@@ -122,6 +141,7 @@ impl All {
             moves: keeps.moves,
             places: Vec::new(),
             blackout: blackout.unwrap_or(UNSEEN_BLACKOUT),
+            is_size_seen: copied.is_some(),
             state_bytes: copied.unwrap_or(UNSEEN_BYTES.min(keeps.max_bytes)),
             copies_held: blackout.is_none() && !keeps.access.gives_changes(),
             is_moving: self.is_moving(service, state),
@@ -138,17 +158,18 @@ impl All {
     }
 }
 
-/// Whether what there is fits at this place, and is of the same program.
+/// Whether what there is fits at this place, as far as it is known how much that is, and is of the same program.
 fn has_room(
     keeps: &Stateful,
     (from, here): (&Arc<str>, &Seen),
     (to, there): (&Arc<str>, &Seen),
-    state_bytes: u64,
+    state_bytes: Option<u64>,
 ) -> bool {
     let Some(function) = keeps.function() else { return true };
     let places = [(&**from, &here.presence), (&**to, &there.presence)];
     let most = there.presence.remembering.as_ref().map_or(0, |has| has.most_bytes);
-    function::why_not(function, places).is_none() && (most == 0 || state_bytes <= most)
+    function::why_not(function, places).is_none()
+        && (most == 0 || state_bytes.is_none_or(|bytes| bytes <= most))
 }
 
 /// So many of the last moves say how long the next one takes.

@@ -49,15 +49,14 @@ impl All {
             let next =
                 may_move(&service, world).then(|| next(&seen, &instance, leaves, &leaving.tried)).flatten();
             let reason = Reason::Leaves;
-            let Some(to) =
-                next.filter(|to| self.ask(&service, reason, (&instance, to), world.state).is_some())
-            else {
+            // Where it cannot be asked for it is not asked for again either.
+            if let (Some(to), Some(leaving)) = (&next, self.leaving.get_mut(&service)) {
+                leaving.tried.insert(to.clone());
+            }
+            if next.is_some_and(|to| self.ask(&service, reason, (&instance, &to), world.state).is_some()) {
+                world.state.metrics.state_leaves.fetch_add(1, Relaxed);
+            } else {
                 self.release(&service, leaves, world);
-                continue;
-            };
-            world.state.metrics.state_leaves.fetch_add(1, Relaxed);
-            if let Some(leaving) = self.leaving.get_mut(&service) {
-                leaving.tried.insert(to);
             }
         }
     }

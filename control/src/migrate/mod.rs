@@ -34,7 +34,7 @@ mod story;
 mod tests;
 
 use drive::{Driver, World};
-pub use gain::{Fate, Seats};
+pub use gain::{Answer, Fate, Seats};
 use leave::Leaving;
 use owner::Keeping;
 #[cfg(test)]

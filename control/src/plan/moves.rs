@@ -8,11 +8,12 @@ use lighter_config::build::DeviceInForce;
 use lighter_config::name::ServiceName;
 use lighter_config::sidecar::DeviceClass;
 use lighter_config::snapshot::PlaceProfile;
-use lighter_place::{Decided, MoveRules, Mover, Seat, Seated, Time};
+use lighter_place::{Decided, MoveRules, Mover, Seat, Seated, Stays, Time};
 
 use super::gather::profile;
-use crate::migrate::{Fate, Outcome, Seats};
+use crate::migrate::{Answer, Fate, Outcome, Seats};
 use crate::registry::OfInstance;
+use crate::registry::sidecars::Id;
 use crate::state::State;
 
 /// Decides which state moves, and remembers what came of it.
@@ -41,7 +42,7 @@ impl Moves {
         let services: Vec<Seated> = seats.iter().map(|seats| seated(seats, &devices, state)).collect();
         for ((seats, service), decided) in seats.iter().zip(&services).zip(self.mover.decide(&services, now))
         {
-            self.follow(seats, service, &decided, state);
+            self.follow(seats, service, &decided, state, now);
         }
     }
 
@@ -59,7 +60,7 @@ impl Moves {
         });
     }
 
-    fn follow(&mut self, seats: &Seats, service: &Seated, decided: &Decided, state: &State) {
+    fn follow(&mut self, seats: &Seats, service: &Seated, decided: &Decided, state: &State, now: Time) {
         let metrics = &state.metrics;
         if let Some(has_paid) = decided.has_paid {
             metrics.judged_migrations[usize::from(has_paid)].fetch_add(1, Relaxed);
@@ -79,9 +80,19 @@ impl Moves {
             return;
         };
         let worth = (best.gain_seconds, best.cost_seconds);
-        if let Some(name) = state.migrations.ask_for_gain(&seats.service, (from, to), worth, state) {
-            self.mover.asked(service, &best);
-            self.asked.insert(seats.service.clone(), Asked { name, rules: service.rules });
+        match state.migrations.ask_for_gain(&seats.service, (from, to), worth, state) {
+            Answer::Asked(name) => {
+                self.mover.asked(service, &best);
+                self.asked.insert(seats.service.clone(), Asked { name, rules: service.rules });
+            }
+            Answer::Moving => {
+                metrics.planned_stays[Stays::Moving as usize].fetch_add(1, Relaxed);
+            }
+            // The others are not to wait for it.
+            Answer::Failed => {
+                self.mover.ended(&service.name, false, &service.rules, now);
+                metrics.planned_stays[Stays::BackingOff as usize].fetch_add(1, Relaxed);
+            }
         }
     }
 }
@@ -90,7 +101,7 @@ impl Moves {
 fn seated(seats: &Seats, devices: &[DeviceInForce], state: &State) -> Seated {
     let registry = &state.registry;
     let instances = registry.devices(&seats.service);
-    let place = |(name, id): &(Arc<str>, crate::registry::sidecars::Id)| {
+    let place = |(name, id): &(Arc<str>, Id)| {
         let device = instances.iter().find(|device| device.name == *name);
         let load = registry.sidecars.found(id, |reported| reported.device).flatten();
         let runs = device.map(|device| {

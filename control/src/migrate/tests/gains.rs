@@ -3,7 +3,7 @@
 use lighter_config::manifest::Manifest;
 use lighter_migrate::{Digest, Record};
 
-use super::super::gain::Fate;
+use super::super::gain::{Answer, Fate};
 use super::super::story::Entry;
 use super::*;
 use crate::store::{Author, Push};
@@ -26,9 +26,9 @@ fn why_one_was_asked_for_outlives_a_control_plane() {
         let ends = (&Arc::from("a"), &Arc::from("b"));
         state.migrations.ask_for_gain(&service, ends, (12.0, 0.5), state)
     };
-    let name = ask(&bench.state).unwrap();
+    let Answer::Asked(name) = ask(&bench.state) else { panic!("it cannot be asked for") };
     assert!(name.starts_with("default/shop-gain-"), "{name}");
-    assert_eq!(ask(&bench.state), None, "it is about to move");
+    assert_eq!(ask(&bench.state), Answer::Moving, "it is about to move");
     drop(bench);
 
     let mut bench = Bench::open(folder.path());
@@ -64,11 +64,45 @@ fn one_that_is_taken_back_before_it_begins_is_forgotten() {
     let bench = Bench::open(folder.path());
     let service = shop(&bench.state);
     let ends = (&Arc::from("a"), &Arc::from("b"));
-    let name = bench.state.migrations.ask_for_gain(&service, ends, (12.0, 0.5), &bench.state).unwrap();
+    let answer = bench.state.migrations.ask_for_gain(&service, ends, (12.0, 0.5), &bench.state);
+    let Answer::Asked(name) = answer else { panic!("{answer:?}") };
     let (key, _) = bench.state.store.migrations().remove(0);
     bench.state.store.delete(&[key], true, false).unwrap();
     bench.state.migrations.round(&bench.state, true);
     assert_eq!(bench.state.migrations.fate(&name, &bench.state), Fate::Gone);
+    assert!(read::<Reason>(&bench.state.store, REASON).unwrap().is_empty());
+}
+
+#[test]
+fn the_longest_name_of_a_service_leaves_room_for_that_of_its_migration() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::open(folder.path());
+    let name = "s".repeat(63);
+    shop(&bench.state);
+    let written = format!(
+        "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+    );
+    let push = Push { manifests: Manifest::parse("test", &written, "default").unwrap(), ..Push::default() };
+    let author = Author { name: "test", now: std::time::SystemTime::now() };
+    bench.state.store.apply(push, author, false).unwrap();
+    let service = ServiceName::new("default", name.as_str());
+    let ends = (&Arc::from("a"), &Arc::from("b"));
+    let answer = bench.state.migrations.ask_for_gain(&service, ends, (12.0, 0.5), &bench.state);
+    assert!(matches!(answer, Answer::Asked(_)), "{answer:?}");
+    let mut all = bench.state.migrations.lock();
+    assert!(all.ask(&service, Reason::Leaves, ends, &bench.state).is_some());
+}
+
+#[test]
+fn nothing_is_kept_of_one_that_cannot_be_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::open(folder.path());
+    let service = shop(&bench.state);
+    // No instance has such a name.
+    let long = Arc::from("a/b ".repeat(200));
+    let ends = (&Arc::from("a"), &long);
+    let answer = bench.state.migrations.ask_for_gain(&service, ends, (12.0, 0.5), &bench.state);
+    assert_eq!(answer, Answer::Failed);
     assert!(read::<Reason>(&bench.state.store, REASON).unwrap().is_empty());
 }
 
