@@ -92,6 +92,17 @@ impl Migrations {
         seats
     }
 
+    /// Whether the state of any Service moves that may move for gain, or somebody has asked for it.
+    pub fn is_any_moving(&self, state: &State) -> bool {
+        let snapshot = state.store.snapshot();
+        let gains = |has: &lighter_config::snapshot::Service| {
+            has.state.as_ref().is_some_and(|keeps| keeps.moves.when == MoveWhen::Gain)
+        };
+        let mut gaining = snapshot.services.iter().filter(|(_, has)| gains(has));
+        let all = self.lock();
+        gaining.any(|(service, _)| all.is_moving(service, state))
+    }
+
     /// Asks for a Migration.
     pub fn ask_for_gain(
         &self,

@@ -35,13 +35,12 @@ impl Moves {
     pub(super) fn round(&mut self, state: &State, now: Time) {
         self.look_what_came(state, now);
         let seats = state.migrations.seats(state);
-        if seats.is_empty() {
-            return;
-        }
         let devices = state.store.devices();
         let services: Vec<Seated> = seats.iter().map(|seats| seated(seats, &devices, state)).collect();
-        for ((seats, service), decided) in seats.iter().zip(&services).zip(self.mover.decide(&services, now))
-        {
+        // One that is in the midst of its move has no seat.
+        let is_any_moving = !self.asked.is_empty() || state.migrations.is_any_moving(state);
+        let decided = self.mover.decide(&services, is_any_moving, now);
+        for ((seats, service), decided) in seats.iter().zip(&services).zip(decided) {
             self.follow(seats, service, &decided, state, now);
         }
     }

@@ -131,7 +131,6 @@ pub struct Decided {
 #[derive(Clone, Debug, Default)]
 pub struct Mover {
     services: BTreeMap<Arc<str>, Known>,
-    last: Option<Time>,
 }
 
 /// What is remembered of a Service.
@@ -140,6 +139,8 @@ struct Known {
     /// Where it was seen last, and since when.
     at: Arc<str>,
     since: Time,
+    /// It has moved there: it was seen elsewhere before.
+    has_moved: bool,
     /// When it was looked at last.
     seen: Time,
     /// Smoothed.
@@ -151,8 +152,10 @@ struct Known {
     requests: f64,
     /// The better place, since when, and in how many rounds.
     better: Option<(Arc<str>, Time, u32)>,
-    /// Where it was before, and how long a request took there, until that is compared with what it takes now.
-    before: Option<(Arc<str>, f64)>,
+    /// How the place compares where it is.
+    factor: f64,
+    /// Where it was before, until that is compared with how it is now.
+    before: Option<Before>,
     /// Where a move was to lead that was asked for, and how long a request was to take there.
     promised: Option<(Arc<str>, f64)>,
     /// How places compare, as moves have shown: in the unit of [`Profile::compute_factor`].
@@ -164,11 +167,20 @@ struct Known {
     rests_until: Option<Time>,
 }
 
+/// Where a Service was before. It may not be listed any more.
+#[derive(Clone, Debug)]
+struct Before {
+    name: Arc<str>,
+    /// How long a request took there.
+    seconds: f64,
+    /// How it compares.
+    factor: f64,
+}
+
 impl Mover {
-    /// Decides for each of these, in their order. One of them at most is to move.
-    pub fn decide(&mut self, services: &[Seated], now: Time) -> Vec<Decided> {
-        let elapsed = self.last.map_or(0.0, |last| now.seconds_since(last));
-        self.last = Some(now);
+    /// Decides for each of these, in their order. One of them at most is to move, and none while another moves: `is_any_moving` says
+    /// whether one does that may not be among these, as nobody serves it.
+    pub fn decide(&mut self, services: &[Seated], is_any_moving: bool, now: Time) -> Vec<Decided> {
         let mut before = std::mem::take(&mut self.services);
         let mut decided = Vec::with_capacity(services.len());
         for service in services {
@@ -178,6 +190,8 @@ impl Mover {
             };
             let known = before.remove(&service.name);
             let mut known = known.unwrap_or_else(|| Known::new(at.name.clone(), now));
+            // Of how it was while nobody looked, nothing is known.
+            let elapsed = now.seconds_since(known.seen).clamp(0.0, FORGET_SECONDS);
             let has_paid = known.see(service, at, elapsed, now);
             known.seen = now;
             let (best, stays) = known.judge(service, now);
@@ -187,7 +201,7 @@ impl Mover {
         // Of a Service that nobody serves for a moment, as when it moves, nothing is forgotten.
         before.retain(|_, known| now.seconds_since(known.seen) < KEPT_SECONDS);
         self.services.append(&mut before);
-        let is_moving = services.iter().any(|service| service.is_moving);
+        let is_moving = is_any_moving || services.iter().any(|service| service.is_moving);
         let worth = |decided: &Decided| {
             let best = decided.best.filter(|_| decided.stays.is_none());
             best.map(|best| best.gain_seconds - best.cost_seconds)
@@ -231,12 +245,14 @@ impl Known {
         Known {
             at,
             since: now,
+            has_moved: false,
             seen: now,
             rate: 0.0,
             seconds: None,
             asked: None,
             requests: 0.0,
             better: None,
+            factor: 1.0,
             before: None,
             promised: None,
             factors: BTreeMap::new(),
@@ -251,35 +267,48 @@ impl Known {
         if self.at != at.name {
             let was = std::mem::replace(&mut self.at, at.name.clone());
             // What hardly anybody asked for was hardly measured.
-            self.before =
-                self.seconds.filter(|_| self.requests >= LEAST_REQUESTS).map(|seconds| (was, seconds));
-            (self.since, self.better) = (now, None);
+            let measured = self.seconds.filter(|_| self.requests >= LEAST_REQUESTS);
+            self.before = measured.map(|seconds| Before { name: was, seconds, factor: self.factor });
+            // Somebody moved it elsewhere: that is not what was promised.
+            self.promised = self.promised.take().filter(|(to, _)| *to == at.name);
+            (self.since, self.has_moved, self.better) = (now, true, None);
             (self.rate, self.seconds, self.requests, self.asked) = (0.0, None, 0.0, None);
         }
+        self.factor = self.factor_of(at);
         let share = (elapsed / FORGET_SECONDS).min(1.0);
         let rate = sane(service.rate);
         if rate > 0.0 {
             self.asked = Some(now);
         }
         self.rate = if self.rate > 0.0 { self.rate + (rate - self.rate) * share } else { rate };
-        if let Some(seconds) = service.seconds.map(sane) {
+        // Callers that waited while it moved are among the first.
+        let is_first = self.has_moved && now.seconds_since(self.since) < FIRST_SECONDS;
+        if let Some(seconds) = service.seconds.filter(|_| !is_first).map(sane) {
             self.seconds = Some(self.seconds.map_or(seconds, |before| before + (seconds - before) * share));
             self.requests += rate * elapsed;
         }
-        // Callers that waited while it moved are among the first.
         let is_settled = now.seconds_since(self.since) >= service.rules.settle_seconds;
         let seconds = self.seconds.filter(|_| is_settled && self.requests >= LEAST_REQUESTS)?;
-        let (was, before) = self.before.take()?;
-        let old = service.places.iter().find(|place| place.name == was);
-        let old = self.factors.get(&was).copied().or(old.map(|old| old.profile.compute_factor));
-        if let Some(old) = old.filter(|_| before > 0.0 && seconds > 0.0) {
-            self.factors.insert(was, old);
-            self.factors.insert(at.name.clone(), old * seconds / before);
+        let before = self.before.take()?;
+        if before.seconds > 0.0 && seconds > 0.0 {
+            self.factor = before.factor * seconds / before.seconds;
+            self.factors.insert(before.name.clone(), before.factor);
+            self.factors.insert(at.name.clone(), self.factor);
+            self.forget_factors(service, &before.name);
         }
         let (_, foreseen) = self.promised.take().filter(|(to, _)| *to == at.name)?;
+        let before = before.seconds;
         let has_paid = before - seconds >= (before - foreseen) * PAID_SHARE;
         self.strikes = (self.strikes + if has_paid { -1 } else { 1 }).clamp(0, MOST_DOUBLED);
         Some(has_paid)
+    }
+
+    /// Instances have new names whenever they begin again: where there are too many, those are kept that it could be at.
+    fn forget_factors(&mut self, service: &Seated, was: &Arc<str>) {
+        if self.factors.len() > MOST_FACTORS {
+            let is_listed = |name: &Arc<str>| service.places.iter().any(|place| place.name == *name);
+            self.factors.retain(|name, _| name == was || is_listed(name));
+        }
     }
 
     /// The best that it could do, and why that is not done, if it is not.
@@ -329,7 +358,9 @@ impl Known {
     /// What comes of a move to this place. None: there is no room for the requests.
     fn foresee(&self, service: &Seated, here: f64, to: usize) -> Option<Move> {
         let (from, there) = (service.places.get(service.at)?, service.places.get(to)?);
-        let worked = here * self.factor(there) / self.factor(from);
+        // What waits for others here does not wait there for the same ones.
+        let alone = (here - sane(from.queue_seconds)).max(here * LEAST_ALONE);
+        let worked = alone * self.factor_of(there) / self.factor_of(from);
         let seconds = worked + sane(there.queue_seconds);
         if let Some((allowed, running)) = there.runs {
             let busy = self.rate * worked + f64::from(running);
@@ -350,7 +381,7 @@ impl Known {
         is_sane.then_some(Move { to, gain_seconds, cost_seconds, request_seconds: [here, seconds] })
     }
 
-    fn factor(&self, place: &Seat) -> f64 {
+    fn factor_of(&self, place: &Seat) -> f64 {
         let factor = self.factors.get(&place.name).copied().unwrap_or(place.profile.compute_factor);
         if factor.is_finite() { factor.max(LEAST_FACTOR) } else { 1.0 }
     }
@@ -368,6 +399,8 @@ fn sane(number: f64) -> f64 {
 
 /// Rates and times are smoothed over so many seconds, and who has asked for nothing for as long is idle.
 const FORGET_SECONDS: f64 = 10.0;
+/// What ended in the first seconds after a move says nothing of the place.
+const FIRST_SECONDS: f64 = 3.0;
 /// Of fewer requests nobody knows how long they take.
 const LEAST_REQUESTS: f64 = 20.0;
 /// In so many rounds a place has to be the better one.
@@ -380,6 +413,10 @@ const PAID_SHARE: f64 = 0.5;
 const HELD_WEIGHT: f64 = 10.0;
 /// How much of its runs a place is given to do, so that requests do not queue.
 const FULL: f64 = 0.7;
+/// A request takes so much of its time by itself, at least, and waits for others for the rest.
+const LEAST_ALONE: f64 = 0.1;
+/// Of so many places it is remembered how they compare, or of those that there are.
+const MOST_FACTORS: usize = 64;
 /// No place is faster by more.
 const LEAST_FACTOR: f64 = 1e-6;
 /// What is known of a Service that is not there is kept for so long.

@@ -104,6 +104,7 @@ fn nothing_is_kept_of_one_that_cannot_be_asked_for() {
     let answer = bench.state.migrations.ask_for_gain(&service, ends, (12.0, 0.5), &bench.state);
     assert_eq!(answer, Answer::Failed);
     assert!(read::<Reason>(&bench.state.store, REASON).unwrap().is_empty());
+    assert!(!bench.state.migrations.is_any_moving(&bench.state));
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl World {
         self.now += ROUND;
         self.service.seconds = Some(self.takes[self.service.at] * noise);
         let now = Time::from_seconds(self.now);
-        let decided = self.mover.decide(std::slice::from_ref(&self.service), now)[0];
+        let decided = self.mover.decide(std::slice::from_ref(&self.service), false, now)[0];
         if let (None, Some(best)) = (decided.stays, decided.best) {
             self.mover.asked(&self.service, &best);
             self.mover.ended(&self.service.name, true, &self.service.rules, now);
@@ -191,7 +191,7 @@ fn after_a_failure_it_waits_for_longer_each_time() {
     for _ in 0..1000 {
         world.now += ROUND;
         let now = Time::from_seconds(world.now);
-        let decided = world.mover.decide(std::slice::from_ref(&world.service), now)[0];
+        let decided = world.mover.decide(std::slice::from_ref(&world.service), false, now)[0];
         if decided.stays.is_none() {
             tries.push(world.now);
             world.mover.asked(&world.service, &decided.best.unwrap());
@@ -210,15 +210,19 @@ fn one_moves_at_a_time_and_it_is_the_one_that_brings_most() {
     let mut services = [slow, more];
     let mut last = Vec::new();
     for round in 1..=25 {
-        last = mover.decide(&services, Time::from_seconds(f64::from(round) * ROUND));
+        last = mover.decide(&services, false, Time::from_seconds(f64::from(round) * ROUND));
         if last.iter().any(|decided| decided.stays.is_none()) {
             break;
         }
     }
     assert_eq!([last[0].stays, last[1].stays], [Some(Stays::Moving), None]);
     services[1].is_moving = true;
-    let next = mover.decide(&services, Time::from_seconds(60.0));
+    let next = mover.decide(&services, false, Time::from_seconds(60.0));
     assert!(next.iter().all(|decided| decided.stays == Some(Stays::Moving)), "{next:?}");
+    // In the midst of its move nobody serves it, so that it is not among them.
+    let other = std::slice::from_ref(&services[0]);
+    assert_eq!(mover.decide(other, true, Time::from_seconds(62.0))[0].stays, Some(Stays::Moving));
+    assert_eq!(mover.decide(other, false, Time::from_seconds(64.0))[0].stays, None);
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn what_is_known_is_kept_while_nobody_serves() {
         world.round(1.0);
     }
     world.now += 4.0;
-    assert!(world.mover.decide(&[], Time::from_seconds(world.now)).is_empty());
+    assert!(world.mover.decide(&[], false, Time::from_seconds(world.now)).is_empty());
     let paid: Vec<bool> = (0..30).filter_map(|_| world.round(1.0).has_paid).collect();
     assert_eq!(paid, [true]);
 }
@@ -243,6 +247,72 @@ fn who_moves_it_otherwise_teaches_as_well() {
     world.service.at = 0;
     world.pass(60.0);
     assert_eq!(world.moves, [1], "where it was faster");
+}
+
+#[test]
+fn what_a_place_was_like_is_known_when_it_is_gone() {
+    let mut world = slow_and_fast();
+    while world.moves.is_empty() {
+        world.round(1.0);
+    }
+    // Its requests take as long as before, and the old place has ended.
+    (world.takes, world.service.at) = (vec![0.08], 0);
+    world.service.places.remove(0);
+    let paid: Vec<bool> = (0..30).filter_map(|_| world.round(1.0).has_paid).collect();
+    assert_eq!(paid, [false]);
+    // Another is said to be like it, which it is not: it is an eighth.
+    let known = &world.mover.services[&world.service.name];
+    assert!((known.factors["fast"] - 8.0).abs() < 1e-6, "{known:?}");
+}
+
+#[test]
+fn what_was_promised_of_one_place_is_not_asked_of_another() {
+    let mut world = slow_and_fast();
+    world.service.places.push(seat("other", 8.0));
+    world.takes.push(0.08);
+    while world.moves.is_empty() {
+        world.round(1.0);
+    }
+    // Somebody moves it on before it is judged.
+    world.round(1.0);
+    world.service.at = 2;
+    let paid = |world: &mut World| (0..10).filter_map(|_| world.round(1.0).has_paid).count();
+    assert_eq!(paid(&mut world), 0);
+    // And back.
+    world.service.at = 1;
+    assert_eq!(paid(&mut world) + paid(&mut world), 0);
+}
+
+#[test]
+fn what_was_not_looked_at_is_not_taken_for_known() {
+    let mut world = slow_and_fast();
+    world.service.rate = 1.0;
+    world.round(1.0);
+    world.now += 1000.0;
+    assert_eq!(world.stays(2.0), Some(Stays::Unmeasured), "ten requests are known");
+}
+
+#[test]
+fn who_waited_for_the_move_says_nothing_of_the_place() {
+    let mut world = slow_and_fast();
+    while world.moves.is_empty() {
+        world.round(1.0);
+    }
+    world.round(100.0);
+    world.round(100.0);
+    let paid: Vec<bool> = (0..20).filter_map(|_| world.round(1.0).has_paid).collect();
+    assert_eq!(paid, [true]);
+}
+
+#[test]
+fn what_waits_here_is_not_what_takes_long_there() {
+    let mut world = World::new(seated(vec![seat("here", 1.0), seat("there", 1.0)]), &[0.08, 0.02]);
+    world.service.places[0].queue_seconds = 0.06;
+    let best = world.pass(10.0).best.unwrap();
+    assert!((best.request_seconds[1] - 0.02).abs() < 1e-6, "{best:?}");
+    world.service.places[0].queue_seconds = 60.0;
+    let best = world.pass(2.0).best.unwrap();
+    assert!((best.request_seconds[1] - 0.008).abs() < 1e-6, "{best:?}");
 }
 
 proptest! {
@@ -266,7 +336,7 @@ proptest! {
         let mut mover = Mover::default();
         for (round, rate) in rates.iter().enumerate() {
             service.rate = *rate;
-            let decided = mover.decide(std::slice::from_ref(&service), Time::from_seconds(round as f64 * ROUND))[0];
+            let decided = mover.decide(std::slice::from_ref(&service), false, Time::from_seconds(round as f64 * ROUND))[0];
             if decided.stays.is_none() {
                 let best = decided.best.unwrap();
                 let lately = &rates[round.saturating_sub(4)..=round];
