@@ -13,7 +13,7 @@ use lighter_place::{Decided, MoveRules, Mover, Seat, Seated, Stays, Time};
 use super::gather::profile;
 use crate::migrate::{Answer, Fate, Outcome, Seats};
 use crate::registry::OfInstance;
-use crate::registry::sidecars::Id;
+use crate::registry::sidecars::{Id, Served};
 use crate::state::State;
 
 /// Decides which state moves, and remembers what came of it.
@@ -22,6 +22,18 @@ pub(super) struct Moves {
     mover: Mover,
     /// The Migration of each that was asked for, until it is over.
     asked: BTreeMap<ServiceName, Asked>,
+    /// How each was served by the last round.
+    heard: BTreeMap<ServiceName, Heard>,
+}
+
+/// How a Service was served when it was looked at last.
+struct Heard {
+    by: Id,
+    /// All that was reported.
+    served: Served,
+    /// Of what was reported last: how many requests ended a second, and how long one took.
+    rate: f64,
+    seconds: Option<f64>,
 }
 
 /// A Migration that was asked for.
@@ -36,12 +48,30 @@ impl Moves {
         self.look_what_came(state, now);
         let seats = state.migrations.seats(state);
         let devices = state.store.devices();
-        let services: Vec<Seated> = seats.iter().map(|seats| seated(seats, &devices, state)).collect();
+        self.hear(&seats, state);
+        let seated = |seats| seated(seats, self.heard.get(&seats.service), &devices, state);
+        let services: Vec<Seated> = seats.iter().map(seated).collect();
         // One that is in the midst of its move has no seat.
         let is_any_moving = !self.asked.is_empty() || state.migrations.is_any_moving(state);
         let decided = self.mover.decide(&services, is_any_moving, now);
         for ((seats, service), decided) in seats.iter().zip(&services).zip(decided) {
             self.follow(seats, service, &decided, state, now);
+        }
+    }
+
+    /// Takes in how each is served: all that was reported since the last round, and where nothing was, as before.
+    fn hear(&mut self, seats: &[Seats], state: &State) {
+        let mut before = std::mem::take(&mut self.heard);
+        for Seats { service, places, .. } in seats {
+            let Some((_, id)) = places.first() else { continue };
+            let served = state.registry.sidecars.found(id, |reported| reported.served).flatten();
+            let Some(served) = served else { continue };
+            let known = before.remove(service).filter(|known| known.by == *id);
+            let since = known.as_ref().and_then(|known| served.since(&known.served));
+            let as_before = || known.as_ref().filter(|known| known.served == served);
+            let as_before = || as_before().map(|known| (known.rate, known.seconds));
+            let (rate, seconds) = since.or_else(as_before).unwrap_or_default();
+            self.heard.insert(service.clone(), Heard { by: id.clone(), served, rate, seconds });
         }
     }
 
@@ -97,7 +127,7 @@ impl Moves {
 }
 
 /// A Service with where it is and could be, as these are now.
-fn seated(seats: &Seats, devices: &[DeviceInForce], state: &State) -> Seated {
+fn seated(seats: &Seats, heard: Option<&Heard>, devices: &[DeviceInForce], state: &State) -> Seated {
     let registry = &state.registry;
     let instances = registry.devices(&seats.service);
     let place = |(name, id): &(Arc<str>, Id)| {
@@ -116,9 +146,6 @@ fn seated(seats: &Seats, devices: &[DeviceInForce], state: &State) -> Seated {
         }
     };
     let places: Vec<Seat> = seats.places.iter().map(place).collect();
-    let owner = seats.places.first().map(|(_, id)| id);
-    let served = owner.and_then(|id| registry.sidecars.found(id, |reported| reported.served).flatten());
-    let served = served.unwrap_or_default();
     let moves = &seats.moves;
     let mut blackout_seconds = seats.blackout.as_secs_f64();
     if seats.copies_held {
@@ -133,8 +160,8 @@ fn seated(seats: &Seats, devices: &[DeviceInForce], state: &State) -> Seated {
             settle_seconds: moves.settle.as_secs_f64(),
         },
         at: 0,
-        rate: served.rate,
-        seconds: served.request_seconds,
+        rate: heard.map_or(0.0, |heard| heard.rate),
+        seconds: heard.and_then(|heard| heard.seconds),
         blackout_seconds,
         state_bytes: seats.state_bytes,
         is_moving: seats.is_moving,
