@@ -98,7 +98,7 @@ pub struct FunctionLoad {
     pub runs_in_flight: u32,
     /// How long runs took, together.
     pub run_seconds: f64,
-    /// Runs that ended between the last two reports.
+    /// Runs that ended since the planner looked last.
     #[serde(skip)]
     pub lately: u64,
     /// How long these took.
@@ -442,12 +442,16 @@ impl Sidecars {
         is_told
     }
 
-    /// What a sidecar said last that matters to a plan.
+    /// What a sidecar said last that matters to a plan. What ended lately is told once.
     pub fn planned(&self, id: &Id) -> Option<OfPlanned> {
-        let all = self.lock();
-        let Reported { functions, waited_for, device, .. } = &all.get(id)?.reported;
+        let mut all = self.lock();
+        let Reported { functions, waited_for, device, .. } = &mut all.get_mut(id)?.reported;
         let runs_allowed = device.and_then(|load| load.runs_allowed);
-        Some(OfPlanned { functions: functions.clone(), waited_for: waited_for.clone(), runs_allowed })
+        let told = functions.clone();
+        for load in functions.values_mut() {
+            (load.lately, load.lately_seconds) = (0, 0.0);
+        }
+        Some(OfPlanned { functions: told, waited_for: waited_for.clone(), runs_allowed })
     }
 
     /// How many requests each OffloadPolicy's callers have a second, of all that report now.
@@ -496,14 +500,14 @@ fn functions(
     let function = |said: &wire::FunctionLoad| {
         let run_seconds = number(said.run_seconds);
         // A process that counts from nothing again has done all that since.
-        let known =
-            before.get(&said.name).copied().filter(|known| known.runs <= said.runs).unwrap_or_default();
+        let before = before.get(&said.name).copied().unwrap_or_default();
+        let known = if before.runs <= said.runs { before } else { FunctionLoad::default() };
         let load = FunctionLoad {
             runs: said.runs,
             runs_in_flight: said.runs_in_flight,
             run_seconds,
-            lately: said.runs - known.runs,
-            lately_seconds: (run_seconds - known.run_seconds).max(0.0),
+            lately: before.lately.saturating_add(said.runs - known.runs),
+            lately_seconds: before.lately_seconds + (run_seconds - known.run_seconds).max(0.0),
         };
         (short(said.name.clone()), load)
     };

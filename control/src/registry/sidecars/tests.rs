@@ -82,10 +82,13 @@ fn rates_are_of_the_time_between_reports() {
         assert_eq!(reported.device.unwrap().runs_allowed, Some(2));
         (sidecars.demands()["default/scans"], reported.functions["scan"].lately)
     };
+    let looks = || sidecars.planned(&id()).unwrap().functions["scan"].lately;
     assert_eq!(said(0, 100, 3), (0.0, 3), "who knows when that was");
-    assert_eq!(said(5, 150, 10), (10.0, 7));
+    assert_eq!(said(5, 150, 10), (10.0, 10), "nobody has looked");
+    assert_eq!((looks(), looks()), (10, 0));
     assert_eq!(said(10, 150, 10), (0.0, 0));
     assert_eq!(said(15, 20, 1), (0.0, 1), "less than there was");
+    assert_eq!(looks(), 1);
     assert_eq!(said(16, u64::MAX, 1), (1e6, 0), "nonsense");
 }
 
