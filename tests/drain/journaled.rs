@@ -1,9 +1,10 @@
-//! A service whose state is journaled, under load, while whoever serves is killed (SIGKILL): another instance goes on with all that
-//! was acknowledged.
+//! A service whose state is journaled, under load, while whoever serves is killed (SIGKILL), and whoever keeps the journal leaves:
+//! another instance goes on with all that was acknowledged.
 
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use rustix::process::Signal;
 
 use crate::callers::Callers;
 use crate::migrate::is_done;
@@ -15,6 +16,7 @@ use crate::world::World;
 pub fn tests() -> Vec<Trial> {
     vec![
         alone("journaled::nothing_acknowledged_is_lost_where_whoever_serves_is_killed", kills),
+        alone("journaled::a_standby_that_leaves_is_followed_and_nothing_is_lost_whoever_dies", leaves),
         alone("journaled::what_nobody_journals_is_lost_and_that_is_found", unjournaled),
     ]
 }
@@ -72,6 +74,55 @@ fn kills() {
     record.check_distinct().unwrap();
     assert_eq!(losses(&world), 0.0);
     assert!(world.counts().sum("lighter_control_state_takeovers_total", &[]) >= f64::from(kills));
+}
+
+fn leaves() {
+    let turns = if full() { 20 } else { 2 };
+    let world = World::with(LEASE);
+    world.apply(&shop(""));
+    let mut places = vec![Place::another(&world, "i0")];
+    wait_until("the first one serves", || places[0].serves());
+    let (_web, listen) = caller(&world);
+    places.extend(["i1", "i2"].map(|name| Place::another(&world, name)));
+    wait_until("one keeps the journal", || keeper(&places).is_some());
+    let callers = Callers::start_requests(listen);
+    callers.more_of("i0", 100);
+    for turn in 0..turns {
+        let mut leaves = places.remove(keeper(&places).expect("somebody keeps it"));
+        println!("{} is to leave", leaves.app.name);
+        leaves.sidecar.program.signal(Signal::TERM);
+        if turn % 2 == 0 {
+            // It waits until another one has everything.
+            assert!(leaves.sidecar.program.wait().success());
+            let said = leaves.sidecar.program.said();
+            assert!(said.contains("the journal that is kept here is to move before the drain"), "{said}");
+            assert!(said.contains("the drain begins") && !said.contains("nobody else keeps"), "{said}");
+            assert!(keeper(&places).is_some());
+            callers.more_of(&places[server(&places)].app.name, 50);
+        } else {
+            // Whoever has everything by now goes on with it.
+            std::thread::sleep(Duration::from_millis(fastrand::u64(..100)));
+            let mut dead = places.remove(server(&places));
+            println!("{} dies", dead.app.name);
+            dead.kill();
+            // Where that is the one that leaves, it moves on from there.
+            wait_until("another one serves", || places.iter().any(Place::serves));
+            assert!(leaves.sidecar.program.wait().success());
+            callers.record.settled();
+        }
+        while places.len() < 3 {
+            places.push(Place::another(&world, &format!("i{}", 3 * turn + 3 + places.len())));
+        }
+        wait_until("one keeps the journal", || keeper(&places).is_some());
+        callers.more_of(&places[server(&places)].app.name, 50);
+    }
+    let record = callers.end();
+    let failures = record.failures();
+    println!("{} requests failed", failures.len());
+    assert_eq!((record.unanswered(), record.unnamed()), (0, 0), "{failures:#?}");
+    record.check().unwrap();
+    record.check_distinct().unwrap();
+    assert_eq!(losses(&world), 0.0);
 }
 
 fn unjournaled() {

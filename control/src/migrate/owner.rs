@@ -27,6 +27,8 @@ pub(super) struct Keeping {
     told: BTreeMap<Arc<str>, Said>,
     /// And of the journal.
     pub(super) parts: Parts,
+    /// When a standby that is to drain was told last that nobody is there to follow it.
+    pub(super) released: Option<Instant>,
     /// Before that nothing is done: the store did not take what it was to write.
     pub(super) rests_until: Option<Instant>,
 }
@@ -141,8 +143,7 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
         let owner = Some(Holder { instance: name.clone(), incarnation, source: Source::Nothing });
         let listed = report.stand.serves().map(|_| name.clone());
         // Whoever kept the journal meanwhile is not known here.
-        let standby = moved.standby.clone().map(|standby| Standby { instance: None, ..standby });
-        return Some(Moved { number, epoch, owner, losses, listed, standby, ..moved.clone() });
+        return Some(Moved { number, epoch, owner, losses, listed, ..without_heir(moved) });
     }
     let grant = |name: &Arc<str>, report: Report| {
         let owner =
@@ -154,7 +155,8 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
             losses: moved.losses + u64::from(moved.owner.is_some()),
             owner: Some(owner),
             listed: None,
-            ..moved.clone()
+            // Whatever somebody has of the journal, it is of what is lost.
+            ..without_heir(moved)
         }
     };
     let has_left = |seen: &Seen| seen.presence.draining && !seen.presence.is_heard && are_back;
@@ -170,7 +172,14 @@ pub(super) fn decide(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, are_back: b
             // An older store has given an epoch to one that was another's by then: what that one answered is lost.
             let owner = Some(Holder { source: Source::Kept, ..owner.clone() });
             let (epoch, losses) = (most.next(), moved.losses + 1);
-            return Some(Moved { number: number.saturating_add(1), epoch, owner, losses, ..moved.clone() });
+            return Some(Moved {
+                number: number.saturating_add(1),
+                epoch,
+                owner,
+                losses,
+                next: None,
+                ..moved.clone()
+            });
         }
         let is_listed = moved.listed.as_ref() == Some(&owner.instance);
         // It did serve the epoch.
@@ -210,8 +219,15 @@ pub(super) fn inherits(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, heir: Hol
         epoch: moved.epoch.max(had).next(),
         owner: Some(heir),
         listed: None,
+        next: None,
         ..moved.clone()
     }
+}
+
+/// What is kept where nobody has what was acknowledged.
+fn without_heir(moved: &Moved) -> Moved {
+    let standby = moved.standby.clone().map(|standby| Standby { instance: None, ..standby });
+    Moved { standby, next: None, ..moved.clone() }
 }
 
 /// An order, and where the Service is reached by its ports, if that is told.

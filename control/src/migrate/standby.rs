@@ -1,19 +1,20 @@
 //! Who keeps the journal of a Service whose state is journaled, and when that one serves.
 //!
-//! Who it is, is in the store before anybody is told, and in a view of its own, so that what whoever serves has acknowledged is at
-//! whoever is kept here, once that one has said that it has all of it. Where the instance that serves dies, the standby follows it.
-//! Until then it takes what that one gives; from then on it does not, so that nobody who is not heard any more acknowledges anything.
+//! What follows from what is kept and heard is a matter of [`Kept`]. Who it is, is in the store before anybody is told, and in a view
+//! of its own, so that what whoever serves has acknowledged is at whoever is kept here: it is the one that follows the standby,
+//! until it is heard here that it has everything, and that nothing is acknowledged any more that it does not have. Where the
+//! instance that serves dies, the standby follows it. Until then it takes what that one gives; from then on it does not, so that nobody
+//! who is not heard any more acknowledges anything.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::StateClass;
-use lighter_config::xds::wire::lighter::registry::v1::JournalPart;
+use lighter_config::xds::wire::lighter::registry::v1::{JournalPart, JournalStand};
+use lighter_migrate::journal::keepers::{self, Change, Kept, Part, Said};
 use lighter_migrate::{Epoch, Report, Source};
-use serde::{Deserialize, Serialize};
 
 use super::drive::World;
 use super::owner::{self, Keeping, Seen};
@@ -21,17 +22,7 @@ use super::story::{Holder, Moved};
 use crate::store::StoreError;
 
 /// Who keeps the journal of an epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Standby {
-    pub(super) epoch: Epoch,
-    /// It grows whenever it is somebody else.
-    pub(super) view: u64,
-    /// None: nobody.
-    pub(super) instance: Option<Arc<str>>,
-    /// What whoever serves shows to it.
-    pub(super) token: Vec<u8>,
-}
+pub(super) type Standby = keepers::Standby<Arc<str>>;
 
 /// Who serves next, with all that was acknowledged.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,61 +36,67 @@ pub(super) enum Heir {
 }
 
 /// Who has all that was acknowledged.
-///
-/// The standby may be that of an earlier epoch: nobody has acknowledged anything in a later one. Whoever serves does that once it
-/// was told who keeps the journal there, or that nobody does, and before anybody is told that is kept here.
 pub(super) fn heir(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> Heir {
-    let Some(standby) = &moved.standby else { return Heir::None };
-    let Some((name, there)) = standby.instance.as_ref().and_then(|name| Some((name, seen.get(name)?))) else {
-        return Heir::None;
+    let sights = sights(moved, seen);
+    let name = match kept(moved).heir(&sights) {
+        keepers::Heir::Is(name) => name,
+        keepers::Heir::Awaited => return Heir::Awaited,
+        keepers::Heir::None => return Heir::None,
     };
-    let Some(Report { incarnation, .. }) = there.report else { return Heir::Awaited };
-    let is_whole = there.journal.is_some_and(|said| said.whole && said.view == standby.view);
-    match is_whole {
-        true => Heir::Is(Holder { instance: name.clone(), incarnation, source: Source::Journal }),
-        false => Heir::None,
+    match seen.get(name).and_then(|there| there.report) {
+        Some(Report { incarnation, .. }) => {
+            Heir::Is(Holder { instance: name.clone(), incarnation, source: Source::Journal })
+        }
+        None => Heir::Awaited,
     }
 }
 
-/// Who is to keep the journal from now on, if that is somebody else than before; Some(None): nobody.
-fn choose(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> Option<Option<Arc<str>>> {
-    let owner = moved.owner.as_ref()?;
-    let there = seen.get(&owner.instance)?;
-    let report = there.report?;
-    let serves = report.incarnation == owner.incarnation
-        && report.stand.serves() == Some(moved.epoch)
-        && moved.listed.as_ref() == Some(&owner.instance);
-    if !serves {
-        return None;
-    }
-    let now = moved.standby.as_ref().filter(|standby| standby.epoch == moved.epoch);
-    let is_lost = now.zip(there.journal).is_some_and(|(now, said)| said.lost && said.view == now.view);
-    let kept = now.and_then(|now| now.instance.as_ref());
-    let keeps = kept.and_then(|name| seen.get(name));
-    let is_leaving = keeps.is_some_and(|seen| seen.presence.draining || seen.presence.leaving);
-    if keeps.is_some() && !is_leaving && !is_lost {
-        return None;
-    }
-    let may = |(name, seen): &(&Arc<str>, &Seen)| {
+fn kept(moved: &Moved) -> Kept<'_, Arc<str>> {
+    let owner = moved.owner.as_ref().map(|owner| &owner.instance);
+    let is_served = owner.is_some() && moved.listed.as_ref() == owner;
+    Kept::new((moved.epoch, owner, is_served), moved.standby.as_ref(), moved.next.as_ref())
+}
+
+/// Instances, as far as it matters to the journal.
+fn sights(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> BTreeMap<Arc<str>, keepers::Seen> {
+    let owner = moved.owner.as_ref().and_then(|owner| Some((owner, seen.get(&owner.instance)?)));
+    let sight = |(name, seen): (&Arc<str>, &Seen)| {
         let presence = &seen.presence;
-        **name != owner.instance
-            && Some(*name) != kept
-            && presence.ready
-            && presence.is_heard
-            && !presence.draining
-            && !presence.leaving
-            && presence.link.is_some()
-            && seen.report.is_some_and(|report| report.stand.holds().is_none())
-            && presence.ports.is_superset(&there.presence.ports)
+        let stand = seen.report.map(|report| report.stand);
+        let is_owner = owner.is_some_and(|(owner, _)| {
+            owner.instance == *name
+                && seen.report.is_some_and(|report| report.incarnation == owner.incarnation)
+        });
+        let sight = keepers::Seen {
+            is_heard: presence.is_heard,
+            may_keep: presence.ready
+                && presence.link.is_some()
+                && stand.is_some()
+                && owner.is_none_or(|(_, owner)| presence.ports.is_superset(&owner.presence.ports)),
+            is_leaving: presence.draining || presence.leaving,
+            has_said: stand.is_some(),
+            holds: stand.is_some_and(|stand| stand.holds().is_some()),
+            serves: is_owner && stand.and_then(|stand| stand.serves()) == Some(moved.epoch),
+            said: seen.journal.as_ref().map(said),
+        };
+        (name.clone(), sight)
     };
-    // Behind the one before, so that of three none is tried again and again where another one is there.
-    let behind =
-        kept.and_then(|kept| seen.range::<Arc<str>, _>((Bound::Excluded(kept), Bound::Unbounded)).find(may));
-    let other = behind.or_else(|| seen.iter().find(may)).map(|(name, _)| name.clone());
-    match (&other, now) {
-        // Nobody is better than before.
-        (None, Some(now)) if keeps.is_some() || now.instance.is_none() => None,
-        _ => Some(other),
+    seen.iter().map(sight).collect()
+}
+
+fn said(stand: &JournalStand) -> Said {
+    let whole = match stand.whole_view {
+        0 if stand.whole => stand.view,
+        view => view,
+    };
+    Said {
+        epoch: Epoch(stand.epoch),
+        view: stand.view,
+        whole,
+        is_lost: stand.lost,
+        is_next_lost: stand.next_lost,
+        confirmed: stand.confirmed,
+        hands_over: stand.hands_over,
     }
 }
 
@@ -115,16 +112,17 @@ impl Keeping {
         write: &impl Fn(&Moved) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
         if class != StateClass::Journaled {
-            if moved.standby.is_some() {
-                // What it has gets old.
-                let after = Moved { standby: None, ..moved.clone() };
+            if moved.standby.is_some() || moved.next.is_some() {
+                // What they have gets old.
+                let after = Moved { standby: None, next: None, ..moved.clone() };
                 write(&after)?;
                 *moved = after;
             }
             return Ok(true);
         }
         let seen = owner::seen(service, world.state);
-        if let Some(instance) = choose(moved, &seen) {
+        let sights = sights(moved, &seen);
+        if let Some(change) = kept(moved).choose(&sights) {
             let token = match crate::ca::random::<TOKEN>() {
                 Ok(token) => token.to_vec(),
                 Err(error) => {
@@ -132,18 +130,45 @@ impl Keeping {
                     return Ok(true);
                 }
             };
-            // Whatever is kept here of it: greater than any that somebody was told.
-            let said = seen.values().filter_map(|seen| Some(seen.journal?.view));
-            let before = moved.standby.as_ref().map(|standby| standby.view);
-            let view = said.chain(before).max().unwrap_or_default() + 1;
-            let epoch = moved.epoch;
-            tracing::info!(%service, epoch = epoch.0, view, standby = instance.as_deref().unwrap_or("-"), "who keeps the journal");
-            let standby = Some(Standby { epoch, view, instance, token });
-            let after = Moved { standby, ..moved.clone() };
+            let after = changed(moved, &change, &sights, token);
+            tracing::info!(
+                %service, epoch = after.epoch.0, view = after.views, standby = name(after.standby.as_ref()), next = name(after.next.as_ref()),
+                "who keeps the journal"
+            );
             write(&after)?;
             *moved = after;
         }
+        self.release_standby(moved, &seen, world);
         Ok(self.tell_parts(moved, &seen, world))
+    }
+
+    /// Lets a standby go that is to drain, where nobody is there to follow it.
+    fn release_standby(&mut self, moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, world: &World<'_>) {
+        let sights = sights(moved, seen);
+        // Where nobody serves it may have to itself.
+        let serves = moved
+            .owner
+            .as_ref()
+            .and_then(|owner| sights.get(&owner.instance))
+            .is_some_and(|owner| owner.serves);
+        let is_last = serves && moved.next.is_none() && kept(moved).choose(&sights).is_none();
+        let standby = moved.standby.as_ref().filter(|_| is_last);
+        let named = standby.and_then(|standby| standby.instance.as_ref());
+        let leaves =
+            named.and_then(|name| Some((name, seen.get(name).filter(|there| there.presence.leaving)?)));
+        let is_owner = |name: &Arc<str>| moved.owner.as_ref().is_some_and(|owner| owner.instance == *name);
+        let Some((name, there)) = leaves.filter(|(name, _)| !is_owner(name)) else {
+            self.released = None;
+            return;
+        };
+        // What does not arrive is said again.
+        let is_said = self.released.is_some_and(|at| world.now.saturating_duration_since(at) < AGAIN);
+        if let Some(id) = there.presence.id(name).filter(|_| !is_said)
+            && world.state.registry.sidecars.release(&id)
+            && self.released.replace(world.now).is_none()
+        {
+            tracing::warn!(instance = %name, "an instance that keeps a journal is to drain, and nobody is there to follow it");
+        }
     }
 
     /// Says to each instance what it is to the journal, until it says that it knows. Returns whether all do.
@@ -160,50 +185,67 @@ impl Keeping {
                 self.parts.insert(name.clone(), (part.view, world.now));
             }
         }
-        parts.is_empty()
+        parts.is_empty() && moved.next.is_none()
     }
 }
 
+/// What is kept once this has changed.
+fn changed(
+    moved: &Moved,
+    change: &Change<'_, Arc<str>>,
+    sights: &BTreeMap<Arc<str>, keepers::Seen>,
+    token: Vec<u8>,
+) -> Moved {
+    // Whatever is kept here of it: greater than any that somebody was told.
+    let said = sights.values().filter_map(|seen| Some(seen.said?.view));
+    let before = [&moved.standby, &moved.next].into_iter().flatten().map(Standby::number);
+    let view = said.chain(before).max().unwrap_or_default().max(moved.views) + 1;
+    let named = |instance: Option<&Arc<str>>| {
+        Some(Standby { epoch: moved.epoch, view, number: 0, instance: instance.cloned(), token })
+    };
+    let again =
+        |standby: &Option<Standby>| standby.clone().map(|standby| Standby { number: view, ..standby });
+    let (standby, next) = match change {
+        Change::Name(instance) => (named(*instance), None),
+        Change::Follow(instance) => (moved.standby.clone(), named(Some(*instance))),
+        Change::Promote => (again(&moved.next), None),
+        Change::Drop => (again(&moved.standby), None),
+    };
+    Moved { standby, next, views: view, ..moved.clone() }
+}
+
+fn name(standby: Option<&Standby>) -> &str {
+    standby.and_then(|standby| standby.instance.as_deref()).unwrap_or("-")
+}
+
 /// What instances are to be told of the journal that do not know it.
-///
-/// Whoever kept the journal of an earlier epoch lets go of it, whole or not, before whoever serves is told: from then on nobody who
-/// served before, and is not heard, acknowledges anything.
 fn parts(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> BTreeMap<Arc<str>, JournalPart> {
-    let Some(standby) = moved.standby.as_ref().filter(|standby| standby.epoch == moved.epoch) else {
-        return BTreeMap::new();
+    let sights = sights(moved, seen);
+    let at = |standby: &Standby| {
+        let there = standby.instance.as_ref().and_then(|name| seen.get(name));
+        there.and_then(|there| there.presence.link).map(|at| at.to_string())
     };
-    let kept = standby.instance.as_ref();
-    let at = kept.map(|kept| seen.get(kept).and_then(|seen| seen.presence.link));
-    let is_owner = |name: &Arc<str>| moved.owner.as_ref().is_some_and(|owner| owner.instance == *name);
-    let knows =
-        |seen: &Seen| !seen.presence.is_heard || seen.journal.is_some_and(|said| said.view >= standby.view);
-    // One that serves still gives that up by an order of its own.
-    let lets_go = |seen: &Seen| {
-        let serves = seen.report.is_some_and(|report| report.stand.holds().is_some());
-        !serves && seen.journal.is_some_and(|said| said.whole || said.epoch < standby.epoch.0)
-    };
-    let is_open = seen.iter().any(|(name, seen)| {
-        let is_earlier = seen.journal.is_some_and(|said| said.epoch < standby.epoch.0);
-        !is_owner(name) && kept != Some(name) && !knows(seen) && is_earlier && lets_go(seen)
-    });
-    let part = |(name, seen): (&Arc<str>, &Seen)| {
-        if knows(seen) {
-            return None;
-        }
-        let (is_owner, keeps) = (is_owner(name), kept == Some(name));
-        let (at, token) = match at {
-            _ if keeps => (String::new(), standby.token.clone()),
-            _ if is_owner && is_open => return None,
-            Some(at) if is_owner => (at?.to_string(), standby.token.clone()),
-            // Nobody keeps it, or it has what is old by now.
-            None if is_owner => Default::default(),
-            _ if lets_go(seen) => Default::default(),
-            _ => return None,
+    let part = |(name, (view, part)): (&Arc<str>, (u64, Part<'_, Arc<str>>))| {
+        let told = JournalPart { epoch: moved.epoch.0, view, ..JournalPart::default() };
+        let told = match part {
+            Part::Keeps(standby) => JournalPart { keeps: true, token: standby.token.clone(), ..told },
+            Part::LetsGo => told,
+            Part::Serves { heir, next } => {
+                let mut told = told;
+                if let Some(heir) = heir {
+                    (told.seat, told.token) = (heir.view, heir.token.clone());
+                    // One that is not there is where it was.
+                    told.standby = at(heir).unwrap_or_default();
+                }
+                if let Some(next) = next {
+                    (told.next_seat, told.next_token, told.next) = (next.view, next.token.clone(), at(next)?);
+                }
+                told
+            }
         };
-        let (epoch, view) = (standby.epoch.0, standby.view);
-        Some((name.clone(), JournalPart { epoch, view, keeps, standby: at, token }))
+        Some((name.clone(), told))
     };
-    seen.iter().filter_map(part).collect()
+    kept(moved).parts(&sights).into_iter().filter_map(part).collect()
 }
 
 /// When an instance was told what it is, and in which view.
@@ -217,7 +259,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
-    use lighter_config::xds::wire::lighter::registry::v1::JournalStand;
     use lighter_migrate::{Incarnation, Stamp, Stand};
 
     use super::super::leave::tests::there;
@@ -230,13 +271,13 @@ mod tests {
     }
 
     fn said(view: u64, whole: bool) -> Option<JournalStand> {
-        Some(JournalStand { epoch: 3, view, whole, lost: false })
+        Some(JournalStand { epoch: 3, view, whole, lost: false, ..JournalStand::default() })
     }
 
     /// `a` serves, and `b` keeps its journal.
     fn moved() -> Moved {
         let token = vec![7; 32];
-        let standby = Standby { epoch: Epoch(3), view: 5, instance: Some("b".into()), token };
+        let standby = Standby { epoch: Epoch(3), view: 5, number: 0, instance: Some("b".into()), token };
         let incarnation = there(|_| {}).report.map_or(Incarnation(0), |report| report.incarnation);
         let owner = Holder { instance: "a".into(), incarnation, source: Source::Nothing };
         Moved {
@@ -245,6 +286,14 @@ mod tests {
             listed: Some("a".into()),
             standby: Some(standby),
             ..Moved::default()
+        }
+    }
+
+    /// Who is to keep the journal instead, at once.
+    fn choose(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> Option<Option<Arc<str>>> {
+        match kept(moved).choose(&sights(moved, seen))? {
+            Change::Name(instance) => Some(instance.cloned()),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -355,7 +404,7 @@ mod tests {
     fn both_are_told_until_they_know() {
         let moved = moved();
         let serves = |journal| with(Stand::Serving { epoch: Epoch(3) }, journal);
-        let told = parts(&moved, &all([("a", serves(None)), ("b", with(Stand::Empty, said(4, true)))]));
+        let told = parts(&moved, &all([("a", serves(None)), ("b", with(Stand::Empty, said(4, false)))]));
         let (a, b) = (&told["a"], &told["b"]);
         assert!(b.keeps && !a.keeps && !a.standby.is_empty() && a.token == b.token && a.token.len() == 32);
         assert_eq!((a.view, b.view, a.epoch), (5, 5, 3));
@@ -369,7 +418,8 @@ mod tests {
     fn whoever_kept_the_journal_of_an_earlier_epoch_lets_go_before_whoever_serves_is_told_whole_or_not() {
         let moved = moved();
         let serves = || with(Stand::Serving { epoch: Epoch(3) }, None);
-        let earlier = |whole| Some(JournalStand { epoch: 2, view: 4, whole, lost: false });
+        let earlier =
+            |whole| Some(JournalStand { epoch: 2, view: 4, whole, lost: false, ..JournalStand::default() });
         let told = |c: Seen| {
             let mut seen = all([("a", serves()), ("b", with(Stand::Empty, None))]);
             seen.insert("c".into(), c);
@@ -383,5 +433,101 @@ mod tests {
         let mut unheard = with(Stand::Empty, earlier(false));
         unheard.presence.is_heard = false;
         assert_eq!(told(unheard), ["a", "b"]);
+    }
+
+    /// One that knows that one follows another.
+    fn knowing(stand: Stand, said: JournalStand) -> Seen {
+        with(stand, Some(JournalStand { hands_over: true, ..said }))
+    }
+
+    #[test]
+    fn the_standby_is_the_heir_until_another_one_has_everything_and_lets_go_last() {
+        let stand = |view| JournalStand { epoch: 3, view, ..JournalStand::default() };
+        let whole = |view| JournalStand { whole: true, whole_view: view, ..stand(view) };
+        let a = |said| ("a", knowing(Stand::Serving { epoch: Epoch(3) }, said));
+        let b = || {
+            let mut b = knowing(Stand::Empty, whole(5));
+            b.presence.draining = true;
+            ("b", b)
+        };
+        let c = |said: Option<JournalStand>| ("c".into(), with(Stand::Empty, said));
+        let mut moved = moved();
+        let mut seen = all([a(stand(5)), b()]);
+        seen.extend([c(None)]);
+        let mut step = |seen: &BTreeMap<Arc<str>, Seen>| {
+            let sights = sights(&moved, seen);
+            let change = kept(&moved).choose(&sights);
+            let is_changed = change.is_some();
+            if let Some(change) = change {
+                moved = changed(&moved, &change, &sights, vec![9; 32]);
+            }
+            let heir = match heir(
+                &moved,
+                &seen
+                    .iter()
+                    .filter(|(name, _)| &***name != "a")
+                    .map(|(name, seen)| (name.clone(), seen.clone()))
+                    .collect(),
+            ) {
+                Heir::Is(heir) => heir.instance.to_string(),
+                other => format!("{other:?}"),
+            };
+            let told: Vec<String> = parts(&moved, seen).into_keys().map(|name| name.to_string()).collect();
+            (is_changed, heir, told.join(" "), parts(&moved, seen).remove("a"))
+        };
+        let (_, heir, told, part) = step(&seen);
+        let part = part.unwrap();
+        assert_eq!((&*heir, &*told), ("b", "a c"));
+        assert!(part.seat == 5 && part.view == 6 && part.next_seat == 6, "{part:?}");
+        assert!(!part.standby.is_empty() && !part.next.is_empty() && part.token != part.next_token);
+        // It has everything, and whoever serves has not said so; then that one says it, and the other one does not.
+        for (said, other) in
+            [(stand(6), Some(whole(6))), (JournalStand { confirmed: 6, ..stand(6) }, Some(stand(6)))]
+        {
+            seen.extend([c(other)]);
+            seen.extend([a(said)].map(|(name, seen)| (name.into(), seen)));
+            let (is_changed, heir, told, _) = step(&seen);
+            assert!(!is_changed && heir == "b" && told.is_empty(), "{heir} {told}");
+        }
+        seen.extend([c(Some(whole(6)))]);
+        let (_, heir, told, part) = step(&seen);
+        assert_eq!((&*heir, &*told), ("c", "a"), "the one before does not let go yet");
+        let part = part.unwrap();
+        assert!(part.seat == 6 && part.view == 7 && part.next.is_empty(), "{part:?}");
+        seen.extend([a(stand(7))].map(|(name, seen)| (name.into(), seen)));
+        let (is_changed, heir, told, _) = step(&seen);
+        assert_eq!((is_changed, &*heir, &*told), (false, "c", "b"));
+    }
+
+    #[test]
+    fn whoever_had_everything_before_a_move_is_the_heir_until_another_one_has_it() {
+        let token = vec![7; 32];
+        let epoch = Epoch(4);
+        let owner = moved().owner.map(|owner| Holder { instance: "c".into(), ..owner });
+        let moved = Moved { epoch, owner, listed: Some("c".into()), ..moved() };
+        let said = |view, whole_view| JournalStand {
+            epoch: 3,
+            view,
+            whole_view,
+            hands_over: true,
+            ..JournalStand::default()
+        };
+        let c = || ("c", with(Stand::Serving { epoch }, Some(said(0, 0))));
+        let mut seen = all([("b", with(Stand::Empty, Some(said(5, 5)))), c()]);
+        // It is the only one that is left, and keeps what it has beside what is new.
+        assert_eq!(kept(&moved).choose(&sights(&moved, &seen)), Some(Change::Follow(&"b".into())));
+        seen.insert("a".into(), with(Stand::Moved, None));
+        let sights = sights(&moved, &seen);
+        let change = kept(&moved).choose(&sights).unwrap();
+        assert_eq!(change, Change::Follow(&"a".into()));
+        let moved = changed(&moved, &change, &sights, token);
+        assert!(matches!(heir(&moved, &seen), Heir::Is(heir) if &*heir.instance == "b"));
+        let told = parts(&moved, &seen);
+        let part = &told["c"];
+        assert!(
+            part.seat == 0 && part.standby.is_empty() && part.next_seat == 6,
+            "nothing is acknowledged yet"
+        );
+        assert!(told["a"].keeps && !told.contains_key("b"));
     }
 }

@@ -96,6 +96,12 @@ pub(super) struct Moved {
     /// Of one whose state is journaled: who keeps the journal.
     #[serde(default)]
     pub(super) standby: Option<Standby>,
+    /// Who is to follow that one, once it has everything as well.
+    #[serde(default)]
+    pub(super) next: Option<Standby>,
+    /// The greatest number of what was told of the journal.
+    #[serde(default)]
+    pub(super) views: u64,
 }
 
 /// The instance to which a Service with state belongs.
@@ -173,7 +179,17 @@ impl Outcome {
 impl Default for Moved {
     fn default() -> Self {
         let withdrawn = BTreeSet::new();
-        Moved { number: 0, epoch: Epoch(1), withdrawn, owner: None, listed: None, losses: 0, standby: None }
+        Moved {
+            number: 0,
+            epoch: Epoch(1),
+            withdrawn,
+            owner: None,
+            listed: None,
+            losses: 0,
+            standby: None,
+            next: None,
+            views: 0,
+        }
     }
 }
 

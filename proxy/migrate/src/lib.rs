@@ -23,6 +23,7 @@ mod coordinator;
 mod history;
 mod hold;
 mod id;
+pub mod journal;
 mod message;
 #[cfg(test)]
 mod model;

@@ -59,4 +59,18 @@ pub(crate) enum Planted {
     Unbounded,
     /// What is held is let go by nothing but a command.
     HoldForever,
+    /// What is to follow the heir counts as having everything though it has less than the heir.
+    ConfirmEarly,
+    /// What is acknowledged the heir has, and whoever is to follow it need not.
+    HeirAlone,
+    /// Who takes over goes on to take what whoever served before gives.
+    InheritOpen,
+    /// Another one is the standby at once, with nothing.
+    NameAtOnce,
+    /// Whoever is to follow the heir is the heir before whoever serves has said that it has everything.
+    PromoteEarly,
+    /// The standby before lets go before whoever serves knows the next one.
+    LetGoFirst,
+    /// What waits for somebody who does not keep the journal any more waits on.
+    WaitOn,
 }

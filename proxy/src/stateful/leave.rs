@@ -1,4 +1,5 @@
-//! Before a drain: the state that is served here moves elsewhere first, where the control plane has somewhere for it.
+//! Before a drain: the state that is served here moves elsewhere first, where the control plane has somewhere for it. So does the
+//! journal of one that is served elsewhere.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -56,10 +57,13 @@ impl Leaving {
 /// Begins to wait, if there is something to wait for. Returns whether there is.
 pub(crate) fn begin(shared: &Shared) -> bool {
     let Leaving { is_leaving, is_heard, is_released, .. } = &shared.leaving;
-    let begins = is_heard.load(Ordering::Acquire)
-        && shared.hosted.load().as_deref().is_some_and(|hosted| stand(hosted).holds().is_some());
+    let hosted = shared.hosted.load();
+    let holds = hosted.as_deref().is_some_and(|hosted| stand(hosted).holds().is_some());
+    let keeps = hosted.as_deref().is_some_and(|hosted| hosted.journal().keeps());
+    let begins = is_heard.load(Ordering::Acquire) && (holds || keeps);
     if begins {
-        tracing::info!("the state that is served here is to move before the drain");
+        let what = if holds { "the state that is served here" } else { "the journal that is kept here" };
+        tracing::info!("{what} is to move before the drain");
         is_released.store(false, Ordering::Release);
         is_leaving.store(true, Ordering::Release);
         shared.tell_stand();
@@ -70,23 +74,28 @@ pub(crate) fn begin(shared: &Shared) -> bool {
 /// Resolves when there is nothing to wait for any more, or `until` has come.
 pub(crate) async fn left(shared: &Shared, until: Instant) -> Left {
     let moved = async {
+        let mut kept = false;
         loop {
             let changed = shared.mesh.changed();
             let Some(hosted) = shared.hosted.load_full() else { return Left::Moved };
             let mut reports = hosted.reports();
+            let mut journal = hosted.journal().stand();
             reports.mark_unchanged();
-            let stand = stand(&hosted);
-            if stand.has_left() {
+            journal.mark_unchanged();
+            let (stand, keeps) = (stand(&hosted), hosted.journal().keeps());
+            if !keeps && (stand.has_left() || kept && stand.holds().is_none()) {
                 return Left::Moved;
             }
-            if stand.holds().is_none() {
+            if !keeps && stand.holds().is_none() {
                 return Left::Lost;
             }
+            kept = keeps;
             if shared.leaving.is_released.load(Ordering::Acquire) {
                 return Left::Released;
             }
             tokio::select! {
                 Ok(()) = reports.changed() => {}
+                Ok(()) = journal.changed() => {}
                 () = changed => {}
                 () = shared.leaving.released.notified() => {}
             }
@@ -112,6 +121,9 @@ pub(crate) fn end(shared: &Shared, left: Left) {
     counter!("lighter_state_leaves_total", "outcome" => outcome).increment(1);
     match left {
         Left::Moved => tracing::info!("the state is served elsewhere: the drain begins"),
+        _ if shared.hosted.load().as_deref().is_some_and(|hosted| hosted.journal().keeps()) => {
+            tracing::warn!(outcome, "the drain begins, and nobody else keeps the journal");
+        }
         _ => tracing::warn!(outcome, "the drain begins, and the state that is served here is lost"),
     }
 }

@@ -201,8 +201,10 @@ fn what_was_decided_for_nobody_is_lost_and_begins_anew() {
 /// All that was acknowledged is at the sidecar of this one.
 fn journaled_by(mesh: &mut Mesh, at: usize) {
     let (epoch, view) = (mesh.moved.epoch, 5);
-    mesh.moved.standby = Some(Standby { epoch, view, instance: Some(NAMES[at].into()), token: vec![7; 32] });
-    mesh.journals[at] = Some(wire::JournalStand { epoch: epoch.0, view, whole: true, lost: false });
+    mesh.moved.standby =
+        Some(Standby { epoch, view, number: 0, instance: Some(NAMES[at].into()), token: vec![7; 32] });
+    mesh.journals[at] =
+        Some(wire::JournalStand { epoch: epoch.0, view, whole: true, ..wire::JournalStand::default() });
     mesh.ask(at);
 }
 

@@ -2,6 +2,7 @@
 
 mod callers;
 mod checks;
+mod journal;
 mod parts;
 mod places;
 mod random;

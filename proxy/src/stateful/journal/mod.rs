@@ -1,8 +1,8 @@
 //! The journal of a state: what answers acknowledge is at another instance's sidecar before they go on.
 //!
 //! The control plane names who keeps the journal, the *standby*, and says it to both. The sidecar of the instance that serves asks
-//! its application for what has changed, in [rounds], and sends that to the sidecar of the standby, which keeps it in its memory, as a
-//! [shadow]. Where the first one dies, the control plane has the standby serve: from then on its shadow takes nothing more, so
+//! its application for what has changed, in rounds, and sends that to the sidecar of the standby, which keeps it in its memory: what
+//! either makes of that is a [`Ledger`]. Where the first one dies, the control plane has the standby serve: from then on its shadow takes nothing more, so
 //! that whoever served before, and does not know it, acknowledges nothing any more. Its application is given what the
 //! shadow has before a request reaches it.
 //!
@@ -11,15 +11,13 @@
 
 mod counts;
 mod receive;
-mod rounds;
 mod run;
 mod send;
-mod shadow;
 #[cfg(test)]
 mod tests;
 mod wait;
 
-use std::net::SocketAddr;
+use std::net::{AddrParseError, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,14 +25,13 @@ use std::time::Duration;
 use lighter_config::snapshot::{StateClass, Stateful, WhenAlone};
 use lighter_config::xds::wire::lighter::registry::v1::{JournalPart, JournalStand};
 use lighter_migrate::Epoch;
+use lighter_migrate::journal::{Ledger, Measured, Part, Round, Shut, Taken, Told};
 use subtle::ConstantTimeEq;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub(super) use receive::{PATH, answer};
-use rounds::{Round, Rounds};
 pub(crate) use run::run;
-use shadow::{Shadow, Taken};
 pub(crate) use wait::Waits;
 
 use super::copies::State;
@@ -46,8 +43,8 @@ pub(crate) struct Journal {
     inner: Mutex<Inner>,
     /// Answers that wait may go on.
     settled: Notify,
-    /// There may be a round to be done.
-    more: Notify,
+    /// There may be a round to be done, by seats of whom it goes to.
+    more: [Notify; 2],
     stand: watch::Sender<Option<JournalStand>>,
 }
 
@@ -57,17 +54,13 @@ struct Inner {
     patience: Duration,
     /// How long a state may be, in bytes.
     most: u64,
-    epoch: Epoch,
-    /// What was told last.
-    view: u64,
+    ledger: Ledger<Keeper, State>,
+    /// What whoever serves has to show here.
     token: Vec<u8>,
-    part: Part,
-    rounds: Rounds,
-    shadow: Shadow,
-    /// Since when rounds fail.
-    failing: Option<Instant>,
-    /// Since when the standby is not reached.
-    unreached: Option<Instant>,
+    /// Since when the application gives nothing.
+    ungiven: Option<Instant>,
+    /// Since when those who keep the journal are not reached, by seats.
+    unreached: [Option<Instant>; 2],
     /// Where the application listened when it began to serve, if that is known.
     life: Option<Vec<u64>>,
     /// It began where that is not known: one that begins again there would not be told from it.
@@ -76,25 +69,26 @@ struct Inner {
     is_gathering: bool,
 }
 
-/// What was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    /// Nothing since the application began.
-    Unknown,
-    /// It serves, and nobody keeps the journal.
-    Alone,
-    /// It serves, and the sidecar of whoever keeps the journal accepts links there.
-    Beside(SocketAddr),
-    /// It keeps the journal.
-    Keeps,
-    /// It served, and whoever kept the journal does now.
-    Deposed,
+/// Where somebody keeps the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Keeper {
+    /// Its sidecar accepts links there.
+    at: SocketAddr,
+    /// What is shown to it.
+    token: Vec<u8>,
+}
+
+impl Measured for State {
+    fn bytes(&self) -> u64 {
+        State::bytes(self)
+    }
 }
 
 /// A round, and where what it gives goes.
 #[derive(Clone, Debug)]
 struct Task {
     round: Round,
+    seat: usize,
     epoch: Epoch,
     at: SocketAddr,
     token: Vec<u8>,
@@ -141,14 +135,10 @@ impl Journal {
             serves_alone: false,
             patience: Duration::ZERO,
             most: 0,
-            epoch: Epoch::default(),
-            view: 0,
+            ledger: Ledger::default(),
             token: Vec::new(),
-            part: Part::Unknown,
-            rounds: Rounds::default(),
-            shadow: Shadow::default(),
-            failing: None,
-            unreached: None,
+            ungiven: None,
+            unreached: [None; 2],
             life: None,
             is_blind: false,
             is_gathering: false,
@@ -157,7 +147,7 @@ impl Journal {
             is_on: AtomicBool::new(false),
             inner: Mutex::new(inner),
             settled: Notify::new(),
-            more: Notify::new(),
+            more: [Notify::new(), Notify::new()],
             stand: watch::Sender::new(None),
         };
         journal.set(stateful);
@@ -172,9 +162,13 @@ impl Journal {
         inner.serves_alone = stateful.when_alone == WhenAlone::Serve;
         if !is_on {
             // Nobody waits for what is not promised.
-            inner.rounds.pass();
+            inner.ledger.rounds.pass();
         }
         self.is_on.store(is_on, Ordering::Release);
+        if is_on {
+            // Whoever decides who keeps the journal is to know what this sidecar can.
+            self.say(&inner);
+        }
         drop(inner);
         self.settled.notify_waiters();
     }
@@ -187,39 +181,23 @@ impl Journal {
 
     /// The control plane says what this instance is to the journal. What is older than what it said last is nothing.
     pub(crate) fn told(&self, part: &JournalPart) {
-        let said = match (part.keeps, part.standby.as_str()) {
-            (true, _) => Part::Keeps,
-            (false, "") => Part::Alone,
-            (false, standby) => match standby.parse() {
-                Ok(at) => Part::Beside(at),
-                Err(_) => return tracing::warn!(standby, "where the journal is kept is no address"),
-            },
+        let told = match said(part) {
+            Ok(told) => told,
+            Err(error) => return tracing::warn!(%error, "where the journal is kept is no address"),
         };
         let mut inner = self.lock();
-        if part.view <= inner.view {
+        let serves_alone = inner.serves_alone;
+        if !inner.ledger.told(Epoch(part.epoch), part.view, told, serves_alone) {
             return;
         }
-        (inner.epoch, inner.view, inner.part) = (Epoch(part.epoch), part.view, said);
         inner.token.clone_from(&part.token);
-        // What was kept was another's, or is served from here.
-        inner.shadow = Shadow::default();
         inner.gets_on();
-        match said {
-            Part::Beside(_) => inner.rounds.name(part.view),
-            Part::Alone if inner.serves_alone => {
-                inner.rounds.part();
-                inner.rounds.pass();
-            }
-            _ => {
-                inner.rounds.part();
-                inner.rounds.lose();
-            }
-        }
-        tracing::info!(epoch = part.epoch, view = part.view, part = ?said, "what this instance is to the journal");
+        let (standby, next) = (&*part.standby, &*part.next);
+        tracing::info!(epoch = part.epoch, view = part.view, part = ?inner.ledger.part(), standby, next, "what this instance is to the journal");
         self.say(&inner);
         drop(inner);
         self.settled.notify_waiters();
-        self.more.notify_one();
+        self.asks();
     }
 
     /// The application begins to serve, and listens at these sockets. What was told before was of another epoch.
@@ -229,12 +207,11 @@ impl Journal {
         if inner.is_blind && self.is_on() {
             tracing::warn!("it cannot be told whether the application begins again: nothing is journaled");
         }
-        (inner.life, inner.part) = (life, Part::Unknown);
+        inner.life = life;
+        inner.ledger.begins();
         inner.gets_on();
-        inner.rounds.part();
-        inner.rounds.lose();
         if self.is_on() {
-            counts::standby(false);
+            self.say(&inner);
         }
         drop(inner);
         self.settled.notify_waiters();
@@ -243,11 +220,7 @@ impl Journal {
     /// What the application had in its memory is gone. What it has answered is not acknowledged any more.
     pub(super) fn lose(&self) {
         let mut inner = self.lock();
-        if inner.part != Part::Keeps {
-            inner.part = Part::Unknown;
-        }
-        inner.rounds.part();
-        inner.rounds.lose();
+        inner.ledger.lose();
         inner.life = None;
         inner.gets_on();
         drop(inner);
@@ -257,10 +230,8 @@ impl Journal {
     /// The Service has no state any more. Whatever still comes for it is for whoever is the next here.
     pub(super) fn retire(&self) {
         let mut inner = self.lock();
-        (inner.part, inner.view, inner.shadow) = (Part::Unknown, 0, Shadow::default());
+        inner.ledger.retire();
         inner.token.clear();
-        inner.rounds.part();
-        inner.rounds.lose();
         self.is_on.store(false, Ordering::Release);
         drop(inner);
         self.settled.notify_waiters();
@@ -271,17 +242,21 @@ impl Journal {
         self.stand.subscribe()
     }
 
+    /// Whether it keeps the journal, and has all of it.
+    pub(super) fn keeps(&self) -> bool {
+        let inner = self.lock();
+        inner.ledger.part() == Part::Keeps && inner.ledger.whole().is_some()
+    }
+
     /// Whether a request that comes may run: its answer may be acknowledged.
     pub(crate) fn admits(&self) -> bool {
         let inner = self.lock();
-        let admits = match inner.part {
+        let admits = match inner.ledger.part() {
             Part::Alone => inner.serves_alone,
             Part::Deposed => false,
             _ if inner.is_blind => false,
             // Its answer waits, and a moment is nothing.
-            Part::Unknown | Part::Beside(_) | Part::Keeps => {
-                inner.failing.is_none_or(|since| since.elapsed() < MOMENT)
-            }
+            Part::Unknown | Part::Beside | Part::Keeps => !inner.is_held_up(),
         };
         if !admits {
             counts::refused();
@@ -293,34 +268,37 @@ impl Journal {
     /// it does not have all of it.
     pub(super) fn inherit(&self) -> Option<(State, Vec<State>)> {
         let mut inner = self.lock();
-        inner.shadow.close();
-        let (base, changes) = inner.shadow.parts()?;
+        let (base, changes) = inner.ledger.inherit()?;
         Some((base.clone(), changes.to_vec()))
     }
 
-    /// The next round, once there is one.
-    async fn task(&self) -> Task {
+    /// There may be a round to be done.
+    fn asks(&self) {
+        self.more.iter().for_each(Notify::notify_one);
+    }
+
+    /// The next round to whoever has this seat, once there is one.
+    async fn task(&self, seat: usize) -> Task {
         loop {
-            let more = self.more.notified();
-            if let Some(task) = self.begin() {
+            let more = self.more[seat].notified();
+            if let Some(task) = self.begin(seat) {
                 return task;
             }
             more.await;
         }
     }
 
-    fn begin(&self) -> Option<Task> {
+    fn begin(&self, seat: usize) -> Option<Task> {
         let mut inner = self.lock();
-        let Part::Beside(at) = inner.part else { return None };
         if inner.is_blind {
             return None;
         }
-        let round = inner.rounds.begin()?;
-        Some(Task { round, epoch: inner.epoch, at, token: inner.token.clone() })
+        let (round, Keeper { at, token }) = inner.ledger.begin(seat)?;
+        Some(Task { round, seat, epoch: inner.ledger.epoch(), at, token })
     }
 
     fn is_under_way(&self, round: Round) -> bool {
-        self.lock().rounds.is_under_way(round)
+        self.lock().ledger.rounds.is_under_way(round)
     }
 
     /// Where the application listened when it began to serve.
@@ -328,59 +306,57 @@ impl Journal {
         self.lock().life.clone()
     }
 
-    /// The standby has what a round gave.
-    fn took(&self, round: Round, is_whole: bool, bytes: u64) {
+    /// Whoever it went to has what a round gave.
+    fn took(&self, task: &Task, is_whole: bool, bytes: u64) {
         let mut inner = self.lock();
-        inner.rounds.took(round, is_whole, bytes);
-        inner.gets_on();
+        inner.ledger.rounds.took(task.round, is_whole, bytes);
+        (inner.ungiven, inner.unreached[task.seat]) = (None, None);
         self.say(&inner);
         drop(inner);
         self.settled.notify_waiters();
     }
 
-    /// The standby lacks what it builds on.
-    fn lacks(&self, round: Round) {
+    /// Whoever it went to lacks what it builds on.
+    fn lacks(&self, task: &Task) {
         let mut inner = self.lock();
-        inner.rounds.lacks(round);
-        inner.unreached = None;
-    }
-
-    /// The application gave nothing. Nothing is known of the standby by that.
-    fn fail(&self, round: Round) {
-        let mut inner = self.lock();
-        inner.rounds.fail(round);
-        inner.failing.get_or_insert_with(Instant::now);
-    }
-
-    /// The standby was not reached.
-    fn fails(&self) {
-        let mut inner = self.lock();
-        inner.failing.get_or_insert_with(Instant::now);
-        inner.unreached.get_or_insert_with(Instant::now);
+        inner.ledger.rounds.lacks(task.round);
+        inner.unreached[task.seat] = None;
         self.say(&inner);
     }
 
-    /// The standby says that it serves itself, or keeps another's.
-    fn deposed(&self, round: Round) {
+    /// The application gave nothing. Nothing is known by that of those who keep the journal.
+    fn fail(&self, task: &Task) {
         let mut inner = self.lock();
-        if !inner.rounds.is_under_way(round) {
-            return;
+        inner.ledger.rounds.fail(task.round);
+        inner.ungiven.get_or_insert_with(Instant::now);
+    }
+
+    /// Whoever it went to was not reached.
+    fn fails(&self, task: &Task) {
+        let mut inner = self.lock();
+        if inner.ledger.rounds.is_under_way(task.round) {
+            inner.unreached[task.seat].get_or_insert_with(Instant::now);
+            self.say(&inner);
         }
-        tracing::warn!(view = inner.view, "another instance serves: nothing is acknowledged here any more");
-        inner.part = Part::Deposed;
-        inner.rounds.part();
-        inner.rounds.lose();
-        drop(inner);
-        self.settled.notify_waiters();
+    }
+
+    /// Whoever it went to says that it serves itself, or keeps another's. Returns whether nothing is acknowledged here any more.
+    fn shut(&self, round: Round) -> bool {
+        let mut inner = self.lock();
+        let is_shut = inner.ledger.shut(round);
+        if is_shut {
+            let view = inner.ledger.view();
+            tracing::warn!(view, "another instance serves: nothing is acknowledged here any more");
+            drop(inner);
+            self.settled.notify_waiters();
+        }
+        is_shut
     }
 
     /// What whoever serves may give now.
     fn room(&self, given: &Given<'_>) -> Result<Room<'_>, Refused> {
         let mut inner = self.lock();
         inner.knows(given)?;
-        if inner.is_closed_to(given) {
-            return Err(Refused::Closed);
-        }
         if std::mem::replace(&mut inner.is_gathering, true) {
             return Err(Refused::Busy);
         }
@@ -391,24 +367,36 @@ impl Journal {
     fn take(&self, given: &Given<'_>, state: State) -> Result<Taken, Refused> {
         let mut lock = self.lock();
         let inner = &mut *lock;
-        inner.knows(given)?;
-        if inner.is_closed_to(given) {
-            return Ok(Taken::Closed);
+        match inner.knows(given) {
+            Err(Refused::Closed) => return Ok(Taken::Closed),
+            known => known?,
         }
-        let was_whole = inner.shadow.is_whole();
-        let taken = inner.shadow.take(given.number, given.is_whole, state, inner.most);
-        if inner.shadow.is_whole() != was_whole {
-            tracing::info!(view = inner.view, "has all of what the journal is to have");
+        let before = inner.ledger.whole();
+        let of = (given.epoch, given.view);
+        let taken = inner.ledger.take(of, given.number, given.is_whole, state, inner.most)?;
+        if inner.ledger.whole() != before {
+            tracing::info!(view = inner.ledger.view(), "has all of what the journal is to have");
             self.say(inner);
         }
         Ok(taken)
     }
 
     fn say(&self, inner: &Inner) {
-        let lost = inner.unreached.is_some_and(|since| since.elapsed() > LONG);
-        let whole = inner.part == Part::Keeps && inner.shadow.is_whole();
+        let ledger = &inner.ledger;
+        let heir = ledger.rounds.heir();
+        let is_lost = |seat: usize| inner.unreached[seat].is_some_and(|since| since.elapsed() > LONG);
+        let whole = ledger.part() == Part::Keeps && ledger.whole().is_some();
         counts::standby(whole);
-        let stand = Some(JournalStand { epoch: inner.epoch.0, view: inner.view, whole, lost });
+        let stand = Some(JournalStand {
+            epoch: ledger.epoch().0,
+            view: ledger.view(),
+            whole,
+            lost: is_lost(heir),
+            confirmed: ledger.rounds.confirmed().unwrap_or_default(),
+            next_lost: is_lost(1 - heir),
+            hands_over: true,
+            whole_view: ledger.whole().unwrap_or_default(),
+        });
         self.stand.send_if_modified(|said| std::mem::replace(said, stand) != stand);
     }
 
@@ -420,23 +408,52 @@ impl Journal {
 impl Inner {
     /// Whether the control plane has named both: whoever gives something, and who is to keep it.
     fn knows(&self, given: &Given<'_>) -> Result<(), Refused> {
-        match () {
-            () if given.view > self.view => Err(Refused::Unknown),
-            () if given.view < self.view => Ok(()),
-            () if given.epoch != self.epoch => Err(Refused::Unknown),
-            () if self.token.is_empty() || !bool::from(self.token.ct_eq(given.token)) => Err(Refused::Token),
-            () => Ok(()),
-        }
-    }
-
-    /// Who was told of another view by now, or serves itself, has whoever served before acknowledge nothing.
-    fn is_closed_to(&self, given: &Given<'_>) -> bool {
-        given.view < self.view || self.part != Part::Keeps
+        self.ledger.knows(given.epoch, given.view)?;
+        let is_shown = !self.token.is_empty() && bool::from(self.token.ct_eq(given.token));
+        if is_shown { Ok(()) } else { Err(Refused::Token) }
     }
 
     fn gets_on(&mut self) {
-        (self.failing, self.unreached) = (None, None);
+        (self.ungiven, self.unreached) = (None, [None; 2]);
     }
+
+    /// Whether an answer would wait for more than a moment.
+    fn is_held_up(&self) -> bool {
+        let is_long = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() >= MOMENT);
+        let mut seats = self.unreached.iter().enumerate();
+        is_long(&self.ungiven) || seats.any(|(seat, since)| self.ledger.rounds.needs(seat) && is_long(since))
+    }
+}
+
+impl From<Shut> for Refused {
+    fn from(shut: Shut) -> Self {
+        match shut {
+            Shut::Unknown => Refused::Unknown,
+            Shut::Closed => Refused::Closed,
+        }
+    }
+}
+
+/// What the control plane says.
+fn said(part: &JournalPart) -> Result<Told<Keeper>, AddrParseError> {
+    let keeper = |at: &str, token: &[u8]| Ok(Keeper { at: at.parse()?, token: token.to_vec() });
+    if part.keeps {
+        return Ok(Told::Keeps);
+    }
+    if part.standby.is_empty() && part.next.is_empty() && part.seat == 0 {
+        return Ok(Told::Alone);
+    }
+    let seat = if part.seat == 0 { part.view } else { part.seat };
+    let heir = match (part.seat, &*part.standby) {
+        (0, "") => None,
+        (_, "") => Some((seat, None)),
+        (_, at) => Some((seat, Some(keeper(at, &part.token)?))),
+    };
+    let next = match &*part.next {
+        "" => None,
+        at => Some((part.next_seat, keeper(at, &part.next_token)?)),
+    };
+    Ok(Told::Beside { heir, next })
 }
 
 /// Where rounds fail for longer, requests are refused before they run.

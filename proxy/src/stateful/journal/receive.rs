@@ -8,10 +8,10 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use lighter_config::hex;
 use lighter_migrate::Epoch;
+use lighter_migrate::journal::Taken;
 use tokio::time::timeout;
 
 use super::counts::{self, Received};
-use super::shadow::Taken;
 use super::{Given, Journal, Refused};
 use crate::stateful::copies::Gathering;
 

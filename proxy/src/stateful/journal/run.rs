@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighter_migrate::journal::{Round, Taken};
 use lighter_migrate::{Epoch, Stand};
 use tokio::time::sleep;
 
 use super::counts::{self, Ended};
-use super::rounds::Round;
 use super::send::{Line, send};
-use super::shadow::Taken;
 use super::{Journal, Task};
 use crate::stateful::copies::State;
 use crate::stateful::hooks::{Application, Given, Hook, HookError, HookFault, Version};
@@ -26,7 +25,8 @@ pub(crate) async fn run(shared: Arc<Shared>, known: Known) {
         };
         let host = Host { shared: shared.clone(), hosted, known: known.clone() };
         tokio::select! {
-            () = rounds(&host) => {}
+            () = rounds(&host, 0) => {}
+            () = rounds(&host, 1) => {}
             () = leaves(&host) => {}
         }
     }
@@ -43,11 +43,12 @@ async fn leaves(host: &Host) {
     }
 }
 
-async fn rounds(host: &Host) {
+/// Does those of whoever has this seat.
+async fn rounds(host: &Host, seat: usize) {
     let journal = host.hosted.journal();
     let (mut line, mut since, mut is_said) = (None, None, false);
     loop {
-        let task = journal.task().await;
+        let task = journal.task(seat).await;
         match gather(host, &task, since.as_ref()).await {
             Ok(gathered) => {
                 is_said = false;
@@ -59,7 +60,7 @@ async fn rounds(host: &Host) {
                     tracing::warn!(%fault, view = task.round.view, "what has changed is not given to the journal");
                 }
                 counts::round(Ended::Ungiven, 0);
-                journal.fail(task.round);
+                journal.fail(&task);
                 sleep(PAUSE.1).await;
             }
         }
@@ -152,23 +153,22 @@ async fn give(host: &Host, line: &mut Option<Line>, task: &Task, gathered: Gathe
         match send(&host.shared, line, task, (&state, is_whole)).await {
             Ok(Taken::All) => {
                 counts::round(Ended::Taken, state.bytes());
-                journal.took(task.round, is_whole, state.bytes());
+                journal.took(task, is_whole, state.bytes());
                 return Some(Since { view, version });
             }
             Ok(Taken::Lacks) => {
                 counts::round(Ended::Lacks, 0);
-                journal.lacks(task.round);
+                journal.lacks(task);
             }
-            Ok(Taken::Closed) => {
-                counts::round(Ended::Deposed, 0);
-                journal.deposed(task.round);
-            }
-            Err(fault) => {
+            Ok(Taken::Closed) if journal.shut(task.round) => counts::round(Ended::Deposed, 0),
+            // Whoever is to follow the standby does not know it yet, or not any more.
+            given => {
                 counts::round(Ended::Lost, 0);
-                journal.fails();
+                journal.fails(task);
                 // Said once, not at every try.
                 if !std::mem::replace(&mut is_said, true) {
-                    tracing::info!(at = %task.at, view, %fault, "the standby is asked again");
+                    let fault = given.err();
+                    tracing::info!(at = %task.at, view, ?fault, "whoever keeps the journal is asked again");
                 }
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);

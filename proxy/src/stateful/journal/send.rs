@@ -10,10 +10,10 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use lighter_config::hex;
 use lighter_config::snapshot::Secure;
+use lighter_migrate::journal::Taken;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::shadow::Taken;
 use super::{PATH, Task};
 use crate::error::ProxyError;
 use crate::identity::ALPN_STATE;
@@ -103,7 +103,7 @@ pub(super) async fn send(
 }
 
 fn request(task: &Task, state: &State, is_whole: bool) -> Result<Request<Reading>, http::Error> {
-    let Task { round, epoch, at, token } = task;
+    let Task { round, epoch, at, token, .. } = task;
     let mut token = HeaderValue::try_from(format!("Bearer {}", hex::encode(token)))?;
     token.set_sensitive(true);
     Request::post(format!(

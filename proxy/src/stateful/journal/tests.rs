@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lighter_config::sidecar::SidecarConfig;
 use lighter_migrate::Incarnation;
+use lighter_migrate::journal::Rounds;
 
 use super::super::copies::Gathering;
 use super::super::hosted::Hosted;
@@ -19,7 +20,14 @@ fn journal() -> Journal {
 
 fn told(journal: &Journal, view: u64, keeps: bool) {
     let standby = if keeps { String::new() } else { "10.0.0.1:15008".to_owned() };
-    journal.told(&JournalPart { epoch: 3, view, keeps, standby, token: b"a token".to_vec() });
+    journal.told(&JournalPart {
+        epoch: 3,
+        view,
+        keeps,
+        standby,
+        token: b"a token".to_vec(),
+        ..JournalPart::default()
+    });
 }
 
 fn given(view: u64, token: &[u8]) -> Given<'_> {
@@ -61,8 +69,8 @@ async fn nothing_is_journaled_of_an_application_that_may_begin_again_unseen() {
     for (life, is_seen) in [(None, false), (Some(vec![1]), true)] {
         journal.begins(life);
         told(&journal, if is_seen { 6 } else { 5 }, false);
-        journal.lock().rounds.ask();
-        assert_eq!((journal.admits(), journal.begin().is_some()), (is_seen, is_seen));
+        journal.lock().ledger.rounds.ask();
+        assert_eq!((journal.admits(), journal.begin(0).is_some()), (is_seen, is_seen));
     }
 }
 
@@ -74,12 +82,12 @@ async fn whoever_keeps_the_journal_is_not_lost_where_it_is_the_application_that_
     let is_lost = || journal.stand().borrow().unwrap().lost;
     for is_reached in [true, false] {
         for _ in 0..2 {
-            journal.lock().rounds.ask();
-            let round = journal.begin().unwrap().round;
+            journal.lock().ledger.rounds.ask();
+            let task = journal.begin(0).unwrap();
             if !is_reached {
-                journal.fails();
+                journal.fails(&task);
             }
-            journal.fail(round);
+            journal.fail(&task);
             tokio::time::advance(2 * LONG).await;
         }
         assert!(!journal.admits());
@@ -87,9 +95,9 @@ async fn whoever_keeps_the_journal_is_not_lost_where_it_is_the_application_that_
         journal.say(&journal.lock());
         assert_eq!(is_lost(), !is_reached);
     }
-    journal.lock().rounds.ask();
-    let round = journal.begin().unwrap().round;
-    journal.took(round, true, 1);
+    journal.lock().ledger.rounds.ask();
+    let task = journal.begin(0).unwrap();
+    journal.took(&task, true, 1);
     assert!(journal.admits() && !is_lost());
 }
 
@@ -107,12 +115,12 @@ fn who_keeps_a_journal_anew_has_nothing_of_the_one_before_by_whatever_connection
             hosted
         };
         let mut rounds = Rounds::default();
-        rounds.name(5);
+        rounds.name(Some(5), None);
         let (state, mut line) = (Gathering::new(0).finish(), None);
         let mut given = async || {
             rounds.ask();
-            let round = rounds.begin().unwrap();
-            let task = Task { round, epoch: Epoch(3), at: standby.link, token: b"a token".to_vec() };
+            let round = rounds.begin(0).unwrap();
+            let task = Task { round, seat: 0, epoch: Epoch(3), at: standby.link, token: b"a token".to_vec() };
             let taken = send(owner.shared(), &mut line, &task, (&state, round.is_whole)).await.unwrap();
             match taken {
                 Taken::All => rounds.took(round, round.is_whole, 0),

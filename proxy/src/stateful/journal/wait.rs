@@ -51,7 +51,7 @@ async fn journaled(journal: Arc<Journal>) -> Result<(), Cause> {
     let began = Instant::now();
     let (ticket, patience) = {
         let mut inner = journal.lock();
-        match inner.part {
+        match inner.ledger.part() {
             Part::Alone if inner.serves_alone => {
                 counts::answered(Answered::Unjournaled, began.elapsed());
                 return Ok(());
@@ -61,17 +61,17 @@ async fn journaled(journal: Arc<Journal>) -> Result<(), Cause> {
                 counts::answered(Answered::Unknown, began.elapsed());
                 return Err(Cause::OutcomeUnknown);
             }
-            _ => (inner.rounds.ask(), inner.patience),
+            _ => (inner.ledger.rounds.ask(), inner.patience),
         }
     };
-    journal.more.notify_one();
+    journal.asks();
     let known = async {
         loop {
             let settled = journal.settled.notified();
             {
                 let inner = journal.lock();
-                if let Some(is_journaled) = inner.rounds.is_journaled(ticket) {
-                    return match (is_journaled, inner.part) {
+                if let Some(is_journaled) = inner.ledger.rounds.is_journaled(ticket) {
+                    return match (is_journaled, inner.ledger.part()) {
                         (false, _) => Answered::Unknown,
                         (true, Part::Alone) => Answered::Unjournaled,
                         (true, _) => Answered::Journaled,

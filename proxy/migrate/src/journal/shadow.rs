@@ -1,22 +1,26 @@
 //! What whoever keeps the journal has: a state, and what has changed since, in its order. Without I/O.
 
-use crate::stateful::copies::State;
+/// All of a state, or what has changed since another one.
+pub trait Measured {
+    /// How long it is.
+    fn bytes(&self) -> u64;
+}
 
 /// The state of whoever serves, as far as it was given.
-#[derive(Debug)]
-pub(super) struct Shadow {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shadow<S> {
     /// The number of the next round. What comes again is there.
     next: u64,
-    base: Option<State>,
-    changes: Vec<State>,
+    base: Option<S>,
+    changes: Vec<S>,
     bytes: u64,
     /// It is being served from here: nothing is taken any more.
     is_closed: bool,
 }
 
 /// What became of what was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Taken {
     /// It is there.
     All,
     /// What it builds on is not there, or there is no room behind it: all of the state is to come.
@@ -25,15 +29,15 @@ pub(super) enum Taken {
     Closed,
 }
 
-impl Default for Shadow {
+impl<S> Default for Shadow<S> {
     fn default() -> Self {
         Shadow { next: 1, base: None, changes: Vec::new(), bytes: 0, is_closed: false }
     }
 }
 
-impl Shadow {
+impl<S: Measured> Shadow<S> {
     /// Takes what a round has given: all of the state, or what has changed. `most`: how long a state may be, in bytes.
-    pub(super) fn take(&mut self, number: u64, is_whole: bool, state: State, most: u64) -> Taken {
+    pub fn take(&mut self, number: u64, is_whole: bool, state: S, most: u64) -> Taken {
         match () {
             () if self.is_closed => Taken::Closed,
             () if number < self.next => Taken::All,
@@ -59,17 +63,17 @@ impl Shadow {
     }
 
     /// Whether all of the state is there.
-    pub(super) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.base.is_some()
     }
 
     /// A state, and what follows it.
-    pub(super) fn parts(&self) -> Option<(&State, &[State])> {
+    pub fn parts(&self) -> Option<(&S, &[S])> {
         Some((self.base.as_ref()?, &self.changes))
     }
 
     /// From now on nothing is taken any more.
-    pub(super) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.is_closed = true;
     }
 }
@@ -77,15 +81,21 @@ impl Shadow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stateful::copies::Gathering;
 
-    fn state(bytes: usize) -> State {
-        let mut gathering = Gathering::new(bytes as u64);
-        gathering.push(&vec![7; bytes]).unwrap();
-        gathering.finish()
+    /// So many bytes.
+    struct State(u64);
+
+    impl Measured for State {
+        fn bytes(&self) -> u64 {
+            self.0
+        }
     }
 
-    fn lengths(shadow: &Shadow) -> Option<(u64, Vec<u64>)> {
+    fn state(bytes: u64) -> State {
+        State(bytes)
+    }
+
+    fn lengths(shadow: &Shadow<State>) -> Option<(u64, Vec<u64>)> {
         let (base, changes) = shadow.parts()?;
         Some((base.bytes(), changes.iter().map(State::bytes).collect()))
     }
