@@ -85,6 +85,7 @@ fn leaves() {
     let (_web, listen) = caller(&world);
     places.extend(["i1", "i2"].map(|name| Place::another(&world, name)));
     wait_until("one keeps the journal", || keeper(&places).is_some());
+    wait_until("all can", || places.iter().all(is_ready));
     let callers = Callers::start_requests(listen);
     callers.more_of("i0", 100);
     for turn in 0..turns {
@@ -114,6 +115,7 @@ fn leaves() {
             places.push(Place::another(&world, &format!("i{}", 3 * turn + 3 + places.len())));
         }
         wait_until("one keeps the journal", || keeper(&places).is_some());
+        wait_until("all can", || places.iter().all(is_ready));
         callers.more_of(&places[server(&places)].app.name, 50);
     }
     let record = callers.end();
@@ -155,6 +157,11 @@ fn shop(more: &str) -> String {
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: shop}}\nspec:\n  ports: [{{port: 80, targetPort: 8080, appProtocol: http}}]\n  \
          state: {{class: journaled, snapshot: /state, restore: /state, changes: /changes, freeze: /freeze, thaw: /thaw{more}}}\n"
     )
+}
+
+/// Whether it may be chosen.
+fn is_ready(place: &Place) -> bool {
+    place.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
 }
 
 /// Which of them serves.

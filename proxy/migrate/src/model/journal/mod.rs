@@ -5,13 +5,16 @@
 //! moves at once, and goes to the heir where its owner is not there.
 
 mod explore;
+mod instance;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use instance::Instance;
+
 use crate::id::Epoch;
 use crate::journal::keepers::{Change, Heir, Kept, Part as Says, Said, Seen, Standby};
-use crate::journal::{Ledger, Measured, Part, Round, Taken, Told};
+use crate::journal::{Measured, Part, Round, Taken, Told};
 use crate::planted::{Plan as Faults, Planted};
 
 /// What is given: everything, or what is new since something.
@@ -65,23 +68,6 @@ enum Saying {
     Keeps,
     Serves { heir: Option<(u64, u8)>, next: Option<(u64, u8)> },
     LetsGo,
-}
-
-#[derive(Clone, Debug, Hash)]
-struct Instance {
-    ledger: Ledger<u8, Given>,
-    /// What its application has.
-    has: u8,
-    serves: Option<Epoch>,
-    /// What was given last by each seat, in which view.
-    given: [Option<(u64, u8)>; 2],
-    sending: [Option<(Round, u8, Given)>; 2],
-    /// Answers that wait: their tickets, and what they show.
-    waiting: Vec<(u64, u8)>,
-    /// What its application is taking of the journal.
-    takes: Option<u8>,
-    is_leaving: bool,
-    lost: [bool; 2],
 }
 
 #[derive(Clone, Hash)]
@@ -596,56 +582,6 @@ impl World {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
         hasher.finish()
-    }
-}
-
-impl Instance {
-    fn new(planted: Option<Planted>) -> Self {
-        let mut ledger = Ledger::default();
-        (ledger.faults, ledger.rounds.faults) = (faults(planted), faults(planted));
-        Instance {
-            ledger,
-            has: 0,
-            serves: None,
-            given: [None; 2],
-            sending: [None; 2],
-            waiting: Vec::new(),
-            takes: None,
-            is_leaving: false,
-            lost: [false; 2],
-        }
-    }
-
-    /// A round begins, or is sent once more.
-    fn send(&mut self, seat: usize) -> Option<(Round, u8, Given)> {
-        if let Some(sending) = self.sending[seat].filter(|sending| self.ledger.rounds.is_under_way(sending.0))
-        {
-            return Some(sending);
-        }
-        let (round, to) = self.ledger.begin(seat)?;
-        let since = self.given[seat].filter(|(view, _)| *view == round.view && !round.is_whole);
-        let since = since.map_or(0, |(_, since)| since);
-        self.sending[seat] = Some((round, to, Given { since, to: self.has }));
-        self.sending[seat]
-    }
-
-    fn give(&self, from: u8, round: Round, to: u8, given: Given) -> Message {
-        Message::Give { from, to, epoch: self.ledger.epoch(), round, given }
-    }
-
-    fn says(&self) -> Option<Said> {
-        if self.ledger.view() == 0 && self.serves.is_none() {
-            return None;
-        }
-        Some(Said {
-            epoch: self.ledger.epoch(),
-            view: self.ledger.view(),
-            whole: self.ledger.whole().unwrap_or_default(),
-            is_lost: self.lost[self.ledger.rounds.heir()],
-            is_next_lost: self.lost[1 - self.ledger.rounds.heir()],
-            confirmed: self.ledger.rounds.confirmed().unwrap_or_default(),
-            hands_over: true,
-        })
     }
 }
 
