@@ -38,7 +38,7 @@ fn unheard() {
         let head = format!(
             "POST /r/own/add HTTP/1.1\r\nHost: shop\r\n{NUMBER}: {number}\r\nContent-Length: {length}\r\n"
         );
-        let (head, said) = Peer::connect(door).exchange(&format!("{head}Connection: close\r\n\r\n{body}"));
+        let (head, said) = Peer::connect(door).exchange(format!("{head}Connection: close\r\n\r\n{body}"));
         assert_eq!((head.status(), head.get(INSTANCE)), (200, Some(&*by.app.name)), "{head:?}");
         assert_eq!(said, Body::Whole(sum.to_string().into_bytes()), "each is done once");
     };
