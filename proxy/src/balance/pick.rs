@@ -29,7 +29,14 @@ impl Cluster {
         })
     }
 
-    /// The same, with `draw` giving a random number below its argument.
+    /// Picks one for a request that is within the limits already.
+    #[cold]
+    pub(crate) fn pick_within(&self, now: Instant) -> Result<Picked, Cause> {
+        let pick = Pick { cluster: self, avoid: None, hash: None, at: self.group.clock(now) };
+        pick.find(false, &mut |below| fastrand::u64(..below))
+    }
+
+    /// The same as [`Self::pick`], with `draw` giving a random number below its argument.
     pub fn pick_with(
         &self,
         avoid: Option<&Avoid>,

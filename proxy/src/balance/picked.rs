@@ -186,6 +186,21 @@ impl Picked {
         }
     }
 
+    /// Leaves the endpoint, of which this says nothing, and gives out what is held of the limits of its port.
+    #[cold]
+    pub(crate) fn leave(mut self, now: Instant) -> (Arc<Endpoint>, Held) {
+        let held = match std::mem::take(&mut *self.held) {
+            pass @ Held::Pass(_) => pass,
+            held => {
+                *self.held = held;
+                Held::Nothing
+            }
+        };
+        let from = self.endpoint.clone();
+        self.finish(Outcome::Abandoned, Duration::ZERO, now);
+        (from, held)
+    }
+
     /// Whether it came to a Service with state.
     pub(crate) fn is_let_in(&self) -> bool {
         matches!(*self.held, Held::LetIn(_))

@@ -11,9 +11,9 @@ use std::time::Duration;
 use lighter_config::name::ServicePort;
 use tokio::time::{Instant, timeout_at};
 
-use crate::balance::{Cluster, Endpoint, Picked};
-use crate::error::Cause;
+use crate::balance::{Cluster, Endpoint, Held, Picked};
 use crate::link::connection::Link;
+use crate::link::session::STREAM_CREDIT;
 use crate::mesh::Mesh;
 use crate::retry::REPLAY;
 use crate::telemetry::{Moved as Outcome, MovedMetrics};
@@ -53,6 +53,12 @@ impl Room {
     pub(crate) fn kept(&self) -> usize {
         self.kept.load(Relaxed)
     }
+
+    /// How many requests wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.requests.load(Relaxed)
+    }
 }
 
 impl Keeps {
@@ -83,61 +89,70 @@ impl Keeps {
         !self.is_back && self.is_measured
     }
 
-    /// Takes it, if it may be sent elsewhere: it does not come back twice.
-    pub(crate) fn take(keeps: &mut Option<Box<Self>>) -> Option<Box<Self>> {
-        keeps.take_if(|keeps| !keeps.is_back)
+    /// It was refused where its Service was. Takes it, if it may be sent elsewhere: it does not come back twice. `is_whole`:
+    /// everything that was sent of it is at hand.
+    pub(crate) fn take(keeps: &mut Option<Box<Self>>, is_whole: bool) -> Option<Box<Self>> {
+        let taken = keeps.take_if(|keeps| is_whole && !keeps.is_back);
+        if taken.is_none() {
+            MovedMetrics::count(Outcome::Nowhere);
+        }
+        taken
     }
 
-    /// It was refused at `from`, where its Service was. Waits until that is reached elsewhere, and gives where it goes then; it is
-    /// still kept for that. Where nobody says so in time, or there is no room to wait, that is `from` again, which sends on what does
-    /// not say that it is kept.
+    /// It was refused at `from`, where its Service was, and has `held` of the limits of its port. Waits until that is reached
+    /// elsewhere, and gives where it goes then; it is still kept for that. Where nobody says so in time, there is no room to wait, or
+    /// nobody is to be picked there, that is `from` again, which sends on what does not say that it is kept.
     pub(crate) async fn elsewhere(
         mut self: Box<Self>,
-        from: &Arc<Endpoint>,
-        connects: bool,
-    ) -> Result<(Picked, Box<Self>), Cause> {
+        (from, held): (Arc<Endpoint>, Held),
+    ) -> (Picked, Box<Self>) {
         self.is_back = true;
         let outcome = Counted::new();
-        let key = from.key();
-        match self.waits(key, from).await {
-            Outcome::Elsewhere => {
-                let mesh = self.shared.mesh.load_full();
-                let known = mesh.destination(key).ok_or(Cause::NoBackend)?;
-                let mut picked = known.cluster.pick(None, None, std::time::Instant::now())?;
-                if connects {
-                    picked.needs_connection()?;
-                }
+        let found = self.waits(from.key(), &from).await;
+        let now = std::time::Instant::now();
+        let found = found.and_then(|mesh| {
+            let known = mesh.destination(from.key()).ok_or(Outcome::Unpicked)?;
+            known.cluster.pick_within(now).map_err(|_| Outcome::Unpicked)
+        });
+        let mut picked = match found {
+            Ok(picked) => {
                 outcome.is(Outcome::Elsewhere);
-                Ok((picked, self))
+                picked
             }
-            why => {
+            Err(why) => {
                 outcome.is(why);
-                Ok((Cluster::take(from, std::time::Instant::now()), self))
+                Cluster::take(&from, now)
             }
-        }
+        };
+        picked.hold(held);
+        (picked, self)
     }
 
-    async fn waits(&self, key: &ServicePort, from: &Endpoint) -> Outcome {
+    /// Gives what is known of the mesh once it is reached elsewhere.
+    async fn waits(&self, key: &ServicePort, from: &Endpoint) -> Result<Arc<Mesh>, Outcome> {
         let (mesh, room) = (&self.shared.mesh, &self.shared.moved);
-        if is_elsewhere(&mesh.load(), key, from) {
-            return Outcome::Elsewhere;
+        let elsewhere = || Some(mesh.load_full()).filter(|mesh| is_elsewhere(mesh, key, from));
+        if let Some(mesh) = elsewhere() {
+            return Ok(mesh);
         }
         if !room.is_heard.load(Relaxed) {
-            return Outcome::Unheard;
+            return Err(Outcome::Unheard);
         }
         let service = mesh.load().config.services.get(&key.service).cloned();
         let state = service.and_then(|service| service.state.clone());
-        let Some(park) = state.map(|state| state.park) else { return Outcome::Expired };
+        let Some(park) = state.map(|state| state.park) else { return Err(Outcome::Expired) };
         let most = (park.requests, park.bytes);
-        let Some(_waiting) = Waiting::enter(room, self.head + self.body, most) else { return Outcome::Full };
+        let Some(_waiting) = Waiting::enter(room, self.head + self.body, most) else {
+            return Err(Outcome::Full);
+        };
         let until = Instant::now() + park.wait.min(LONGEST);
         loop {
             let changed = mesh.changed();
-            if is_elsewhere(&mesh.load(), key, from) {
-                return Outcome::Elsewhere;
+            if let Some(mesh) = elsewhere() {
+                return Ok(mesh);
             }
             if timeout_at(until, changed).await.is_err() {
-                return Outcome::Expired;
+                return Err(Outcome::Expired);
             }
         }
     }
@@ -193,6 +208,9 @@ impl Drop for Counted {
         MovedMetrics::count(self.0);
     }
 }
+
+// Of what goes without being read nothing is lost.
+const _: () = assert!(STREAM_CREDIT as usize <= REPLAY);
 
 /// Most bytes of all bodies that are kept.
 const MOST_KEPT: usize = 64 << 20;

@@ -16,7 +16,9 @@ pub(crate) enum Moved {
     Full,
     /// The same: no control plane is heard, which would say so.
     Unheard,
-    /// Nowhere: its caller went away, its time was over, or nobody was to be picked.
+    /// The same: where the Service is reached, nobody was to be picked.
+    Unpicked,
+    /// Nowhere: its caller went away, its time was over, or it was not at hand any more.
     Nowhere,
 }
 
@@ -27,6 +29,7 @@ impl Moved {
             Moved::Expired => "expired",
             Moved::Full => "full",
             Moved::Unheard => "unheard",
+            Moved::Unpicked => "unpicked",
             Moved::Nowhere => "nowhere",
         }
     }

@@ -65,8 +65,7 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
         };
         let whole = replay.is_whole();
         if has_moved(&error)
-            && whole
-            && let Some(keeps) = Keeps::take(&mut call.keeps)
+            && let Some(keeps) = Keeps::take(&mut call.keeps, whole)
         {
             Box::pin(moves_on(call, (picked, keeps), respond)).await?;
             continue;

@@ -29,6 +29,7 @@ use crate::http::h2::limits::{Limits, Standing};
 use crate::http::h2::retry::{Crowded, Weighed};
 use crate::http::h2::way::Way;
 use crate::http::h2::{Downstream, answer, head};
+use crate::http::hop::Kind;
 use crate::http::local::{self, ErrorAnswer};
 use crate::http::stream::Stream;
 use crate::http::{Context, HEAD_TIMEOUT, LINGER, unpicked};
@@ -199,7 +200,11 @@ impl Connection {
         let placing = state.asked(&asked);
         let span = head::begin_span(&mut asked.fields, downstream.context.direction);
         let forwarded = state.gate.is_some() && downstream.is_forwarded(&asked);
-        let is_kept = state.gate.is_some() && self.client.io.stream.is_link() && head::is_kept(&asked);
+        // Of what comes in chunks more may be read ahead than its caller keeps.
+        let is_kept = state.gate.is_some()
+            && self.client.io.stream.is_link()
+            && (body.is_done() || asked.fields.of(Kind::ContentLength).is_some())
+            && head::is_kept(&asked);
         let (prepared, Ordered { orders, copy }) =
             prepare(downstream, &mut asked, &target, (state, route), forwarded);
         let patience = &downstream.context.worker.shared.config.guard;
@@ -341,12 +346,11 @@ impl Connection {
                 Err(error) => error,
             };
             if has_moved(&error)
-                && upload.sent.is_some()
-                && let Some(keeps) = Keeps::take(&mut call.keeps)
+                && let Some(keeps) = Keeps::take(&mut call.keeps, upload.sent.is_some())
             {
                 let finding = call.leaves(picked, keeps);
                 let found = self.watched(call, upload.body, Box::pin(finding)).await?;
-                call.found(found)?;
+                call.found(found);
                 continue;
             }
             let again = call.again(picked, error, sent, upload.sent.is_some())?;

@@ -11,8 +11,8 @@ use super::fields::{RequestHead, ResponseHead};
 use super::limits::Limits;
 use super::retry::Crowded;
 use super::{Downstream, head};
-use crate::balance::{Avoid, Cluster, Endpoint, Outcome, Picked};
-use crate::error::{Cause, ProxyError};
+use crate::balance::{Avoid, Cluster, Endpoint, Picked};
+use crate::error::ProxyError;
 use crate::http::hop::Kind;
 use crate::http::stream::Stream;
 use crate::http::{hop, unpicked};
@@ -122,7 +122,8 @@ impl Call<'_> {
             let hash = |cluster: &Cluster| cluster.hash(&self.head, caller);
             let mut picked = self.state.pick(placing, session, hash, (is_first, avoid), now)?;
             picked.hold(held);
-            if is_first && picked.wait_out(self.connects, || self.comes()) {
+            // What is placed may run on a device, which knows of no other place.
+            if is_first && picked.wait_out(self.connects, || self.comes()) && self.placing.is_none() {
                 self.keeps = self.keep(is_empty());
             }
             Ok(picked)
@@ -149,19 +150,15 @@ impl Call<'_> {
         &mut self,
         picked: Picked,
         keeps: Box<Keeps>,
-    ) -> impl Future<Output = Result<(Picked, Box<Keeps>), Cause>> + use<> {
+    ) -> impl Future<Output = (Picked, Box<Keeps>)> + use<> {
         self.limits.try_ends();
-        let (from, connects) = (picked.endpoint.clone(), self.connects);
-        picked.finish(Outcome::Abandoned, Duration::ZERO, Instant::now());
-        async move { keeps.elsewhere(&from, connects).await }
+        keeps.elsewhere(picked.leave(Instant::now()))
     }
 
     /// That is found.
-    pub(crate) fn found(&mut self, found: Result<(Picked, Box<Keeps>), Cause>) -> Result<(), ProxyError> {
-        let (picked, keeps) = found.map_err(|cause| ProxyError::new(cause, unpicked(cause)))?;
+    pub(crate) fn found(&mut self, (picked, keeps): (Picked, Box<Keeps>)) {
         self.keeps = Some(keeps);
         self.elsewhere = Some(Box::new(picked));
-        Ok(())
     }
 
     /// What is asked of the place of a Service with state.

@@ -232,8 +232,7 @@ async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> 
             Err(error) => error,
         };
         if has_moved(&error)
-            && upload.can_replay()
-            && let Some(keeps) = Keeps::take(&mut call.keeps)
+            && let Some(keeps) = Keeps::take(&mut call.keeps, upload.can_replay())
         {
             Box::pin(moves_on(call, (picked, keeps), respond)).await?;
             sent = Instant::now();
@@ -439,7 +438,8 @@ pub(crate) async fn moves_on(
 ) -> Result<(), ProxyError> {
     let finding = call.leaves(picked, keeps);
     let found = watched(&mut call.limits, respond, Box::pin(finding)).await?;
-    call.found(found)
+    call.found(found);
+    Ok(())
 }
 
 /// Whether it is this side that ends the stream, so that the upstream is to be told.

@@ -361,7 +361,7 @@ impl Connection {
             return After::Tunnel;
         }
         let fault = result.err();
-        x.kept = None;
+        (x.kept, x.keeps) = (None, None);
         self.settle_upstream(fault.as_ref(), now, duration);
         let x = &mut *self.exchange;
         let whole = x.uploaded || (x.framing == Framing::None && x.head_len > 0);

@@ -269,6 +269,18 @@ impl Exchange {
         self.up_stays = false;
     }
 
+    /// A try came to nothing: nothing is left of it, and no endpoint's time runs.
+    #[cold]
+    pub(super) fn try_ends(&mut self) {
+        if let Some(up) = self.up.take() {
+            up.io.reset_on_close();
+        }
+        self.up_out.clear();
+        self.download.buffer = None;
+        self.deadline = self.end;
+        self.forget();
+    }
+
     /// Whether nothing more is to be waited for, given that the answer is complete.
     fn is_over(&self) -> bool {
         let never_asked = self.expects_continue && self.early == 0 && self.upload.moved == 0;

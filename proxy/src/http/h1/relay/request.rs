@@ -120,8 +120,10 @@ impl Connection {
             let caller = self.vouched.as_ref().and_then(|caller| Some(&caller.as_ref()?.id));
             gate::is_forwarded(&worker.shared, caller, request.fields.get(hop::FORWARDED_FIELD))
         };
+        // Of what comes in chunks more may be read ahead than its caller keeps.
         let is_kept = state.gate.is_some()
             && self.down.stream.is_link()
+            && request.framing.known_length().is_some()
             && request.fields.get(hop::KEEPS_FIELD).is_some();
         if let Some(guard) = target.guard.as_ref().filter(|_| !forwarded) {
             let identity = self.vouched.as_ref().and_then(|caller| Some(&caller.as_ref()?.id));
@@ -203,7 +205,8 @@ impl Connection {
         }
         let mut picked = pick(target, route.index, None, (x.placing.as_ref(), x.session, hash), now)?;
         picked.hold(held);
-        if target.pinned.is_none() && picked.wait_out(true, came) {
+        // What is placed may run on a device, which knows of no other place.
+        if target.pinned.is_none() && picked.wait_out(true, came) && x.placing.is_none() {
             // What is framed in chunks takes more than its content, of which it is known how much is kept.
             let length = request.framing.known_length();
             x.keeps = length.and_then(|length| Keeps::request(&worker.shared, request.len, Some(length)));

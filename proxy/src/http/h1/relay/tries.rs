@@ -48,11 +48,11 @@ impl Connection {
     /// A try came to nothing: sees to the next one, if there is one.
     #[cold]
     async fn next_try(&mut self, fault: Fault) -> Result<(), Fault> {
-        if fault.has_moved()
-            && self.exchange.is_whole()
-            && let Some(keeps) = Keeps::take(&mut self.exchange.keeps)
-        {
-            return self.moves_on(fault, keeps).await;
+        if fault.has_moved() {
+            let is_whole = self.exchange.is_whole();
+            if let Some(keeps) = Keeps::take(&mut self.exchange.keeps, is_whole) {
+                return self.moves_on(keeps).await;
+            }
         }
         let Some(pause) = self.again(&fault) else { return Err(fault) };
         self.leave_endpoint(&fault);
@@ -184,12 +184,13 @@ impl Connection {
     /// The state of the Service has left the endpoint, which has not executed the request: goes where it is. What comes of that
     /// counts as no other try, and says nothing of the endpoint.
     #[cold]
-    async fn moves_on(&mut self, fault: Fault, keeps: Box<Keeps>) -> Result<(), Fault> {
-        let nothing = Fault::new(Cause::Internal, "no endpoint is picked");
-        let from = self.exchange.picked.as_ref().map(|picked| picked.endpoint.clone()).ok_or(nothing)?;
-        self.leave_endpoint(&fault);
-        let found = self.watched(Box::pin(keeps.elsewhere(&from, true))).await?;
-        let (picked, keeps) = found.map_err(|cause| Fault::new(cause, unpicked(cause)))?;
+    async fn moves_on(&mut self, keeps: Box<Keeps>) -> Result<(), Fault> {
+        let Some(picked) = self.exchange.picked.take() else {
+            return Err(Fault::new(Cause::Internal, "no endpoint is picked"));
+        };
+        let left = picked.leave(Instant::now().into_std());
+        self.exchange.try_ends();
+        let (picked, keeps) = self.watched(Box::pin(keeps.elsewhere(left))).await?;
         self.exchange.keeps = Some(keeps);
         self.exchange.endpoint = Some(picked.endpoint.address);
         self.exchange.picked = Some(picked);
@@ -216,13 +217,7 @@ impl Connection {
             x.kept = picked.keep();
             picked.finish(outcome, latency, now.into_std());
         }
-        if let Some(up) = x.up.take() {
-            up.io.reset_on_close();
-        }
-        x.up_out.clear();
-        x.download.buffer = None;
-        x.deadline = x.end;
-        x.forget();
+        x.try_ends();
     }
 
     /// Picks another endpoint.
