@@ -52,9 +52,6 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
         call.limits.try_begins();
         call.tally.endpoint = Some(picked.endpoint.address);
         let sent = Instant::now();
-        if call.keeps.is_some() {
-            replay.keep();
-        }
         let error = match attempt(call, &picked, respond, &mut replay).await {
             Ok(outcome) => {
                 picked.carried((call.tally.bytes_in, call.tally.bytes_out));
@@ -83,6 +80,9 @@ async fn attempt(
     replay: &mut Replay,
 ) -> Result<Outcome, ProxyError> {
     let upstream = connect(call, picked, respond).await?;
+    if call.keeps.is_some() {
+        replay.keep();
+    }
     let reused = upstream.reused;
     let head_only = call.head.method() == b"HEAD";
     let sized = match () {
@@ -236,6 +236,7 @@ async fn connect(call: &mut Call<'_>, picked: &Picked, respond: &Stream) -> Resu
     let now = tokio::time::Instant::now();
     let kept = poll_fn(|cx| Poll::Ready(worker.http1.borrow_mut().take(endpoint.id, now, cx))).await;
     if let Some(kept) = kept {
+        call.keeps = None;
         return Ok(kept);
     }
     let direction = picked.direction(call.downstream.context.direction);
@@ -246,6 +247,9 @@ async fn connect(call: &mut Call<'_>, picked: &Picked, respond: &Stream) -> Resu
         && let io::Stream::Link(exchange) = &mut upstream.io.stream
     {
         exchange.keeps();
+    } else {
+        // It would not come back.
+        call.keeps = None;
     }
     Ok(upstream)
 }

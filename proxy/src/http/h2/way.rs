@@ -45,12 +45,18 @@ impl Way {
     ) -> Result<Stream, ProxyError> {
         call.refresh_deadline();
         match self {
-            Way::Http2(lease) => lease.upstream().send(&call.head, end).map(Stream::Http2).map_err(|_| {
-                ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request").safe()
-            }),
+            Way::Http2(lease) => {
+                call.keeps = None;
+                lease.upstream().send(&call.head, end).map(Stream::Http2).map_err(|_| {
+                    ProxyError::new(Cause::UpstreamClosed, "the connection was lost before the request")
+                        .safe()
+                })
+            }
             Way::Link(link) => {
                 let left = call.limits.left();
-                let keeps = call.keeps.as_ref().is_some_and(|keeps| keeps.is_said_over(link));
+                // What says nothing does not come back.
+                call.keeps = call.keeps.take().filter(|keeps| keeps.is_said_over(link));
+                let keeps = call.keeps.is_some();
                 let opened = halves::open(link, &endpoint.name, &call.head, left, (end, keeps));
                 opened.map(Stream::Link).map_err(|cut| answer::before_head(Broken::Link(cut)))
             }
