@@ -4,8 +4,9 @@
 //! What is kept is bounded, of each request and of all. What is not kept says nothing of that, and is sent on by the old
 //! place.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lighter_config::name::ServicePort;
@@ -24,9 +25,8 @@ use crate::worker::Shared;
 pub(crate) struct Room {
     /// Bytes of bodies that are kept, or may come to be.
     kept: AtomicUsize,
-    /// Requests that wait until their Service is reached elsewhere, and their bytes.
-    requests: AtomicUsize,
-    waiting: AtomicUsize,
+    /// Of each Service that some wait for: requests that wait until it is reached elsewhere, and their bytes.
+    waiting: Mutex<HashMap<ServicePort, (u32, u64)>>,
     /// A control plane says where Services are.
     is_heard: AtomicBool,
 }
@@ -56,8 +56,8 @@ impl Room {
 
     /// How many requests wait.
     #[cfg(test)]
-    pub(crate) fn waiting(&self) -> usize {
-        self.requests.load(Relaxed)
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.lock().unwrap().values().map(|(requests, _)| requests).sum()
     }
 }
 
@@ -142,7 +142,7 @@ impl Keeps {
         let state = service.and_then(|service| service.state.clone());
         let Some(park) = state.map(|state| state.park) else { return Err(Outcome::Expired) };
         let most = (park.requests, park.bytes);
-        let Some(_waiting) = Waiting::enter(room, self.head + self.body, most) else {
+        let Some(_waiting) = Waiting::enter((room, key), (self.head + self.body) as u64, most) else {
             return Err(Outcome::Full);
         };
         let until = Instant::now() + park.wait.min(LONGEST);
@@ -170,23 +170,32 @@ fn is_elsewhere(mesh: &Mesh, key: &ServicePort, from: &Endpoint) -> bool {
     !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.address != from.address)
 }
 
-/// One that waits, until this is dropped.
-struct Waiting<'a>(&'a Room, usize);
+/// One that waits for this Service, with so many bytes, until this is dropped.
+struct Waiting<'a>(&'a Room, &'a ServicePort, u64);
 
 impl<'a> Waiting<'a> {
-    /// One of so many bytes. None: there is no room, of so many requests and bytes.
-    fn enter(room: &'a Room, bytes: usize, most: (u32, u64)) -> Option<Self> {
-        let requests = room.requests.fetch_add(1, Relaxed) + 1;
-        let all = room.waiting.fetch_add(bytes, Relaxed) + bytes;
-        let waiting = Waiting(room, bytes);
-        (requests as u64 <= u64::from(most.0) && all as u64 <= most.1).then_some(waiting)
+    /// One of so many bytes. None: there is no room, of so many requests and bytes for its Service.
+    fn enter((room, key): (&'a Room, &'a ServicePort), bytes: u64, most: (u32, u64)) -> Option<Self> {
+        let mut waiting = room.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (requests, all) = waiting.get(key).copied().unwrap_or_default();
+        let more = (requests.saturating_add(1), all.saturating_add(bytes));
+        let fits = more.0 <= most.0 && more.1 <= most.1;
+        fits.then(|| {
+            waiting.insert(key.clone(), more);
+            Waiting(room, key, bytes)
+        })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Relaxed);
-        self.0.waiting.fetch_sub(self.1, Relaxed);
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((requests, bytes)) = waiting.get_mut(self.1) {
+            (*requests, *bytes) = (*requests - 1, *bytes - self.2);
+            if *requests == 0 {
+                waiting.remove(self.1);
+            }
+        }
     }
 }
 

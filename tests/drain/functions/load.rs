@@ -118,7 +118,8 @@ impl Record {
         let began = Instant::now();
         match caller.ask(asked) {
             Ok((number, place)) => {
-                self.answers.lock().unwrap().push((Instant::now(), place));
+                let mut answers = self.answers.lock().unwrap();
+                answers.push((Instant::now(), place));
                 self.took.lock().unwrap().push(began.elapsed());
                 Some(number)
             }

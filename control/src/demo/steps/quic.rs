@@ -17,16 +17,20 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
         load.measure(stage.requests, stage.limit).await?;
         if turn == "lighter_apply" {
             wire::check_listed(stage, WIRE, evidence).await?;
-            evidence.keep("lighter_apply_must_not", stage.world.plane()?.apply(&policy("mustNot")).await?);
             let (web, limit) = (stage.world.instance("web")?, stage.limit);
+            let left = |samples: &Samples| {
+                let labels = [("to", "tcp"), ("cause", "forbidden")];
+                samples.count("lighter_quic_switches_total", &labels)
+            };
+            let before = left(&web.samples().await?);
+            evidence.keep("lighter_apply_must_not", stage.world.plane()?.apply(&policy("mustNot")).await?);
             until(limit, async || {
                 let samples = web.samples().await?;
                 let links = samples.sum("lighter_link_wire", &[("wire", WIRE)]);
                 check(links == 0.0, || "web still sends over QUIC".into())?;
                 // Catalog hears of the policy as well, and may leave the link before web has looked. Until web has, it is not to
                 // hear of another one.
-                let left = samples.count("lighter_quic_switches_total", &[("to", "tcp")]);
-                check(left > 0, || "web has not gone back to TCP".into())
+                check(left(&samples) > before, || "web has not gone back to TCP".into())
             })
             .await?;
             load.measure(stage.requests, stage.limit).await?;

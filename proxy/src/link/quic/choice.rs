@@ -18,8 +18,8 @@ pub(crate) struct Choice {
     samples: VecDeque<Sent>,
     /// Why there is a link over QUIC, where there is one.
     over: Option<Over>,
-    /// The last one ended as links end, which is no switch, unless it turns out that policy had it ended.
-    ended: bool,
+    /// When the last one ended as links end, which is no switch, unless it turns out that policy had it ended.
+    ended: Option<Instant>,
 }
 
 /// A link over QUIC stands.
@@ -54,6 +54,8 @@ impl Sent {
 pub(crate) struct Seen {
     /// What the policy says, where the other side may have QUIC.
     pub(crate) may: WireUse,
+    /// Policy says that QUIC is not to be used. Not so where the other side has none, or is known no more.
+    pub(crate) is_forbidden: bool,
     /// How long QUIC is left alone after a failure, at first.
     pub(crate) back_off: Duration,
     /// For how long QUIC has to lose little until TCP is good enough again.
@@ -96,8 +98,8 @@ impl Choice {
             (None, Some(over)) => {
                 if seen.ended_well {
                     self.over = None;
-                    self.ended = true;
-                    return self.stayed(seen);
+                    self.ended = Some(now);
+                    return self.stayed(now, seen);
                 }
                 let (was_stalled, lived) = (over.stalled, now.saturating_duration_since(over.since));
                 self.over = None;
@@ -109,7 +111,7 @@ impl Choice {
             }
             (Some(_), None) => {}
             (None, None) => {
-                let step = self.stayed(seen);
+                let step = self.stayed(now, seen);
                 if step != Step::Stay {
                     return step;
                 }
@@ -146,7 +148,7 @@ impl Choice {
     /// A dial for `why` ended. `stands`: there is a link over QUIC now.
     pub(crate) fn dialled(&mut self, now: Instant, why: QuicSwitch, stands: bool, back_off: Duration) {
         if stands {
-            self.ended = false;
+            self.ended = None;
             let sent = Sent::default();
             self.over = Some(Over { why, calm: now, sent, since: now, stalled: false });
         } else {
@@ -157,16 +159,17 @@ impl Choice {
     /// There are no links any more.
     pub(crate) fn alone(&mut self) {
         self.over = None;
-        self.ended = false;
+        self.ended = None;
         self.samples.clear();
     }
 
     /// What a link that ended as links end was: whoever accepted it hears of the same policy, and may leave it first.
-    fn stayed(&mut self, seen: &Seen) -> Step {
-        if !self.ended || seen.may != WireUse::MustNot {
+    fn stayed(&mut self, now: Instant, seen: &Seen) -> Step {
+        let is_lately = |ended| now.saturating_duration_since(ended) < HEARD;
+        if !seen.is_forbidden || !self.ended.is_some_and(is_lately) {
             return Step::Stay;
         }
-        self.ended = false;
+        self.ended = None;
         self.samples.clear();
         self.failures = 0;
         Step::Fell(QuicSwitch::Forbidden)
@@ -221,6 +224,9 @@ const LOSS: u64 = 200;
 /// and no fewer than so many.
 const MANY: u64 = 5;
 
+/// Both ends of a link hear of a policy within so long of each other.
+const HEARD: Duration = Duration::from_secs(10);
+
 /// QUIC loses little where it is fewer than one in 1000.
 const CALM_LOSS: u64 = 1000;
 
@@ -242,7 +248,8 @@ mod tests {
     fn seen(may: WireUse, tcp: (u64, u64), quic: Option<(u64, u64, bool)>) -> Seen {
         let sent = |(packets, lost)| Sent { packets, lost };
         let quic = quic.map(|(packets, lost, stalled)| Quic { sent: sent((packets, lost)), stalled });
-        Seen { may, back_off: BACK_OFF, calm: CALM, tcp: sent(tcp), quic, ended_well: false }
+        let is_forbidden = may == WireUse::MustNot;
+        Seen { may, is_forbidden, back_off: BACK_OFF, calm: CALM, tcp: sent(tcp), quic, ended_well: false }
     }
 
     #[test]
@@ -283,6 +290,14 @@ mod tests {
         let forbidden = seen(WireUse::MustNot, (0, 0), Some((1, 0, false)));
         assert_eq!(choice.look(now, &forbidden), Step::Leave(QuicSwitch::Forbidden));
         assert_eq!(choice.look(now, &ended(WireUse::MustNot)), Step::Stay);
+        // Nor one that the other side left as it went itself, and is known no more; nor one long before there was such a policy.
+        for (is_forbidden, later) in [(false, Duration::ZERO), (true, HEARD)] {
+            let mut choice = Choice::default();
+            choice.dialled(now, QuicSwitch::Loss, true, BACK_OFF);
+            assert_eq!(choice.look(now, &ended(WireUse::May)), Step::Stay);
+            let gone = Seen { is_forbidden, ..ended(WireUse::MustNot) };
+            assert_eq!(choice.look(now + later, &gone), Step::Stay);
+        }
     }
 
     #[test]

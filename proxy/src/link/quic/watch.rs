@@ -38,6 +38,7 @@ pub(crate) async fn watch(worker: Weak<Worker>, place: Weak<Place>, address: Soc
         let (links, quic) = (place.links(), current.standing());
         let seen = Seen {
             may: if theirs.quic { policy.quic } else { WireUse::MustNot },
+            is_forbidden: policy.quic == WireUse::MustNot,
             back_off: policy.back_off,
             calm: policy.quic_calm,
             tcp: links.iter().filter_map(|link| link.sent_over_tcp()).fold(Sent::default(), Sent::and),

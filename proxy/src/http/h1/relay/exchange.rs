@@ -258,6 +258,13 @@ impl Exchange {
         !self.answering && (kept || (self.upload.moved == 0 && self.upload.buffer.is_none()))
     }
 
+    /// Keeps nothing for state that leaves where it goes by a connection of HTTP/1.1, on which nobody gives it back.
+    pub(super) fn keep_for_links(&mut self) {
+        if self.up.is_some() {
+            self.keeps = None;
+        }
+    }
+
     /// Forgets an attempt.
     pub(super) fn forget(&mut self) {
         self.sent = false;

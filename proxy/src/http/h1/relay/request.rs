@@ -226,6 +226,7 @@ impl Connection {
             return Ok(Next::Exchange);
         }
         x.up = worker.http1.borrow_mut().take(picked.endpoint.id, now, cx);
+        x.keep_for_links();
         x.endpoint = Some(picked.endpoint.address);
         x.picked = Some(picked);
         Ok(Next::Exchange)

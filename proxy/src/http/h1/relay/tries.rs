@@ -102,6 +102,7 @@ impl Connection {
         let now = Instant::now();
         poll_fn(|cx| {
             self.exchange.up = self.worker.http1.borrow_mut().take(endpoint, now, cx);
+            self.exchange.keep_for_links();
             Poll::Ready(())
         })
         .await;
@@ -118,10 +119,11 @@ impl Connection {
         let dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
         match self.watched(dialling).await? {
             Ok(mut up) => {
-                if self.exchange.keeps.as_ref().is_some_and(|keeps| keeps.is_said_framed())
-                    && let Stream::Link(exchange) = &mut up.io.stream
-                {
-                    exchange.keeps();
+                match (&mut up.io.stream, &self.exchange.keeps) {
+                    (Stream::Link(exchange), Some(keeps)) if keeps.is_said_framed() => exchange.keeps(),
+                    (Stream::Link(_), _) => {}
+                    // Nobody gives it back.
+                    _ => self.exchange.keeps = None,
                 }
                 self.exchange.up = Some(up);
                 Ok(())

@@ -90,7 +90,7 @@ impl Pair {
         self.near.worker.shared.moved.kept()
     }
 
-    fn waiting(&self) -> usize {
+    fn waiting(&self) -> u32 {
         self.near.worker.shared.moved.waiting()
     }
 }
