@@ -23,15 +23,17 @@ const KEPT: usize = 64;
 
 thread_local! {
     /// Empty ones, with what is known of each.
-    static FREE: RefCell<Vec<(Vec<u8>, usize)>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<(Vec<u8>, u32)>> = const { RefCell::new(Vec::new()) };
 }
+
+const _: () = assert!(BUFFER_BYTES <= u32::MAX as usize);
 
 /// A read buffer. It is filled to the vector's end, and consumed from `start` on.
 pub struct Buffer {
     bytes: Vec<u8>,
-    start: usize,
+    start: u32,
     /// So much of its memory held bytes once, and is not cleared again for a reader that needs cleared memory.
-    cleared: usize,
+    cleared: u32,
 }
 
 /// Gives the buffers back that this thread keeps for reuse.
@@ -50,7 +52,7 @@ impl Buffer {
     /// What is filled and not yet consumed.
     #[inline]
     pub fn filled(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes[self.start as usize..]
     }
 
     /// How many bytes fit behind what is filled.
@@ -70,7 +72,7 @@ impl Buffer {
             return Poll::Ready(Ok(0));
         }
         let filled = self.bytes.len();
-        let cleared = self.cleared.saturating_sub(filled);
+        let cleared = (self.cleared as usize).saturating_sub(filled);
         let mut room = ReadBuf::uninit(self.bytes.spare_capacity_mut());
         let at = room.filled().as_ptr();
         // SAFETY: the vector never gets other memory, and bytes that were there once are still there, whatever they are.
@@ -78,7 +80,7 @@ impl Buffer {
         ready!(Pin::new(from).poll_read(cx, &mut room))?;
         let (came, cleared) = (room.filled().len(), room.initialized().len());
         assert_eq!(at, room.filled().as_ptr(), "a reader fills the room that it was given");
-        self.cleared = self.cleared.max(filled + cleared);
+        self.cleared = self.cleared.max((filled + cleared) as u32);
         // SAFETY: so many bytes were filled there.
         unsafe { self.bytes.set_len(filled + came) };
         Poll::Ready(Ok(came))
@@ -123,21 +125,21 @@ impl Buffer {
     /// How many bytes are filled and not yet consumed.
     #[inline]
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.start
+        self.bytes.len() - self.start as usize
     }
 
     /// Whether everything filled was consumed.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
+        self.start as usize == self.bytes.len()
     }
 
     /// `bytes` were consumed.
     #[inline]
     pub fn consume(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.len());
-        self.start += bytes;
-        if self.start == self.bytes.len() {
+        self.start += bytes as u32;
+        if self.is_empty() {
             self.start = 0;
             self.bytes.clear();
         }
@@ -145,13 +147,13 @@ impl Buffer {
 
     /// Only the first `bytes` of what is filled stay.
     pub fn truncate(&mut self, bytes: usize) {
-        self.bytes.truncate(self.start + bytes);
+        self.bytes.truncate(self.start as usize + bytes);
     }
 
     /// Moves what is left to the front, so that the room behind it is as large as can be.
     pub fn compact(&mut self) {
         if self.start > 0 {
-            self.bytes.drain(..self.start);
+            self.bytes.drain(..self.start as usize);
             self.start = 0;
         }
     }
@@ -173,7 +175,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
-        let cleared = self.cleared.max(bytes.len());
+        let cleared = self.cleared.max(bytes.len() as u32);
         bytes.clear();
         // The list is gone when the thread ends: then the allocator gets the buffer.
         let _ = FREE.try_with(|free| {
