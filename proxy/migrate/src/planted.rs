@@ -73,4 +73,6 @@ pub(crate) enum Planted {
     LetGoFirst,
     /// What waits for somebody who does not keep the journal any more waits on.
     WaitOn,
+    /// The heir of an earlier epoch is nobody's where it has had everything of this one since.
+    ExactView,
 }

@@ -140,7 +140,9 @@ impl<'a, I: Ord> Kept<'a, I> {
     /// Who has all that was acknowledged.
     ///
     /// The standby may be that of an earlier epoch: nobody has acknowledged anything in a later one. Whoever serves does that once
-    /// it was told that the heir is of its epoch, or that nobody keeps the journal, and that is here before.
+    /// it was told that the heir is of its epoch, or that nobody keeps the journal, and that is here before. So whatever that one
+    /// has had everything of since is good as well, and stays so once it is not to follow itself any more: it may have nothing
+    /// else by then.
     pub fn heir(&self, seen: &BTreeMap<I, Seen>) -> Heir<'a, I> {
         let named = self.standby.and_then(|standby| Some((standby, standby.instance.as_ref()?)));
         let Some((standby, name)) = named else { return Heir::None };
@@ -148,10 +150,11 @@ impl<'a, I: Ord> Kept<'a, I> {
         if !there.has_said {
             return Heir::Awaited;
         }
-        // It may keep what is to follow that as well, and have all of it by now.
-        let follows = self.next.filter(|next| next.instance.as_ref() == Some(name));
-        let views = [Some(standby), follows].map(|standby| standby.map(|standby| standby.view));
-        let is_whole = there.said.is_some_and(|said| views.contains(&Some(said.whole)));
+        let may_be_later = standby.epoch != self.epoch && !self.faults.has(Planted::ExactView);
+        let is_whole = there.said.is_some_and(|said| match may_be_later {
+            true => said.whole >= standby.view,
+            false => said.whole == standby.view,
+        });
         if is_whole { Heir::Is(name) } else { Heir::None }
     }
 
@@ -290,4 +293,39 @@ fn other<'a, I: Ord, const N: usize>(
 
 fn may_keep<I: Ord>(name: &I, seen: &BTreeMap<I, Seen>) -> bool {
     seen.get(name).is_some_and(|seen| seen.may_keep && seen.is_heard && !seen.is_leaving && !seen.holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: Epoch = Epoch(3);
+    const NOW: Epoch = Epoch(4);
+
+    fn standby(name: &'static str, epoch: Epoch, view: u64) -> Standby<&'static str> {
+        Standby { epoch, view, number: 0, instance: Some(name), token: Vec::new() }
+    }
+
+    /// One that could keep the journal, and has everything in this view.
+    fn whole(view: u64) -> Seen {
+        let said = Said { epoch: NOW, view, whole: view, hands_over: true, ..Said::default() };
+        Seen { is_heard: true, may_keep: true, has_said: true, said: Some(said), ..Seen::default() }
+    }
+
+    #[test]
+    fn an_heir_of_an_earlier_epoch_that_has_had_everything_of_this_one_since_stays_the_heir() {
+        let before = standby("b", BEFORE, 5);
+        let heir = |epoch, next: Option<&Standby<_>>, has| {
+            let kept = Kept::new((epoch, None, false), Some(&before), next);
+            kept.heir(&[("b", whole(has))].into()) == Heir::Is(&"b")
+        };
+        let itself = standby("b", NOW, 6);
+        let other = standby("d", NOW, 7);
+        for next in [Some(&itself), Some(&other), None] {
+            let is_heir = [4, 5, 6].map(|has| heir(NOW, next, has));
+            assert_eq!(is_heir, [false, true, true], "{next:?}");
+        }
+        // Something may have been acknowledged by now that only the one that is named has.
+        assert_eq!([4, 5, 6].map(|has| heir(BEFORE, None, has)), [false, true, false]);
+    }
 }

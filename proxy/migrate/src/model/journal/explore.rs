@@ -12,6 +12,9 @@ fn explore(limits: &Limits, most: usize) -> Result<usize, String> {
     if !limits.is_first {
         first = journaled(first, limits)?;
     }
+    if limits.is_moved {
+        first = moved(first, limits)?;
+    }
     let mut seen = HashSet::from([first.fingerprint()]);
     let mut paths: Vec<(usize, String)> = vec![(0, String::new())];
     let mut next = VecDeque::from([(first, 0)]);
@@ -67,6 +70,21 @@ fn journaled(mut world: World, limits: &Limits) -> Result<World, String> {
     }
 }
 
+/// The same where something was acknowledged, the service has moved since, and whoever had it is gone.
+fn moved(mut world: World, limits: &Limits) -> Result<World, String> {
+    let from = world.owner;
+    world.take(Step::Write(from), limits)?;
+    let mut world = journaled(world, limits)?;
+    let standby = world.standby.as_ref().and_then(|standby| standby.instance);
+    let to =
+        (0..limits.instances).find(|at| *at != from && Some(*at) != standby).ok_or("there are too few")?;
+    world.take(Step::Move(to), limits)?;
+    world.take(Step::Die(from), limits)?;
+    world.rest();
+    world.spent = Default::default();
+    Ok(world)
+}
+
 const BASE: Limits = Limits {
     instances: 3,
     writes: 1,
@@ -76,7 +94,9 @@ const BASE: Limits = Limits {
     moves: 0,
     doubles: 0,
     losses: 0,
+    restarts: 0,
     is_first: false,
+    is_moved: false,
     planted: None,
 };
 
@@ -99,6 +119,10 @@ fn nothing_acknowledged_is_lost_while_not_both_are_dead() {
     show("it moves", &Limits { moves: 1, ..BASE });
     show("one is not reached", &Limits { losses: 1, ..BASE });
     show("something comes twice", &Limits { doubles: 1, deaths: 1, ..BASE });
+    let moved = Limits { is_moved: true, deaths: 1, ..BASE };
+    show("it has moved, one is not reached, and one dies", &Limits { losses: 1, ..moved });
+    show("it has moved, one leaves, and one dies", &Limits { leaves: 1, ..moved });
+    show("it has moved, an application begins again, and one dies", &Limits { restarts: 1, ..moved });
     if is_full() {
         show("nobody keeps it yet, and one is not heard", &Limits { is_first: true, cuts: 1, ..BASE });
         show("one leaves, and one is not heard", &Limits { leaves: 1, cuts: 1, ..BASE });
@@ -123,7 +147,9 @@ fn whatever_goes_wrong_at_once_nothing_acknowledged_is_lost() {
             moves: some(&mut random),
             doubles: 20,
             losses: some(&mut random),
+            restarts: some(&mut random),
             is_first: true,
+            is_moved: false,
             planted: None,
         };
         live(&limits, &mut random).unwrap_or_else(|wrong| panic!("seed {seed}, {limits:?}: {wrong}"));
@@ -151,6 +177,7 @@ fn live(limits: &Limits, random: &mut fastrand::Rng) -> Result<(), String> {
 fn every_fault_planted_in_the_journal_is_found() {
     let leaves = Limits { leaves: 1, ..BASE };
     let dies = Limits { deaths: 1, ..leaves };
+    let moved = Limits { is_moved: true, deaths: 1, ..BASE };
     let faults = [
         (Planted::ConfirmEarly, dies),
         (Planted::HeirAlone, dies),
@@ -159,6 +186,9 @@ fn every_fault_planted_in_the_journal_is_found() {
         (Planted::PromoteEarly, dies),
         (Planted::LetGoFirst, leaves),
         (Planted::WaitOn, leaves),
+        (Planted::ExactView, Limits { losses: 1, ..moved }),
+        (Planted::ExactView, Limits { leaves: 1, ..moved }),
+        (Planted::ExactView, Limits { restarts: 1, ..moved }),
     ];
     for (planted, limits) in faults {
         match explore(&Limits { planted: Some(planted), ..limits }, 400_000) {

@@ -47,8 +47,13 @@ struct Limits {
     doubles: u8,
     /// Somebody who keeps the journal is not reached, or that is what is said.
     losses: u8,
+    /// An application begins again, and its sidecar lives.
+    restarts: u8,
     /// Nobody keeps the journal yet.
     is_first: bool,
+    /// Something was acknowledged, the service has moved since, and the one that had it is gone: only the standby of before is
+    /// there to keep the journal.
+    is_moved: bool,
     planted: Option<Planted>,
 }
 
@@ -88,7 +93,7 @@ struct World {
     /// What was acknowledged, by epochs.
     acknowledged: BTreeMap<Epoch, u8>,
     written: u8,
-    spent: [u8; 6],
+    spent: [u8; 7],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +117,7 @@ enum Step {
     Leave(u8),
     Move(u8),
     Lose(u8, usize),
+    Restart(u8),
 }
 
 impl World {
@@ -131,7 +137,7 @@ impl World {
             begun: Epoch(1),
             acknowledged: BTreeMap::new(),
             written: 0,
-            spent: [0; 6],
+            spent: [0; 7],
         };
         if let Some(Some(first)) = world.instances.first_mut() {
             first.serves = Some(Epoch(1));
@@ -186,7 +192,7 @@ impl World {
     /// What may happen, and whether that is how things get on.
     fn steps(&self, limits: &Limits) -> Vec<(Step, bool)> {
         let mut steps = Vec::new();
-        let [deaths, cuts, leaves, moves, doubles, losses] = self.spent;
+        let [deaths, cuts, leaves, moves, doubles, losses, restarts] = self.spent;
         for at in 0..limits.instances {
             let Some(there) = self.get(at) else { continue };
             let is_heard = self.heard.contains_key(&at);
@@ -208,6 +214,9 @@ impl World {
                             steps.push((Step::Lose(at, seat), false));
                         }
                     }
+                }
+                if there.serves == Some(self.epoch) && restarts < limits.restarts {
+                    steps.push((Step::Restart(at), false));
                 }
                 if is_heard && there.serves < Some(self.epoch) {
                     steps.push((Step::GiveUp(at), true));
@@ -238,7 +247,8 @@ impl World {
             steps.push((Step::Choose, true));
         }
         let is_there = self.heard.contains_key(&self.owner);
-        if !is_there && !self.heard.is_empty() {
+        let has_lost = self.is_served && self.heard.get(&self.owner).is_some_and(|heard| heard.1.is_none());
+        if (!is_there || has_lost) && !self.heard.is_empty() {
             steps.push((Step::Grant, true));
         }
         if is_there
@@ -340,6 +350,13 @@ impl World {
                 self.spent[5] += 1;
                 if let Some(there) = self.at(at) {
                     there.lost[seat] = true;
+                }
+            }
+            Step::Restart(at) => {
+                self.spent[6] += 1;
+                if let Some(there) = self.at(at) {
+                    (there.has, there.serves) = (0, None);
+                    there.ledger.lose();
                 }
             }
         }
@@ -467,6 +484,7 @@ impl World {
         there.ledger.begins();
         self.is_served = true;
         self.hears(self.owner);
+        self.report(self.owner);
         if required & !has != 0 {
             return Err(format!("{required:b} was acknowledged, and it begins with {has:b}"));
         }
