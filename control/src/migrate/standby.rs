@@ -73,6 +73,7 @@ fn sights(moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>) -> BTreeMap<Arc<str>, 
                 && presence.link.is_some()
                 && stand.is_some()
                 && owner.is_none_or(|(_, owner)| presence.ports.is_superset(&owner.presence.ports)),
+            has_link: presence.link.is_some(),
             is_leaving: presence.draining || presence.leaving,
             has_said: stand.is_some(),
             holds: stand.is_some_and(|stand| stand.holds().is_some()),

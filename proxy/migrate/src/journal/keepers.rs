@@ -49,6 +49,8 @@ pub struct Seen {
     pub is_heard: bool,
     /// It may be chosen.
     pub may_keep: bool,
+    /// It accepts links.
+    pub has_link: bool,
     /// It is about to leave.
     pub is_leaving: bool,
     /// It has said what it has.
@@ -172,8 +174,11 @@ impl<'a, I: Ord> Kept<'a, I> {
         let earlier =
             earlier.and_then(|standby| standby.instance.as_ref()).filter(|name| seen.contains_key(name));
         let kept = now.and_then(|now| now.instance.as_ref());
-        if let Some(next) = self.next {
-            return self.follow(next, said, owner, kept.or(earlier), seen);
+        match self.next {
+            // It does not know that one follows another, and would take it that nobody keeps the journal.
+            Some(_) if there.said.is_some_and(|said| !said.hands_over) => return Some(Change::Drop),
+            Some(next) => return self.follow(next, said, owner, (kept, earlier), seen),
+            None => {}
         }
         let keeps = kept.and_then(|name| seen.get(name));
         let is_lost = now.is_some_and(|now| said.is_lost && said.view == now.number());
@@ -201,16 +206,26 @@ impl<'a, I: Ord> Kept<'a, I> {
         next: &Standby<I>,
         said: Said,
         owner: &I,
-        heir: Option<&I>,
+        (kept, earlier): (Option<&I>, Option<&I>),
         seen: &'a BTreeMap<I, Seen>,
     ) -> Option<Change<'a, I>> {
         let there = next.instance.as_ref().and_then(|name| seen.get(name));
         let is_told = said.view >= next.view;
-        let there = there
-            .filter(|there| next.epoch == self.epoch && !there.is_leaving && !(is_told && said.is_next_lost));
-        let Some(there) = there else {
+        let is_lost = is_told && said.is_next_lost && next.epoch == self.epoch;
+        // One that accepts no links whoever serves is not told of.
+        let may_follow =
+            |there: &&Seen| next.epoch == self.epoch && !there.is_leaving && there.has_link && !is_lost;
+        let Some(there) = there.filter(may_follow) else {
+            // The heir of before is tried like any other once one was not reached: it may be the only one that is.
+            let heir = if is_lost { kept } else { kept.or(earlier) };
             let other = other([owner, heir.unwrap_or(owner)], next.instance.as_ref(), seen);
-            return Some(other.map_or(Change::Drop, Change::Follow));
+            let has_heir = kept.or(earlier).is_some();
+            return Some(match other {
+                Some(other) => Change::Follow(other),
+                None if has_heir => Change::Drop,
+                // Whoever serves is to know that nobody keeps the journal.
+                None => Change::Name(None),
+            });
         };
         let is_whole = there.said.is_some_and(|said| said.whole == next.view);
         let is_confirmed = said.confirmed == next.view || self.faults.has(Planted::PromoteEarly);
@@ -309,7 +324,65 @@ mod tests {
     /// One that could keep the journal, and has everything in this view.
     fn whole(view: u64) -> Seen {
         let said = Said { epoch: NOW, view, whole: view, hands_over: true, ..Said::default() };
-        Seen { is_heard: true, may_keep: true, has_said: true, said: Some(said), ..Seen::default() }
+        let seen = Seen { is_heard: true, may_keep: true, has_link: true, has_said: true, ..Seen::default() };
+        Seen { said: Some(said), ..seen }
+    }
+
+    /// One that serves, and was told this.
+    fn serves(view: u64) -> Seen {
+        let said = Said { epoch: NOW, view, hands_over: true, ..Said::default() };
+        Seen { holds: true, serves: true, said: Some(said), ..whole(0) }
+    }
+
+    /// What is to become of the one that is to follow the heir.
+    fn follow(
+        next: &Standby<&'static str>,
+        owner: Seen,
+        others: &[(&'static str, Seen)],
+    ) -> Option<Change<'static, &'static str>> {
+        let before = standby("b", BEFORE, 5);
+        let mut seen: BTreeMap<_, _> = others.iter().copied().collect();
+        seen.insert("c", owner);
+        let kept = Kept::new((NOW, Some(&"c"), true), Some(&before), Some(next));
+        kept.choose(&seen).map(|change| match change {
+            Change::Follow(name) => Change::Follow(["a", "b", "d"].iter().find(|of| *of == name).unwrap()),
+            Change::Name(name) => Change::Name(name.map(|_| &"")),
+            Change::Promote => Change::Promote,
+            Change::Drop => Change::Drop,
+        })
+    }
+
+    #[test]
+    fn where_another_one_is_not_reached_after_a_move_the_heir_of_before_is_tried_in_its_turn() {
+        let mut lost = serves(7);
+        lost.said = lost.said.map(|said| Said { is_next_lost: true, ..said });
+        let all = ["a", "b", "d"].map(|name| (name, whole(5)));
+        for (before, next) in [("a", &"b"), ("b", &"d"), ("d", &"a")] {
+            assert_eq!(follow(&standby(before, NOW, 7), lost, &all), Some(Change::Follow(next)));
+        }
+        assert_eq!(follow(&standby("a", NOW, 7), lost, &all[..2]), Some(Change::Follow(&"b")));
+        // Nobody else is there, and it goes on to have what it has.
+        assert_eq!(follow(&standby("b", NOW, 7), lost, &all[1..2]), Some(Change::Drop));
+        assert_eq!(
+            follow(&standby("a", NOW, 7), lost, &all[..1]),
+            Some(Change::Name(None)),
+            "nobody is the heir"
+        );
+        let leaves = Seen { is_leaving: true, ..whole(0) };
+        let others = [("a", leaves), all[1], all[2]];
+        assert_eq!(follow(&standby("a", NOW, 7), serves(7), &others), Some(Change::Follow(&"d")));
+    }
+
+    #[test]
+    fn nobody_is_waited_for_whom_whoever_serves_is_not_told_of() {
+        let next = standby("a", NOW, 7);
+        let all = ["a", "b", "d"].map(|name| (name, whole(5)));
+        assert_eq!(follow(&next, serves(7), &all), None, "it has not everything yet");
+        let closed = [("a", Seen { has_link: false, ..whole(5) }), all[1], all[2]];
+        assert_eq!(follow(&next, serves(6), &closed), Some(Change::Follow(&"d")));
+        let mut knows_nothing = serves(6);
+        knows_nothing.said = knows_nothing.said.map(|said| Said { hands_over: false, ..said });
+        assert_eq!(follow(&next, knows_nothing, &all), Some(Change::Drop));
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn journaled(mut world: World, limits: &Limits) -> Result<World, String> {
     }
 }
 
-/// The same where something was acknowledged, the service has moved since, and whoever had it is gone.
+/// The same where something was acknowledged, the service has moved since, and whoever had it is gone or not reached.
 fn moved(mut world: World, limits: &Limits) -> Result<World, String> {
     let from = world.owner;
     world.take(Step::Write(from), limits)?;
@@ -79,7 +79,9 @@ fn moved(mut world: World, limits: &Limits) -> Result<World, String> {
     let to =
         (0..limits.instances).find(|at| *at != from && Some(*at) != standby).ok_or("there are too few")?;
     world.take(Step::Move(to), limits)?;
-    world.take(Step::Die(from), limits)?;
+    if limits.unreached != Some(from) {
+        world.take(Step::Die(from), limits)?;
+    }
     world.rest();
     world.spent = Default::default();
     Ok(world)
@@ -97,6 +99,7 @@ const BASE: Limits = Limits {
     restarts: 0,
     is_first: false,
     is_moved: false,
+    unreached: None,
     planted: None,
 };
 
@@ -123,6 +126,10 @@ fn nothing_acknowledged_is_lost_while_not_both_are_dead() {
     show("it has moved, one is not reached, and one dies", &Limits { losses: 1, ..moved });
     show("it has moved, one leaves, and one dies", &Limits { leaves: 1, ..moved });
     show("it has moved, an application begins again, and one dies", &Limits { restarts: 1, ..moved });
+    show(
+        "it has moved, and one is never reached",
+        &Limits { unreached: Some(0), deaths: 0, writes: 2, ..moved },
+    );
     if is_full() {
         show("nobody keeps it yet, and one is not heard", &Limits { is_first: true, cuts: 1, ..BASE });
         show("one leaves, and one is not heard", &Limits { leaves: 1, cuts: 1, ..BASE });
@@ -150,6 +157,7 @@ fn whatever_goes_wrong_at_once_nothing_acknowledged_is_lost() {
             restarts: some(&mut random),
             is_first: true,
             is_moved: false,
+            unreached: None,
             planted: None,
         };
         live(&limits, &mut random).unwrap_or_else(|wrong| panic!("seed {seed}, {limits:?}: {wrong}"));

@@ -51,9 +51,11 @@ struct Limits {
     restarts: u8,
     /// Nobody keeps the journal yet.
     is_first: bool,
-    /// Something was acknowledged, the service has moved since, and the one that had it is gone: only the standby of before is
-    /// there to keep the journal.
+    /// Something was acknowledged, the service has moved since, and the one that had it is gone or not reached: only the
+    /// standby of before is there to keep the journal.
     is_moved: bool,
+    /// Nobody reaches this one.
+    unreached: Option<u8>,
     planted: Option<Planted>,
 }
 
@@ -164,6 +166,7 @@ impl World {
             let seen = Seen {
                 is_heard: true,
                 may_keep: true,
+                has_link: true,
                 is_leaving,
                 has_said: true,
                 holds: holds.is_some(),
@@ -302,7 +305,12 @@ impl World {
                 }
             }
             Step::Send(at, seat) => {
-                let sent = self.at(at).and_then(|there| Some((there.send(seat)?, there.clone())));
+                let sent = self.at(at).and_then(|there| {
+                    let sent = there.send(seat)?;
+                    let is_unreached = limits.unreached == Some(sent.1);
+                    there.lost[seat] |= is_unreached;
+                    (!is_unreached).then(|| (sent, there.clone()))
+                });
                 self.net.extend(sent.map(|((round, to, given), there)| there.give(at, round, to, given)));
             }
             Step::Come(message) => {
