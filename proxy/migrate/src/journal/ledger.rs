@@ -14,6 +14,8 @@ pub struct Ledger<A, S> {
     /// What was told last.
     view: u64,
     part: Part,
+    /// It was told in this epoch that nobody keeps the journal, and of no heir since.
+    is_alone: bool,
     /// The rounds of one that serves.
     pub rounds: Rounds,
     /// Where whoever has a view is reached.
@@ -72,6 +74,7 @@ impl<A, S> Default for Ledger<A, S> {
             epoch: Epoch::default(),
             view: 0,
             part: Part::Unknown,
+            is_alone: false,
             rounds: Rounds::default(),
             at: [None, None],
             shadow: (0, Shadow::default()),
@@ -97,16 +100,23 @@ impl<A: Clone, S: Measured> Ledger<A, S> {
         self.part
     }
 
+    /// Whether nobody keeps the journal, as it was told in this epoch, and whoever is to has not had everything yet.
+    pub fn is_alone(&self) -> bool {
+        self.part == Part::Alone || self.part == Part::Beside && self.is_alone && !self.rounds.is_followed()
+    }
+
     /// The control plane says what this instance is. `serves_alone`: answers go on where nobody keeps the journal. Returns whether that
     /// is new: what is older than what it said last is nothing.
     pub fn told(&mut self, epoch: Epoch, view: u64, told: Told<A>, serves_alone: bool) -> bool {
         if view <= self.view {
             return false;
         }
+        let was_alone = self.is_alone && self.epoch == epoch;
         (self.epoch, self.view) = (epoch, view);
         match told {
             Told::Beside { heir, next } => {
                 self.part = Part::Beside;
+                self.is_alone = was_alone && heir.is_none();
                 if heir.is_some() {
                     // From here on somebody else has what is acknowledged.
                     self.forget();
@@ -132,6 +142,7 @@ impl<A: Clone, S: Measured> Ledger<A, S> {
                 self.part = Part::Alone;
                 self.forget();
                 self.part_from_all();
+                self.is_alone = true;
                 if serves_alone {
                     self.rounds.pass();
                 } else {
@@ -244,7 +255,60 @@ impl<A: Clone, S: Measured> Ledger<A, S> {
     }
 
     fn part_from_all(&mut self) {
+        self.is_alone = false;
         self.rounds.part();
         self.at = [None, None];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Measured for u64 {
+        fn bytes(&self) -> u64 {
+            *self
+        }
+    }
+
+    fn beside(heir: Option<u64>, next: Option<u64>) -> Told<()> {
+        Told::Beside { heir: heir.map(|view| (view, None)), next: next.map(|view| (view, ())) }
+    }
+
+    #[test]
+    fn nobody_keeps_the_journal_until_whoever_is_to_has_everything() {
+        let mut ledger: Ledger<(), u64> = Ledger::default();
+        ledger.begins();
+        ledger.told(Epoch(3), 1, beside(None, Some(1)), true);
+        assert!(!ledger.is_alone(), "somebody may have what was acknowledged before");
+        ledger.told(Epoch(3), 2, Told::Alone, true);
+        ledger.told(Epoch(3), 3, beside(None, Some(3)), true);
+        assert!(ledger.is_alone() && ledger.part() == Part::Beside);
+        // What goes on meanwhile whoever is to keep the journal has before it is said to have everything.
+        let first = ledger.begin(1).unwrap().0;
+        ledger.rounds.ask();
+        ledger.rounds.pass();
+        ledger.rounds.took(first, true, 1);
+        assert_eq!((ledger.is_alone(), ledger.rounds.confirmed()), (false, None));
+        let second = ledger.begin(1).unwrap().0;
+        ledger.rounds.took(second, false, 1);
+        assert_eq!(ledger.rounds.confirmed(), Some(3));
+        ledger.told(Epoch(3), 4, beside(Some(3), None), true);
+        assert!(!ledger.is_alone());
+        // It is not so in the next epoch because it was in the one before.
+        ledger.told(Epoch(3), 5, Told::Alone, true);
+        ledger.begins();
+        ledger.told(Epoch(4), 6, beside(None, Some(6)), true);
+        assert!(!ledger.is_alone());
+    }
+
+    #[test]
+    fn where_there_is_no_heir_nothing_goes_on_without_whoever_is_to_be_it() {
+        let mut rounds = Rounds::default();
+        rounds.name(None, Some(1));
+        assert_eq!([0, 1].map(|seat| rounds.needs(seat)), [true; 2]);
+        rounds.name(Some(1), Some(2));
+        let heir = rounds.heir();
+        assert!(rounds.needs(heir) && !rounds.needs(1 - heir));
     }
 }

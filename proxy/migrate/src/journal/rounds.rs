@@ -102,7 +102,7 @@ impl Rounds {
         self.lost = self.asked;
     }
 
-    /// What waits goes on although nobody keeps a journal.
+    /// What waits goes on although nobody keeps a journal. Whoever is to keep it has to have that as well.
     pub fn pass(&mut self) {
         self.covered = self.asked;
     }
@@ -171,9 +171,15 @@ impl Rounds {
         self.heir
     }
 
-    /// Whether nothing is acknowledged that whoever has this seat does not have.
+    /// Whether nothing is acknowledged that whoever has this seat does not have. While there is no heir nothing is before that one is.
     pub fn needs(&self, at: usize) -> bool {
-        at == self.heir || self.seats.get(at).is_some_and(|seat| seat.is_needed)
+        let has_heir = self.seats[self.heir].view.is_some();
+        at == self.heir || self.seats.get(at).is_some_and(|seat| seat.is_needed || !has_heir)
+    }
+
+    /// Whoever is to follow the heir has had everything.
+    pub fn is_followed(&self) -> bool {
+        self.seats[self.other()].is_needed
     }
 
     fn other(&self) -> usize {

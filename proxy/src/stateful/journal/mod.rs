@@ -57,8 +57,10 @@ struct Inner {
     ledger: Ledger<Keeper, State>,
     /// What whoever serves has to show here.
     token: Vec<u8>,
-    /// Since when the application gives nothing.
-    ungiven: Option<Instant>,
+    /// Since when the application serves.
+    begun: Option<Instant>,
+    /// Since when the application gives nothing, by seats of whom it is for: all of its state may fail where what has changed does not.
+    ungiven: [Option<Instant>; 2],
     /// Since when those who keep the journal are not reached, by seats.
     unreached: [Option<Instant>; 2],
     /// Where the application listened when it began to serve, if that is known.
@@ -137,7 +139,8 @@ impl Journal {
             most: 0,
             ledger: Ledger::default(),
             token: Vec::new(),
-            ungiven: None,
+            begun: None,
+            ungiven: [None; 2],
             unreached: [None; 2],
             life: None,
             is_blind: false,
@@ -163,6 +166,10 @@ impl Journal {
         if !is_on {
             // Nobody waits for what is not promised.
             inner.ledger.rounds.pass();
+        }
+        if is_on && !self.is_on() {
+            // From now on it is to be told.
+            inner.begun = inner.begun.map(|_| Instant::now());
         }
         self.is_on.store(is_on, Ordering::Release);
         if is_on {
@@ -208,6 +215,7 @@ impl Journal {
             tracing::warn!("it cannot be told whether the application begins again: nothing is journaled");
         }
         inner.life = life;
+        inner.begun = Some(Instant::now());
         inner.ledger.begins();
         inner.gets_on();
         if self.is_on() {
@@ -255,6 +263,7 @@ impl Journal {
             Part::Alone => inner.serves_alone,
             Part::Deposed => false,
             _ if inner.is_blind => false,
+            _ if inner.ledger.is_alone() => inner.serves_alone,
             // Its answer waits, and a moment is nothing.
             Part::Unknown | Part::Beside | Part::Keeps => !inner.is_held_up(),
         };
@@ -310,7 +319,7 @@ impl Journal {
     fn took(&self, task: &Task, is_whole: bool, bytes: u64) {
         let mut inner = self.lock();
         inner.ledger.rounds.took(task.round, is_whole, bytes);
-        (inner.ungiven, inner.unreached[task.seat]) = (None, None);
+        (inner.ungiven[task.seat], inner.unreached[task.seat]) = (None, None);
         self.say(&inner);
         drop(inner);
         self.settled.notify_waiters();
@@ -328,7 +337,8 @@ impl Journal {
     fn fail(&self, task: &Task) {
         let mut inner = self.lock();
         inner.ledger.rounds.fail(task.round);
-        inner.ungiven.get_or_insert_with(Instant::now);
+        inner.ungiven[task.seat].get_or_insert_with(Instant::now);
+        self.say(&inner);
     }
 
     /// Whoever it went to was not reached.
@@ -384,7 +394,10 @@ impl Journal {
     fn say(&self, inner: &Inner) {
         let ledger = &inner.ledger;
         let heir = ledger.rounds.heir();
-        let is_lost = |seat: usize| inner.unreached[seat].is_some_and(|since| since.elapsed() > LONG);
+        let is_long = |since: Option<Instant>| since.is_some_and(|since| since.elapsed() > LONG);
+        let is_lost = |seat: usize| is_long(inner.unreached[seat]);
+        // Whoever is only to follow the heir is given up where it is not given what it would begin with.
+        let is_in_vain = |seat: usize| !ledger.rounds.needs(seat) && is_long(inner.ungiven[seat]);
         let whole = ledger.part() == Part::Keeps && ledger.whole().is_some();
         counts::standby(whole);
         let stand = Some(JournalStand {
@@ -393,7 +406,7 @@ impl Journal {
             whole,
             lost: is_lost(heir),
             confirmed: ledger.rounds.confirmed().unwrap_or_default(),
-            next_lost: is_lost(1 - heir),
+            next_lost: is_lost(1 - heir) || is_in_vain(1 - heir),
             hands_over: true,
             whole_view: ledger.whole().unwrap_or_default(),
         });
@@ -414,14 +427,17 @@ impl Inner {
     }
 
     fn gets_on(&mut self) {
-        (self.ungiven, self.unreached) = (None, [None; 2]);
+        (self.ungiven, self.unreached) = ([None; 2], [None; 2]);
     }
 
     /// Whether an answer would wait for more than a moment.
     fn is_held_up(&self) -> bool {
         let is_long = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() >= MOMENT);
-        let mut seats = self.unreached.iter().enumerate();
-        is_long(&self.ungiven) || seats.any(|(seat, since)| self.ledger.rounds.needs(seat) && is_long(since))
+        // Nobody knows yet who is to keep what it would acknowledge.
+        let is_untold =
+            self.ledger.part() == Part::Unknown && self.begun.is_some_and(|since| since.elapsed() >= LONG);
+        let fails = |seat: usize| is_long(&self.unreached[seat]) || is_long(&self.ungiven[seat]);
+        is_untold || [0, 1].into_iter().any(|seat| self.ledger.rounds.needs(seat) && fails(seat))
     }
 }
 
@@ -459,5 +475,5 @@ fn said(part: &JournalPart) -> Result<Told<Keeper>, AddrParseError> {
 /// Where rounds fail for longer, requests are refused before they run.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// Where the standby is not reached for longer, the control plane is told.
+/// Where the standby is not reached for longer, the control plane is told. Where that says nothing for as long, requests are refused.
 const LONG: Duration = Duration::from_secs(3);

@@ -101,6 +101,107 @@ async fn whoever_keeps_the_journal_is_not_lost_where_it_is_the_application_that_
     assert!(journal.admits() && !is_lost());
 }
 
+/// What one that serves is told: who is the heir, and who is to follow it.
+fn beside(journal: &Journal, view: u64, seat: u64, next_seat: u64) {
+    let at = || "10.0.0.1:15008".to_owned();
+    let (standby, next) = (if seat == 0 { String::new() } else { at() }, at());
+    let token = b"a token".to_vec();
+    let next_token = token.clone();
+    let part = JournalPart {
+        epoch: 3,
+        view,
+        seat,
+        next_seat,
+        standby,
+        token,
+        next,
+        next_token,
+        ..JournalPart::default()
+    };
+    journal.told(&part);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_to_follow_the_standby_and_is_given_nothing_is_given_up_and_requests_run() {
+    let journal = journal();
+    journal.begins(Some(vec![1]));
+    told(&journal, 5, false);
+    journal.lock().ledger.rounds.ask();
+    let task = journal.begin(0).unwrap();
+    journal.took(&task, true, 1);
+    beside(&journal, 6, 5, 6);
+    let next_lost = || journal.stand().borrow().unwrap().next_lost;
+    let next = |journal: &Journal| {
+        let seat = 1 - journal.lock().ledger.rounds.heir();
+        journal.begin(seat).unwrap()
+    };
+    journal.fail(&next(&journal));
+    assert!(journal.admits() && !next_lost());
+    tokio::time::advance(2 * LONG).await;
+    journal.fail(&next(&journal));
+    assert!(journal.admits() && next_lost());
+    // Another one gets it.
+    beside(&journal, 7, 5, 7);
+    assert!(!next_lost());
+    journal.took(&next(&journal), true, 1);
+    journal.lock().ledger.rounds.ask();
+    // Now nothing is acknowledged without it.
+    journal.fail(&next(&journal));
+    tokio::time::advance(2 * LONG).await;
+    journal.say(&journal.lock());
+    assert!(!journal.admits() && !next_lost());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_heir_requests_do_not_run_while_whoever_is_to_be_it_is_not_reached() {
+    let journal = journal();
+    journal.begins(Some(vec![1]));
+    assert!(journal.admits());
+    tokio::time::advance(2 * LONG).await;
+    assert!(!journal.admits(), "nothing is told");
+    beside(&journal, 5, 0, 5);
+    assert!(journal.admits());
+    let seat = 1 - journal.lock().ledger.rounds.heir();
+    let task = journal.begin(seat).unwrap();
+    journal.fails(&task);
+    tokio::time::advance(2 * MOMENT).await;
+    assert!(!journal.admits());
+    // Nobody keeps it, and the next one is tried: what the Service says of that stays so.
+    for (view, when_alone) in [(6, WhenAlone::Refuse), (8, WhenAlone::Serve)] {
+        journal.set(&Stateful { class: StateClass::Journaled, when_alone, ..stateful() });
+        journal.told(&JournalPart { epoch: 3, view, ..JournalPart::default() });
+        let serves = when_alone == WhenAlone::Serve;
+        assert_eq!(journal.admits(), serves);
+        beside(&journal, view + 1, 0, view + 1);
+        assert_eq!(journal.admits(), serves);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_where_nobody_keeps_the_journal_until_whoever_is_to_has_everything() {
+    let journal = Arc::new(journal());
+    journal.set(&Stateful { class: StateClass::Journaled, when_alone: WhenAlone::Serve, ..stateful() });
+    journal.begins(Some(vec![1]));
+    journal.told(&JournalPart { epoch: 3, view: 5, ..JournalPart::default() });
+    beside(&journal, 6, 0, 6);
+    let seat = 1 - journal.lock().ledger.rounds.heir();
+    let first = journal.begin(seat).unwrap();
+    let answer = async || {
+        let waits = Waits::new(&journal);
+        std::future::poll_fn(|cx| waits.poll(cx)).await
+    };
+    assert_eq!(answer().await, Ok(()));
+    journal.took(&first, true, 1);
+    let confirmed = || journal.stand().borrow().unwrap().confirmed;
+    assert_eq!(confirmed(), 0, "it does not have that");
+    let second = journal.begin(seat).unwrap();
+    journal.took(&second, false, 1);
+    assert_eq!(confirmed(), 6);
+    let waits = Waits::new(&journal);
+    let is_over = std::future::poll_fn(|cx| std::task::Poll::Ready(waits.poll(cx).is_ready())).await;
+    assert!(!is_over, "from now on it has to have everything");
+}
+
 #[test]
 fn who_keeps_a_journal_anew_has_nothing_of_the_one_before_by_whatever_connection_it_comes() {
     in_time(async {

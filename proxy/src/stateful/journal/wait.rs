@@ -56,6 +56,15 @@ async fn journaled(journal: Arc<Journal>) -> Result<(), Cause> {
                 counts::answered(Answered::Unjournaled, began.elapsed());
                 return Ok(());
             }
+            // Whoever is to keep the journal has to have it as well.
+            _ if inner.ledger.is_alone() && inner.serves_alone && !inner.is_blind => {
+                inner.ledger.rounds.ask();
+                inner.ledger.rounds.pass();
+                drop(inner);
+                journal.asks();
+                counts::answered(Answered::Unjournaled, began.elapsed());
+                return Ok(());
+            }
             // Nobody will ever journal it.
             part if part == Part::Alone || part == Part::Deposed || inner.is_blind => {
                 counts::answered(Answered::Unknown, began.elapsed());
@@ -71,10 +80,10 @@ async fn journaled(journal: Arc<Journal>) -> Result<(), Cause> {
             {
                 let inner = journal.lock();
                 if let Some(is_journaled) = inner.ledger.rounds.is_journaled(ticket) {
-                    return match (is_journaled, inner.ledger.part()) {
-                        (false, _) => Answered::Unknown,
-                        (true, Part::Alone) => Answered::Unjournaled,
-                        (true, _) => Answered::Journaled,
+                    return match is_journaled {
+                        false => Answered::Unknown,
+                        true if inner.ledger.is_alone() => Answered::Unjournaled,
+                        true => Answered::Journaled,
                     };
                 }
             }
