@@ -17,13 +17,13 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
         load.measure(stage.requests, stage.limit).await?;
         if turn == "lighter_apply" {
             wire::check_listed(stage, WIRE, evidence).await?;
-            let (web, limit) = (stage.world.instance("web")?, stage.limit);
             let left = |samples: &Samples| {
                 let labels = [("to", "tcp"), ("cause", "forbidden")];
                 samples.count("lighter_quic_switches_total", &labels)
             };
-            let before = left(&web.samples().await?);
+            let before = left(&stage.world.instance("web")?.samples().await?);
             evidence.keep("lighter_apply_must_not", stage.world.plane()?.apply(&policy("mustNot")).await?);
+            let (web, limit) = (stage.world.instance("web")?, stage.limit);
             until(limit, async || {
                 let samples = web.samples().await?;
                 let links = samples.sum("lighter_link_wire", &[("wire", WIRE)]);
