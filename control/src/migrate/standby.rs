@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::name::ServiceName;
-use lighter_config::snapshot::StateClass;
+use lighter_config::snapshot::{StateClass, WhenAlone};
 use lighter_config::xds::wire::lighter::registry::v1::{JournalPart, JournalStand};
 use lighter_migrate::journal::keepers::{self, Change, Kept, Part, Said};
 use lighter_migrate::{Epoch, Report, Source};
@@ -123,7 +123,10 @@ impl Keeping {
         }
         let seen = owner::seen(service, world.state);
         let sights = sights(moved, &seen);
-        if let Some(change) = kept(moved).choose(&sights) {
+        let change = kept(moved).choose(&sights);
+        if let Some(change) = change.filter(|change| {
+            !is_early(moved, &seen, change, serves_alone(service, world), world.are_all_back())
+        }) {
             let token = match crate::ca::random::<TOKEN>() {
                 Ok(token) => token.to_vec(),
                 Err(error) => {
@@ -188,6 +191,33 @@ impl Keeping {
         }
         parts.is_empty() && moved.next.is_none()
     }
+}
+
+/// Whether the Service's requests are answered where nobody keeps the journal.
+fn serves_alone(service: &ServiceName, world: &World<'_>) -> bool {
+    let snapshot = world.state.store.snapshot();
+    let state = snapshot.services.get(service).and_then(|service| service.state.as_ref());
+    state.is_some_and(|state| state.when_alone == WhenAlone::Serve)
+}
+
+/// Whether it is too early to say that nobody keeps the journal: the only one may be there that has what was acknowledged, and
+/// cannot be told anything yet, or just now. Where nothing is answered without a standby, nobody gains by that it lets go.
+fn is_early(
+    moved: &Moved,
+    seen: &BTreeMap<Arc<str>, Seen>,
+    change: &Change<'_, Arc<str>>,
+    serves_alone: bool,
+    are_back: bool,
+) -> bool {
+    let earlier = moved.standby.as_ref().filter(|standby| standby.epoch != moved.epoch);
+    let owner = moved.owner.as_ref().map(|owner| &owner.instance);
+    let Some(name) =
+        earlier.and_then(|standby| standby.instance.as_ref()).filter(|name| Some(*name) != owner)
+    else {
+        return false;
+    };
+    let stays = || seen.get(name).is_some_and(|there| !there.presence.leaving && !there.presence.draining);
+    *change == Change::Name(None) && (!are_back || !serves_alone && stays())
 }
 
 /// What is kept once this has changed.
@@ -399,6 +429,33 @@ mod tests {
         assert_eq!(choose(&other, &all([("a", serves), one("b")])), Some(Some("b".into())), "a new epoch");
         let opening = with(Stand::Opening { epoch: Epoch(3) }, None);
         assert_eq!(choose(&moved, &all([("a", opening), one("c")])), None, "it does not serve yet");
+    }
+
+    #[test]
+    fn the_heir_of_before_is_not_let_go_since_it_cannot_be_told_anything_for_a_moment() {
+        let epoch = Epoch(4);
+        let owner = moved().owner.map(|owner| Holder { instance: "c".into(), ..owner });
+        let moved = Moved { epoch, owner, listed: Some("c".into()), ..moved() };
+        let c =
+            || ("c", knowing(Stand::Serving { epoch }, JournalStand { epoch: 4, ..JournalStand::default() }));
+        let early = |change: fn(&mut crate::registry::Presence), serves_alone, are_back| {
+            let b = Seen { journal: said(5, true), ..there(change) };
+            let seen = all([("b", b), c()]);
+            let sights = sights(&moved, &seen);
+            let change = kept(&moved).choose(&sights).unwrap();
+            assert_eq!(change, Change::Name(None));
+            is_early(&moved, &seen, &change, serves_alone, are_back)
+        };
+        let changes: [fn(&mut crate::registry::Presence); 3] =
+            [|b| b.is_heard = false, |b| b.ready = false, |b| b.link = None];
+        for change in changes {
+            assert!(early(change, false, true) && early(change, true, false) && !early(change, true, true));
+        }
+        assert!(!early(|b| b.leaving = true, false, true), "it goes");
+        // Nor is it where the control plane has just begun, and may not have heard of another one.
+        let alone: BTreeMap<Arc<str>, Seen> = [c()].map(|(name, seen)| (name.into(), seen)).into();
+        let is_early = |are_back| is_early(&moved, &alone, &Change::Name(None), false, are_back);
+        assert!(is_early(false) && !is_early(true));
     }
 
     #[test]

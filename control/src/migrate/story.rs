@@ -202,7 +202,9 @@ impl Moved {
             let Cell { epoch, owner: Owner { place, incarnation }, source, .. } = *cell;
             let owner = Some(Holder { instance: story.instance(place).clone(), incarnation, source });
             let losses = self.losses + u64::from(lost);
-            return Moved { epoch, owner, losses, ..self.clone() };
+            // Who was to follow the heir was to in the epoch before.
+            let next = self.next.clone().filter(|_| epoch == self.epoch);
+            return Moved { epoch, owner, losses, next, ..self.clone() };
         }
         let mut withdrawn = self.withdrawn.clone();
         match cell.decision {

@@ -320,3 +320,17 @@ fn what_ends_the_one_way_or_the_other_leaves_one_place() {
     let returned = fenced.decided(&story, &lighter_migrate::Cell { decision: Returned, ..cell });
     assert!(returned.withdrawn.is_empty());
 }
+
+#[test]
+fn whoever_was_to_follow_the_standby_is_not_to_in_the_epoch_after() {
+    let asked = asked();
+    let epoch = lighter_migrate::Epoch(3);
+    let next = standby::Standby { epoch, view: 6, number: 0, instance: Some("d".into()), token: Vec::new() };
+    let moved = Moved { epoch, next: Some(next), ..Moved::default() };
+    let mut story = Story::new("default/m".into(), &asked, Class::Volatile, 1, false);
+    let cell = story.begin(&moved);
+    for (now, is_kept) in [(epoch, true), (epoch.next(), false)] {
+        let after = moved.decided(&story, &lighter_migrate::Cell { epoch: now, ..cell });
+        assert_eq!((after.epoch, after.next.is_some()), (now, is_kept));
+    }
+}
