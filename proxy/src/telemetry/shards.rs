@@ -177,10 +177,12 @@ mod tests {
         let cells = Cells::new(1);
         for _ in 0..2 {
             std::thread::scope(|scope| {
-                scope.spawn(|| {
+                let worker = scope.spawn(|| {
                     set_worker(7);
                     cells.add(0, 1);
                 });
+                // The scope by itself waits for no more than the closure: the number is given back as the thread ends.
+                assert!(worker.join().is_ok());
             });
         }
         assert_eq!(cells.sum(0), 2);
