@@ -104,7 +104,7 @@ fn reached((at, link): (SocketAddr, SocketAddr), park: Park) -> Snapshot {
 }
 
 /// Where it accepts links, as an instance of the Service.
-async fn links(world: &World, root: &Root) -> SocketAddr {
+pub(super) async fn links(world: &World, root: &Root) -> SocketAddr {
     assert!(world.worker.shared.identity.set(root.identity(OWN)).is_ok());
     let links = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (worker, address) = (world.worker.clone(), links.local_addr().unwrap());

@@ -5,10 +5,9 @@ use lighter_config::sidecar::{InboundConfig, SidecarConfig};
 use lighter_config::snapshot::authorization::Authorization;
 use lighter_config::snapshot::{Port, Secure};
 
+use super::moved::links;
 use super::*;
-use crate::carry::Call;
 use crate::identity::tests::Root;
-use crate::link;
 use crate::link::accept::Caller;
 use crate::mesh::Target;
 
@@ -140,8 +139,7 @@ fn what_goes_on_by_a_link_is_known_there_for_what_it_is() {
         let ((old, left), (new, got)) = (application("old").await, application("new").await);
         let root = Root::new();
         // The instance to which the state has moved lets nobody in by itself.
-        let (links, listen) =
-            (TcpListener::bind("127.0.0.1:0").await.unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
+        let listen = SocketAddr::from(([127, 0, 0, 1], 9));
         let inbound = InboundConfig { listen, app: new, port: Some(80), protocol: Protocol::Http };
         let config = SidecarConfig { service: Some("echo".into()), inbound: vec![inbound], ..config() };
         let mut listed = snapshot(&[], TrafficPolicy::default());
@@ -157,19 +155,7 @@ fn what_goes_on_by_a_link_is_known_there_for_what_it_is() {
         let far = Instance { world: far, hosted: there };
         far.command(1, Order::Serve { epoch: Epoch(2), from: Source::Nothing });
         far.hosted.with(|place, _, out| place.opened(true, out));
-        assert!(far.world.worker.shared.identity.set(root.identity(OWN)).is_ok());
-        let worker = far.world.worker.clone();
-        let address = links.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            loop {
-                let (tcp, peer) = links.accept().await.unwrap();
-                let ticket = worker.connections.enter();
-                let call = Call { worker: worker.clone(), io: Io::new(tcp), peer, ticket };
-                if let Some(engine) = link::serve::accepted(call).await {
-                    tokio::task::spawn_local(engine);
-                }
-            }
-        });
+        let address = links(&far.world, &root).await;
         let listed = with_port(snapshot(&[listen], TrafficPolicy::default()), |port| {
             port.endpoints[0].secure = Some(Secure { identity: OWN.into(), link: Some(address) });
         });
