@@ -19,6 +19,16 @@ pub struct Changes {
     /// How much higher a 99th percentile is than another.
     more: [(&'static str, Between); MORE.len()],
     times: usize,
+    left_out: LeftOut,
+}
+
+/// Changes that are not looked at, as nobody knows when they were.
+#[derive(Clone, Copy, Default)]
+struct LeftOut {
+    /// The link went over before it was looked at,
+    early: usize,
+    /// or had not gone over, both ways, when its requests had been due.
+    late: usize,
 }
 
 /// The requests that were due about points of one kind.
@@ -51,9 +61,9 @@ pub fn measure(proxy: &Proxy, times: u32) -> Option<Changes> {
     let admin = proxy.ports.admin?;
     let changes = std::thread::spawn(move || changes(admin, times));
     let answers = http1::paced(proxy.ports.http, "/small", 64, 1000, EACH * (times + 1));
-    let changes = changes.join().expect("a sidecar says what its links do");
+    let (changes, left_out) = changes.join().expect("a sidecar says what its links do");
     let changes: Vec<Change> = changes.iter().map(|points| about(points, &answers)).collect();
-    Some(Changes::of(&changes))
+    Some(Changes::of(&changes, left_out))
 }
 
 fn about(points: &Points, answers: &Answers) -> Change {
@@ -63,8 +73,8 @@ fn about(points: &Points, answers: &Answers) -> Change {
 
 /// Changes the link's wire; gives the points of each time that it was in shared memory before and again behind the upgrade's
 /// window.
-fn changes(admin: u16, times: u32) -> Vec<Points> {
-    let mut changes = Vec::new();
+fn changes(admin: u16, times: u32) -> (Vec<Points>, LeftOut) {
+    let (mut changes, mut left_out) = (Vec::new(), LeftOut::default());
     let mut random = fastrand::Rng::with_seed(1);
     for time in 0..times {
         let before = gone_over(admin);
@@ -94,18 +104,20 @@ fn changes(admin: u16, times: u32) -> Vec<Points> {
         let in_time = gone_over(admin) >= before + 2.0;
         stay(REST + AROUND * 4, EACH - AROUND * 4, AROUND * 2, IN_SHM);
         points[UPGRADE].push(freeze + REST);
-        if !early && in_time {
-            changes.push(points);
+        match (early, in_time) {
+            (true, _) => left_out.early += 1,
+            (_, false) => left_out.late += 1,
+            (false, true) => changes.push(points),
         }
         // What either process does at a pace of its own is not to meet the same points again and again.
         until(freeze + EACH - AROUND * 2 - AROUND.mul_f64(random.f64()));
     }
     assert!(!changes.is_empty(), "the link goes over to shared memory again");
-    changes
+    (changes, left_out)
 }
 
 impl Changes {
-    fn of(changes: &[Change]) -> Self {
+    fn of(changes: &[Change], left_out: LeftOut) -> Self {
         let all: Vec<_> = changes.iter().collect();
         let at = |kind: usize, share: f64| move |drawn: &[&Change]| percentile(drawn, kind, share);
         let more = |kind: usize, than: usize| {
@@ -128,6 +140,7 @@ impl Changes {
             kinds: std::array::from_fn(kind),
             more: MORE.map(|(name, [kind, than])| (name, Between::of(changes, more(kind, than)))),
             times: changes.len(),
+            left_out,
         }
     }
 
@@ -150,7 +163,9 @@ impl Changes {
             let _ =
                 write!(text, "{} {name}: {is:.0} µs ({from:.0} to {to:.0})", if at > 0 { ";" } else { "" });
         }
-        text + ".\n"
+        let LeftOut { early, late } = self.left_out;
+        let _ = writeln!(text, ". Left out: {early} changes that came early, {late} that came late.");
+        text
     }
 
     pub fn json(&self) -> Value {
@@ -162,6 +177,7 @@ impl Changes {
         let more = |(name, more): &(&str, Between)| json!({"name": name, "p99": between(more)});
         json!({
             "changes": self.times,
+            "left_out": {"early": self.left_out.early, "late": self.left_out.late},
             "kinds": self.kinds.iter().map(kind).collect::<Vec<_>>(),
             "more": self.more.iter().map(more).collect::<Vec<_>>(),
         })
