@@ -96,6 +96,8 @@ async fn call(client: Client, port: u16) -> Result<Client, h2::Error> {
     body.send_data(Bytes::from_static(MESSAGE), true)?;
     let answer = answer.await?;
     assert_eq!(answer.status(), 200, "a call under load is answered with 200");
+    // A proxy that has no answer says why in the headers (gRPC's Trailers-Only).
+    assert!(!answer.headers().contains_key("grpc-status"), "a call is answered: {:?}", answer.headers());
     let (length, trailers) = read(answer.into_body()).await?;
     assert_eq!(length, MESSAGE.len());
     assert_eq!(trailers.expect("an answer has trailers")["grpc-status"], "0");
