@@ -12,19 +12,20 @@ use crate::probe::Probe;
 use crate::snapshot::{Locality, Protocol};
 
 mod activation;
+mod component;
 mod device;
 pub(crate) mod file;
 mod guard;
+mod limits;
 mod native;
 mod read;
 mod reserve;
 
 pub use activation::PlannedConfig;
-pub use device::{
-    BuiltIn, ComponentConfig, ComponentLimits, ComponentMemory, DatasetConfig, DatasetFormat, DeviceClass,
-    DeviceConfig, DeviceLimits,
-};
+pub use component::{ComponentConfig, ComponentMemory};
+pub use device::{BuiltIn, DatasetConfig, DatasetFormat, DeviceClass, DeviceConfig};
 pub use guard::GuardConfig;
+pub use limits::{ComponentLimits, DeviceLimits};
 pub use native::{NativeConfig, PORT_ARGUMENT};
 pub use read::is_host_and_port;
 pub use reserve::{MainTaskConfig, PowerConfig, Priority};

@@ -258,7 +258,7 @@ device:
         .filter(|line| !["functions", "limits", "component", "media"].iter().any(|word| line.contains(word)));
     let text = text.collect::<Vec<_>>().join("\n");
     let device = SidecarConfig::parse("orders.yaml", &text).unwrap().device.unwrap();
-    assert_eq!(device.functions, BuiltIn::USUAL);
+    assert_eq!(device.functions, BuiltIn::usual().collect::<Vec<_>>());
     assert_eq!((device.components, device.component_cache), (Vec::new(), None));
     assert_eq!((device.limits, device.media_bytes_per_second), (DeviceLimits::default(), None));
 }

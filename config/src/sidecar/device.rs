@@ -3,24 +3,19 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::activation::{Activation, ActivationFields, PlannedConfig};
+use super::component::{ComponentConfig, ComponentFile, ComponentMemory};
+use super::limits::{DeviceLimits, LimitsFile};
 use super::native::{Beside, NativeConfig, NativeFile};
 use super::reserve::{MainTaskConfig, MainTaskFile, PowerConfig, PowerFile, Priority};
 use crate::build::check;
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::resource;
-
-/// Fewer bytes than these hold no buffer, no page and no record.
-pub(super) const LEAST_MEMORY: u64 = 1 << 20;
-const MOST_RUNS: u32 = 1024;
-/// Of the connections that a device has open, half: the others are for what need not wait.
-const MOST_WAITING: u32 = 2048;
 
 /// A device: a node that runs functions near data.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,62 +70,6 @@ pub struct DatasetConfig {
     pub format: DatasetFormat,
     /// Whose it is: components of other tenants do not see it. Default `default`.
     pub tenant: String,
-}
-
-/// `{name: NAME, path: FILE, tenant: TENANT, memory: fresh|kept}`: a WebAssembly component of `wasi:http/incoming-handler`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ComponentConfig {
-    /// What requests call it.
-    pub name: String,
-    /// Its file.
-    pub path: PathBuf,
-    /// Whose it is: it sees datasets and keys of this tenant alone. Default `default`.
-    pub tenant: String,
-    /// What its runs may take. None: what those of any function may.
-    pub limits: Option<ComponentLimits>,
-    /// What of its memory lasts. Default [`ComponentMemory::Fresh`].
-    pub memory: ComponentMemory,
-}
-
-/// What of a component's memory lasts from one run to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ComponentMemory {
-    /// Nothing: each run has an instance of its own.
-    #[default]
-    Fresh,
-    /// All of it: runs are one after the other in one instance.
-    Kept,
-}
-
-/// What runs of one component may take: nowhere more than those of any function of its device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ComponentLimits {
-    /// Most memory of one run, in bytes.
-    pub memory_bytes: u64,
-    /// Longest time of one run, the time in which its result is read among it.
-    pub deadline: Duration,
-    /// Most bytes of one result. None: no limit.
-    pub result_bytes: Option<u64>,
-}
-
-/// What runs of functions may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceLimits {
-    /// Most memory of one run, in bytes. Default 64 MiB.
-    pub memory_bytes: u64,
-    /// Most runs at once; more are refused before they begin. Default 4.
-    pub runs: usize,
-    /// Longest time of one run, the time in which its result is read among it. Default 5 min.
-    pub deadline: Duration,
-    /// What the keys and values of the components of one tenant may take, and those of `counters`, in bytes. Default 16 MiB.
-    pub key_bytes: u64,
-    /// Most rows of one result. None: no limit. Components have no rows.
-    pub result_rows: Option<u64>,
-    /// Most bytes of one result. None: no limit.
-    pub result_bytes: Option<u64>,
-    /// Most requests that wait at once for functions which are not active. Default 1024.
-    pub waiting: usize,
 }
 
 /// What kind of machine a device is.
@@ -211,14 +150,14 @@ impl BuiltIn {
     ];
 
     /// Those that a device has of which nobody says otherwise: all that remember nothing.
-    pub const USUAL: [BuiltIn; 6] = [
-        BuiltIn::Scan,
-        BuiltIn::Filter,
-        BuiltIn::Project,
-        BuiltIn::Aggregate,
-        BuiltIn::Checksum,
-        BuiltIn::Compress,
-    ];
+    pub fn usual() -> impl Iterator<Item = BuiltIn> {
+        BuiltIn::ALL.into_iter().filter(|function| !function.remembers())
+    }
+
+    /// Whether what one run leaves is there at the next.
+    pub const fn remembers(self) -> bool {
+        matches!(self, BuiltIn::Counters)
+    }
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -230,20 +169,6 @@ impl BuiltIn {
             BuiltIn::Checksum => "checksum",
             BuiltIn::Compress => "compress",
             BuiltIn::Counters => "counters",
-        }
-    }
-}
-
-impl Default for DeviceLimits {
-    fn default() -> Self {
-        DeviceLimits {
-            memory_bytes: 64 << 20,
-            runs: 4,
-            deadline: Duration::from_secs(300),
-            key_bytes: 16 << 20,
-            result_rows: None,
-            result_bytes: None,
-            waiting: 1024,
         }
     }
 }
@@ -318,68 +243,9 @@ pub(crate) struct DatasetFile {
     tenant: String,
 }
 
-/// A WebAssembly component.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ComponentFile {
-    /// What requests call it: letters, digits, `.`, `-` and `_`.
-    name: String,
-    /// Its file, relative to this one.
-    path: PathBuf,
-    /// Whose it is: it sees datasets and keys of this tenant alone. Of the same letters. Default `default`.
-    #[serde(default = "usual_tenant")]
-    tenant: String,
-    /// What its runs may take, each at most what the device's `limits` say. Default: that.
-    #[serde(default)]
-    limits: Option<ComponentLimitsFile>,
-    /// What of its memory lasts: `fresh`, nothing, as each run has an instance of its own; or `kept`, all of it, as runs are one
-    /// after the other in one instance. Not with `activation: planned`. Default `fresh`.
-    #[serde(default)]
-    memory: ComponentMemory,
-}
-
-/// What runs of one component may take.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct ComponentLimitsFile {
-    /// Most memory of one run, in bytes. Default: the device's.
-    #[schemars(range(min = 1_048_576))]
-    memory_bytes: Option<u64>,
-    /// Longest time of one run, the time in which its result is read among it. Default: the device's.
-    deadline: Option<resource::Duration>,
-    /// Most bytes of one result. Default: the device's.
-    #[schemars(range(min = 1))]
-    result_bytes: Option<u64>,
-}
-
-fn usual_tenant() -> String {
+/// Whose data and functions are of which nobody says it.
+pub(super) fn usual_tenant() -> String {
     "default".into()
-}
-
-/// What runs of functions may take.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct LimitsFile {
-    /// Most memory of one run, in bytes. Default 67108864.
-    #[schemars(range(min = 1_048_576))]
-    memory_bytes: Option<u64>,
-    /// Most runs at once; more are refused before they begin. Default 4.
-    #[schemars(range(min = 1, max = 1024))]
-    runs: Option<u32>,
-    /// Longest time of one run, the time in which its result is read among it. Default 5m.
-    deadline: Option<resource::Duration>,
-    /// What the keys and values of the components of one tenant may take, and those of `counters`, in bytes. 0: they remember
-    /// nothing. Default 16777216.
-    key_bytes: Option<u64>,
-    /// Most rows of one result. Default: no limit.
-    #[schemars(range(min = 1))]
-    result_rows: Option<u64>,
-    /// Most bytes of one result. Default: no limit.
-    #[schemars(range(min = 1))]
-    result_bytes: Option<u64>,
-    /// Most requests that wait at once for functions which are not active. Default 1024.
-    #[schemars(range(min = 1, max = 2048))]
-    waiting: Option<u32>,
 }
 
 impl DeviceFile {
@@ -414,7 +280,7 @@ impl DeviceFile {
                 refuse(at.field("path").error("an empty path names no file"));
             }
         }
-        let functions = self.functions.unwrap_or_else(|| BuiltIn::USUAL.to_vec());
+        let functions = self.functions.unwrap_or_else(|| BuiltIn::usual().collect());
         if functions.is_empty() && self.components.is_empty() && self.natives.is_empty() {
             let error = at.field("functions").error("a device without functions does nothing");
             refuse(error.hint("leave it out for all that remember nothing"));
@@ -444,9 +310,7 @@ impl DeviceFile {
             memory_bytes: self.memory_bytes,
             timeout: self.activation_timeout,
         };
-        let own = |component: &ComponentFile| component.limits.as_ref().and_then(|own| own.memory_bytes);
-        let of_components =
-            self.components.iter().map(|component| own(component).unwrap_or(limits.memory_bytes));
+        let of_components = self.components.iter().map(|component| component.memory_bytes(&limits));
         let built_in = (!functions.is_empty()).then_some(limits.memory_bytes);
         let of_natives = self.natives.iter().map(NativeFile::memory_bytes);
         let least = of_components.chain(of_natives).chain(built_in).min().unwrap_or(limits.memory_bytes);
@@ -478,14 +342,8 @@ impl DeviceFile {
             tenant: dataset.tenant,
         });
         let at_components = at.field("components");
-        let components = self.components.into_iter().enumerate().map(|(index, component)| ComponentConfig {
-            name: component.name,
-            path: folder.join(component.path),
-            tenant: component.tenant,
-            memory: component.memory,
-            limits: component
-                .limits
-                .map(|own| own.read(&limits, &at_components.index(index).field("limits"), &mut refuse)),
+        let components = self.components.into_iter().enumerate().map(|(index, component)| {
+            component.read(folder, &limits, &at_components.index(index), &mut refuse)
         });
         let components = components.collect();
         Some(DeviceConfig {
@@ -503,114 +361,5 @@ impl DeviceFile {
             power,
             priority: self.priority.unwrap_or(usual),
         })
-    }
-}
-
-impl ComponentFile {
-    /// Refuses what is no component beside those `before` it.
-    fn check(&self, at: &At<'_>, before: &[ComponentFile], refuse: &mut impl FnMut(ConfigError)) {
-        for (field, text) in [("name", &self.name), ("tenant", &self.tenant)] {
-            if let Err(error) = check::data_name(&at.field(field), text) {
-                refuse(error);
-            }
-        }
-        if BuiltIn::ALL.iter().any(|function| function.name() == self.name) {
-            let error = at.field("name").error(format!("`{}` is built in", self.name));
-            refuse(error.hint("give the component a name of its own"));
-        }
-        if before.iter().any(|other| other.name == self.name) {
-            refuse(at.field("name").error(format!("there is a component `{}` already", self.name)));
-        }
-        if self.path.as_os_str().is_empty() {
-            refuse(at.field("path").error("an empty path names no file"));
-        }
-    }
-}
-
-impl LimitsFile {
-    fn read(self, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) -> DeviceLimits {
-        let usual = DeviceLimits::default();
-        let memory_bytes = self.memory_bytes.unwrap_or(usual.memory_bytes);
-        check_memory(memory_bytes, at, refuse);
-        let runs = self.runs.unwrap_or(usual.runs as u32);
-        if !(1..=MOST_RUNS).contains(&runs) {
-            refuse(at.field("runs").error(format!("{runs} runs")).hint(format!("from 1 to {MOST_RUNS}")));
-        }
-        let deadline = self.deadline.map_or(usual.deadline, |deadline| deadline.0);
-        check_deadline(deadline, at, refuse);
-        for (field, said) in [("resultRows", self.result_rows), ("resultBytes", self.result_bytes)] {
-            check_result(field, said, at, refuse);
-        }
-        let waiting = self.waiting.unwrap_or(usual.waiting as u32);
-        if !(1..=MOST_WAITING).contains(&waiting) {
-            let error = at.field("waiting").error(format!("{waiting} requests that wait"));
-            refuse(error.hint(format!("from 1 to {MOST_WAITING}")));
-        }
-        DeviceLimits {
-            memory_bytes,
-            runs: runs as usize,
-            deadline,
-            key_bytes: self.key_bytes.unwrap_or(usual.key_bytes),
-            result_rows: self.result_rows,
-            result_bytes: self.result_bytes,
-            waiting: waiting as usize,
-        }
-    }
-}
-
-impl ComponentLimitsFile {
-    /// What holds for a component of a device with these limits.
-    fn read(
-        self,
-        device: &DeviceLimits,
-        at: &At<'_>,
-        refuse: &mut impl FnMut(ConfigError),
-    ) -> ComponentLimits {
-        if let Some(bytes) = self.memory_bytes {
-            check_memory(bytes, at, refuse);
-        }
-        if let Some(deadline) = self.deadline {
-            check_deadline(deadline.0, at, refuse);
-        }
-        check_result("resultBytes", self.result_bytes, at, refuse);
-        let memory_bytes = self.memory_bytes.unwrap_or(device.memory_bytes);
-        let deadline = self.deadline.map_or(device.deadline, |deadline| deadline.0);
-        let result_bytes = self.result_bytes.or(device.result_bytes);
-        let mut above = |field: &str, said: String, most: String| {
-            let error = at.field(field).error(format!("{said} is above what any run of the device may take"));
-            refuse(error.hint(format!("at most {most}, or raise `device.limits.{field}`")));
-        };
-        if memory_bytes > device.memory_bytes {
-            above("memoryBytes", memory_bytes.to_string(), device.memory_bytes.to_string());
-        }
-        if deadline > device.deadline {
-            above("deadline", format!("{deadline:?}"), format!("{:?}", device.deadline));
-        }
-        if let (Some(own), Some(most)) = (result_bytes, device.result_bytes)
-            && own > most
-        {
-            above("resultBytes", own.to_string(), most.to_string());
-        }
-        ComponentLimits { memory_bytes, deadline, result_bytes }
-    }
-}
-
-fn check_memory(bytes: u64, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) {
-    if bytes < LEAST_MEMORY {
-        let error = at.field("memoryBytes").error(format!("no run is done in {bytes} bytes"));
-        refuse(error.hint(format!("at least {LEAST_MEMORY}")));
-    }
-}
-
-fn check_deadline(deadline: Duration, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) {
-    if deadline.is_zero() {
-        refuse(at.field("deadline").error("no run is that fast").hint("leave the field out"));
-    }
-}
-
-fn check_result(field: &str, most: Option<u64>, at: &At<'_>, refuse: &mut impl FnMut(ConfigError)) {
-    if most == Some(0) {
-        let error = at.field(field).error("every result would be too large");
-        refuse(error.hint("leave the field out for no limit"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::device::LEAST_MEMORY;
+use super::limits::LEAST_MEMORY;
 use crate::build::check;
 use crate::document::At;
 use crate::error::ConfigError;

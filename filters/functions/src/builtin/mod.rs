@@ -28,8 +28,15 @@ mod crc32c;
 mod scan;
 
 /// The names of the functions, in the order of [`Device::discover`].
-pub const FUNCTIONS: [&str; 7] =
-    ["scan", "filter", "project", "aggregate", "checksum", "compress", counters::NAME];
+pub const FUNCTIONS: [&str; TABLE.len()] = {
+    let mut names = [""; TABLE.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = TABLE[at].name;
+        at += 1;
+    }
+    names
+};
 
 /// Runs that the log remembers.
 const LOGGED: usize = 256;
