@@ -110,9 +110,13 @@ impl Buffer {
         }
     }
 
-    /// Reads what is there behind what is filled, at most `most` bytes; returns how many came.
+    /// Reads what is there behind what is filled, at most `most` bytes; returns how many came. Zero: the stream has ended. Fails
+    /// where nothing fits, as a read of nothing would look like that end.
     pub fn try_read(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
         let most = most.min(self.room());
+        if most == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         from.try_read_buf(&mut (&mut self.bytes).limit(most))
     }
 
@@ -240,5 +244,22 @@ mod tests {
         assert_eq!((sum, buffer.len()), (BUFFER_BYTES, BUFFER_BYTES));
         assert_eq!(std::future::poll_fn(|cx| buffer.poll_read(&mut endless, cx)).await.unwrap(), 0);
         assert_eq!(buffer.extend(b"y"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_takes_no_socket_for_one_that_has_ended() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (from, _) = listener.accept().await.unwrap();
+        assert_eq!(to.try_write(b"more").unwrap(), 4);
+        from.readable().await.unwrap();
+        let mut buffer = Buffer::take();
+        buffer.extend(&[b'x'; BUFFER_BYTES]);
+        let full = buffer.try_read(&from, 4).unwrap_err();
+        assert_eq!((full.kind(), buffer.len()), (io::ErrorKind::InvalidInput, BUFFER_BYTES));
+        buffer.consume(BUFFER_BYTES - 1);
+        buffer.compact();
+        assert_eq!(buffer.try_read(&from, 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!((buffer.try_read(&from, 4).unwrap(), buffer.filled()), (4, &b"xmore"[..]));
     }
 }
