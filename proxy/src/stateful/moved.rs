@@ -39,7 +39,14 @@ pub(crate) struct Keeps {
     body: usize,
     is_measured: bool,
     /// It came back once, and is to be sent on from wherever it goes.
-    is_back: bool,
+    back: Option<Back>,
+}
+
+/// What became of a request that came back. Counted when this is dropped: it may go to more than one place.
+struct Back {
+    outcome: Outcome,
+    /// It went back there, as nothing else was known.
+    there: Option<Arc<Endpoint>>,
 }
 
 impl Room {
@@ -71,32 +78,42 @@ impl Keeps {
         if body > REPLAY {
             return None;
         }
-        let keeps =
-            Keeps { shared: shared.clone(), head, body, is_measured: length.is_some(), is_back: false };
+        let keeps = Keeps { shared: shared.clone(), head, body, is_measured: length.is_some(), back: None };
         // Counted first: what does not fit is let go of with it.
         let kept = shared.moved.kept.fetch_add(body, Relaxed) + body;
         (kept <= MOST_KEPT).then(|| Box::new(keeps))
     }
 
     /// Whether to say over this link that as much as is sent until somebody reads it is kept. A body whose length is not known may
-    /// be longer, and goes no further than the credit of a stream, which QUIC gives more of.
-    pub(crate) fn is_said_over(&self, link: &Link) -> bool {
-        !self.is_back && (self.is_measured || !link.is_quic())
+    /// be longer, and goes no further than the credit of a stream, which QUIC gives more of. What nothing is said of does not come
+    /// back, and is kept no longer.
+    pub(crate) fn is_said_over(keeps: &mut Option<Box<Self>>, link: &Link) -> bool {
+        Self::is_said(keeps, |keeps| keeps.is_measured || !link.is_quic())
     }
 
     /// The same where it is framed on its way: of what that adds it is not known how much it is.
-    pub(crate) fn is_said_framed(&self) -> bool {
-        !self.is_back && self.is_measured
+    pub(crate) fn is_said_framed(keeps: &mut Option<Box<Self>>) -> bool {
+        Self::is_said(keeps, |keeps| keeps.is_measured)
+    }
+
+    fn is_said(keeps: &mut Option<Box<Self>>, may_be: impl FnOnce(&Self) -> bool) -> bool {
+        let Some(known) = keeps else { return false };
+        // Where it fell back, it may go elsewhere still if it does not get there.
+        let is_back = known.back.is_some();
+        let is_said = !is_back && may_be(known);
+        if !is_said && !is_back {
+            *keeps = None;
+        }
+        is_said
     }
 
     /// It was refused where its Service was. Takes it, if it may be sent elsewhere: it does not come back twice. `is_whole`:
     /// everything that was sent of it is at hand.
     pub(crate) fn take(keeps: &mut Option<Box<Self>>, is_whole: bool) -> Option<Box<Self>> {
-        let taken = keeps.take_if(|keeps| is_whole && !keeps.is_back);
-        if taken.is_none() {
-            MovedMetrics::count(Outcome::Nowhere);
-        }
-        taken
+        let back = Back { outcome: Outcome::Nowhere, there: None };
+        let mut taken = keeps.take_if(|keeps| is_whole && keeps.back.is_none())?;
+        taken.back = Some(back);
+        Some(taken)
     }
 
     /// It was refused at `from`, where its Service was, and has `held` of the limits of its port. Waits until that is reached
@@ -106,26 +123,34 @@ impl Keeps {
         mut self: Box<Self>,
         (from, held): (Arc<Endpoint>, Held),
     ) -> (Picked, Box<Self>) {
-        self.is_back = true;
-        let outcome = Counted::new();
         let found = self.waits(from.key(), &from).await;
         let now = std::time::Instant::now();
         let found = found.and_then(|mesh| {
             let known = mesh.destination(from.key()).ok_or(Outcome::Unpicked)?;
             known.cluster.pick_within(now).map_err(|_| Outcome::Unpicked)
         });
-        let mut picked = match found {
-            Ok(picked) => {
-                outcome.is(Outcome::Elsewhere);
-                picked
-            }
-            Err(why) => {
-                outcome.is(why);
-                Cluster::take(&from, now)
-            }
+        let (mut picked, outcome, there) = match found {
+            Ok(picked) => (picked, Outcome::Elsewhere, None),
+            Err(why) => (Cluster::take(&from, now), why, Some(from)),
         };
+        if let Some(back) = &mut self.back {
+            (back.outcome, back.there) = (outcome, there);
+        }
         picked.hold(held);
         (picked, self)
+    }
+
+    /// A try came to nothing, and nobody has executed it. Where that was where it fell back to, gives where its Service is reached by
+    /// now, if that is elsewhere. Nobody waits for that, and it goes there once.
+    #[cold]
+    pub(crate) fn look_again(keeps: &mut Option<Box<Self>>) -> Option<Picked> {
+        let Keeps { shared, back, .. } = &mut **keeps.as_mut()?;
+        let back = back.as_mut()?;
+        let (there, mesh) = (back.there.as_ref()?, shared.mesh.load());
+        let known = mesh.destination(there.key()).filter(|_| is_elsewhere(&mesh, there.key(), there))?;
+        let picked = known.cluster.pick(None, None, std::time::Instant::now()).ok()?;
+        (back.outcome, back.there) = (Outcome::Elsewhere, None);
+        Some(picked)
     }
 
     /// Gives what is known of the mesh once it is reached elsewhere.
@@ -199,22 +224,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Counts what became of a request: that it went nowhere, unless something else is said before this is dropped.
-struct Counted(Outcome);
-
-impl Counted {
-    fn new() -> Self {
-        Counted(Outcome::Nowhere)
-    }
-
-    fn is(mut self, outcome: Outcome) {
-        self.0 = outcome;
-    }
-}
-
-impl Drop for Counted {
+impl Drop for Back {
     fn drop(&mut self) {
-        MovedMetrics::count(self.0);
+        MovedMetrics::count(self.outcome);
     }
 }
 

@@ -242,14 +242,12 @@ async fn connect(call: &mut Call<'_>, picked: &Picked, respond: &Stream) -> Resu
     let direction = picked.direction(call.downstream.context.direction);
     let dialled = link::dial::exchange(worker, direction, endpoint, call.policy.connect_timeout);
     let mut upstream = watched(&mut call.limits, respond, dialled).await??;
-    // What is framed here as it goes takes more than its content, of which it is known how much is kept.
-    if call.keeps.as_ref().is_some_and(|keeps| keeps.is_said_framed())
-        && let io::Stream::Link(exchange) = &mut upstream.io.stream
-    {
-        exchange.keeps();
-    } else {
+    match &mut upstream.io.stream {
+        // What is framed here as it goes takes more than its content, of which it is known how much is kept.
+        io::Stream::Link(exchange) if Keeps::is_said_framed(&mut call.keeps) => exchange.keeps(),
+        io::Stream::Link(_) => {}
         // It would not come back.
-        call.keeps = None;
+        _ => call.keeps = None,
     }
     Ok(upstream)
 }

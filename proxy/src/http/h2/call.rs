@@ -161,6 +161,16 @@ impl Call<'_> {
         self.elsewhere = Some(Box::new(picked));
     }
 
+    /// Whether it goes elsewhere, as the state has left where a try did not get to.
+    pub(super) fn looks_again(&mut self) -> bool {
+        if self.keeps.is_none() {
+            return false;
+        }
+        let found = Keeps::look_again(&mut self.keeps);
+        self.elsewhere = found.map(Box::new);
+        self.elsewhere.is_some()
+    }
+
     /// What is asked of the place of a Service with state.
     #[cold]
     fn comes(&self) -> (&Arc<Shared>, Came) {

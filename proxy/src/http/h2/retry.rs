@@ -84,6 +84,10 @@ impl Call<'_> {
         // Between two tries it runs on.
         self.kept = picked.keep();
         picked.finish(outcome, sent.elapsed(), Instant::now());
+        if whole && came == Some(Came::Unread) && self.looks_again() {
+            self.decided = None;
+            return Ok(Again { pause: Duration::ZERO, avoid: None });
+        }
         if whole
             && self.policy.safe_retry
             && let Some(pause) = self.crowded_pause()

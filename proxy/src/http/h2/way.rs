@@ -12,6 +12,7 @@ use crate::error::{Cause, ProxyError};
 use crate::http::stream::{Broken, Stream};
 use crate::link::connection::Link;
 use crate::link::halves;
+use crate::stateful::moved::Keeps;
 
 /// The way to an endpoint, with room for one stream.
 pub(crate) enum Way {
@@ -54,9 +55,7 @@ impl Way {
             }
             Way::Link(link) => {
                 let left = call.limits.left();
-                // What says nothing does not come back.
-                call.keeps = call.keeps.take().filter(|keeps| keeps.is_said_over(link));
-                let keeps = call.keeps.is_some();
+                let keeps = Keeps::is_said_over(&mut call.keeps, link);
                 let opened = halves::open(link, &endpoint.name, &call.head, left, (end, keeps));
                 opened.map(Stream::Link).map_err(|cut| answer::before_head(Broken::Link(cut)))
             }

@@ -184,6 +184,10 @@ impl Connection {
                 let early = "the endpoint changed the protocol before it had the whole request";
                 return Err(Fault::new(Cause::UpstreamMalformed, early));
             }
+            // It goes nowhere else any more.
+            if x.keeps.take().is_some() {
+                x.upload.kept = None;
+            }
             // What follows is not this answer's any more.
             x.download.begin(if x.tunnel { Framing::None } else { response.framing }, decode);
             if !decode && !x.tunnel {
@@ -209,9 +213,6 @@ impl Connection {
             x.status = response.status;
             x.up_stays = response.keep_alive;
             x.answering = true;
-            if x.keeps.take().is_some() {
-                x.upload.kept = None;
-            }
             x.deadline = x.end;
             x.download.moved = pass.pass as u64;
         }

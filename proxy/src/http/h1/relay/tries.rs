@@ -54,6 +54,14 @@ impl Connection {
                 return self.moves_on(keeps).await;
             }
         }
+        if fault.came == Some(Came::Unread)
+            && self.exchange.is_whole()
+            && let Some(picked) = Keeps::look_again(&mut self.exchange.keeps)
+        {
+            self.exchange.again = None;
+            self.leave_endpoint(&fault);
+            return self.goes_to(picked);
+        }
         let Some(pause) = self.again(&fault) else { return Err(fault) };
         self.leave_endpoint(&fault);
         if !pause.is_zero() {
@@ -119,9 +127,11 @@ impl Connection {
         let dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
         match self.watched(dialling).await? {
             Ok(mut up) => {
-                match (&mut up.io.stream, &self.exchange.keeps) {
-                    (Stream::Link(exchange), Some(keeps)) if keeps.is_said_framed() => exchange.keeps(),
-                    (Stream::Link(_), _) => {}
+                match &mut up.io.stream {
+                    Stream::Link(exchange) if Keeps::is_said_framed(&mut self.exchange.keeps) => {
+                        exchange.keeps();
+                    }
+                    Stream::Link(_) => {}
                     // Nobody gives it back.
                     _ => self.exchange.keeps = None,
                 }
@@ -194,6 +204,13 @@ impl Connection {
         self.exchange.try_ends();
         let (picked, keeps) = self.watched(Box::pin(keeps.elsewhere(left))).await?;
         self.exchange.keeps = Some(keeps);
+        self.goes_to(picked)
+    }
+
+    /// It goes to where the state of its Service is.
+    #[cold]
+    fn goes_to(&mut self, mut picked: Picked) -> Result<(), Fault> {
+        picked.needs_connection().map_err(|cause| Fault::new(cause, unpicked(cause)))?;
         self.exchange.endpoint = Some(picked.endpoint.address);
         self.exchange.picked = Some(picked);
         self.try_begins(Instant::now());

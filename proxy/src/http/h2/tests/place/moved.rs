@@ -1,7 +1,13 @@
 //! Requests that their caller's sidecar keeps, and that an instance from which the state has moved gives back to it.
 
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use lighter_config::sidecar::{InboundConfig, SidecarConfig};
 use lighter_config::snapshot::Secure;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use tokio::sync::Notify;
 
 use super::sent::with_port;
 use super::*;
@@ -27,6 +33,11 @@ struct Pair {
 impl Pair {
     /// The applications of the instances are at `old` and `new`. `park`: of the caller's sidecar.
     async fn new(old: SocketAddr, new: SocketAddr, park: Park) -> Self {
+        Pair::behind_door(old, new, park).await.0
+    }
+
+    /// The same, where links to the first instance come by a door.
+    async fn behind_door(old: SocketAddr, new: SocketAddr, park: Park) -> (Self, Rc<Door>) {
         let root = Root::new();
         let file = |at, app| {
             let inbound = InboundConfig { listen: at, app, port: Some(80), protocol: Protocol::Http };
@@ -46,12 +57,13 @@ impl Pair {
         let far = Instance { world: World::of_config(file(here, old), mesh, target), hosted };
         far.command(1, Order::Serve { epoch: EPOCH, from: Source::Nothing });
         far.hosted.with(|place, _, out| place.opened(true, out));
-        let places = [(here, links(&far.world, &root).await), (there, links(&other, &root).await)];
+        let (door, address) = Door::before(links(&far.world, &root).await).await;
+        let places = [(here, address), (there, links(&other, &root).await)];
         let mesh = Mesh::build(Arc::new(reached(places[0], park)), &Mesh::default());
         let target = Target::of(mesh.destination(&key()).unwrap().clone());
         let near = World::of_config(config(), mesh, target);
         assert!(near.worker.shared.identity.set(root.identity(WEB)).is_ok());
-        Pair { far, near, places, _there: other }
+        (Pair { far, near, places, _there: other }, door)
     }
 
     /// The caller's sidecar is told that the Service is reached at the other one.
@@ -92,6 +104,91 @@ impl Pair {
 
     fn waiting(&self) -> u32 {
         self.near.worker.shared.moved.waiting()
+    }
+}
+
+/// What connections come by.
+#[derive(Default)]
+struct Door {
+    is_closed: Cell<bool>,
+    closes: Notify,
+    /// Those that stand before it, while it is closed.
+    waiting: RefCell<Vec<TcpStream>>,
+    is_gone: Cell<bool>,
+}
+
+impl Door {
+    async fn before(to: SocketAddr) -> (Rc<Self>, SocketAddr) {
+        let door = Rc::new(Door::default());
+        let this = door.clone();
+        let address = raw(move |mut from: TcpStream| {
+            let door = this.clone();
+            async move {
+                if door.is_closed.get() {
+                    if !door.is_gone.get() {
+                        door.waiting.borrow_mut().push(from);
+                    }
+                    return;
+                }
+                let closes = door.closes.notified();
+                let mut to = TcpStream::connect(to).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                    () = closes => {}
+                }
+            }
+        })
+        .await;
+        (door, address)
+    }
+
+    /// Ends what came by it, and has what comes wait.
+    fn close(&self) {
+        self.is_closed.set(true);
+        self.closes.notify_waiters();
+    }
+
+    /// Ends what waits, and what comes.
+    fn goes(&self) {
+        self.is_gone.set(true);
+        self.waiting.take();
+    }
+}
+
+/// What was counted in this thread, by `outcome`.
+#[derive(Default)]
+struct Outcomes(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+impl Outcomes {
+    fn are(&self, expected: &[(&str, u64)]) {
+        let counts = self.0.lock().unwrap();
+        let counts: Vec<_> = counts.iter().map(|(name, count)| (&**name, count.load(Relaxed))).collect();
+        assert_eq!(counts, expected);
+    }
+}
+
+impl Recorder for Outcomes {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let outcome = key.labels().find(|label| label.key() == "outcome");
+        match outcome.filter(|_| key.name() == "lighter_moved_requests_total") {
+            Some(outcome) => {
+                let mut counts = self.0.lock().unwrap();
+                Counter::from_arc(counts.entry(outcome.value().into()).or_default().clone())
+            }
+            None => Counter::noop(),
+        }
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
     }
 }
 
@@ -196,6 +293,66 @@ fn who_hears_no_control_plane_has_the_old_place_send_it_on() {
         pair.near.worker.shared.moved.is_heard(false);
         assert!(pair.http1(3).await.await.unwrap().ends_with("new"));
     });
+}
+
+/// Long enough for a link to end meanwhile.
+const A_WHILE: Park = Park { wait: Duration::from_secs(2), ..PARK };
+
+#[test]
+fn what_does_not_get_back_to_the_old_place_goes_to_where_the_state_is_known_to_be_by_then() {
+    let outcomes = Outcomes::default();
+    metrics::with_local_recorder(&outcomes, || {
+        run(async {
+            let ((old, left), (new, got)) = (application("old").await, application("new").await);
+            let (mut pair, door) = Pair::behind_door(old, new, A_WHILE).await;
+            pair.near.worker.shared.moved.is_heard(true);
+            pair.far.freeze();
+            pair.far.moves(new);
+            let answers = [
+                pair.http1(10 << 10).await,
+                pair.http2(3, Protocol::Http2).await,
+                pair.http2(3, Protocol::Http).await,
+            ];
+            pair.far.until(|| pair.waiting() == 3).await;
+            door.close();
+            pair.far.until(|| pair.waiting() == 0 && !door.waiting.borrow().is_empty()).await;
+            pair.reached();
+            door.goes();
+            for answer in answers {
+                let answer = answer.await.unwrap();
+                assert!(answer.ends_with("new"), "{answer}");
+            }
+            assert!(left.borrow().is_empty(), "{left:?}");
+            let mut lengths: Vec<_> = got.borrow().iter().map(|request| content(request)).collect();
+            lengths.sort();
+            assert_eq!((lengths, sent_on(&got)), (vec![3, 3, 10 << 10], 0));
+            assert_eq!(pair.kept(), 0);
+        });
+    });
+    outcomes.are(&[("elsewhere", 3)]);
+}
+
+#[test]
+fn what_does_not_get_back_to_the_old_place_and_has_nowhere_else_to_go_is_answered() {
+    let outcomes = Outcomes::default();
+    metrics::with_local_recorder(&outcomes, || {
+        run(async {
+            let ((old, left), (new, got)) = (application("old").await, application("new").await);
+            let (pair, door) = Pair::behind_door(old, new, A_WHILE).await;
+            pair.near.worker.shared.moved.is_heard(true);
+            pair.far.freeze();
+            pair.far.moves(new);
+            let answer = pair.http1(3).await;
+            pair.far.until(|| pair.waiting() == 1).await;
+            door.close();
+            door.goes();
+            let answer = answer.await.unwrap();
+            assert!(answer.contains("x-lighter-error: tls_failed"), "{answer}");
+            assert!(left.borrow().is_empty() && got.borrow().is_empty());
+            assert_eq!((pair.kept(), pair.waiting()), (0, 0));
+        });
+    });
+    outcomes.are(&[("expired", 1)]);
 }
 
 #[test]
