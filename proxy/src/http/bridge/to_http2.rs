@@ -1,16 +1,16 @@
 //! A caller that speaks HTTP/1, and endpoints that speak HTTP/2: the connection and its exchanges, one after the
 //! other.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context as Task, Poll, ready};
+use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use tokio::time::Sleep;
 
+use self::upload::Upload;
 use super::client::{Client, Framed, Head, put_response};
 use super::download::{Download, WRITE_AHEAD};
 use crate::balance::{Avoid, Outcome, Picked};
@@ -22,8 +22,8 @@ use crate::http::h1::head::Refusal;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::call::{Call, Tally};
 use crate::http::h2::deadline::Deadline;
-use crate::http::h2::exchange::{Interims, aborted, account, has_moved, is_ours, prepare, too_large};
-use crate::http::h2::fields::{Fields, ResponseHead};
+use crate::http::h2::exchange::{Interims, aborted, account, has_moved, is_ours, prepare};
+use crate::http::h2::fields::ResponseHead;
 use crate::http::h2::head::Ordered;
 use crate::http::h2::limits::{Limits, Standing};
 use crate::http::h2::retry::{Crowded, Weighed};
@@ -34,10 +34,11 @@ use crate::http::local::{self, ErrorAnswer};
 use crate::http::stream::Stream;
 use crate::http::{Context, HEAD_TIMEOUT, LINGER, unpicked};
 use crate::io::Io;
-use crate::mirror::{self, Copy};
-use crate::retry::{REPLAY, Tries};
+use crate::retry::Tries;
 use crate::stateful::moved::Keeps;
 use crate::telemetry::Spoken;
+
+mod upload;
 
 /// Serves one HTTP/1 connection whose requests go to endpoints that speak HTTP/2, until it ends.
 pub(crate) async fn serve(io: Io, context: Context) {
@@ -313,18 +314,7 @@ impl Connection {
         minor: u8,
         close: &mut bool,
     ) -> Result<(), ProxyError> {
-        let mut upload = Upload {
-            empty: body.is_done(),
-            body,
-            queue: VecDeque::new(),
-            sent: Some(Vec::new()),
-            kept: 0,
-            trailers: Fields::default(),
-            bytes: 0,
-            most: call.max_body,
-            copy: call.copy.take(),
-            running: false,
-        };
+        let mut upload = Upload::new(body, call.max_body, call.copy.take());
         let mut avoid: Option<Avoid> = None;
         call.limits.start(call.downstream).await;
         loop {
@@ -520,89 +510,5 @@ impl Connection {
             return Poll::Ready(ProxyError::new(Cause::Draining, "this sidecar's time to drain is over"));
         }
         call.limits.check(moved, standing)
-    }
-}
-
-/// The request's body on its way.
-struct Upload<'a> {
-    body: &'a mut Body,
-    empty: bool,
-    /// Read, and not sent.
-    queue: VecDeque<Bytes>,
-    /// All that was sent, as long as there is room for it.
-    sent: Option<Vec<Bytes>>,
-    kept: usize,
-    trailers: Fields,
-    bytes: u64,
-    /// Most of them.
-    most: u64,
-    /// A copy that is made of it.
-    copy: Option<Box<Copy>>,
-    /// Whether there is more to send, and someone who wants it.
-    running: bool,
-}
-
-impl Upload<'_> {
-    fn start(&mut self) {
-        self.running = !self.empty;
-        if self.empty {
-            mirror::send(&mut self.copy);
-        }
-        for chunk in self.sent.iter_mut().flat_map(|sent| sent.drain(..)).rev() {
-            self.queue.push_front(chunk);
-        }
-        self.kept = 0;
-        self.bytes = 0;
-    }
-
-    /// Whether the client owes more of it.
-    fn is_owed(&self) -> bool {
-        self.running && self.queue.is_empty()
-    }
-
-    /// Ready if the client cut it, or broke its framing.
-    fn poll(&mut self, client: &mut Client, to: &Stream, cx: &mut Task<'_>) -> Poll<ProxyError> {
-        while self.running {
-            while let Some(front) = self.queue.front_mut() {
-                let Ok(granted) = ready!(to.poll_capacity(front.len(), cx)) else {
-                    // What the endpoint makes of it, its answer tells.
-                    self.running = false;
-                    return Poll::Pending;
-                };
-                let chunk = front.split_to(granted);
-                if front.is_empty() {
-                    self.queue.pop_front();
-                }
-                self.bytes += chunk.len() as u64;
-                if self.bytes > self.most {
-                    return Poll::Ready(too_large());
-                }
-                self.kept += chunk.len();
-                match &mut self.sent {
-                    Some(sent) if self.kept <= REPLAY => sent.push(chunk.clone()),
-                    _ => self.sent = None,
-                }
-                if to.send_data(chunk, false).is_err() {
-                    self.running = false;
-                    return Poll::Pending;
-                }
-            }
-            match ready!(client.poll_body(self.body, &mut self.trailers, cx)) {
-                Some(Ok(bytes)) => {
-                    mirror::add(&mut self.copy, &bytes);
-                    self.queue.push_back(bytes);
-                }
-                Some(Err(refusal)) => return Poll::Ready(ProxyError::new(refusal.cause, refusal.detail)),
-                None => {
-                    self.running = false;
-                    mirror::send(&mut self.copy);
-                    let _ = match self.trailers.is_empty() {
-                        true => to.send_data(Bytes::new(), true),
-                        false => to.send_trailers(&self.trailers),
-                    };
-                }
-            }
-        }
-        Poll::Pending
     }
 }
