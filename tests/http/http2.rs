@@ -1,11 +1,14 @@
 //! HTTP/2 on either side, and the bridge between the versions.
 
+use std::process::Command;
+
 use bytes::Bytes;
 use libtest_mimic::Trial;
 
+use crate::support::process::find;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::{Sidecar, service};
-use crate::support::{http2, test, wait_until};
+use crate::support::{http2, test, test_where, wait_until};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -13,6 +16,7 @@ pub fn tests() -> Vec<Trial> {
         test("http2::many_streams_share_a_connection", many_streams),
         test("http2::few_concurrent_streams_fail_no_call", few_concurrent_streams),
         test("http2::a_caller_of_http_1_reaches_a_service_of_http_2", http_1_to_http_2),
+        test_where("http2::what_curl_sends_in_chunks_reaches_a_service_of_http_2", curl_to_http_2),
         test("http2::a_caller_of_http_2_reaches_a_service_of_http_1", http_2_to_http_1),
         test("http2::auto_speaks_what_the_caller_speaks", auto),
         test("http2::grpc_errors_are_grpc", grpc_errors),
@@ -99,6 +103,32 @@ fn http_1_to_http_2() {
     let chunked =
         "POST /p HTTP/1.1\r\nHost: up\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
     assert_eq!(client.exchange(chunked).1, Body::Whole(b"abcde".to_vec()));
+}
+
+fn curl_to_http_2() -> Result<(), String> {
+    let curl = find("curl")?;
+    let upstream = http2::Upstream::echo();
+    let (_sidecar, at) = Sidecar::before(upstream.address, "http2");
+    let folder = tempfile::tempdir().unwrap();
+    let [body, head, answer] = ["body", "head", "answer"].map(|name| folder.path().join(name));
+    let content: Vec<u8> = (0..1_000_000u32).map(|at| (at / 7) as u8).collect();
+    std::fs::write(&body, &content).unwrap();
+    let mut command = Command::new(curl);
+    command.args(["--silent", "--show-error", "--fail", "--max-time", "60", "--noproxy", "*", "--http1.1"]);
+    command.args(["--header", "Expect:", "--header", "Transfer-Encoding: chunked", "--upload-file"]);
+    command.arg(&body).arg("--dump-header").arg(&head).arg("--output").arg(&answer);
+    let output = command.arg(format!("http://{at}/p")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read(&answer).unwrap() == content, "it came back as it went");
+    // With the trailers, which come last.
+    let head = std::fs::read_to_string(&head).unwrap();
+    assert!(
+        head.contains("\r\ntransfer-encoding: chunked\r\n") && head.contains("\r\nx-path: /p\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("\r\nx-end: whole\r\n"), "{head}");
+    assert_eq!(upstream.connections(), 1);
+    Ok(())
 }
 
 fn http_2_to_http_1() {

@@ -18,11 +18,18 @@ pub(super) struct Download<'e> {
     /// Whose it is.
     pub(super) endpoint: &'e Endpoint,
     pub(super) bytes: u64,
+    /// What came behind it, without what is not for callers.
+    pub(super) trailers: Option<Box<Fields>>,
     /// Everything is in the client's output.
     pub(super) ended: bool,
 }
 
-impl Download<'_> {
+impl<'e> Download<'e> {
+    /// That of an answer of `endpoint`. `ended`: it has none.
+    pub(super) fn new(framed: Framed, endpoint: &'e Endpoint, ended: bool) -> Self {
+        Download { framed, endpoint, bytes: 0, trailers: None, ended }
+    }
+
     /// Puts the next bytes into the client's output.
     pub(super) fn poll(
         &mut self,
@@ -42,6 +49,7 @@ impl Download<'_> {
             Read::Trailers(mut trailers) => {
                 self.endpoint.hear_all(&mut trailers);
                 put_end(client.output(), &trailers, self.framed);
+                self.trailers = Some(trailers);
                 self.ended = true;
             }
             Read::End => {

@@ -207,9 +207,13 @@ async fn attempt(
     let whole = upload.ended && upload.out.is_empty() && !upload.failed;
     match ended {
         Ok(()) => {
-            picked.endpoint.hear_all(&mut download.trailers);
             if !download.trailers.is_empty() {
-                let _ = respond.send_trailers(&download.trailers);
+                picked.endpoint.hear_all(&mut download.trailers);
+                // Its end is to be said, too, where nothing is left of them for callers.
+                let _ = match download.trailers.is_empty() {
+                    true => respond.send_data(Bytes::new(), true),
+                    false => respond.send_trailers(&download.trailers),
+                };
             }
             if keep_alive && whole && connection.is_empty() {
                 keep(call, &picked.endpoint, connection.upstream);

@@ -407,13 +407,18 @@ impl Connection {
         }
         let head_only = call.head.method() == b"HEAD";
         // Whether the request will be read to its end is not known yet if it still runs.
-        *close |= upload.running;
+        *close |= upload.running || !upload.body.is_done();
         let framed = put_response(self.client.output(), &response, (head_only, end), minor, *close);
         *close |= framed == Framed::Close;
-        let mut download = Download { framed, endpoint: &picked.endpoint, bytes: 0, ended: end };
+        let mut download = Download::new(framed, &picked.endpoint, end);
         let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, &stream, cx)).await;
         call.tally.bytes_in = upload.bytes;
         call.tally.bytes_out = download.bytes;
+        if call.grpc
+            && let Some(trailers) = &download.trailers
+        {
+            call.tally.grpc_status = grpc_status(trailers);
+        }
         if ended.as_ref().err().map_or(upload.running, is_ours) {
             way.cancel(stream);
         }

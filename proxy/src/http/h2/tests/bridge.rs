@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
-use lighter_config::snapshot::Protocol;
+use lighter_config::snapshot::{Balancer, Balancing, Protocol, TrafficPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -13,6 +13,15 @@ use super::world::*;
 
 /// An endpoint that answers every request, once it has it whole, with `answer`; what it got lands in the list.
 async fn http1(answer: &'static str, close: bool) -> (World, Rc<RefCell<Vec<String>>>) {
+    http1_with(TrafficPolicy::default(), answer, close).await
+}
+
+/// The same, of a Service with this policy.
+async fn http1_with(
+    policy: TrafficPolicy,
+    answer: &'static str,
+    close: bool,
+) -> (World, Rc<RefCell<Vec<String>>>) {
     let got = Rc::new(RefCell::new(Vec::new()));
     let list = got.clone();
     let address = raw(move |mut tcp: TcpStream| {
@@ -47,7 +56,7 @@ async fn http1(answer: &'static str, close: bool) -> (World, Rc<RefCell<Vec<Stri
         }
     })
     .await;
-    let mut world = World::new(&[address]);
+    let mut world = World::with(&[address], policy);
     world.upstream = Some(Protocol::Http);
     (world, got)
 }
@@ -90,6 +99,19 @@ fn a_body_without_length_and_its_trailers_pass_in_chunks_both_ways() {
             "{:?}",
             got.borrow()
         );
+    });
+}
+
+#[test]
+fn an_answer_ends_where_its_trailers_are_not_for_callers() {
+    run(async {
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                      2\r\nok\r\n0\r\nendpoint-load-metrics: TEXT cpu_utilization=0.5\r\n\r\n";
+        let balancing = Balancing { balancer: Balancer::WeightedRoundRobin, ..Balancing::default() };
+        let policy = TrafficPolicy { balancing, ..TrafficPolicy::default() };
+        let (world, _) = http1_with(policy, answer, false).await;
+        let answer = call(&world.caller().await, get("/"), b"", None).await.unwrap();
+        assert_eq!((answer.body, answer.trailers), (b"ok".to_vec(), None));
     });
 }
 

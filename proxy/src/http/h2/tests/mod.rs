@@ -2,6 +2,7 @@
 
 mod bridge;
 mod bridge_back;
+mod bridge_bodies;
 mod cancel;
 mod drain;
 mod limits;
