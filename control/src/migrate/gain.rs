@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighter_config::manifest::Key as ResourceKey;
 use lighter_config::name::ServiceName;
-use lighter_config::snapshot::{MoveWhen, Moves, Stateful};
+use lighter_config::snapshot::{Migration, MoveWhen, Moves, Stateful};
 
 use super::leave::can_take;
 use super::owner::{self, Seen};
@@ -57,8 +58,8 @@ pub enum Fate {
 }
 
 impl Migrations {
-    /// All Services whose state may move for gain, and is somewhere.
-    pub fn seats(&self, state: &State) -> Vec<Seats> {
+    /// All Services whose state may move for gain, and is somewhere. `wanted`: the Migrations that there are.
+    pub fn seats(&self, wanted: &[(ResourceKey, Migration)], state: &State) -> Vec<Seats> {
         let snapshot = state.store.snapshot();
         let mut seats = Vec::new();
         for (service, has) in snapshot.services.iter() {
@@ -66,7 +67,7 @@ impl Migrations {
                 continue;
             };
             let seen = owner::seen(service, state);
-            let of = self.lock().seats(service, keeps, state);
+            let of = self.lock().seats(service, keeps, wanted);
             let Some((at, of)) = of else { continue };
             let Some(here) = seen.get(&at).filter(|here| here.presence.is_heard && !here.presence.leaving)
             else {
@@ -92,15 +93,15 @@ impl Migrations {
         seats
     }
 
-    /// Whether the state of any Service moves that may move for gain, or somebody has asked for it.
-    pub fn is_any_moving(&self, state: &State) -> bool {
+    /// Whether the state of any Service moves that may move for gain, or somebody has asked for it. `wanted`: the same.
+    pub fn is_any_moving(&self, wanted: &[(ResourceKey, Migration)], state: &State) -> bool {
         let snapshot = state.store.snapshot();
         let gains = |has: &lighter_config::snapshot::Service| {
             has.state.as_ref().is_some_and(|keeps| keeps.moves.when == MoveWhen::Gain)
         };
         let mut gaining = snapshot.services.iter().filter(|(_, has)| gains(has));
         let all = self.lock();
-        gaining.any(|(service, _)| all.is_moving(service, state))
+        gaining.any(|(service, _)| all.is_moving(service, wanted))
     }
 
     /// Asks for a Migration.
@@ -112,7 +113,7 @@ impl Migrations {
         state: &State,
     ) -> Answer {
         let mut all = self.lock();
-        if all.is_moving(service, state) {
+        if all.is_moving(service, &state.store.migrations()) {
             return Answer::Moving;
         }
         let name = all.ask(service, Reason::Gain { gain_seconds, cost_seconds }, (from, to), state);
@@ -121,21 +122,26 @@ impl Migrations {
         name.map_or(Answer::Failed, Answer::Asked)
     }
 
-    /// What has become of the Migration of this name.
-    pub fn fate(&self, name: &str, state: &State) -> Fate {
+    /// What has become of the Migration of this name. `wanted`: the Migrations that there are.
+    pub fn fate(&self, name: &str, wanted: &[(ResourceKey, Migration)]) -> Fate {
         let all = self.lock();
         if let Some(outcome) = all.over.get(name).and_then(|story| story.outcome) {
             return Fate::Over(outcome);
         }
         let is_under_way = all.under_way.values().any(|driver| &*driver.story.name == name);
-        let is_wanted = || state.store.migrations().iter().any(|(key, _)| name_of(key) == name);
+        let is_wanted = || wanted.iter().any(|(key, _)| name_of(key) == name);
         if is_under_way || is_wanted() { Fate::Ahead } else { Fate::Gone }
     }
 }
 
 impl All {
     /// Whose a Service is, and how its last moves were. None: nobody serves it now.
-    fn seats(&self, service: &ServiceName, keeps: &Stateful, state: &State) -> Option<(Arc<str>, Seats)> {
+    fn seats(
+        &self,
+        service: &ServiceName,
+        keeps: &Stateful,
+        wanted: &[(ResourceKey, Migration)],
+    ) -> Option<(Arc<str>, Seats)> {
         let moved = self.moved.get(service)?;
         let owner = moved.owner.as_ref().filter(|owner| moved.listed.as_ref() == Some(&owner.instance))?;
         let full = service.to_string();
@@ -155,16 +161,15 @@ impl All {
             is_size_seen: copied.is_some(),
             state_bytes: copied.unwrap_or(UNSEEN_BYTES.min(keeps.max_bytes)),
             copies_held: blackout.is_none() && !keeps.access.gives_changes(),
-            is_moving: self.is_moving(service, state),
+            is_moving: self.is_moving(service, wanted),
         };
         Some((owner.instance.clone(), seats))
     }
 
     /// Whether it moves, or somebody has asked for that.
-    fn is_moving(&self, service: &ServiceName, state: &State) -> bool {
+    fn is_moving(&self, service: &ServiceName, wanted: &[(ResourceKey, Migration)]) -> bool {
         let over = |name: &str| self.over.get(name).is_some_and(|story| !story.is_gone);
-        let asked = state.store.migrations();
-        let mut asked = asked.iter().filter(|(_, asked)| asked.service == *service);
+        let mut asked = wanted.iter().filter(|(_, asked)| asked.service == *service);
         self.under_way.contains_key(service) || asked.any(|(key, _)| !over(&name_of(key)))
     }
 }

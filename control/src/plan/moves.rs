@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use lighter_config::build::DeviceInForce;
+use lighter_config::manifest::Key;
 use lighter_config::name::ServiceName;
 use lighter_config::sidecar::DeviceClass;
-use lighter_config::snapshot::PlaceProfile;
+use lighter_config::snapshot::{Migration, PlaceProfile};
 use lighter_place::{Decided, MoveRules, Mover, Seat, Seated, Stays, Time};
 
 use super::gather::profile;
@@ -45,14 +46,15 @@ struct Asked {
 impl Moves {
     /// Looks at all of them, and asks for one Migration at most.
     pub(super) fn round(&mut self, state: &State, now: Time) {
-        self.look_what_came(state, now);
-        let seats = state.migrations.seats(state);
+        let wanted = state.store.migrations();
+        self.look_what_came(&wanted, state, now);
+        let seats = state.migrations.seats(&wanted, state);
         let devices = state.store.devices();
         self.hear(&seats, state);
         let seated = |seats| seated(seats, self.heard.get(&seats.service), &devices, state);
         let services: Vec<Seated> = seats.iter().map(seated).collect();
         // One that is in the midst of its move has no seat.
-        let is_any_moving = !self.asked.is_empty() || state.migrations.is_any_moving(state);
+        let is_any_moving = !self.asked.is_empty() || state.migrations.is_any_moving(&wanted, state);
         let decided = self.mover.decide(&services, is_any_moving, now);
         for ((seats, service), decided) in seats.iter().zip(&services).zip(decided) {
             self.follow(seats, service, &decided, state, now);
@@ -76,10 +78,10 @@ impl Moves {
     }
 
     /// Tells the mover how Migrations have ended.
-    fn look_what_came(&mut self, state: &State, now: Time) {
+    fn look_what_came(&mut self, wanted: &[(Key, Migration)], state: &State, now: Time) {
         let mover = &mut self.mover;
         self.asked.retain(|service, Asked { name, rules }| {
-            let has_moved = match state.migrations.fate(name, state) {
+            let has_moved = match state.migrations.fate(name, wanted) {
                 Fate::Ahead => return true,
                 Fate::Over(outcome) => outcome == Outcome::Done,
                 Fate::Gone => false,

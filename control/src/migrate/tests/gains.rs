@@ -33,17 +33,20 @@ fn why_one_was_asked_for_outlives_a_control_plane() {
 
     let mut bench = Bench::open(folder.path());
     open(&bench.state).unwrap();
-    assert_eq!(bench.state.migrations.fate(&name, &bench.state), Fate::Ahead);
+    assert_eq!(bench.state.migrations.fate(&name, &bench.state.store.migrations()), Fate::Ahead);
     // Rounds go by the clock.
     let began = Instant::now();
-    while bench.state.migrations.fate(&name, &bench.state) == Fate::Ahead
+    while bench.state.migrations.fate(&name, &bench.state.store.migrations()) == Fate::Ahead
         && began.elapsed() < Duration::from_secs(60)
     {
         bench.state.migrations.round(&bench.state, true);
         bench.answer();
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(bench.state.migrations.fate(&name, &bench.state), Fate::Over(Outcome::Done));
+    assert_eq!(
+        bench.state.migrations.fate(&name, &bench.state.store.migrations()),
+        Fate::Over(Outcome::Done)
+    );
     let shown = bench.state.migrations.shown(None);
     let [shown] = &shown[..] else { panic!("{shown:?}") };
     assert_eq!(shown.reason.as_deref(), Some("gain"));
@@ -69,7 +72,7 @@ fn one_that_is_taken_back_before_it_begins_is_forgotten() {
     let (key, _) = bench.state.store.migrations().remove(0);
     bench.state.store.delete(&[key], true, false).unwrap();
     bench.state.migrations.round(&bench.state, true);
-    assert_eq!(bench.state.migrations.fate(&name, &bench.state), Fate::Gone);
+    assert_eq!(bench.state.migrations.fate(&name, &bench.state.store.migrations()), Fate::Gone);
     assert!(read::<Reason>(&bench.state.store, REASON).unwrap().is_empty());
 }
 
@@ -104,7 +107,7 @@ fn nothing_is_kept_of_one_that_cannot_be_asked_for() {
     let answer = bench.state.migrations.ask_for_gain(&service, ends, (12.0, 0.5), &bench.state);
     assert_eq!(answer, Answer::Failed);
     assert!(read::<Reason>(&bench.state.store, REASON).unwrap().is_empty());
-    assert!(!bench.state.migrations.is_any_moving(&bench.state));
+    assert!(!bench.state.migrations.is_any_moving(&bench.state.store.migrations(), &bench.state));
 }
 
 #[test]
