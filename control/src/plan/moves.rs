@@ -163,6 +163,7 @@ fn seated(seats: &Seats, heard: Option<&Heard>, devices: &[DeviceInForce], state
         },
         at: 0,
         rate: heard.map_or(0.0, |heard| heard.rate),
+        in_flight: heard.map_or(0, |heard| heard.served.in_flight),
         seconds: heard.and_then(|heard| heard.seconds),
         blackout_seconds,
         state_bytes: seats.state_bytes,

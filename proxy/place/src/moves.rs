@@ -33,6 +33,8 @@ pub struct Seated {
     pub at: usize,
     /// How many requests come now, a second.
     pub rate: f64,
+    /// How many are under way.
+    pub in_flight: u64,
     /// How long one took of late where it is, in seconds. None: none ended.
     pub seconds: Option<f64>,
     /// How long nobody serves while it moves, in seconds, as far as that can be foreseen.
@@ -74,7 +76,7 @@ pub struct Move {
 /// Why the state of a Service stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stays {
-    /// Nobody has asked for anything for a while.
+    /// Nobody has asked for anything for a while, and nothing is under way.
     Idle,
     /// It is not known yet how long requests take where it is.
     Unmeasured,
@@ -146,7 +148,7 @@ struct Known {
     /// Smoothed.
     rate: f64,
     seconds: Option<f64>,
-    /// When anybody asked for something.
+    /// When anybody had asked for something last.
     asked: Option<Time>,
     /// About how many requests that is of.
     requests: f64,
@@ -277,7 +279,7 @@ impl Known {
         self.factor = self.factor_of(at);
         let share = (elapsed / FORGET_SECONDS).min(1.0);
         let rate = sane(service.rate);
-        if rate > 0.0 {
+        if rate > 0.0 || service.in_flight > 0 {
             self.asked = Some(now);
         }
         self.rate = if self.rate > 0.0 { self.rate + (rate - self.rate) * share } else { rate };

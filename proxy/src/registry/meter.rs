@@ -1,9 +1,10 @@
 //! How much there is to do for this sidecar.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lighter_config::snapshot::{MoveWhen, Stateful};
+use lighter_config::snapshot::{MoveWhen, Port, Stateful};
 use lighter_config::xds::wire::lighter::registry::v1::{
     Demand, DeviceLoad, FunctionLoad, Load, Offloaded, Served,
 };
@@ -11,7 +12,7 @@ use lighter_config::xds::wire::lighter::registry::v1::{
 use crate::device::{self, Standing};
 use crate::mesh::Mesh;
 use crate::offload;
-use crate::telemetry::{self, Direction, EnergySource};
+use crate::telemetry::{self, Direction, EnergySource, RouteMetrics};
 
 /// Reads what was counted, every few seconds.
 #[derive(Debug)]
@@ -85,14 +86,19 @@ pub(super) fn moves(keeps: &Stateful) -> bool {
     keeps.moves.when == MoveWhen::Gain
 }
 
-/// What callers asked of this workload, and how long that took.
-pub(super) fn served() -> Served {
-    let inbound = telemetry::routes().into_iter().filter(|route| route.direction == Direction::Inbound);
-    inbound.fold(Served::default(), |sum, route| {
+/// What callers asked of the Service with these ports here, and how long that took. Behind other listeners of this workload there may
+/// be anything, which does not move with the Service's state.
+pub(super) fn served(ports: &[Arc<Port>]) -> Served {
+    let is_its = |route: &Arc<RouteMetrics>| {
+        route.direction == Direction::Inbound && ports.iter().any(|port| port.key == route.key)
+    };
+    let routes = telemetry::routes().into_iter().filter(is_its);
+    routes.fold(Served::default(), |sum, route| {
         let latency = route.read().latency;
         Served {
             requests: sum.requests.saturating_add(latency.counts.iter().sum()),
             seconds: sum.seconds + Duration::from_nanos(latency.sum).as_secs_f64(),
+            requests_in_flight: sum.requests_in_flight.saturating_add(route.in_flight()),
         }
     })
 }
@@ -163,7 +169,33 @@ const SOON: Duration = Duration::from_millis(900);
 
 #[cfg(test)]
 mod tests {
+    use lighter_config::load::Resources;
+    use lighter_config::name::{ServiceName, ServicePort};
+    use lighter_config::snapshot::Snapshot;
+
     use super::*;
+    use crate::telemetry::Spoken;
+
+    #[test]
+    fn what_is_asked_of_a_service_is_what_comes_to_its_ports() {
+        let text = "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {name: metered}\n\
+                    spec: {ports: [{name: a, port: 80}, {name: b, port: 81}]}\n";
+        let snapshot = Snapshot::build(&Resources::parse("test.yaml", text).unwrap()).unwrap();
+        let name = ServiceName::new("default", "metered");
+        let begins = |direction, port| {
+            let key = ServicePort { service: name.clone(), port };
+            let route = RouteMetrics::of(direction, &key, "default");
+            route.begin(Spoken::Http1);
+            route
+        };
+        let _routes = [
+            begins(Direction::Inbound, 80),
+            begins(Direction::Inbound, 81),
+            begins(Direction::Inbound, 9000),
+            begins(Direction::Outbound, 80),
+        ];
+        assert_eq!(served(&snapshot.services[&name].ports).requests_in_flight, 2);
+    }
 
     #[test]
     fn what_is_told_is_a_rate() {

@@ -18,7 +18,7 @@ use lighter_config::xds::wire::lighter::registry::v1::report_request::Report;
 use lighter_config::xds::wire::lighter::registry::v1::report_response::Order;
 use lighter_config::xds::wire::lighter::registry::v1::{
     Counted, Dataset, Device, HeldFunction, InForce, InstancePort, Registration, Remembering, ReportRequest,
-    ReportResponse, Waiting,
+    ReportResponse, Served, Waiting,
 };
 use metrics::{Counter, Gauge, counter, describe_counter, gauge};
 use tokio::sync::{mpsc, watch};
@@ -200,7 +200,7 @@ impl Registrar<'_> {
             let moves =
                 self.shared.hosted.load().as_ref().is_some_and(|hosted| meter::moves(&hosted.stateful()));
             if let Some(mut load) = self.meter.read(Instant::now(), moves) {
-                load.served = moves.then(meter::served);
+                load.served = moves.then(|| self.served()).flatten();
                 load.links = self.shared.links.read(MOST_LINKS);
                 load.device = self.shared.device.get().map(|device| meter::of_device(device));
                 load.offloaded = meter::offloaded();
@@ -210,6 +210,13 @@ impl Registrar<'_> {
             }
         }
         self.metrics.known.set(f64::from(u8::from(self.reporter.is_known())));
+    }
+
+    /// What callers asked of this workload's Service.
+    fn served(&self) -> Option<Served> {
+        let mesh = self.shared.mesh.load();
+        let service = mesh.config.services.get(self.shared.service()?)?;
+        Some(meter::served(&service.ports))
     }
 
     /// Tells by what this sidecar runs, unless it is told already.

@@ -115,6 +115,11 @@ impl RouteMetrics {
         self.cells.sum(ENDED)
     }
 
+    /// Requests being worked on; never below zero, which a scrape in the middle of a change could see.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.cells.sum(BEGUN).wrapping_sub(self.cells.sum(ENDED)).cast_signed().max(0).cast_unsigned()
+    }
+
     /// From now on every latency goes to `latencies` too, if none did before.
     pub(crate) fn watch(&self, latencies: &Arc<Latencies>) {
         self.watched.get_or_init(|| latencies.clone());
@@ -319,11 +324,6 @@ impl RouteMetrics {
             watched: OnceLock::new(),
             sessions: SessionCells::default(),
         }
-    }
-
-    /// Requests being worked on; never below zero, which a scrape in the middle of a change could see.
-    fn in_flight(&self) -> u64 {
-        self.cells.sum(BEGUN).wrapping_sub(self.cells.sum(ENDED)).cast_signed().max(0).cast_unsigned()
     }
 
     #[cold]

@@ -13,6 +13,8 @@ pub struct Served {
     pub requests: u64,
     /// How long these took together, in seconds.
     pub seconds: f64,
+    /// How many are under way.
+    pub in_flight: u64,
     /// For how long that is known, in seconds: from the first report to the last.
     pub known_seconds: f64,
 }
@@ -22,7 +24,8 @@ impl Served {
     /// when that was.
     pub(super) fn read(said: &wire::Served, before: Option<Self>, seconds: Option<f64>) -> Self {
         let told = (said.requests, number(said.seconds));
-        let Some(before) = before else { return Served { told, ..Served::default() } };
+        let in_flight = said.requests_in_flight;
+        let Some(before) = before else { return Served { told, in_flight, ..Served::default() } };
         // There is less where routes were forgotten with what they counted: nobody knows what of the rest is new.
         let is_less = told.0 < before.told.0 || told.1 < before.told.1;
         let (more, took) = if is_less { (0, 0.0) } else { (told.0 - before.told.0, told.1 - before.told.1) };
@@ -30,6 +33,7 @@ impl Served {
             told,
             requests: before.requests.saturating_add(more),
             seconds: before.seconds + took,
+            in_flight,
             known_seconds: before.known_seconds + seconds.unwrap_or_default(),
         }
     }
@@ -55,9 +59,10 @@ mod tests {
 
     #[test]
     fn what_is_told_is_of_the_time_between_reports() {
-        let said = |requests, seconds| wire::Served { requests, seconds };
+        let said = |requests, seconds| wire::Served { requests, seconds, requests_in_flight: 3 };
         let first = Served::read(&said(1000, 50.0), None, Some(5.0));
         assert_eq!((first.requests, first.known_seconds), (0, 0.0), "who knows when that was");
+        assert_eq!(first.in_flight, 3, "that is now");
         assert_eq!(first.since(&first), None);
         let next = Served::read(&said(1010, 50.5), Some(first), Some(2.0));
         assert_eq!(next.since(&first), Some((5.0, Some(0.05))));

@@ -27,6 +27,7 @@ fn seated(places: Vec<Seat>) -> Seated {
         rules: RULES,
         at: 0,
         rate: 50.0,
+        in_flight: 0,
         seconds: Some(0.08),
         blackout_seconds: 0.5,
         state_bytes: 16 << 20,
@@ -148,6 +149,23 @@ fn who_is_hardly_asked_moves_as_well_and_who_is_not_asked_does_not() {
     assert_eq!(world.moves, [1]);
     world.service.rate = 0.0;
     assert_eq!(world.stays(60.0), Some(Stays::Idle));
+}
+
+#[test]
+fn who_waits_for_what_is_under_way_is_not_idle() {
+    // Three at a time that take 20 s and end together: in between none ends for longer than idle takes.
+    let moves = |in_flight| {
+        let mut world = World::new(seated(vec![seat("slow", 8.0), seat("fast", 1.0)]), &[20.0, 2.5]);
+        let mut seen = Vec::new();
+        for round in 0..300 {
+            world.service.rate = if round % 10 == 9 { 3.0 / ROUND } else { 0.0 };
+            world.service.in_flight = in_flight;
+            seen.extend(world.round(1.0).stays);
+        }
+        (world.moves, seen.contains(&Stays::Idle))
+    };
+    assert_eq!(moves(3), (vec![1], false));
+    assert_eq!(moves(0), (vec![], true));
 }
 
 #[test]
