@@ -13,7 +13,52 @@ use crate::support::{full, http2, wait_until};
 use crate::world::{Sidecar, World};
 
 pub fn tests() -> Vec<Trial> {
-    vec![alone("held::what_waits_at_its_caller_goes_straight_to_where_the_state_went", held)]
+    vec![
+        alone("held::what_waits_at_its_caller_goes_straight_to_where_the_state_went", held),
+        alone("held::no_more_waits_than_may_and_all_else_is_told_so", bounded),
+    ]
+}
+
+/// More requests at once than the caller's sidecar and the old place have room for.
+fn bounded() {
+    let world = World::new();
+    world.apply(&shop(&format!(", timeout: 60s, park: {{requests: {ROOM}, wait: 180s}}")));
+    let [a, b] = Place::both(&world, App::start(&world.path(""), "b"));
+    let (web, listen) = caller(&world);
+    wait_until("the caller's sidecar is heard", || web.metrics().sum("lighter_registry_known", &[]) == 1.0);
+    a.app.tell("hold/snapshot");
+    begin(&world, "narrow", &a, &b);
+    wait_until("it is asked for its state", || a.app.count("snapshot.waits") > 0);
+    wait_until("the caller's sidecar is told", || {
+        web.metrics().sum("lighter_hold_orders_total", &[("outcome", "held")]) >= 1.0
+    });
+    let waiting = || {
+        // In this order nothing that goes there meanwhile counts twice.
+        let parked = a.sidecar.metrics().sum("lighter_state_waiting", &[]);
+        let held = web.metrics().sum("lighter_hold_waiting", &[]);
+        assert!(held <= ROOM as f64 && parked <= ROOM as f64, "{held} and {parked} of {ROOM}");
+        (held + parked) as usize
+    };
+    let asked: Vec<_> = (0..5 * ROOM).map(|at| ask(listen, at % 2 == 1)).collect();
+    // What waits at its caller for too long goes to the old place, and finds no room there.
+    wait_until("nobody else comes", || {
+        asked.iter().filter(|asked| asked.is_finished()).count() + waiting() >= asked.len()
+    });
+    a.app.tell("go/snapshot");
+    is_done(&world, "narrow");
+    let (served, refused): (Vec<_>, Vec<_>) =
+        asked.into_iter().map(|asked| asked.join().unwrap()).partition(|(status, _)| *status == 200);
+    assert!((ROOM..=2 * ROOM).contains(&served.len()), "{served:?}");
+    assert!(served.iter().all(|(_, by)| by.as_deref() == Some("b")), "{served:?}");
+    let is_full =
+        |(status, why): &(u16, Option<String>)| *status == 503 && why.as_deref() == Some("park_overflow");
+    assert!(refused.iter().all(is_full), "{refused:?}");
+    let full = a.sidecar.metrics().sum("lighter_state_refused_total", &[("cause", "full")]);
+    assert_eq!(full, refused.len() as f64);
+    let peaks = [(&web, "hold"), (&a.sidecar, "state")]
+        .map(|(of, side)| of.metrics().sum(&format!("lighter_{side}_waiting_peak"), &[]));
+    assert!(peaks[0] <= ROOM as f64 && peaks[1] == ROOM as f64, "{peaks:?}");
+    assert_eq!(losses(&world), 0.0);
 }
 
 /// One request has room at the caller's sidecar, and another has not and waits at the old place.
@@ -94,20 +139,24 @@ fn counts(web: &Sidecar) -> [f64; 5] {
     [orders, metrics.sum("lighter_hold_requests_total", &[]), moved, no_room, all - moved - no_room]
 }
 
-/// Asks once. Gives the status, and which instance has answered.
+/// Asks once. Gives the status, and which instance has answered, or why none has.
 fn ask(door: SocketAddr, is_http2: bool) -> JoinHandle<(u16, Option<String>)> {
     std::thread::spawn(move || {
         if is_http2 {
             return http2::run(async {
                 let client = http2::connect(door).await;
                 let answer = http2::get(&client, "/r/r0").await.expect("an answer");
-                let by = answer.head.headers.get(INSTANCE).and_then(|by| by.to_str().ok());
+                let said = |name| answer.head.headers.get(name).and_then(|value| value.to_str().ok());
+                let by = said(INSTANCE).or_else(|| said("x-lighter-error"));
                 (answer.head.status.as_u16(), by.map(str::to_owned))
             });
         }
         let mut peer = Peer::connect(door);
         let (head, body) = peer.exchange("GET /r/r0 HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
         assert!(matches!(body, Body::Whole(_)), "{body:?}");
-        (head.status(), head.get(INSTANCE).map(str::to_owned))
+        (head.status(), head.get(INSTANCE).or_else(|| head.cause()).map(str::to_owned))
     })
 }
+
+/// So many requests have room at a sidecar.
+const ROOM: usize = 4;

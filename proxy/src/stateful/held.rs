@@ -115,7 +115,8 @@ impl Holds {
                 if !reaches(&clusters, &from) {
                     "elsewhere"
                 } else {
-                    let holding = all.entry(service).or_insert_with(|| Holding::new(&self.due, bounds));
+                    let holding = || Holding::new(&service, &self.due, bounds);
+                    let holding = all.entry(service.clone()).or_insert_with(holding);
                     let order = HoldOrder::Hold(longest, epoch);
                     let is_held = holding.hold(stamp, order, from, (clusters, bounds));
                     if is_held { "held" } else { "late" }
@@ -165,7 +166,7 @@ impl Holds {
 }
 
 impl Holding {
-    fn new(due: &Arc<Notify>, bounds: Bounds) -> Arc<Self> {
+    fn new(service: &ServiceName, due: &Arc<Notify>, bounds: Bounds) -> Arc<Self> {
         let inner = Inner {
             holder: Holder::new(PlaceId(0), Epoch::default(), bounds, MOST_TRIES),
             waiting: HashMap::new(),
@@ -177,7 +178,7 @@ impl Holding {
             inner: Mutex::new(inner),
             began: Instant::now(),
             due: due.clone(),
-            metrics: HeldMetrics::new(),
+            metrics: HeldMetrics::new(service),
         })
     }
 
@@ -260,7 +261,7 @@ impl Holding {
         let mut out = Vec::new();
         let mut lock = self.lock();
         let inner = &mut *lock;
-        let due = inner.holder.timeout();
+        let (due, before) = (inner.holder.timeout(), inner.holder.held().len());
         let done = what(inner, self.began.elapsed(), &mut out);
         let mut told = Vec::new();
         for action in out {
@@ -275,6 +276,7 @@ impl Holding {
                 told.push((waiting.tell, verdict));
             }
         }
+        self.metrics.waiting(inner.holder.held(), before);
         if !inner.holder.is_holding() {
             inner.clusters.drain(..).for_each(|cluster| cluster.hold(None));
         }

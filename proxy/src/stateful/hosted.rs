@@ -379,7 +379,7 @@ impl Hosted {
             }
             false
         });
-        self.metrics.waiting(parked);
+        self.metrics.waiting(inner.place.parked());
         let is_earlier = inner.place.timeout() != due;
         if let Some(running) = inner.place.give_running() {
             self.count.open(running);

@@ -1,6 +1,6 @@
 //! What is counted where a Service's state is.
 
-use lighter_migrate::{RefusalCause, Stand};
+use lighter_migrate::{Queue, RefusalCause, Stand};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 /// Counters of the requests that come to this workload while its Service keeps state.
@@ -10,6 +10,7 @@ pub(crate) struct StateMetrics {
     returned: Counter,
     refused: [Counter; REFUSED.len()],
     waiting: Gauge,
+    peak: [Gauge; 2],
     serving: Gauge,
     epoch: Gauge,
 }
@@ -25,6 +26,7 @@ impl StateMetrics {
             returned: counter!("lighter_state_returned_total"),
             refused: REFUSED.map(refused),
             waiting: gauge!("lighter_state_waiting"),
+            peak: [gauge!("lighter_state_waiting_peak"), gauge!("lighter_state_waiting_peak_bytes")],
             serving: gauge!("lighter_state_serving"),
             epoch: gauge!("lighter_state_epoch"),
         }
@@ -52,9 +54,12 @@ impl StateMetrics {
         }
     }
 
-    /// So many wait.
-    pub(crate) fn waiting(&self, count: u64) {
-        self.waiting.set(count as f64);
+    /// These wait.
+    pub(crate) fn waiting(&self, parked: &Queue) {
+        self.waiting.set(parked.len() as f64);
+        let counts = parked.counts();
+        self.peak[0].set(counts.most as f64);
+        self.peak[1].set(counts.most_bytes as f64);
     }
 
     /// What this instance is to the Service.
@@ -89,6 +94,8 @@ fn describe() {
         "Requests that were not executed, as the state is not here, or as they had waited, by why."
     );
     describe_gauge!("lighter_state_waiting", "Requests that wait until it is known where the state is.");
+    describe_gauge!("lighter_state_waiting_peak", "How many of them waited at once, at most.");
+    describe_gauge!("lighter_state_waiting_peak_bytes", "How many bytes those took, at most.");
     describe_gauge!("lighter_state_serving", "Whether this instance has the state and serves it.");
     describe_gauge!("lighter_state_epoch", "The last epoch of the state that this instance had.");
 }
