@@ -1,7 +1,7 @@
 //! Clients at a fixed rate that know what HTTP lets a client know, and count everything else as a failure: a request that
 //! the other side says it never took is asked again, a kept connection that is closed under a request is not.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
-use http::Request;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
@@ -166,11 +166,13 @@ async fn get(door: SocketAddr, kept: &mut Option<TcpStream>) -> Result<(), Strin
 pub struct Connection {
     door: SocketAddr,
     client: RefCell<Option<SendRequest<Bytes>>>,
+    /// How many requests were refused, one after the other, since one was answered.
+    refused: Rc<Cell<u32>>,
 }
 
 impl Connection {
     pub fn new(door: SocketAddr) -> Self {
-        Connection { door, client: RefCell::default() }
+        Connection { door, client: RefCell::default(), refused: Rc::default() }
     }
 
     async fn ready(&self) -> Result<SendRequest<Bytes>, String> {
@@ -191,21 +193,36 @@ impl Connection {
     }
 
     /// Sends what `request` makes until it is taken, and counts how often it was not. A server that leaves says what it has
-    /// not taken.
+    /// not taken; one that takes nothing at all any more is not asked for ever.
     pub async fn ask(
         &self,
         refused: &AtomicU64,
         end: bool,
         request: impl Fn() -> Request<()>,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), String> {
-        loop {
+    ) -> Result<(impl Future<Output = Result<Response<RecvStream>, h2::Error>>, SendStream<Bytes>), String>
+    {
+        while self.refused.get() < MOST_REFUSED {
             match self.ready().await?.send_request(request(), end) {
-                Ok(sent) => return Ok(sent),
-                Err(error) if is_refused(&error) => drop(refused.fetch_add(1, Relaxed)),
+                Ok((answer, up)) => return Ok((hears(answer, self.refused.clone()), up)),
+                Err(error) if is_refused(&error) => {
+                    self.refused.update(|count| count + 1);
+                    refused.fetch_add(1, Relaxed);
+                }
                 Err(error) => return Err(format!("send: {error}")),
             }
         }
+        Err(format!("{MOST_REFUSED} requests were refused, and none was answered"))
     }
+}
+
+/// An answer, which says whether there is any use in asking again.
+async fn hears(answer: ResponseFuture, refused: Rc<Cell<u32>>) -> Result<Response<RecvStream>, h2::Error> {
+    let said = answer.await;
+    match &said {
+        Err(error) if is_refused(error) => refused.update(|count| count + 1),
+        _ => refused.set(0),
+    }
+    said
 }
 
 /// Whether the other side says that it has not taken it.
@@ -319,3 +336,6 @@ const KEPT: u32 = 8;
 
 /// Messages of a stream.
 const MESSAGES: u8 = 10;
+
+/// More than are ever under way at once: as many are refused where a connection ends, and each is asked again.
+const MOST_REFUSED: u32 = 500;

@@ -255,7 +255,10 @@ async fn ask2(connection: &Connection, refused: &AtomicU64, asked: &str) -> Resu
         let (head, mut down) = match answer.await {
             Ok(answer) => answer.into_parts(),
             // It was not taken.
-            Err(error) if is_refused(&error) => continue,
+            Err(error) if is_refused(&error) => {
+                refused.fetch_add(1, Relaxed);
+                continue;
+            }
             Err(error) => return Err(format!("no answer: {error}")),
         };
         let mut body = Vec::new();
