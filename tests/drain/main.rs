@@ -22,6 +22,7 @@ mod partition;
 #[path = "../intercept/place.rs"]
 mod place;
 mod places;
+mod planned;
 mod precopy;
 mod redis;
 mod registers;
@@ -46,6 +47,7 @@ fn main() {
         migrate::tests(),
         moved::tests(),
         partition::tests(),
+        planned::tests(),
         functions::tests(),
         functions::planned::tests(),
         precopy::tests(),

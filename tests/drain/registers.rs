@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -65,7 +66,8 @@ impl App {
         App { name: name.to_owned(), address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), program }
     }
 
-    /// Tells it something: `hold/WHAT`, `go/WHAT`, `fail/WHAT`, `mend/WHAT` of a hook, of `stay` or of `well`; `filler/BYTES`.
+    /// Tells it something: `hold/WHAT`, `go/WHAT`, `fail/WHAT`, `mend/WHAT` of a hook, of `stay` or of `well`; `filler/BYTES`;
+    /// `slow/MILLISECONDS` that a request takes, streams apart.
     pub fn tell(&self, what: &str) {
         let (status, said) = metrics::ask(self.address, "POST", &format!("/test/{what}"));
         assert_eq!(status, 200, "{what}: {said}");
@@ -119,6 +121,8 @@ struct Memory {
     version: u64,
     versions: BTreeMap<String, u64>,
     is_frozen: bool,
+    /// How long a request takes at least.
+    takes: Duration,
     /// What is held, and what fails.
     held: BTreeSet<String>,
     failing: BTreeSet<String>,
@@ -135,6 +139,10 @@ impl Registers {
         let path = path.replace("?since=", "/");
         let words: Vec<&str> = path.split('/').skip(1).collect();
         let text = std::str::from_utf8(body).map(str::trim);
+        if words.first() == Some(&"r") {
+            let takes = self.memory().takes;
+            std::thread::sleep(takes);
+        }
         match (method, &words[..]) {
             ("GET", ["r", name]) => self.request(None, |memory| *memory.register(name)),
             ("PUT", ["r", name]) => match text.map(str::parse) {
@@ -204,6 +212,7 @@ impl Registers {
                 let mut random = fastrand::Rng::with_seed(1);
                 memory.filler = (0..bytes.parse().unwrap()).map(|_| random.u8(..)).collect();
             }
+            ["slow", millis] => memory.takes = Duration::from_millis(millis.parse().unwrap()),
             ["register", name] => return (200, memory.register(name).to_string().into()),
             ["counts"] => return (200, lines(&memory.counts).into()),
             ["numbers"] => {
