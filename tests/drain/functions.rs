@@ -7,7 +7,7 @@ use std::time::Instant;
 use libtest_mimic::Trial;
 
 use crate::migrate::{PATIENT, instances, is_done, stories};
-use crate::places::one_at_a_time;
+use crate::places::{most_waited, one_at_a_time};
 use crate::support::process::free_address;
 use crate::support::raw::{Body, Head, Peer};
 use crate::support::{full, test_where, wait_until};
@@ -77,7 +77,8 @@ fn keeps() {
 /// Moves what this component remembers, so many times, while it is used.
 fn moved(moves: usize, (file, memory): (&Path, &str), room: u64) -> (World, [Place; 3]) {
     let world = World::new();
-    world.apply(&shop("registers", SLOW));
+    let parks = format!(", timeout: 60s, park: {{requests: {ROOM}, wait: 180s}}");
+    world.apply(&shop("registers", &parks));
     let start = |name, class, more, limits| {
         Place::with(&world, name, class, ("registers", file, memory), more, limits)
     };
@@ -161,8 +162,10 @@ fn moved(moves: usize, (file, memory): (&Path, &str), room: u64) -> (World, [Pla
         );
     }
     let [moving, steady] = record.slowest(&spans);
+    let waited = most_waited(&web, places.iter().map(|place| &place.sidecar), ROOM);
     println!(
-        "{asked} requests: 99 in a hundred took {moving:?} at most while it moved, {steady:?} otherwise"
+        "{asked} requests: 99 in a hundred took {moving:?} at most while it moved, {steady:?} otherwise; at once waited {waited} of \
+         {ROOM} at most"
     );
     (world, places)
 }
@@ -400,6 +403,8 @@ fn number_and_place(status: u16, text: &str) -> Option<(u64, String)> {
     Some((number.parse().ok()?, place.to_owned()))
 }
 
+/// So many requests have room at a sidecar: one more than callers have under way.
+const ROOM: usize = 16;
 /// As long as a test may hold a request.
 const SLOW: &str = ", timeout: 60s, park: {wait: 180s}";
 /// Registers that nobody changes while they move.

@@ -165,6 +165,20 @@ pub fn is_whole(record: &Record, places: &[Place; 2]) {
     record.check_done(&numbers).unwrap();
 }
 
+/// How many requests waited at once at most, at the caller's sidecar or at a place: never more than have room there.
+pub fn most_waited<'s>(web: &'s Sidecar, places: impl IntoIterator<Item = &'s Sidecar>, room: usize) -> f64 {
+    let sides = std::iter::once((web, "hold")).chain(places.into_iter().map(|place| (place, "state")));
+    let peaks: Vec<[f64; 2]> = sides
+        .map(|(of, side)| {
+            let metrics = of.metrics();
+            ["", "_bytes"].map(|of| metrics.sum(&format!("lighter_{side}_waiting_peak{of}"), &[]))
+        })
+        .collect();
+    let is_within = |[count, bytes]: &[f64; 2]| *count <= room as f64 && *bytes <= PARK_BYTES;
+    assert!(peaks.iter().all(is_within), "{peaks:?}");
+    peaks.iter().map(|[count, _]| *count).fold(0.0, f64::max)
+}
+
 /// How often state was lost, as the control plane counts.
 pub fn losses(world: &World) -> f64 {
     world.counts().sum("lighter_control_state_losses_total", &[])
@@ -180,6 +194,9 @@ pub fn is_lost_once(world: &World) {
         "{said}"
     );
 }
+
+/// What may wait where the Service says nothing else.
+const PARK_BYTES: f64 = (16 << 20) as f64;
 
 /// As long as a test may hold a hook.
 pub const SLOW: &str = ", timeout: 60s, park: {wait: 180s}";

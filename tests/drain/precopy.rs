@@ -23,7 +23,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 fn moves() {
-    let moves = if full() { 30 } else { 4 };
+    let moves = if full() { 30 } else { 2 };
     let (world, places) = begins();
     let (_web, listen) = caller(&world);
     let callers = Callers::start(listen);

@@ -1,7 +1,6 @@
 //! A service that keeps state in its memory moves from one instance to another while it is used, and whoever dies meanwhile.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
@@ -9,13 +8,14 @@ use rustix::process::Signal;
 use crate::callers::Callers;
 use crate::migrate::{Stream, is_done, is_in, phases, stories, story};
 use crate::places::{
-    PHASES, Place, SLOW, alone, begin, begin_within, caller, is_lost_once, is_well, is_whole, losses, shop,
+    PHASES, Place, SLOW, alone, begin, begin_with, begin_within, caller, is_lost_once, is_well, is_whole,
+    losses, most_waited, shop,
 };
 use crate::registers::{App, INSTANCE};
 use crate::support::http2;
 use crate::support::raw::{Body, Peer};
 use crate::support::{full, wait_until};
-use crate::world::World;
+use crate::world::{Sidecar, World};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -31,10 +31,11 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
+/// In half of them all of the state is copied while nobody serves: beside the others, in the same run.
 fn moves() {
-    let moves = if full() { 100 } else { 10 };
+    let moves = if full() { 100 } else { 8 };
     let world = World::new();
-    world.apply(&shop(SLOW));
+    world.apply(&shop(&format!(", changes: /changes, timeout: 60s, park: {{requests: {ROOM}, wait: 180s}}")));
     let places = Place::both(&world, App::start(&world.path(""), "b"));
     let (web, listen) = caller(&world);
     places[0].app.tell(&format!("filler/{FILLER}"));
@@ -43,20 +44,26 @@ fn moves() {
     let mut spans = Vec::new();
     for turn in 0..moves {
         let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
-        let began = callers.record.now();
+        let (began, before) = (callers.record.now(), answered(&web));
         let name = format!("turn-{turn}");
-        begin(&world, &name, from, to);
+        let rounds = if stops(turn) { ", precopyRounds: 0" } else { "" };
+        begin_with(&world, &name, from, to, &format!("{PATIENT}{rounds}"));
         is_done(&world, &name);
         callers.more_of(&to.app.name, 50);
         spans.push((began, callers.record.now()));
         assert!(to.serves() && !from.serves());
         assert_eq!(web.endpoints(), 1, "whoever has the state is known, and nobody else");
         callers.more(200);
-        assert_eq!((to.app.count("loose"), to.app.count("thawing")), (0, 0));
+        wait_until("each protocol is answered", || {
+            answered(&web).iter().zip(before).all(|(now, before)| *now > before)
+        });
+        assert_eq!(to.app.count("thawing"), 0);
     }
     let record = callers.end();
     is_whole(&record, &places);
     agree(&world, &places, moves);
+    let waited = most_waited(&web, places.each_ref().map(|place| &place.sidecar), ROOM);
+    assert!(waited > 0.0, "somebody has waited");
     let [there, gone] = [&places[moves % 2], &places[(moves + 1) % 2]];
     is_sent_on(gone, there);
     // And as an operator asks for it, within the times that a migration has by default.
@@ -65,24 +72,45 @@ fn moves() {
     assert!(gone.serves() && !there.serves());
 
     let names = |turn: usize| (&*places[turn % 2].app.name, &*places[(turn + 1) % 2].app.name);
-    let blackouts = spans.iter().enumerate().map(|(turn, span)| {
+    let mut blackouts = [Vec::new(), Vec::new()];
+    for (turn, span) in spans.iter().enumerate() {
         let (from, to) = names(turn);
-        record.blackout(from, to, *span).expect("both have answered")
-    });
-    let mut blackouts: Vec<Duration> = blackouts.collect();
-    blackouts.sort();
-    let [within, others] = record.latencies(&spans);
+        let blackout = record.blackout(from, to, *span).expect("both have answered");
+        blackouts[usize::from(stops(turn))].push(blackout);
+    }
+    for (how, mut blackouts) in ["with pre-copy", "stop-and-copy"].into_iter().zip(blackouts) {
+        blackouts.sort();
+        println!(
+            "{} moves of {FILLER} bytes and more, {how}: nobody was answered for {:?} at the median, {:?} at most",
+            blackouts.len(),
+            blackouts[blackouts.len() / 2],
+            blackouts[blackouts.len() - 1]
+        );
+    }
+    let ([within, others], [http1, http2, grpc]) = (record.latencies(&spans), answered(&web));
     println!(
-        "{moves} moves of {FILLER} bytes and more, {} requests: none for {:?} at the median, {:?} at most; half of them took {:?} \
-         and 99 % {:?} during moves, {:?} and {:?} otherwise",
+        "{} requests ({http1} by HTTP/1.1, {http2} by HTTP/2, {grpc} streams of gRPC): half of them took {:?} and 99 % {:?} during \
+         moves, {:?} and {:?} otherwise; at once waited {waited} of {ROOM} at most",
         record.answered(),
-        blackouts[blackouts.len() / 2],
-        blackouts[blackouts.len() - 1],
         within.0,
         within.1,
         others.0,
         others.1
     );
+}
+
+/// Whether in this turn nothing is copied before: at both places, from time to time.
+fn stops(turn: usize) -> bool {
+    turn % 4 >= 2
+}
+
+/// What callers were answered here, by protocol.
+fn answered(web: &Sidecar) -> [f64; 3] {
+    let metrics = web.metrics();
+    ["http1", "http2", "grpc"].map(|protocol| {
+        let well = [("direction", "outbound"), ("protocol", protocol), ("code_class", "2xx"), ("cause", "")];
+        metrics.sum("lighter_requests_total", &well)
+    })
 }
 
 /// Whoever goes to where the state was is answered from where it is, however it asks.
@@ -115,19 +143,36 @@ fn agree(world: &World, places: &[Place; 2], moves: usize) {
     assert_eq!(all.len(), moves);
     for story in &all {
         assert_eq!(story["outcome"], "done", "{story}");
-        assert_eq!(phases(story), PHASES, "{story}");
+        let phases = phases(story);
+        let (before, phases): (Vec<_>, Vec<_>) = phases.into_iter().partition(|phase| phase == "precopy");
+        assert_eq!(phases, PHASES, "{story}");
+        let turn = story["name"].as_str().and_then(|name| name.strip_prefix("turn-")?.parse().ok()).unwrap();
+        assert_eq!(before.is_empty(), stops(turn), "{story}");
     }
     let [a, b] = places;
-    for (place, gave, took) in [(a, moves.div_ceil(2), moves / 2), (b, moves / 2, moves.div_ceil(2))] {
+    for (at, (place, gave, took)) in
+        [(a, moves.div_ceil(2), moves / 2), (b, moves / 2, moves.div_ceil(2))].into_iter().enumerate()
+    {
         let metrics = place.sidecar.metrics();
+        let done =
+            |hook| metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]) as u64;
         for (hook, times) in [("freeze", gave), ("snapshot", gave), ("restore", took)] {
-            assert_eq!(place.app.count(hook), times as u64, "{hook} of {}", place.app.name);
-            let done = metrics.sum("lighter_state_hooks_total", &[("hook", hook), ("outcome", "done")]);
-            assert_eq!(done, times as f64, "{hook} of {}", place.app.name);
+            assert_eq!(
+                [place.app.count(hook), done(hook)],
+                [times as u64; 2],
+                "{hook} of {}",
+                place.app.name
+            );
         }
-        let hooks = metrics.sum("lighter_state_hooks_total", &[]);
-        let thaws = place.app.count("thaw");
-        assert_eq!(hooks, (2 * gave + took) as f64 + thaws as f64, "nothing else was asked for");
+        let more = ["thaw", "changes", "patch"].map(|hook| {
+            assert_eq!(place.app.count(hook), done(hook), "{hook} of {}", place.app.name);
+            done(hook)
+        });
+        let hooks = metrics.sum("lighter_state_hooks_total", &[]) as u64;
+        assert_eq!(hooks, (2 * gave + took) as u64 + more.iter().sum::<u64>(), "nothing else was asked for");
+        // What was given before was not frozen, and nothing else was not.
+        let ahead = (0..moves).filter(|turn| turn % 2 == at && !stops(*turn)).count();
+        assert_eq!(place.app.count("loose"), ahead as u64);
         assert_eq!(metrics.sum("lighter_state_refused_total", &[]), 0.0);
         assert_eq!(metrics.sum("lighter_state_waiting", &[]), 0.0);
         let bytes = |direction| metrics.sum("lighter_state_copy_bytes_total", &[("direction", direction)]);
@@ -432,3 +477,9 @@ fn by_http2(door: SocketAddr) -> (u16, Option<String>) {
 
 /// So much the state is long, beside the registers.
 pub const FILLER: usize = 1_500_000;
+
+/// So many requests have room at a sidecar: one more than callers have under way.
+const ROOM: usize = 16;
+
+/// The times of a migration that may take its time.
+const PATIENT: &str = "prepareTimeout: 60s, quiesceTimeout: 60s, switchTimeout: 60s, drainTimeout: 60s";
