@@ -431,7 +431,6 @@ impl Story {
             Cause::Late(phase) => {
                 format!("`{to}` was not ready in {:?}: {} took too long", self.prepare, phase.label())
             }
-            other => other.label().to_owned(),
         }
     }
 }

@@ -10,10 +10,9 @@ use crate::phase::Phase;
 pub enum Class {
     /// Nothing: two places may serve at once.
     Stateless,
-    /// What is in memory: it dies with its place, and that is said.
+    /// What is in memory: it dies with its place, and that is said. Where what it acknowledges is in a [journal](crate::journal)
+    /// elsewhere before that, a migration is none the wiser: whoever has the journal is seen to beside.
     Volatile,
-    /// What it acknowledges is in a journal elsewhere before that.
-    Journaled,
 }
 
 impl Class {
@@ -22,7 +21,6 @@ impl Class {
         match self {
             Class::Stateless => "stateless",
             Class::Volatile => "volatile",
-            Class::Journaled => "journaled",
         }
     }
 }
@@ -45,8 +43,6 @@ pub enum Actor {
 pub enum State {
     /// Everything is there.
     Kept,
-    /// Everything that was acknowledged is read from the journal.
-    Recovered,
     /// It is gone, and reported as lost.
     Lost,
     /// The new place may have served, unheard, and what it acknowledged then is gone: reported as lost. What the old place has
@@ -96,7 +92,6 @@ impl Toll {
         let lost = match class {
             Class::Stateless => State::Kept,
             Class::Volatile => State::Lost,
-            Class::Journaled => State::Recovered,
         };
         match actor {
             Actor::Control => Toll::NOTHING,
@@ -114,8 +109,7 @@ impl Toll {
             }
             // That it did not serve is not known, as it was told to, or is about to be.
             Actor::New if matches!(phase, Phase::Fence | Phase::Activate) => {
-                let state = if class == Class::Volatile { State::MayBeLost } else { lost };
-                Toll { in_flight: InFlight::Unknown, state, ending: Ending::Returns }
+                Toll { in_flight: InFlight::Unknown, state: State::MayBeLost, ending: Ending::Returns }
             }
             // It has not begun yet, and is asked once more.
             Actor::New if phase.is_terminal() || phase <= Phase::Prepare => Toll::NOTHING,

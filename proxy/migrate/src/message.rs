@@ -187,8 +187,6 @@ pub enum Why {
     Digest,
     /// The service does not take what was copied.
     Activation,
-    /// The journal belongs to a later epoch.
-    Deposed,
 }
 
 impl Stand {

@@ -33,10 +33,6 @@ pub(crate) enum Planted {
     ThawAlone,
     /// The old place forgets what it has parked when the service has moved.
     ForgetParked,
-    /// The old place answers before the journal has what it acknowledges.
-    AnswerEarly,
-    /// The old place answers what has seen something that the journal does not have.
-    DirtyRead,
     /// The new place says it has the last copy though it has another one.
     NoDigest,
     /// The new place is told to serve before the store has decided.

@@ -220,8 +220,8 @@ impl Hosted {
     #[inline(never)]
     fn ended_amid(&self, counted: Counted) {
         self.with(|place, now, out| match counted {
-            // By which number does not matter: its answer waits for nothing.
-            Counted::Here(what) => place.finished(RequestId(0), kind(what), End::Wrote, now, out),
+            // By which number does not matter, nor how: what is said to its caller was said by then.
+            Counted::Here(what) => place.finished(RequestId(0), kind(what), End::Done, now, out),
             Counted::Forwarded => place.forwarded(out),
         });
     }
@@ -360,8 +360,8 @@ impl Hosted {
                     };
                     inner.tell(id, verdict, &mut told);
                 }
-                // Without a journal, answers go as they come.
-                PlaceAction::Append(..) | PlaceAction::Answer(_) | PlaceAction::AnswerUnknown(_) => {}
+                // Answers go as they come.
+                PlaceAction::Answer(_) | PlaceAction::AnswerUnknown(_) => {}
                 PlaceAction::CutStreams | PlaceAction::CutAll => {
                     self.cuts.fetch_add(1, Ordering::Release);
                     self.cut.notify_waiters();

@@ -243,7 +243,6 @@ impl Executor {
             | PlaceAction::Run(_)
             | PlaceAction::Refuse(..)
             | PlaceAction::Forward(..)
-            | PlaceAction::Append(..)
             | PlaceAction::Answer(_)
             | PlaceAction::AnswerUnknown(_) => {}
         }

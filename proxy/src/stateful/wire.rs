@@ -236,7 +236,7 @@ fn addresses(said: BTreeMap<u32, String>) -> Result<BTreeMap<u16, SocketAddr>, M
     said.into_iter().map(entry).collect()
 }
 
-const WHYS: [Why; 5] = [Why::NoRoom, Why::Unhealthy, Why::Digest, Why::Activation, Why::Deposed];
+const WHYS: [Why; 4] = [Why::NoRoom, Why::Unhealthy, Why::Digest, Why::Activation];
 
 const fn why_label(why: Why) -> &'static str {
     match why {
@@ -244,7 +244,6 @@ const fn why_label(why: Why) -> &'static str {
         Why::Unhealthy => "unhealthy",
         Why::Digest => "digest",
         Why::Activation => "activation",
-        Why::Deposed => "deposed",
     }
 }
 

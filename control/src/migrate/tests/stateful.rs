@@ -134,7 +134,7 @@ fn requests_that_do_not_end_keep_it_where_it_is() {
     assert_eq!(mesh.check(), Outcome::Aborted);
     let because = mesh.over.as_ref().and_then(|story| story.because.clone()).unwrap();
     assert_eq!(because, "`a` did not freeze: requests or streams there did not end in 2s");
-    mesh.sidecars[0].place.finished(RequestId(1), Kind::Stream, End::Wrote, Duration::ZERO, &mut out);
+    mesh.sidecars[0].place.finished(RequestId(1), Kind::Stream, End::Done, Duration::ZERO, &mut out);
     mesh.over = None;
     mesh.begin();
     assert_eq!(mesh.check(), Outcome::Done);

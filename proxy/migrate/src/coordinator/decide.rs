@@ -222,11 +222,8 @@ impl Coordinator {
             let granted = self.grant(Role::Old)?;
             let returned = Cell { decision: Decision::Returned, ..granted };
             let may_have_served = self.offered && !is_void;
-            return Some(match self.plan.class {
-                Class::Journaled => Cell { source: Source::Journal, ..returned },
-                _ if may_have_served => self.losing(Cell { source: Source::Kept, ..returned }),
-                _ => Cell { source: Source::Kept, ..returned },
-            });
+            let returned = Cell { source: Source::Kept, ..returned };
+            return Some(if may_have_served { self.losing(returned) } else { returned });
         }
         if is_void || self.new.dead && !self.is_lost(Role::New) {
             return self.regrant(Role::Old).map(|cell| Cell { decision: Decision::Returned, ..cell });
@@ -280,7 +277,6 @@ impl Coordinator {
         match self.plan.class {
             Class::Stateless => Cell { source: Source::Nothing, ..cell },
             Class::Volatile => self.losing(Cell { source: Source::Nothing, ..cell }),
-            Class::Journaled => Cell { source: Source::Journal, ..cell },
         }
     }
 

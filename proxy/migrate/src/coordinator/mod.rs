@@ -446,7 +446,7 @@ impl Coordinator {
                 report.stand == Stand::Warm || report.stand.serves().is_some()
             }
             Class::Stateless => report.stand.serves().is_some() || report.stand == Stand::Warm,
-            Class::Volatile | Class::Journaled => report.stand.serves() == Some(self.cell.epoch),
+            Class::Volatile => report.stand.serves() == Some(self.cell.epoch),
         }
     }
 

@@ -73,7 +73,6 @@ impl Cause {
             Cause::Refused(Why::Unhealthy) => "unhealthy",
             Cause::Refused(Why::Digest) => "digest",
             Cause::Refused(Why::Activation) => "activation",
-            Cause::Refused(Why::Deposed) => "deposed",
             Cause::OldLost => "old_lost",
             Cause::NewLost => "new_lost",
             Cause::Busy => "busy",

@@ -166,23 +166,18 @@ fn show(what: &str, bounds: &Bounds) -> Seen {
     }
 }
 
-const KEEPING: [Class; 2] = [Class::Volatile, Class::Journaled];
-
 #[test]
 fn nobody_notices_where_nobody_dies() {
-    for class in KEEPING {
-        let base = Bounds { class, ..BASE };
-        for (what, bounds) in [
-            ("alone", base.clone()),
-            ("held", Bounds { holds: true, ..base.clone() }),
-            ("copied in rounds", Bounds { rounds: 2, ..base.clone() }),
-            ("sent on", Bounds { keeps: false, ..base.clone() }),
-            ("astray", Bounds { astray: true, ..base.clone() }),
-            ("back", Bounds { was_there: true, astray: true, keeps: false, ..base.clone() }),
-        ] {
-            let seen = show(what, &bounds);
-            assert!(seen.done > 0 && seen.done == seen.ends(), "{seen:?}");
-        }
+    for (what, bounds) in [
+        ("alone", BASE),
+        ("held", Bounds { holds: true, ..BASE }),
+        ("copied in rounds", Bounds { rounds: 2, ..BASE }),
+        ("sent on", Bounds { keeps: false, ..BASE }),
+        ("astray", Bounds { astray: true, ..BASE }),
+        ("back", Bounds { was_there: true, astray: true, keeps: false, ..BASE }),
+    ] {
+        let seen = show(what, &bounds);
+        assert!(seen.done > 0 && seen.done == seen.ends(), "{seen:?}");
     }
     let seen = show("reads", &Bounds { class: Class::Stateless, scripts: READS, ..BASE });
     assert!(seen.done > 0 && seen.done == seen.ends(), "{seen:?}");
@@ -194,11 +189,9 @@ fn messages_may_come_twice_and_late() {
     show("doubles", &Bounds { scripts: ONE, doubles: true, ..BASE });
     show("leftovers", &Bounds { leftovers: true, ..BASE });
     if is_full() {
-        for class in KEEPING {
-            let doubles = Bounds { class, doubles: true, scripts: BASE.scripts, ..BASE };
-            show("doubles", &Bounds { holds: true, ..doubles.clone() });
-            show("doubles", &Bounds { rounds: 1, aborts: true, ..doubles });
-        }
+        let doubles = Bounds { doubles: true, scripts: BASE.scripts, ..BASE };
+        show("doubles", &Bounds { holds: true, ..doubles.clone() });
+        show("doubles", &Bounds { rounds: 1, aborts: true, ..doubles });
     }
 }
 
@@ -208,21 +201,16 @@ fn whoever_dies_one_serves_and_nothing_is_lost_unsaid() {
         let dies = Bounds { scripts: ONE, mortal: std::slice::from_ref(actor), deaths: 1, ..BASE };
         let named = |what: &str| format!("{actor:?} dies{what}");
         show(&named(""), &dies);
-        let journaled = Bounds { class: Class::Journaled, ..dies.clone() };
-        show(&named(" late"), &Bounds { from: Phase::Quiesce, ..journaled.clone() });
         show(&named(""), &Bounds { class: Class::Stateless, scripts: READ, ..dies.clone() });
         if is_full() {
-            for base in [dies, journaled] {
-                show(&named(" early"), &base);
-                show(&named(" while more is asked for"), &Bounds { scripts: BASE.scripts, ..base.clone() });
-                let twice = Bounds { deaths: 2, from: Phase::Finalcopy, scripts: &[], ..base.clone() };
-                show(&named(" twice"), &twice);
-                show(&named(" where it is held"), &Bounds { holds: true, ..base.clone() });
-                show(&named(" where it is sent on"), &Bounds { keeps: false, ..base.clone() });
-                let back = Bounds { was_there: true, astray: true, keeps: false, ..base.clone() };
-                show(&named(" where it was before"), &back);
-                show(&named(" where it is copied in rounds"), &Bounds { rounds: 1, ..base });
-            }
+            show(&named(" while more is asked for"), &Bounds { scripts: BASE.scripts, ..dies.clone() });
+            let twice = Bounds { deaths: 2, from: Phase::Finalcopy, scripts: &[], ..dies.clone() };
+            show(&named(" twice"), &twice);
+            show(&named(" where it is held"), &Bounds { holds: true, ..dies.clone() });
+            show(&named(" where it is sent on"), &Bounds { keeps: false, ..dies.clone() });
+            let back = Bounds { was_there: true, astray: true, keeps: false, ..dies.clone() };
+            show(&named(" where it was before"), &back);
+            show(&named(" where it is copied in rounds"), &Bounds { rounds: 1, ..dies });
         }
     }
 }
@@ -237,16 +225,13 @@ fn two_may_die() {
     if is_full() {
         let late = Bounds { from: Phase::Activate, mortal: CONTROL_AND_NEW, ..two.clone() };
         show("the control plane and the new place die late", &late);
-        for class in KEEPING {
-            let stays = Bounds { class, stays: 8, deaths: 1, scripts: ONE, ..two.clone() };
-            show("the old place dies and stays away", &Bounds { mortal: &[Actor::Old], ..stays.clone() });
-            show("the new place dies and stays away", &Bounds { mortal: &[Actor::New], ..stays });
-            let new = Bounds { class, mortal: &[Actor::Control, Actor::New], deaths: 2, ..new.clone() };
-            show("the new place and the control plane die", &new);
-            let two = Bounds { class, ..two.clone() };
-            show("both places die", &Bounds { from: Phase::Finalcopy, mortal: places, ..two.clone() });
-            show("two die late", &Bounds { from: Phase::Switch, mortal: &EVERYBODY[..3], ..two });
-        }
+        let stays = Bounds { stays: 8, deaths: 1, scripts: ONE, ..two.clone() };
+        show("the old place dies and stays away", &Bounds { mortal: &[Actor::Old], ..stays.clone() });
+        show("the new place dies and stays away", &Bounds { mortal: &[Actor::New], ..stays });
+        let new = Bounds { mortal: &[Actor::Control, Actor::New], deaths: 2, ..new.clone() };
+        show("the new place and the control plane die", &new);
+        show("both places die", &Bounds { from: Phase::Finalcopy, mortal: places, ..two.clone() });
+        show("two die late", &Bounds { from: Phase::Switch, mortal: &EVERYBODY[..3], ..two });
     }
 }
 
@@ -255,25 +240,23 @@ fn links_may_break_and_time_may_pass() {
     let base = Bounds { class: Class::Stateless, scripts: READ, ..BASE };
     show("what does not drain is cut", &Bounds { timeouts: 3, from: Phase::Switch, ..base.clone() });
     show("what was sent on, too", &Bounds { timeouts: 3, keeps: false, from: Phase::Switch, ..base });
-    for class in KEEPING {
-        let base = Bounds { class, scripts: ONE, ..BASE };
-        show("a link breaks", &Bounds { breaks: 1, ..base.clone() });
-        show("something takes long", &Bounds { timeouts: 1, holds: true, ..base.clone() });
-        show("what is sent on is lost", &Bounds { breaks: 1, keeps: false, ..base.clone() });
-        let back = Bounds { was_there: true, astray: true, keeps: false, ..base.clone() };
-        show("who sends on takes back, and a link breaks", &Bounds { breaks: 1, ..back });
-        show("what is held is let go", &Bounds { breaks: 1, holds: true, ..base.clone() });
-        let streams = Bounds { kind: Kind::Stream, ..base.clone() };
-        show("streams are cut", &Bounds { timeouts: 1, ..streams.clone() });
-        if is_full() {
-            show("streams are cut, and do not end", &Bounds { timeouts: 2, ..streams });
-            show("two take long", &Bounds { timeouts: 2, ..base.clone() });
-            show("links break", &Bounds { breaks: 2, scripts: BASE.scripts, ..base.clone() });
-            let late = Bounds { from: Phase::Finalcopy, deaths: 1, mortal: EVERYBODY, ..base };
-            show("a link breaks, and somebody dies", &Bounds { breaks: 1, ..late.clone() });
-            let control = Bounds { mortal: &[Actor::Control], scripts: &[], ..late };
-            show("something takes long, and the control plane dies", &Bounds { timeouts: 1, ..control });
-        }
+    let base = Bounds { scripts: ONE, ..BASE };
+    show("a link breaks", &Bounds { breaks: 1, ..base.clone() });
+    show("something takes long", &Bounds { timeouts: 1, holds: true, ..base.clone() });
+    show("what is sent on is lost", &Bounds { breaks: 1, keeps: false, ..base.clone() });
+    let back = Bounds { was_there: true, astray: true, keeps: false, ..base.clone() };
+    show("who sends on takes back, and a link breaks", &Bounds { breaks: 1, ..back });
+    show("what is held is let go", &Bounds { breaks: 1, holds: true, ..base.clone() });
+    let streams = Bounds { kind: Kind::Stream, ..base.clone() };
+    show("streams are cut", &Bounds { timeouts: 1, ..streams.clone() });
+    if is_full() {
+        show("streams are cut, and do not end", &Bounds { timeouts: 2, ..streams });
+        show("two take long", &Bounds { timeouts: 2, ..base.clone() });
+        show("links break", &Bounds { breaks: 2, scripts: BASE.scripts, ..base.clone() });
+        let late = Bounds { from: Phase::Finalcopy, deaths: 1, mortal: EVERYBODY, ..base };
+        show("a link breaks, and somebody dies", &Bounds { breaks: 1, ..late.clone() });
+        let control = Bounds { mortal: &[Actor::Control], scripts: &[], ..late };
+        show("something takes long, and the control plane dies", &Bounds { timeouts: 1, ..control });
     }
 }
 
@@ -281,38 +264,30 @@ fn links_may_break_and_time_may_pass() {
 fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
     let control = Bounds { scripts: &[], mortal: &[Actor::Control], deaths: 1, ..BASE };
     show("who was replaced goes on", &Bounds { zombies: true, ..control.clone() });
-    for class in KEEPING {
-        let base = Bounds { class, scripts: ONE, ..BASE };
-        show("somebody aborts", &Bounds { aborts: true, ..base.clone() });
-        show("the service does not begin", &Bounds { fails: 1, ..base.clone() });
-        let late = Bounds { fails: 1, scripts: &[], deaths: 1, from: Phase::Quiesce, ..base.clone() };
-        show("nor where a place died", &Bounds { mortal: &EVERYBODY[1..3], ..late.clone() });
-        let vouched = Bounds { vouches: true, scripts: &[], deaths: 1, ..base.clone() };
+    let base = Bounds { scripts: ONE, ..BASE };
+    show("somebody aborts", &Bounds { aborts: true, ..base.clone() });
+    show("the service does not begin", &Bounds { fails: 1, ..base.clone() });
+    let late = Bounds { fails: 1, scripts: &[], deaths: 1, from: Phase::Quiesce, ..base.clone() };
+    show("nor where a place died", &Bounds { mortal: &EVERYBODY[1..3], ..late.clone() });
+    let vouched = Bounds { vouches: true, scripts: &[], deaths: 1, ..base.clone() };
+    show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
+    show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched.clone() });
+    let lies = Bounds { lies: true, scripts: ONE, ..base.clone() };
+    show("a place that is not dead is vouched for", &Bounds { from: Phase::Quiesce, ..lies.clone() });
+    if is_full() {
+        show("a place that is not dead is vouched for", &Bounds { scripts: BASE.scripts, ..lies.clone() });
+        let dies = Bounds { deaths: 1, mortal: &EVERYBODY[..3], from: Phase::Finalcopy, ..lies };
+        show("and another place dies", &dies);
+        show("nor where more is asked for", &Bounds { scripts: ONE, mortal: EVERYBODY, ..late.clone() });
+        show("nor twice", &Bounds { fails: 2, mortal: &EVERYBODY[..3], ..late });
+        let vouched = Bounds { scripts: ONE, ..vouched };
         show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
-        show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched.clone() });
-        let lies = Bounds { lies: true, scripts: ONE, ..base.clone() };
-        show("a place that is not dead is vouched for", &Bounds { from: Phase::Quiesce, ..lies.clone() });
-        if is_full() {
-            show(
-                "a place that is not dead is vouched for",
-                &Bounds { scripts: BASE.scripts, ..lies.clone() },
-            );
-            let dies = Bounds { deaths: 1, mortal: &EVERYBODY[..3], from: Phase::Finalcopy, ..lies };
-            show("and another place dies", &dies);
-            show("nor where more is asked for", &Bounds { scripts: ONE, mortal: EVERYBODY, ..late.clone() });
-            show("nor twice", &Bounds { fails: 2, mortal: &EVERYBODY[..3], ..late });
-            let vouched = Bounds { scripts: ONE, ..vouched };
-            show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
-            show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched });
-            show(
-                "who was replaced goes on",
-                &Bounds { class, zombies: true, aborts: true, ..control.clone() },
-            );
-            show(
-                "somebody aborts what is held",
-                &Bounds { aborts: true, holds: true, scripts: BASE.scripts, ..base },
-            );
-        }
+        show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched });
+        show("who was replaced goes on", &Bounds { zombies: true, aborts: true, ..control.clone() });
+        show(
+            "somebody aborts what is held",
+            &Bounds { aborts: true, holds: true, scripts: BASE.scripts, ..base },
+        );
     }
 }
 
@@ -339,8 +314,6 @@ fn every_planted_fault_is_found() {
         (Planted::FreezeEarly, BASE),
         (Planted::ThawAlone, Bounds { timeouts: 1, ..BASE }),
         (Planted::ForgetParked, BASE),
-        (Planted::AnswerEarly, Bounds { class: Class::Journaled, scripts: ONE, ..old.clone() }),
-        (Planted::DirtyRead, Bounds { class: Class::Journaled, scripts: TWO, ..old.clone() }),
         (Planted::NoDigest, Bounds { rounds: 1, ..BASE }),
         (Planted::ActivateEarly, Bounds { aborts: true, scripts: &[], ..control.clone() }),
         (Planted::MoveEarly, Bounds { scripts: &[], ..new }),

@@ -13,8 +13,6 @@ pub(super) enum Step {
     Up(usize),
     /// A request runs.
     Run(usize, usize),
-    /// The journal takes the next thing that was changed.
-    Append(usize),
     /// What a place has asked its service for is done, or fails.
     Hook(usize, bool),
     /// Half of a copy comes.
@@ -80,9 +78,8 @@ pub(super) struct Body {
     /// What the register holds.
     pub(super) value: u64,
     pub(super) running: Vec<RequestId>,
-    /// Of them, and of what the journal is asked to take.
+    /// Of them.
     pub(super) cut: BTreeSet<RequestId>,
-    pub(super) appends: Vec<(Epoch, RequestId, u64)>,
     /// What was read by what has run.
     pub(super) reads: BTreeMap<RequestId, Option<u64>>,
     pub(super) origins: BTreeMap<RequestId, Origin>,
@@ -154,7 +151,6 @@ impl Body {
             value: 0,
             running: Vec::new(),
             cut: BTreeSet::new(),
-            appends: Vec::new(),
             reads: BTreeMap::new(),
             origins: BTreeMap::new(),
             hook: None,

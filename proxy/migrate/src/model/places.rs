@@ -65,7 +65,6 @@ impl World {
                 PlaceAction::Run(key) => body.running.push(key),
                 PlaceAction::Refuse(key, refusal) => self.reply(at, key, Down::Refused(key, refusal)),
                 PlaceAction::Forward(key, _) => self.forwards.push_back((at, key, self.lives[at])),
-                PlaceAction::Append(epoch, key) => body.appends.push((epoch, key, body.value)),
                 PlaceAction::Answer(key) => {
                     if body.cut.contains(&key) {
                         self.wrong = Some(format!("{key:?} was cut, and is answered as if it were whole"));
@@ -111,14 +110,12 @@ impl World {
                     body.fetched.clear();
                     body.value = 0;
                 }
-                PlaceAction::Freeze
-                | PlaceAction::Activate(_)
-                | PlaceAction::Recover(_)
-                | PlaceAction::Begin(_) => {
+                PlaceAction::Freeze | PlaceAction::Activate(_) | PlaceAction::Begin(_) => {
                     body.hook = Some(action);
                     body.fetching = None;
                     body.fetched.clear();
                 }
+                PlaceAction::Recover(_) => self.wrong = Some("there is no journal to go on with".into()),
             }
         }
     }
@@ -201,25 +198,10 @@ impl World {
             }
         };
         body.reads.insert(key, read);
-        let end = match op {
-            _ if body.cut.contains(&key) => End::Cut,
-            Op::Read => End::Read,
-            Op::Write(_) => End::Wrote,
-        };
+        let end = if body.cut.contains(&key) { End::Cut } else { End::Done };
         self.place(at, |place, now, out| place.finished(key, bounds.kind, end, now, out));
         // What is not linearizable for want of state is none of a stateless service's.
         Ok(())
-    }
-
-    pub(super) fn append(&mut self, at: usize, bounds: &Bounds) {
-        let Some(body) = &mut self.places[at] else { return };
-        let (epoch, key, value) = body.appends.remove(0);
-        let is_taken = epoch >= self.journal.0;
-        if is_taken {
-            self.journal = (epoch, value);
-        }
-        let end = if body.cut.contains(&key) { End::Cut } else { End::Wrote };
-        self.place(at, |place, now, out| place.journaled(key, bounds.kind, end, is_taken, now, out));
     }
 
     pub(super) fn hook(&mut self, at: usize, works: bool) {
@@ -237,15 +219,6 @@ impl World {
             Some(PlaceAction::Snapshot { .. }) => self.place(at, |place, _, out| place.not_copied(out)),
             Some(PlaceAction::Reserve) => self.place(at, |place, _, out| place.reserved(works, out)),
             Some(PlaceAction::Warm) => self.place(at, |place, _, out| place.warmed(works, out)),
-            Some(PlaceAction::Recover(epoch)) => {
-                // The journal may be a later epoch's.
-                let works = works && epoch >= self.journal.0;
-                if works {
-                    self.journal.0 = epoch;
-                    body.value = self.journal.1;
-                }
-                self.place(at, |place, _, out| place.opened(works, out));
-            }
             Some(PlaceAction::Begin(_)) => {
                 body.value = 0;
                 self.place(at, |place, _, out| place.opened(works, out));

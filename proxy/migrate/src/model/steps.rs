@@ -38,7 +38,6 @@ impl World {
                     on.push(Step::Up(at));
                 }
                 on.extend((0..body.running.len()).map(|run| Step::Run(at, run)));
-                on.extend((!body.appends.is_empty()).then_some(Step::Append(at)));
                 if body.hook.is_some() {
                     on.push(Step::Hook(at, true));
                     if self.fails < bounds.fails && body.fails() {
@@ -156,7 +155,6 @@ impl World {
             Step::Call(client) => self.call(client, bounds),
             Step::Up(at) => self.up(at, bounds),
             Step::Run(at, run) => self.run(at, run, bounds)?,
-            Step::Append(at) => self.append(at, bounds),
             Step::Hook(at, works) => {
                 self.fails += u8::from(!works);
                 self.hook(at, works);

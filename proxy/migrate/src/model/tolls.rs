@@ -57,9 +57,6 @@ fn dies(class: Class, actor: Actor, phase: Phase, bounds: &Bounds) -> Result<(Wo
         for step in [Step::Call(0), Step::Up(0), Step::Run(0, 0)] {
             world.take(step, bounds)?;
         }
-        if class == Class::Journaled {
-            world.take(Step::Append(0), bounds)?;
-        }
         world.take(Step::Down(0), bounds)?;
     }
     world.get_to(&Bounds { from: phase, ..bounds.clone() })?;
@@ -82,7 +79,7 @@ fn dies(class: Class, actor: Actor, phase: Phase, bounds: &Bounds) -> Result<(Wo
 #[test]
 fn a_death_costs_what_is_said_of_it_in_every_phase() {
     let mut told = 0;
-    for class in [Class::Volatile, Class::Journaled, Class::Stateless] {
+    for class in [Class::Volatile, Class::Stateless] {
         for phase in PHASES {
             let skipped = matches!(
                 phase,
@@ -112,8 +109,6 @@ fn a_death_costs_what_is_said_of_it_in_every_phase() {
                 assert_eq!(world.control_phase(), Some(ending), "{case}");
                 let losses = u32::from(matches!(toll.state, State::Lost | State::MayBeLost));
                 assert_eq!(world.store.cell.losses, losses, "{case}");
-                let from_journal = world.store.cell.source == Source::Journal;
-                assert_eq!(from_journal, toll.state == State::Recovered, "{case}");
                 if let ([client], false) = (&*world.clients, class == Class::Stateless) {
                     assert_eq!(client.unknown, u8::from(at_old), "{case}");
                     assert!(!at_old || toll.in_flight == InFlight::Unknown, "{case}");

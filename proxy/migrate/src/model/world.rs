@@ -2,7 +2,7 @@
 //!
 //! The service is one register. Commands and reports are messages that may come late, in another order, or never, and twice
 //! where that is asked for. Requests go over links, in order, which may break. Whoever dies loses what was in memory, but not the
-//! store and the journal.
+//! store. What is journaled has a [model](super::journal) of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
@@ -77,8 +77,6 @@ pub(super) struct World {
     pub(super) links: [Link; 2],
     /// From one place, in this life, to the other.
     pub(super) forwards: VecDeque<(usize, RequestId, u64)>,
-    /// What the journal has, and of which epoch.
-    pub(super) journal: (Epoch, u64),
     pub(super) registry: (PlaceId, Epoch),
     pub(super) switched: Option<Epoch>,
     pub(super) history: History,
@@ -190,7 +188,6 @@ impl World {
             net: BTreeSet::new(),
             links: [Link::default(), Link::default()],
             forwards: VecDeque::new(),
-            journal: (epoch, value),
             registry: (OLD, epoch),
             switched: None,
             history: History::new(value),

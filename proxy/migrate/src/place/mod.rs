@@ -31,8 +31,6 @@ pub struct Place {
     /// The last command that was taken.
     pub(crate) gate: Stamp,
     pub(crate) running: Running,
-    /// Requests whose answers wait for the journal.
-    appending: u32,
     pub(crate) parked: Queue,
     giving: give::Giving,
     taking: take::Taking,
@@ -64,12 +62,9 @@ pub enum Action {
     Refuse(RequestId, Refusal),
     /// A request that was parked goes to another place, which does not send it on; see [`Place::forwarded`].
     Forward(RequestId, PlaceId),
-    /// The journal is to have what a request changed, if anything, after all that came before and unless a later epoch has
-    /// written there; see [`Place::journaled`].
-    Append(Epoch, RequestId),
-    /// The journal has it: the answer may go.
+    /// What a request was answered may go to its caller.
     Answer(RequestId),
-    /// The journal does not take it: the outcome is unknown.
+    /// Its caller hears that the outcome is unknown.
     AnswerUnknown(RequestId),
     /// Streams are cut: each [ends](Place::finished) as [`End::Cut`], and its caller hears that the outcome is unknown.
     CutStreams,
@@ -111,7 +106,6 @@ impl Place {
             stand: Stand::Empty,
             gate: Stamp::default(),
             running: Running::default(),
-            appending: 0,
             parked: Queue::new(bounds),
             giving: give::Giving::default(),
             taking: take::Taking::default(),

@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::{Action, Place};
 use crate::class::Class;
 use crate::id::{Epoch, PlaceId, RequestId, SourceId};
-use crate::message::{Stand, Why};
-use crate::planted::Planted;
+use crate::message::Stand;
 use crate::queue::Waiting;
 
 /// A request whose head has come, and nothing of whose body was read.
@@ -42,10 +41,8 @@ pub enum Kind {
 /// How a request has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
-    /// It only read.
-    Read,
-    /// It changed something.
-    Wrote,
+    /// It was done.
+    Done,
     /// It was cut, and may have changed something.
     Cut,
 }
@@ -156,62 +153,13 @@ impl Place {
         Verdict::Park
     }
 
-    /// A request has run, and its answer is there, or was cut. It may be answered at once unless the journal is asked first:
-    /// what only read waits too while something is on its way there, as it may have seen that.
+    /// A request has run, and its answer is there, or was cut.
     pub fn finished(&mut self, id: RequestId, kind: Kind, end: End, now: Duration, out: &mut Vec<Action>) {
-        let epoch = match self.stand {
-            Stand::Serving { epoch } | Stand::Parking { epoch } => Some(epoch),
-            _ => None,
-        };
-        match epoch {
-            Some(epoch) if self.class == Class::Journaled && (end != End::Read || self.sees_unwritten()) => {
-                self.appending += 1;
-                if self.faults.has(Planted::AnswerEarly) && end != End::Cut {
-                    out.push(Action::Answer(id));
-                }
-                out.push(Action::Append(epoch, id));
-            }
-            _ if end == End::Cut => {
-                out.push(Action::AnswerUnknown(id));
-                self.ended(kind, now, out);
-            }
-            // The epoch is another place's by now: what was done here is not there.
-            None if self.class != Class::Stateless => {
-                out.push(Action::AnswerUnknown(id));
-                self.ended(kind, now, out);
-            }
-            _ => {
-                out.push(Action::Answer(id));
-                self.ended(kind, now, out);
-            }
-        }
-    }
-
-    fn sees_unwritten(&self) -> bool {
-        self.appending > 0 && !self.faults.has(Planted::DirtyRead)
-    }
-
-    /// The journal has what a request changed, or does not take it: then another place serves, or has.
-    pub fn journaled(
-        &mut self,
-        id: RequestId,
-        kind: Kind,
-        end: End,
-        is_taken: bool,
-        now: Duration,
-        out: &mut Vec<Action>,
-    ) {
-        self.appending = self.appending.saturating_sub(1);
-        if !is_taken || end == End::Cut {
-            out.push(Action::AnswerUnknown(id));
-            if !is_taken && self.stand.serves().is_some() {
-                self.stand = Stand::Void { why: Why::Deposed };
-            }
-        } else if !self.faults.has(Planted::AnswerEarly) {
-            out.push(Action::Answer(id));
-        }
+        let is_its = matches!(self.stand, Stand::Serving { .. } | Stand::Parking { .. });
+        // Where the epoch is another place's by now, what was done here is not there.
+        let is_unknown = end == End::Cut || self.class != Class::Stateless && !is_its;
+        out.push(if is_unknown { Action::AnswerUnknown(id) } else { Action::Answer(id) });
         self.ended(kind, now, out);
-        self.report(false, out);
     }
 
     fn ended(&mut self, kind: Kind, now: Duration, out: &mut Vec<Action>) {

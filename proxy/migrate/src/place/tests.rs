@@ -118,7 +118,7 @@ fn what_belongs_to_a_running_request_passes() {
     assert_eq!(bench.arrive(inside), Verdict::Run);
     for id in 0..2 {
         assert_eq!(bench.done(), []);
-        bench.place.finished(RequestId(id), Kind::Unary, End::Read, Duration::ZERO, &mut bench.out);
+        bench.place.finished(RequestId(id), Kind::Unary, End::Done, Duration::ZERO, &mut bench.out);
         assert_eq!(bench.out.remove(0), Action::Answer(RequestId(id)));
     }
     assert_eq!(bench.done(), [Action::Freeze]);
@@ -136,7 +136,7 @@ fn a_place_that_cannot_freeze_serves_on_at_once() {
     bench.place.not_frozen(&mut bench.out);
     assert_eq!(bench.place.stand(), Stand::Parking { epoch: EPOCH }, "nor yet");
     bench.arrive(arrival(1));
-    bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
+    bench.place.finished(RequestId(0), Kind::Unary, End::Done, Duration::ZERO, &mut bench.out);
     assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::Freeze]);
     bench.place.not_frozen(&mut bench.out);
     assert_eq!(bench.done(), [Action::Thaw]);
@@ -310,18 +310,6 @@ fn a_copy_goes_on_where_it_was_and_is_not_taken_if_it_is_another() {
 }
 
 #[test]
-fn what_was_cut_is_unknown_and_in_the_journal_if_it_may_have_changed_something() {
-    let mut bench = Bench::serving(Class::Journaled);
-    bench.arrive(Arrival { kind: Kind::Stream, ..arrival(0) });
-    bench.quiesce(true);
-    assert_eq!(bench.late(PATIENCE), [Action::CutStreams]);
-    bench.place.finished(RequestId(0), Kind::Stream, End::Cut, PATIENCE, &mut bench.out);
-    assert_eq!(bench.done(), [Action::Append(EPOCH, RequestId(0))]);
-    bench.place.journaled(RequestId(0), Kind::Stream, End::Cut, true, PATIENCE, &mut bench.out);
-    assert_eq!(bench.done(), [Action::AnswerUnknown(RequestId(0)), Action::Freeze]);
-}
-
-#[test]
 fn whoever_was_taken_for_dead_ends_when_it_hears_of_a_later_epoch() {
     let later = EPOCH.next();
     let mut bench = Bench::serving(Class::Volatile);
@@ -332,13 +320,13 @@ fn whoever_was_taken_for_dead_ends_when_it_hears_of_a_later_epoch() {
     let done = bench.order(Order::Move { to: NEW, epoch: later }, Duration::ZERO);
     assert_eq!(done, [Action::CutAll, Action::DropFrozen]);
     assert_eq!(bench.place.stand(), Stand::Moved);
-    bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
+    bench.place.finished(RequestId(0), Kind::Unary, End::Done, Duration::ZERO, &mut bench.out);
     assert_eq!(bench.done(), [Action::AnswerUnknown(RequestId(0))]);
     // Where the later epoch is its own it begins once what ran has ended.
     let serve = Order::Serve { epoch: later, from: Source::Nothing };
     assert_eq!(again.order(serve, Duration::ZERO), [Action::CutAll]);
     assert_eq!(again.arrive(arrival(1)), Verdict::Park);
-    again.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut again.out);
+    again.place.finished(RequestId(0), Kind::Unary, End::Done, Duration::ZERO, &mut again.out);
     assert_eq!(again.done(), [Action::AnswerUnknown(RequestId(0)), Action::Begin(later)]);
     again.place.opened(true, &mut again.out);
     assert_eq!(again.done(), [Action::Run(RequestId(1))]);
@@ -384,21 +372,21 @@ fn the_last_copy_builds_on_the_one_before_it_or_on_none() {
     }
 }
 
-const ENDS: [End; 2] = [End::Wrote, End::Read];
-
 #[test]
-fn what_only_reads_waits_for_what_it_may_have_seen() {
-    let mut bench = Bench::serving(Class::Journaled);
-    for id in 0..2 {
-        bench.arrive(arrival(id));
-        bench.place.finished(RequestId(id), Kind::Unary, ENDS[id as usize], Duration::ZERO, &mut bench.out);
+fn whoever_is_to_go_on_with_the_journal_begins_with_that_whatever_it_had() {
+    let later = EPOCH.next();
+    let serve = Order::Serve { epoch: later, from: Source::Journal };
+    for mut bench in [Bench::empty(), Bench::serving(Class::Volatile)] {
+        assert_eq!(bench.order(serve, Duration::ZERO), [Action::Recover(later)]);
+        assert_eq!(bench.arrive(arrival(0)), Verdict::Park);
+        bench.place.opened(true, &mut bench.out);
+        assert_eq!(bench.done(), [Action::Run(RequestId(0))]);
+        assert_eq!(bench.place.stand(), Stand::Serving { epoch: later });
     }
-    assert_eq!(bench.done(), [Action::Append(EPOCH, RequestId(0)), Action::Append(EPOCH, RequestId(1))]);
-    bench.place.journaled(RequestId(0), Kind::Unary, ENDS[0], true, Duration::ZERO, &mut bench.out);
-    bench.place.journaled(RequestId(1), Kind::Unary, ENDS[1], false, Duration::ZERO, &mut bench.out);
-    assert_eq!(bench.done(), [Action::Answer(RequestId(0)), Action::AnswerUnknown(RequestId(1))]);
-    // The journal is another's: so is the service.
-    assert_eq!(bench.place.stand(), Stand::Void { why: Why::Deposed });
+    let mut bench = Bench::empty();
+    bench.order(serve, Duration::ZERO);
+    bench.place.opened(false, &mut bench.out);
+    assert_eq!(bench.place.stand(), Stand::Void { why: Why::Activation });
 }
 
 #[test]
@@ -444,7 +432,7 @@ fn whoever_counts_what_runs_while_it_serves_gives_that_back_before_anything_is_d
     assert_eq!(bench.quiesce(false), [], "both run");
     assert_eq!(bench.place.give_running(), None, "it does not serve");
     for kind in [Kind::Unary, Kind::Stream] {
-        bench.place.finished(RequestId(0), kind, End::Read, Duration::ZERO, &mut bench.out);
+        bench.place.finished(RequestId(0), kind, End::Done, Duration::ZERO, &mut bench.out);
     }
     assert!(bench.done().contains(&Action::Freeze));
 }
@@ -469,7 +457,7 @@ fn in_another_life_nothing_waits_and_what_runs_has_to_end_before_it_begins() {
         assert_eq!(bench.place.stand(), then);
     }
     assert!(!bench.done().contains(&Action::Begin(epoch)));
-    bench.place.finished(RequestId(0), Kind::Unary, End::Wrote, Duration::ZERO, &mut bench.out);
+    bench.place.finished(RequestId(0), Kind::Unary, End::Done, Duration::ZERO, &mut bench.out);
     assert!(bench.done().contains(&Action::Begin(epoch)));
 }
 
