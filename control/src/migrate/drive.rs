@@ -6,6 +6,7 @@
 //! different of a Service with state is in `stateful`.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub(super) struct Driver {
     is_bound: bool,
     old: Place,
     new: Place,
+    /// Where the old place's sidecar accepts links, as was known last: whoever fetches its copy goes on by that.
+    pub(super) copy_at: Option<SocketAddr>,
     /// It was told to prepare, and to become ready.
     is_prepared: bool,
     is_warmed: bool,
@@ -140,6 +143,7 @@ impl Driver {
             is_bound: true,
             old,
             new,
+            copy_at: None,
             is_prepared: false,
             is_warmed: false,
             is_discarded: false,
@@ -175,6 +179,8 @@ impl Driver {
             }
             let mut out = Vec::new();
             let presence = Role::BOTH.map(|role| self.presence(role, world));
+            let link = presence[Role::Old as usize].as_ref().and_then(|old| old.link);
+            self.copy_at = link.or(self.copy_at);
             for role in Role::BOTH {
                 match self.has_state() {
                     true => self.hear(role, presence[role as usize].as_ref(), world, &mut out),

@@ -47,12 +47,12 @@ impl Driver {
             _ => BTreeMap::new(),
         };
         let from = match command.order {
-            Order::Warm | Order::Restore(_) => self.presence(Role::Old, world).and_then(|old| old.link),
+            Order::Warm | Order::Restore(_) => self.copy_at,
             Order::Quiesce { .. } => self.presence(Role::New, world).and_then(|new| new.link),
             _ => None,
         };
         if from.is_none() && matches!(command.order, Order::Restore(_)) {
-            // Whoever has the copy is not there.
+            // Where whoever has the copy is, is not known.
             return;
         }
         if let Some(id) = presence.id(self.instance(role)) {
@@ -67,8 +67,9 @@ impl Driver {
         self.presence(role, world).map(|presence| presence.addresses).unwrap_or_default()
     }
 
-    /// The new place was to serve, and its lease is over. Before it has begun the old one, which has everything still, takes the
-    /// service back; later the migration is over, so that whoever is there can be given the service.
+    /// The lease of a place is over. Of the new one, which was to serve: before it has begun the old one, which has everything still,
+    /// takes the service back; later the migration is over, so that whoever is there can be given the service. Of the old one: it is
+    /// over as well, as long as nobody else can have what that one has.
     pub(super) fn vouch(
         &mut self,
         [old, new]: &[Option<Presence>; 2],
@@ -80,6 +81,9 @@ impl Driver {
         let is_fenced = self.coordinator.cell().decision == Decision::Fenced && !phase.is_terminal();
         if is_fenced && new.is_none() && (has_begun || old.is_some()) && world.are_all_back() {
             self.coordinator.vouch(Role::New, world.time(), out);
+        }
+        if old.is_none() && world.are_all_back() {
+            self.coordinator.gone(world.time(), out);
         }
     }
 

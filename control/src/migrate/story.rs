@@ -400,6 +400,7 @@ impl Story {
             Cause::NewLost if self.class != Class::Stateless => {
                 format!("`{to}` lost what it had: it began again")
             }
+            Cause::OldGone => format!("`{from}` was not heard any more, and its lease is over"),
             Cause::OldLost => format!("`{from}` lost what it had: it began again"),
             Cause::Busy | Cause::Withheld | Cause::Unfrozen
                 if matches!(self.phase(), Some(Phase::Precopy(_))) =>

@@ -181,6 +181,31 @@ fn where_the_new_place_is_gone_that_has_begun_nobody_waits_for_what_it_left() {
 }
 
 #[test]
+fn where_the_old_place_is_gone_before_it_is_frozen_nobody_waits_for_it() {
+    for phase in [Phase::Warm, Phase::Quiesce] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mesh = Mesh::serving(folder.path());
+        let lease = mesh.state().config.lease;
+        mesh.round += u64::try_from(lease.as_millis() / 20).unwrap();
+        mesh.sidecars[0].place.arrive(a_stream(), Duration::ZERO, &mut Vec::new());
+        mesh.begin();
+        mesh.until("it is there", |mesh| mesh.phase() == Some(phase));
+        let epoch = mesh.moved.epoch;
+        mesh.leave(0);
+        let began = mesh.round;
+        mesh.until("b serves", |mesh| mesh.serves(1) && mesh.listed() == ["10.0.0.98:80"]);
+        assert!(mesh.round - began < 50, "nobody serves meanwhile");
+        let story = mesh.over.take().unwrap();
+        assert_eq!(story.outcome, Some(Outcome::Aborted));
+        assert_eq!(story.because.as_deref(), Some("`a` was not heard any more, and its lease is over"));
+        assert_eq!((mesh.moved.epoch, mesh.sidecars[1].memory, mesh.moved.losses), (epoch.next(), 0, 1));
+        mesh.connect(0);
+        mesh.until("a has moved", |mesh| mesh.stand(0) == Stand::Moved);
+        assert!(mesh.serves(1));
+    }
+}
+
+#[test]
 fn what_was_decided_for_nobody_is_lost_and_begins_anew() {
     let folder = tempfile::tempdir().unwrap();
     let mut mesh = Mesh::serving(folder.path());

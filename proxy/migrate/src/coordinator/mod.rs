@@ -272,6 +272,16 @@ impl Coordinator {
         }
     }
 
+    /// The old place has not been heard for so long that it does not count as being there. Nobody waits for it in vain: the
+    /// migration is aborted, unless the new place may have all of the state by now, or have it soon, without a word from it.
+    pub fn gone(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let waits = self.phase < Phase::Finalcopy && self.cause.is_none() && !self.old.dead;
+        if waits && self.cell.decision == Decision::Open && !self.superseded {
+            self.give_up(Cause::OldGone, out);
+            self.advance(now, out);
+        }
+    }
+
     /// When [`on_timeout`](Coordinator::on_timeout) is to be called.
     pub fn timeout(&self) -> Option<Duration> {
         self.due.into_iter().chain(self.again).min()

@@ -42,6 +42,8 @@ pub enum Cause {
     Refused(Why),
     /// The old place lost what it had.
     OldLost,
+    /// The old place has not been heard for so long that it does not count as being there.
+    OldGone,
     /// The new place lost what it had.
     NewLost,
     /// Requests or streams at the old place did not end in time.
@@ -74,6 +76,7 @@ impl Cause {
             Cause::Refused(Why::Digest) => "digest",
             Cause::Refused(Why::Activation) => "activation",
             Cause::OldLost => "old_lost",
+            Cause::OldGone => "old_gone",
             Cause::NewLost => "new_lost",
             Cause::Busy => "busy",
             Cause::Withheld => "withheld",

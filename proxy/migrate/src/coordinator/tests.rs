@@ -97,6 +97,33 @@ fn callers_are_told_to_hold_with_the_old_place_and_nobody_is_waited_for() {
 }
 
 #[test]
+fn an_old_place_that_is_gone_is_not_waited_for_while_nobody_else_can_have_its_state() {
+    for is_frozen in [false, true] {
+        let mut bench = Bench::new(Class::Volatile, Vec::new());
+        bench.warm();
+        if is_frozen {
+            bench.says(Role::Old, Stand::Frozen { epoch: EPOCH }, Duration::ZERO);
+        }
+        bench.done();
+        bench.control.gone(Duration::ZERO, &mut bench.out);
+        if is_frozen {
+            assert_eq!((bench.control.phase(), bench.control.cause()), (Phase::Finalcopy, None));
+            bench.says(Role::New, Stand::Ready { digest: DIGEST }, Duration::ZERO);
+            bench.commit(Duration::ZERO);
+            assert_eq!(bench.control.phase(), Phase::Activate);
+            continue;
+        }
+        assert_eq!(bench.control.cause(), Some(Cause::OldGone));
+        bench.commit(Duration::ZERO);
+        // It serves on by what it knows, and whoever is given the service next gets another epoch.
+        let cell = bench.control.cell();
+        assert_eq!((cell.decision, cell.source, cell.epoch), (Decision::Aborted, Source::Kept, EPOCH));
+        bench.control.gone(Duration::ZERO, &mut bench.out);
+        assert!(!bench.done().iter().any(|action| matches!(action, Action::Commit(_))));
+    }
+}
+
+#[test]
 fn an_old_place_that_does_not_answer_is_not_taken_for_dead() {
     let mut bench = Bench::new(Class::Volatile, Vec::new());
     bench.warm();

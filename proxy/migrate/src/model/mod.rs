@@ -137,6 +137,7 @@ const BASE: Bounds = Bounds {
     doubles: false,
     zombies: false,
     aborts: false,
+    leases: false,
     vouches: false,
     lies: false,
     fails: 0,
@@ -266,6 +267,8 @@ fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
     show("who was replaced goes on", &Bounds { zombies: true, ..control.clone() });
     let base = Bounds { scripts: ONE, ..BASE };
     show("somebody aborts", &Bounds { aborts: true, ..base.clone() });
+    let leases = Bounds { leases: true, ..base.clone() };
+    show("the old place's lease ends", &leases);
     show("the service does not begin", &Bounds { fails: 1, ..base.clone() });
     let late = Bounds { fails: 1, scripts: &[], deaths: 1, from: Phase::Quiesce, ..base.clone() };
     show("nor where a place died", &Bounds { mortal: &EVERYBODY[1..3], ..late.clone() });
@@ -280,6 +283,8 @@ fn operators_and_those_who_were_replaced_may_act_at_any_moment() {
         show("and another place dies", &dies);
         show("nor where more is asked for", &Bounds { scripts: ONE, mortal: EVERYBODY, ..late.clone() });
         show("nor twice", &Bounds { fails: 2, mortal: &EVERYBODY[..3], ..late });
+        let dies = Bounds { deaths: 1, mortal: &EVERYBODY[..3], ..leases };
+        show("the old place's lease ends, and somebody dies", &dies);
         let vouched = Bounds { scripts: ONE, ..vouched };
         show("a dead old place is vouched for", &Bounds { mortal: &[Actor::Old], ..vouched.clone() });
         show("a dead new place is vouched for", &Bounds { mortal: &[Actor::New], ..vouched });

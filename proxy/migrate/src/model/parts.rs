@@ -42,6 +42,8 @@ pub(super) enum Step {
     /// The sidecar of callers loses the control plane.
     LetGo,
     Abort,
+    /// The control plane takes it that the old place is not there any more.
+    Gone,
     Vouch(usize),
     Die(Actor),
     /// The control plane dies, and what it was about to write is written.

@@ -117,13 +117,14 @@ proptest! {
         holds: bool,
         keeps: bool,
         aborts: bool,
+        leases: bool,
         fails in 0u8..3,
         deaths in 0u8..4,
         breaks in 0u8..4,
         seed: u64,
     ) {
         let bounds = Bounds {
-            scripts: SCRIPTS, keeps, rounds, holds, aborts, fails, deaths, breaks,
+            scripts: SCRIPTS, keeps, rounds, holds, aborts, leases, fails, deaths, breaks,
             mortal: EVERYBODY, said: 1000, ..BASE
         };
         let chances = Chances { off: 4, loss: 10, time: 5 };

@@ -110,6 +110,9 @@ impl World {
                 if bounds.aborts && !self.aborted {
                     off.push(Step::Abort);
                 }
+                if bounds.leases && !self.gone {
+                    off.push(Step::Gone);
+                }
             }
             None => on.push(Step::RestartControl),
         }
@@ -225,6 +228,10 @@ impl World {
                 self.control(|control, now, out| {
                     control.abort(now, out);
                 });
+            }
+            Step::Gone => {
+                self.gone = true;
+                self.control(|control, now, out| control.gone(now, out));
             }
             Step::Vouch(at) => {
                 self.lied |= self.places[at].is_some();

@@ -36,6 +36,8 @@ pub(super) struct Bounds {
     pub(super) zombies: bool,
     /// An operator aborts.
     pub(super) aborts: bool,
+    /// The old place is not heard for longer than its lease, though it lives.
+    pub(super) leases: bool,
     /// An operator vouches for whoever is dead.
     pub(super) vouches: bool,
     /// An operator vouches for whoever is not dead.
@@ -96,6 +98,7 @@ pub(super) struct World {
     /// How many times everything waited for time to pass, where somebody stays away.
     pub(super) passed: u8,
     pub(super) aborted: bool,
+    pub(super) gone: bool,
     pub(super) died: BTreeSet<u8>,
     /// What must not be.
     pub(super) wrong: Option<String>,
@@ -202,6 +205,7 @@ impl World {
             again: 0,
             passed: 0,
             aborted: false,
+            gone: false,
             died: BTreeSet::new(),
             wrong: None,
             tear: None,
