@@ -221,6 +221,12 @@ impl Picked {
         matches!(&*self.held, Held::LetIn(let_in) if let_in.is_journaled())
     }
 
+    /// Whether its answer, which is there, waits for something, or does not go on.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(&*self.held, Held::LetIn(let_in) if let_in.is_held())
+    }
+
     /// Resolves once it is to be cut, where that can come: for what does not end by itself.
     pub(crate) fn cut(&self) -> Option<Pin<Box<dyn Future<Output = ()> + '_>>> {
         match &*self.held {

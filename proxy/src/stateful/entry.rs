@@ -71,6 +71,12 @@ impl Inside {
         Inside { hosted, counted, since }
     }
 
+    /// Whether it was to be cut since it came. What it has done here is not where the service is by now.
+    #[inline]
+    pub(super) fn is_cut(&self) -> bool {
+        self.hosted.cuts() != self.since
+    }
+
     /// Resolves once it is to be cut, if it is something that does not end by itself.
     pub(super) async fn cut(&self) {
         self.hosted.cut(self.since).await;

@@ -139,13 +139,19 @@ impl LetIn {
         }
     }
 
-    /// Whether its answer, which is there, may go on: what it acknowledges is journaled, where that is promised. What was sent on
-    /// is journaled there.
+    /// Whether its answer, which is there, may go on: what it acknowledges is journaled, where that is promised, and is of the epoch
+    /// that is served here. What was sent on is journaled there.
     pub(crate) fn poll_journaled(&self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
         match (&self.stands, &self.journal) {
             (Stands::Here(_), Some(waits)) => waits.poll(cx),
+            (Stands::Here(inside), None) if inside.is_cut() => Poll::Ready(Err(Cause::OutcomeUnknown)),
             _ => Poll::Ready(Ok(())),
         }
+    }
+
+    /// Whether its answer waits for something, or does not go on.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(&self.stands, Stands::Here(inside) if self.journal.is_some() || inside.is_cut())
     }
 
     /// Whether its answer waits for the journal.

@@ -190,9 +190,9 @@ impl Hosted {
     }
 
     /// How often what runs was to be cut: connections that were upgraded, and opaque ones. Requests end by themselves, within
-    /// the time that they have, as what becomes of them could not be said to their callers otherwise.
+    /// the time that they have, and are answered as of an unknown outcome then.
     #[inline]
-    fn cuts(&self) -> u64 {
+    pub(super) fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::Acquire)
     }
 
@@ -360,7 +360,7 @@ impl Hosted {
                     };
                     inner.tell(id, verdict, &mut told);
                 }
-                // Answers go as they come.
+                // Answers go as they come, unless what they answer [was to be cut](Inside::is_cut).
                 PlaceAction::Answer(_) | PlaceAction::AnswerUnknown(_) => {}
                 PlaceAction::CutStreams | PlaceAction::CutAll => {
                     self.cuts.fetch_add(1, Ordering::Release);

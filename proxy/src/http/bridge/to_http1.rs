@@ -153,7 +153,7 @@ async fn attempt(
     };
     upload.replay.forget();
     call.keeps = None;
-    if picked.is_journaled()
+    if picked.is_held()
         && let Err(error) = journaled(call, picked, respond).await
     {
         upload.give_up();

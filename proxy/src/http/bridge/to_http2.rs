@@ -385,7 +385,7 @@ impl Connection {
                 return Err(error);
             }
         };
-        if picked.is_journaled() {
+        if picked.is_held() {
             let waits = poll_fn(|cx| picked.poll_journaled(cx));
             let journaled = match self.watched(call, upload.body, waits).await {
                 Ok(journaled) => journaled.map_err(|cause| ProxyError::new(cause, unpicked(cause))),

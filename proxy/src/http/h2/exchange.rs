@@ -306,7 +306,7 @@ async fn attempt(
     };
     upload.forget();
     call.keeps = None;
-    if picked.is_journaled()
+    if picked.is_held()
         && let Err(error) = journaled(call, picked, respond).await
     {
         way.cancel(stream);

@@ -112,6 +112,22 @@ async fn nobody_is_let_in_before_an_epoch_is_granted() {
 }
 
 #[tokio::test]
+async fn what_ran_in_an_epoch_that_is_over_is_not_answered_as_done() {
+    let hosted = serving(8);
+    let runs_on = runs(hosted.arrive(came()));
+    assert!(!runs_on.is_cut());
+    let (to, epoch) = (PlaceId(2), EPOCH.next());
+    // It was taken for dead, and was not.
+    hosted.command(&told(2, Order::Move { to, epoch }));
+    assert!(runs_on.is_cut());
+    assert_eq!(running(&hosted).unary, 1, "it ends by itself");
+    drop(runs_on);
+    hosted.command(&told(3, Order::Serve { epoch: epoch.next(), from: Source::Nothing }));
+    hosted.with(|place, _, out| place.opened(true, out));
+    assert!(!runs(hosted.arrive(came())).is_cut());
+}
+
+#[tokio::test]
 async fn what_runs_when_it_quiesces_keeps_it_from_freezing() {
     let hosted = serving(8);
     let (one, stream) =
@@ -119,6 +135,7 @@ async fn what_runs_when_it_quiesces_keeps_it_from_freezing() {
     hosted.command(&told(2, QUIESCE));
     assert_eq!((running(&hosted).unary, running(&hosted).streams), (1, 1));
     let parked = parks(hosted.arrive(came()));
+    assert!(!one.is_cut() && !stream.is_cut());
     drop(one);
     drop(stream);
     while hosted.action().await != PlaceAction::Freeze {}
