@@ -149,7 +149,7 @@ async fn streams(record: Arc<Record>, connection: Rc<Connection>) {
         }
         let began = Instant::now();
         match timeout(PATIENCE, stream(&record, &connection)).await {
-            Ok(Ok(by)) => record.answer(began, Some(&by), None),
+            Ok(Ok(by)) => record.answer(began, Some(&by), 0, None),
             Ok(Err(why)) => record.fail("gRPC", why),
             Err(_) => record.fail("gRPC", "no end".to_owned()),
         }

@@ -1,6 +1,11 @@
 //! A service whose state is journaled, under load, while whoever serves is killed (SIGKILL), and whoever keeps the journal leaves:
 //! another instance goes on with all that was acknowledged.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -8,8 +13,11 @@ use rustix::process::Signal;
 
 use crate::callers::Callers;
 use crate::migrate::is_done;
+use crate::partition::{Relay, Way};
 use crate::places::{Place, alone, begin, caller, losses};
+use crate::registers::INSTANCE;
 use crate::stage::ask;
+use crate::support::raw::{Body, Peer};
 use crate::support::{full, wait_until};
 use crate::world::World;
 
@@ -18,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         alone("journaled::nothing_acknowledged_is_lost_where_whoever_serves_is_killed", kills),
         alone("journaled::a_standby_that_leaves_is_followed_and_nothing_is_lost_whoever_dies", leaves),
         alone("journaled::what_nobody_journals_is_lost_and_that_is_found", unjournaled),
+        alone("journaled::an_instance_that_is_cut_off_acknowledges_nothing_that_the_next_one_lacks", cut_off),
     ]
 }
 
@@ -147,6 +156,119 @@ fn unjournaled() {
     println!("{found}");
     assert!(found.contains("not linearizable"), "{found}");
     assert_eq!(losses(&world), 1.0);
+}
+
+/// The one that serves is not heard for longer than its lease, and is reached by callers and by its standby.
+fn cut_off() {
+    let world = World::with("leaseSeconds: 2");
+    world.apply(&shop(", park: {wait: 4s}"));
+    let relay = Relay::to(world.address);
+    let old = Place::another_by(&world, "i0", relay.address);
+    wait_until("the first one serves", || old.serves());
+    let (_web, listen) = caller(&world);
+    let others = ["i1", "i2"].map(|name| Place::another(&world, name));
+    wait_until("one keeps the journal", || keeper(&others).is_some());
+    let callers = Callers::start_requests(listen);
+    callers.more_of("i0", 100);
+    let beside = Beside::start(old.door());
+    wait_until("it is reached by its door", || beside.answered("i0") > 10);
+    relay.set(Some(Way::Ends));
+    wait_until("another one takes over", || others.iter().any(Place::serves));
+    let heir = &others[server(&others)];
+    callers.record.settled();
+    let asked = beside.asked();
+    wait_until("it is asked on", || beside.asked() > asked + 10);
+    let has = heir.app.register("beside");
+    let said = beside.said();
+    // One was under way when the next one began.
+    let (before, behind) = said.split_at(asked + 1);
+    let acknowledged = before.iter().map(|said| said.value).max();
+    println!("it has acknowledged {acknowledged:?}, and the next one has {has}");
+    assert!(acknowledged <= Some(has));
+    assert!(behind.iter().all(|said| said.by.is_none()), "it answers in an epoch that is over: {behind:?}");
+    callers.more_of(&heir.app.name, 50);
+    relay.set(None);
+    wait_until("it hears that it has moved", || !old.serves());
+    wait_until("what comes to it is sent on", || beside.answered(&heir.app.name) > 10);
+    callers.more_of(&heir.app.name, 50);
+    let mut sums = BTreeSet::new();
+    let said = beside.end();
+    let mut adds = said.iter().filter(|said| said.by.is_some() && said.adds);
+    assert!(adds.all(|said| sums.insert(said.value)), "one was lost behind its answer: {said:?}");
+    let record = callers.end();
+    let failures = record.failures();
+    println!("{} requests failed", failures.len());
+    assert_eq!((record.unanswered(), record.unnamed()), (0, 0), "{failures:#?}");
+    record.check().unwrap();
+    record.check_distinct().unwrap();
+    assert_eq!(losses(&world), 0.0);
+    assert_eq!(world.counts().sum("lighter_control_state_takeovers_total", &[]), 1.0);
+}
+
+/// Somebody who adds to a register of his own and reads it, by turns, at one door.
+struct Beside {
+    is_over: Arc<AtomicBool>,
+    said: Arc<Mutex<Vec<Said>>>,
+    thread: JoinHandle<()>,
+}
+
+/// An answer.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    adds: bool,
+    /// Who has answered as it should be.
+    by: Option<String>,
+    /// With this.
+    value: u64,
+}
+
+impl Beside {
+    fn start(door: SocketAddr) -> Self {
+        let (is_over, said) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Said>>>::default());
+        let (over, all) = (is_over.clone(), said.clone());
+        let thread = std::thread::spawn(move || {
+            let mut adds = false;
+            while !over.load(Relaxed) {
+                adds = !adds;
+                let answer = Said { adds, ..asks(door, adds).unwrap_or_default() };
+                all.lock().unwrap().push(answer);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Beside { is_over, said, thread }
+    }
+
+    /// How many were answered.
+    fn asked(&self) -> usize {
+        self.said.lock().unwrap().len()
+    }
+
+    /// How many were answered by this one.
+    fn answered(&self, by: &str) -> usize {
+        self.said().iter().filter(|said| said.by.as_deref() == Some(by)).count()
+    }
+
+    fn said(&self) -> Vec<Said> {
+        self.said.lock().unwrap().clone()
+    }
+
+    fn end(self) -> Vec<Said> {
+        self.is_over.store(true, Relaxed);
+        self.thread.join().unwrap();
+        self.said.lock().unwrap().clone()
+    }
+}
+
+/// Adds, or reads. None: it is not answered as it should be.
+fn asks(door: SocketAddr, adds: bool) -> Option<Said> {
+    let mut peer = Peer::connect_where_taken(door)?;
+    let (method, path) = if adds { ("POST", "/r/beside/add") } else { ("GET", "/r/beside") };
+    let fields = "Host: shop\r\nContent-Length: 0\r\nConnection: close";
+    let head =
+        peer.try_send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n\r\n")).then(|| peer.head())??;
+    let Body::Whole(body) = peer.body(&head) else { return None };
+    let by = head.get(INSTANCE).filter(|_| head.status() == 200)?.to_owned();
+    Some(Said { adds, by: Some(by), value: String::from_utf8_lossy(&body).trim().parse().ok()? })
 }
 
 /// Who is not heard for a moment on a busy machine is not taken for dead.

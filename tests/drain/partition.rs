@@ -2,7 +2,9 @@
 //! load. Callers and the new place reach it as before.
 //!
 //! However long that lasts, no epoch is served by two places, and what callers were answered is linearizable. What was decided
-//! meanwhile the old place hears once it is heard again.
+//! meanwhile the old place hears once it is heard again. Where it is not heard for longer than its lease, and nobody else has what
+//! it has, the service begins anew, with another epoch: that is said to be a loss, and what the old place has answered is
+//! linearizable by itself.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -19,17 +21,20 @@ use crate::callers::Callers;
 use crate::migrate::{phases, story};
 use crate::places::{Place, alone, caller, losses};
 use crate::registers::App;
-use crate::stage::{PHASES, Stage, Times};
+use crate::stage::{Answer, PHASES, Stage, Times, ask};
 use crate::support::metrics::Metrics;
-use crate::support::{full, wait_until};
+use crate::support::{at_rest, full, wait_until};
 use crate::world::World;
 
 pub fn tests() -> Vec<Trial> {
-    let ways = [Way::Ends, Way::Silent];
-    let all = ways.into_iter().flat_map(|way| PHASES.into_iter().map(move |at| (way, at)));
-    let all = all.filter(|pair| pair.1 != Phase::Done && (full() || SOME.contains(pair)));
-    let name = |way: Way, at: Phase| format!("partition::an_old_place_{}_in_{}", way.label(), at.label());
-    all.map(|(way, at)| alone(name(way, at), move || run(way, at))).collect()
+    let ways = [Way::Ends, Way::Silent].into_iter().flat_map(|way| LASTS.map(|lasts| (way, lasts)));
+    let all = ways.flat_map(|(way, lasts)| PHASES.into_iter().map(move |at| (way, at, lasts)));
+    let all = all.filter(|one| one.1 != Phase::Done && (full() || SOME.contains(one)));
+    let test = |(way, at, lasts): (Way, Phase, Lasts)| {
+        let name = format!("partition::an_old_place_{}_in_{}{}", way.label(), at.label(), lasts.label());
+        alone(name, move || run(way, at, lasts))
+    };
+    all.map(test).collect()
 }
 
 /// How it is cut off.
@@ -41,9 +46,21 @@ pub enum Way {
     Silent,
 }
 
-fn run(way: Way, at: Phase) {
+/// For how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lasts {
+    /// For less than its lease.
+    Shortly,
+    /// Until its lease is over, and everything that follows from that has come about.
+    Long,
+}
+
+fn run(way: Way, at: Phase, lasts: Lasts) {
     let times = Times::SHORT;
-    let world = World::new();
+    let world = match lasts {
+        Lasts::Shortly => World::new(),
+        Lasts::Long => World::with("leaseSeconds: 2"),
+    };
     world.apply(&times.shop());
     let relays = [Relay::to(world.address), Relay::to(world.address)];
     let [old, new] = Place::both_by(
@@ -64,26 +81,52 @@ fn run(way: Way, at: Phase) {
     // To give its epoch away it was given one first.
     let relay = &relays[usize::from(at == Phase::Activate)];
     relay.set(Some(way));
+    let is_long = lasts == Lasts::Long;
+    let lease_ends = || {
+        let expired = || stage.world.counts().sum("lighter_control_expired_leases_total", &[]);
+        wait_until("the lease of the old place is over", || expired() == 1.0);
+    };
+    // That nothing comes through is seen by when an answer is due: who is stopped does not get that far.
+    let is_seen_held = is_long && way == Way::Ends;
+    if is_seen_held {
+        lease_ends();
+    }
     stage.release([true, true]);
     wait_until("it is over", || !story(&stage.world, "move")["outcome"].is_null());
-    let story = story(&stage.world, "move");
-    println!("{way:?} in {}: {} {}", at.label(), story["outcome"], story["because"]);
+    if is_long && !is_seen_held {
+        lease_ends();
+    }
+    let told = story(&stage.world, "move");
+    println!("{way:?} in {}: {} {}", at.label(), told["outcome"], told["because"]);
     // Until it is frozen nobody but the old place has the state; once its copy is fetched it is not needed.
     let is_needed = at < Phase::Finalcopy;
-    assert_eq!(story["outcome"], if is_needed { "aborted" } else { "done" }, "{story}");
-    assert_eq!(story["because"].is_string(), is_needed, "{story}");
-    assert!(phases(&story).iter().any(|phase| phase == at.label()), "{story}");
-    let there = if is_needed { &stage.old } else { &stage.new };
-    if at != Phase::Quiesce {
+    assert_eq!(told["outcome"], if is_needed { "aborted" } else { "done" }, "{told}");
+    assert_eq!(told["because"].is_string(), is_needed, "{told}");
+    assert!(phases(&told).iter().any(|phase| phase == at.label()), "{told}");
+    let is_lost = is_long && is_needed;
+    if is_lost && is_seen_held {
+        assert!(told["because"].as_str().is_some_and(|why| why.contains("its lease is over")), "{told}");
+    }
+    let there = if is_needed && !is_lost { &stage.old } else { &stage.new };
+    if at != Phase::Quiesce || is_lost {
         callers.more_of(&there.app.name, 50);
     }
+    let stays = is_lost.then(|| begins_anew(&stage)).flatten();
     relay.set(None);
     if let Some(stays) = stage.stays.take() {
         let (status, cause) = stays.join().unwrap().expect("an answer");
         assert!(status == 200 || cause.is_some(), "{status}");
     }
-    let is_alone = || stage.old.serves() == is_needed && stage.new.serves() != is_needed;
-    wait_until("one place serves", is_alone);
+    let other = if is_needed && !is_lost { &stage.new } else { &stage.old };
+    wait_until("one place serves", || there.serves() && !other.serves());
+    if let Some(stays) = stays {
+        stage.old.app.tell("go/stay");
+        let unknown = (503, Some("outcome_unknown".to_owned()));
+        assert_eq!(stays.join().unwrap(), Some(unknown), "what it has done is not there any more");
+    }
+    if is_lost {
+        is_asked_no_more(&stage);
+    }
     callers.more_of(&there.app.name, 100);
     let record = callers.end();
     let [of_old, of_new] = serving.end();
@@ -93,16 +136,54 @@ fn run(way: Way, at: Phase) {
     println!("{} requests failed", failures.len());
     assert_eq!((unanswered, record.unnamed()), (0, 0), "{failures:#?}");
     // What waits at a place that does not hear what was decided waits in vain; nothing else fails.
-    let waits = (Phase::Quiesce..=Phase::Activate).contains(&at);
-    assert!(failures.iter().all(|why| waits && why.contains("park_timeout")), "{failures:#?}");
-    record.check().unwrap();
+    let last = if is_long { Phase::Forward } else { Phase::Activate };
+    let waits = (Phase::Quiesce..=last).contains(&at);
+    let may_fail = |why: &String| is_lost || waits && why.contains("park_timeout");
+    assert!(failures.iter().all(may_fail), "{failures:#?}");
+    match is_lost {
+        true => [&stage.old, &stage.new].into_iter().try_for_each(|place| record.check_of(&place.app.name)),
+        false => record.check(),
+    }
+    .unwrap();
     let numbers = stage.numbers();
     record.check_once(&numbers).unwrap();
     record.check_done(&numbers).unwrap();
     for place in [&stage.old, &stage.new] {
         assert_eq!(place.app.count("thawing"), 0, "nothing is asked of what is frozen");
     }
-    assert_eq!(losses(&stage.world), 0.0);
+    assert_eq!(losses(&stage.world), if is_lost { 1.0 } else { 0.0 });
+}
+
+/// The new place serves with nothing, and what the old one has is said to be lost, which may serve on for whoever reaches it. Returns
+/// a request that runs there.
+fn begins_anew(stage: &Stage) -> Option<JoinHandle<Answer>> {
+    let Stage { world, old, new, .. } = stage;
+    assert_eq!(losses(world), 1.0);
+    let told = story(world, "move");
+    assert_eq!((&told["owner"], &told["losses"]), (&new.instance.as_str().into(), &1.into()), "{told}");
+    assert_eq!(told["epoch"], new.epoch() as u64, "{told}");
+    assert!(new.epoch() > old.epoch(), "{} and {}", new.epoch(), old.epoch());
+    if !old.serves() {
+        // It is frozen, and stays so.
+        return None;
+    }
+    old.app.tell("hold/stay");
+    let door = old.door();
+    let stays = std::thread::spawn(move || {
+        ask(door, "GET /stay HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+    });
+    wait_until("it runs there", || old.app.count("stay.waits") == 1);
+    Some(stays)
+}
+
+/// What comes to the old place is not for its application any more, whoever asks.
+fn is_asked_no_more(stage: &Stage) {
+    let asked = || stage.old.app.count("requests");
+    let before = at_rest(Duration::from_millis(100), asked);
+    let add = "POST /r/late/add HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let (status, cause) = ask(stage.old.door(), add).expect("an answer");
+    assert!(status == 200 || cause.is_some(), "{status}");
+    assert_eq!((asked(), stage.new.app.register("late")), (before, u64::from(status == 200)));
 }
 
 /// Forwards connections, until it is told not to.
@@ -223,5 +304,20 @@ impl Way {
     }
 }
 
+impl Lasts {
+    const fn label(self) -> &'static str {
+        match self {
+            Lasts::Shortly => "",
+            Lasts::Long => "_for_longer_than_its_lease",
+        }
+    }
+}
+
+const LASTS: [Lasts; 2] = [Lasts::Shortly, Lasts::Long];
+
 /// Those that every run sees; `LIGHTER_FULL=1` sees all.
-const SOME: [(Way, Phase); 2] = [(Way::Ends, Phase::Finalcopy), (Way::Silent, Phase::DrainOld)];
+const SOME: [(Way, Phase, Lasts); 3] = [
+    (Way::Ends, Phase::Finalcopy, Lasts::Shortly),
+    (Way::Silent, Phase::DrainOld, Lasts::Shortly),
+    (Way::Ends, Phase::Warm, Lasts::Long),
+];

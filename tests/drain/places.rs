@@ -55,7 +55,12 @@ impl Place {
 
     /// One more.
     pub fn another(world: &World, name: &str) -> Self {
-        Self::before(world, App::start(&world.path(""), name), world.address)
+        Self::another_by(world, name, world.address)
+    }
+
+    /// One whose sidecar reaches the control plane by this address.
+    pub fn another_by(world: &World, name: &str, control: SocketAddr) -> Self {
+        Self::before(world, App::start(&world.path(""), name), control)
     }
 
     fn before(world: &World, app: App, control: SocketAddr) -> Self {

@@ -72,7 +72,7 @@ impl Client {
             }
         };
         if let (200, Ok(value)) = (said.status, number_of(&said.body)) {
-            record.answer(began, said.by.as_deref(), (method == "PUT").then_some(value));
+            record.answer(began, said.by.as_deref(), number, (method == "PUT").then_some(value));
             if changes {
                 record.done(number);
             }

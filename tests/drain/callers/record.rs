@@ -1,5 +1,7 @@
 //! What callers asked and were answered, and whether that can be.
 
+mod each;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -54,6 +56,8 @@ struct Answered {
     at: Duration,
     took: Duration,
     by: String,
+    /// Of the request. 0: it is a stream.
+    number: u64,
     /// Of a write: what it has overwritten.
     over: Option<u64>,
 }
@@ -277,9 +281,9 @@ impl Record {
         self.failures.lock().unwrap().push(format!("{:?} {what}: {why}", self.now()));
     }
 
-    pub(super) fn answer(&self, began: Instant, by: Option<&str>, over: Option<u64>) {
-        let answered =
-            Answered { at: self.now(), took: began.elapsed(), by: by.unwrap_or_default().to_owned(), over };
+    pub(super) fn answer(&self, began: Instant, by: Option<&str>, number: u64, over: Option<u64>) {
+        let by = by.unwrap_or_default().to_owned();
+        let answered = Answered { at: self.now(), took: began.elapsed(), by, number, over };
         self.answers.lock().unwrap().push(answered);
     }
 }
