@@ -98,7 +98,12 @@ fn leaves() {
     let callers = Callers::start_requests(listen);
     callers.more_of("i0", 100);
     for turn in 0..turns {
-        let mut leaves = places.remove(keeper(&places).expect("somebody keeps it"));
+        let mut keeps = None;
+        wait_until("one keeps the journal", || {
+            keeps = keeper(&places);
+            keeps.is_some()
+        });
+        let mut leaves = places.remove(keeps.expect("somebody keeps it"));
         println!("{} is to leave", leaves.app.name);
         leaves.sidecar.program.signal(Signal::TERM);
         if turn % 2 == 0 {
@@ -107,7 +112,7 @@ fn leaves() {
             let said = leaves.sidecar.program.said();
             assert!(said.contains("the journal that is kept here is to move before the drain"), "{said}");
             assert!(said.contains("the drain begins") && !said.contains("nobody else keeps"), "{said}");
-            assert!(keeper(&places).is_some());
+            wait_until("another one keeps the journal", || keeper(&places).is_some());
             callers.more_of(&places[server(&places)].app.name, 50);
         } else {
             // Whoever has everything by now goes on with it.
@@ -118,6 +123,8 @@ fn leaves() {
             // Where that is the one that leaves, it moves on from there.
             wait_until("another one serves", || places.iter().any(Place::serves));
             assert!(leaves.sidecar.program.wait().success());
+            let said = leaves.sidecar.program.said();
+            assert!(!said.contains("is served here is lost"), "{said}");
             callers.record.settled();
         }
         while places.len() < 3 {

@@ -68,7 +68,7 @@ impl Place {
         let name = format!("shop-{}", app.name);
         world.token(&name, "shop");
         let own = format!(
-            "drainDeadline: 60s\nservice: shop\ninbound: [{{listen: '{}', app: '{}', port: 80}}]\n{PATIENT}link: '{}'\n\
+            "drainDeadline: 3m\nservice: shop\ninbound: [{{listen: '{}', app: '{}', port: 80}}]\n{PATIENT}link: '{}'\n\
              appProbe: {{http: /well, interval: 100ms}}\n",
             free_address(),
             app.address,
