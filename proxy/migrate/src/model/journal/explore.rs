@@ -2,7 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::{Limits, Step, World};
+use super::steps::Step;
+use super::{Limits, World};
 use crate::model::is_full;
 use crate::planted::Planted;
 
