@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::migrate::{self, Door, proxy, registered, with_state};
+use super::migrate::{self, Scene, Subject, proxy};
 use super::{CALLERS, Stage, check, until};
 use crate::demo::instance::samples;
 use crate::demo::load::{Counts, Load};
@@ -17,78 +17,55 @@ use crate::demo::samples::Samples;
 use crate::demo::{ports, say};
 
 pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(), String> {
-    let (requests, pause, limit) = (stage.requests, stage.pause, stage.limit);
-    let folder = stage.world.folder().to_owned();
-    let plane = stage.world.plane()?;
-    plane.apply(&with_state(SERVICE, STATE)).await?;
-    let mut places = Vec::new();
-    for profile in PROFILES {
-        places.push(Place::start(plane, &folder, profile).await?);
-    }
-    let door = Door::open(plane, &folder, "adder", SERVICE, "/", limit).await?;
-
-    let load = Load::adding(door.listens, CALLERS, pause);
-    load.measure(requests, limit).await?;
-    let mut moves = Vec::new();
-    for pair in places.windows(2) {
-        let [old, new] = pair else { continue };
-        let mut moved =
-            migrate::migrate(plane, &load, SERVICE, [&old.instance, &new.instance], limit).await?;
-        (moved["from"], moved["to"]) = (old.class.into(), new.class.into());
-        moves.push(moved);
-        evidence.keep("moves", &moves);
-        load.measure(requests / 2, limit).await?;
-    }
-    let total = migrate::finish(plane, load, evidence).await?;
+    let (pause, limit) = (stage.pause, stage.limit);
+    let scene = Scene::set(stage, &VISITS, PROFILES, Device::start).await?;
+    let load = Load::adding(scene.door.listens, CALLERS, pause);
+    scene.play(&load, evidence, |_, _| Ok(())).await?;
+    let total = migrate::finish(scene.plane, load, evidence).await?;
     // A run is counted when its answer has been read, which may have been a moment ago.
     until(limit, async || {
         let mut rows = Vec::new();
-        for place in &places {
-            rows.push(row(place.class, &samples(place.admin).await?));
+        for place in &scene.places {
+            rows.push(row(place.name, &samples(place.runs.admin).await?));
         }
         evidence.keep("places", &rows);
         check_places(&total, &rows)
     })
     .await?;
-    door.close().await;
-    for place in places {
-        place.runner.stop().await;
+    scene.door.close().await;
+    for place in scene.places {
+        place.runs.runner.stop().await;
     }
     Ok(())
 }
 
 /// A device, or a host that has the same function.
-struct Place {
-    class: &'static str,
-    /// What the control plane calls it.
-    instance: String,
+struct Device {
     admin: SocketAddr,
     runner: Runner,
 }
 
-impl Place {
-    async fn start(plane: &Plane, folder: &Path, profile: Profile) -> Result<Self, String> {
+impl Device {
+    async fn start(plane: &Plane, folder: &Path, profile: Profile) -> Result<(&'static str, Self), String> {
         let Profile { name, class, more } = profile;
         let at = ports::free(4).map_err(say("a free port"))?;
         let [inbound, admin, link, functions] = [at[0], at[1], at[2], at[3]];
+        let service = VISITS.service;
         let own = format!(
-            "admin: {admin}\nservice: {SERVICE}\nlink: '{link}'\nworkers: 1\ndrainDeadline: 200ms\n\
+            "admin: {admin}\nservice: {service}\nlink: '{link}'\nworkers: 1\ndrainDeadline: 200ms\n\
              inbound: [{{listen: '{inbound}', app: '{functions}', port: 80}}]\n\
              device: {{class: {class}, listen: '{functions}', datasets: [], functions: [counters], {more}}}\n{}",
-            plane.invite_as(name, SERVICE).await?.to_yaml()
+            plane.invite_as(name, service).await?.to_yaml()
         );
         let file = folder.join(format!("{name}.yaml"));
         std::fs::write(&file, own).map_err(say("a device's file"))?;
-        let before = registered(plane, SERVICE).await?;
         let mut runner = proxy(name, folder, &file)?;
         let ready = async |_: &str| {
             let known = samples(admin).await?.sum("lighter_registry_ready", &[]);
             check(known == 1.0, || "it is not registered".into())
         };
         runner.until(ready).await?;
-        let instance = registered(plane, SERVICE).await?.into_iter().find(|known| !before.contains(known));
-        let instance = instance.ok_or("the control plane does not know who it is")?;
-        Ok(Place { class, instance, admin, runner })
+        Ok((class, Device { admin, runner }))
     }
 }
 
@@ -153,10 +130,8 @@ const PROFILES: [Profile; 3] = [
     Profile { name: "visits-host", class: "host", more: "limits: {runs: 64, keyBytes: 67108864}" },
 ];
 
-const SERVICE: &str = "visits";
-
-/// What is said of its state.
-const STATE: &str = "{class: volatile, function: counters}";
+const VISITS: Subject =
+    Subject { service: "visits", state: "{class: volatile, function: counters}", caller: "adder", path: "/" };
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{check, check_none_failed, until};
+use super::{Stage, check, check_none_failed, until};
 use crate::demo::client::fetch;
 use crate::demo::load::{Counts, Load};
 use crate::demo::plane::Plane;
@@ -24,7 +24,7 @@ pub struct Door {
 
 impl Door {
     /// Starts one to the Service, as somebody who is called so, and waits until `path` there is answered.
-    pub async fn open(
+    async fn open(
         plane: &Plane,
         folder: &Path,
         name: &'static str,
@@ -54,6 +54,83 @@ impl Door {
     }
 }
 
+/// What moves, and who asks for it.
+pub struct Subject {
+    pub service: &'static str,
+    /// What is said of its state.
+    pub state: &'static str,
+    /// What the callers' door is called, and what it asks for once it opens.
+    pub caller: &'static str,
+    pub path: &'static str,
+}
+
+/// A Service with state at the first of its places, and a door to it.
+pub struct Scene<'a, P> {
+    pub plane: &'a Plane,
+    pub door: Door,
+    pub places: Vec<Place<P>>,
+    service: &'static str,
+    requests: u64,
+    limit: Duration,
+}
+
+/// Where the state can be.
+pub struct Place<P> {
+    /// What the demo calls it.
+    pub name: &'static str,
+    pub runs: P,
+    /// What the control plane calls it.
+    instance: String,
+}
+
+impl<'a, P> Scene<'a, P> {
+    /// Tells the control plane of the Service, starts its places by what is said of each, one after the other, and opens the
+    /// door. `start` returns once the place is registered.
+    pub async fn set<Q>(
+        stage: &'a mut Stage<'_>,
+        subject: &Subject,
+        said: impl IntoIterator<Item = Q>,
+        start: impl AsyncFn(&Plane, &Path, Q) -> Result<(&'static str, P), String>,
+    ) -> Result<Self, String> {
+        let Subject { service, state, caller, path } = *subject;
+        let (requests, limit) = (stage.requests, stage.limit);
+        let folder = stage.world.folder().to_owned();
+        let plane: &Plane = stage.world.plane()?;
+        plane.apply(&with_state(service, state)).await?;
+        let mut places = Vec::new();
+        for said in said {
+            let before = registered(plane, service).await?;
+            let (name, runs) = start(plane, &folder, said).await?;
+            let new = registered(plane, service).await?.into_iter().find(|known| !before.contains(known));
+            let instance = new.ok_or("the control plane does not know who it is")?;
+            places.push(Place { name, runs, instance });
+        }
+        let door = Door::open(plane, &folder, caller, service, path, limit).await?;
+        Ok(Scene { plane, door, places, service, requests, limit })
+    }
+
+    /// Has the state go from each place to the next under the load. `arrived` gets what was seen there then.
+    pub async fn play(
+        &self,
+        load: &Load,
+        evidence: &mut Evidence,
+        arrived: impl Fn(&str, &Counts) -> Result<(), String>,
+    ) -> Result<(), String> {
+        load.measure(self.requests, self.limit).await?;
+        let mut moves = Vec::new();
+        for pair in self.places.windows(2) {
+            let [old, new] = pair else { continue };
+            let both = [&*old.instance, &new.instance];
+            let mut moved = migrate(self.plane, load, self.service, both, self.limit).await?;
+            (moved["from"], moved["to"]) = (old.name.into(), new.name.into());
+            moves.push(moved);
+            evidence.keep("moves", &moves);
+            arrived(new.name, &load.measure(self.requests / 2, self.limit).await?)?;
+        }
+        Ok(())
+    }
+}
+
 /// Starts a sidecar that is alone, with this file.
 pub fn proxy(name: &'static str, folder: &Path, file: &Path) -> Result<Runner, String> {
     let arguments = ["proxy", "--config", &file.display().to_string()].map(str::to_owned);
@@ -61,7 +138,7 @@ pub fn proxy(name: &'static str, folder: &Path, file: &Path) -> Result<Runner, S
 }
 
 /// Moves the service from one instance to another, and says what was seen of it under the load that goes on.
-pub async fn migrate(
+async fn migrate(
     plane: &Plane,
     load: &Load,
     service: &str,
@@ -96,7 +173,7 @@ pub async fn finish(plane: &Plane, load: Load, evidence: &mut Evidence) -> Resul
 }
 
 /// The instances of a Service that the control plane knows.
-pub async fn registered(plane: &Plane, service: &str) -> Result<Vec<String>, String> {
+async fn registered(plane: &Plane, service: &str) -> Result<Vec<String>, String> {
     let begins = format!("default/{service}/");
     let all = plane.sidecars().await?.into_iter();
     let names = all.filter_map(|sidecar| Some(sidecar["id"].as_str()?.strip_prefix(&begins)?.to_owned()));
@@ -104,7 +181,7 @@ pub async fn registered(plane: &Plane, service: &str) -> Result<Vec<String>, Str
 }
 
 /// What the control plane is told of a service that keeps state, and of who calls it.
-pub fn with_state(service: &str, state: &str) -> String {
+fn with_state(service: &str, state: &str) -> String {
     format!("{}  state: {state}\n{}", resources::service(service), resources::service(CALLER))
 }
 
