@@ -146,22 +146,9 @@ impl Keeping {
         Ok(self.tell_parts(moved, &seen, world))
     }
 
-    /// Lets a standby go that is to drain, where nobody is there to follow it.
+    /// Lets one go that is to drain, and that nobody who is there follows, or is followed by.
     fn release_standby(&mut self, moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, world: &World<'_>) {
-        let sights = sights(moved, seen);
-        // Where nobody serves it may have to itself.
-        let serves = moved
-            .owner
-            .as_ref()
-            .and_then(|owner| sights.get(&owner.instance))
-            .is_some_and(|owner| owner.serves);
-        let is_last = serves && moved.next.is_none() && kept(moved).choose(&sights).is_none();
-        let standby = moved.standby.as_ref().filter(|_| is_last);
-        let named = standby.and_then(|standby| standby.instance.as_ref());
-        let leaves =
-            named.and_then(|name| Some((name, seen.get(name).filter(|there| there.presence.leaving)?)));
-        let is_owner = |name: &Arc<str>| moved.owner.as_ref().is_some_and(|owner| owner.instance == *name);
-        let Some((name, there)) = leaves.filter(|(name, _)| !is_owner(name)) else {
+        let Some((name, there)) = stranded(moved, seen) else {
             self.released = None;
             return;
         };
@@ -191,6 +178,27 @@ impl Keeping {
         }
         parts.is_empty() && moved.next.is_none()
     }
+}
+
+/// Who keeps the journal and is to drain, and waits for nothing: nobody is there to follow it, or whom it was to follow it will not.
+fn stranded<'a>(moved: &'a Moved, seen: &'a BTreeMap<Arc<str>, Seen>) -> Option<(&'a Arc<str>, &'a Seen)> {
+    let sights = sights(moved, seen);
+    let owner = moved.owner.as_ref();
+    let serves = owner.and_then(|owner| sights.get(&owner.instance)).is_some_and(|owner| owner.serves);
+    let named = |standby: &'a Option<Standby>| standby.as_ref()?.instance.as_ref();
+    let heir = named(&moved.standby);
+    let name = if serves {
+        heir.filter(|_| moved.next.is_none() && kept(moved).choose(&sights).is_none())
+    } else {
+        // The heir may have to serve itself. Whoever was to follow it only whoever served could give the rest to.
+        let is_gone = |owner: &Holder| {
+            let there = seen.get(&owner.instance);
+            there.is_none_or(|there| there.report.is_some_and(|said| said.incarnation != owner.incarnation))
+        };
+        named(&moved.next).filter(|next| Some(*next) != heir && owner.is_none_or(is_gone))
+    }?;
+    let there = seen.get(name).filter(|there| there.presence.leaving)?;
+    owner.is_none_or(|owner| owner.instance != *name).then_some((name, there))
 }
 
 /// Whether the Service's requests are answered where nobody keeps the journal.
@@ -456,6 +464,44 @@ mod tests {
         let alone: BTreeMap<Arc<str>, Seen> = [c()].map(|(name, seen)| (name.into(), seen)).into();
         let is_early = |are_back| is_early(&moved, &alone, &Change::Name(None), false, are_back);
         assert!(is_early(false) && !is_early(true));
+    }
+
+    #[test]
+    fn who_is_to_drain_and_was_to_follow_the_standby_is_let_go_where_whoever_serves_is_gone() {
+        let next = Standby { view: 6, instance: Some("c".into()), ..moved().standby.unwrap() };
+        let moved = Moved { next: Some(next), ..moved() };
+        let leaves = |name, leaving| {
+            let mut there = with(Stand::Empty, said(6, true));
+            there.presence.leaving = leaving;
+            (name, there)
+        };
+        let a = || with(Stand::Serving { epoch: Epoch(3) }, said(6, false));
+        let stranded = |moved: &Moved, seen: &BTreeMap<_, _>| {
+            super::stranded(moved, seen).map(|(name, _)| name.to_string())
+        };
+        let both = all([leaves("b", true), leaves("c", true)]);
+        assert_eq!(stranded(&moved, &both).as_deref(), Some("c"), "the heir has everything");
+        assert_eq!(stranded(&moved, &all([leaves("b", true), leaves("c", false)])), None);
+        // Whoever serves, or just does not for a moment, sees to it.
+        for stand in [a(), with(Stand::Frozen { epoch: Epoch(3) }, None), Seen { report: None, ..a() }] {
+            let mut there = both.clone();
+            there.insert("a".into(), stand);
+            assert_eq!(stranded(&moved, &there), None);
+        }
+        let mut again = both.clone();
+        let report = a().report.map(|report| Report { incarnation: Incarnation(99), ..report });
+        again.insert("a".into(), Seen { report, ..a() });
+        assert_eq!(stranded(&moved, &again).as_deref(), Some("c"));
+        // It may be the heir, or serve next.
+        let heir = Moved { standby: moved.next.clone(), ..moved.clone() };
+        assert_eq!(stranded(&heir, &both), None);
+        let owner = moved.owner.clone().map(|owner| Holder { instance: "c".into(), ..owner });
+        assert_eq!(stranded(&Moved { owner, ..moved.clone() }, &both), None);
+        // As before, of a standby that nobody follows.
+        let last = Moved { next: None, ..moved };
+        let alone = all([("a", a()), leaves("b", true)]);
+        assert_eq!(stranded(&last, &alone).as_deref(), Some("b"));
+        assert_eq!(stranded(&last, &both), None);
     }
 
     #[test]
