@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lighter_config::manifest::Key as ResourceKey;
 use lighter_config::name::ServiceName;
 use lighter_config::snapshot::OnDrain;
+use lighter_migrate::Stand;
 
 use super::drive::World;
 use super::owner::{self, Seen};
@@ -28,13 +29,19 @@ impl All {
     /// Asks for the Migrations of Services whose instance is to drain, and lets those go whose state stays.
     pub(super) fn see_to_those_who_leave(&mut self, world: &World<'_>) {
         for service in self.stateful.keys().cloned().collect::<Vec<_>>() {
-            let owner = self.moved.get(&service).and_then(|moved| moved.owner.as_ref());
+            let moved = self.moved.get(&service);
+            let owner = moved.and_then(|moved| moved.owner.as_ref());
             let Some(instance) = owner.map(|owner| owner.instance.clone()) else { continue };
+            let listed = moved.and_then(|moved| moved.listed.clone());
             let seen = owner::seen(&service, world.state);
             let Some(leaves) = seen.get(&instance).filter(|there| there.presence.leaving) else {
                 self.leaving.remove(&service);
                 continue;
             };
+            if listed.as_ref() != Some(&instance) && is_to_serve(leaves) {
+                // A migration would be refused before it does, as would be one to whoever is next.
+                continue;
+            }
             let fresh = || Leaving { instance: instance.clone(), tried: BTreeSet::new(), released: None };
             let leaving = self.leaving.entry(service.clone()).or_insert_with(fresh);
             if leaving.instance != instance {
@@ -79,6 +86,11 @@ impl All {
     }
 }
 
+/// Whether it may get to serve what it was given, as far as it has said.
+fn is_to_serve(there: &Seen) -> bool {
+    there.report.is_none_or(|report| !matches!(report.stand, Stand::Void { .. }))
+}
+
 /// Whether the Service's state is to move by itself.
 fn may_move(service: &ServiceName, world: &World<'_>) -> bool {
     let snapshot = world.state.store.snapshot();
@@ -117,7 +129,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) mod tests {
     use std::collections::BTreeMap;
 
-    use lighter_migrate::{Incarnation, Report, Stamp, Stand};
+    use lighter_migrate::{Incarnation, Report, Stamp, Why};
 
     use super::*;
     use crate::registry::Presence;
@@ -144,6 +156,18 @@ pub(super) mod tests {
             declined: None,
         };
         Seen { presence, report: Some(report), journal: None }
+    }
+
+    #[test]
+    fn whoever_is_about_to_serve_is_waited_for_unless_it_cannot() {
+        let with = |stand| {
+            let seen = there(|place| place.leaving = true);
+            Seen { report: seen.report.map(|report| Report { stand, ..report }), ..seen }
+        };
+        let epoch = lighter_migrate::Epoch(3);
+        assert!(is_to_serve(&with(Stand::Empty)) && is_to_serve(&with(Stand::Opening { epoch })));
+        assert!(!is_to_serve(&with(Stand::Void { why: Why::Activation })));
+        assert!(is_to_serve(&Seen { report: None, ..with(Stand::Empty) }));
     }
 
     #[test]
