@@ -28,6 +28,8 @@ mod output;
 mod plan;
 mod probes;
 mod proxy;
+#[cfg(test)]
+mod readme;
 mod registry;
 mod run;
 mod schema;

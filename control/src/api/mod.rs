@@ -38,7 +38,7 @@ mod audit;
 pub mod body;
 pub mod certificate;
 mod conditions;
-mod counters;
+pub mod counters;
 mod devices;
 pub mod message;
 mod migrations;

@@ -171,6 +171,14 @@ mod tests {
     use lighter_config::manifest::Key;
 
     use super::*;
+    use crate::readme::{Table, same};
+
+    #[test]
+    fn every_column_is_in_the_readme() {
+        let plain = ["NAME", "CLASS", "SERVICE"];
+        let titles = titles(true, false).into_iter().filter(|title| !plain.contains(title));
+        same("columns", Table::of("Devices that register themselves", "column").names(), titles);
+    }
 
     #[test]
     fn what_is_known_is_shown_and_nothing_else() {

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::edit::{self, Outcome};
-use super::wishes::Defaults;
+use super::wishes::{Defaults, KNOWN};
 use super::yaml::{self, Node};
+use crate::readme::{Table, same};
 
 fn defaults() -> Defaults {
     Defaults { image: "lighter:1".into(), control: "control:15010".into(), namespace: "default".into() }
@@ -25,6 +26,12 @@ fn pod(spec: &str) -> Node {
     read(&format!(
         "{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{containers: [{{name: a, ports: [{{containerPort: 80}}]}}], {spec}}}}}"
     ))
+}
+
+#[test]
+fn every_annotation_is_in_the_readme() {
+    let told = KNOWN.into_iter().filter(|name| ![edit::INJECTED, edit::SIDECAR].contains(name));
+    same("annotations", Table::of("Kubernetes", "annotation").names(), told);
 }
 
 #[test]

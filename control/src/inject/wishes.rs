@@ -239,7 +239,7 @@ fn is_quantity(text: &str) -> bool {
 /// What all annotations about sidecars begin with.
 const PREFIX: &str = "lighter.dev/";
 /// What comes after it, and the two that say what was injected.
-const KNOWN: [&str; 22] = [
+pub(super) const KNOWN: [&str; 22] = [
     "inject",
     "service",
     "control",
