@@ -142,9 +142,8 @@ impl LetIn {
     /// Whether its answer, which is there, may go on: what it acknowledges is journaled, where that is promised, and is of the epoch
     /// that is served here. What was sent on is journaled there.
     pub(crate) fn poll_journaled(&self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
-        match (&self.stands, &self.journal) {
-            (Stands::Here(_), Some(waits)) => waits.poll(cx),
-            (Stands::Here(inside), None) if inside.is_cut() => Poll::Ready(Err(Cause::OutcomeUnknown)),
+        match &self.stands {
+            Stands::Here(inside) => goes_on(inside, self.journal.as_ref(), cx),
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -202,6 +201,19 @@ pub(crate) fn is_forwarded(shared: &Shared, caller: Option<&Spiffe>, said: Optio
 pub(crate) fn vouched_for(field: Option<&[u8]>) -> &str {
     let caller = field.and_then(|field| std::str::from_utf8(field.strip_prefix(b"URI=")?).ok());
     caller.unwrap_or_default()
+}
+
+/// Whether what ran here may be answered. Once it was to be cut the journal has no say: where it is served alone, it would let go
+/// what whoever serves by now does not have.
+pub(super) fn goes_on(
+    inside: &Inside,
+    journal: Option<&Waits>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Cause>> {
+    if inside.is_cut() {
+        return Poll::Ready(Err(Cause::OutcomeUnknown));
+    }
+    journal.map_or(Poll::Ready(Ok(())), |waits| waits.poll(cx))
 }
 
 /// A caller's connection as a number.

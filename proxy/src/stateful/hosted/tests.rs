@@ -2,9 +2,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use lighter_config::snapshot::{Hooks, OnDrain, StateAccess, WhenAlone};
+use lighter_config::xds::wire::lighter::registry::v1::JournalPart;
 use lighter_migrate::{Digest, PlaceId, Running, Source, Stand};
 
+use super::super::gate::goes_on;
+use super::super::journal::Waits;
 use super::*;
+use crate::error::Cause;
 
 const LIFE: Incarnation = Incarnation(7);
 const EPOCH: Epoch = Epoch(1);
@@ -125,6 +129,28 @@ async fn what_ran_in_an_epoch_that_is_over_is_not_answered_as_done() {
     hosted.command(&told(3, Order::Serve { epoch: epoch.next(), from: Source::Nothing }));
     hosted.with(|place, _, out| place.opened(true, out));
     assert!(!runs(hosted.arrive(came())).is_cut());
+}
+
+#[tokio::test]
+async fn what_ran_in_an_epoch_that_is_over_is_not_answered_as_done_where_nobody_keeps_the_journal_either() {
+    let keeps = Stateful { class: StateClass::Journaled, when_alone: WhenAlone::Serve, ..stateful(8) };
+    let hosted = Hosted::new(&keeps, LIFE);
+    hosted.command(&told(1, Order::Serve { epoch: EPOCH, from: Source::Nothing }));
+    hosted.with(|place, _, out| place.opened(true, out));
+    let journal = hosted.journal();
+    journal.begins(Some(vec![1]));
+    let alone = |epoch, view| journal.told(&JournalPart { epoch, view, ..JournalPart::default() });
+    alone(EPOCH.0, 5);
+    let [runs_on, ended] = [(); 2].map(|()| runs(hosted.arrive(came())));
+    let answer = async |inside: &Inside| {
+        let waits = Waits::new(hosted.journal());
+        std::future::poll_fn(|cx| goes_on(inside, Some(&waits), cx)).await
+    };
+    assert_eq!(answer(&ended).await, Ok(()), "it is served alone");
+    // Somebody else serves, and this instance has no part in that journal.
+    hosted.command(&told(2, Order::Move { to: PlaceId(2), epoch: EPOCH.next() }));
+    alone(EPOCH.next().0, 6);
+    assert_eq!(answer(&runs_on).await, Err(Cause::OutcomeUnknown));
 }
 
 #[tokio::test]
