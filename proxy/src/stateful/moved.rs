@@ -140,6 +140,11 @@ impl Keeps {
         (picked, self)
     }
 
+    /// Whether it went back to where it came from, as nothing else was known.
+    pub(crate) fn fell_back(keeps: Option<&Self>) -> bool {
+        keeps.and_then(|keeps| keeps.back.as_ref()).is_some_and(|back| back.there.is_some())
+    }
+
     /// A try came to nothing, and nobody has executed it. Where that was where it fell back to, gives where its Service is reached by
     /// now, if that is elsewhere. Nobody waits for that, and it goes there once.
     #[cold]

@@ -54,13 +54,14 @@ impl Connection {
                 return self.moves_on(keeps).await;
             }
         }
-        if fault.came == Some(Came::Unread)
-            && self.exchange.is_whole()
-            && let Some(picked) = Keeps::look_again(&mut self.exchange.keeps)
-        {
-            self.exchange.again = None;
+        let is_unread = fault.came == Some(Came::Unread) && self.exchange.is_whole();
+        if is_unread && Keeps::fell_back(self.exchange.keeps.as_deref()) {
+            // What it holds of the limits is another one's to pick by.
             self.leave_endpoint(&fault);
-            return self.goes_to(picked);
+            if let Some(picked) = Keeps::look_again(&mut self.exchange.keeps) {
+                self.exchange.again = None;
+                return self.goes_to(picked);
+            }
         }
         let Some(pause) = self.again(&fault) else { return Err(fault) };
         self.leave_endpoint(&fault);
