@@ -148,7 +148,7 @@ impl Keeping {
 
     /// Lets one go that is to drain, and that nobody who is there follows, or is followed by.
     fn release_standby(&mut self, moved: &Moved, seen: &BTreeMap<Arc<str>, Seen>, world: &World<'_>) {
-        let Some((name, there)) = stranded(moved, seen) else {
+        let Some((name, there)) = stranded(moved, seen, world.are_all_back()) else {
             self.released = None;
             return;
         };
@@ -181,7 +181,11 @@ impl Keeping {
 }
 
 /// Who keeps the journal and is to drain, and waits for nothing: nobody is there to follow it, or whom it was to follow it will not.
-fn stranded<'a>(moved: &'a Moved, seen: &'a BTreeMap<Arc<str>, Seen>) -> Option<(&'a Arc<str>, &'a Seen)> {
+fn stranded<'a>(
+    moved: &'a Moved,
+    seen: &'a BTreeMap<Arc<str>, Seen>,
+    are_all_back: bool,
+) -> Option<(&'a Arc<str>, &'a Seen)> {
     let sights = sights(moved, seen);
     let owner = moved.owner.as_ref();
     let serves = owner.and_then(|owner| sights.get(&owner.instance)).is_some_and(|owner| owner.serves);
@@ -193,7 +197,9 @@ fn stranded<'a>(moved: &'a Moved, seen: &'a BTreeMap<Arc<str>, Seen>) -> Option<
         // The heir may have to serve itself. Whoever was to follow it only whoever served could give the rest to.
         let is_gone = |owner: &Holder| {
             let there = seen.get(&owner.instance);
-            there.is_none_or(|there| there.report.is_some_and(|said| said.incarnation != owner.incarnation))
+            there.map_or(are_all_back, |there| {
+                there.report.is_some_and(|said| said.incarnation != owner.incarnation)
+            })
         };
         named(&moved.next).filter(|next| Some(*next) != heir && owner.is_none_or(is_gone))
     }?;
@@ -477,10 +483,11 @@ mod tests {
         };
         let a = || with(Stand::Serving { epoch: Epoch(3) }, said(6, false));
         let stranded = |moved: &Moved, seen: &BTreeMap<_, _>| {
-            super::stranded(moved, seen).map(|(name, _)| name.to_string())
+            super::stranded(moved, seen, true).map(|(name, _)| name.to_string())
         };
         let both = all([leaves("b", true), leaves("c", true)]);
         assert_eq!(stranded(&moved, &both).as_deref(), Some("c"), "the heir has everything");
+        assert!(super::stranded(&moved, &both, false).is_none(), "whoever serves may come back");
         assert_eq!(stranded(&moved, &all([leaves("b", true), leaves("c", false)])), None);
         // Whoever serves, or just does not for a moment, sees to it.
         for stand in [a(), with(Stand::Frozen { epoch: Epoch(3) }, None), Seen { report: None, ..a() }] {
