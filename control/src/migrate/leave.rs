@@ -38,15 +38,16 @@ impl All {
                 self.leaving.remove(&service);
                 continue;
             };
+            // Where the state of another one was to go says nothing of this one's.
+            if self.leaving.get(&service).is_some_and(|leaving| leaving.instance != instance) {
+                self.leaving.remove(&service);
+            }
             if listed.as_ref() != Some(&instance) && is_to_serve(leaves) {
                 // A migration would be refused before it does, as would be one to whoever is next.
                 continue;
             }
             let fresh = || Leaving { instance: instance.clone(), tried: BTreeSet::new(), released: None };
             let leaving = self.leaving.entry(service.clone()).or_insert_with(fresh);
-            if leaving.instance != instance {
-                *leaving = fresh();
-            }
             // One migration after the other, whoever asked for it.
             let over = |key: &ResourceKey| self.over.get(&*name_of(key)).is_some_and(|story| !story.is_gone);
             let is_asked = self.wanted.iter().any(|(key, asked)| asked.service == service && !over(key));
