@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ use tempfile::TempDir;
 
 /// Machine code of all tests: each component is compiled once.
 static CACHE: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
+/// Each device has a dataset of its own: one that another test writes is empty for a moment.
+static DEVICES: AtomicUsize = AtomicUsize::new(0);
 
 const LIMITS: Limits =
     Limits { memory_bytes: 16 << 20, rows_out: 1000, bytes_out: 1 << 20, deadline: Duration::from_secs(60) };
@@ -35,7 +38,7 @@ fn device(class: Class, path: &Path, memory_bytes: u64) -> (Builtins, Option<Not
     let component =
         Component::load_kept(&Runtime::new(&settings).unwrap(), "ledger", "default", path).unwrap();
     let not_movable = component.not_movable();
-    let place = CACHE.path().join(format!("{class:?}"));
+    let place = CACHE.path().join(format!("{class:?}-{}", DEVICES.fetch_add(1, Relaxed)));
     std::fs::write(&place, format!("{class:?}")).unwrap();
     let place = Dataset {
         name: "where".into(),
