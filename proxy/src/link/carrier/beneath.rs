@@ -285,6 +285,8 @@ impl Beneath {
         let mut bytes = [0; READ];
         let mut buf = ReadBuf::new(&mut bytes);
         if self.poll_take(tcp, cx, &mut buf)?.is_pending() {
+            // That the wire has just been left the peer hears at once: nobody may ask again before it has to have answered.
+            self.transmit(tcp, cx)?;
             return self.poll_wait(cx).map_err(io::Error::from);
         }
         if !buf.filled().is_empty() {

@@ -453,11 +453,14 @@ async fn what_tls_reads_is_what_tls_wrote_whatever_the_device_does_and_when() {
     play_all(verbs::wires).await;
 }
 
+/// What the many found once, and few do not come to: a side that ends saw the wire fail as it waited, and said nothing of it.
+const FOUND: [u64; 1] = [2287];
+
 /// Plays many schedules over wires as they are laid.
 async fn play_all(lay: fn(&Rc<Script>, usize) -> Laid) {
     let schedules = if is_full() { 100_000 } else { 2_000 };
     let (mut ring, mut replayed, mut frozen, mut closed, mut lost) = (0, 0, 0, 0, 0);
-    for seed in 0..schedules {
+    for seed in (0..schedules).chain(FOUND) {
         let Outcome { counts, frozen: froze, closed: shut, lost: cut } = play(seed, lay).await;
         for counts in counts {
             ring += counts.ring_in;
