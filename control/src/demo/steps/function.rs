@@ -21,7 +21,7 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
     let scene = Scene::set(stage, &VISITS, PROFILES, Device::start).await?;
     let load = Load::adding(scene.door.listens, CALLERS, pause);
     scene.play(&load, evidence, |_, _| Ok(())).await?;
-    let total = migrate::finish(scene.plane, load, evidence).await?;
+    let total = migrate::finish(scene.plane, scene.lost, load, evidence).await?;
     // A run is counted when its answer has been read, which may have been a moment ago.
     until(limit, async || {
         let mut rows = Vec::new();

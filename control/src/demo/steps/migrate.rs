@@ -72,6 +72,8 @@ pub struct Scene<'a, P> {
     service: &'static str,
     requests: u64,
     limit: Duration,
+    /// States that were lost before, as with the last instance of a step that is over.
+    pub lost: u64,
 }
 
 /// Where the state can be.
@@ -106,7 +108,8 @@ impl<'a, P> Scene<'a, P> {
             places.push(Place { name, runs, instance });
         }
         let door = Door::open(plane, &folder, caller, service, path, limit).await?;
-        Ok(Scene { plane, door, places, service, requests, limit })
+        let lost = losses(plane).await?;
+        Ok(Scene { plane, door, places, service, requests, limit, lost })
     }
 
     /// Has the state go from each place to the next under the load. `arrived` gets what was seen there then.
@@ -162,14 +165,19 @@ async fn migrate(
 }
 
 /// Ends the load: no request failed, each was counted once, and the control plane has lost no state.
-pub async fn finish(plane: &Plane, load: Load, evidence: &mut Evidence) -> Result<Counts, String> {
+pub async fn finish(plane: &Plane, lost: u64, load: Load, evidence: &mut Evidence) -> Result<Counts, String> {
     let total = load.finish().await;
     evidence.keep("load", &total);
     evidence.keep("counter", total.highest());
-    let losses = plane.samples().await?.count("lighter_control_state_losses_total", &[]);
+    let losses = losses(plane).await?.saturating_sub(lost);
     evidence.keep("states_lost", losses);
     check_whole(&total, losses)?;
     Ok(total)
+}
+
+/// How often the state of a service was lost.
+async fn losses(plane: &Plane) -> Result<u64, String> {
+    Ok(plane.samples().await?.count("lighter_control_state_losses_total", &[]))
 }
 
 /// The instances of a Service that the control plane knows.

@@ -21,7 +21,7 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
         })
     };
     scene.play(&load, evidence, arrived).await?;
-    migrate::finish(scene.plane, load, evidence).await?;
+    migrate::finish(scene.plane, scene.lost, load, evidence).await?;
     scene.door.close().await;
     for mut place in scene.places {
         place.runs.stop().await;
