@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::migrate::{self, Scene, Subject, proxy};
+use super::migrate::{Scene, Subject, proxy};
 use super::{CALLERS, Stage, check, until};
 use crate::demo::instance::samples;
 use crate::demo::load::{Counts, Load};
@@ -21,7 +21,7 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
     let scene = Scene::set(stage, &VISITS, PROFILES, Device::start).await?;
     let load = Load::adding(scene.door.listens, CALLERS, pause);
     scene.play(&load, evidence, |_, _| Ok(())).await?;
-    let total = migrate::finish(scene.plane, scene.lost, load, evidence).await?;
+    let total = scene.finish(load, evidence).await?;
     // A run is counted when its answer has been read, which may have been a moment ago.
     until(limit, async || {
         let mut rows = Vec::new();

@@ -66,14 +66,14 @@ pub struct Subject {
 
 /// A Service with state at the first of its places, and a door to it.
 pub struct Scene<'a, P> {
-    pub plane: &'a Plane,
+    plane: &'a Plane,
     pub door: Door,
     pub places: Vec<Place<P>>,
     service: &'static str,
     requests: u64,
     limit: Duration,
     /// States that were lost before, as with the last instance of a step that is over.
-    pub lost: u64,
+    lost: u64,
 }
 
 /// Where the state can be.
@@ -132,6 +132,17 @@ impl<'a, P> Scene<'a, P> {
         }
         Ok(())
     }
+
+    /// Ends the load: no request failed, each was counted once, and the control plane has lost no state.
+    pub async fn finish(&self, load: Load, evidence: &mut Evidence) -> Result<Counts, String> {
+        let total = load.finish().await;
+        evidence.keep("load", &total);
+        evidence.keep("counter", total.highest());
+        let losses = losses(self.plane).await?.saturating_sub(self.lost);
+        evidence.keep("states_lost", losses);
+        check_whole(&total, losses)?;
+        Ok(total)
+    }
 }
 
 /// Starts a sidecar that is alone, with this file.
@@ -162,17 +173,6 @@ async fn migrate(
         "longest_answer_ms": ms(meanwhile.longest()),
         "said": said.lines().last(),
     }))
-}
-
-/// Ends the load: no request failed, each was counted once, and the control plane has lost no state.
-pub async fn finish(plane: &Plane, lost: u64, load: Load, evidence: &mut Evidence) -> Result<Counts, String> {
-    let total = load.finish().await;
-    evidence.keep("load", &total);
-    evidence.keep("counter", total.highest());
-    let losses = losses(plane).await?.saturating_sub(lost);
-    evidence.keep("states_lost", losses);
-    check_whole(&total, losses)?;
-    Ok(total)
 }
 
 /// How often the state of a service was lost.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::migrate::{self, Scene, Subject};
+use super::migrate::{Scene, Subject};
 use super::{CALLERS, Stage, check};
 use crate::demo::instance::Instance;
 use crate::demo::load::{Counts, Load};
@@ -21,7 +21,7 @@ pub async fn execute(stage: &mut Stage<'_>, evidence: &mut Evidence) -> Result<(
         })
     };
     scene.play(&load, evidence, arrived).await?;
-    migrate::finish(scene.plane, scene.lost, load, evidence).await?;
+    scene.finish(load, evidence).await?;
     scene.door.close().await;
     for mut place in scene.places {
         place.runs.stop().await;
