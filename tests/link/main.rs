@@ -19,6 +19,7 @@ mod lanes;
 mod links;
 mod lives;
 mod lossy;
+mod many;
 mod moved;
 mod outside;
 mod over;
@@ -46,6 +47,7 @@ fn main() {
         links::tests(),
         lives::tests(),
         lossy::tests(),
+        many::tests(),
         moved::tests(),
         pair::tests(),
         quic::tests(),
