@@ -17,15 +17,18 @@ fn every_metric_of_a_sidecar_is_in_the_readme() {
     for folder in ["proxy", "filters"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder), &mut sources);
     }
-    let mut all = BTreeMap::new();
+    let (mut all, mut described) = (BTreeMap::new(), BTreeSet::new());
     let mut named = BTreeSet::new();
     for source in &sources {
         let text = std::fs::read_to_string(source).unwrap();
         all.extend(counted(&text));
+        described.extend(explained(&text));
         named.extend(literals(&text).filter(|name| name.starts_with("lighter_")).map(str::to_owned));
     }
     let found: Vec<String> = all.iter().map(|(name, kind)| format!("{name} {kind}")).collect();
     same("metrics of a sidecar", said.iter().map(String::as_str), found.iter().map(String::as_str));
+    let unexplained: Vec<_> = all.keys().filter(|name| !described.contains(*name)).collect();
+    assert!(unexplained.is_empty(), "no help text: {unexplained:?}");
     for name in named {
         let is_found = ["", "_total", "_info"].iter().any(|end| all.contains_key(&format!("{name}{end}")));
         assert!(is_found, "{name} is counted in a way that is not looked for here");
@@ -117,6 +120,25 @@ fn counted(text: &str) -> impl Iterator<Item = (String, &'static str)> {
     let constants = text.split(": &str = \"").skip(1).filter_map(|rest| rest.split('"').next());
     let constants = constants.filter(|name| name.starts_with("lighter_") && name.ends_with("_total"));
     calls.chain(families).chain(constants.map(|name| (name.to_owned(), "counter")))
+}
+
+/// The names of what a source has a help text for, which a scrape shows: a family of its own is not made without one.
+fn explained(text: &str) -> Vec<String> {
+    let calls = ["describe_counter!(", "describe_gauge!(", "describe_histogram!("];
+    let said = |rest: &str| Some(rest.trim_start().strip_prefix('"')?.split('"').next()?.to_owned());
+    let described = calls.iter().flat_map(|call| text.split(call).skip(1)).filter_map(said);
+    let bare = text
+        .replace("describe_counter!(", "")
+        .replace("describe_gauge!(", "")
+        .replace("describe_histogram!(", "");
+    let bare: BTreeSet<_> = ["counter!(", "gauge!(", "histogram!("]
+        .iter()
+        .flat_map(|call| bare.split(call).skip(1))
+        .filter_map(said)
+        .collect();
+    // A constant's name, or a family's, is in no macro that counts.
+    let families = counted(text).map(|(name, _)| name).filter(|name| !bare.contains(name));
+    described.chain(families).collect()
 }
 
 /// The texts in a source, as long as no quote is in one.

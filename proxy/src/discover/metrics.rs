@@ -3,7 +3,7 @@
 use lighter_config::xds::Kind;
 use lighter_config::xds::client::{Client, Received};
 use lighter_config::xds::decode::Codec;
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 use super::Lookup;
 
@@ -26,8 +26,34 @@ struct OfKind {
     faulty: Gauge,
 }
 
+fn describe() {
+    describe_gauge!("lighter_xds_connected", "Whether there is a stream to the control plane.");
+    describe_counter!(
+        "lighter_xds_streams_total",
+        "Streams to the control plane that were opened, and tries that failed."
+    );
+    describe_counter!("lighter_xds_requests_total", "Requests sent: what is asked for, accepted or refused.");
+    describe_counter!(
+        "lighter_xds_answers_total",
+        "Answers by kind of resource: accepted whole, refused in part or whole, or unasked."
+    );
+    describe_gauge!(
+        "lighter_xds_resources",
+        "Resources in force, awaited, and those whose newest version was refused."
+    );
+    describe_counter!(
+        "lighter_xds_lookups_total",
+        "Lookups that connections and DNS queries waited for: held now, of nothing, or too late."
+    );
+    describe_counter!(
+        "lighter_xds_state_writes_total",
+        "Times that what is in force was written to disk, or that this failed."
+    );
+}
+
 impl Metrics {
     pub(super) fn new() -> Self {
+        describe();
         let stream = |outcome: &'static str| counter!("lighter_xds_streams_total", "outcome" => outcome);
         let kept = |outcome: &'static str| counter!("lighter_xds_state_writes_total", "outcome" => outcome);
         let lookup = |outcome: &'static str| counter!("lighter_xds_lookups_total", "outcome" => outcome);

@@ -167,6 +167,7 @@ struct Outcomes {
 
 impl Outcomes {
     fn new() -> Self {
+        metrics::describe_counter!("lighter_dns_queries_total", "DNS queries of the workload, by outcome.");
         let outcome =
             |outcome: &'static str| metrics::counter!("lighter_dns_queries_total", "outcome" => outcome);
         Outcomes {

@@ -20,7 +20,7 @@ use lighter_config::xds::wire::lighter::registry::v1::{
     Counted, Dataset, Device, HeldFunction, InForce, InstancePort, Registration, Remembering, ReportRequest,
     ReportResponse, Served, Waiting,
 };
-use metrics::{Counter, Gauge, counter, describe_counter, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
@@ -490,6 +490,22 @@ struct Metrics {
 
 impl Metrics {
     fn new() -> Self {
+        describe_gauge!(
+            "lighter_registry_connected",
+            "Whether there is a stream on which this instance registers."
+        );
+        describe_gauge!(
+            "lighter_registry_known",
+            "Whether the control plane knows what is true of this instance now."
+        );
+        describe_gauge!("lighter_registry_ready", "Whether this instance takes traffic, as it says itself.");
+        describe_gauge!("lighter_registry_lease_seconds", "How long a registration outlives its stream.");
+        describe_counter!(
+            "lighter_registry_streams_total",
+            "Streams on which this instance registers that were opened, and those and tries that were lost."
+        );
+        describe_counter!("lighter_registry_reports_total", "Reports to the control plane that were sent.");
+        describe_counter!("lighter_registry_drains_total", "Drains that the control plane asked for.");
         describe_counter!(
             "lighter_registry_plans_total",
             "Times that the control plane said which functions are to be active."

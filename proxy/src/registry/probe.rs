@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lighter_config::probe::Probe;
 use lighter_probe::Judge;
-use metrics::{counter, gauge};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -15,6 +15,11 @@ use crate::worker::Shared;
 
 /// Asks time after time, and says what is thought of it, until it is dropped. Nothing good is thought before the first answer.
 pub(super) async fn run(shared: Arc<Shared>, probe: Probe, opinion: watch::Sender<bool>) {
+    describe_counter!(
+        "lighter_probe_answers_total",
+        "Times that this workload's application was asked whether it is well."
+    );
+    describe_gauge!("lighter_probe_well", "Whether this workload's application is taken for well.");
     let answers = |outcome: &'static str| counter!("lighter_probe_answers_total", "outcome" => outcome);
     let (passed, failed, well) = (answers("passed"), answers("failed"), gauge!("lighter_probe_well"));
     let mut judge = Judge::new(false);
