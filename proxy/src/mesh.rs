@@ -139,10 +139,13 @@ impl Mesh {
         mesh
     }
 
-    /// This workload's place, if `key` is of its Service and that has state.
+    /// This workload's place, if `key` is a port of its Service and that has state. What else this workload listens for, as its own
+    /// metrics or checks, is no part of the Service: it is there wherever the state is.
     fn hosts(&self, key: &ServicePort) -> Option<&Arc<Hosted>> {
         let hosted = self.hosted.as_ref()?;
-        self.config.services.get(&key.service)?.state.is_some().then_some(hosted)
+        let service = self.config.services.get(&key.service)?;
+        let is_its = service.state.is_some() && service.ports.iter().any(|port| port.key == *key);
+        is_its.then_some(hosted)
     }
 
     /// A port by its name.

@@ -6,6 +6,7 @@
 mod support;
 
 mod app;
+mod beside;
 mod callers;
 mod course;
 mod functions;
@@ -38,6 +39,7 @@ fn main() {
         std::process::exit(status);
     }
     let suites = [
+        beside::tests(),
         course::tests(),
         handover::tests(),
         held::tests(),

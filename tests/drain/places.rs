@@ -44,9 +44,9 @@ impl Place {
 
     /// The same, where their sidecars reach the control plane by these addresses.
     pub fn both_by(world: &World, b: App, control: [SocketAddr; 2]) -> [Self; 2] {
-        let a = Place::before(world, App::start(&world.path(""), "a"), control[0]);
+        let a = Place::before(world, App::start(&world.path(""), "a"), control[0], "");
         wait_until("the first one serves", || a.serves());
-        let b = Place::before(world, b, control[1]);
+        let b = Place::before(world, b, control[1], "");
         wait_until("the second one is ready", || {
             b.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
         });
@@ -60,15 +60,23 @@ impl Place {
 
     /// One whose sidecar reaches the control plane by this address.
     pub fn another_by(world: &World, name: &str, control: SocketAddr) -> Self {
-        Self::before(world, App::start(&world.path(""), name), control)
+        Self::before(world, App::start(&world.path(""), name), control, "")
     }
 
-    fn before(world: &World, app: App, control: SocketAddr) -> Self {
+    /// One whose application is reached at `beside` as well, by a port that the Service does not name.
+    pub fn another_beside(world: &World, name: &str, beside: SocketAddr) -> Self {
+        let app = App::start(&world.path(""), name);
+        let more = format!(", {{listen: '{beside}', app: '{}', port: 9090}}", app.address);
+        Self::before(world, app, world.address, &more)
+    }
+
+    /// `more`: more listeners.
+    fn before(world: &World, app: App, control: SocketAddr, more: &str) -> Self {
         let before = instances(world);
         let name = format!("shop-{}", app.name);
         world.token(&name, "shop");
         let own = format!(
-            "drainDeadline: 3m\nservice: shop\ninbound: [{{listen: '{}', app: '{}', port: 80}}]\n{PATIENT}link: '{}'\n\
+            "drainDeadline: 3m\nservice: shop\ninbound: [{{listen: '{}', app: '{}', port: 80}}{more}]\n{PATIENT}link: '{}'\n\
              appProbe: {{http: /well, interval: 100ms}}\n",
             free_address(),
             app.address,
