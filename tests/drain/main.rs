@@ -30,6 +30,7 @@ mod registers;
 mod rolling;
 mod stage;
 mod stateful;
+mod unknown;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../join/world.rs"]
 mod world;
@@ -56,6 +57,7 @@ fn main() {
         redis::tests(),
         rolling::tests(),
         stateful::tests(),
+        unknown::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())
 }

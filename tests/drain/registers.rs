@@ -152,7 +152,7 @@ impl Registers {
                 _ => (400, b"no number".to_vec()),
             },
             ("POST", ["r", name, "add"]) => self.request(number, |memory| memory.add(name)),
-            ("GET", ["stay"]) => self.hook("stay", |_| Ok(b"stayed".to_vec())),
+            ("GET" | "POST", ["stay"]) => self.hook("stay", |_| Ok(b"stayed".to_vec())),
             ("GET", ["well"]) => self.hook("well", |_| Ok(b"well".to_vec())),
             ("GET", ["state"]) => self.hook("snapshot", |memory| {
                 if !memory.is_frozen {
@@ -362,6 +362,11 @@ fn http1(mut peer: Peer, registers: &Registers) {
 async fn http2(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, registers: Arc<Registers>) {
     let (head, mut body) = request.into_parts();
     if head.headers.get("content-type").is_some_and(|kind| kind == "application/grpc") {
+        if head.uri.path() == STAY {
+            let registers = registers.clone();
+            let stays = tokio::task::spawn_blocking(move || registers.answer("POST", "/stay", None, b""));
+            stays.await.unwrap();
+        }
         return grpc(body, respond, &registers).await;
     }
     let mut whole = Vec::new();
@@ -406,6 +411,9 @@ async fn grpc(mut body: RecvStream, mut respond: SendResponse<Bytes>, registers:
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let _ = answer.send_trailers(trailers);
 }
+
+/// The method that begins to answer only once it is no longer held.
+const STAY: &str = "/registers.Registers/Stay";
 
 /// How long a message is: its head, and one byte.
 const MESSAGE: usize = 6;

@@ -201,6 +201,12 @@ impl Picked {
         (from, held)
     }
 
+    /// Whether its Service has state, so that of what may have run there it matters whether it did.
+    #[inline]
+    pub(crate) fn has_state(&self) -> bool {
+        self.endpoint.group.state() & HAS_STATE != 0 || self.is_let_in()
+    }
+
     /// Whether it came to a Service with state.
     pub(crate) fn is_let_in(&self) -> bool {
         matches!(*self.held, Held::LetIn(_))

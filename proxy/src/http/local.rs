@@ -24,6 +24,12 @@ pub fn unreached(value: &[u8]) -> Option<Cause> {
         .find(|cause| cause.label().as_bytes() == value)
 }
 
+/// What the value of [`ERROR_FIELD`] in an answer says, if it is that the request may have run: where that is so of a Service with
+/// state, every sidecar on the way counts it.
+pub fn unknown(value: &[u8]) -> Option<Cause> {
+    (value == Cause::OutcomeUnknown.label().as_bytes()).then_some(Cause::OutcomeUnknown)
+}
+
 /// An error as it is told to the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorAnswer {

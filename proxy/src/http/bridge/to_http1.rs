@@ -74,6 +74,7 @@ async fn attempt(
     replay: &mut Replay,
 ) -> Result<Outcome, ProxyError> {
     let upstream = connect(call, picked, respond).await?;
+    call.sent = true;
     if call.keeps.is_some() {
         replay.keep();
     }
@@ -140,7 +141,12 @@ async fn attempt(
                 && error.cause == Cause::UpstreamClosed
                 && hop::is_idempotent(call.head.method());
             upload.give_up();
-            return Err(if unread { error.safe() } else { error });
+            if unread {
+                // That is not known, and does no harm.
+                call.ran_perhaps(picked);
+                return Err(error.safe());
+            }
+            return Err(error);
         }
     };
     let (whole, vouched) = (upload.replay.is_whole(), picked.endpoint.link().is_some());

@@ -236,6 +236,8 @@ impl Connection {
             elsewhere: None,
             connects: false,
             decided: None,
+            sent: false,
+            may_have_run: false,
         };
         let prepared = match orders.delay {
             Duration::ZERO => prepared,
@@ -253,6 +255,7 @@ impl Connection {
             }
             Err(error) => Err(error),
         };
+        let ended = ended.map_err(|error| call.failed(error));
         let after = match &ended {
             Ok(()) if !close && body.is_done() => After::Next,
             Ok(()) if body.is_done() && self.client.has_no_more() => After::Close,
@@ -363,6 +366,7 @@ impl Connection {
         let way = self.watched(call, upload.body, way).await??;
         let stream = way.open(call, &picked.endpoint, upload.empty)?;
         upload.start();
+        call.sent = true;
         let mut interims = Interims::default();
         let answered = poll_fn(|cx| self.poll_answer(call, upload, &stream, &mut interims, minor, cx)).await;
         call.tally.bytes_in = upload.bytes;

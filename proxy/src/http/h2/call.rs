@@ -12,8 +12,9 @@ use super::limits::Limits;
 use super::retry::Crowded;
 use super::{Downstream, head};
 use crate::balance::{Avoid, Cluster, Endpoint, Picked};
-use crate::error::ProxyError;
+use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::hop::Kind;
+use crate::http::local::{self, ERROR_FIELD};
 use crate::http::stream::Stream;
 use crate::http::{hop, unpicked};
 use crate::mesh::RouteState;
@@ -66,6 +67,10 @@ pub(crate) struct Call<'a> {
     pub(crate) connects: bool,
     /// There is another one, after this time.
     pub(crate) decided: Option<Duration>,
+    /// The try at hand has begun to send it.
+    pub(crate) sent: bool,
+    /// A try that was not answered may have run, at a Service with state.
+    pub(crate) may_have_run: bool,
 }
 
 /// What is counted of an exchange.
@@ -82,6 +87,8 @@ pub(crate) struct Tally {
     pub(crate) retries: u8,
     /// Its span in a trace, where one is recorded.
     pub(crate) span: Option<Box<Begun>>,
+    /// What a sidecar behind this one has answered in the service's stead, as far as that is counted here as well.
+    pub(crate) said: Option<Cause>,
 }
 
 impl Call<'_> {
@@ -152,6 +159,7 @@ impl Call<'_> {
         keeps: Box<Keeps>,
     ) -> impl Future<Output = (Picked, Box<Keeps>)> + use<> {
         self.limits.try_ends();
+        self.sent = false;
         keeps.elsewhere(picked.leave(Instant::now()))
     }
 
@@ -194,6 +202,19 @@ impl Call<'_> {
         }
     }
 
+    /// A try failed behind which it is not known whether it has run.
+    pub(crate) fn ran_perhaps(&mut self, picked: &Picked) {
+        self.may_have_run |= picked.has_state();
+    }
+
+    /// What its caller is told as it failed by `error`: where the Service has state, before all else that it may have run.
+    pub(crate) fn failed(&self, error: ProxyError) -> ProxyError {
+        match self.may_have_run && self.tally.status == 0 && error.cause.side() != Side::Downstream {
+            true => ProxyError { cause: Cause::OutcomeUnknown, retry: Retry::Never, ..error },
+            false => error,
+        }
+    }
+
     /// How long the endpoint of a try that began at `sent` took to answer.
     pub(crate) fn latency(&self, sent: Instant) -> Duration {
         self.tally.latency.saturating_sub(sent - self.began)
@@ -209,13 +230,20 @@ impl Call<'_> {
     }
 
     /// What this hop and the route's filters do to the head of an endpoint's answer.
-    pub(crate) fn finish_head(&self, response: &mut ResponseHead, picked: &Picked) -> Result<(), ProxyError> {
+    pub(crate) fn finish_head(
+        &mut self,
+        response: &mut ResponseHead,
+        picked: &Picked,
+    ) -> Result<(), ProxyError> {
         let endpoint = &picked.endpoint;
         let context = &self.downstream.context;
         // What was sent on is answered by a sidecar.
         let sent = picked.sent().is_some();
         if !sent && !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
             response.fields.remove(Kind::Lighter);
+        }
+        if (response.status >= 400 || self.grpc) && picked.has_state() {
+            self.tally.said = response.fields.get(ERROR_FIELD.as_bytes()).and_then(local::unknown);
         }
         picked.hear_all(&mut response.fields);
         if self.state.chain.changes_response() {

@@ -118,6 +118,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         elsewhere: None,
         connects: false,
         decided: None,
+        sent: false,
+        may_have_run: false,
     };
     let prepared = match orders.delay {
         Duration::ZERO => prepared,
@@ -137,6 +139,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         }
         Err(error) => Err(error),
     };
+    let ended = ended.map_err(|error| call.failed(error));
     if let Err(error) = &ended
         && call.tally.status == 0
         && error.cause != Cause::DownstreamAborted
@@ -256,6 +259,7 @@ async fn attempt(
     let way = watched(&mut call.limits, respond, way).await??;
     let stream = way.open(call, &picked.endpoint, upload.is_empty())?;
     upload.start();
+    call.sent = true;
     let (downstream, began, mut interims) = (call.downstream, call.began, Interims::default());
     let answered = {
         let (limits, tally) = (&mut call.limits, &mut call.tally);
@@ -502,6 +506,7 @@ pub(crate) fn account(
     began: Instant,
     tally: &Tally,
 ) {
+    let cause = cause.or(tally.said);
     telemetry::account(&Record {
         metrics,
         spoken,

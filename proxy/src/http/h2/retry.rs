@@ -77,6 +77,9 @@ impl Call<'_> {
             Retry::Safe => Some(Came::Unread),
             Retry::Maybe(came) => Some(came),
         };
+        if std::mem::take(&mut self.sent) && came != Some(Came::Unread) {
+            self.ran_perhaps(&picked);
+        }
         // It stalled within its answer: that is said of it, though nobody can be asked again.
         let stalled = self.on_device && error.cause == Cause::IdleTimeout && self.tally.status != 0;
         let came_of_it = came.or(stalled.then_some(Came::Late));

@@ -124,7 +124,10 @@ impl Connection {
                 (Cause::UpstreamReset, "the endpoint cut the connection", came)
             }
         };
-        let came = if rested && nothing_came && x.idempotent { Came::Unread } else { came };
+        if rested && nothing_came && x.idempotent {
+            x.ran_perhaps();
+            return Err(Fault::new(cause, detail).after(Came::Unread));
+        }
         Err(Fault::new(cause, detail).after(came))
     }
 
@@ -264,7 +267,19 @@ impl Connection {
             }
         };
         self.exchange.again = self.decide(came);
+        if self.exchange.again.is_none() {
+            self.exchange.said = self.says_unknown(response);
+        }
         self.exchange.again.map(|_| fault.after(came))
+    }
+
+    /// That the request may have run at a Service with state, where another sidecar says so and the client hears of it.
+    fn says_unknown(&self, response: &Response<'_, '_>) -> Option<Cause> {
+        let picked = self.exchange.picked.as_ref().filter(|picked| picked.has_state())?;
+        let shared = &self.worker.shared;
+        let passes =
+            picked.sent().is_some() || shared.lighter_passes(self.direction, Some(picked.endpoint.address));
+        response.fields.get(local::ERROR_FIELD).filter(|_| passes).and_then(local::unknown)
     }
 
     /// What the sidecar beside the endpoint says of its application, if that could not be reached.
@@ -365,6 +380,7 @@ impl Connection {
         (x.kept, x.keeps) = (None, None);
         self.settle_upstream(fault.as_ref(), now, duration);
         let x = &mut *self.exchange;
+        let fault = fault.map(|fault| x.failed(fault));
         let whole = x.uploaded || (x.framing == Framing::None && x.head_len > 0);
         let after = match fault {
             None if !x.close && whole => After::Next,
@@ -382,7 +398,8 @@ impl Connection {
                 if stays { After::Next } else { After::Linger }
             }
         };
-        self.account(fault.map(|fault| fault.cause), duration);
+        let cause = fault.map(|fault| fault.cause).or(self.exchange.said);
+        self.account(cause, duration);
         if after == After::Next {
             self.use_up();
         }

@@ -13,7 +13,7 @@ use super::{Connection, Fault};
 use crate::balance::{Avoid, Picked};
 use crate::buf::Buffer;
 use crate::drain::Phase;
-use crate::error::Cause;
+use crate::error::{Cause, Side};
 use crate::guard::client::{self, Slow};
 use crate::http::BODY_TOO_LARGE;
 use crate::http::h1::body::Framing;
@@ -108,6 +108,8 @@ pub(super) struct Exchange {
     pub(super) tries: Tries,
     /// There is another try, after this time.
     pub(super) again: Option<Duration>,
+    /// A try that was not answered may have run, at a Service with state.
+    pub(super) may_have_run: bool,
     pub(super) upload: Flow,
     pub(super) up_out: Outbox,
     pub(super) download: Flow,
@@ -119,6 +121,8 @@ pub(super) struct Exchange {
     pub(super) websocket: bool,
     /// It is the sidecar's beside the endpoint, whose application could not be reached.
     pub(super) unreached: bool,
+    /// What a sidecar behind this one has answered in the service's stead, as far as that is counted here as well.
+    pub(super) said: Option<Cause>,
     /// The endpoint's connection can be used again.
     pub(super) up_stays: bool,
     /// The client's connection ends with this answer.
@@ -174,6 +178,7 @@ impl Exchange {
             retries: 0,
             tries: Tries::default(),
             again: None,
+            may_have_run: false,
             upload: Flow::none(),
             up_out: Outbox::default(),
             download: Flow::none(),
@@ -181,6 +186,7 @@ impl Exchange {
             tunnel: false,
             websocket: false,
             unreached: false,
+            said: None,
             up_stays: false,
             close: false,
         }
@@ -211,6 +217,8 @@ impl Exchange {
         self.tunnel = false;
         self.close = false;
         self.again = None;
+        self.may_have_run = false;
+        self.said = None;
         self.forget();
     }
 
@@ -274,6 +282,20 @@ impl Exchange {
         self.answered = false;
         self.unreached = false;
         self.up_stays = false;
+    }
+
+    /// A try failed behind which it is not known whether it has run.
+    #[cold]
+    pub(super) fn ran_perhaps(&mut self) {
+        self.may_have_run |= self.picked.as_ref().is_some_and(Picked::has_state);
+    }
+
+    /// What the client is told as it failed so: where the Service has state, before all else that it may have run.
+    pub(super) fn failed(&self, fault: Fault) -> Fault {
+        match self.may_have_run && !self.answering && fault.cause.side() != Side::Downstream {
+            true => Fault::new(Cause::OutcomeUnknown, fault.detail),
+            false => fault,
+        }
     }
 
     /// A try came to nothing: nothing is left of it, and no endpoint's time runs.

@@ -48,6 +48,13 @@ impl Connection {
     /// A try came to nothing: sees to the next one, if there is one.
     #[cold]
     async fn next_try(&mut self, fault: Fault) -> Result<(), Fault> {
+        let ran_perhaps = match fault.came {
+            Some(came) => came != Came::Unread,
+            None => self.exchange.sent,
+        };
+        if ran_perhaps {
+            self.exchange.ran_perhaps();
+        }
         if fault.has_moved() {
             let is_whole = self.exchange.is_whole();
             if let Some(keeps) = Keeps::take(&mut self.exchange.keeps, is_whole) {
