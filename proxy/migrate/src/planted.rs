@@ -49,7 +49,7 @@ pub(crate) enum Planted {
     SameEpoch,
     /// Requests that may have run are sent again, repeatable or not.
     RepeatAll,
-    /// What a link took with it is not answered.
+    /// What a link took with it is answered as if it had not run.
     ForgetLost,
     /// Queues have no bounds.
     Unbounded,

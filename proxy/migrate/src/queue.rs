@@ -18,12 +18,8 @@ pub struct Waiting {
     pub bytes: usize,
     /// When its caller gives up, if that is known.
     pub deadline: Option<Duration>,
-    /// Since when it waits, wherever it was sent meanwhile.
+    /// Since when it waits.
     pub since: Duration,
-    /// How many times it was refused before.
-    pub tries: u8,
-    /// Whether it may be tried again where it may have run.
-    pub is_repeatable: bool,
     /// Whether it may go on for long.
     pub is_stream: bool,
     /// Whether its beginning is kept, so that whoever refused it can be followed by another.
@@ -161,6 +157,12 @@ impl Queue {
         Some(waiting)
     }
 
+    /// Those that wait, in no order.
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.sources.iter().flat_map(|line| &line.waiting).map(|(waiting, _)| waiting)
+    }
+
     /// When the first one's time is over.
     pub fn timeout(&self) -> Option<Duration> {
         self.sources.iter().flat_map(|line| &line.waiting).map(|(_, until)| *until).min()
@@ -235,8 +237,6 @@ mod tests {
             bytes,
             deadline: None,
             since: Duration::ZERO,
-            tries: 0,
-            is_repeatable: false,
             is_stream: false,
             is_kept: true,
         }

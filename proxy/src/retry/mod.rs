@@ -153,6 +153,11 @@ impl Rules {
         self.policy.is_some() || self.returns
     }
 
+    /// Whether what may have run may run again, by the request's method: by what that says, or a policy.
+    pub fn may_repeat(&self, method: &[u8]) -> bool {
+        hop::is_idempotent(method) || self.policy.as_deref().is_some_and(|policy| policy.may_repeat(method))
+    }
+
     /// What is done about a try of `request`. `seen`: how many requests the route has had so far. `draw` gives a random
     /// number from nothing to its argument.
     pub fn decide(

@@ -15,9 +15,7 @@ use std::time::Duration;
 
 use lighter_config::name::{ServiceName, ServicePort};
 use lighter_config::xds::wire::lighter::registry::v1 as proto;
-use lighter_migrate::{
-    Bounds, Call, Epoch, HoldAction, HoldOrder, Holder, MOST_TRIES, PlaceId, RequestId, SourceId, Stamp,
-};
+use lighter_migrate::{Bounds, Call, HoldAction, HoldOrder, Holder, RequestId, SourceId, Stamp};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -168,7 +166,7 @@ impl Holds {
 impl Holding {
     fn new(service: &ServiceName, due: &Arc<Notify>, bounds: Bounds) -> Arc<Self> {
         let inner = Inner {
-            holder: Holder::new(PlaceId(0), Epoch::default(), bounds, MOST_TRIES),
+            holder: Holder::new(bounds),
             waiting: HashMap::new(),
             last: 0,
             from: BTreeSet::new(),
@@ -220,8 +218,6 @@ impl Holding {
                 source: SourceId(came.source),
                 bytes: came.bytes,
                 deadline: came.deadline.map(|deadline| deadline.saturating_duration_since(self.began)),
-                is_repeatable: false,
-                is_kept: false,
             };
             inner.holder.call(call, now, out);
             Some((id, told))
@@ -266,11 +262,9 @@ impl Holding {
         let mut told = Vec::new();
         for action in out {
             let (id, verdict, why) = match action {
-                HoldAction::Send { id, .. } => (id, Told::Go, why),
-                HoldAction::Fail(id, _) => (id, Told::Late, LetGo::Late),
+                HoldAction::Go(id) => (id, Told::Go, why),
+                HoldAction::Late(id) => (id, Told::Late, LetGo::Late),
             };
-            // What comes of it is no matter of this.
-            inner.holder.answered(id);
             if let Some(waiting) = inner.waiting.remove(&id) {
                 self.metrics.let_go(why, waiting.since.elapsed());
                 told.push((waiting.tell, verdict));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lighter_config::name::ServicePort;
+use lighter_migrate::{Attempts, Ended, Known, Next, Room as Waits, To};
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::{Cluster, Endpoint, Held, Picked};
@@ -26,7 +27,7 @@ pub(crate) struct Room {
     /// Bytes of bodies that are kept, or may come to be.
     kept: AtomicUsize,
     /// Of each Service that some wait for: requests that wait until it is reached elsewhere, and their bytes.
-    waiting: Mutex<HashMap<ServicePort, (u32, u64)>>,
+    waiting: Mutex<HashMap<ServicePort, Waits>>,
     /// A control plane says where Services are.
     is_heard: AtomicBool,
 }
@@ -64,7 +65,7 @@ impl Room {
     /// How many requests wait.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> u32 {
-        self.waiting.lock().unwrap().values().map(|(requests, _)| requests).sum()
+        self.waiting.lock().unwrap().values().map(|waits| waits.requests()).sum()
     }
 }
 
@@ -87,32 +88,42 @@ impl Keeps {
     /// Whether to say over this link that as much as is sent until somebody reads it is kept. A body whose length is not known may
     /// be longer, and goes no further than the credit of a stream, which QUIC gives more of. What nothing is said of does not come
     /// back, and is kept no longer.
-    pub(crate) fn is_said_over(keeps: &mut Option<Box<Self>>, link: &Link) -> bool {
-        Self::is_said(keeps, |keeps| keeps.is_measured || !link.is_quic())
+    pub(crate) fn is_said_over(keeps: &mut Option<Box<Self>>, attempts: Attempts, link: &Link) -> bool {
+        Self::is_said(keeps, attempts, |keeps| keeps.is_measured || !link.is_quic())
     }
 
     /// The same where it is framed on its way: of what that adds it is not known how much it is.
-    pub(crate) fn is_said_framed(keeps: &mut Option<Box<Self>>) -> bool {
-        Self::is_said(keeps, |keeps| keeps.is_measured)
+    pub(crate) fn is_said_framed(keeps: &mut Option<Box<Self>>, attempts: Attempts) -> bool {
+        Self::is_said(keeps, attempts, |keeps| keeps.is_measured)
     }
 
-    fn is_said(keeps: &mut Option<Box<Self>>, may_be: impl FnOnce(&Self) -> bool) -> bool {
+    fn is_said(
+        keeps: &mut Option<Box<Self>>,
+        attempts: Attempts,
+        may_be: impl FnOnce(&Self) -> bool,
+    ) -> bool {
         let Some(known) = keeps else { return false };
         // Where it fell back, it may go elsewhere still if it does not get there.
-        let is_back = known.back.is_some();
-        let is_said = !is_back && may_be(known);
-        if !is_said && !is_back {
+        let is_said = attempts.may_return() && may_be(known);
+        if !is_said && attempts.may_return() {
             *keeps = None;
         }
         is_said
     }
 
-    /// It was refused where its Service was. Takes it, if it may be sent elsewhere: it does not come back twice. `is_whole`:
-    /// everything that was sent of it is at hand.
-    pub(crate) fn take(keeps: &mut Option<Box<Self>>, is_whole: bool) -> Option<Box<Self>> {
-        let back = Back { outcome: Outcome::Nowhere, there: None };
-        let mut taken = keeps.take_if(|keeps| is_whole && keeps.back.is_none())?;
-        taken.back = Some(back);
+    /// It was refused where its Service was. Takes it, if it may be sent elsewhere. `is_whole`: everything that was sent of it is
+    /// at hand.
+    pub(crate) fn take(
+        keeps: &mut Option<Box<Self>>,
+        attempts: &mut Attempts,
+        is_whole: bool,
+    ) -> Option<Box<Self>> {
+        let known = Known { is_kept: is_whole && keeps.is_some(), is_repeatable: false };
+        if attempts.ended(Ended::Returned, known) != Next::Wait {
+            return None;
+        }
+        let mut taken = keeps.take()?;
+        taken.back = Some(Back { outcome: Outcome::Nowhere, there: None });
         Some(taken)
     }
 
@@ -140,13 +151,13 @@ impl Keeps {
         (picked, self)
     }
 
-    /// Whether it went back to where it came from, as nothing else was known.
-    pub(crate) fn fell_back(keeps: Option<&Self>) -> bool {
-        keeps.and_then(|keeps| keeps.back.as_ref()).is_some_and(|back| back.there.is_some())
+    /// Where it goes, as it came back and is not waiting any more.
+    pub(crate) fn to(&self) -> To {
+        let is_back = self.back.as_ref().is_some_and(|back| back.there.is_some());
+        if is_back { To::Back } else { To::Elsewhere }
     }
 
-    /// A try came to nothing, and nobody has executed it. Where that was where it fell back to, gives where its Service is reached by
-    /// now, if that is elsewhere. Nobody waits for that, and it goes there once.
+    /// It did not get to where it fell back to. Gives where its Service is reached by now, if that is elsewhere.
     #[cold]
     pub(crate) fn look_again(keeps: &mut Option<Box<Self>>) -> Option<Picked> {
         let Keeps { shared, back, .. } = &mut **keeps.as_mut()?;
@@ -207,11 +218,9 @@ impl<'a> Waiting<'a> {
     /// One of so many bytes. None: there is no room, of so many requests and bytes for its Service.
     fn enter((room, key): (&'a Room, &'a ServicePort), bytes: u64, most: (u32, u64)) -> Option<Self> {
         let mut waiting = room.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (requests, all) = waiting.get(key).copied().unwrap_or_default();
-        let more = (requests.saturating_add(1), all.saturating_add(bytes));
-        let fits = more.0 <= most.0 && more.1 <= most.1;
-        fits.then(|| {
-            waiting.insert(key.clone(), more);
+        let mut waits = waiting.get(key).copied().unwrap_or_default();
+        waits.enter(bytes, most).then(|| {
+            waiting.insert(key.clone(), waits);
             Waiting(room, key, bytes)
         })
     }
@@ -220,9 +229,9 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((requests, bytes)) = waiting.get_mut(self.1) {
-            (*requests, *bytes) = (*requests - 1, *bytes - self.2);
-            if *requests == 0 {
+        if let Some(waits) = waiting.get_mut(self.1) {
+            waits.leave(self.2);
+            if waits.requests() == 0 {
                 waiting.remove(self.1);
             }
         }

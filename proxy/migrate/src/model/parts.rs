@@ -1,6 +1,7 @@
 //! The parts of a [`World`](super::world::World).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::*;
 
@@ -38,7 +39,7 @@ pub(super) enum Step {
     /// What was not answered is said again.
     Again,
     PlaceLate(usize),
-    HolderLate,
+    SidecarLate,
     /// The sidecar of callers loses the control plane.
     LetGo,
     Abort,
@@ -50,7 +51,7 @@ pub(super) enum Step {
     DieWritten,
     Restart(usize),
     RestartControl,
-    RestartHolder,
+    RestartSidecar,
 }
 
 /// A message.
@@ -71,6 +72,31 @@ pub(super) struct Store {
     pub(super) was_active: bool,
     pub(super) asks: BTreeSet<Transaction>,
     pub(super) answer: Option<Cell>,
+}
+
+/// The sidecar of callers: what waits there, and the requests that are under way, each with its attempts.
+#[derive(Clone, Hash)]
+pub(super) struct Sidecar {
+    pub(super) holder: Holder,
+    /// Where the service is, as far as it was told.
+    pub(super) route: (PlaceId, Epoch),
+    /// At a place, on their way there, or held.
+    pub(super) sent: BTreeMap<RequestId, Sent>,
+    /// Given back, and until when they wait.
+    pub(super) waiting: BTreeMap<RequestId, (Sent, Duration)>,
+    pub(super) room: Room,
+}
+
+/// A request of a caller that is under way.
+#[derive(Clone, Hash)]
+pub(super) struct Sent {
+    pub(super) attempts: Attempts,
+    pub(super) known: Known,
+    pub(super) to: PlaceId,
+    /// How many attempts it had before.
+    pub(super) tries: u8,
+    /// It has one more by itself, if it was not executed.
+    pub(super) is_free: bool,
 }
 
 /// A place, and the service behind it.
@@ -123,7 +149,8 @@ pub(super) struct Link {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Up {
-    Request(RequestId),
+    /// Whether its sidecar says that it is kept there.
+    Request(RequestId, bool),
     Gone(u64),
 }
 
@@ -143,6 +170,13 @@ impl Store {
         if self.unwritten.iter().any(Record::binds) {
             self.write();
         }
+    }
+}
+
+impl Sent {
+    /// Whether it says where it goes that it is kept.
+    pub(super) fn says_kept(&self) -> bool {
+        self.known.is_kept && self.attempts.may_return()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::*;
 impl World {
     pub(super) fn up(&mut self, at: usize, bounds: &Bounds) {
         match self.links[at].up.pop_front() {
-            Some(Up::Request(key)) => {
+            Some(Up::Request(key, is_kept)) => {
                 let arrival = Arrival {
                     id: key,
                     source: SourceId(self.links[at].life),
@@ -17,7 +17,7 @@ impl World {
                     deadline: None,
                     kind: bounds.kind,
                     is_inside: false,
-                    is_kept: bounds.keeps,
+                    is_kept,
                     is_forwarded: false,
                 };
                 let origin = Origin::Link(self.links[at].life);
@@ -269,7 +269,7 @@ impl World {
             deadline: None,
             kind: bounds.kind,
             is_inside: false,
-            is_kept: bounds.keeps,
+            is_kept: false,
             is_forwarded: true,
         };
         self.arrive(to, arrival, Origin::Place(life));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::parts::Step;
+use super::parts::{Sidecar, Step};
 use super::world::{Bounds, World};
 use super::{BASE, EVERYBODY};
 use crate::*;
@@ -94,8 +94,8 @@ impl World {
     fn next_timeout(&self) -> Option<Duration> {
         let places = self.places.iter().flatten().filter_map(|body| body.place.timeout());
         let control = self.control.as_ref().and_then(Coordinator::timeout);
-        let holder = self.holder.as_ref().and_then(Holder::timeout);
-        places.chain(control).chain(holder).min()
+        let sidecar = self.sidecar.as_ref().and_then(Sidecar::timeout);
+        places.chain(control).chain(sidecar).min()
     }
 
     /// Does what is due.
@@ -104,7 +104,7 @@ impl World {
         for at in 0..2 {
             self.place(at, |place, now, out| place.on_timeout(now, out));
         }
-        self.hold(|holder, now, out| holder.on_timeout(now, out))
+        self.sidecar_late(self.now)
     }
 }
 

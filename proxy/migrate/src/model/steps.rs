@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::parts::{Net, Step, Up};
-use super::world::{Bounds, LATE, ROOM, TRIES, World, at, role_at};
+use super::parts::{Net, Sidecar, Step, Up};
+use super::world::{Bounds, LATE, World, at, role_at};
 use crate::*;
 
 impl World {
@@ -12,7 +12,7 @@ impl World {
         loop {
             // The sidecar of callers hears at once that it is to hold.
             let told = self.net.iter().position(|message| matches!(message, Net::ToHolder(..)));
-            let told = told.filter(|_| self.holder.is_some() && !bounds.doubles).map(Step::Net);
+            let told = told.filter(|_| self.sidecar.is_some() && !bounds.doubles).map(Step::Net);
             if told.is_none() && self.control.as_ref().is_none_or(|control| control.phase() >= bounds.from) {
                 break;
             }
@@ -27,7 +27,7 @@ impl World {
     pub(super) fn steps(&self, bounds: &Bounds) -> (Vec<Step>, Vec<Step>) {
         let (mut on, mut off) = (Vec::new(), Vec::new());
         for (client, at) in self.clients.iter().zip(0..) {
-            if self.holder.is_some() && client.waits.is_none() && client.next < bounds.scripts[at].len() {
+            if self.sidecar.is_some() && client.waits.is_none() && client.next < bounds.scripts[at].len() {
                 on.push(Step::Call(at));
             }
         }
@@ -68,10 +68,10 @@ impl World {
             {
                 off.push(Step::Vouch(at));
             }
-            if self.holder.is_some() && !link.down.is_empty() {
+            if self.sidecar.is_some() && !link.down.is_empty() {
                 on.push(Step::Down(at));
             }
-            if self.holder.is_some() && link.broken {
+            if self.sidecar.is_some() && link.broken {
                 on.push(Step::Notice(at));
             }
             let used = !link.up.is_empty() || !link.down.is_empty() || !link.open.is_empty();
@@ -82,18 +82,18 @@ impl World {
         if !self.forwards.is_empty() {
             on.push(Step::Forward);
         }
-        if let Some(holder) = &self.holder {
-            if holder.place() != self.registry && self.registry.1 > holder.place().1 {
+        if let Some(sidecar) = &self.sidecar {
+            if self.registry.1 > sidecar.route.1 {
                 on.push(Step::Push);
             }
-            if holder.timeout().is_some() && self.timeouts < bounds.timeouts {
-                off.push(Step::HolderLate);
+            if sidecar.timeout().is_some() && self.timeouts < bounds.timeouts {
+                off.push(Step::SidecarLate);
             }
-            if holder.is_holding() && self.breaks < bounds.breaks {
+            if sidecar.holder.is_holding() && self.breaks < bounds.breaks {
                 off.push(Step::LetGo);
             }
         } else {
-            on.push(Step::RestartHolder);
+            on.push(Step::RestartSidecar);
         }
         on.extend((0..self.store.asks.len()).map(Step::Store));
         match &self.control {
@@ -131,7 +131,7 @@ impl World {
                     Actor::Control => self.control.is_some(),
                     Actor::Old => self.places[0].is_some(),
                     Actor::New => self.places[1].is_some(),
-                    Actor::Caller => self.holder.is_some(),
+                    Actor::Caller => self.sidecar.is_some(),
                 };
                 if lives {
                     off.push(Step::Die(*actor));
@@ -148,7 +148,7 @@ impl World {
         match message {
             Net::ToPlace(role, _) => self.places[at(*role)].is_some(),
             Net::FromPlace(..) => self.control.is_some(),
-            Net::ToHolder(..) => self.holder.is_some(),
+            Net::ToHolder(..) => self.sidecar.is_some(),
         }
     }
 
@@ -175,10 +175,7 @@ impl World {
                 }
             }
             Step::Forward => self.forward(bounds),
-            Step::Push => {
-                let (place, epoch) = self.registry;
-                self.hold(|holder, now, out| holder.route(place, epoch, now, out))?;
-            }
+            Step::Push => self.push()?,
             Step::Store(ask) => self.ask_store(ask, bounds),
             Step::StoreAnswer => {
                 if let Some(cell) = self.store.answer.take() {
@@ -211,11 +208,11 @@ impl World {
                 self.timeouts += 1;
                 self.place(at, |place, _, out| place.on_timeout(place.timeout().unwrap_or_default(), out));
             }
-            Step::HolderLate => {
+            Step::SidecarLate => {
                 self.timeouts += 1;
-                let due = self.holder.as_ref().and_then(Holder::timeout).unwrap_or_default();
-                self.hold(|holder, _, out| holder.on_timeout(due, out))?;
-                if self.holder.as_ref().and_then(Holder::timeout).is_some_and(|next| next <= due) {
+                let due = self.sidecar.as_ref().and_then(Sidecar::timeout).unwrap_or_default();
+                self.sidecar_late(due)?;
+                if self.sidecar.as_ref().and_then(Sidecar::timeout).is_some_and(|next| next <= due) {
                     return Err("the sidecar of callers does not do what is due".into());
                 }
             }
@@ -244,11 +241,7 @@ impl World {
             }
             Step::Restart(at) => self.restart(at, bounds),
             Step::RestartControl => self.restart_control(bounds),
-            Step::RestartHolder => {
-                let mut holder = Holder::new(self.registry.0, self.registry.1, ROOM, TRIES);
-                holder.plant(bounds.planted);
-                self.holder = Some(holder);
-            }
+            Step::RestartSidecar => self.sidecar = Some(Sidecar::new(self.registry, bounds.planted)),
         }
         self.check(bounds)
     }

@@ -1,7 +1,7 @@
 //! What it costs when somebody dies, in each phase: as [`Toll`] says, and no more.
 
-use super::parts::{Net, Step};
-use super::world::{Bounds, World};
+use super::parts::{Net, Sidecar, Step};
+use super::world::{Bounds, OLD, World};
 use super::{BASE, EVERYBODY, ONE};
 use crate::planted::Planted;
 use crate::*;
@@ -65,7 +65,9 @@ fn dies(class: Class, actor: Actor, phase: Phase, bounds: &Bounds) -> Result<(Wo
     let mut at_old = false;
     if class != Class::Stateless {
         world.take(Step::Call(0), bounds)?;
-        at_old = actor == Actor::Old && world.holder.as_ref().is_some_and(|holder| holder.in_flight() > 0);
+        let sidecar = world.sidecar.as_ref();
+        let goes_there = |sidecar: &Sidecar| sidecar.holder.held().is_empty() && sidecar.route.0 == OLD;
+        at_old = actor == Actor::Old && sidecar.is_some_and(goes_there);
         if at_old {
             world.take(Step::Up(0), bounds)?;
         }

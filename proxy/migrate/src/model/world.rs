@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
-use super::parts::{Body, Client, Link, Net, Store, Up};
+use super::parts::{Body, Client, Link, Net, Sidecar, Store, Up};
 use crate::planted::Planted;
 use crate::*;
 
@@ -71,7 +71,7 @@ pub(super) struct World {
     pub(super) zombie: Option<Coordinator>,
     pub(super) places: [Option<Body>; 2],
     pub(super) lives: [u64; 2],
-    pub(super) holder: Option<Holder>,
+    pub(super) sidecar: Option<Sidecar>,
     /// The sidecar of callers died at least once.
     pub(super) orphaned: bool,
     pub(super) clients: Vec<Client>,
@@ -169,8 +169,7 @@ impl World {
     fn begin(bounds: &Bounds, cell: Cell, places: [Option<Body>; 2], lives: [u64; 2], value: u64) -> World {
         let epoch = cell.epoch;
         let (route, since) = if bounds.astray { (NEW, Epoch(epoch.0 - 1)) } else { (OLD, epoch) };
-        let mut holder = Holder::new(route, since, ROOM, TRIES);
-        holder.plant(bounds.planted);
+        let sidecar = Sidecar::new((route, since), bounds.planted);
         let mut world = World {
             now: Duration::ZERO,
             store: Store {
@@ -185,7 +184,7 @@ impl World {
             zombie: None,
             places,
             lives,
-            holder: Some(holder),
+            sidecar: Some(sidecar),
             orphaned: false,
             clients: bounds.scripts.iter().map(|_| Client::default()).collect(),
             net: BTreeSet::new(),
@@ -334,10 +333,7 @@ impl World {
                 self.control(|control, now, out| control.report(role, report, now, out));
             }
             Net::ToHolder(stamp, order) => {
-                let does = |holder: &mut Holder, now, out: &mut _| {
-                    holder.command(stamp, order, now, out);
-                };
-                self.hold(does)?;
+                self.told(stamp, order)?;
             }
         }
         Ok(())
@@ -363,7 +359,7 @@ impl World {
             Actor::Old => self.die_place(0),
             Actor::New => self.die_place(1),
             Actor::Caller => {
-                self.holder = None;
+                self.sidecar = None;
                 self.orphaned = true;
                 for at in 0..2 {
                     self.break_link(at);

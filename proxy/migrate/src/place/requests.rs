@@ -142,8 +142,6 @@ impl Place {
             bytes: arrival.bytes,
             deadline: arrival.deadline,
             since: now,
-            tries: 0,
-            is_repeatable: false,
             is_stream: arrival.kind == Kind::Stream,
             is_kept: arrival.is_kept || arrival.is_forwarded,
         };

@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use lighter_migrate::Ended;
 
 use self::answer::{Answer, Connection, Download};
 use self::upload::{Replay, Upload};
@@ -56,7 +57,7 @@ pub(crate) async fn exchange(call: &mut Call<'_>, respond: &Stream) -> Result<()
         };
         let whole = replay.is_whole();
         if has_moved(&error)
-            && let Some(keeps) = Keeps::take(&mut call.keeps, whole)
+            && let Some(keeps) = Keeps::take(&mut call.keeps, &mut call.attempts, whole)
         {
             Box::pin(moves_on(call, (picked, keeps), respond)).await?;
             continue;
@@ -142,8 +143,10 @@ async fn attempt(
                 && hop::is_idempotent(call.head.method());
             upload.give_up();
             if unread {
-                // That is not known, and does no harm.
-                call.ran_perhaps(picked);
+                if picked.has_state() {
+                    // It is not known, and does no harm.
+                    let _ = call.ended(Ended::Lost, false);
+                }
                 return Err(error.safe());
             }
             return Err(error);
@@ -248,7 +251,9 @@ async fn connect(call: &mut Call<'_>, picked: &Picked, respond: &Stream) -> Resu
     let mut upstream = watched(&mut call.limits, respond, dialled).await??;
     match &mut upstream.io.stream {
         // What is framed here as it goes takes more than its content, of which it is known how much is kept.
-        io::Stream::Link(exchange) if Keeps::is_said_framed(&mut call.keeps) => exchange.keeps(),
+        io::Stream::Link(exchange) if Keeps::is_said_framed(&mut call.keeps, call.attempts) => {
+            exchange.keeps()
+        }
         io::Stream::Link(_) => {}
         // It would not come back.
         _ => call.keeps = None,

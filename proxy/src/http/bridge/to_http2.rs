@@ -8,6 +8,7 @@ use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
+use lighter_migrate::Attempts;
 use tokio::time::Sleep;
 
 use self::upload::Upload;
@@ -237,7 +238,7 @@ impl Connection {
             connects: false,
             decided: None,
             sent: false,
-            may_have_run: false,
+            attempts: Attempts::default(),
         };
         let prepared = match orders.delay {
             Duration::ZERO => prepared,
@@ -339,7 +340,7 @@ impl Connection {
                 Err(error) => error,
             };
             if has_moved(&error)
-                && let Some(keeps) = Keeps::take(&mut call.keeps, upload.sent.is_some())
+                && let Some(keeps) = Keeps::take(&mut call.keeps, &mut call.attempts, upload.sent.is_some())
             {
                 let finding = call.leaves(picked, keeps);
                 let found = self.watched(call, upload.body, Box::pin(finding)).await?;

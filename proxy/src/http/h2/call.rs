@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighter_config::snapshot::TrafficPolicy;
+use lighter_migrate::{Attempts, Ended, Known, Next, To};
 
 use super::exchange::watched;
 use super::fields::{RequestHead, ResponseHead};
@@ -69,8 +70,8 @@ pub(crate) struct Call<'a> {
     pub(crate) decided: Option<Duration>,
     /// The try at hand has begun to send it.
     pub(crate) sent: bool,
-    /// A try that was not answered may have run, at a Service with state.
-    pub(crate) may_have_run: bool,
+    /// What became of those that it had at a Service with state.
+    pub(crate) attempts: Attempts,
 }
 
 /// What is counted of an exchange.
@@ -165,18 +166,25 @@ impl Call<'_> {
 
     /// That is found.
     pub(crate) fn found(&mut self, (picked, keeps): (Picked, Box<Keeps>)) {
+        self.attempts.goes(keeps.to());
         self.keeps = Some(keeps);
         self.elsewhere = Some(Box::new(picked));
     }
 
     /// Whether it goes elsewhere, as the state has left where a try did not get to.
+    #[cold]
     pub(super) fn looks_again(&mut self) -> bool {
-        if self.keeps.is_none() {
-            return false;
-        }
-        let found = Keeps::look_again(&mut self.keeps);
-        self.elsewhere = found.map(Box::new);
-        self.elsewhere.is_some()
+        let Some(found) = Keeps::look_again(&mut self.keeps) else { return false };
+        self.attempts.goes(To::Elsewhere);
+        self.elsewhere = Some(Box::new(found));
+        true
+    }
+
+    /// A try of it ended so, at a Service with state: what is to be done. `whole`: everything that was sent of it is at hand.
+    #[cold]
+    pub(crate) fn ended(&mut self, how: Ended, whole: bool) -> Next {
+        let is_repeatable = self.on_device || self.state.retries.may_repeat(self.head.method());
+        self.attempts.ended(how, Known { is_kept: whole && self.keeps.is_some(), is_repeatable })
     }
 
     /// What is asked of the place of a Service with state.
@@ -202,14 +210,10 @@ impl Call<'_> {
         }
     }
 
-    /// A try failed behind which it is not known whether it has run.
-    pub(crate) fn ran_perhaps(&mut self, picked: &Picked) {
-        self.may_have_run |= picked.has_state();
-    }
-
     /// What its caller is told as it failed by `error`: where the Service has state, before all else that it may have run.
     pub(crate) fn failed(&self, error: ProxyError) -> ProxyError {
-        match self.may_have_run && self.tally.status == 0 && error.cause.side() != Side::Downstream {
+        match self.attempts.may_have_run() && self.tally.status == 0 && error.cause.side() != Side::Downstream
+        {
             true => ProxyError { cause: Cause::OutcomeUnknown, retry: Retry::Never, ..error },
             false => error,
         }

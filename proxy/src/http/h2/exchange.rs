@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lighter_config::identity::Spiffe;
 use lighter_config::snapshot::Protocol;
 use lighter_filters::LocalAnswer;
+use lighter_migrate::Attempts;
 
 use super::body::{self, End, Pump, Upload};
 use super::call::{Call, Tally};
@@ -119,7 +120,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, arrived: Arrived) {
         connects: false,
         decided: None,
         sent: false,
-        may_have_run: false,
+        attempts: Attempts::default(),
     };
     let prepared = match orders.delay {
         Duration::ZERO => prepared,
@@ -235,7 +236,7 @@ async fn relay(call: &mut Call<'_>, respond: &Stream) -> Result<(), ProxyError> 
             Err(error) => error,
         };
         if has_moved(&error)
-            && let Some(keeps) = Keeps::take(&mut call.keeps, upload.can_replay())
+            && let Some(keeps) = Keeps::take(&mut call.keeps, &mut call.attempts, upload.can_replay())
         {
             Box::pin(moves_on(call, (picked, keeps), respond)).await?;
             sent = Instant::now();

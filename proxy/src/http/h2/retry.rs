@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use lighter_migrate::{Ended, Next};
+
 use super::body::grpc_status;
 use super::call::Call;
 use super::exchange::{outcome, watched};
@@ -77,9 +79,12 @@ impl Call<'_> {
             Retry::Safe => Some(Came::Unread),
             Retry::Maybe(came) => Some(came),
         };
-        if std::mem::take(&mut self.sent) && came != Some(Came::Unread) {
-            self.ran_perhaps(&picked);
-        }
+        let how = match (came, std::mem::take(&mut self.sent)) {
+            (Some(Came::Unread), _) => Some(Ended::Unread),
+            (_, true) => Some(Ended::Lost),
+            (_, false) => None,
+        };
+        let next = how.filter(|_| picked.has_state()).map(|how| self.ended(how, whole));
         // It stalled within its answer: that is said of it, though nobody can be asked again.
         let stalled = self.on_device && error.cause == Cause::IdleTimeout && self.tally.status != 0;
         let came_of_it = came.or(stalled.then_some(Came::Late));
@@ -87,7 +92,7 @@ impl Call<'_> {
         // Between two tries it runs on.
         self.kept = picked.keep();
         picked.finish(outcome, sent.elapsed(), Instant::now());
-        if whole && came == Some(Came::Unread) && self.looks_again() {
+        if next == Some(Next::Look) && self.looks_again() {
             self.decided = None;
             return Ok(Again { pause: Duration::ZERO, avoid: None });
         }
@@ -99,7 +104,9 @@ impl Call<'_> {
         }
         // Of an answer it is decided before it is dropped.
         let pause = self.decided.take().or_else(|| self.decide(came?, whole));
-        let Some(pause) = pause else { return Err(error.at(endpoint.address)) };
+        let Some(pause) = pause.filter(|_| next != Some(Next::Fail)) else {
+            return Err(error.at(endpoint.address));
+        };
         self.tally.retries = self.tally.retries.saturating_add(1);
         if self.grpc && self.tries.called() > 0 {
             let mut called = itoa::Buffer::new();

@@ -55,7 +55,7 @@ impl Way {
             }
             Way::Link(link) => {
                 let left = call.limits.left();
-                let keeps = Keeps::is_said_over(&mut call.keeps, link);
+                let keeps = Keeps::is_said_over(&mut call.keeps, call.attempts, link);
                 let opened = halves::open(link, &endpoint.name, &call.head, left, (end, keeps));
                 opened.map(Stream::Link).map_err(|cut| answer::before_head(Broken::Link(cut)))
             }

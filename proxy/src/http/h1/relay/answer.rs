@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lighter_filters::LocalAnswer;
+use lighter_migrate::Ended;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
@@ -125,7 +126,8 @@ impl Connection {
             }
         };
         if rested && nothing_came && x.idempotent {
-            x.ran_perhaps();
+            // It is not known, and does no harm.
+            let _ = self.ended(Ended::Lost);
             return Err(Fault::new(cause, detail).after(Came::Unread));
         }
         Err(Fault::new(cause, detail).after(came))

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use lighter_migrate::Attempts;
 use tokio::time::Instant;
 
 use super::flow::{Broken, Flow};
@@ -108,8 +109,8 @@ pub(super) struct Exchange {
     pub(super) tries: Tries,
     /// There is another try, after this time.
     pub(super) again: Option<Duration>,
-    /// A try that was not answered may have run, at a Service with state.
-    pub(super) may_have_run: bool,
+    /// What became of those that it had at a Service with state.
+    pub(super) attempts: Attempts,
     pub(super) upload: Flow,
     pub(super) up_out: Outbox,
     pub(super) download: Flow,
@@ -178,7 +179,7 @@ impl Exchange {
             retries: 0,
             tries: Tries::default(),
             again: None,
-            may_have_run: false,
+            attempts: Attempts::default(),
             upload: Flow::none(),
             up_out: Outbox::default(),
             download: Flow::none(),
@@ -217,7 +218,7 @@ impl Exchange {
         self.tunnel = false;
         self.close = false;
         self.again = None;
-        self.may_have_run = false;
+        self.attempts = Attempts::default();
         self.said = None;
         self.forget();
     }
@@ -284,15 +285,9 @@ impl Exchange {
         self.up_stays = false;
     }
 
-    /// A try failed behind which it is not known whether it has run.
-    #[cold]
-    pub(super) fn ran_perhaps(&mut self) {
-        self.may_have_run |= self.picked.as_ref().is_some_and(Picked::has_state);
-    }
-
     /// What the client is told as it failed so: where the Service has state, before all else that it may have run.
     pub(super) fn failed(&self, fault: Fault) -> Fault {
-        match self.may_have_run && !self.answering && fault.cause.side() != Side::Downstream {
+        match self.attempts.may_have_run() && !self.answering && fault.cause.side() != Side::Downstream {
             true => Fault::new(Cause::OutcomeUnknown, fault.detail),
             false => fault,
         }

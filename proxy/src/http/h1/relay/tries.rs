@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use lighter_migrate::{Ended, Known, Next, To};
 use tokio::time::{Instant, sleep};
 
 use super::request::pick;
@@ -48,34 +49,50 @@ impl Connection {
     /// A try came to nothing: sees to the next one, if there is one.
     #[cold]
     async fn next_try(&mut self, fault: Fault) -> Result<(), Fault> {
-        let ran_perhaps = match fault.came {
-            Some(came) => came != Came::Unread,
-            None => self.exchange.sent,
-        };
-        if ran_perhaps {
-            self.exchange.ran_perhaps();
-        }
         if fault.has_moved() {
-            let is_whole = self.exchange.is_whole();
-            if let Some(keeps) = Keeps::take(&mut self.exchange.keeps, is_whole) {
+            let (is_whole, x) = (self.exchange.is_whole(), &mut *self.exchange);
+            if let Some(keeps) = Keeps::take(&mut x.keeps, &mut x.attempts, is_whole) {
                 return self.moves_on(keeps).await;
             }
         }
-        let is_unread = fault.came == Some(Came::Unread) && self.exchange.is_whole();
-        if is_unread && Keeps::fell_back(self.exchange.keeps.as_deref()) {
+        let how = match fault.came {
+            Some(Came::Unread) => Some(Ended::Unread),
+            Some(_) => Some(Ended::Lost),
+            None => self.exchange.sent.then_some(Ended::Lost),
+        };
+        let next = how.and_then(|how| self.ended(how));
+        if next == Some(Next::Look) {
             // What it holds of the limits is another one's to pick by.
             self.leave_endpoint(&fault);
             if let Some(picked) = Keeps::look_again(&mut self.exchange.keeps) {
                 self.exchange.again = None;
+                self.exchange.attempts.goes(To::Elsewhere);
                 return self.goes_to(picked);
             }
         }
-        let Some(pause) = self.again(&fault) else { return Err(fault) };
+        let pause = self.again(&fault).filter(|_| next != Some(Next::Fail));
+        let Some(pause) = pause else { return Err(fault) };
         self.leave_endpoint(&fault);
         if !pause.is_zero() {
             self.watched(Box::pin(sleep(pause))).await?;
         }
         self.pick_again()
+    }
+
+    /// A try of it ended so: what is to be done, where its Service has state.
+    pub(super) fn ended(&mut self, how: Ended) -> Option<Next> {
+        let head = self.input.as_ref()?.filled();
+        let x = &*self.exchange;
+        // One that could not be reached is left already: there it was kept for that, or nothing is known of it.
+        let has_state = x.picked.as_ref().map_or(x.keeps.is_some(), Picked::has_state);
+        if !has_state {
+            return None;
+        }
+        let on_device = x.picked.as_ref().is_some_and(Picked::is_on_device);
+        let may_repeat = |method: &[u8]| self.state().is_some_and(|state| state.retries.may_repeat(method));
+        let is_repeatable = on_device || may_repeat(x.method.get(head, &x.edit));
+        let known = Known { is_kept: x.keeps.is_some() && x.is_whole(), is_repeatable };
+        Some(self.exchange.attempts.ended(how, known))
     }
 
     /// Waits as long as it is held, the client stays, and the limits allow; then takes a connection that rests.
@@ -135,15 +152,16 @@ impl Connection {
         let dialling = Box::pin(link::dial::exchange(&worker, direction, &endpoint, timeout));
         match self.watched(dialling).await? {
             Ok(mut up) => {
+                let x = &mut *self.exchange;
                 match &mut up.io.stream {
-                    Stream::Link(exchange) if Keeps::is_said_framed(&mut self.exchange.keeps) => {
+                    Stream::Link(exchange) if Keeps::is_said_framed(&mut x.keeps, x.attempts) => {
                         exchange.keeps();
                     }
                     Stream::Link(_) => {}
                     // Nobody gives it back.
-                    _ => self.exchange.keeps = None,
+                    _ => x.keeps = None,
                 }
-                self.exchange.up = Some(up);
+                x.up = Some(up);
                 Ok(())
             }
             Err(error) => {
@@ -211,6 +229,7 @@ impl Connection {
         let left = picked.leave(Instant::now().into_std());
         self.exchange.try_ends();
         let (picked, keeps) = self.watched(Box::pin(keeps.elsewhere(left))).await?;
+        self.exchange.attempts.goes(keeps.to());
         self.exchange.keeps = Some(keeps);
         self.goes_to(picked)
     }
