@@ -9,7 +9,7 @@ use crate::callers::{Callers, Record};
 use crate::migrate::{phases, story};
 use crate::places::{Place, alone, caller, losses};
 use crate::registers::{App, NUMBER};
-use crate::stage::{PHASES, Stage, Times, ask};
+use crate::stage::{PHASES, PRECOPY, Stage, Times, ask};
 use crate::support::{full, wait_until};
 use crate::world::World;
 
@@ -36,7 +36,7 @@ enum Who {
 fn run(who: Who, at: Phase) {
     let (times, toll) = (times(who, at), toll(who, at));
     let world = World::with("leaseSeconds: 2");
-    world.apply(&times.shop());
+    world.apply(&times.shop(at));
     let [old, new] = Place::both(&world, App::start(&world.path(""), "b"));
     let (_web, listen) = caller(&world);
     let is_needed = at == Phase::Switch || who == Who::Caller;
@@ -101,7 +101,7 @@ fn toll(who: Who, at: Phase) -> Toll {
         // It is another instance when it begins again: nobody is there who could be asked once more.
         Who::NewSidecar if at == Phase::Prepare => of(Actor::New, Phase::Warm),
         // It has nothing of the state yet, and its sidecar waits until it is well again.
-        Who::NewApp if at < Phase::Finalcopy => of(Actor::New, Phase::Prepare),
+        Who::NewApp if at < Phase::Finalcopy && at != PRECOPY => of(Actor::New, Phase::Prepare),
         Who::NewSidecar | Who::NewApp => of(Actor::New, at),
     }
 }
@@ -120,9 +120,11 @@ fn times(who: Who, at: Phase) -> Times {
 
 /// Kills it. Returns the numbers of requests that another caller has asked for, and that were answered as done.
 fn kill(who: Who, stage: &mut Stage, record: &Record, state: State) -> Vec<u64> {
-    // After a new place's sidecar the next one is the old instance, whose application has what it was frozen with.
     let has = |register: &str| match who {
+        // The next one is the old instance, whose application has what it was frozen with.
         Who::NewSidecar => stage.old.app.register(register),
+        // It is the new one, whose application has the copy that was made first.
+        Who::OldSidecar => stage.new.app.register(register),
         _ => 0,
     };
     let lost: Vec<u64> = (0..4).map(|at| has(&format!("r{at}"))).collect();
@@ -172,6 +174,11 @@ fn restart(who: Who, stage: &mut Stage) {
 
 /// Waits until it is over, and is told as it was.
 fn ends(who: Who, stage: &Stage, ending: Ending) {
+    if (who, stage.at) == (Who::NewSidecar, PRECOPY) {
+        // A round has a minute, and nobody waits for anything.
+        let took = || story(&stage.world, "move")["took"].as_u64().unwrap();
+        wait_until("that is nearly over", || took() > 40_000);
+    }
     wait_until("it is over", || !story(&stage.world, "move")["outcome"].is_null());
     let story = story(&stage.world, "move");
     let outcome = match ending {
@@ -213,7 +220,8 @@ impl Who {
 }
 
 /// Those that every run sees; `LIGHTER_FULL=1` sees all.
-const SOME: [(Who, Phase); 6] = [
+const SOME: [(Who, Phase); 7] = [
+    (Who::OldApp, PRECOPY),
     (Who::Plane, Phase::Forward),
     (Who::OldSidecar, Phase::DrainOld),
     (Who::OldApp, Phase::Finalcopy),

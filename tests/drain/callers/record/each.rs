@@ -7,14 +7,14 @@ use lighter_migrate::History;
 use super::{Event, Record};
 
 impl Record {
-    /// Fails where one register of this instance, which began with nothing, cannot have answered so, by itself. What others
-    /// answered was not done here.
-    pub fn check_of(&self, by: &str) -> Result<(), String> {
+    /// Fails where one register of this instance, which began with these, cannot have answered so, by itself. What others answered
+    /// was not done here.
+    pub fn check_of(&self, by: &str, begins: &[u64]) -> Result<(), String> {
         let answers = self.answers.lock().unwrap();
         let own: BTreeSet<u64> =
             answers.iter().filter(|answer| answer.by == by).map(|answer| answer.number).collect();
         for (at, events) in self.events.iter().enumerate() {
-            let mut history = History::new(0);
+            let mut history = History::new(begins[at]);
             for (line, event) in events.lock().unwrap().iter().enumerate() {
                 let taken = match *event {
                     Event::Begins(number, op) => {
