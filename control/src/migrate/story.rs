@@ -198,8 +198,11 @@ impl Moved {
     /// with state: whose it is.
     pub(super) fn decided(&self, story: &Story, cell: &Cell) -> Moved {
         if story.class != Class::Stateless {
-            let lost = cell.losses.saturating_sub(story.cell.map_or(0, |before| before.losses));
             let Cell { epoch, owner: Owner { place, incarnation }, source, .. } = *cell;
+            let lost = match source {
+                Source::Kept if self.is_unacknowledged() => 0,
+                _ => cell.losses.saturating_sub(story.cell.map_or(0, |before| before.losses)),
+            };
             let owner = Some(Holder { instance: story.instance(place).clone(), incarnation, source });
             let losses = self.losses + u64::from(lost);
             // Who was to follow the heir was to in the epoch before.
@@ -221,6 +224,12 @@ impl Moved {
             }
         }
         Moved { epoch: cell.epoch, withdrawn, ..self.clone() }
+    }
+
+    /// Whether nothing can have been acknowledged in the epoch that is kept: the state is journaled, and nobody was named who keeps the
+    /// journal of that epoch.
+    fn is_unacknowledged(&self) -> bool {
+        self.standby.as_ref().is_some_and(|standby| standby.epoch < self.epoch)
     }
 }
 
