@@ -279,9 +279,9 @@ fn asks(door: SocketAddr, adds: bool) -> Option<Said> {
 }
 
 /// Who is not heard for a moment on a busy machine is not taken for dead.
-const LEASE: &str = "leaseSeconds: 5";
+pub const LEASE: &str = "leaseSeconds: 5";
 
-fn shop(more: &str) -> String {
+pub fn shop(more: &str) -> String {
     format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: shop}}\nspec:\n  ports: [{{port: 80, targetPort: 8080, appProtocol: http}}]\n  \
          state: {{class: journaled, snapshot: /state, restore: /state, changes: /changes, freeze: /freeze, thaw: /thaw{more}}}\n"
@@ -289,7 +289,7 @@ fn shop(more: &str) -> String {
 }
 
 /// Whether it may be chosen.
-fn is_ready(place: &Place) -> bool {
+pub fn is_ready(place: &Place) -> bool {
     place.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
 }
 
@@ -302,10 +302,12 @@ fn server(places: &[Place]) -> usize {
 
 /// Which of them keeps the journal, and has all of it.
 fn keeper(places: &[Place]) -> Option<usize> {
-    let keeps = |place: &Place| {
-        let metrics = place.sidecar.metrics();
-        let is = |name| metrics.sum(name, &[]) == 1.0;
-        is("lighter_state_standby") && !is("lighter_state_serving")
-    };
     places.iter().position(keeps)
+}
+
+/// Whether it keeps the journal, and has all of it.
+pub fn keeps(place: &Place) -> bool {
+    let metrics = place.sidecar.metrics();
+    let is = |name| metrics.sum(name, &[]) == 1.0;
+    is("lighter_state_standby") && !is("lighter_state_serving")
 }

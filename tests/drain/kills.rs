@@ -1,6 +1,8 @@
 //! Whoever takes part while a service with state moves is killed (SIGKILL), in every phase that can be [held](crate::stage) from
 //! outside, under load. What it costs is what [`Toll::of`] says, and is told.
 
+mod journaled;
+
 use libtest_mimic::Trial;
 use lighter_migrate::{Actor, Class, Ending, InFlight, Phase, State, Toll};
 use rustix::process::Signal;
@@ -16,8 +18,10 @@ use crate::world::World;
 pub fn tests() -> Vec<Trial> {
     let all = Who::ALL.into_iter().flat_map(|who| PHASES.into_iter().map(move |at| (who, at)));
     let all = all.filter(|pair| full() || SOME.contains(pair));
-    all.map(|(who, at)| alone(format!("kills::{}_dies_in_{}", who.label(), at.label()), move || run(who, at)))
-        .collect()
+    let all = all.map(|(who, at)| {
+        alone(format!("kills::{}_dies_in_{}", who.label(), at.label()), move || run(who, at))
+    });
+    all.chain(journaled::tests()).collect()
 }
 
 /// Who is killed.
@@ -47,7 +51,7 @@ fn run(who: Who, at: Phase) {
     let callers = Callers::start(listen);
     callers.more(100);
     let is_unfetched = who == Who::OldSidecar;
-    let mut stage = Stage { at, is_unfetched, world, old, new, other, stays: None };
+    let mut stage = Stage { at, is_unfetched, world, old, new, third: None, other, stays: None };
     stage.set(times, &callers);
 
     let mut numbers = stage.numbers();
@@ -188,9 +192,10 @@ fn ends(who: Who, stage: &Stage, ending: Ending) {
     };
     println!("{}: {} {}", who.label(), story["outcome"], story["because"]);
     assert_eq!(story["outcome"], outcome, "{story}");
-    // What the new place had is gone with it, and it is said so where that is seen before all else is done.
-    let is_gone = who == Who::NewSidecar && outcome == "done";
-    assert!(is_gone || story["because"].is_string() == (outcome != "done"), "{story}");
+    // What the new place had is gone with it, and it is said so where that is seen before all else is done: of its application, where
+    // whoever has the journal goes on.
+    let is_gone = who == Who::NewSidecar || who == Who::NewApp && stage.third.is_some();
+    assert!(is_gone && outcome == "done" || story["because"].is_string() == (outcome != "done"), "{story}");
     assert!(phases(&story).iter().any(|phase| phase == stage.at.label()), "{story}");
     let told = stage.world.operator(&["get", "migrations", "-o", "wide"]);
     assert!(told.lines().any(|line| line.starts_with("move ") && line.contains(outcome)), "{told}");
@@ -199,8 +204,8 @@ fn ends(who: Who, stage: &Stage, ending: Ending) {
 /// Whoever serves of those whose sidecars run.
 fn serving(who: Who, stage: &Stage) -> Vec<String> {
     let places = [(&stage.old, Who::OldSidecar), (&stage.new, Who::NewSidecar)];
-    let live = places.into_iter().filter(|(place, dead)| *dead != who && place.serves());
-    live.map(|(place, _)| place.app.name.clone()).collect()
+    let live = places.into_iter().filter(|(_, dead)| *dead != who).map(|(place, _)| place);
+    live.chain(&stage.third).filter(|place| place.serves()).map(|place| place.app.name.clone()).collect()
 }
 
 impl Who {

@@ -75,7 +75,7 @@ fn run(way: Way, at: Phase, lasts: Lasts) {
     }
     let callers = Callers::start(listen);
     callers.more(100);
-    let mut stage = Stage { at, is_unfetched: false, world, old, new, other, stays: None };
+    let mut stage = Stage { at, is_unfetched: false, world, old, new, third: None, other, stays: None };
     let serving = Serving::watch([&stage.old, &stage.new]);
     stage.set(times, &callers);
     // With what the new place would begin, from the first round.

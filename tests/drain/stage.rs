@@ -4,7 +4,7 @@
 //! |---|---|
 //! | prepare | the new place's sidecar is stopped, and does not say that it has room |
 //! | warm | the new application's probe fails |
-//! | precopy | the old application does not say yet what has changed since the first round |
+//! | precopy | the old application does not say yet what has changed since the first round; or, where that is asked for all the time as the state is journaled, the new one does not take it |
 //! | quiesce | the old application does not give its state yet |
 //! | finalcopy | the new application does not take it yet; or its sidecar is stopped before it fetches |
 //! | activate | the new application, which had the state before, does not thaw yet |
@@ -28,7 +28,7 @@ use lighter_migrate::Phase;
 use rustix::process::Signal;
 
 use crate::callers::Callers;
-use crate::migrate::{is_done, is_in};
+use crate::migrate::{is_done, is_in, story};
 use crate::places::{Place, begin, begin_with, shop};
 use crate::registers::App;
 use crate::support::raw::{Body, Peer};
@@ -44,6 +44,8 @@ pub struct Stage {
     pub world: World,
     pub old: Place,
     pub new: Place,
+    /// Where the state is journaled: who keeps the journal.
+    pub third: Option<Place>,
     /// A caller beside the one with the load, where one is needed.
     pub other: Option<(Sidecar, SocketAddr)>,
     /// A request that the old place sends on.
@@ -69,15 +71,28 @@ impl Stage {
     pub fn set(&mut self, times: Times, callers: &Callers) {
         if self.at == Phase::Activate {
             // One that has been frozen before is thawed before it serves.
-            begin(&self.world, "before", &self.old, &self.new);
-            is_done(&self.world, "before");
-            callers.more_of(&self.new.app.name, 20);
-            std::mem::swap(&mut self.old, &mut self.new);
+            self.move_before(callers);
         }
         self.hold();
         let rounds = if self.copies_ahead() { "" } else { ", precopyRounds: 0" };
         begin_with(&self.world, "move", &self.old, &self.new, &format!("{times}{rounds}"));
         self.arrive();
+    }
+
+    /// Moves it, so that the new place is one that has been frozen, and not the one that keeps the journal.
+    fn move_before(&mut self, callers: &Callers) {
+        for name in ["before", "once more before"].map(|name| name.replace(' ', "-")) {
+            begin(&self.world, &name, &self.old, &self.new);
+            is_done(&self.world, &name);
+            // As soon as something is acknowledged it is decided who keeps the journal of that.
+            callers.more_of(&self.new.app.name, 20);
+            std::mem::swap(&mut self.old, &mut self.new);
+            let Some(third) = &mut self.third else { return };
+            if story(&self.world, &name)["standby"] == third.instance {
+                return;
+            }
+            std::mem::swap(&mut self.new, third);
+        }
     }
 
     /// Whether the state is copied in rounds while it is used.
@@ -94,6 +109,7 @@ impl Stage {
                 let is_ready = || self.new.sidecar.metrics().sum("lighter_registry_ready", &[]);
                 wait_until("it is not well", || is_ready() == 0.0);
             }
+            Phase::Precopy(_) if self.third.is_some() => self.new.app.tell("hold/patch"),
             Phase::Precopy(_) => self.old.app.tell("hold/changes"),
             Phase::Quiesce => self.old.app.tell("hold/snapshot"),
             Phase::Finalcopy if self.is_unfetched => self.old.app.tell("hold/snapshot"),
@@ -115,6 +131,7 @@ impl Stage {
             wait_until(what, || app.count(&format!("{what}.waits")) > 0);
         };
         match self.at {
+            Phase::Precopy(_) if self.third.is_some() => waits(&new.app, "patch"),
             Phase::Precopy(_) => waits(&old.app, "changes"),
             Phase::Quiesce => waits(&old.app, "snapshot"),
             Phase::Finalcopy if self.is_unfetched => {
@@ -155,7 +172,7 @@ impl Stage {
             if is_live {
                 place.sidecar.program.signal(Signal::CONT);
             }
-            for what in ["snapshot", "changes", "restore", "thaw", "stay"] {
+            for what in ["snapshot", "changes", "restore", "patch", "thaw", "stay"] {
                 place.app.tell(&format!("go/{what}"));
             }
             place.app.tell("mend/well");
@@ -167,7 +184,12 @@ impl Stage {
 
     /// What the applications have done.
     pub fn numbers(&self) -> Vec<u64> {
-        [&self.old.app, &self.new.app].into_iter().flat_map(App::numbers).collect()
+        self.places().flat_map(|place| place.app.numbers()).collect()
+    }
+
+    /// Every instance.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        [&self.old, &self.new].into_iter().chain(&self.third)
     }
 
     fn other(&self) -> &Sidecar {
@@ -184,7 +206,16 @@ impl Times {
     /// The Service with these, as a move of it is to be held in this phase.
     pub fn shop(self, at: Phase) -> String {
         let changes = if matches!(at, Phase::Precopy(_)) { ", changes: /changes" } else { "" };
-        shop(&format!("{changes}, timeout: 60s, park: {{wait: {}s}}", self.wait))
+        shop(&format!("{changes}{}", self.waits()))
+    }
+
+    /// The same, with a state that is journaled.
+    pub fn journaled(self) -> String {
+        crate::journaled::shop(&self.waits())
+    }
+
+    fn waits(self) -> String {
+        format!(", timeout: 60s, park: {{wait: {}s}}", self.wait)
     }
 }
 
