@@ -1,6 +1,7 @@
 //! Callers of registers that write down what they asked and were answered, in order, and whether that can be: no write is lost,
 //! none is done twice, and nobody reads what was overwritten.
 
+mod beside;
 mod client;
 mod record;
 
@@ -17,6 +18,7 @@ use lighter_migrate::Op;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use self::beside::{Beside, Said, check_sums, check_turns};
 use self::client::{Client, Outcome, number_of};
 use self::record::Event;
 pub use self::record::Record;

@@ -2,22 +2,16 @@
 //! another instance goes on with all that was acknowledged.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::callers::Callers;
+use crate::callers::{Beside, Callers};
 use crate::migrate::is_done;
 use crate::partition::{Relay, Way};
 use crate::places::{Place, alone, begin, caller, losses};
-use crate::registers::INSTANCE;
 use crate::stage::ask;
-use crate::support::raw::{Body, Peer};
 use crate::support::{full, wait_until};
 use crate::world::World;
 
@@ -177,7 +171,7 @@ fn cut_off() {
     wait_until("one keeps the journal", || keeper(&others).is_some());
     let callers = Callers::start_requests(listen);
     callers.more_of("i0", 100);
-    let beside = Beside::start(old.door());
+    let beside = Beside::start(old.door(), &callers.record);
     wait_until("it is reached by its door", || beside.answered("i0") > 10);
     relay.set(Some(Way::Ends));
     wait_until("another one takes over", || others.iter().any(Place::serves));
@@ -210,72 +204,6 @@ fn cut_off() {
     record.check_distinct().unwrap();
     assert_eq!(losses(&world), 0.0);
     assert_eq!(world.counts().sum("lighter_control_state_takeovers_total", &[]), 1.0);
-}
-
-/// Somebody who adds to a register of his own and reads it, by turns, at one door.
-struct Beside {
-    is_over: Arc<AtomicBool>,
-    said: Arc<Mutex<Vec<Said>>>,
-    thread: JoinHandle<()>,
-}
-
-/// An answer.
-#[derive(Clone, Debug, Default)]
-struct Said {
-    adds: bool,
-    /// Who has answered as it should be.
-    by: Option<String>,
-    /// With this.
-    value: u64,
-}
-
-impl Beside {
-    fn start(door: SocketAddr) -> Self {
-        let (is_over, said) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Said>>>::default());
-        let (over, all) = (is_over.clone(), said.clone());
-        let thread = std::thread::spawn(move || {
-            let mut adds = false;
-            while !over.load(Relaxed) {
-                adds = !adds;
-                let answer = Said { adds, ..asks(door, adds).unwrap_or_default() };
-                all.lock().unwrap().push(answer);
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        Beside { is_over, said, thread }
-    }
-
-    /// How many were answered.
-    fn asked(&self) -> usize {
-        self.said.lock().unwrap().len()
-    }
-
-    /// How many were answered by this one.
-    fn answered(&self, by: &str) -> usize {
-        self.said().iter().filter(|said| said.by.as_deref() == Some(by)).count()
-    }
-
-    fn said(&self) -> Vec<Said> {
-        self.said.lock().unwrap().clone()
-    }
-
-    fn end(self) -> Vec<Said> {
-        self.is_over.store(true, Relaxed);
-        self.thread.join().unwrap();
-        self.said.lock().unwrap().clone()
-    }
-}
-
-/// Adds, or reads. None: it is not answered as it should be.
-fn asks(door: SocketAddr, adds: bool) -> Option<Said> {
-    let mut peer = Peer::connect_where_taken(door)?;
-    let (method, path) = if adds { ("POST", "/r/beside/add") } else { ("GET", "/r/beside") };
-    let fields = "Host: shop\r\nContent-Length: 0\r\nConnection: close";
-    let head =
-        peer.try_send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n\r\n")).then(|| peer.head())??;
-    let Body::Whole(body) = peer.body(&head) else { return None };
-    let by = head.get(INSTANCE).filter(|_| head.status() == 200)?.to_owned();
-    Some(Said { adds, by: Some(by), value: String::from_utf8_lossy(&body).trim().parse().ok()? })
 }
 
 /// Who is not heard for a moment on a busy machine is not taken for dead.

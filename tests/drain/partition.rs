@@ -5,6 +5,9 @@
 //! meanwhile the old place hears once it is heard again. Where it is not heard for longer than its lease, and nobody else has what
 //! it has, the service begins anew, with another epoch: that is said to be a loss, and what the old place has answered is
 //! linearizable by itself.
+//!
+//! Somebody asks at the old place's own door all the time: what is answered there, and what callers are, is of one place at a time, and
+//! nothing is done twice.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -17,7 +20,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use lighter_migrate::Phase;
 
-use crate::callers::Callers;
+use crate::callers::{Beside, Callers, Said, check_sums, check_turns};
 use crate::migrate::{phases, story};
 use crate::places::{Place, alone, caller, losses};
 use crate::registers::App;
@@ -77,13 +80,16 @@ fn run(way: Way, at: Phase, lasts: Lasts) {
     callers.more(100);
     let mut stage = Stage { at, is_unfetched: false, world, old, new, third: None, other, stays: None };
     let serving = Serving::watch([&stage.old, &stage.new]);
+    // To give its epoch away the old place was given one first.
+    let door = if at == Phase::Activate { stage.new.door() } else { stage.old.door() };
+    let beside = Beside::start(door, &callers.record);
     stage.set(times, &callers);
+    let set = callers.record.now();
     // With what the new place would begin, from the first round.
-    let begins = ["r0", "r1", "r2", "r3"].map(|register| match at {
+    let begins = ["r0", "r1", "r2", "r3", "beside"].map(|register| match at {
         PRECOPY => stage.new.app.register(register),
         _ => 0,
     });
-    // To give its epoch away it was given one first.
     let relay = &relays[usize::from(at == Phase::Activate)];
     relay.set(Some(way));
     let is_long = lasts == Lasts::Long;
@@ -122,7 +128,7 @@ fn run(way: Way, at: Phase, lasts: Lasts) {
     if at != Phase::Quiesce || is_lost {
         callers.more_of(&there.app.name, 50);
     }
-    let stays = is_lost.then(|| begins_anew(&stage)).flatten();
+    let stays = is_lost.then(|| begins_anew(&stage, &beside)).flatten();
     relay.set(None);
     if let Some(stays) = stage.stays.take() {
         let (status, cause) = stays.join().unwrap().expect("an answer");
@@ -139,7 +145,9 @@ fn run(way: Way, at: Phase, lasts: Lasts) {
         is_asked_no_more(&stage);
     }
     callers.more_of(&there.app.name, 100);
-    let record = callers.end();
+    let answered = beside.answered(&there.app.name);
+    wait_until("so is who asks at the old door", || beside.answered(&there.app.name) > answered + 10);
+    let (record, beside) = (callers.end(), beside.end());
     let [of_old, of_new] = serving.end();
     assert!(of_old.is_disjoint(&of_new), "both served: {of_old:?} and {of_new:?}");
 
@@ -151,12 +159,24 @@ fn run(way: Way, at: Phase, lasts: Lasts) {
     let waits = (Phase::Quiesce..=last).contains(&at);
     let may_fail = |why: &String| is_lost || waits && why.contains("park_timeout");
     assert!(failures.iter().all(may_fail), "{failures:#?}");
+    let are_named = |said: &Said| said.by.is_some() || said.cause.is_some();
+    assert!(beside.iter().all(are_named), "{beside:#?}");
+    let names = [&stage.old, &stage.new].map(|place| &*place.app.name);
     if is_lost {
-        for (place, begins) in [&stage.old, &stage.new].into_iter().zip([[0; 4], begins]) {
-            record.check_of(&place.app.name, &begins).unwrap();
+        for (name, begins) in names.into_iter().zip([[0; 5], begins]) {
+            record.check_of(name, &begins).unwrap();
+            let of_it = beside.iter().filter(|said| said.by.is_none() || said.is_by(name));
+            check_sums(of_it, begins[4]).unwrap();
         }
+        // Whoever is not heard does not know it: but at one door it is one after the other.
+        check_turns(&beside, names).unwrap();
     } else {
         record.check().unwrap();
+        check_sums(&beside, 0).unwrap();
+        record.check_turns(&beside, set, names).unwrap();
+        if is_needed {
+            record.check_silent(&beside, set, names[1]).unwrap();
+        }
     }
     let numbers = stage.numbers();
     record.check_once(&numbers).unwrap();
@@ -169,7 +189,7 @@ fn run(way: Way, at: Phase, lasts: Lasts) {
 
 /// The new place serves with nothing, and what the old one has is said to be lost, which may serve on for whoever reaches it. Returns
 /// a request that runs there.
-fn begins_anew(stage: &Stage) -> Option<JoinHandle<Answer>> {
+fn begins_anew(stage: &Stage, beside: &Beside) -> Option<JoinHandle<Answer>> {
     let Stage { world, old, new, .. } = stage;
     assert_eq!(losses(world), 1.0);
     let told = story(world, "move");
@@ -180,6 +200,8 @@ fn begins_anew(stage: &Stage) -> Option<JoinHandle<Answer>> {
         // It is frozen, and stays so.
         return None;
     }
+    let answered = beside.answered(&old.app.name);
+    wait_until("whoever reaches it is answered", || beside.answered(&old.app.name) > answered + 10);
     old.app.tell("hold/stay");
     let door = old.door();
     let stays = std::thread::spawn(move || {

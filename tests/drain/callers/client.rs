@@ -80,7 +80,7 @@ impl Client {
         }
         record.fail(&what, format!("{said:?}"));
         match said.cause {
-            Some(cause) if !MAY_BE_DONE.contains(&&*cause) => {
+            Some(cause) if !may_be_done(&cause) => {
                 if changes {
                     record.not_done(number);
                 }
@@ -203,6 +203,11 @@ async fn ask2(
 pub(super) fn number_of(body: &[u8]) -> Result<u64, String> {
     let text = String::from_utf8_lossy(body);
     text.trim().parse().map_err(|_| format!("no number: {text:?}"))
+}
+
+/// Whether the application may have done what was asked for, where a sidecar names this cause.
+pub(super) fn may_be_done(cause: &str) -> bool {
+    MAY_BE_DONE.contains(&cause)
 }
 
 /// What a sidecar answers where the application may have done what it was asked for. All else it says instead of asking it.
