@@ -20,7 +20,7 @@ use crate::world::{REVIEWS, Root, WEB};
 
 /// As the demo breaks them.
 #[path = "../../control/src/demo/rings.rs"]
-mod rings;
+pub mod rings;
 
 pub fn tests() -> Vec<Trial> {
     vec![

@@ -24,6 +24,7 @@ mod moved;
 mod outside;
 mod over;
 mod pair;
+mod policy_fields;
 mod quic;
 mod rdma;
 mod refused;
@@ -50,6 +51,7 @@ fn main() {
         many::tests(),
         moved::tests(),
         pair::tests(),
+        policy_fields::tests(),
         quic::tests(),
         rdma::tests(),
         refused::tests(),

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use crate::links::World;
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
-use crate::support::{metrics, test, test_where, wait_until};
+use crate::support::{PATIENCE, metrics, test, test_where, wait_until};
 use crate::world::bodies_come_back;
 
 pub fn tests() -> Vec<Trial> {
@@ -59,10 +59,23 @@ fn a_hot_link_goes_over() {
     let app = Upstream::echoing();
     let world = World::under("http", app.address, &policy("hotBytesPerSecond: 1000000"));
     let mut peer = Peer::connect(world.listen);
+    let mut requests = 0;
+    // While it carries less, for longer than it takes to see how much that is, nobody asks for a wire.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        let (head, answer) =
+            peer.exchange("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 4\r\n\r\ncold");
+        assert_eq!((head.status(), answer), (200, Body::Whole(b"cold".into())));
+        requests += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for sidecar in [&world.web, &world.reviews] {
+        assert_eq!(sidecar.metrics().sum("lighter_link_offers_total", &[]), 0.0);
+        assert_eq!(bytes(sidecar, "shm"), 0.0);
+    }
     let body = "x".repeat(100_000);
     let request = format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let began = Instant::now();
-    let mut requests = 0;
     while bytes(&world.web, "shm") < 1e7 || bytes(&world.reviews, "shm") < 1e7 {
         assert!(began.elapsed() < Duration::from_secs(30), "{}", world.web.program.said());
         for _ in 0..10 {
@@ -93,6 +106,7 @@ fn from_the_beginning() {
     bodies_come_back(world.listen);
     for sidecar in [&world.web, &world.reviews] {
         assert!(bytes(sidecar, "shm") > 1.5e7, "{}", bytes(sidecar, "shm"));
+        assert_eq!(sidecar.metrics().sum("lighter_link_ring_bytes", &[]), 4096.0 + 2.0 * 65_536.0);
     }
     world.is_whole();
 }
@@ -123,7 +137,9 @@ fn an_idle_ring() {
         while bytes(&world.web, "shm") < 1e7 * f64::from(round) {
             bodies_come_back(world.listen);
         }
+        let used = Instant::now();
         wait_until("nobody holds a ring", || {
+            assert!(used.elapsed() < PATIENCE / 2, "it is held for as long as where a policy says nothing");
             [&world.web, &world.reviews].iter().all(|sidecar| {
                 sidecar.metrics().sum("lighter_link_ring_bytes", &[]) == 0.0 && on_shm(sidecar) == 0.0
             })
