@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod anchor;
 mod apart;
 mod checks;
 mod elsewhere;
@@ -15,6 +16,7 @@ mod fields;
 mod foreign;
 mod hostile;
 mod killed;
+mod lame;
 mod lanes;
 mod links;
 mod lives;
@@ -45,6 +47,7 @@ fn main() {
         foreign::tests(),
         hostile::tests(),
         killed::tests(),
+        lame::tests(),
         links::tests(),
         lives::tests(),
         lossy::tests(),

@@ -475,7 +475,10 @@ fn note(event: Event, wire: LinkWire) {
             telemetry::links().fell_back(cause);
         }
         Event::Closed(generation) => tracing::trace!(generation, "a wire of a link is over"),
-        Event::Lame => tracing::warn!("a link lost its TCP connection and is left"),
+        Event::Lame => {
+            tracing::warn!("a link lost its TCP connection and is left");
+            telemetry::links().lame();
+        }
     }
 }
 

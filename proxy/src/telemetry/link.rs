@@ -92,6 +92,11 @@ impl LinkMetrics {
         self.0.add(FALLBACKS + cause as usize, 1);
     }
 
+    /// A link lost its TCP connection, and goes on over its wire until it is done.
+    pub fn lame(&self) {
+        self.0.add(LAME, 1);
+    }
+
     /// A wire was asked for, by this end or its peer.
     pub fn offered(&self, by_peer: bool) {
         self.0.add(OFFERS + usize::from(by_peer), 1);
@@ -189,6 +194,7 @@ impl LinkMetrics {
         let cells = &*self.0;
         out.sample(&REPLAYED_TOTAL, "", cells.sum(REPLAYED));
         out.sample(&SWITCHES_TOTAL, "", cells.sum(SWITCHES));
+        out.sample(&LAME_TOTAL, "", cells.sum(LAME));
         out.sample(&MEMORY_NOW, "", cells.level(MEMORY));
         out.sample(&EVICTIONS_TOTAL, "", cells.sum(EVICTIONS));
         for cause in CAUSES {
@@ -286,7 +292,8 @@ const REPLAYED: usize = WIRES + 2 * KINDS;
 const SWITCHES: usize = REPLAYED + 1;
 const MEMORY: usize = SWITCHES + 1;
 const EVICTIONS: usize = MEMORY + 1;
-const OFFERS: usize = EVICTIONS + 1;
+const LAME: usize = EVICTIONS + 1;
+const OFFERS: usize = LAME + 1;
 /// Causes begin with 1.
 const FALLBACKS: usize = OFFERS + 2;
 const DECLINES: usize = FALLBACKS + CAUSES.len() + 1;
@@ -324,6 +331,12 @@ static SWITCHES_TOTAL: Family = Family::new(
     Unit::None,
     "lighter_link_switches",
     "Times that one direction of a link went over to another wire than TCP.",
+);
+static LAME_TOTAL: Family = Family::new(
+    Kind::Counter,
+    Unit::None,
+    "lighter_link_lame",
+    "Links that lost their TCP connection while another wire carried them, and went on over that until they were done.",
 );
 static FALLBACKS_TOTAL: Family = Family::new(
     Kind::Counter,
