@@ -18,6 +18,7 @@ mod leave;
 mod load;
 mod migrate;
 mod moved;
+mod opaque;
 mod partition;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../intercept/place.rs"]
@@ -49,6 +50,7 @@ fn main() {
         leave::tests(),
         migrate::tests(),
         moved::tests(),
+        opaque::tests(),
         partition::tests(),
         planned::tests(),
         functions::tests(),

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
@@ -44,9 +45,9 @@ impl Place {
 
     /// The same, where their sidecars reach the control plane by these addresses.
     pub fn both_by(world: &World, b: App, control: [SocketAddr; 2]) -> [Self; 2] {
-        let a = Place::before(world, App::start(&world.path(""), "a"), control[0], "");
+        let a = Place::before(world, App::start(&world.path(""), "a"), control[0]);
         wait_until("the first one serves", || a.serves());
-        let b = Place::before(world, b, control[1], "");
+        let b = Place::before(world, b, control[1]);
         wait_until("the second one is ready", || {
             b.sidecar.metrics().sum("lighter_registry_ready", &[]) == 1.0
         });
@@ -60,26 +61,29 @@ impl Place {
 
     /// One whose sidecar reaches the control plane by this address.
     pub fn another_by(world: &World, name: &str, control: SocketAddr) -> Self {
-        Self::before(world, App::start(&world.path(""), name), control, "")
+        Self::before(world, App::start(&world.path(""), name), control)
     }
 
-    /// One whose application is reached at `beside` as well, by a port that the Service does not name.
-    pub fn another_beside(world: &World, name: &str, beside: SocketAddr) -> Self {
-        let app = App::start(&world.path(""), name);
-        let more = format!(", {{listen: '{beside}', app: '{}', port: 9090}}", app.address);
-        Self::before(world, app, world.address, &more)
+    /// One with these ports, that gives what runs there so long to end before it ends itself.
+    pub fn at_ports(world: &World, name: &str, ports: &[u16], drain: Duration) -> Self {
+        Self::before_at(world, App::start(&world.path(""), name), world.address, (ports, drain))
     }
 
-    /// `more`: more listeners.
-    fn before(world: &World, app: App, control: SocketAddr, more: &str) -> Self {
+    fn before(world: &World, app: App, control: SocketAddr) -> Self {
+        Self::before_at(world, app, control, (&[80], Duration::from_secs(180)))
+    }
+
+    fn before_at(world: &World, app: App, control: SocketAddr, (ports, drain): (&[u16], Duration)) -> Self {
         let before = instances(world);
         let name = format!("shop-{}", app.name);
         world.token(&name, "shop");
+        let inbound =
+            |port| format!("{{listen: '{}', app: '{}', port: {port}}}", free_address(), app.address);
+        let inbound: Vec<String> = ports.iter().map(inbound).collect();
         let own = format!(
-            "drainDeadline: 3m\nservice: shop\ninbound: [{{listen: '{}', app: '{}', port: 80}}{more}]\n{PATIENT}link: '{}'\n\
-             appProbe: {{http: /well, interval: 100ms}}\n",
-            free_address(),
-            app.address,
+            "drainDeadline: {}s\nservice: shop\ninbound: [{}]\n{PATIENT}link: '{}'\nappProbe: {{http: /well, interval: 100ms}}\n",
+            drain.as_secs(),
+            inbound.join(", "),
             free_address()
         );
         let sidecar = world.start_by(control, &name, &own).ready();
@@ -93,9 +97,14 @@ impl Place {
 
     /// Where its sidecar takes requests.
     pub fn door(&self) -> SocketAddr {
+        self.doors()[0]
+    }
+
+    /// Where it does by each of its ports.
+    pub fn doors(&self) -> Vec<SocketAddr> {
         let file = std::fs::read_to_string(&self.sidecar.file).unwrap();
-        let at = file.split_once("listen: '").and_then(|(_, rest)| rest.split_once('\''));
-        at.expect("a listener").0.parse().unwrap()
+        let at = |rest: &str| rest.split_once('\'').expect("a listener").0.parse().unwrap();
+        file.split("listen: '").skip(1).map(at).collect()
     }
 
     /// Whether it has the state.
