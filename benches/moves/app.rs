@@ -101,9 +101,13 @@ impl App {
             }
             ("POST", "/write") => {
                 memory.version += 1;
-                let (version, at) = (memory.version, fastrand::usize(..memory.pages.len()));
-                let page = version.to_le_bytes().into_iter().cycle().take(PAGE).collect();
-                memory.pages[at] = (version, page);
+                let version = memory.version;
+                // One that keeps nothing is asked for the same.
+                if !memory.pages.is_empty() {
+                    let at = fastrand::usize(..memory.pages.len());
+                    let page = version.to_le_bytes().into_iter().cycle().take(PAGE).collect();
+                    memory.pages[at] = (version, page);
+                }
                 drop(memory);
                 self.say(to, version, (0, []))
             }

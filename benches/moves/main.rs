@@ -1,10 +1,14 @@
-//! A service with state that moves while it is used: for how long nobody answers, and what callers notice.
+//! A service that moves while it is used: for how long nobody answers, and what callers notice.
 //!
 //! `cargo bench --bench moves` starts a control plane, two instances with their sidecars and the sidecar of a caller, each a
-//! `lighter` process as it is shipped, and an application whose state changes with every other request. It is moved to and
-//! fro: with `changes`, most of the state is copied while it serves, and without, all of it while nobody does. Prints a table as
-//! Markdown, and as JSON with `--json FILE`. What it takes from the last answer of the old instance to the first one of the
-//! new is measured at the caller's socket.
+//! `lighter` process as it is shipped, and an application that is moved to and fro: one that keeps nothing between requests,
+//! and one whose state changes with every other request. With `changes`, most of that is copied while it serves, and without, all
+//! of it while nobody does. Prints a table as Markdown, beside what is aimed at, and as JSON with `--json FILE`; ends with 1
+//! where a request failed.
+//!
+//! For how long nobody answers is measured at the caller's socket: from the last answer of the old instance to the first one of
+//! the new. Without state both answer for a while, as callers are told of the new one before the old one has ended what it has:
+//! that is 0 then. Beside it stands how far apart answers are anyway.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
@@ -31,12 +35,14 @@ const USAGE: &str = "\
 cargo bench --bench moves -- [OPTIONS]
   --moves N         moves of each row (default 5)
   --mib A,B         sizes of the state in MiB (default 1,64)
-  --only A,B        only these: pre-copy stop-and-copy
+  --only A,B        only these: stateless pre-copy stop-and-copy
   --json FILE       writes every number to FILE as well";
 
 /// How the state is copied.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
+    /// There is none.
+    Stateless,
     /// Most of it while the old instance serves.
     PreCopy,
     /// All of it while nobody does.
@@ -44,13 +50,36 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Way; 2] = [Way::PreCopy, Way::StopAndCopy];
+    const ALL: [Way; 3] = [Way::Stateless, Way::PreCopy, Way::StopAndCopy];
 
     fn name(self) -> &'static str {
         match self {
+            Way::Stateless => "stateless",
             Way::PreCopy => "pre-copy",
             Way::StopAndCopy => "stop-and-copy",
         }
+    }
+
+    /// For how many milliseconds nobody is to answer where so many MiB move, if anything is aimed at.
+    fn aim(self, mib: usize) -> Option<u64> {
+        match (self, mib) {
+            (Way::Stateless, _) => Some(0),
+            (Way::PreCopy, 1) => Some(20),
+            (Way::PreCopy, 64) => Some(100),
+            _ => None,
+        }
+    }
+
+    /// What a Service says that keeps its state so.
+    fn state(self) -> String {
+        let changes = match self {
+            Way::Stateless => return String::new(),
+            Way::PreCopy => ", changes: /changes",
+            Way::StopAndCopy => "",
+        };
+        format!(
+            "  state: {{class: volatile, snapshot: /state, restore: /state{changes}, freeze: /freeze, thaw: /thaw}}\n"
+        )
     }
 }
 
@@ -97,15 +126,14 @@ fn main() {
     }
     let options = Options::from_args();
     support::process::raise_descriptor_limit();
-    let mut rows = Vec::new();
+    let (with, without) = options.ways.iter().partition::<Vec<Way>, _>(|way| **way != Way::Stateless);
+    let mut rows: Vec<Value> = without.iter().map(|way| row(0, *way, options.moves)).collect();
     for mib in &options.mib {
-        for way in &options.ways {
-            rows.push(row(*mib, *way, options.moves));
-        }
+        rows.extend(with.iter().map(|way| row(*mib, *way, options.moves)));
     }
     println!(
-        "| state | copied | moves | nobody answers, median | at most | copied meanwhile, at most | requests | failed | p99 during \
-         moves | otherwise |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+        "| state | copied | moves | nobody answers, median | at most | aim | between two answers otherwise, p99 | copied meanwhile, at \
+         most | requests | failed | p99 during moves | otherwise |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     );
     for row in &rows {
         println!("{}", markdown(row));
@@ -113,18 +141,32 @@ fn main() {
     if let Some(path) = &options.json {
         std::fs::write(path, json!({ "rows": rows }).to_string()).expect("the JSON file can be written");
     }
+    let failed: u64 = rows.iter().filter_map(|row| row["failed"].as_u64()).sum();
+    if failed > 0 {
+        eprintln!("{failed} requests failed");
+        std::process::exit(1);
+    }
 }
 
 /// Moves a state of so many MiB to and fro.
 fn row(mib: usize, way: Way, moves: usize) -> Value {
     let world = World::new();
-    let changes = if way == Way::PreCopy { ", changes: /changes" } else { "" };
+    let state = way.state();
     world.apply(&format!(
         "apiVersion: mesh.lighter.dev/v1\nkind: Service\nmetadata: {{name: shop}}\nspec:\n  ports: [{{port: 80, targetPort: \
-         8080}}]\n  state: {{class: volatile, snapshot: /state, restore: /state{changes}, freeze: /freeze, thaw: /thaw}}\n"
+         8080, appProtocol: http}}]\n{state}"
     ));
     let places = [Place::start(&world, "a", mib), Place::start(&world, "b", 0)];
-    let (web, listen) = world.caller_with("web", "shop", "");
+    let (web, listen) = world.caller_with("web", "shop", "detectTimeout: 5s\n");
+    let go = |name: &str, from: &Place, to: &Place| {
+        let to_and_fro = ["--from", &from.instance, "--to", &to.instance, "--name", name];
+        world.operator(&[&["migrate", "shop"], &to_and_fro[..]].concat());
+    };
+    if way == Way::Stateless {
+        // Both are called at first. From here on one is, and the other one is where it goes.
+        wait_until("both are known", || web.endpoints() == 2);
+        go("first", &places[1], &places[0]);
+    }
     wait_until("the one that serves is known", || web.endpoints() == 1);
     let load = Load::start(listen);
     std::thread::sleep(STEADY);
@@ -132,16 +174,14 @@ fn row(mib: usize, way: Way, moves: usize) -> Value {
     for turn in 0..moves {
         let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
         let began = load.now();
-        let name = format!("turn-{turn}");
-        let to_and_fro = ["--from", &from.instance, "--to", &to.instance, "--name", &name];
-        world.operator(&[&["migrate", "shop"], &to_and_fro[..]].concat());
+        go(&format!("turn-{turn}"), from, to);
         spans.push((began, load.now()));
         std::thread::sleep(STEADY / 2);
     }
     let told = load.end();
     let all: Value = serde_json::from_str(&world.operator(&["get", "migrations", "-o", "json"])).unwrap();
     let stories = all["migrations"].as_array().unwrap();
-    assert_eq!(stories.len(), moves, "{all}");
+    assert_eq!(stories.len(), moves + usize::from(way == Way::Stateless), "{all}");
     let (mut blackouts, mut frozen) = (Vec::new(), 0);
     for (turn, span) in spans.iter().enumerate() {
         let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
@@ -159,7 +199,9 @@ fn row(mib: usize, way: Way, moves: usize) -> Value {
         "mib": mib,
         "way": way.name(),
         "moves": moves,
+        "aim_ms": way.aim(mib),
         "blackout_us": blackouts,
+        "pace_us": micros(told.pace(&spans)),
         "frozen_bytes": frozen,
         "requests": told.answered(),
         "failed": told.failed(),
@@ -172,13 +214,20 @@ fn markdown(row: &Value) -> String {
     let number = |of: &Value| of.as_u64().unwrap_or_default();
     let blackouts: Vec<u64> = row["blackout_us"].as_array().into_iter().flatten().map(number).collect();
     let millis = |micros: u64| format!("{:.1} ms", micros as f64 / 1e3);
+    let (state, way) = match row["way"].as_str().unwrap_or_default() {
+        "stateless" => ("none".to_owned(), ""),
+        way => (format!("{} MiB", row["mib"]), way),
+    };
+    let aim = row["aim_ms"]
+        .as_u64()
+        .map(|aim| if aim == 0 { "0 ms".to_owned() } else { format!("under {aim} ms") });
     format!(
-        "| {} MiB | {} | {} | {} | {} | {:.0} KiB | {} | {} | {} | {} |",
-        row["mib"],
-        row["way"].as_str().unwrap_or_default(),
+        "| {state} | {way} | {} | {} | {} | {} | {} | {:.0} KiB | {} | {} | {} | {} |",
         row["moves"],
         millis(blackouts[blackouts.len() / 2]),
         millis(blackouts[blackouts.len() - 1]),
+        aim.unwrap_or_default(),
+        millis(number(&row["pace_us"])),
         number(&row["frozen_bytes"]) as f64 / 1024.0,
         row["requests"],
         row["failed"],
