@@ -25,13 +25,20 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
+/// With a password, which its client has said once.
 fn leaves() -> Result<(), String> {
-    let (a, mut b) = (Server::start("a")?, Server::start("b")?);
+    let locked = |name| Server::start_with(name, free_port(), &LOCKED);
+    let (a, mut b) = (locked("a")?, locked("b")?);
     let world = World::new();
     world.apply(&cache(a.address));
     let (web, door) = world.caller_with("web", "shop", PATIENT);
     wait_until("it is known", || web.endpoints() == 1);
     let (mut client, mut listener) = (Client::connect(door), Client::connect(door));
+    assert!(client.ask("GET k").starts_with("NOAUTH"));
+    assert!(client.ask("AUTH wrong").starts_with("WRONGPASS"));
+    for client in [&mut client, &mut listener] {
+        assert_eq!(client.ask(AUTH), "OK");
+    }
     assert_eq!(client.ask("SELECT 3"), "OK");
     assert_eq!(client.ask("CLIENT SETNAME me"), "OK");
     assert_eq!(client.ask("INCR k"), "1");
@@ -49,12 +56,14 @@ fn leaves() -> Result<(), String> {
     });
     assert_eq!(client.ask("INCR k"), "1", "another server, which has nothing");
     assert_eq!(client.ask("CLIENT GETNAME"), "me");
-    assert_eq!(redis("replayed_commands_total", &[]), 3.0);
+    assert_eq!(redis("replayed_commands_total", &[]), 5.0, "AUTH of both, SELECT, SETNAME and SUBSCRIBE");
     let mut beside = Client::connect(b.address);
+    assert_eq!(beside.ask(AUTH), "OK");
     assert_eq!(beside.ask("PUBLISH news here"), "1");
     assert_eq!(listener.hear(), "message news here");
     let said = Command::new(find("redis-cli")?)
         .args(["-p", &door.port().to_string(), "-n", "3", "GET", "k"])
+        .env("REDISCLI_AUTH", PASSWORD)
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "1", "{said:?}");
@@ -73,15 +82,16 @@ fn leaves() -> Result<(), String> {
     assert!(client.hear().starts_with("ERR lighter: outcome unknown"));
     assert_eq!(redis("outcomes_unknown_total", &[]), 1.0);
     assert_eq!(redis("pinned", &[]), 0.0);
-    let b = Server::start_at("b", b.address.port())?;
+    let b = Server::start_with("b", b.address.port(), &LOCKED)?;
     assert_eq!(client.ask("INCR k"), "1");
     assert_eq!(client.ask("CLIENT GETNAME"), "me");
 
     let mut wrong = TcpStream::connect(door).unwrap();
-    wrong.write_all(b"*1\r\n$4\r\nPING\r\n*x\r\n").unwrap();
+    let said = format!("*2\r\n$4\r\nAUTH\r\n${}\r\n{PASSWORD}\r\n*1\r\n$4\r\nPING\r\n*x\r\n", PASSWORD.len());
+    wrong.write_all(said.as_bytes()).unwrap();
     let mut heard = String::new();
     wrong.read_to_string(&mut heard).unwrap();
-    assert_eq!(heard, "+PONG\r\n-ERR Protocol error: invalid length\r\n");
+    assert_eq!(heard, "+OK\r\n+PONG\r\n-ERR Protocol error: invalid length\r\n");
     assert_eq!(redis("malformed_total", &[("by", "client")]), 1.0);
     drop((a, b));
     Ok(())
@@ -109,12 +119,31 @@ fn moves() -> Result<(), String> {
         }
     };
     more(&loops, 50);
+    let mut pins = [0; Stay::ALL.len()];
     for turn in 0..moves {
         let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
         let name = format!("turn-{turn}");
+        // From time to time with somebody who cannot go elsewhere as it is: that is waited for.
+        let stay = Stay::of(turn);
+        let stays = stay.map(|stay| {
+            pins[stay as usize] += 1;
+            (stay, stay.begin(door, from))
+        });
+        let parks = || from.sidecar.program.said().matches("phase=\"parking\"").count();
+        let before = parks();
         begin(&world, &name, from, to, "60s");
+        let free = stays.map(|(stay, client)| {
+            wait_until("its sidecar has heard of it", || parks() > before);
+            is_in(&world, "quiesce");
+            assert_eq!(stay.pinned(from), 1.0, "{stay:?}");
+            assert!(!to.serves());
+            stay.end(client, from)
+        });
         is_done(&world, &name);
         wait_until("the new one serves", || to.serves() && !from.serves());
+        if let Some(mut client) = free {
+            assert_eq!(client.ask("PING"), "PONG", "and then it comes along");
+        }
         more(&loops, 30);
     }
     let there = &places[moves % 2];
@@ -139,21 +168,33 @@ fn moves() -> Result<(), String> {
     let redis = |sidecar: &Sidecar, what: &str| sidecar.metrics().sum(&format!("lighter_redis_{what}"), &[]);
     let [a, b] = &places;
     for sidecar in [&web, &a.sidecar, &b.sidecar] {
-        for nothing in ["commands_refused_total", "outcomes_unknown_total", "malformed_total", "pinned_total"]
-        {
+        for nothing in ["commands_refused_total", "outcomes_unknown_total", "malformed_total", "pinned"] {
             assert_eq!(redis(sidecar, nothing), 0.0, "{nothing}");
         }
         let failed = sidecar.metrics().sum("lighter_redis_reattachments_total", &[("outcome", "done")]);
         assert_eq!(failed, redis(sidecar, "reattachments_total"), "each found its way");
     }
     assert!(redis(&web, "reattachments_total") >= moves as f64, "whoever calls goes along");
-    assert!(redis(&web, "replayed_commands_total") >= (2 * moves) as f64);
+    assert!(redis(&web, "replayed_commands_total") >= (3 * moves) as f64, "AUTH, SELECT and SETNAME");
+    for stay in Stay::ALL {
+        let count = |of: &Sidecar| of.metrics().sum("lighter_redis_pinned_total", &[("cause", stay.label())]);
+        let expected = pins[stay as usize];
+        assert!(expected > 0, "{stay:?}");
+        assert_eq!(
+            [count(&web), count(&a.sidecar) + count(&b.sidecar)],
+            [f64::from(expected); 2],
+            "{stay:?}"
+        );
+    }
+    let all: f64 = [&web, &a.sidecar, &b.sidecar].map(|of| redis(of, "pinned_total")).iter().sum();
+    assert_eq!(all, f64::from(2 * pins.iter().sum::<u32>()), "nobody else ever stayed");
     assert!(redis(&a.sidecar, "reattachments_total") > 0.0, "whoever has no sidecar is sent on");
     let asked = redis(&web, "commands_total") + redis(&web, "replayed_commands_total");
     let came = redis(&a.sidecar, "commands_total") + redis(&b.sidecar, "commands_total");
     assert!(came >= asked, "what callers asked came in: {asked} of {came}");
     println!(
-        "{moves} moves, {} commands that add: {} times a session went on elsewhere at the caller's sidecar, {} at the places'",
+        "{moves} moves, {} commands that add: {} times a session went on elsewhere at the caller's sidecar, {} at the places'; \
+         waited for were {pins:?} in a transaction, with a WATCH and in BLPOP",
         done,
         redis(&web, "reattachments_total"),
         redis(&a.sidecar, "reattachments_total") + redis(&b.sidecar, "reattachments_total")
@@ -220,7 +261,7 @@ impl Server {
         let folder = tempfile::Builder::new().prefix(&format!("lighter-redis-{name}-")).tempdir().unwrap();
         let mut command = Command::new(find("redis-server")?);
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
-        command.arg(folder.path()).args(more);
+        command.arg(folder.path()).args(USER).args(more);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut program = Program::start(command, Path::new(folder.path()));
         program.wait_until("it listens", || listens(address));
@@ -314,13 +355,14 @@ struct Loop {
 }
 
 impl Loop {
-    /// Adds to `count`. One that is named does so in a database of its own.
+    /// Adds to `count`. One that is named does so in a database of its own, and has said who it is.
     fn start(door: SocketAddr, name: Option<&'static str>) -> Self {
         let (over, added) = (Arc::new(AtomicBool::default()), Arc::new(Mutex::new(Vec::new())));
         let (is_over, adds) = (over.clone(), added.clone());
         let thread = std::thread::spawn(move || {
             let mut client = Client::connect(door);
             if let Some(name) = name {
+                assert_eq!(client.ask(&format!("AUTH {NAME} {PASSWORD}")), "OK");
                 assert_eq!(client.ask("SELECT 3"), "OK");
                 assert_eq!(client.ask(&format!("CLIENT SETNAME {name}")), "OK");
             }
@@ -331,6 +373,7 @@ impl Loop {
                 adds.lock().unwrap().push(Added { value, began, ended: Instant::now() });
                 if let Some(name) = name {
                     assert_eq!(client.ask("CLIENT GETNAME"), name);
+                    assert_eq!(client.ask("ACL WHOAMI"), NAME);
                 }
             }
         });
@@ -346,6 +389,64 @@ impl Loop {
         self.over.store(true, Relaxed);
         self.thread.join().unwrap();
         Arc::into_inner(self.added).unwrap().into_inner().unwrap()
+    }
+}
+
+/// What a session has begun that ties it to its server.
+#[derive(Clone, Copy, Debug)]
+enum Stay {
+    Transaction,
+    Watch,
+    Blocking,
+}
+
+impl Stay {
+    const ALL: [Stay; 3] = [Stay::Transaction, Stay::Watch, Stay::Blocking];
+
+    /// What somebody does as the service moves for this time.
+    fn of(turn: usize) -> Option<Self> {
+        Stay::ALL.get((turn % 5).checked_sub(1)?).copied()
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Stay::Transaction => "transaction",
+            Stay::Watch => "watch",
+            Stay::Blocking => "blocking",
+        }
+    }
+
+    /// How many sessions stay at `place` for this.
+    fn pinned(self, place: &Place) -> f64 {
+        place.sidecar.metrics().sum("lighter_redis_pinned", &[("cause", self.label())])
+    }
+
+    /// Somebody begins this.
+    fn begin(self, door: SocketAddr, at: &Place) -> Client {
+        let mut client = Client::connect(door);
+        match self {
+            Stay::Transaction => {
+                assert_eq!(client.ask("MULTI"), "OK");
+                assert_eq!(client.ask("SET kept x"), "QUEUED");
+            }
+            Stay::Watch => assert_eq!(client.ask("WATCH kept"), "OK"),
+            Stay::Blocking => client.say("BLPOP queue 0"),
+        }
+        wait_until("it is where it stays", || self.pinned(at) == 1.0);
+        client
+    }
+
+    /// It ends. For what is new that would have to come over the sidecar it would wait in vain.
+    fn end(self, mut client: Client, at: &Place) -> Client {
+        match self {
+            Stay::Transaction => assert_eq!(client.ask("EXEC"), "OK"),
+            Stay::Watch => assert_eq!(client.ask("UNWATCH"), "OK"),
+            Stay::Blocking => {
+                assert_eq!(Client::connect(at.server.address).ask("RPUSH queue x"), "1");
+                assert_eq!(client.hear(), "queue x");
+            }
+        }
+        client
     }
 }
 
@@ -432,3 +533,12 @@ fn begin(world: &World, name: &str, from: &Place, to: &Place, quiesce: &str) {
         from.instance, to.instance
     ));
 }
+
+/// Whom every server knows by a password, beside whoever says nothing.
+const NAME: &str = "app";
+const PASSWORD: &str = "secret";
+const USER: [&str; 7] = ["--user", NAME, "on", ">secret", "~*", "&*", "+@all"];
+
+/// A server that asks everybody for it.
+const LOCKED: [&str; 2] = ["--requirepass", PASSWORD];
+const AUTH: &str = "AUTH secret";
