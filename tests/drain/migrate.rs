@@ -38,6 +38,7 @@ fn back_and_forth() {
         let [from, to] = [&places[turn % 2], &places[(turn + 1) % 2]];
         let said = world.operator(&["migrate", "shop", "--from", &from.instance, "--to", &to.instance]);
         assert!(said.contains("nothing is under way at the old instance"), "{said}");
+        assert_eq!(named(&said), PHASES, "{said}");
         is_alone(to, from, &web, &load);
     }
     println!("{moves} migrations: {}", load.end());
@@ -246,6 +247,12 @@ pub fn phases(story: &Value) -> Vec<String> {
     let entered = story["phases"].as_array().unwrap().iter();
     let phases = entered.map(|entered| entered["phase"].as_str().unwrap().to_owned());
     phases.filter(|phase| phase != "hold").collect()
+}
+
+/// The phases that `lighter migrate` names in a terminal, in their order.
+pub fn named(said: &str) -> Vec<&str> {
+    let lines = said.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(" +"));
+    lines.filter(|(_, after)| after.ends_with(" ms")).map(|(phase, _)| phase.trim_end()).collect()
 }
 
 /// Waits until the migration that began last is there.

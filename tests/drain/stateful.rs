@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::callers::Callers;
-use crate::migrate::{Stream, is_done, is_in, phases, stories, story};
+use crate::migrate::{Stream, is_done, is_in, named, phases, stories, story};
 use crate::places::{
     PHASES, Place, SLOW, alone, begin, begin_with, begin_within, caller, is_lost_once, is_well, is_whole,
     losses, most_waited, shop,
@@ -69,6 +69,10 @@ fn moves() {
     // And as an operator asks for it, within the times that a migration has by default.
     let said = world.operator(&["migrate", "shop", "--from", &there.instance, "--to", &gone.instance]);
     assert!(said.contains(&format!("default/shop is at {}", gone.instance)), "{said}");
+    let mut entered = named(&said);
+    entered.retain(|phase| *phase != "hold");
+    entered.dedup();
+    assert_eq!(entered, [&PHASES[..3], &["precopy"], &PHASES[3..]].concat(), "{said}");
     assert!(gone.serves() && !there.serves());
 
     let names = |turn: usize| (&*places[turn % 2].app.name, &*places[(turn + 1) % 2].app.name);
