@@ -19,6 +19,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::beside::{Beside, Said, check_sums, check_turns};
+pub use self::client::UNKNOWN;
 use self::client::{Client, Outcome, number_of};
 use self::record::Event;
 pub use self::record::Record;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use lighter_migrate::Phase;
 
-use crate::callers::{Beside, Callers, Said, check_sums, check_turns};
+use crate::callers::{Beside, Callers, Said, UNKNOWN, check_sums, check_turns};
 use crate::migrate::{phases, story};
 use crate::places::{Place, alone, caller, losses};
 use crate::registers::App;
@@ -138,8 +138,11 @@ fn run(way: Way, at: Phase, lasts: Lasts) {
     wait_until("one place serves", || there.serves() && !other.serves());
     if let Some(stays) = stays {
         stage.old.app.tell("go/stay");
-        let unknown = (503, Some("outcome_unknown".to_owned()));
-        assert_eq!(stays.join().unwrap(), Some(unknown), "what it has done is not there any more");
+        assert_eq!(
+            stays.join().unwrap(),
+            Some((503, Some(UNKNOWN.to_owned()))),
+            "what it has done is not there any more"
+        );
     }
     if is_lost {
         is_asked_no_more(&stage);

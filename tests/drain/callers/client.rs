@@ -86,7 +86,10 @@ impl Client {
                 }
                 Outcome::NotDone
             }
-            Some(_) => Outcome::Unknown,
+            Some(_) => {
+                record.unknown.fetch_add(1, Relaxed);
+                Outcome::Unknown
+            }
             None => {
                 record.unnamed.fetch_add(1, Relaxed);
                 Outcome::Unknown
@@ -205,18 +208,10 @@ pub(super) fn number_of(body: &[u8]) -> Result<u64, String> {
     text.trim().parse().map_err(|_| format!("no number: {text:?}"))
 }
 
-/// Whether the application may have done what was asked for, where a sidecar names this cause.
+/// Whether the application may have done what was asked for, where a sidecar names this cause. All else it says instead of asking it.
 pub(super) fn may_be_done(cause: &str) -> bool {
-    MAY_BE_DONE.contains(&cause)
+    cause == UNKNOWN
 }
 
-/// What a sidecar answers where the application may have done what it was asked for. All else it says instead of asking it.
-const MAY_BE_DONE: [&str; 7] = [
-    "upstream_closed",
-    "upstream_reset",
-    "upstream_truncated",
-    "upstream_malformed",
-    "request_timeout",
-    "idle_timeout",
-    "outcome_unknown",
-];
+/// What is answered where an application that keeps state may have done it, and nobody knows.
+pub const UNKNOWN: &str = "outcome_unknown";

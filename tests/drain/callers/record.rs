@@ -31,6 +31,8 @@ pub struct Record {
     failures: Mutex<Vec<String>>,
     /// Requests that had no whole answer at all, streams apart.
     pub(super) unanswered: AtomicU64,
+    /// Answers that say that it may have been done, streams apart.
+    pub(super) unknown: AtomicU64,
     /// Whole answers that are neither as they should be nor name a cause.
     pub(super) unnamed: AtomicU64,
     /// What the caller's own sidecar or whoever was asked did not take, as it said itself.
@@ -76,6 +78,7 @@ impl Record {
             not_done: Mutex::default(),
             failures: Mutex::default(),
             unanswered: AtomicU64::default(),
+            unknown: AtomicU64::default(),
             unnamed: AtomicU64::default(),
             refused: AtomicU64::default(),
         }
@@ -135,6 +138,11 @@ impl Record {
     /// How many requests had no whole answer at all, streams apart.
     pub fn unanswered(&self) -> u64 {
         self.unanswered.load(Relaxed)
+    }
+
+    /// How many requests were answered as what may have been done, streams apart.
+    pub fn unknown(&self) -> u64 {
+        self.unknown.load(Relaxed)
     }
 
     /// How many answers were not as they should be, and did not say why, streams apart.
