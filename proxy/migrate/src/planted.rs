@@ -29,6 +29,8 @@ pub(crate) enum Planted {
     AnyLife,
     /// The old place freezes while requests run.
     FreezeEarly,
+    /// The old place serves nobody while it gives a copy before it is to quiesce.
+    StopEarly,
     /// The old place serves again by itself though it has said that it is frozen.
     ThawAlone,
     /// The old place forgets what it has parked when the service has moved.
@@ -53,6 +55,8 @@ pub(crate) enum Planted {
     ForgetLost,
     /// Queues have no bounds.
     Unbounded,
+    /// Queues look at how many wait alone, and not at what they take.
+    AnyBytes,
     /// What is held is let go by nothing but a command.
     HoldForever,
     /// What is to follow the heir counts as having everything though it has less than the heir.

@@ -104,7 +104,8 @@ impl Queue {
 
     /// Makes room. Among those who have as much, `last` came last.
     fn displace(&mut self, last: SourceId, displaced: &mut Vec<Waiting>) {
-        while self.count > self.bounds.count || self.bytes > self.bounds.bytes {
+        let any_bytes = self.faults.has(Planted::AnyBytes);
+        while self.count > self.bounds.count || (self.bytes > self.bounds.bytes && !any_bytes) {
             let by_bytes = self.count <= self.bounds.count;
             let size = |line: &Line| if by_bytes { line.bytes } else { line.waiting.len() };
             let greatest =

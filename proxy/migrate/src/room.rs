@@ -14,7 +14,8 @@ impl Room {
     /// One of so many bytes waits, if it and all that do are no more than `most` requests and bytes. Returns whether it does.
     pub fn enter(&mut self, bytes: u64, most: (u32, u64)) -> bool {
         let (requests, all) = (self.requests.saturating_add(1), self.bytes.saturating_add(bytes));
-        let fits = requests <= most.0 && all <= most.1 || self.faults.has(Planted::Unbounded);
+        let has_room = all <= most.1 || self.faults.has(Planted::AnyBytes);
+        let fits = requests <= most.0 && has_room || self.faults.has(Planted::Unbounded);
         if fits {
             (self.requests, self.bytes) = (requests, all);
         }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::parts::{Down, Sent, Sidecar, Up, key, number, op_of};
-use super::world::{Bounds, NEW, OLD, ROOM, TRIES, World, at_place};
-use crate::planted::Planted;
+use super::world::{Bounds, NEW, OLD, TRIES, World, at_place};
 use crate::*;
 
 impl Sidecar {
     /// One that knows this of where the service is.
-    pub(super) fn new(route: (PlaceId, Epoch), planted: Option<Planted>) -> Self {
-        let mut holder = Holder::new(ROOM);
-        holder.plant(planted);
+    pub(super) fn new(route: (PlaceId, Epoch), bounds: &Bounds) -> Self {
+        let mut holder = Holder::new(bounds.room);
+        holder.plant(bounds.planted);
         let mut room = Room::default();
-        room.faults.planted = planted;
-        Sidecar { holder, route, sent: BTreeMap::new(), waiting: BTreeMap::new(), room }
+        room.faults.planted = bounds.planted;
+        let bytes = bounds.bytes as u64;
+        Sidecar { holder, route, sent: BTreeMap::new(), waiting: BTreeMap::new(), room, bytes }
     }
 
     /// When something is due.
@@ -51,7 +51,7 @@ impl World {
             return self.send(RequestId(id));
         }
         let source = SourceId(client as u64);
-        let call = Call { id: RequestId(id), source, bytes: 1, deadline: None };
+        let call = Call { id: RequestId(id), source, bytes: bounds.bytes, deadline: None };
         let result = self.hold(|holder, now, out| holder.call(call, now, out));
         self.note(result);
     }
@@ -114,7 +114,7 @@ impl World {
     /// One was not answered.
     fn ended(&mut self, id: RequestId, how: Ended) -> Result<(), String> {
         let Some(sidecar) = &mut self.sidecar else { return Ok(()) };
-        let here = sidecar.route.0;
+        let (here, most) = (sidecar.route.0, sidecar.holder.held().bounds());
         let Some(sent) = sidecar.sent.get_mut(&id) else { return Ok(()) };
         match sent.attempts.ended(how, sent.known) {
             Next::Fail => return self.fail(id),
@@ -122,9 +122,9 @@ impl World {
                 sent.attempts.goes(To::Elsewhere);
                 self.send_again(id, here);
             }
-            Next::Wait if sidecar.room.enter(1, (ROOM.count as u32, ROOM.bytes as u64)) => {
+            Next::Wait if sidecar.room.enter(sidecar.bytes, (most.count as u32, most.bytes as u64)) => {
                 if let Some(sent) = sidecar.sent.remove(&id) {
-                    sidecar.waiting.insert(id, (sent, self.now.saturating_add(ROOM.time)));
+                    sidecar.waiting.insert(id, (sent, self.now.saturating_add(most.time)));
                 }
             }
             Next::Wait => {
@@ -166,7 +166,7 @@ impl World {
         for id in over {
             let Some(sidecar) = &mut self.sidecar else { return };
             let Some((mut sent, _)) = sidecar.waiting.remove(&id) else { continue };
-            sidecar.room.leave(1);
+            sidecar.room.leave(sidecar.bytes);
             let to = if here == sent.to { To::Back } else { To::Elsewhere };
             sent.attempts.goes(to);
             sidecar.sent.insert(id, sent);

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::parts::{Body, Net, Sidecar};
-use super::world::{Bounds, LATE, NEW, OLD, ROOM, World, at, at_place, role_at};
+use super::world::{Bounds, LATE, NEW, OLD, World, at, at_place, role_at};
 use crate::planted::Planted;
 use crate::*;
 
@@ -32,15 +32,13 @@ impl World {
                 return Err(format!("{epoch:?} is served by another life than it was given to"));
             }
         }
+        let queue = |queue: &Queue| (queue.len(), queue.bytes());
         for body in self.places.iter().flatten() {
-            if body.place.parked().len() > ROOM.count {
-                return Err("more is parked than may be".into());
-            }
+            bounded("parked", queue(body.place.parked()), bounds)?;
         }
-        if let Some(sidecar) = &self.sidecar
-            && (sidecar.holder.held().len() > ROOM.count || sidecar.waiting.len() > ROOM.count)
-        {
-            return Err("more is held than may be".into());
+        if let Some(Sidecar { holder, waiting, .. }) = &self.sidecar {
+            bounded("held", queue(holder.held()), bounds)?;
+            bounded("given back", (waiting.len(), waiting.len() * bounds.bytes), bounds)?;
         }
         if let Some(sidecar) = &self.sidecar
             && self.store.cell.decision == Decision::Fenced
@@ -205,4 +203,15 @@ impl World {
         self.hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// Whether no more waits than has room.
+fn bounded(what: &str, (count, bytes): (usize, usize), bounds: &Bounds) -> Result<(), String> {
+    if count > bounds.room.count {
+        return Err(format!("more is {what} than may be"));
+    }
+    if bytes > bounds.room.bytes {
+        return Err(format!("more bytes are {what} than may be"));
+    }
+    Ok(())
 }

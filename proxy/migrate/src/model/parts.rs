@@ -85,6 +85,8 @@ pub(super) struct Sidecar {
     /// Given back, and until when they wait.
     pub(super) waiting: BTreeMap<RequestId, (Sent, Duration)>,
     pub(super) room: Room,
+    /// What each of them takes.
+    pub(super) bytes: u64,
 }
 
 /// A request of a caller that is under way.

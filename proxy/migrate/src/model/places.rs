@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::parts::{Body, Down, Net, Origin, Up, op_of};
-use super::world::{Bounds, ROOM, World, digest, role_at};
+use super::world::{Bounds, World, digest, role_at};
 use crate::*;
 
 impl World {
@@ -13,7 +13,7 @@ impl World {
                 let arrival = Arrival {
                     id: key,
                     source: SourceId(self.links[at].life),
-                    bytes: 1,
+                    bytes: bounds.bytes,
                     deadline: None,
                     kind: bounds.kind,
                     is_inside: false,
@@ -265,7 +265,7 @@ impl World {
         let arrival = Arrival {
             id: key,
             source: SourceId(u64::MAX),
-            bytes: 1,
+            bytes: bounds.bytes,
             deadline: None,
             kind: bounds.kind,
             is_inside: false,
@@ -289,7 +289,7 @@ impl World {
 
     pub(super) fn restart(&mut self, at: usize, bounds: &Bounds) {
         self.lives[at] += 1;
-        let mut place = Place::new(bounds.class, Incarnation(self.lives[at]), ROOM);
+        let mut place = Place::new(bounds.class, Incarnation(self.lives[at]), bounds.room);
         place.faults.planted = bounds.planted;
         place.parked.faults.planted = bounds.planted;
         self.places[at] = Some(Body::new(place));

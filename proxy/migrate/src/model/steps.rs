@@ -241,7 +241,7 @@ impl World {
             }
             Step::Restart(at) => self.restart(at, bounds),
             Step::RestartControl => self.restart_control(bounds),
-            Step::RestartSidecar => self.sidecar = Some(Sidecar::new(self.registry, bounds.planted)),
+            Step::RestartSidecar => self.sidecar = Some(Sidecar::new(self.registry, bounds)),
         }
         self.check(bounds)
     }

@@ -157,4 +157,5 @@ fn what_was_served_unheard_is_not_lost_unsaid() {
     assert_eq!((world.control_phase(), world.store.cell.losses), (Some(Phase::RolledBack), 1));
     let wrong = unheard(Some(Planted::NoJournal)).err().expect("it was found");
     println!("{:?}: {wrong}", Planted::NoJournal);
+    assert!(wrong.contains("not linearizable"), "{wrong}");
 }

@@ -18,6 +18,9 @@ pub(super) struct Bounds {
     pub(super) class: Class,
     /// What each client asks for, one after the other.
     pub(super) scripts: &'static [&'static [Op]],
+    /// How much memory each of that takes where it waits, and how much may.
+    pub(super) bytes: usize,
+    pub(super) room: crate::Bounds,
     /// Callers' sidecars keep the beginning of requests.
     pub(super) keeps: bool,
     pub(super) rounds: u32,
@@ -112,6 +115,8 @@ pub(super) const HOLDER: HolderId = HolderId(1);
 pub(super) const FIRST: Epoch = Epoch(5);
 /// Rooms for so many requests.
 pub(super) const ROOM: crate::Bounds = crate::Bounds { count: 1, bytes: 10, time: Duration::from_secs(5) };
+/// Rooms that bytes fill before so many have come.
+pub(super) const WIDE: crate::Bounds = crate::Bounds { count: 2, ..ROOM };
 
 /// There is no time to try as often as is tried outside.
 pub(super) const TRIES: u8 = 4;
@@ -154,8 +159,8 @@ impl World {
         let owner = Owner { place: OLD, incarnation: Incarnation(1) };
         let mut cell = Cell::new(1, FIRST, owner);
         cell.take_over(1);
-        let mut old = Place::serving(bounds.class, Incarnation(1), FIRST, ROOM);
-        let mut new = Place::new(bounds.class, Incarnation(1), ROOM);
+        let mut old = Place::serving(bounds.class, Incarnation(1), FIRST, bounds.room);
+        let mut new = Place::new(bounds.class, Incarnation(1), bounds.room);
         if bounds.was_there {
             new.leave_behind(OLD, FIRST);
         }
@@ -169,7 +174,7 @@ impl World {
     fn begin(bounds: &Bounds, cell: Cell, places: [Option<Body>; 2], lives: [u64; 2], value: u64) -> World {
         let epoch = cell.epoch;
         let (route, since) = if bounds.astray { (NEW, Epoch(epoch.0 - 1)) } else { (OLD, epoch) };
-        let sidecar = Sidecar::new((route, since), bounds.planted);
+        let sidecar = Sidecar::new((route, since), bounds);
         let mut world = World {
             now: Duration::ZERO,
             store: Store {

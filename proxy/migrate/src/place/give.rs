@@ -83,6 +83,9 @@ impl Place {
         if self.stand.serves().is_some() && round > self.giving.round {
             self.giving.copying = true;
             out.push(Action::Snapshot { round });
+            if let (Stand::Serving { epoch }, true) = (self.stand, self.faults.has(Planted::StopEarly)) {
+                self.stand = Stand::Parking { epoch };
+            }
         }
     }
 
