@@ -15,7 +15,7 @@ use tokio_rustls::TlsStream;
 
 use crate::error::Cause;
 use crate::identity::Hold;
-use crate::link::carrier::{Beneath, Keys, Walk};
+use crate::link::carrier::{self, Beneath, Keys, Walk};
 use crate::link::exchange::Exchange;
 use crate::link::records::Records;
 use crate::link::records::keys::Ways;
@@ -265,6 +265,10 @@ impl Carrier {
     pub(crate) fn establish(&mut self, keys: Keys) {
         if let Some(link) = &mut self.link {
             link.establish(keys);
+            if let Err(error) = carrier::look_after(&self.tcp) {
+                // Requests on it are looked after by the session.
+                tracing::debug!(%error, "nobody looks whether the TCP connection of a link that rests is lost");
+            }
         }
     }
 

@@ -40,6 +40,7 @@ mod world;
 
 fn main() {
     let suites = [
+        anchor::tests(),
         checks::tests(),
         elsewhere::tests(),
         envoy::tests(),

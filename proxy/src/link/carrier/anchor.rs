@@ -1,8 +1,11 @@
 //! The TCP connection of a link, as its carrier sees it.
 
+use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use rustix::ioctl::{Getter, Opcode};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -24,6 +27,17 @@ impl Anchor for TcpStream {
     }
 }
 
+/// Has the kernel look after the connection of a link. While nothing goes over it, and that is so for as long as the link is on
+/// another wire or has no stream, the other end is asked whether it is there. What is not confirmed, or finds no room at the other
+/// end, for as long as one that does not answer has is the connection's end too: nothing is asked while bytes are under way.
+pub(crate) fn look_after(connection: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(connection);
+    let asks = TcpKeepalive::new().with_time(QUIET).with_interval(ASKS_EVERY).with_retries(ASKS);
+    socket.set_tcp_keepalive(&asks)?;
+    // Where this is set, it says when those who are asked have had enough time, too.
+    socket.set_tcp_user_timeout(Some(QUIET + ASKS_EVERY * ASKS))
+}
+
 /// How many packets with data a connection has sent, and how many of these again because they were lost. None where the
 /// kernel does not say.
 pub(in crate::link) fn sent(connection: &TcpStream) -> Option<(u64, u64)> {
@@ -38,6 +52,15 @@ pub(in crate::link) fn sent(connection: &TcpStream) -> Option<(u64, u64)> {
     let is_said = said == 0 && length as usize >= size_of_val(&info[..=SENT]);
     is_said.then(|| (info[SENT].into(), info[SENT_AGAIN].saturating_sub(info[CAME_TWICE]).into()))
 }
+
+/// With nothing heard for so long, the other end is asked whether it is there,
+const QUIET: Duration = Duration::from_secs(15);
+
+/// again after so long,
+const ASKS_EVERY: Duration = Duration::from_secs(5);
+
+/// and so often in all.
+const ASKS: u32 = 3;
 
 /// Where the numbers of `tcp_info` stand, of Linux's `tcp.h`: `tcpi_total_retrans`,
 const SENT_AGAIN: usize = 100 / 4;

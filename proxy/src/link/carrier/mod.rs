@@ -18,6 +18,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::anchor::look_after;
 pub use self::beneath::Beneath;
 pub use self::fatal::Fatal;
 pub use self::generation::Cause;
