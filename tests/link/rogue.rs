@@ -2,6 +2,7 @@
 //! reads at the sidecar's end what it makes of that.
 
 mod memory;
+mod pings;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -49,6 +50,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_peer_that_never_hears_its_doorbell_holds_nobody_up", never_hears_its_doorbell),
         test("memory_that_is_not_as_agreed_is_not_taken", memory::wrong_memory),
         test("what_a_carrier_does_not_survive_is_named", named_faults),
+        test("pings_are_answered_while_bulk_goes_both_ways_over_a_small_ring", pings::during_bulk),
     ]
 }
 
@@ -276,8 +278,9 @@ impl Rogue {
         });
     }
 
-    /// Asks for a wire, and goes over to it. Returns the memory, and the socket on which the other side rings.
-    fn asks_for_a_wire(&mut self, folder: &Path) -> (RingMemory, UnixStream) {
+    /// Asks for a wire with rings of so many bytes, and goes over to it. Returns the memory, and the socket on which the other
+    /// side rings.
+    fn asks_for_a_wire(&mut self, folder: &Path, ring_bytes: u32) -> (RingMemory, UnixStream) {
         let generation = self.carrier.next().unwrap();
         let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned();
         let nonce = vec![7; 16];
@@ -286,7 +289,7 @@ impl Rogue {
             wire: "shm".into(),
             nonce: nonce.clone(),
             host,
-            ring_bytes: RING_BYTES,
+            ring_bytes,
             rdma: None,
             round: 0,
         };
@@ -414,7 +417,7 @@ fn never_hears_its_doorbell() {
     let endpoint = world.endpoint.to_string();
     let whole = part();
     let mut rogue = Rogue::call(&world);
-    let (memory, bell) = rogue.asks_for_a_wire(&folder);
+    let (memory, bell) = rogue.asks_for_a_wire(&folder, RING_BYTES);
     let memory_before = world.reviews.program.resident();
     // It always sleeps, and is to be rung for whatever is written or consumed.
     let done = Arc::new(AtomicBool::new(false));
@@ -484,7 +487,7 @@ fn named_faults() {
     // Who does not answer that a wire is given up.
     let folder = door(world.reviews.program.pid()).parent().unwrap().to_owned();
     let mut rogue = Rogue::call(&world);
-    rogue.asks_for_a_wire(&folder);
+    rogue.asks_for_a_wire(&folder, RING_BYTES);
     assert_eq!(metrics::ask(world.reviews.admin, "POST", "/links/freeze").0, 200);
     wait_until("it was waited for", || faults("carrier_unanswered") == 1.0);
     assert_eq!(world.reviews.metrics().sum("lighter_link_faults_total", &[]), 7.0, "and nothing else");
