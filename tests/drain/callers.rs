@@ -18,7 +18,7 @@ use lighter_migrate::Op;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use self::beside::{Beside, Said, check_sums, check_turns};
+pub use self::beside::{Beside, Said, check_sums, check_turns, tests};
 pub use self::client::UNKNOWN;
 use self::client::{Client, Outcome, number_of};
 use self::record::Event;

@@ -42,6 +42,7 @@ fn main() {
     }
     let suites = [
         beside::tests(),
+        callers::tests(),
         course::tests(),
         handover::tests(),
         held::tests(),

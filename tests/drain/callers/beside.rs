@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::client::may_be_done;
+use libtest_mimic::Trial;
+
+use super::client::{UNKNOWN, may_be_done};
 use super::record::Record;
 use crate::registers::{INSTANCE, NUMBER};
 use crate::support::raw::{Body, Peer};
+use crate::support::test;
 
 /// Somebody who adds to the register `beside` and reads it, by turns. What came of it is in the record of others as well, as far as
 /// numbers go.
@@ -138,6 +141,36 @@ impl Said {
         self.by = head.get(INSTANCE).filter(|_| head.status() == 200).map(str::to_owned);
         Some(())
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![test("callers::what_cannot_be_is_found_beside_others", is_found)]
+}
+
+fn is_found() {
+    let said = |by: &str, adds, value, times: (u64, u64)| {
+        let [began, ended] = [times.0, times.1].map(Duration::from_millis);
+        Said { adds, by: Some(by.to_owned()), value, cause: None, began, ended }
+    };
+    let well = [said("a", true, 1, (1, 2)), said("a", false, 1, (3, 6)), said("b", true, 2, (4, 5))];
+    check_sums(&well, 0).unwrap();
+    check_turns(&well, ["a", "b"]).unwrap();
+    assert!(
+        check_turns(&[well[2].clone(), said("a", false, 2, (6, 7))], ["a", "b"]).is_err(),
+        "two by turns"
+    );
+    let done = said("b", true, 2, (3, 4));
+    assert!(check_sums([&done, &well[1]], 1).is_err(), "what was added is gone");
+    assert!(check_sums([&done], 0).is_err(), "it was counted twice");
+    // Who is not answered may have added, once; who is refused has not.
+    let [unknown, refused] = [UNKNOWN, "not_serving"].map(|cause| Said {
+        adds: true,
+        cause: Some(cause.to_owned()),
+        ..Said::default()
+    });
+    check_sums([&unknown, &done], 0).unwrap();
+    assert!(check_sums([&unknown, &done, &said("b", false, 3, (5, 6))], 0).is_err(), "it was counted twice");
+    assert!(check_sums([&refused, &done], 0).is_err(), "it was done after all");
 }
 
 /// Beyond the numbers of all others. It adds.
