@@ -1,27 +1,57 @@
 //! Rings: both sides of one in any order, and one side against a peer that writes anything into the words they share.
+//!
+//! Half of the runs are in memory that is a plain vector, whose rings hold next to nothing, so that all that can be happens soon.
+//! The other half are in the memory of production, which both sides have mapped: it lies between pages that nobody may touch, so
+//! that one byte that is read or written before or behind it ends the fuzzer. Slices of this process are checked by the language.
 
 use std::collections::VecDeque;
 
 use crate::link::wire::WireFault;
 use crate::link::wire::ring::local::Local;
 use crate::link::wire::ring::{BYTES, Memory, ROOM, Ring, Side, Word};
+use crate::link::wire::shm::{self, LEAST_RING_BYTES};
 
 /// Both sides do what `choices` say: every byte comes out once, in order, a ring never holds more than it can, what is stored
 /// can be had again, and nobody sleeps while there is something for it.
 pub(super) fn agreement(choices: &[u8]) {
-    let Some((size, choices)) = choices.split_first() else { return };
-    let size = 1 << (size % 8);
-    let memory = Local::new(size);
-    let mut ends = [Side::Maker, Side::Taker].map(|side| End::new(&memory, side));
+    match choices.split_first() {
+        Some((kind @ 0..128, choices)) => agree(local(*kind), choices),
+        Some((_, choices)) => agree(mapped(), choices),
+        None => {}
+    }
+}
+
+/// A ring of up to 128 bytes, as both sides see it.
+fn local(kind: u8) -> [Local; 2] {
+    let memory = Local::new(1 << (kind % 8));
+    [memory.clone(), memory]
+}
+
+/// Memory as two processes share it.
+fn mapped() -> [impl Memory; 2] {
+    match shm::mapped_twice(LEAST_RING_BYTES) {
+        Ok(memory) => memory,
+        Err(fault) => panic!("the system gives no memory: {fault}"),
+    }
+}
+
+/// What is meant by a number in a choice: that of 128 is all that a large ring holds.
+fn scale(size: usize) -> usize {
+    (size / 128).max(1)
+}
+
+fn agree<M: Memory>([maker, taker]: [M; 2], choices: &[u8]) {
+    let size = maker.size();
+    let mut ends = [End::new(maker, Side::Maker), End::new(taker, Side::Taker)];
     for choice in choices.chunks_exact(2) {
         let [me, peer] = from(&mut ends, choice[0]);
-        me.step(peer, size, choice[0] >> 1, usize::from(choice[1]));
+        me.step(peer, size, choice[0] >> 1, usize::from(choice[1]) * scale(size));
     }
     // Whatever came before: all of it comes out when both go on, and both know it once they rest.
     for who in [0, 1, 0, 1, 0, 1] {
         let [me, peer] = from(&mut ends, who);
         for (what, many) in [(READ, 255), (CONSUME, 255), (SLEEP, 0)] {
-            me.step(peer, size, what, many);
+            me.step(peer, size, what, many * scale(size));
         }
     }
     for end in &ends {
@@ -31,15 +61,15 @@ pub(super) fn agreement(choices: &[u8]) {
 }
 
 /// The ends as one of them sees them: itself, and its peer.
-fn from(ends: &mut [End; 2], who: u8) -> [&mut End; 2] {
+fn from<M>(ends: &mut [End<M>; 2], who: u8) -> [&mut End<M>; 2] {
     let [one, other] = ends;
     if who & 1 == 0 { [one, other] } else { [other, one] }
 }
 
 /// One side, and what a plain queue says of it.
-struct End {
+struct End<M> {
     side: Side,
-    ring: Ring<Local>,
+    ring: Ring<M>,
     /// Bytes of the way out that the other has not read yet.
     out: VecDeque<u8>,
     /// Bytes of the way out that it has not consumed yet: what can be had again.
@@ -56,11 +86,11 @@ struct End {
     known: (u64, u64),
 }
 
-impl End {
-    fn new(memory: &Local, side: Side) -> Self {
+impl<M: Memory> End<M> {
+    fn new(memory: M, side: Side) -> Self {
         End {
             side,
-            ring: Ring::new(memory.clone(), side),
+            ring: Ring::new(memory, side),
             out: VecDeque::new(),
             kept: VecDeque::new(),
             written: 0,
@@ -73,12 +103,12 @@ impl End {
         }
     }
 
-    fn step(&mut self, peer: &mut End, size: usize, what: u8, many: usize) {
+    fn step(&mut self, peer: &mut Self, size: usize, what: u8, many: usize) {
         let flagged = self.ring.memory().load(peer.side, Word::Asleep) != 0;
         self.asleep = false;
         match what % 8 {
             WRITE | 1 => {
-                let bytes: Vec<u8> = (0..many).map(|at| (self.written as usize + at) as u8 ^ 0x5a).collect();
+                let bytes: Vec<u8> = (0..many).map(|at| byte(self.written as usize + at)).collect();
                 let took = sound(self.ring.write(&bytes));
                 assert!(took == many || self.kept.len() + took <= size && took <= many);
                 self.blocked = took < many;
@@ -148,16 +178,21 @@ impl End {
 
 /// A side whose peer's words are anything: it finds every count that cannot be, before it uses it, and for good.
 pub(super) fn hostile(choices: &[u8]) {
-    let Some((size, mut choices)) = choices.split_first() else { return };
-    let size = 1u64 << (size % 8);
-    let memory = Local::new(size as usize);
-    let mut ring = Ring::new(memory.clone(), Side::Taker);
+    let Some((kind, choices)) = choices.split_first() else { return };
+    let side = if kind % 2 == 0 { Side::Taker } else { Side::Maker };
+    if *kind < 128 { suffer(local(kind >> 1), side, choices) } else { suffer(mapped(), side, choices) }
+}
+
+/// The first of the two is of `side`, the other its peer's.
+fn suffer<M: Memory>([own, memory]: [M; 2], side: Side, mut choices: &[u8]) {
+    let (size, peer) = (own.size() as u64, side.other());
+    let mut ring = Ring::new(own, side);
     let (mut came, mut gone, mut read, mut written, mut consumed, mut blocked) = (0, 0, 0, 0, 0, false);
     while let [what, many, behind @ ..] = choices {
         choices = behind;
-        let many = u64::from(*many);
-        let claim = |word| memory.load(Side::Maker, word);
-        let published = memory.load(Side::Taker, Word::Consumed);
+        let many = u64::from(*many) * scale(size as usize) as u64;
+        let claim = |word| memory.load(peer, word);
+        let published = memory.load(side, Word::Consumed);
         let fits_in = claim(Word::Written) >= came && claim(Word::Written) - published <= size;
         let fits_out = claim(Word::Consumed) >= gone && claim(Word::Consumed) <= written;
         let fault = match what % 8 {
@@ -212,29 +247,23 @@ pub(super) fn hostile(choices: &[u8]) {
                 awake.err()
             }
             5 => {
-                memory.store(
-                    Side::Maker,
-                    Word::Written,
-                    came.wrapping_add(many).wrapping_sub(u64::from(what >> 3)),
-                );
+                let claim = came.wrapping_add(many).wrapping_sub(u64::from(what >> 3));
+                memory.store(peer, Word::Written, claim);
                 None
             }
             6 => {
-                memory.store(
-                    Side::Maker,
-                    Word::Consumed,
-                    gone.wrapping_add(many).wrapping_sub(u64::from(what >> 3)),
-                );
+                let claim = gone.wrapping_add(many).wrapping_sub(u64::from(what >> 3));
+                memory.store(peer, Word::Consumed, claim);
                 None
             }
             _ => {
                 let word = [Word::Written, Word::Consumed, Word::Asleep][usize::from(what >> 3) % 3];
-                memory.store(Side::Maker, word, many << (what >> 3));
+                memory.store(peer, word, many << (what >> 3));
                 None
             }
         };
-        assert!(memory.load(Side::Taker, Word::Consumed) <= read);
-        assert!(memory.load(Side::Taker, Word::Asleep) <= BYTES | ROOM);
+        assert!(memory.load(side, Word::Consumed) <= read);
+        assert!(memory.load(side, Word::Asleep) <= BYTES | ROOM);
         ring.take_bell();
         if let Some(fault) = fault {
             assert_eq!(fault, WireFault::Hostile);
@@ -253,6 +282,11 @@ fn sound<T>(outcome: Result<T, WireFault>) -> T {
         Ok(value) => value,
         Err(fault) => panic!("honest sides, and yet: {fault}"),
     }
+}
+
+/// Byte `at` of what a side writes. No lap of a ring looks like the one before.
+fn byte(at: usize) -> u8 {
+    (at + at / 251) as u8 ^ 0x5a
 }
 
 const WRITE: u8 = 0;

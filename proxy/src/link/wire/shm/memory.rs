@@ -3,7 +3,11 @@
 //! The peer can write to it at any time, whatever it promised. So there is never a reference to it but to atomic words: words
 //! are loaded and stored atomically, bytes are copied between it and memory of this process, and only the copies are looked
 //! at. It cannot shrink, so that no access faults; where in it anything lies follows from the size that this side agreed
-//! to, and from nothing that is written in it.
+//! to, and from nothing that is written in it. On both sides of it lie pages that nobody may touch: should one byte outside
+//! of it be read or written all the same, the system ends the process, and no other memory is told or changed.
+
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{self, NonNull};
@@ -25,7 +29,7 @@ pub(super) struct Shared {
     unmapped_at: Option<Handle>,
 }
 
-/// What was mapped, until it is unmapped.
+/// What was mapped, until it is unmapped. [`GUARD_BYTES`] before and behind it belong to it, and to nobody's use.
 #[derive(Clone, Copy, Debug)]
 struct Mapping {
     base: NonNull<u8>,
@@ -63,12 +67,19 @@ impl Shared {
     }
 
     fn map(memory: impl AsFd, ring_bytes: u32) -> Result<Self, AttachFault> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
         let len = memory_bytes(ring_bytes);
+        let (none, all) = (ProtFlags::empty(), len + 2 * GUARD_BYTES);
+        let place = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: the system chooses the place, so that nothing that exists is mapped over.
-        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, MapFlags::SHARED, memory, 0)? };
-        let base = NonNull::new(base.cast()).ok_or(AttachFault::Memory)?;
-        Ok(Shared { mapping: Mapping { base, len }, ring_bytes: ring_bytes as usize, unmapped_at: None })
+        let around = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), all, none, place)? };
+        // SAFETY: within what was mapped just now.
+        let base = unsafe { around.cast::<u8>().add(GUARD_BYTES) };
+        let mapping = Mapping { base: NonNull::new(base).ok_or(AttachFault::Memory)?, len };
+        let shared = Shared { mapping, ring_bytes: ring_bytes as usize, unmapped_at: None };
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: it takes the place of what was mapped for it just now, which nobody else knows of, and leaves the guards.
+        unsafe { rustix::mm::mmap(base.cast(), len, access, MapFlags::SHARED | MapFlags::FIXED, memory, 0)? };
+        Ok(shared)
     }
 
     /// Has the pages that are used first, so that no request waits for them: the words, and the front of both rings. The
@@ -134,9 +145,12 @@ struct Unmaps(Mapping);
 impl Drop for Unmaps {
     fn drop(&mut self) {
         let Mapping { base, len } = self.0;
-        // SAFETY: whoever made this had mapped it, with this length, and every pointer into it was borrowed from there. That it
-        // fails would mean that the address is wrong, and it is the one that was given.
-        let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), len) };
+        // SAFETY: whoever made this had mapped it, with this length and both guards, and every pointer into it was borrowed from
+        // there. That it fails would mean that the address is wrong, and it is the one that was given.
+        let _ = unsafe {
+            let from = base.as_ptr().sub(GUARD_BYTES);
+            rustix::mm::munmap(from.cast(), len + 2 * GUARD_BYTES)
+        };
     }
 }
 
@@ -191,6 +205,9 @@ const TOUCHED_BYTES: usize = 64 * 1024;
 
 /// Bytes before the rings: a page.
 pub(super) const HEADER_BYTES: usize = 4096;
+
+/// Bytes before and behind the memory that nobody may touch: a page, also where those are large.
+const GUARD_BYTES: usize = 64 * 1024;
 
 /// Words of a slot: 64 bytes.
 const SLOT_WORDS: usize = 8;

@@ -24,6 +24,7 @@ use subtle::ConstantTimeEq;
 pub(crate) use self::directory::Directory;
 pub(crate) use self::door::{Door, Stranger};
 pub(crate) use self::wire::ShmWire;
+use super::ring::Memory;
 
 /// What the two sides of one wire show each other: secrets of the link's TLS session, for this wire and this generation
 /// only, and another for each role.
@@ -69,6 +70,12 @@ pub(crate) const ATTACH_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of memory that one wire takes, of both sides together.
 pub(crate) const fn memory_bytes(ring_bytes: u32) -> usize {
     memory::HEADER_BYTES + 2 * ring_bytes as usize
+}
+
+/// The memory of a wire as its maker and its taker have it mapped. For tests and fuzzers: nothing on the data path uses it.
+pub(crate) fn mapped_twice(ring_bytes: u32) -> Result<[impl Memory; 2], AttachFault> {
+    let (made, descriptor) = memory::Shared::make(ring_bytes)?;
+    Ok([made, memory::Shared::take(&descriptor, ring_bytes)?])
 }
 
 /// Compares two secrets in constant time.
