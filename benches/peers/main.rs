@@ -29,6 +29,7 @@ mod report;
 #[allow(dead_code)]
 mod root;
 mod stream;
+mod wires;
 
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use options::Options;
 use proxies::{Proxy, Upstreams};
 use report::Report;
 use rustix::thread::CpuSet;
+use wires::{Carried, Share};
 
 /// Those who meet in one run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,7 @@ fn main() {
     measure::run_on(&ours);
     let upstreams = Upstreams::start();
     let mut parts = serde_json::Map::new();
+    let mut astray = Vec::new();
     for part in options.parts.iter().copied() {
         if options.profile {
             profile(part, &upstreams, &options, [&ours, &theirs]);
@@ -154,7 +157,13 @@ fn main() {
         }
         let report = run(part, &upstreams, &options, [&ours, &theirs]);
         println!("{}", report.markdown());
+        astray.extend(report.astray());
         parts.insert(part.name().into(), report.json());
+    }
+    // Nobody is to take for the numbers of one wire what another has carried.
+    if !astray.is_empty() {
+        eprintln!("Not as its row says: {}.", astray.join("; "));
+        std::process::exit(1);
     }
     if let Some(path) = &options.json {
         std::fs::write(path, report::json(&options, parts)).expect("the JSON file can be written");
@@ -176,21 +185,24 @@ fn run<'a>(
 
     let scenarios: Vec<_> = options.scenarios_of(part).collect();
     let mut samples = vec![vec![Vec::<Sample>::new(); proxies.len()]; scenarios.len()];
+    let mut shares = vec![vec![Vec::<Share>::new(); proxies.len()]; scenarios.len()];
     let mut quic_streams = [0.0; 2];
     for round in 0..options.rounds {
-        for (scenario, row) in scenarios.iter().zip(&mut samples) {
-            for (proxy, cell) in proxies.iter().zip(row.iter_mut()) {
+        for ((scenario, row), shares) in scenarios.iter().zip(&mut samples).zip(&mut shares) {
+            for ((proxy, cell), shares) in proxies.iter().zip(row.iter_mut()).zip(shares) {
                 proxy.wait_until_over_quic(|| {
                     assert!(scenario.probe(proxy.ports), "{} carries on", proxy.name)
                 });
                 warm_up(*scenario, proxy, options.time / 5);
                 let streams = proxy.streams();
+                let carried = Carried::until_now(proxy);
                 let before = proxy.cpu();
                 let load = scenario.load(proxy, options.time);
                 let sample = Sample::new(load, before, proxy.cpu());
                 let (part, scenario) = (part.name(), scenario.name());
                 eprintln!("round {}: {part:5} {scenario:14} {:14} {sample}", round + 1, proxy.name);
                 cell.push(sample);
+                shares.extend(carried.and_then(|carried| carried.share_since(proxy)));
                 if proxy.name == proxies::QUIC {
                     let [quic, all] = proxy.streams();
                     quic_streams[0] += quic - streams[0];
@@ -205,7 +217,7 @@ fn run<'a>(
         warm_up(Scenario::Small, proxy, options.time / 5);
         moving::measure(proxy, times)
     });
-    Report { options, part, proxies, samples, changes, memory, quic_streams, missing }
+    Report { options, part, proxies, samples, shares, changes, memory, quic_streams, missing }
 }
 
 /// Starts the proxies of a part, shows where their time goes, and ends them.

@@ -24,6 +24,8 @@ pub struct Ports {
     pub tcp: u16,
     /// Where a proxy is told to change the wires of its links.
     pub admin: Option<u16>,
+    /// Where the service's end of a pair says what its links carried.
+    pub far_admin: Option<u16>,
 }
 
 /// Writes what a proxy needs into a folder: its ports, its processes, its version; or why it cannot take part.
@@ -49,7 +51,7 @@ pub struct Proxy {
 impl Upstreams {
     pub fn start() -> Self {
         let (http, grpc, tcp) = (http1::upstream(), grpc::upstream(), stream::upstream());
-        let ports = Ports { http, grpc, tcp, admin: None };
+        let ports = Ports { http, grpc, tcp, admin: None, far_admin: None };
         Upstreams { ports, ends: Ends::new() }
     }
 }
@@ -58,7 +60,7 @@ impl Ports {
     /// Three ports that nobody has at the moment.
     fn free() -> Self {
         let [http, grpc, tcp] = free_ports();
-        Ports { http, grpc, tcp, admin: None }
+        Ports { http, grpc, tcp, admin: None, far_admin: None }
     }
 }
 
@@ -99,6 +101,11 @@ impl Proxy {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// The wire that its links are to have, where it is named after one.
+    pub fn wire(&self) -> Option<&'static str> {
+        pairs::WIRE_OF.iter().find(|(name, _)| *name == self.name).map(|(_, wire)| *wire)
     }
 
     /// How many streams it opened on links over QUIC, and on all.

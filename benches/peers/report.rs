@@ -8,6 +8,7 @@ use crate::measure::{Memory, Sample};
 use crate::moving::Changes;
 use crate::options::Options;
 use crate::proxies::Proxy;
+use crate::wires::{ENOUGH, Share};
 use crate::{Part, Scenario};
 
 /// Everything that one run found.
@@ -17,6 +18,8 @@ pub struct Report<'a> {
     pub proxies: Vec<Proxy>,
     /// By scenario and proxy, one of each round.
     pub samples: Vec<Vec<Vec<Sample>>>,
+    /// The same of what went over the wires that pairs are named after; nothing for others.
+    pub shares: Vec<Vec<Vec<Share>>>,
     /// What requests met while a link changed its wire.
     pub changes: Option<Changes>,
     pub memory: Vec<Memory>,
@@ -41,8 +44,11 @@ impl Report<'_> {
             self.options.rounds,
             self.options.time.as_secs_f64()
         );
-        for (scenario, row) in self.options.scenarios_of(self.part).zip(&self.samples) {
+        for ((scenario, row), shares) in
+            self.options.scenarios_of(self.part).zip(&self.samples).zip(&self.shares)
+        {
             self.table(&mut text, scenario, row);
+            self.wires(&mut text, shares);
         }
         text += &self.changes.as_ref().map(Changes::markdown).unwrap_or_default();
         let _ = write!(
@@ -110,6 +116,40 @@ impl Report<'_> {
                 latency(shown.p99)
             );
         }
+    }
+
+    /// Which part of each round of a row went at least over the wire that the row is named after.
+    fn wires(&self, text: &mut String, row: &[Vec<Share>]) {
+        let least = self.proxies.iter().zip(row).filter_map(|(proxy, shares)| {
+            let Share { wire, least } = Share::least(shares)?;
+            Some(format!("{} {:.2} % over {wire}", proxy.name, least * 100.0))
+        });
+        let least: Vec<_> = least.collect();
+        if !least.is_empty() {
+            let _ = write!(
+                text,
+                "\nOf the bytes of every round, as both ends count them, at least: {}.\n",
+                least.join(", ")
+            );
+        }
+    }
+
+    /// The rounds of which too much went over other wires than the one that their row is named after.
+    pub fn astray(&self) -> Vec<String> {
+        let mut astray = Vec::new();
+        for (scenario, row) in self.options.scenarios_of(self.part).zip(&self.shares) {
+            for (proxy, shares) in self.proxies.iter().zip(row) {
+                let few = shares.iter().zip(1..).filter(|(share, _)| share.least < ENOUGH);
+                astray.extend(few.map(|(Share { wire, least }, round)| {
+                    let (part, scenario, name) = (self.part.name(), scenario.name(), proxy.name);
+                    format!(
+                        "{part} {scenario} {name}, round {round}: {:.2} % went over {wire}",
+                        least * 100.0
+                    )
+                }));
+            }
+        }
+        astray
     }
 
     /// Every sample of every round.

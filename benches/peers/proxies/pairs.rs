@@ -12,7 +12,7 @@ use crate::root::Root;
 pub const ALL: [(&str, Start); 6] = [
     ("direct", super::direct),
     ("lighter", |upstreams, folder| lighter(upstreams, folder, None)),
-    ("lighter-link", tcp_link),
+    (ON_TCP, tcp_link),
     ("haproxy", |upstreams, folder| two(upstreams, folder, super::one_haproxy)),
     ("nginx", |upstreams, folder| two(upstreams, folder, super::one_nginx)),
     ("envoy", |upstreams, folder| two(upstreams, folder, super::one_envoy)),
@@ -20,7 +20,13 @@ pub const ALL: [(&str, Start); 6] = [
 
 /// Pairs of Lighter alone, with links that have one wire each.
 pub const WIRES: [(&str, Start); 4] =
-    [("direct", super::direct), ("lighter-link", tcp_link), (MOVES, shm_link), (QUIC, quic_link)];
+    [("direct", super::direct), (ON_TCP, tcp_link), (MOVES, shm_link), (QUIC, quic_link)];
+
+/// The wires that the links of these are to have.
+pub const WIRE_OF: [(&str, &str); 3] = [(ON_TCP, "tcp"), (MOVES, "shm"), (QUIC, "quic")];
+
+/// The pair whose links stay on TCP.
+const ON_TCP: &str = "lighter-link";
 
 /// The pair whose links can change their wire.
 pub const MOVES: &str = "lighter-shm";
@@ -70,11 +76,12 @@ fn tcp_link(upstreams: &Upstreams, folder: &Path) -> Started {
 
 /// HTTP/1.1 and HTTP/2 as they are, within TLS; over links where it is said which wires these use.
 fn lighter(upstreams: &Upstreams, folder: &Path, wires: Option<&str>) -> Started {
-    let [admin] = free_ports();
-    let (ports, between) = (Ports { admin: Some(admin), ..Ports::free() }, Ports::free());
+    let [admin, far_admin] = free_ports();
+    let ports = Ports { admin: Some(admin), far_admin: Some(far_admin), ..Ports::free() };
+    let between = Ports::free();
     let Ends { caller, service, .. } = &upstreams.ends;
     let near = config::outbound(ports, [admin]) + &config::identity(caller);
-    let mut far = config::inbound(between, upstreams.ports, free_ports()) + &config::identity(service);
+    let mut far = config::inbound(between, upstreams.ports, [far_admin]) + &config::identity(service);
     let mut secure = format!("identity: '{}'", caller.peer);
     let mut policy = String::new();
     if let Some(wires) = wires {
