@@ -224,6 +224,7 @@ fn what_a_service_keeps_is_read_as_it_was_meant() {
         "snapshot: /s, restore: /r, thaw: /t, park: {requests: 3, bytes: 17179869184, wait: 24h}",
         "snapshot: /s, restore: /r, changes: /c, whenAlone: serve",
         "snapshot: /s, restore: /r, move: {when: gain}",
+        "snapshot: /s, restore: /r, streams: cut",
         "snapshot: /s, restore: /r, move: {when: asked}",
         "redis: {}",
     ] {

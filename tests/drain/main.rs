@@ -31,6 +31,7 @@ mod registers;
 mod rolling;
 mod stage;
 mod stateful;
+mod streams;
 mod unknown;
 #[allow(dead_code)] // It has more than is needed here.
 #[path = "../join/world.rs"]
@@ -60,6 +61,7 @@ fn main() {
         redis::tests(),
         rolling::tests(),
         stateful::tests(),
+        streams::tests(),
         unknown::tests(),
     ];
     support::run(suites.into_iter().flatten().collect())

@@ -9,10 +9,11 @@ use crate::document::At;
 use crate::error::ConfigError;
 use crate::resource::state::{
     MoveSpec, MoveWhen as MovedBy, OnDrain as Asked, ParkSpec, StateClass as Written, StateSpec,
-    WhenAlone as Alone,
+    Streams as Running, WhenAlone as Alone,
 };
 use crate::snapshot::{
-    FUNCTIONS, Hooks, MoveWhen, Moves, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful, WhenAlone,
+    FUNCTIONS, Hooks, MoveWhen, Moves, OnDrain, Park, Protocol, StateAccess, StateClass, Stateful, Streams,
+    WhenAlone,
 };
 
 /// What is said of a Service with these ports. None: it is faulty.
@@ -39,6 +40,10 @@ pub(super) fn read(
         timeout: spec.timeout.map_or(TIMEOUT, |said| said.0),
         max_bytes: spec.max_bytes.unwrap_or(MAX_BYTES),
         park: spec.park.as_ref().map(park).unwrap_or_default(),
+        streams: match spec.streams {
+            Running::Wait => Streams::Wait,
+            Running::Cut => Streams::Cut,
+        },
         on_drain: match spec.on_drain {
             Asked::Move => OnDrain::Move,
             Asked::Stay => OnDrain::Stay,

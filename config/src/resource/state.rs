@@ -57,6 +57,10 @@ pub struct StateSpec {
     /// How much may wait while the state moves.
     #[serde(default)]
     pub park: Option<ParkSpec>,
+    /// What becomes of calls of gRPC and of upgraded and opaque connections that have not ended within `quiesceTimeout` of a
+    /// Migration. Default `wait`.
+    #[serde(default)]
+    pub streams: Streams,
     /// What becomes of the state when the instance that has it is to drain. Default `move`.
     #[serde(default)]
     pub on_drain: OnDrain,
@@ -92,6 +96,17 @@ pub enum MoveWhen {
     Asked,
     /// The control plane as well, where another instance would serve it better.
     Gain,
+}
+
+/// What becomes of streams that have not ended in time when the state is to move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Streams {
+    /// The state does not move.
+    #[default]
+    Wait,
+    /// They are cut, and what they were doing may have been done.
+    Cut,
 }
 
 /// What becomes of the state when the instance that has it is to drain.

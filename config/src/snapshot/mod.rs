@@ -45,7 +45,7 @@ pub use retry::{GrpcStatus, Retry, RetryBudget, RetryOn};
 pub use route::{Action, HeaderChanges, PathMatch, RequestParts, Route, RouteTable};
 pub use session::Persistence;
 pub use stateful::{
-    FUNCTIONS, Hooks, MoveWhen, Moves, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone,
+    FUNCTIONS, Hooks, MoveWhen, Moves, OnDrain, Park, StateAccess, StateClass, Stateful, Streams, WhenAlone,
 };
 
 /// Everything the mesh says at one moment.

@@ -18,6 +18,8 @@ pub struct Stateful {
     pub max_bytes: u64,
     /// How much may wait at the old place while it moves.
     pub park: Park,
+    /// What becomes of streams that run on as it is to move.
+    pub streams: Streams,
     /// What becomes of it when whoever has it is to drain.
     pub on_drain: OnDrain,
     /// Of a state that is journaled: what becomes of requests while nobody keeps the journal.
@@ -92,6 +94,29 @@ impl WhenAlone {
         match self {
             WhenAlone::Refuse => "refuse",
             WhenAlone::Serve => "serve",
+        }
+    }
+}
+
+/// What becomes of streams that have not ended in time when a Service's state is to move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Streams {
+    /// It does not move.
+    #[default]
+    Wait,
+    /// They are cut.
+    Cut,
+}
+
+impl Streams {
+    /// Each of them.
+    pub const ALL: [Streams; 2] = [Streams::Wait, Streams::Cut];
+
+    /// Its word in resources and on the wire.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Streams::Wait => "wait",
+            Streams::Cut => "cut",
         }
     }
 }

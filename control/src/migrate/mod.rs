@@ -375,6 +375,7 @@ impl All {
             let mut story = Story::new(name.into(), asked, class, number, was_withdrawn);
             story.copy = stateful::copy_time(asked, world.state);
             story.rounds = stateful::rounds(asked, world.state);
+            story.cuts = stateful::cuts(asked, world.state);
             story.reason = self.reasons.remove(&story.name).unwrap_or_default();
             tracing::info!(migration = %story.name, service = %asked.service, from = %asked.from, to = %asked.to, "a migration begins");
             let because =

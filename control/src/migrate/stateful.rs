@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lighter_config::name::ServiceName;
-use lighter_config::snapshot::{Keeps, Migration, StateClass};
+use lighter_config::snapshot::{Keeps, Migration, StateClass, Streams};
 use lighter_migrate::{Action, Class, Command, Decision, Order, Phase, PlaceId, Role};
 use lighter_proxy::stateful::wire::Told;
 
@@ -117,6 +117,13 @@ pub(super) fn rounds(asked: &Migration, state: &State) -> u32 {
     let snapshot = state.store.snapshot();
     let keeps = snapshot.services.get(&asked.service).and_then(|service| service.state.as_ref());
     keeps.filter(|keeps| keeps.access.gives_changes()).map_or(0, |_| asked.rounds)
+}
+
+/// Whether streams that have not ended in time are cut.
+pub(super) fn cuts(asked: &Migration, state: &State) -> bool {
+    let snapshot = state.store.snapshot();
+    let keeps = snapshot.services.get(&asked.service).and_then(|service| service.state.as_ref());
+    keeps.is_some_and(|keeps| keeps.streams == Streams::Cut)
 }
 
 /// Why it cannot begin, by what is asked for and what the Service says of itself.

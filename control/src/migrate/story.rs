@@ -8,7 +8,7 @@ use lighter_config::name::ServiceName;
 use lighter_config::snapshot::Migration;
 use lighter_migrate::{
     Cause, Cell, Class, Copy, Decision, Epoch, Incarnation, Owner, Phase, PlaceId, Plan, Record, Role, Rules,
-    Source, Why,
+    Source, Streams, Why,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ pub(super) struct Story {
     /// In how many rounds it is copied before that, while the old place serves.
     #[serde(default)]
     pub(super) rounds: u32,
+    /// Streams that have not ended in time are cut.
+    #[serde(default)]
+    pub(super) cuts: bool,
     /// The copies that were made.
     #[serde(default)]
     pub(super) copies: Vec<Copy>,
@@ -253,6 +256,7 @@ impl Story {
             copy: Duration::ZERO,
             reason: Reason::Asked,
             rounds: 0,
+            cuts: false,
             copies: Vec::new(),
             switch: asked.switch,
             drain: asked.drain,
@@ -324,6 +328,7 @@ impl Story {
             switch: self.switch,
             drain: self.drain,
             rounds: self.rounds,
+            streams: if self.cuts { Streams::Cut } else { Streams::Wait },
             ..Rules::default()
         };
         Plan { migration: self.number, class: self.class, old: OLD, new: NEW, holders: Vec::new(), rules }

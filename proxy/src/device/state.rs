@@ -243,7 +243,9 @@ mod tests {
     use std::time::Duration;
 
     use lighter_config::sidecar::SidecarConfig;
-    use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone};
+    use lighter_config::snapshot::{
+        Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, Streams, WhenAlone,
+    };
 
     use super::super::{Accepting, Asked, Ended, Held, Results, start};
     use super::*;
@@ -375,6 +377,7 @@ mod tests {
             timeout: Duration::from_secs(20),
             max_bytes: 1 << 20,
             park: Park::default(),
+            streams: Streams::Wait,
             on_drain: OnDrain::Move,
             when_alone: WhenAlone::Refuse,
             moves: lighter_config::snapshot::Moves::default(),

@@ -52,7 +52,8 @@ mod tests {
     use lighter_config::name::ServiceName;
     use lighter_config::sidecar::{ControlConfig, ControlSecurity, SidecarConfig};
     use lighter_config::snapshot::{
-        Hooks, OnDrain, Park, Service, Snapshot, StateAccess, StateClass, Stateful, VirtualIps, WhenAlone,
+        Hooks, OnDrain, Park, Service, Snapshot, StateAccess, StateClass, Stateful, Streams, VirtualIps,
+        WhenAlone,
     };
     use lighter_migrate::Stand;
 
@@ -101,6 +102,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             max_bytes: 1 << 20,
             park: Park::default(),
+            streams: Streams::Wait,
             on_drain: OnDrain::Move,
             when_alone: WhenAlone::Refuse,
             moves: lighter_config::snapshot::Moves::default(),

@@ -8,6 +8,7 @@ pub(crate) struct StateMetrics {
     parked: Counter,
     forwarded: Counter,
     returned: Counter,
+    cut: Counter,
     refused: [Counter; REFUSED.len()],
     waiting: Gauge,
     peak: [Gauge; 2],
@@ -24,6 +25,7 @@ impl StateMetrics {
             parked: counter!("lighter_state_parked_total"),
             forwarded: counter!("lighter_state_forwarded_total"),
             returned: counter!("lighter_state_returned_total"),
+            cut: counter!("lighter_state_cut_total"),
             refused: REFUSED.map(refused),
             waiting: gauge!("lighter_state_waiting"),
             peak: [gauge!("lighter_state_waiting_peak"), gauge!("lighter_state_waiting_peak_bytes")],
@@ -45,6 +47,11 @@ impl StateMetrics {
     /// A request goes back to its caller's sidecar.
     pub(crate) fn returned(&self) {
         self.returned.increment(1);
+    }
+
+    /// So many streams are cut.
+    pub(crate) fn cut(&self, streams: u32) {
+        self.cut.increment(streams.into());
     }
 
     /// A request was not executed.
@@ -88,6 +95,10 @@ fn describe() {
     describe_counter!(
         "lighter_state_returned_total",
         "Requests that were given back unexecuted to the sidecars of their callers, which take them to the instance that has the state."
+    );
+    describe_counter!(
+        "lighter_state_cut_total",
+        "Calls of gRPC and upgraded or opaque connections that were cut, so that the state can move."
     );
     describe_counter!(
         "lighter_state_refused_total",

@@ -8,7 +8,7 @@ use crate::build::state::{self, Names};
 use crate::document::At;
 use crate::error::ConfigError;
 use crate::snapshot::{
-    Hooks, MoveWhen, Moves, OnDrain, Park, Port, StateAccess, StateClass, Stateful, WhenAlone,
+    Hooks, MoveWhen, Moves, OnDrain, Park, Port, StateAccess, StateClass, Stateful, Streams, WhenAlone,
 };
 use crate::xds::wire::lighter::config::v1 as wire;
 
@@ -25,6 +25,13 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
             .into_iter()
             .find(|on_drain| on_drain.label() == word)
             .ok_or_else(|| at.field("on_drain").error(format!("`{}` is not known", word.escape_debug())))?,
+    };
+    let streams = match &*said.streams {
+        "" => Streams::default(),
+        word => Streams::ALL
+            .into_iter()
+            .find(|streams| streams.label() == word)
+            .ok_or_else(|| at.field("streams").error(format!("`{}` is not known", word.escape_debug())))?,
     };
     let when_alone = match &*said.when_alone {
         "" => WhenAlone::default(),
@@ -63,6 +70,7 @@ pub(super) fn state(said: &wire::State, ports: &[Arc<Port>], at: &At<'_>) -> Res
             bytes: park.bytes,
             wait: millis(park.wait_ms, &at_park.field("wait_ms"))?,
         },
+        streams,
         on_drain,
         when_alone,
         moves: Moves { when, ..Moves::default() },

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::millis;
-use crate::snapshot::{MoveWhen, StateAccess, Stateful};
+use crate::snapshot::{MoveWhen, StateAccess, Stateful, Streams};
 use crate::xds::wire::lighter::config::v1 as lighter;
 
 pub(super) fn state(said: &Stateful) -> lighter::State {
-    let Stateful { class, port, access, timeout, max_bytes, park, on_drain, when_alone, moves } = said;
+    let Stateful { class, port, access, timeout, max_bytes, park, streams, on_drain, when_alone, moves } =
+        said;
     let hooks = match access {
         StateAccess::Http(hooks) => Some(hooks),
         StateAccess::Redis => None,
@@ -25,6 +26,10 @@ pub(super) fn state(said: &Stateful) -> lighter::State {
         timeout_ms: millis(*timeout),
         max_bytes: *max_bytes,
         park: Some(lighter::Park { requests: park.requests, bytes: park.bytes, wait_ms: millis(park.wait) }),
+        streams: match streams {
+            Streams::Wait => String::new(),
+            Streams::Cut => streams.label().to_string(),
+        },
         on_drain: on_drain.label().to_string(),
         when_alone: when_alone.label().to_string(),
         moves: match moves.when {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lighter_config::snapshot::TrafficPolicy;
 use lighter_migrate::{Attempts, Ended, Known, Next, To};
 
-use super::exchange::watched;
+use super::exchange::{Cut, watched};
 use super::fields::{RequestHead, ResponseHead};
 use super::limits::Limits;
 use super::retry::Crowded;
@@ -195,12 +195,18 @@ impl Call<'_> {
             source: gate::source(context.peer),
             bytes: self.head.target().len() + self.head.fields.size(),
             deadline: self.limits.end().map(tokio::time::Instant::from_std),
-            is_stream: false,
+            // Which of them go on for long nobody says.
+            is_stream: self.grpc,
             waits: true,
             is_kept: self.is_kept,
             is_forwarded: self.forwarded,
         };
         (&context.worker.shared, came)
+    }
+
+    /// Resolves once it is to be cut, as the state of its Service leaves this place: for what may not end by itself.
+    pub(super) fn cut<'p>(&self, picked: &'p Picked) -> Option<Cut<'p>> {
+        if self.grpc { picked.cut() } else { None }
     }
 
     /// Says to the next sidecar that it was sent on, if it is.

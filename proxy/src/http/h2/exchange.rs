@@ -1,9 +1,9 @@
 //! One request's life: route, filter, pick, send, stream both ways, account.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use lighter_config::identity::Spiffe;
@@ -262,6 +262,7 @@ async fn attempt(
     upload.start();
     call.sent = true;
     let (downstream, began, mut interims) = (call.downstream, call.began, Interims::default());
+    let mut cut = call.cut(picked);
     let answered = {
         let (limits, tally) = (&mut call.limits, &mut call.tally);
         poll_fn(|cx| {
@@ -280,6 +281,9 @@ async fn attempt(
             }
             if respond.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err(aborted()));
+            }
+            if is_cut(&mut cut, cx) {
+                return Poll::Ready(Err(moves_away()));
             }
             let moved = upload.moved();
             let standing =
@@ -318,14 +322,14 @@ async fn attempt(
         return Err(error);
     }
     let answer = (answered, end, picked);
-    pass(call, answer, (way, stream), upload, respond).await.map(|()| outcome)
+    pass(call, answer, (way, stream, cut), upload, respond).await.map(|()| outcome)
 }
 
 /// Passes the answer of an endpoint on, and what is left of the request. `end`: it has no body.
 async fn pass(
     call: &mut Call<'_>,
     (mut answered, end, picked): (ResponseHead, bool, &Picked),
-    (way, stream): (Way, Stream),
+    (way, stream, mut cut): (Way, Stream, Option<Cut<'_>>),
     upload: &mut Upload,
     respond: &Stream,
 ) -> Result<(), ProxyError> {
@@ -358,6 +362,9 @@ async fn pass(
             }
             if respond.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err((aborted(), None)));
+            }
+            if is_cut(&mut cut, cx) {
+                return Poll::Ready(Err((moves_away(), None)));
             }
             let moved = upload.moved() | std::mem::take(&mut download.moved);
             let standing = || Standing {
@@ -455,6 +462,21 @@ pub(crate) fn is_ours(error: &ProxyError) -> bool {
 /// The caller went away.
 pub(crate) fn aborted() -> ProxyError {
     ProxyError::new(Cause::DownstreamAborted, "the caller went away")
+}
+
+/// Resolves once a call is to end that may go on for long.
+pub(crate) type Cut<'p> = Pin<Box<dyn Future<Output = ()> + 'p>>;
+
+fn is_cut(cut: &mut Option<Cut<'_>>, cx: &mut Context<'_>) -> bool {
+    cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready())
+}
+
+/// The state of the Service leaves, and a stream does not end by itself.
+fn moves_away() -> ProxyError {
+    ProxyError::new(
+        Cause::OutcomeUnknown,
+        "the state of the service moves, and the stream did not end in time",
+    )
 }
 
 /// The caller sends more than its route allows.

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use lighter_config::snapshot::{Hooks, OnDrain, StateAccess, WhenAlone};
+use lighter_config::snapshot::{Hooks, OnDrain, StateAccess, Streams, WhenAlone};
 use lighter_config::xds::wire::lighter::registry::v1::JournalPart;
 use lighter_migrate::{Digest, PlaceId, Running, Source, Stand};
 
@@ -29,6 +29,7 @@ fn stateful(requests: u32) -> Stateful {
         timeout: Duration::from_secs(1),
         max_bytes: 1 << 20,
         park,
+        streams: Streams::Wait,
         on_drain: OnDrain::Move,
         when_alone: WhenAlone::Refuse,
         moves: lighter_config::snapshot::Moves::default(),

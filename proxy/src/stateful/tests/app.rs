@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, WhenAlone};
+use lighter_config::snapshot::{Hooks, OnDrain, Park, StateAccess, StateClass, Stateful, Streams, WhenAlone};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -127,6 +127,7 @@ pub(crate) fn stateful() -> Stateful {
         timeout: Duration::from_secs(10),
         max_bytes: 64 << 20,
         park: Park::default(),
+        streams: Streams::Wait,
         on_drain: OnDrain::Move,
         when_alone: WhenAlone::Refuse,
         moves: lighter_config::snapshot::Moves::default(),

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use http::Request;
 use lighter_config::snapshot::{
-    Hooks, OnDrain, Park, Protocol, Service, Snapshot, StateAccess, StateClass, Stateful, TrafficPolicy,
-    WhenAlone,
+    Hooks, OnDrain, Park, Protocol, Service, Snapshot, StateAccess, StateClass, Stateful, Streams,
+    TrafficPolicy, WhenAlone,
 };
 use lighter_migrate::{
     Command, Digest, Epoch, Incarnation, Order, PlaceAction, PlaceId, Running, Source, Stamp, Stand,
@@ -126,6 +126,7 @@ fn keeping_state(mut snapshot: Snapshot, park: Park) -> (Snapshot, Arc<Stateful>
         timeout: Duration::from_secs(1),
         max_bytes: 1 << 20,
         park,
+        streams: Streams::Wait,
         on_drain: OnDrain::Move,
         when_alone: WhenAlone::Refuse,
         moves: lighter_config::snapshot::Moves::default(),
