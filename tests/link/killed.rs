@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::links::World;
 use crate::shm::policy;
+use crate::support::metrics::Metrics;
 use crate::support::process::{Program, free_address, python};
 use crate::support::raw::{Body, Peer, Upstream};
 use crate::support::sidecar::Sidecar;
@@ -163,20 +164,58 @@ fn under_all(policy: &str, go_on: impl FnOnce(&World, &mut dyn FnMut() -> bool))
     Ok(world)
 }
 
-/// Ends live rings until so many have, `least` bytes came over them each way, and `is_enough`. Returns how many there were.
+/// Ends live rings until so many have failed in use by that, `least` bytes came over them each way, some went out once more
+/// because they were on their way when a ring ended, and `is_enough`. Returns how many failed.
 fn kill(world: &World, kills: usize, least: f64, mut is_enough: impl FnMut() -> bool) -> usize {
-    let fell = || world.reviews.metrics().sum("lighter_link_fallbacks_total", &[]) as usize;
-    let came = || [&world.web, &world.reviews].iter().all(|sidecar| over_rings(sidecar, "received") > least);
     let began = Instant::now();
     let limit = Duration::from_secs(if support::full() { 3600 } else { 300 });
-    while !is_enough() || fell() < kills || !came() {
-        assert!(began.elapsed() < limit, "{} rings were killed", fell());
+    let (mut ended, mut seen) = (0, Seen::default());
+    while !is_enough() || seen.failed < kills || seen.came <= least || seen.again == 0.0 {
+        assert!(began.elapsed() < limit, "{ended} rings were ended: {seen:?}");
         // At any moment, so that also one dies on which nobody is yet. Once enough have, those that are left may carry more.
-        let longest = if fell() < kills { 100 } else { 1000 };
+        let longest = if seen.failed < kills { 100 } else { 1000 };
         std::thread::sleep(Duration::from_millis(fastrand::u64(0..longest)));
-        rings::end_all(world.reviews.program.pid() as i32).unwrap();
+        ended += rings::end_all(world.reviews.program.pid() as i32).unwrap();
+        seen = Seen::at(world);
+        assert!(seen.failed <= ended, "of rings of which {ended} were ended, more failed: {seen:?}");
     }
-    fell()
+    println!("{ended} rings were ended: {seen:?}");
+    seen.failed
+}
+
+/// What the sidecars say of rings that were ended.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Rings in use that were given up because their wire had failed, at least.
+    failed: usize,
+    /// Bytes that came over rings to the one to which fewer came.
+    came: f64,
+    /// Bytes that went into rings, and then out once more over TCP.
+    again: f64,
+}
+
+impl Seen {
+    fn at(world: &World) -> Self {
+        // What the caller's sidecar says is taken away from what the other says, and may only grow: it is asked last.
+        let [reviews, web] = [&world.reviews, &world.web].map(Sidecar::metrics);
+        // One end finds that a wire has failed, and the other may hear it from that one before it does. So these are all that
+        // were given up but for those for which either had another reason, or which failed before they were in use.
+        let otherwise = |metrics: &Metrics| {
+            let of = |cause| metrics.sum("lighter_link_fallbacks_total", &[("cause", cause)]);
+            metrics.sum("lighter_link_fallbacks_total", &[]) - of("fault") - of("peer")
+                + metrics.sum("lighter_link_attach_failures_total", &[])
+        };
+        let given_up = reviews.sum("lighter_link_fallbacks_total", &[]);
+        let came = [("wire", "shm"), ("direction", "received")];
+        let [came, again] =
+            [("lighter_link_bytes_total", &came[..]), ("lighter_link_replayed_bytes_total", &[])]
+                .map(|(name, labels)| [&web, &reviews].map(|metrics| metrics.sum(name, labels)));
+        Seen {
+            failed: (given_up - otherwise(&web) - otherwise(&reviews)).max(0.0) as usize,
+            came: came[0].min(came[1]),
+            again: again[0] + again[1],
+        }
+    }
 }
 
 /// Bytes that went over rings, as one sidecar counts them.
@@ -192,12 +231,12 @@ impl World {
     /// At rest: no link went over to QUIC, nothing was lost or cut, and every byte that went into a ring came out of it at the other end, or
     /// went out once more.
     fn is_accounted_for(&self, least: f64) {
-        let again = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_link_replayed_bytes_total", &[]);
+        let replayed = |sidecar: &Sidecar| sidecar.metrics().sum("lighter_link_replayed_bytes_total", &[]);
         for (from, to) in [(&self.web, &self.reviews), (&self.reviews, &self.web)] {
             wait_until("all that went into rings came out", || {
-                over_rings(from, "sent") - again(from) == over_rings(to, "received")
+                over_rings(from, "sent") - replayed(from) == over_rings(to, "received")
             });
-            let (sent, came, again) = (over_rings(from, "sent"), over_rings(to, "received"), again(from));
+            let (sent, came, again) = (over_rings(from, "sent"), over_rings(to, "received"), replayed(from));
             println!("{sent} bytes into rings and {came} out of them, {again} once more over TCP");
             assert!(sent > least && came > least);
         }
