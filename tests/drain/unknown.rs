@@ -19,6 +19,7 @@ use crate::world::{Sidecar, World};
 pub fn tests() -> Vec<Trial> {
     vec![
         alone("unknown::what_may_have_run_at_a_service_with_state_is_answered_as_unknown", with_state),
+        alone("unknown::what_may_have_run_is_answered_so_whatever_the_last_try_met", tried_again),
         alone("unknown::what_breaks_of_a_service_without_state_is_said_as_it_was", without_state),
     ]
 }
@@ -63,6 +64,31 @@ fn with_state() {
     }
 }
 
+/// What may run twice has more tries, as its policy says. Their application is gone, so that nobody executes those.
+fn tried_again() {
+    let world = World::new();
+    let way = &WAYS[0];
+    world.apply(&(shop(way.protocol, true) + RETRIES));
+    let mut place = start(&world, way.has_links);
+    let (web, door) = world.caller("web", "shop");
+    let asked = ask(&place, &web, door, way);
+    let count = asked.len() as f64;
+    place.app.kill();
+    for (what, asked) in asked {
+        assert_eq!(asked.join().unwrap(), (503, "outcome_unknown".to_owned()), "{what}");
+    }
+    wait_until("all are counted", || unknown(&web, "outbound") == count);
+    let tries = web.metrics().sum("lighter_retries_total", &[("direction", "outbound")]);
+    assert!(tries >= 2.0, "each GET is tried once more, at least: {tries}");
+    // The last ones found nobody.
+    let labels = [("direction", "inbound"), ("cause", "connect_refused")];
+    assert!(place.sidecar.metrics().sum("lighter_requests_total", &labels) >= 2.0);
+}
+
+const RETRIES: &str = "---\napiVersion: mesh.lighter.dev/v1\nkind: TrafficPolicy\nmetadata: {name: again}\nspec: {targetRefs: [{kind: \
+                       Service, name: shop}], retry: {on: [gatewayError], attempts: 3, backoff: {base: 1ms}, budget: {percent: 100, \
+                       minPerSecond: 1000}}}\n";
+
 fn without_state() {
     let way = &WAYS[0];
     let world = World::new();
@@ -71,8 +97,8 @@ fn without_state() {
     let (web, door) = world.caller("web", "shop");
     let is_told = |(status, cause): (u16, String)| {
         let broke = ["upstream_closed", "upstream_reset"].contains(&&*cause) && status == 502;
-        // It changes nothing, and was asked for again.
-        broke || (status, &*cause) == (503, "connect_refused")
+        // It changes nothing, and was asked for again where nobody was reached any more.
+        broke || cause.starts_with("connect_")
     };
     let asked = ask(&place, &web, door, way);
     place.app.kill();

@@ -30,6 +30,9 @@ pub fn unknown(value: &[u8]) -> Option<Cause> {
     (value == Cause::OutcomeUnknown.label().as_bytes()).then_some(Cause::OutcomeUnknown)
 }
 
+/// In place of what a sidecar answers the last try of a request, of which an earlier one may have run at a Service with state.
+pub(crate) const RAN_BEFORE: &str = "an earlier try may have run, and the last one was refused";
+
 /// An error as it is told to the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorAnswer {

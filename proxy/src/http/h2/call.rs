@@ -15,7 +15,7 @@ use super::{Downstream, head};
 use crate::balance::{Avoid, Cluster, Endpoint, Picked};
 use crate::error::{Cause, ProxyError, Retry, Side};
 use crate::http::hop::Kind;
-use crate::http::local::{self, ERROR_FIELD};
+use crate::http::local::{self, ERROR_FIELD, RAN_BEFORE};
 use crate::http::stream::Stream;
 use crate::http::{hop, unpicked};
 use crate::mesh::RouteState;
@@ -252,8 +252,14 @@ impl Call<'_> {
         if !sent && !context.worker.shared.lighter_passes(context.direction, Some(endpoint.address)) {
             response.fields.remove(Kind::Lighter);
         }
-        if (response.status >= 400 || self.grpc) && picked.has_state() {
-            self.tally.said = response.fields.get(ERROR_FIELD.as_bytes()).and_then(local::unknown);
+        if (response.status >= 400 || self.grpc)
+            && picked.has_state()
+            && let Some(said) = response.fields.get(ERROR_FIELD.as_bytes())
+        {
+            self.tally.said = local::unknown(said);
+            if self.tally.said.is_none() && self.attempts.may_have_run() {
+                return Err(ran_before());
+            }
         }
         picked.hear_all(&mut response.fields);
         if self.state.chain.changes_response() {
@@ -266,4 +272,9 @@ impl Call<'_> {
         }
         Ok(())
     }
+}
+
+/// A sidecar says of the last try that it was not executed. An earlier one may have been.
+fn ran_before() -> ProxyError {
+    ProxyError::new(Cause::OutcomeUnknown, RAN_BEFORE)
 }

@@ -258,7 +258,7 @@ impl Connection {
                 self.exchange.unreached = true;
                 let on_device = self.exchange.picked.as_ref().is_some_and(Picked::is_on_device);
                 if !self.exchange.idempotent && !self.is_vouched() && !on_device {
-                    return None;
+                    return self.ran_before(response);
                 }
                 (Came::Unread, Fault::new(cause, "the sidecar of the endpoint cannot reach its application"))
             }
@@ -269,19 +269,23 @@ impl Connection {
             }
         };
         self.exchange.again = self.decide(came);
-        if self.exchange.again.is_none() {
-            self.exchange.said = self.says_unknown(response);
+        match self.exchange.again {
+            Some(_) => Some(fault.after(came)),
+            None => self.ran_before(response),
         }
-        self.exchange.again.map(|_| fault.after(came))
     }
 
-    /// That the request may have run at a Service with state, where another sidecar says so and the client hears of it.
-    fn says_unknown(&self, response: &Response<'_, '_>) -> Option<Cause> {
+    /// What another sidecar answers that the client hears of, where the Service has state: that the request may have run is counted here,
+    /// too; anything else is not told where an earlier try may have run.
+    fn ran_before(&mut self, response: &Response<'_, '_>) -> Option<Fault> {
         let picked = self.exchange.picked.as_ref().filter(|picked| picked.has_state())?;
         let shared = &self.worker.shared;
         let passes =
             picked.sent().is_some() || shared.lighter_passes(self.direction, Some(picked.endpoint.address));
-        response.fields.get(local::ERROR_FIELD).filter(|_| passes).and_then(local::unknown)
+        let said = response.fields.get(local::ERROR_FIELD).filter(|_| passes)?;
+        self.exchange.said = local::unknown(said);
+        let is_hidden = self.exchange.said.is_none() && self.exchange.attempts.may_have_run();
+        is_hidden.then(|| Fault::new(Cause::OutcomeUnknown, local::RAN_BEFORE))
     }
 
     /// What the sidecar beside the endpoint says of its application, if that could not be reached.
