@@ -363,7 +363,9 @@ impl Hosted {
                 // Answers go as they come, unless what they answer [was to be cut](Inside::is_cut).
                 PlaceAction::Answer(_) | PlaceAction::AnswerUnknown(_) => {}
                 PlaceAction::CutStreams | PlaceAction::CutAll => {
-                    self.metrics.cut(inner.place.running().streams);
+                    if action == PlaceAction::CutStreams {
+                        self.metrics.cut(inner.place.running().streams);
+                    }
                     self.cuts.fetch_add(1, Ordering::Release);
                     self.cut.notify_waiters();
                 }

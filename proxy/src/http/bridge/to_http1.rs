@@ -19,7 +19,9 @@ use crate::http::h1::head::Asked;
 use crate::http::h1::pool::{Pool, Upstream};
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::call::Call;
-use crate::http::h2::exchange::{Interims, aborted, admitted, has_moved, journaled, moves_on, watched};
+use crate::http::h2::exchange::{
+    Interims, aborted, admitted, has_moved, is_cut, journaled, moves_away, moves_on, watched,
+};
 use crate::http::h2::fields::Fields;
 use crate::http::h2::limits::Standing;
 use crate::http::h2::retry::Weighed;
@@ -107,6 +109,7 @@ async fn attempt(
         asked: Asked { head: head_only, upgrade: false },
     };
     let (downstream, mut interims) = (call.downstream, Interims::default());
+    let mut cut = call.cut(picked);
 
     let limits = &mut call.limits;
     let answered = poll_fn(|cx| {
@@ -127,6 +130,9 @@ async fn attempt(
         }
         if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
+        }
+        if is_cut(&mut cut, cx) {
+            return Poll::Ready(Err(moves_away()));
         }
         let standing = || Standing { owed: upload.is_owed(cx), untaken: false, bytes: upload.bytes };
         limits.check(moved, standing).map(Err)
@@ -199,6 +205,9 @@ async fn attempt(
         moved |= download.bytes > before;
         if respond.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(aborted()));
+        }
+        if is_cut(&mut cut, cx) {
+            return Poll::Ready(Err(moves_away()));
         }
         let standing = || Standing {
             owed: upload.is_owed(cx),

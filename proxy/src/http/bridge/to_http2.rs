@@ -23,7 +23,9 @@ use crate::http::h1::head::Refusal;
 use crate::http::h2::body::grpc_status;
 use crate::http::h2::call::{Call, Tally};
 use crate::http::h2::deadline::Deadline;
-use crate::http::h2::exchange::{Interims, aborted, account, has_moved, is_ours, prepare};
+use crate::http::h2::exchange::{
+    Interims, aborted, account, has_moved, is_cut, is_ours, moves_away, prepare,
+};
 use crate::http::h2::fields::ResponseHead;
 use crate::http::h2::head::Ordered;
 use crate::http::h2::limits::{Limits, Standing};
@@ -369,7 +371,12 @@ impl Connection {
         upload.start();
         call.sent = true;
         let mut interims = Interims::default();
-        let answered = poll_fn(|cx| self.poll_answer(call, upload, &stream, &mut interims, minor, cx)).await;
+        let mut cut = call.cut(picked);
+        let answered = poll_fn(|cx| match is_cut(&mut cut, cx) {
+            true => Poll::Ready(Err(moves_away())),
+            false => self.poll_answer(call, upload, &stream, &mut interims, minor, cx),
+        })
+        .await;
         call.tally.bytes_in = upload.bytes;
         let mut response = match answered {
             Ok(answered) => answered,
@@ -416,7 +423,11 @@ impl Connection {
         let framed = put_response(self.client.output(), &response, (head_only, end), minor, *close);
         *close |= framed == Framed::Close;
         let mut download = Download::new(framed, &picked.endpoint, end);
-        let ended = poll_fn(|cx| self.poll_body(call, upload, &mut download, &stream, cx)).await;
+        let ended = poll_fn(|cx| match is_cut(&mut cut, cx) {
+            true => Poll::Ready(Err(moves_away())),
+            false => self.poll_body(call, upload, &mut download, &stream, cx),
+        })
+        .await;
         call.tally.bytes_in = upload.bytes;
         call.tally.bytes_out = download.bytes;
         if call.grpc

@@ -204,9 +204,10 @@ impl Call<'_> {
         (&context.worker.shared, came)
     }
 
-    /// Resolves once it is to be cut, as the state of its Service leaves this place: for what may not end by itself.
-    pub(super) fn cut<'p>(&self, picked: &'p Picked) -> Option<Cut<'p>> {
-        if self.grpc { picked.cut() } else { None }
+    /// Resolves once it is to be cut, as the state of its Service leaves this place: for what may not end by itself. What runs
+    /// elsewhere does not keep the state here.
+    pub(crate) fn cut<'p>(&self, picked: &'p Picked) -> Option<Cut<'p>> {
+        if self.grpc && picked.sent().is_none() { picked.cut() } else { None }
     }
 
     /// Says to the next sidecar that it was sent on, if it is.

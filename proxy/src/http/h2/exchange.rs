@@ -467,12 +467,12 @@ pub(crate) fn aborted() -> ProxyError {
 /// Resolves once a call is to end that may go on for long.
 pub(crate) type Cut<'p> = Pin<Box<dyn Future<Output = ()> + 'p>>;
 
-fn is_cut(cut: &mut Option<Cut<'_>>, cx: &mut Context<'_>) -> bool {
+pub(crate) fn is_cut(cut: &mut Option<Cut<'_>>, cx: &mut Context<'_>) -> bool {
     cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready())
 }
 
 /// The state of the Service leaves, and a stream does not end by itself.
-fn moves_away() -> ProxyError {
+pub(crate) fn moves_away() -> ProxyError {
     ProxyError::new(
         Cause::OutcomeUnknown,
         "the state of the service moves, and the stream did not end in time",
