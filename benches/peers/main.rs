@@ -160,13 +160,13 @@ fn main() {
         astray.extend(report.astray());
         parts.insert(part.name().into(), report.json());
     }
+    if let Some(path) = &options.json {
+        std::fs::write(path, report::json(&options, parts)).expect("the JSON file can be written");
+    }
     // Nobody is to take for the numbers of one wire what another has carried.
     if !astray.is_empty() {
         eprintln!("Not as its row says: {}.", astray.join("; "));
         std::process::exit(1);
-    }
-    if let Some(path) = &options.json {
-        std::fs::write(path, report::json(&options, parts)).expect("the JSON file can be written");
     }
 }
 

@@ -39,7 +39,7 @@ fn those_in_use_have_the_rings() {
         [("reviews", &addresses[..]), ("early", &addresses[..RINGS]), ("late", &addresses[RINGS..2 * RINGS])];
     let resources: String =
         services.iter().map(|(name, of)| service(name, of, endpoint.port(), link.port())).collect();
-    let resources = resources + &policy("hotBytesPerSecond: 200000, backOff: 50ms");
+    let resources = resources + &policy("hotBytesPerSecond: 50000, backOff: 50ms");
     let own = format!(
         "service: reviews\nworkers: 1\nlink: '0.0.0.0:{}'\ninbound: [{{listen: '0.0.0.0:{}', app: '{}', port: 80}}]\n{}",
         link.port(),

@@ -136,8 +136,18 @@ fn explained(text: &str) -> Vec<String> {
         .flat_map(|call| bare.split(call).skip(1))
         .filter_map(said)
         .collect();
-    // A constant's name, or a family's, is in no macro that counts.
-    let families = counted(text).map(|(name, _)| name).filter(|name| !bare.contains(name));
+    // What is named by a constant is described by it.
+    let constants = text.split("const ").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.split_once(": &str = \"")?;
+        let is_described =
+            calls.iter().any(|call| text.split(call).skip(1).any(|rest| rest.trim_start().starts_with(name)));
+        Some((rest.split('"').next()?.to_owned(), is_described))
+    });
+    let undescribed: BTreeSet<_> =
+        constants.filter(|(_, is_described)| !is_described).map(|(name, _)| name).collect();
+    // A family's name is in no macro that counts.
+    let families = counted(text).map(|(name, _)| name);
+    let families = families.filter(|name| !bare.contains(name) && !undescribed.contains(name));
     described.chain(families).collect()
 }
 

@@ -36,7 +36,7 @@ pub struct Call {
 /// A command to the sidecar of callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HoldOrder {
-    /// Hold new requests for so long at most, to where the service is in this epoch.
+    /// Hold new requests for so long at most, as the service leaves where it was in this epoch.
     Hold(Duration, Epoch),
     /// Let go what is held.
     Release,

@@ -336,7 +336,7 @@ static LAME_TOTAL: Family = Family::new(
     Kind::Counter,
     Unit::None,
     "lighter_link_lame",
-    "Links that lost their TCP connection while another wire carried them, and went on over that until they were done.",
+    "Links that lost their TCP connection while another wire carried them: what runs goes on over that for a time, and nothing new.",
 );
 static FALLBACKS_TOTAL: Family = Family::new(
     Kind::Counter,
