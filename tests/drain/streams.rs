@@ -21,6 +21,9 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
+/// Asks at a door, and gives the cause of the error that comes.
+type Ask = fn(SocketAddr) -> Option<String>;
+
 /// Calls that come by one protocol, and go on to the application by the other.
 fn cut_between_protocols() {
     let by_http1 = |door| {
@@ -37,7 +40,7 @@ fn cut_between_protocols() {
             answer.head.headers.get("x-lighter-error").map(|cause| cause.to_str().unwrap().to_owned())
         })
     };
-    let ways: [(&str, fn(SocketAddr) -> Option<String>); 2] = [("http", by_http2), ("http2", by_http1)];
+    let ways: [(&str, Ask); 2] = [("http", by_http2), ("http2", by_http1)];
     for (protocol, ask) in ways {
         let world = World::new();
         let ports = format!(

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -294,6 +295,8 @@ fn restarted() {
     mesh.until(ROWS, 20);
     let decided = |reason| mesh.web.metrics().sum("lighter_offload_decisions_total", &[("reason", reason)]);
     let without = decided("no_device");
+    // Who registers is written down a moment later: a tenth of a second, and what a disk takes.
+    std::thread::sleep(Duration::from_secs(2));
     mesh.plane.kill_plane();
     mesh.until(ROWS, 20);
     mesh.plane.start_plane();
