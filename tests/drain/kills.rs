@@ -58,21 +58,7 @@ fn run(who: Who, at: Phase) {
     stage.set(times, &callers);
 
     let mut numbers = stage.numbers();
-    let runs = runs(who, &stage, listen);
-    numbers.extend(kill(who, &mut stage, &callers.record, toll.state));
-    is_unknown(runs);
-    restart(who, &mut stage);
-    if (who, at) == (Who::OldApp, Phase::Finalcopy) {
-        // What it gave has been fetched: once the new application has it, nothing is lost.
-        wait_until("it is seen that it is gone", || !story(&stage.world, "move")["outcome"].is_null());
-    }
-    stage.release([who != Who::OldSidecar, who != Who::NewSidecar]);
-
-    ends(who, &stage, toll.ending);
-    if let Some(stays) = stage.stays.take() {
-        let answer = stays.join().unwrap();
-        is_told(who, answer);
-    }
+    numbers.extend(strike(who, &mut stage, &callers, listen, (toll.state, toll.ending)));
     let before = callers.record.answered();
     wait_until("somebody answers", || callers.record.answered() > before + 50);
     let lost = if toll.state == State::Kept { 0.0 } else { 1.0 };
@@ -96,6 +82,31 @@ fn run(who: Who, at: Phase) {
     }
     assert_eq!(losses(&stage.world), lost);
     assert_eq!(serving(who, &stage).len(), 1);
+}
+
+/// Kills `who` in the phase that the stage is in, begins it again, lets the move go on, and sees it end as it is to. Of what it
+/// kills `state` is left. Returns the numbers of requests that were done where that is gone by then.
+fn strike(
+    who: Who,
+    stage: &mut Stage,
+    callers: &Callers,
+    listen: SocketAddr,
+    (state, ending): (State, Ending),
+) -> Vec<u64> {
+    let runs = runs(who, stage, listen);
+    let done = kill(who, stage, &callers.record, state);
+    is_unknown(runs);
+    restart(who, stage);
+    if (who, stage.at) == (Who::OldApp, Phase::Finalcopy) {
+        // What it gave has been fetched: once the new application has it, that may go on as if nobody were gone.
+        wait_until("it is seen that it is gone", || !story(&stage.world, "move")["outcome"].is_null());
+    }
+    stage.release([who != Who::OldSidecar, who != Who::NewSidecar]);
+    ends(who, stage, ending);
+    if let Some(stays) = stage.stays.take() {
+        is_told(who, stays.join().unwrap());
+    }
+    done
 }
 
 /// What it costs.

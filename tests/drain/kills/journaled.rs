@@ -4,7 +4,7 @@
 use libtest_mimic::Trial;
 use lighter_migrate::{Ending, InFlight, Phase, State};
 
-use super::{Who, ends, is_told, is_unknown, kill, restart, runs, serving, times, toll};
+use super::{Who, serving, strike, times, toll};
 use crate::callers::Callers;
 use crate::journaled::{LEASE, is_ready, keeps};
 use crate::migrate::story;
@@ -54,19 +54,7 @@ fn run(who: Who, at: Phase) {
     stage.set(times, &callers);
 
     let mut numbers = stage.numbers();
-    let runs = runs(who, &stage, listen);
-    kill(who, &mut stage, &callers.record, State::Kept);
-    is_unknown(runs);
-    restart(who, &mut stage);
-    if (who, at) == (Who::OldApp, Phase::Finalcopy) {
-        // Who has the journal goes on, and not who is just given the same.
-        wait_until("it is seen that it is gone", || !story(&stage.world, "move")["outcome"].is_null());
-    }
-    stage.release([who != Who::OldSidecar, who != Who::NewSidecar]);
-    ends(who, &stage, toll.ending);
-    if let Some(stays) = stage.stays.take() {
-        is_told(who, stays.join().unwrap());
-    }
+    strike(who, &mut stage, &callers, listen, (State::Kept, toll.ending));
 
     let is_inherited = toll.state == State::Lost;
     wait_until("one place serves", || serving(who, &stage).len() == 1);
