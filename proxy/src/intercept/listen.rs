@@ -4,8 +4,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 /// Listeners for redirected outbound connections: on both loopback addresses, because that is where the kernel leads
 /// them, and because nobody outside this namespace has any business there. Socket `i` is for worker `i % workers`.
@@ -109,6 +110,9 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Connections inherit these as they begin, which may be before anybody accepts them: no system call each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -180,6 +184,12 @@ fn has_ipv6() -> io::Result<bool> {
     }
 }
 
+/// Finds peers that vanished without a word within some six minutes, for the price of a packet every five.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(300))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(5);
+
 /// Connections that wait to be accepted; the kernel cuts it to its own limit (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
@@ -230,9 +240,25 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_before_anybody_accepts_has_the_options_of_those_who_come_later() {
+        let (mut reserved, begins) = reserve("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        begins.begin(&reserved[0]).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        for listener in [tcp(any).unwrap(), several(any, 1).unwrap().remove(0), reserved.remove(0)] {
+            let _waits = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let socket = SockRef::from(&accepted);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(300));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
+        }
+    }
+
+    #[test]
     fn who_has_begun_goes_on_where_nobody_else_begins() {
         use std::io::{Read, Write};
-        use std::time::Duration;
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = tcp(address.parse().unwrap()).unwrap();
             listener.set_nonblocking(false).unwrap();

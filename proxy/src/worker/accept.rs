@@ -27,11 +27,7 @@ impl Door {
         open: watch::Receiver<()>,
         events: mpsc::UnboundedSender<Event>,
     ) -> Result<impl Future<Output = ()>, StartError> {
-        let socket = socket2::SockRef::from(&self.listener);
-        // Accepted connections inherit these: no system call each.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&KEEPALIVE)?;
-        socket.set_nonblocking(true)?;
+        self.listener.set_nonblocking(true)?;
         let Door { role, listener, after } = self;
         // Where the application listens already, no caller is refused.
         let ready = match after {
@@ -234,12 +230,6 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
 /// How long a door that closes waits for those whose connection has begun: longer than a packet takes there and back. Who
 /// comes meanwhile is refused a second later, when they try again.
 const SETTLE: Duration = Duration::from_millis(100);
-
-/// Finds peers that vanished without a word within some six minutes, for the price of a packet every five.
-const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
-    .with_time(Duration::from_secs(300))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(5);
 
 #[cfg(test)]
 mod tests {
